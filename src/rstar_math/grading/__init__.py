@@ -1,0 +1,11 @@
+"""Grading: find the answer in a text, decide whether two answers are equal, say why.
+
+Answers are hostile input: they are read under caps, never run, and what exact arithmetic cannot
+decide is decided in worker processes with a time limit and a memory cap.
+"""
+
+from rstar_math.grading.extract import extract_answer
+from rstar_math.grading.grader import Grader, grade, grade_many
+from rstar_math.grading.judgement import Judgement
+
+__all__ = ["Grader", "Judgement", "extract_answer", "grade", "grade_many"]

@@ -1,0 +1,195 @@
+"""Signs and wrappings: one plain spelling for what Unicode, LaTeX and Markdown write in many
+ways."""
+
+import re
+import unicodedata
+
+_SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿˣ", "0123456789+-nx", strict=True))
+_SUBSCRIPTS = dict(zip("₀₁₂₃₄₅₆₇₈₉", "0123456789", strict=True))
+_VULGAR = {
+    "½": "1 2", "⅓": "1 3", "⅔": "2 3", "¼": "1 4", "¾": "3 4", "⅕": "1 5", "⅖": "2 5", "⅗": "3 5",
+    "⅘": "4 5", "⅙": "1 6", "⅚": "5 6", "⅛": "1 8", "⅜": "3 8", "⅝": "5 8", "⅞": "7 8", "⅑": "1 9",
+    "⅒": "1 10", "⅐": "1 7",
+}  # fmt: skip
+_GREEK = dict(
+    zip(
+        "αβγδεζηθικλμνξρστυφχψωΓΔΘΛΞΣΦΨΩ",
+        [
+            "alpha",
+            "beta",
+            "gamma",
+            "delta",
+            "epsilon",
+            "zeta",
+            "eta",
+            "theta",
+            "iota",
+            "kappa",
+            "lambda",
+            "mu",
+            "nu",
+            "xi",
+            "rho",
+            "sigma",
+            "tau",
+            "upsilon",
+            "phi",
+            "chi",
+            "psi",
+            "omega",
+            "Gamma",
+            "Delta",
+            "Theta",
+            "Lambda",
+            "Xi",
+            "Sigma",
+            "Phi",
+            "Psi",
+            "Omega",
+        ],
+        strict=True,
+    )
+)
+_SIGNS = {
+    "−": "-", "–": "-", "—": "-", "‒": "-", "﹣": "-", "×": r"\times ", "✕": r"\times ", "÷": "/",
+    "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "•": r"\cdot ", "∗": "*", "≤": "<=", "⩽": "<=",
+    "≥": ">=", "⩾": ">=", "≠": "!=", "∞": r"\infty ", "π": r"\pi ", "√": r"\sqrt ",
+    "∛": r"\sqrt[3] ", "∜": r"\sqrt[4] ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ",
+    "∅": r"\emptyset ", "Ø": r"\emptyset ", "°": "°", "º": "°", "˚": "°", "′": "'", "’": "'",
+    "‘": "'", "“": '"', "”": '"', "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "⟨": r"\langle ",
+    "⟩": r"\rangle ", "〈": r"\langle ", "〉": r"\rangle ", "±": r"\pm ", "∓": r"\mp ",
+    "≈": r"\approx ", "≅": r"\approx ", "…": "...", "⋯": "...", "∨": r"\lor ", "∧": r"\land ",
+    "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ", "∣": "|", "∶": ":",
+    "。": ".", "，": ",", "、": ",", "￥": "", "¥": "", "€": "", "£": "", "₹": "", "⁄": "/",
+    "¢": "", "∖": r"\setminus ", "ε": r"\epsilon ", "ϵ": r"\epsilon ", "ϕ": r"\phi ", "µ": r"\mu ",
+    "∠": r"\angle ", "△": r"\triangle ", "ℓ": "l", "𝑖": "i", "ⅈ": "i", "ℯ": "e", "\u00a0": " ",
+    "\u2009": " ", "\u202f": " ",
+}  # fmt: skip
+_INVISIBLE = dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff\u00ad\u200e\u200f"), None)
+_SCRIPT_RUN = re.compile(f"[{''.join(_SUPERSCRIPTS)}]+")
+_SUBSCRIPT_RUN = re.compile(f"[{''.join(_SUBSCRIPTS)}]+")
+
+_WRAPPINGS = (
+    ("$$", "$$"), ("$", "$"), (r"\[", r"\]"), (r"\(", r"\)"), ("**", "**"), ("```", "```"),
+    ("`", "`"), ('"', '"'),
+)  # fmt: skip
+_WRAPPER = re.compile(
+    r"\\(?:boxed|fbox|text|textbf|textit|textrm|mathrm|mathbf|mbox|displaystyle|ensuremath)\s*(?=\{)"
+)
+_DROPPED = re.compile(
+    r"\\(?:left|right)\s*\.(?!\d)|\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|nolimits"
+    r"|hfill|hspace\{[^{}]*\}|vspace\{[^{}]*\}|phantom\{[^{}]*\}|label\{[^{}]*\}|tag\{[^{}]*\})(?![a-zA-Z])"
+)
+_REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
+        (r"\\[dt]binom(?![a-zA-Z])", r"\\binom"),
+        (r"\\operatorname\*?\s*\{\s*([a-zA-Z]+)\s*\}", r"\\\1 "),
+        (r"\^\s*\{\s*\\circ\s*\}|\^\s*\\circ(?![a-zA-Z])|\\degrees?(?![a-zA-Z])|\\textdegree", "°"),
+        (r"\bUS\s*(?=\d)", ""),
+        (r"^(-?\d+) and (\d+/\d+)$", r"\1 \2"),
+        (r"(?<=\d)\s*[xX]\s*(?=10\s*(?:\^|\*\*))", r"\\times "),
+        (r"(?<=\d)(?:\\[,!;: ]|\{,\})\s?(?=\d{3}(?!\d))", ","),
+        (r"(?<=\d),\\!(?=\d{3}(?!\d))", ","),
+        (r"(?<!\\)\\[,;:!> ]|~|\\(?:quad|qquad|enspace|thinspace)(?![a-zA-Z])|(?<!\\)\\\n", " "),
+        (r"\\[$€£]|\\(?:pounds|euro|textdollar)(?![a-zA-Z])", ""),
+        (r"(?<=\d)_(?=\d{3}(?!\d))", ""),
+        (r"\.(\d*)\\dot\s*\{?(\d)\}?(\d*)\\dot\s*\{?(\d)\}?", r".\1¦\2\3\4"),
+        (r"\.(\d*)\\(?:overline|bar|dot|overbar)\s*\{?\s*(\d+)\s*\}?", r".\1¦\2"),
+        (r"\.(\d*)\((\d+)\)(?!\w)", r".\1¦\2"),
+        (r"\.(\d*?)(\d)\2{2,}(?:\\[lc]?dots|\.\.\.)", r".\1¦\2"),
+        (r"\.(\d*?)(\d{2,6}?)\2+(?:\\[lc]?dots|\.\.\.)", r".\1¦\2"),
+        (r"\\text[a-z]*\s*\{\s*[.,;:]?\s*\}", " "),
+        (r"(\d)(?:\\[lc]?dots|\.\.\.)$", r"\1"),
+        (r"\bnp\.(?:float|int)\d*\(([^()]*)\)", r"\1"),
+        (r"\bInterval\.(open|Lopen|Ropen)\b", r"Interval\1"),
+        (r"\b(?:S|sp|sympy|math|np|numpy|fractions)\.(?=[A-Za-z])", ""),
+    )
+)
+_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
+_SPACED_THOUSANDS = re.compile(r"(?<![\d.,] )(?<![\d.,])\d{1,3}(?: \d{3})+(?! ?\d)")
+
+
+def clean(text: str) -> str:
+    """The answer without what wraps it and in plain signs; "" where nothing is left."""
+    text = unwrap(spell(text))
+    text = text.replace("US\\$", "").replace("US$", "").replace("$", " ")
+    text = _DROPPED.sub(" ", text)
+    for pattern, replacement in _REWRITES:
+        text = pattern.sub(replacement, text)
+    return unwrap(re.sub(r"\s+", " ", text))
+
+
+def spell(text: str) -> str:
+    """The text with Unicode mathematics spelled as LaTeX, full-width signs as their plain ones."""
+    text = text.translate(_INVISIBLE)
+    if text.isascii():
+        return text
+    text = _SCRIPT_RUN.sub(lambda m: "^{" + "".join(_SUPERSCRIPTS[c] for c in m[0]) + "}", text)
+    text = _SUBSCRIPT_RUN.sub(lambda m: "_{" + "".join(_SUBSCRIPTS[c] for c in m[0]) + "}", text)
+    out = []
+    for sign in text:
+        if sign in _VULGAR:
+            top, bottom = _VULGAR[sign].split()
+            out.append(rf"\frac{{{top}}}{{{bottom}}}")
+        elif sign in _SIGNS:
+            out.append(_SIGNS[sign])
+        elif sign in _GREEK:
+            out.append(f"\\{_GREEK[sign]} ")
+        else:
+            out.append(sign)
+    return "".join(_SIGNS.get(sign, sign) for sign in unicodedata.normalize("NFKC", "".join(out)))
+
+
+def unwrap(text: str) -> str:
+    """The text without delimiters, emphasis, boxes and the punctuation of its sentence around
+    it."""
+    while True:
+        before = text
+        text = text.strip().rstrip(",;:").rstrip()
+        if text.endswith(".") and not text.endswith(".."):
+            text = text[:-1].rstrip()
+        text = text.removesuffix("\\").rstrip() if not text.endswith("\\\\") else text[:-2].rstrip()
+        for opening, end in _WRAPPINGS:
+            inner = text[len(opening) : -len(end)]
+            if (
+                len(text) > len(opening) + len(end)
+                and text.startswith(opening)
+                and text.endswith(end)
+                and opening not in inner
+            ):
+                text = inner
+                break
+        text = _unwrap_command(text)
+        if text == before:
+            return text
+
+
+def _unwrap_command(text: str) -> str:
+    match = _WRAPPER.match(text)
+    if not match or not text.endswith("}"):
+        return text
+    depth = 0
+    for brace in re.finditer(r"\\.|[{}]", text[match.end() :]):
+        depth += {"{": 1, "}": -1}.get(brace.group(), 0)
+        if depth == 0:
+            last = match.end() + brace.end() == len(text)
+            return text[match.end() + 1 : -1] if last else text
+    return text
+
+
+def join_thousands(text: str) -> str:
+    """The text with 1,000,000 and 1 000 000 written as 1000000 where no bracket is open."""
+    out, end, depth = [], 0, 0
+    if text.startswith("{"):
+        depth = 1
+    for match in _THOUSANDS.finditer(text):
+        before = text[end : match.start()]
+        depth += len(re.findall(r"[(\[]|\\\{", before)) - len(re.findall(r"[)\]]|\\\}", before))
+        out.append(before)
+        out.append(match.group().replace(",", "") if depth <= 0 else match.group())
+        end = match.end()
+    out.append(text[end:])
+    joined = "".join(out)
+    return _SPACED_THOUSANDS.sub(lambda m: m.group().replace(" ", ""), joined)

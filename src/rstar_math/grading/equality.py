@@ -1,0 +1,246 @@
+"""Whether two answers that have been read are equal: the policy on shapes.
+
+Scalars are left to a `Scalars` object, so that the rules serve twice: in the caller's process with
+exact arithmetic alone (`rules.py`; it raises `Undecided`), and in a worker with the numeric engine.
+
+    x = 5            equals 5, and 5 = x; not y = 5
+    2, 3             unordered; equals {2, 3}, [2, 3] and x = 2 or x = 3; not (2, 3)
+    (2, 3)           ordered; equals <2, 3> and a column vector; not [2, 3] nor {2, 3}
+    (2, 3]           equals 2 < x <= 3 and {x | 2 < x <= 3}; not (2, 3)
+"""
+
+from fractions import Fraction
+
+from rstar_math.grading import intervals, members
+from rstar_math.grading.equations import (
+    Scalars,
+    equal_equations,
+    is_equation,
+    stated_value,
+    substituted,
+)
+from rstar_math.grading.nodes import (
+    EMPTY,
+    SCALARS,
+    Bag,
+    Braced,
+    Builder,
+    Choice,
+    Clock,
+    Matrix,
+    Node,
+    Num,
+    Op,
+    Ratio,
+    Region,
+    Rel,
+    Seq,
+    Sym,
+    Word,
+    symbols,
+)
+from rstar_math.grading.signs import expand_signs
+
+NO_SOLUTION = Word("no solution")
+_UNIT_VECTORS = ("vector i", "vector j", "vector k")
+
+
+def equal(pred: Node, gold: Node, scalars: Scalars) -> bool:
+    """Whether an answer equals the reference. Not symmetric in one case: a printed list answers
+    for a set, a set not for a closed interval."""
+    if pred == gold:
+        return True
+    pred, gold = _plain(pred), _plain(gold)
+    if pred == gold:
+        return True
+    for rule in (_words, _relations, _ranges, _collections, _matrices):
+        verdict = rule(pred, gold, scalars)
+        if verdict is not None:
+            return verdict
+    if isinstance(pred, SCALARS) and isinstance(gold, SCALARS):
+        return scalars.same(pred, gold)
+    return False
+
+
+def _plain(node: Node) -> Node:
+    """The node with its signs of plus-or-minus written out and its trivial wrapping gone."""
+    node = expand_signs(node)
+    if node == NO_SOLUTION:
+        return EMPTY
+    if isinstance(node, Bag) and len(node.items) == 1:
+        return _plain(node.items[0])
+    if isinstance(node, Op) and node.name == "deg":
+        return _plain(node.args[0])
+    return node
+
+
+def _words(pred: Node, gold: Node, scalars: Scalars) -> bool | None:
+    if isinstance(gold, Choice) or isinstance(pred, Choice):
+        return _choices(pred, gold, scalars)
+    if isinstance(pred, Clock) and isinstance(gold, Clock):
+        return _clocks(pred, gold)
+    if isinstance(gold, Clock):
+        return bool(_parts(pred)) and _parts(pred) == _parts(_as_ratio(gold, pred))
+    pred = _as_ratio(pred, gold)
+    if isinstance(pred, Word | Clock) or isinstance(gold, Word):
+        return False
+    if isinstance(pred, Ratio) or isinstance(gold, Ratio):
+        return _ratios(pred, gold, scalars)
+    return None
+
+
+def _choices(pred: Node, gold: Node, scalars: Scalars) -> bool:
+    if isinstance(pred, Choice) and isinstance(gold, Choice):
+        return pred.letter == gold.letter
+    choice, other = (pred, gold) if isinstance(pred, Choice) else (gold, pred)
+    assert isinstance(choice, Choice)
+    if isinstance(other, Op) and not other.args and other.name.upper() == choice.letter:
+        return True
+    if isinstance(other, Sym) and other.name.upper() == choice.letter:
+        return True
+    return choice.content is not None and (
+        equal(choice.content, other, scalars)
+        if choice is pred
+        else equal(other, choice.content, scalars)
+    )
+
+
+def _clocks(a: Clock, b: Clock) -> bool:
+    if a.half and b.half and a.half != b.half:
+        return False
+    return (
+        a.minutes == b.minutes
+        if bool(a.half) == bool(b.half)
+        else a.minutes % 720 == b.minutes % 720
+    )
+
+
+def _as_ratio(node: Node, other: Node) -> Node:
+    """A time such as 3:10 as the ratio it may have been, where the other side is a ratio or
+    quotient."""
+    quotient = isinstance(other, Op) and other.name == "div"
+    if isinstance(node, Clock) and not node.half and (quotient or isinstance(other, Ratio)):
+        return Ratio((Num(Fraction(node.minutes // 60)), Num(Fraction(node.minutes % 60))))
+    return node
+
+
+def _ratios(pred: Node, gold: Node, scalars: Scalars) -> bool:
+    a, b = _parts(pred), _parts(gold)
+    if not a or len(a) != len(b):
+        return False
+    return all(
+        scalars.same(Op("mul", (left, b[0])), Op("mul", (right, a[0])))
+        for left, right in zip(a[1:], b[1:], strict=True)
+    )
+
+
+def _parts(node: Node) -> tuple[Node, ...]:
+    if isinstance(node, Ratio):
+        return node.parts
+    return node.args if isinstance(node, Op) and node.name == "div" else ()
+
+
+def _relations(pred: Node, gold: Node, scalars: Scalars) -> bool | None:
+    """Equations against equations, and against the value that they state."""
+    is_pred, is_gold = is_equation(pred), is_equation(gold)
+    if isinstance(pred, Rel) and isinstance(gold, Rel) and is_pred and is_gold:
+        return equal_equations(pred, gold, lambda a, b: equal(a, b, scalars), scalars)
+    if isinstance(pred, Rel) and is_pred:
+        return any(equal(value, gold, scalars) for value in stated_value(pred))
+    if isinstance(gold, Rel) and is_gold:
+        return any(equal(pred, value, scalars) for value in stated_value(gold, is_gold=True))
+    return None
+
+
+def _ranges(pred: Node, gold: Node, scalars: Scalars) -> bool | None:
+    """Intervals, inequalities and set-builders, as sets of reals."""
+    if not (intervals.is_range(pred) or intervals.is_range(gold)):
+        return None
+    if isinstance(pred, Bag) and isinstance(gold, Bag):
+        return None
+    if len(intervals.variables(pred) | intervals.variables(gold)) == 1 or not (
+        isinstance(pred, Rel) and isinstance(gold, Rel)
+    ):
+        a, b = intervals.pieces(pred), intervals.pieces(gold)
+        if a is not None and b is not None:
+            if len(intervals.variables(pred) | intervals.variables(gold)) > 1:
+                return False
+            return len(a) == len(b) and all(
+                left.closed == right.closed
+                and scalars.same(left.low, right.low)
+                and scalars.same(left.high, right.high)
+                for left, right in zip(a, b, strict=True)
+            )
+    if isinstance(pred, Rel) and isinstance(gold, Rel):
+        return intervals.equal_relations(pred, gold, scalars)
+    if isinstance(pred, Region) and isinstance(gold, Region) and pred.kind == gold.kind:
+        return members.matched(pred.parts, gold.parts, lambda a, b: equal(a, b, scalars))
+    if isinstance(pred, Builder) and isinstance(gold, Builder):
+        names: dict[str, Node] = {pred.variable: Sym(gold.variable)}
+        return equal(_renamed(pred.condition, names), gold.condition, scalars)
+    return None if isinstance(pred, Seq) and isinstance(gold, Seq) else False
+
+
+def _renamed(condition: Node, names: dict[str, Node]) -> Node:
+    if isinstance(condition, Rel):
+        return Rel(condition.ops, tuple(substituted(side, names) for side in condition.sides))
+    if isinstance(condition, Region):
+        return Region(condition.kind, tuple(_renamed(part, names) for part in condition.parts))
+    return condition
+
+
+def _collections(pred: Node, gold: Node, scalars: Scalars) -> bool | None:
+    kinds = Seq | Bag | Braced
+    if isinstance(pred, kinds) and isinstance(gold, kinds):
+        return members.equal_collections(pred, gold, lambda a, b: equal(a, b, scalars))
+    if isinstance(pred, kinds) and len(pred.items) == 1 and isinstance(gold, SCALARS):
+        return equal(pred.items[0], gold, scalars)
+    if isinstance(gold, kinds) and len(gold.items) == 1 and isinstance(pred, SCALARS):
+        return equal(pred, gold.items[0], scalars)
+    return None
+
+
+def _as_matrix(node: Node) -> Node:
+    """A list of lists of one length as the matrix that Python prints so."""
+    if (
+        isinstance(node, Seq)
+        and len({len(item.items) for item in node.items if isinstance(item, Seq)}) == 1
+    ):
+        rows = tuple(
+            item.items for item in node.items if isinstance(item, Seq) and item.brackets == "[]"
+        )
+        return Matrix(rows) if len(rows) == len(node.items) else node
+    return node
+
+
+def _matrices(pred: Node, gold: Node, scalars: Scalars) -> bool | None:
+    """Matrices, and vectors written as columns, tuples or sums of unit vectors."""
+    if isinstance(pred, Matrix) or isinstance(gold, Matrix):
+        pred, gold = _as_matrix(pred), _as_matrix(gold)
+    if isinstance(pred, Matrix) and isinstance(gold, Matrix):
+        if [len(row) for row in pred.rows] != [len(row) for row in gold.rows]:
+            return False
+        pred, gold = Seq("()", sum(pred.rows, ())), Seq("()", sum(gold.rows, ()))
+        return equal(pred, gold, scalars)
+    sizes = [len(node.items) for node in (pred, gold) if isinstance(node, Seq)]
+    size = sizes[0] if sizes else 3
+    a, b = _entries(pred, size), _entries(gold, size)
+    if isinstance(pred, Matrix) or isinstance(gold, Matrix) or bool(sizes):
+        return a is not None and b is not None and equal(Seq("()", a), Seq("()", b), scalars)
+    return None
+
+
+def _entries(node: Node, size: int) -> tuple[Node, ...] | None:
+    """The entries of a vector; None for what is not one."""
+    if isinstance(node, Seq):
+        return node.items
+    if isinstance(node, Matrix):
+        if len(node.rows) == 1:
+            return node.rows[0]
+        return tuple(row[0] for row in node.rows) if len(node.rows[0]) == 1 else None
+    if isinstance(node, SCALARS) and symbols(node) & set(_UNIT_VECTORS):
+        return tuple(
+            substituted(node, {other: Num(Fraction(other == name)) for other in _UNIT_VECTORS})
+            for name in _UNIT_VECTORS[:size]
+        )
+    return None

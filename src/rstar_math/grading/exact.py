@@ -1,0 +1,177 @@
+"""Exact values: rational arithmetic in bounded size, and residues where the numbers would be too
+big."""
+
+from fractions import Fraction
+from functools import lru_cache
+from math import comb, factorial, gcd, isqrt, lcm
+
+from rstar_math.grading.limits import MAX_BITS, MAX_EXPONENT, MAX_FACTORIAL, Refused
+from rstar_math.grading.nodes import Node, Num, Op
+
+_PRIMES = (2**61 - 1, 2**89 - 1, 2**107 - 1)
+"""Moduli of the residues; two different values share all three with a chance below 2^-200."""
+
+
+def value(node: Node) -> Num | None:
+    """The rational value of a node, exact or a decimal print, or None if it has none within the
+    caps."""
+    if isinstance(node, Num):
+        return node
+    if isinstance(node, Op) and node.args and node.name in _OPERATIONS:
+        return _operation(node)
+    return None
+
+
+@lru_cache(maxsize=4096)
+def _operation(node: Op) -> Num | None:
+    args = [value(arg) for arg in node.args]
+    known = [arg for arg in args if arg is not None]
+    if len(known) < len(args):
+        return None
+    try:
+        result = _apply(node.name, [arg.value for arg in known])
+    except (ZeroDivisionError, ValueError, OverflowError):
+        return None
+    if result is None or result.numerator.bit_length() + result.denominator.bit_length() > MAX_BITS:
+        return None
+    return Num(result, all(arg.exact for arg in known))
+
+
+_OF_ANY = frozenset(("add", "mul", "div", "neg", "pow", "root", "abs", "floor", "ceil", "deg"))
+_OPERATIONS = _OF_ANY | frozenset(("fact", "binom", "gcd", "lcm", "max", "min", "sign"))
+
+
+def _apply(name: str, args: list[Fraction]) -> Fraction | None:
+    first = args[0]
+    if name == "add":
+        return sum(args, Fraction(0))
+    if name == "mul":
+        return _multiply(args)
+    if name == "div":
+        return first / args[1]
+    if name == "pow":
+        return _power(first, args[1])
+    if name == "root":
+        return _power(first, 1 / args[1])
+    if name in ("neg", "abs", "deg", "sign"):
+        sign = (first > 0) - (first < 0)
+        return {"neg": -first, "abs": abs(first), "deg": first, "sign": Fraction(sign)}[name]
+    if name in ("max", "min"):
+        return max(args) if name == "max" else min(args)
+    if name in ("floor", "ceil"):
+        return Fraction(first.__floor__() if name == "floor" else first.__ceil__())
+    return _of_integers(name, args)
+
+
+def _multiply(args: list[Fraction]) -> Fraction | None:
+    product = Fraction(1)
+    for arg in args:
+        product *= arg
+        if product.numerator.bit_length() + product.denominator.bit_length() > MAX_BITS:
+            return None
+    return product
+
+
+def _of_integers(name: str, args: list[Fraction]) -> Fraction | None:
+    if any(arg.denominator != 1 for arg in args):
+        return None
+    whole = [arg.numerator for arg in args]
+    if name == "gcd":
+        return Fraction(gcd(*whole))
+    if name == "lcm":
+        return Fraction(lcm(*whole))
+    if not 0 <= whole[0] <= MAX_FACTORIAL:
+        return None
+    if name == "fact":
+        return Fraction(factorial(whole[0]))
+    return Fraction(comb(whole[0], whole[1])) if whole[1] >= 0 else None
+
+
+def _power(base: Fraction, exponent: Fraction) -> Fraction | None:
+    if base == 0:
+        return Fraction(0) if exponent > 0 else None
+    if base == 1:
+        return base
+    size = max(base.numerator.bit_length(), base.denominator.bit_length())
+    if size * abs(exponent) > MAX_BITS or exponent.denominator > 64:
+        return None
+    if exponent.denominator == 1:
+        return base**exponent.numerator
+    if base < 0:
+        return None
+    top = _whole_root(base.numerator, exponent.denominator)
+    bottom = _whole_root(base.denominator, exponent.denominator)
+    if top is None or bottom is None:
+        return None
+    return Fraction(top, bottom) ** exponent.numerator
+
+
+def _whole_root(number: int, index: int) -> int | None:
+    if index == 2:
+        root = isqrt(number)
+        return root if root * root == number else None
+    low, high = 0, 1 << (number.bit_length() // index + 1)
+    while low < high:
+        middle = (low + high) // 2
+        if middle**index < number:
+            low = middle + 1
+        else:
+            high = middle
+    return low if low**index == number else None
+
+
+def equal_numbers(a: Num, b: Num) -> bool:
+    """Whether two numbers are equal: exactly, or to 1e-6 relative where either is a decimal
+    print."""
+    if a.value == b.value:
+        return True
+    if a.exact and b.exact:
+        return False
+    return abs(a.value - b.value) * 10**6 <= max(abs(a.value), abs(b.value))
+
+
+def same_residues(left: Node, right: Node) -> bool | None:
+    """Whether two rational expressions too big to write out are equal, or None if not both are
+    such.
+
+    Each is computed modulo three Mersenne primes, so 9^{9^9} costs as much as 9^9.
+    """
+    try:
+        for prime in _PRIMES:
+            a, b = _residue(left, prime), _residue(right, prime)
+            if a is None or b is None:
+                return None
+            if a != b:
+                return False
+    except ValueError:  # a denominator that the prime divides
+        return None
+    return True
+
+
+def _residue(node: Node, prime: int) -> int | None:
+    if isinstance(node, Num):
+        if not node.exact:
+            return None
+        return node.value.numerator * pow(node.value.denominator, -1, prime) % prime
+    if not isinstance(node, Op) or node.name not in ("add", "mul", "div", "neg", "pow"):
+        return None
+    if node.name == "pow":
+        base, exponent = _residue(node.args[0], prime), value(node.args[1])
+        if base is None or exponent is None or exponent.value.denominator != 1:
+            return None
+        if abs(exponent.value) > MAX_EXPONENT:
+            raise Refused("An exponent is too large.")
+        return pow(base, exponent.value.numerator, prime)
+    args = [_residue(arg, prime) for arg in node.args]
+    total = 0 if node.name == "add" else 1
+    for place, arg in enumerate(args):
+        if arg is None:
+            return None
+        if node.name == "add":
+            total += arg
+        elif node.name == "neg":
+            total = -arg
+        else:
+            total *= pow(arg, -1, prime) if node.name == "div" and place else arg
+        total %= prime
+    return total
