@@ -1,0 +1,74 @@
+"""The attack suite: every case is run in the strict sandbox, and its effect must not happen."""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+
+import pytest
+from tests.integration.sandbox.attacks import CASES, Case
+from tests.integration.sandbox.attacks.case import ESCAPED
+from tests.integration.sandbox.canaries import Canaries, canaries
+
+from rstar_math.config import SandboxConfig
+from rstar_math.sandbox import Sandbox
+from rstar_math.types import Execution, Step
+
+CONFIG = SandboxConfig(wall_s=8, cpu_s=2.5)
+
+
+async def run_case(sandbox: Sandbox, case: Case, targets: Canaries) -> Sequence[Execution]:
+    codes = [targets.fill(code) for code in (case.code, case.then) if code]
+    return [await sandbox.run((), Step(code=code)) for code in codes]
+
+
+async def run_some(
+    config: SandboxConfig, cases: Sequence[Case], targets: Canaries
+) -> dict[str, Sequence[Execution]]:
+    async with Sandbox(config) as sandbox, asyncio.timeout(240):
+        results = await asyncio.gather(*(run_case(sandbox, case, targets) for case in cases))
+    return {case.name: result for case, result in zip(cases, results, strict=True)}
+
+
+async def run_all(targets: Canaries) -> dict[str, Sequence[Execution]]:
+    # Little memory for those that eat it: on a busy machine they would run out of time first.
+    small = CONFIG.model_copy(update={"memory_mb": 128})
+    eaters = [case for case in CASES if case.group == "memory"]
+    others = [case for case in CASES if case.group != "memory"]
+    return await run_some(small, eaters, targets) | await run_some(CONFIG, others, targets)
+
+
+@pytest.fixture(scope="module")
+def targets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Canaries]:
+    with canaries(tmp_path_factory.mktemp("attacks") / "canaries") as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def results(targets: Canaries) -> dict[str, Sequence[Execution]]:
+    return asyncio.run(run_all(targets))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_holds(case: Case, results: dict[str, Sequence[Execution]], targets: Canaries) -> None:
+    executions = results[case.name]
+    for execution in executions:
+        assert ESCAPED not in execution.stdout
+        assert targets.word not in execution.stdout
+        assert len(execution.stdout) <= CONFIG.output_bytes
+    if case.expect != "blocked":
+        assert executions[0].status == case.expect, executions[0]
+    if case.prints is not None:
+        assert executions[0].stdout == case.prints
+
+
+def test_canaries_are_untouched(results: dict[str, Sequence[Execution]], targets: Canaries) -> None:
+    assert results
+    assert targets.state() == targets.before
+    assert targets.neighbour.poll() is None
+    assert targets.contacts() == 0
+
+
+def test_there_are_enough_cases_and_names_are_unique() -> None:
+    names = {case.name for case in CASES}
+    assert len(names) == len(CASES)
+    assert len(CASES) >= 150
+    assert sum(case.teeth for case in CASES) >= 60
