@@ -1,0 +1,128 @@
+"""A tree as a JSON-able record, and back. The record has a format version and nothing of
+times and server troubles, so that two searches that did the same have equal records."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from rstar_math.errors import StoreError
+from rstar_math.search.tree import Node, Tree
+from rstar_math.types import Cost, Execution, ExecutionStatus, Question, Step, Verdict
+
+FORMAT = 1
+_CIRCUMSTANCES = frozenset({"seconds", "retries", "failures", "cached_tokens"})
+"""Parts of a cost that say how the servers fared, not what the search did."""
+
+
+def to_record(tree: Tree) -> dict[str, Any]:
+    """The tree as dictionaries, lists, strings and numbers; fields at their default are left
+    out."""
+    cost = {k: v for k, v in asdict(tree.cost).items() if v and k not in _CIRCUMSTANCES}
+    return {
+        "format": FORMAT,
+        "question": {"id": tree.question.id, "text": tree.question.text},
+        "rollouts": tree.rollouts,
+        "cost": cost,
+        "nodes": [_node_record(node) for node in tree.nodes],
+    }
+
+
+def from_record(record: Mapping[str, Any]) -> Tree:
+    """The tree of a record. Raises `StoreError` for another format version or a damaged record."""
+    if not isinstance(record, Mapping):
+        raise StoreError("A stored tree is damaged (it is no JSON object).")
+    version = record.get("format")
+    if version != FORMAT:
+        raise StoreError(
+            f"This tree is of format {version!r}, and this version of rstar-math reads format "
+            f"{FORMAT}; use the version that wrote it."
+        )
+    try:
+        question = record["question"]
+        tree = Tree(Question(question["id"], question["text"]))
+        tree.rollouts = record["rollouts"]
+        tree.cost = Cost(**record["cost"])
+        tree.nodes = [_node(entry) for entry in record["nodes"]]
+        if not tree.nodes or tree.nodes[0].parent != -1 or tree.nodes[0].step is not None:
+            raise StoreError("A stored tree is damaged (it has no root).")
+        for index, node in enumerate(tree.nodes[1:], start=1):
+            if not 0 <= node.parent < index:
+                raise StoreError(f"Node {index} of a tree has the parent {node.parent}.")
+            node.depth = tree.nodes[node.parent].depth + 1
+            tree.nodes[node.parent].children.append(index)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise StoreError(f"A stored tree is damaged ({type(error).__name__}: {error}).") from error
+    return tree
+
+
+def _node_record(node: Node) -> dict[str, Any]:
+    record: dict[str, Any] = {"parent": node.parent}
+    if node.step is not None:
+        record["step"] = _step_record(node.step)
+    for key, default in _DEFAULTS.items():
+        value = getattr(node, key)
+        if value != default:
+            record[key] = value
+    if node.verdict is not None:
+        record["verdict"] = node.verdict.value
+    return record
+
+
+_DEFAULTS: dict[str, Any] = {
+    "copies": 1,
+    "walks": 0,
+    "visits": 0,
+    "value_sum": 0.0,
+    "expanded": False,
+    "closed": False,
+    "failure": None,
+    "score": None,
+}
+
+
+def _node(record: Mapping[str, Any]) -> Node:
+    verdict = record.get("verdict")
+    return Node(
+        parent=record["parent"],
+        step=_step(record["step"]) if "step" in record else None,
+        verdict=None if verdict is None else Verdict(verdict),
+        **{key: record.get(key, default) for key, default in _DEFAULTS.items()},
+    )
+
+
+def _step_record(step: Step) -> dict[str, Any]:
+    record: dict[str, Any] = {"kind": step.kind}
+    for key in ("prose", "code"):
+        if value := getattr(step, key):
+            record[key] = value
+    for key in ("answer", "confidence"):
+        if (value := getattr(step, key)) is not None:
+            record[key] = value
+    if step.execution is not None:
+        run = step.execution
+        execution = {"status": run.status.value, "stdout": run.stdout}
+        for key in ("error_type", "message"):
+            if (value := getattr(run, key)) is not None:
+                execution[key] = value
+        record["execution"] = execution
+    return record
+
+
+def _step(record: Mapping[str, Any]) -> Step:
+    run = record.get("execution")
+    execution = None
+    if run is not None:
+        execution = Execution(
+            status=ExecutionStatus(run["status"]),
+            stdout=run["stdout"],
+            error_type=run.get("error_type"),
+            message=run.get("message"),
+        )
+    return Step(
+        prose=record.get("prose", ""),
+        code=record.get("code", ""),
+        kind=record["kind"],
+        answer=record.get("answer"),
+        confidence=record.get("confidence"),
+        execution=execution,
+    )

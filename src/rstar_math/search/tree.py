@@ -1,0 +1,134 @@
+"""The tree of one search: an append-only list of nodes with integer parents.
+
+A node's visits are the answers whose value was backed up through it, plus one of its own if a
+scorer gave it a first value; that one is not passed on to its parent. `value_sum` likewise.
+Nothing here knows models, prompts or code.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from rstar_math.types import Cost, Question, Step, Trajectory, Verdict
+
+ROOT = 0
+
+
+@dataclass(slots=True)
+class Node:
+    """One step in its place. The root has no step."""
+
+    parent: int
+    """Index of the parent; -1 for the root."""
+    step: Step | None = None
+    depth: int = 0
+    """Steps from the root."""
+    copies: int = 1
+    """Equal samples that this node stands for."""
+    children: list[int] = field(default_factory=list)
+    expanded: bool = False
+    """Whether next steps were asked for here."""
+    closed: bool = False
+    """Whether nothing below here is left to explore: an end, or all children closed."""
+    failure: str | None = None
+    """Why a path ended here without an answer; None for answers and inner nodes."""
+    verdict: Verdict | None = None
+    """The Verifier's word on the answer, where one was asked."""
+    score: float | None = None
+    """The scorer's value of the path up to here, in [-1, 1]."""
+    walks: int = 0
+    """Rollouts that went through here, also those that came to nothing that has a value."""
+    visits: int = 0
+    value_sum: float = 0.0
+    """Sum of the values backed up through here, each in [-1, 1]."""
+
+    @property
+    def q(self) -> float | None:
+        """Mean backed-up value, in [-1, 1]; None before the first visit."""
+        return self.value_sum / self.visits if self.visits else None
+
+    @property
+    def answered(self) -> bool:
+        """Whether a path ends here with an answer."""
+        return self.failure is None and self.step is not None and self.step.answer is not None
+
+
+class Tree:
+    """Everything one search tried on one question."""
+
+    def __init__(self, question: Question) -> None:
+        self.question = question
+        self.nodes: list[Node] = [Node(parent=-1)]
+        self.rollouts = 0
+        """Walks from the root done so far, over all calls of `grow`."""
+        self.cost = Cost()
+
+    def add(self, parent: int, step: Step, copies: int = 1) -> int:
+        """Append a child and return its index."""
+        index = len(self.nodes)
+        depth = self.nodes[parent].depth + 1
+        self.nodes.append(Node(parent=parent, step=step, depth=depth, copies=copies))
+        self.nodes[parent].children.append(index)
+        return index
+
+    def path(self, index: int) -> list[int]:
+        """Node indices from the first step below the root to `index`; [] for the root."""
+        found: list[int] = []
+        while index > ROOT:
+            found.append(index)
+            index = self.nodes[index].parent
+        return found[::-1]
+
+    def prefix(self, index: int) -> tuple[Step, ...]:
+        """The steps from the root to `index`."""
+        steps = (self.nodes[i].step for i in self.path(index))
+        return tuple(step for step in steps if step is not None)
+
+    def backup(self, index: int, value: float) -> None:
+        """Record a value at a node and along its path up to the root."""
+        while index >= ROOT:
+            node = self.nodes[index]
+            node.visits += 1
+            node.value_sum += value
+            index = node.parent
+
+    def close(self, index: int) -> None:
+        """Close a node, and every ancestor all of whose children are closed by that."""
+        self.nodes[index].closed = True
+        parent = self.nodes[index].parent
+        while parent >= ROOT:
+            node = self.nodes[parent]
+            if not all(self.nodes[child].closed for child in node.children):
+                return
+            node.closed = True
+            parent = node.parent
+
+    def answers(self) -> list[int]:
+        """Indices of the nodes at which a path ends with an answer, in order of creation."""
+        return [index for index, node in enumerate(self.nodes) if node.answered]
+
+    def trajectory(self, index: int) -> Trajectory:
+        """The path to a node."""
+        path = self.path(index)
+        nodes = [self.nodes[i] for i in path]
+        return Trajectory(
+            question=self.question,
+            steps=self.prefix(index),
+            q=tuple(node.q for node in nodes),
+            scores=tuple(node.score for node in nodes),
+            node=index,
+            verdict=self.nodes[index].verdict,
+        )
+
+    def failures(self) -> dict[str, int]:
+        """How many paths ended without an answer, by reason."""
+        counts: dict[str, int] = {}
+        for node in self.nodes:
+            if node.failure is not None:
+                counts[node.failure] = counts.get(node.failure, 0) + 1
+        return counts
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.nodes)
+
+    def __len__(self) -> int:
+        return len(self.nodes)
