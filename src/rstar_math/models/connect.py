@@ -1,0 +1,60 @@
+"""From an address to a Completer."""
+
+import os
+from typing import Protocol
+
+from rstar_math.config import ModelConfig
+from rstar_math.errors import ConfigError
+from rstar_math.protocols import Completer
+
+
+class Connection(Completer, Protocol):
+    """A Completer that holds a connection or a model in memory until closed."""
+
+    name: str
+
+    async def aclose(self) -> None:
+        """Give back what it holds."""
+        ...
+
+
+async def connect(config: ModelConfig) -> Connection:
+    """A model that answers: the embedded one, a .gguf file, or an OpenAI-compatible server.
+
+    Asks a server for its list of models first, so that a wrong address, key or model name is an
+    error here and not after an hour. Raises `ModelUnreachable`, `ModelRefused`, `MissingExtra`,
+    `InputError` or `ConfigError`.
+    """
+    if config.url == "local" or config.url.endswith(".gguf"):
+        if config.name is not None:
+            raise ConfigError(
+                "model.name is for servers that hold several models; leave it out for "
+                f"{config.url}."
+            )
+        from rstar_math.models.local import LocalModel
+
+        return LocalModel(
+            config.url,
+            streams=config.concurrency,
+            context_tokens=config.context_tokens,
+        )
+    if not config.url.startswith(("http://", "https://")):
+        raise ConfigError(
+            f"The model {config.url!r} is neither local, a .gguf file nor an address; "
+            "give local, path/to/model.gguf or http://host:port/v1."
+        )
+    from rstar_math.models.http import HttpModel, Retry
+
+    model = HttpModel(
+        config.url,
+        name=config.name,
+        key=os.environ.get(config.api_key_env),
+        concurrency=config.concurrency,
+        retry=Retry(tries=config.retries, timeout_s=config.timeout_s),
+    )
+    try:
+        await model.greet()
+    except BaseException:
+        await model.aclose()
+        raise
+    return model

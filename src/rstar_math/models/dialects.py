@@ -1,0 +1,148 @@
+"""How one and the same request is said to different servers, and their answers read back. Pure
+functions.
+
+`completions` and `chat` are the OpenAI API. `llama_cpp` is that server's own route: its OpenAI
+route counts the tokens of the first of n samples only, and does not tell which stop string was
+met.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rstar_math.errors import ModelRefused
+from rstar_math.foreign import encodable
+from rstar_math.protocols import Completion
+from rstar_math.types import Cost
+
+_CONTINUE = (
+    "Continue the text below exactly where it ends, in the same format. "
+    "Write only the continuation, no introduction.\n\n"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request for `n` samples."""
+
+    model: str
+    prompt: str
+    n: int
+    stop: tuple[str, ...]
+    max_tokens: int
+    temperature: float
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """A route of a server, with how to say an `Ask` there and how to read what comes back."""
+
+    route: str
+    say: Callable[[Ask], dict[str, Any]]
+    read: Callable[[Ask, object], tuple[list[Completion], Cost]]
+    outside_v1: bool = False
+    """Whether the route lies beside the /v1 of the address instead of under it."""
+
+
+def _say_openai(ask: Ask) -> dict[str, Any]:
+    return {
+        "model": ask.model,
+        "n": ask.n,
+        "stop": list(ask.stop),
+        "max_tokens": ask.max_tokens,
+        "temperature": ask.temperature,
+        "seed": ask.seed,
+    }
+
+
+def _say_completions(ask: Ask) -> dict[str, Any]:
+    return _say_openai(ask) | {"prompt": ask.prompt}
+
+
+def _say_chat(ask: Ask) -> dict[str, Any]:
+    return _say_openai(ask) | {"messages": [{"role": "user", "content": _CONTINUE + ask.prompt}]}
+
+
+def _say_llama_cpp(ask: Ask) -> dict[str, Any]:
+    return {
+        "prompt": ask.prompt,
+        "n_cmpl": ask.n,
+        "stop": list(ask.stop),
+        "n_predict": ask.max_tokens,
+        "temperature": ask.temperature,
+        "seed": ask.seed,
+        "cache_prompt": True,
+        "top_k": 0,
+        "top_p": 1.0,
+        "min_p": 0.0,
+    }
+
+
+def _read_openai(ask: Ask, answer: object) -> tuple[list[Completion], Cost]:
+    choices = answer.get("choices") if isinstance(answer, dict) else None
+    if not isinstance(choices, list):
+        raise ModelRefused("The server answered without choices; is it OpenAI-compatible?")
+    found = [_choice(choice, ask.stop) for choice in choices]
+    usage = answer.get("usage") if isinstance(answer, dict) else None
+    counts = usage if isinstance(usage, dict) else {}
+    details = counts.get("prompt_tokens_details")
+    cost = Cost(
+        calls=1,
+        samples=len(choices),
+        prompt_tokens=_count(counts.get("prompt_tokens")),
+        cached_tokens=_count(details.get("cached_tokens")) if isinstance(details, dict) else 0,
+        sampled_tokens=_count(counts.get("completion_tokens")),
+    )
+    return [c for c in found if c is not None], cost
+
+
+def _choice(choice: object, stop: Sequence[str]) -> Completion | None:
+    """A choice of the completions or the chat route, or None where it is neither."""
+    if not isinstance(choice, dict):
+        return None
+    text = choice.get("text")
+    if text is None and isinstance(message := choice.get("message"), dict):
+        text = message.get("content")
+    if not isinstance(text, str):
+        return None
+    return _ended(text, choice.get("finish_reason") == "stop", choice.get("stop_reason"), stop)
+
+
+def _ended(text: str, finished: bool, reason: object, stop: Sequence[str]) -> Completion:
+    """A completion that surely ends before the first stop string, whatever the server did about
+    them."""
+    text = encodable(text)
+    ends = [(at, mark) for mark in stop if (at := text.find(mark)) >= 0]
+    if ends:
+        at, mark = min(ends)
+        return Completion(text[:at], True, mark)
+    return Completion(text, finished, reason if isinstance(reason, str) and reason else None)
+
+
+def _read_llama_cpp(ask: Ask, answer: object) -> tuple[list[Completion], Cost]:
+    parts = answer if isinstance(answer, list) else [answer]
+    found: list[Completion] = []
+    cost = Cost(calls=1)
+    for part in parts:
+        if not isinstance(part, dict) or not isinstance(part.get("content"), str):
+            raise ModelRefused("The server answered without content; is it a llama.cpp server?")
+        finished = part.get("stop_type") in ("eos", "word")
+        found.append(_ended(part["content"], finished, part.get("stopping_word"), ask.stop))
+        cost.samples += 1
+        cost.sampled_tokens += _count(part.get("tokens_predicted"))
+    first = parts[0] if parts and isinstance(parts[0], dict) else {}
+    cost.prompt_tokens = _count(first.get("tokens_evaluated"))
+    timings = first.get("timings")
+    cost.cached_tokens = _count(timings.get("cache_n")) if isinstance(timings, dict) else 0
+    return found, cost
+
+
+def _count(value: object) -> int:
+    """A count as the server gave it; 0 where it is none."""
+    return value if isinstance(value, int) and 0 < value < 2**53 else 0
+
+
+COMPLETIONS = Dialect("/completions", _say_completions, _read_openai)
+CHAT = Dialect("/chat/completions", _say_chat, _read_openai)
+LLAMA_CPP = Dialect("/completion", _say_llama_cpp, _read_llama_cpp, outside_v1=True)

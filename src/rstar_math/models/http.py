@@ -1,0 +1,295 @@
+"""Any OpenAI-compatible server as a Completer: vLLM, SGLang, llama.cpp, hosted models.
+
+Text completions with stop strings are used where the server has them; where it has only chat, the
+prompt is sent as a message that asks to be continued. Refused and dropped connections and the
+answers 408, 429 and 5xx are tried again with growing pauses; other refusals are not.
+"""
+
+import asyncio
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import httpx
+
+from rstar_math.errors import (
+    ConfigError,
+    ContextExceeded,
+    MissingExtra,
+    ModelError,
+    ModelRefused,
+    ModelUnreachable,
+)
+from rstar_math.foreign import plain
+from rstar_math.meter import charge
+from rstar_math.models.dialects import CHAT, COMPLETIONS, LLAMA_CPP, Ask, Dialect
+from rstar_math.protocols import Completion
+from rstar_math.seeding import derive
+from rstar_math.tasks import together
+from rstar_math.types import Cost
+
+_AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
+_TROUBLE = (httpx.RequestError, TimeoutError)
+_MAX_BYTES = 64 << 20
+"""Largest reply read, in bytes: hundreds of samples of thousands of tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """How often and how patiently a request is sent."""
+
+    tries: int = 4
+    """Further tries after the first."""
+    timeout_s: float = 300.0
+    """Longest time for one try."""
+    pause_s: float = 0.5
+    """First pause; doubles with each try, at most 30 s, times a random factor in [0.5, 1]."""
+
+
+class HttpModel:
+    """A Completer on an OpenAI-compatible server. `batch` is the most samples it gives for one
+    request."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        name: str | None = None,
+        key: str | None = None,
+        concurrency: int = 32,
+        retry: Retry | None = None,
+    ) -> None:
+        self.url = url.rstrip("/")
+        self.name = name or ""
+        self.batch = 128
+        self.dialect = COMPLETIONS
+        self._answered = False
+        self._retry = retry or Retry()
+        self._slots = asyncio.Semaphore(concurrency)
+        self._client = _client(self.url, key, concurrency)
+
+    async def aclose(self) -> None:
+        """Close all connections; requests in flight are cancelled."""
+        await self._client.aclose()
+
+    async def greet(self) -> None:
+        """Check the address, the key and the model's name; settle the name where none was given.
+
+        Raises `ModelUnreachable` or `ModelRefused` at once: a server that is not there yet is not
+        waited for.
+        """
+        try:
+            request = self._client.build_request("GET", f"{self.url}/models")
+            reply = await self._send(request, 30.0)
+        except (httpx.InvalidURL, ValueError) as error:
+            raise ConfigError(f"{self.url} is not an address ({error}).") from error
+        except _TROUBLE as error:
+            raise ModelUnreachable(
+                f"No model server answers at {self.url} ({_why(error)}); "
+                "start it, or correct --model."
+            ) from error
+        if reply.status == 404 and self.name:
+            return
+        entries = _listed(self._checked(reply))
+        names = [str(entry.get("id")) for entry in entries]
+        if any(entry.get("owned_by") == "llamacpp" for entry in entries):
+            self.dialect = LLAMA_CPP
+        if not names:
+            raise ModelRefused(f"The server at {self.url} lists no model; load one there first.")
+        if not self.name and len(names) == 1:
+            self.name = names[0]
+        elif self.name not in names:
+            asked = f"has no model {self.name!r}" if self.name else "has several models"
+            raise ModelRefused(
+                f"The server at {self.url} {asked}; "
+                f"give --set model.name= one of: {', '.join(names[:20])}."
+            )
+
+    async def complete(
+        self,
+        prompt: str,
+        *,
+        n: int,
+        stop: Sequence[str],
+        max_tokens: int,
+        temperature: float,
+        seed: int,
+    ) -> list[Completion]:
+        """See `protocols.Completer`. A server that gives fewer samples than asked is asked
+        again."""
+        ask = Ask(self.name, prompt, min(n, self.batch), tuple(stop), max_tokens, temperature, seed)
+        first, given = await self._sample(ask)
+        if not given:
+            return []
+        if given < ask.n:
+            self.batch = given
+        asks = [
+            replace(ask, n=min(self.batch, n - at), seed=derive(seed, at))
+            for at in range(given, n, self.batch)
+        ]
+        more = await together(self._sample(one) for one in asks)
+        return [*first, *(completion for part, _ in more for completion in part)][:n]
+
+    async def _sample(self, ask: Ask) -> tuple[list[Completion], int]:
+        """One request's samples, and how many the server gave, readable or not.
+
+        Falls back to chat where a server that never answered has no completions.
+        """
+        async with self._slots:
+            try:
+                answer = await self._post(self.dialect, ask)
+            except _NoSuchRoute:
+                self.dialect = CHAT
+                answer = await self._post(self.dialect, ask)
+        self._answered = True
+        completions, cost = self.dialect.read(ask, answer)
+        charge(cost)
+        return completions, cost.samples
+
+    async def _post(self, dialect: Dialect, ask: Ask) -> object:
+        """The JSON answer to one request, tried again as `Retry` says."""
+        root = self.url.removesuffix("/v1") if dialect.outside_v1 else self.url
+        request = self._client.build_request("POST", root + dialect.route, json=dialect.say(ask))
+        pause = self._retry.pause_s
+        for left in range(self._retry.tries, -1, -1):
+            wait = pause
+            try:
+                reply = await self._send(request, self._retry.timeout_s)
+            except _TROUBLE as error:
+                trouble: str = _why(error)
+            else:
+                if reply.status not in _AGAIN:
+                    return self._checked(reply, dialect)
+                trouble = f"status {reply.status}: {_message(reply)}"
+                wait = max(wait, reply.retry_after_s)
+            if left:
+                charge(Cost(retries=1))
+                await asyncio.sleep(min(wait, 30.0) * random.uniform(0.5, 1.0))
+                pause *= 2
+        charge(Cost(failures=1))
+        raise ModelUnreachable(
+            f"The model server at {self.url} gave no answer after {self._retry.tries + 1} "
+            f"tries ({trouble}); see to the server, then run the same command again."
+        )
+
+    async def _send(self, request: httpx.Request, timeout_s: float) -> "_Reply":
+        """The whole reply, in at most `timeout_s` seconds and `_MAX_BYTES` bytes."""
+        async with asyncio.timeout(timeout_s):
+            response = await self._client.send(request, stream=True)
+            body = bytearray()
+            try:
+                async for part in response.aiter_bytes():
+                    body += part
+                    if len(body) > _MAX_BYTES:
+                        raise ModelRefused(
+                            f"{self.url} sent more than {_MAX_BYTES >> 20} MiB for one request; "
+                            "is it a model server?"
+                        )
+            finally:
+                await response.aclose()
+        return _Reply(response.status_code, bytes(body), _retry_after(response))
+
+    def _checked(self, reply: "_Reply", dialect: Dialect | None = None) -> object:
+        """The JSON of a good answer; the right error for any other."""
+        status = reply.status
+        if status < 300:
+            body = reply.json()
+            if body is None:
+                raise ModelRefused(
+                    f"{self.url} did not answer in JSON; is it an OpenAI-compatible server, "
+                    "and does the address end in /v1?"
+                )
+            return body
+        said = _message(reply)
+        if status < 400:
+            raise ModelRefused(f"{self.url} sends elsewhere (status {status}); give that address.")
+        if status in (401, 403):
+            raise ModelRefused(
+                f"{self.url} refused the key ({said}); put the right one into the environment "
+                "variable that model.api_key_env names."
+            )
+        if status in (404, 405) and "model" not in said.lower():
+            if dialect is COMPLETIONS and not self._answered:
+                raise _NoSuchRoute(said)
+            raise ModelRefused(
+                f"{self.url} has no {dialect.route if dialect else '/models'}; "
+                "does the address end in /v1?"
+            )
+        if status == 400 and ("context" in said.lower() or "too long" in said.lower()):
+            raise ContextExceeded(f"The prompt does not fit the model's context ({said}).")
+        raise ModelRefused(f"{self.url} refused the request (status {status}: {said}).")
+
+
+@dataclass(frozen=True, slots=True)
+class _Reply:
+    """A server's whole answer to one request."""
+
+    status: int
+    body: bytes
+    retry_after_s: float = 0.0
+
+    def json(self) -> object:
+        """The body read as JSON; None where it is none."""
+        try:
+            return json.loads(self.body)
+        except (ValueError, RecursionError):
+            return None
+
+
+class _NoSuchRoute(ModelError):
+    """The server does not know a path."""
+
+
+def _listed(body: object) -> list[dict[str, Any]]:
+    """The entries of a server's list of models."""
+    entries = body.get("data") if isinstance(body, dict) else None
+    return [e for e in entries if isinstance(e, dict)] if isinstance(entries, list) else []
+
+
+def _message(reply: _Reply) -> str:
+    """What a server says of an error, in at most 200 harmless characters."""
+    body = reply.json() or reply.body[:2000].decode("utf-8", "replace")
+    error = body.get("error", body) if isinstance(body, dict) else body
+    said = error.get("message", error) if isinstance(error, dict) else error
+    return plain(" ".join(str(said)[:2000].split()))[:200]
+
+
+def _client(url: str, key: str | None, concurrency: int) -> httpx.AsyncClient:
+    """A client for one server; the loopback is never reached through a proxy."""
+    local = url.startswith(("http://127.", "http://localhost", "http://[::1]"))
+    headers = {"Accept-Encoding": "identity"}
+    if key is not None and key.strip():
+        headers["Authorization"] = f"Bearer {key.strip()}"
+    try:
+        return httpx.AsyncClient(
+            headers=headers,
+            timeout=httpx.Timeout(None, connect=10.0),
+            limits=httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
+            trust_env=not local,
+        )
+    except UnicodeEncodeError:
+        raise ConfigError(
+            "The server's key has a character that is not ASCII; correct the environment variable "
+            "that model.api_key_env names."
+        ) from None
+    except ImportError as error:
+        raise MissingExtra("A SOCKS proxy is set; type: pip install 'httpx[socks]'.") from error
+
+
+def _retry_after(response: httpx.Response) -> float:
+    """Seconds that the server asks to be left alone; 0 where it does not say."""
+    try:
+        return max(0.0, float(response.headers.get("retry-after", "0")))
+    except ValueError:
+        return 0.0
+
+
+def _why(error: Exception) -> str:
+    """A transport error in words."""
+    if isinstance(error, TimeoutError | httpx.TimeoutException):
+        return "it did not answer in time"
+    if isinstance(error, httpx.ConnectError):
+        return f"nothing listens there: {error}"
+    return plain(str(error)) or "the connection was lost"

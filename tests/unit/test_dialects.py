@@ -1,0 +1,90 @@
+"""What servers say, read back: good answers, odd ones, and what they cost."""
+
+from typing import Any
+
+import pytest
+
+from rstar_math.errors import ModelRefused
+from rstar_math.models.dialects import CHAT, COMPLETIONS, LLAMA_CPP, Ask
+from rstar_math.protocols import Completion
+
+ASK = Ask("m", "1 2", 2, ("/>", "\nQ"), 8, 0.5, 7)
+
+
+def choices(*entries: object, **more: object) -> dict[str, object]:
+    return {"choices": list(entries), **more}
+
+
+def test_each_dialect_says_the_same_request() -> None:
+    body = COMPLETIONS.say(ASK)
+    assert body == {
+        "model": "m", "prompt": "1 2", "n": 2, "stop": ["/>", "\nQ"], "max_tokens": 8,
+        "temperature": 0.5, "seed": 7,
+    }  # fmt: skip
+    assert CHAT.say(ASK)["messages"][0]["content"].endswith("\n\n1 2")
+    native = LLAMA_CPP.say(ASK)
+    assert (native["n_cmpl"], native["n_predict"], native["seed"]) == (2, 8, 7)
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        ({"text": "a<step", "finish_reason": "stop"}, Completion("a<step", True, None)),
+        ({"text": "a<step/> more", "finish_reason": "length"}, Completion("a<step", True, "/>")),
+        ({"text": "a\nQ</>", "finish_reason": "stop"}, Completion("a", True, "\nQ")),
+        ({"text": "a", "finish_reason": "length"}, Completion("a", False, None)),
+        ({"text": "a", "finish_reason": "stop", "stop_reason": "/>"}, Completion("a", True, "/>")),
+        ({"text": "a", "finish_reason": "stop", "stop_reason": 2}, Completion("a", True, None)),
+        ({"message": {"content": "a"}, "finish_reason": "stop"}, Completion("a", True, None)),
+    ],
+)
+def test_a_choice_is_read(choice: dict[str, Any], expected: Completion) -> None:
+    assert COMPLETIONS.read(ASK, choices(choice))[0] == [expected]
+
+
+@pytest.mark.parametrize("entry", [None, 3, {}, {"text": None}, {"message": {"content": None}}])
+def test_a_choice_without_text_is_left_out(entry: object) -> None:
+    found, cost = COMPLETIONS.read(ASK, choices(entry, {"text": "a", "finish_reason": "stop"}))
+    assert len(found) == 1
+    assert cost.samples == 2
+
+
+@pytest.mark.parametrize("answer", [None, [], {}, {"choices": "none"}, "text"])
+def test_an_answer_without_choices_is_an_error(answer: object) -> None:
+    with pytest.raises(ModelRefused, match="without choices"):
+        COMPLETIONS.read(ASK, answer)
+
+
+@pytest.mark.parametrize("answer", [None, [], "text", {"content": 3}, [{"content": "a"}, {}]])
+def test_a_llama_answer_without_content_is_an_error(answer: object) -> None:
+    if answer == []:
+        assert LLAMA_CPP.read(ASK, answer)[0] == []
+        return
+    with pytest.raises(ModelRefused, match="without content"):
+        LLAMA_CPP.read(ASK, answer)
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {"prompt_tokens": 9, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 4}},
+        {"prompt_tokens": "x", "completion_tokens": -1, "prompt_tokens_details": None},
+        None,
+        [],
+    ],
+)
+def test_usage_is_counted_where_it_is_sound(usage: object) -> None:
+    cost = COMPLETIONS.read(ASK, choices({"text": "a"}, usage=usage))[1]
+    sound = isinstance(usage, dict) and usage["prompt_tokens"] == 9
+    counted = (cost.prompt_tokens, cost.cached_tokens, cost.sampled_tokens)
+    assert counted == ((9, 4, 5) if sound else (0, 0, 0))
+    assert cost.calls == 1
+
+
+def test_llama_counts_the_tokens_of_every_sample() -> None:
+    part = {"content": "a<step", "stop_type": "word", "stopping_word": "/>", "tokens_predicted": 3}
+    cut = {"content": "b", "stop_type": "limit", "stopping_word": "", "tokens_predicted": 8}
+    first = part | {"tokens_evaluated": 20, "timings": {"cache_n": 18}}
+    found, cost = LLAMA_CPP.read(ASK, [first, cut])
+    assert found == [Completion("a<step", True, "/>"), Completion("b", False, None)]
+    assert (cost.prompt_tokens, cost.cached_tokens, cost.sampled_tokens) == (20, 18, 11)
