@@ -1,0 +1,95 @@
+"""The run file as a file: its tables, its one writer, its version, and its errors as sentences."""
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rstar_math.errors import StoreError
+
+FORMAT = 1
+APPLICATION = 0x72537461
+"""SQLite's application id of a run."""
+SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+CREATE TABLE problems (
+    position INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, question TEXT NOT NULL,
+    reference TEXT, source TEXT, level TEXT) STRICT;
+CREATE TABLE results (
+    problem TEXT NOT NULL, strategy TEXT NOT NULL, answer TEXT, share REAL NOT NULL, node INTEGER,
+    votes TEXT NOT NULL, verdict TEXT, cost TEXT NOT NULL, failures TEXT NOT NULL,
+    tree BLOB NOT NULL,
+    PRIMARY KEY (problem, strategy)) STRICT;
+"""
+
+
+def locked(path: Path) -> int:
+    """A descriptor that holds the writer's lock; the kernel lets go of it when the process dies."""
+    target = path.resolve()
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(f"{target}-lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise StoreError(f"The run {path} cannot be written ({error.strerror}).") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(lock)
+        raise StoreError(
+            f"Another process is writing the run {path}; wait for it, or give a new --run."
+        ) from error
+    return lock
+
+
+def opened(path: Path) -> sqlite3.Connection:
+    """A connection to a run or to a new file; a file of something else is refused untouched."""
+    with plain_errors(path):
+        db = sqlite3.connect(path, timeout=30.0)
+        if not is_empty(db):
+            _check(path, db)
+        return db
+
+
+def make_durable(db: sqlite3.Connection) -> None:
+    """Let readers in beside the writer, and reach the disk at every commit."""
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = FULL")
+
+
+def is_empty(db: sqlite3.Connection) -> bool:
+    """Whether the file has no tables yet."""
+    return not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+
+
+def _check(path: Path, db: sqlite3.Connection) -> None:
+    """Refuse a file that is not a run, or a run of another format."""
+    if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION:
+        raise StoreError(f"{path} is not a run of rstar-math; give another --run.")
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if version != FORMAT:
+        raise StoreError(
+            f"The run {path} is of format {version} and this version reads format {FORMAT}; "
+            "use the version of rstar-math that wrote it, or a new --run."
+        )
+
+
+@contextmanager
+def plain_errors(path: Path) -> Iterator[None]:
+    """SQLite's errors, and those of reading what is in the file, as a sentence."""
+    try:
+        yield
+    except sqlite3.IntegrityError as error:
+        raise StoreError(
+            f"The run {path} has this result already ({error}); is another process writing it?"
+        ) from error
+    except sqlite3.Error as error:
+        raise StoreError(
+            f"The run {path} cannot be used ({error}); free disk space if it is full, "
+            "else give another --run."
+        ) from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise StoreError(
+            f"The run {path} is damaged ({type(error).__name__}: {error}); give another --run."
+        ) from error

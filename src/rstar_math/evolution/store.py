@@ -1,0 +1,266 @@
+"""The run file: one SQLite database a run, one writer, durable before a result is reported.
+
+Holds the problems, one tree per problem and strategy, and the conditions they were made under. A
+run goes on only under the same conditions, so that results of two configurations never mix in
+silence.
+"""
+
+import json
+import os
+import sqlite3
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rstar_math import __version__
+from rstar_math.errors import ConfigError, InputError, StoreError
+from rstar_math.evolution.runfile import (
+    APPLICATION,
+    FORMAT,
+    SCHEMA,
+    is_empty,
+    locked,
+    make_durable,
+    opened,
+    plain_errors,
+)
+from rstar_math.search import Choice, Tree, from_record, to_record
+from rstar_math.types import Cost, Problem, Question, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one strategy came to on one problem, without its tree."""
+
+    problem: str
+    strategy: str
+    choice: Choice
+    verdict: Verdict | None
+    cost: Cost
+    failures: dict[str, int]
+    """Paths that ended without an answer, by reason."""
+
+
+class RunStore:
+    """A run file, open for reading (`read`) or for going on with (`open`). A context manager."""
+
+    def __init__(self, path: Path, db: sqlite3.Connection, lock: int | None) -> None:
+        self.path = path
+        self._db = db
+        self._lock = lock
+
+    @classmethod
+    def open(
+        cls, path: Path, conditions: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
+    ) -> Self:
+        """Start a run, or go on with one that was made under the same conditions.
+
+        `defaults` holds the values of conditions that an older run did not record. Raises
+        `StoreError` (damaged, of another version, in use) or `ConfigError` (other conditions).
+        """
+        lock = locked(path)
+        try:
+            db = opened(path)
+            store = cls(path, db, lock)
+            with plain_errors(path):
+                make_durable(db)
+                if is_empty(db):
+                    store._create(conditions)
+                else:
+                    store._check_conditions({**conditions}, {**(defaults or {})})
+            return store
+        except BaseException:
+            os.close(lock)
+            raise
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Open a run to look at, also while another process writes it."""
+        if not path.is_file():
+            raise InputError(
+                f"There is no run {path}; make one with: rstar search FILE --run {path}."
+            )
+        db = opened(path)
+        if is_empty(db):
+            raise StoreError(f"{path} is empty, and not a run of rstar-math; give another --run.")
+        return cls(path, db, None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file and let others write it."""
+        self._db.close()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def add_problems(self, problems: Iterable[Problem]) -> None:
+        """Put problems into the run; those it has are left as they are.
+
+        Raises `InputError` where an id of the run stands for another question or reference now.
+        """
+        with plain_errors(self.path), self._db:
+            for problem in problems:
+                row = (problem.question.text, problem.reference)
+                sql = "SELECT question, reference FROM problems WHERE id = ?"
+                there = self._db.execute(sql, (problem.id,)).fetchone()
+                if there is not None and there != row:
+                    raise InputError(
+                        f"The problem {problem.id!r} of {self.path} has another text or answer "
+                        "now; give a new --run, or ids that do not repeat."
+                    )
+                if there is None:
+                    self._db.execute(
+                        "INSERT INTO problems (id, question, reference, source, level) "
+                        "VALUES (?, ?, ?, ?, ?)",
+                        (problem.id, *row, problem.source, problem.level),
+                    )
+
+    def problems(self) -> list[Problem]:
+        """All problems, in the order they were added."""
+        rows = self._rows(
+            "SELECT id, question, reference, source, level FROM problems ORDER BY position"
+        )
+        return [Problem(Question(*row[:2]), *row[2:]) for row in rows]
+
+    def done(self, strategy: str) -> set[str]:
+        """Ids of the problems that a strategy has finished."""
+        rows = self._rows("SELECT problem FROM results WHERE strategy = ?", strategy)
+        return {row[0] for row in rows}
+
+    def put(
+        self, strategy: str, tree: Tree, choice: Choice, verdict: Verdict | None = None
+    ) -> None:
+        """Keep a finished search. When this returns it is on the disk."""
+        blob = zlib.compress(json.dumps(to_record(tree), ensure_ascii=False).encode(), 6)
+        with plain_errors(self.path), self._db:
+            self._db.execute(
+                "INSERT INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    tree.question.id,
+                    strategy,
+                    choice.answer,
+                    choice.share,
+                    choice.node,
+                    json.dumps(choice.votes, ensure_ascii=False),
+                    None if verdict is None else verdict.value,
+                    json.dumps(asdict(tree.cost)),
+                    json.dumps(tree.failures()),
+                    blob,
+                ),
+            )
+
+    def strategies(self) -> list[str]:
+        """Names of the strategies that have results, in order of their first one."""
+        rows = self._rows("SELECT strategy FROM results GROUP BY strategy ORDER BY min(rowid)")
+        return [row[0] for row in rows]
+
+    def results(self, strategy: str) -> Iterator[Result]:
+        """A strategy's results, in the order of the problems."""
+        sql = (
+            "SELECT r.problem, r.answer, r.share, r.node, r.votes, r.verdict, r.cost, r.failures "
+            "FROM results r JOIN problems p ON p.id = r.problem WHERE strategy = ? "
+            "ORDER BY position"
+        )
+        for row in self._rows(sql, strategy):
+            with plain_errors(self.path):
+                yield _result(strategy, row)
+
+    def tree(self, problem: str, strategy: str) -> Tree:
+        """The tree of one result. Raises `StoreError` where it is damaged, `InputError` where there
+        is none."""
+        sql = "SELECT tree FROM results WHERE problem = ? AND strategy = ?"
+        rows = self._rows(sql, problem, strategy)
+        if not rows:
+            raise InputError(f"{self.path} has no result of {strategy} on the problem {problem!r}.")
+        try:
+            record = json.loads(zlib.decompress(rows[0][0]))
+        except (zlib.error, ValueError, RecursionError) as error:
+            raise StoreError(
+                f"The tree of {problem!r} in {self.path} is damaged ({error})."
+            ) from error
+        return from_record(record)
+
+    def conditions(self) -> dict[str, Any]:
+        """What the run's results depend on, as it was given to `open`."""
+        rows = self._rows("SELECT value FROM meta WHERE key = 'conditions'")
+        with plain_errors(self.path):
+            found: dict[str, Any] = json.loads(rows[0][0])
+        return found
+
+    def note(self, key: str, value: str) -> None:
+        """Record a fact about how the run was begun; a later one does not change it."""
+        with plain_errors(self.path), self._db:
+            self._db.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", (key, value))
+
+    def facts(self) -> dict[str, str]:
+        """Everything recorded about how the run was begun, by name."""
+        return dict(self._rows("SELECT key, value FROM meta ORDER BY key"))
+
+    def pin(self, key: str, value: str) -> None:
+        """Record a fact that is known only once the work begins, such as the model's name.
+
+        Raises `ConfigError` where the run was begun with another.
+        """
+        rows = self._rows("SELECT value FROM meta WHERE key = ?", key)
+        if not rows:
+            with plain_errors(self.path), self._db:
+                self._db.execute("INSERT INTO meta VALUES (?, ?)", (key, value))
+        elif rows[0][0] != value:
+            raise ConfigError(
+                f"{self.path} was begun with the {key} {rows[0][0]!r} and now it is {value!r}; "
+                "go back to the first, or give a new --run."
+            )
+
+    def _rows(self, sql: str, *values: str) -> list[Any]:
+        """All rows of a question to the database."""
+        with plain_errors(self.path):
+            return self._db.execute(sql, values).fetchall()
+
+    def _create(self, conditions: Mapping[str, Any]) -> None:
+        """Make an empty run, whole or not at all."""
+        with self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            for statement in SCHEMA.split(";"):
+                self._db.execute(statement)
+            self._db.execute(f"PRAGMA application_id = {APPLICATION}")
+            self._db.execute(f"PRAGMA user_version = {FORMAT}")
+            self._db.executemany(
+                "INSERT INTO meta VALUES (?, ?)",
+                [("conditions", json.dumps(conditions)), ("version", __version__)],
+            )
+
+    def _check_conditions(self, wanted: dict[str, Any], defaults: dict[str, Any]) -> None:
+        before = defaults | self.conditions()
+        for key in sorted(before.keys() | wanted.keys()):
+            if before.get(key) != wanted.get(key):
+                remedy = f"set it back with --set {key}=" if "." in key else "change it back"
+                raise ConfigError(
+                    f"{self.path} was made with {key} = {before.get(key)!r} and now it is "
+                    f"{wanted.get(key)!r}; {remedy}, or give a new --run."
+                )
+
+
+def _result(strategy: str, row: Sequence[Any]) -> Result:
+    """A row of results, read."""
+    problem, answer, share, node, votes, verdict, cost, failures = row
+    return Result(
+        problem=problem,
+        strategy=strategy,
+        choice=Choice(answer, node, share, json.loads(votes)),
+        verdict=None if verdict is None else Verdict(verdict),
+        cost=Cost(**json.loads(cost)),
+        failures=json.loads(failures),
+    )

@@ -1,0 +1,109 @@
+"""Problems from a JSONL file, plain or gzipped.
+
+One object a line. The question is under "problem" or "question"; the reference answer, if there
+is one, under "answer" or "reference"; "id", "source" and "level" are optional. Without an id the
+question's own text gives one.
+"""
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator, Mapping
+from hashlib import blake2b
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from rstar_math.errors import InputError
+from rstar_math.types import Problem, Question
+
+MAX_QUESTION_CHARS = 20_000
+"""Longest question taken, in characters: no model here reads more."""
+MAX_LINE_BYTES = 4_000_000
+"""Longest line read, in bytes."""
+
+
+def question_id(text: str) -> str:
+    """The id of a question that came without one: a hash of its text."""
+    return blake2b(text.strip().encode("utf-8", "surrogatepass"), digest_size=6).hexdigest()
+
+
+def read_problems(path: Path, limit: int | None = None) -> list[Problem]:
+    """The problems of a file in its order, at most `limit`.
+
+    Raises `InputError` naming the first line that is at fault; nothing is skipped in silence.
+    """
+    problems: list[Problem] = []
+    lines_by_id: dict[str, int] = {}
+    for number, problem in islice(_entries(path), limit):
+        if problem.id in lines_by_id:
+            raise InputError(
+                f"{path}, line {number}: the id {problem.id!r} was used in line "
+                f"{lines_by_id[problem.id]} already; give each problem an id of its own."
+            )
+        lines_by_id[problem.id] = number
+        problems.append(problem)
+    if not problems:
+        raise InputError(f"{path} holds no problems; it needs one JSON object a line.")
+    return problems
+
+
+def _entries(path: Path) -> Iterator[tuple[int, Problem]]:
+    """Line numbers and problems of a file."""
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            number = 0
+            while line := file.readline(MAX_LINE_BYTES + 1):
+                number += 1
+                if len(line) > MAX_LINE_BYTES:
+                    raise InputError(
+                        f"{path}, line {number} is longer than {MAX_LINE_BYTES} bytes; "
+                        "is it a JSON array? It needs one JSON object a line."
+                    )
+                if line.strip():
+                    yield number, _problem(line, f"{path}, line {number}")
+    except FileNotFoundError:
+        raise InputError(f"There is no file {path}; give a JSONL file of problems.") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path} cannot be read ({error}).") from error
+
+
+def _problem(line: bytes, where: str) -> Problem:
+    """The problem of one line."""
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where} is not JSON ({error}).") from None
+    if not isinstance(entry, dict):
+        raise InputError(f'{where} is not a JSON object like {{"problem": "..."}}.')
+    text = _text(entry, ("problem", "question"), where)
+    if text is None or not text.strip():
+        seen = ", ".join(map(str, list(entry)[:8])) or "nothing"
+        raise InputError(f'{where} has no text under "problem" or "question" (it has {seen}).')
+    if len(text) > MAX_QUESTION_CHARS:
+        raise InputError(
+            f"{where}: the question has {len(text)} characters and the most is "
+            f"{MAX_QUESTION_CHARS}; shorten it or take the line out."
+        )
+    given = _text(entry, ("id",), where)
+    return Problem(
+        question=Question(given or question_id(text), text),
+        reference=_text(entry, ("answer", "reference"), where),
+        source=_text(entry, ("source",), where),
+        level=_text(entry, ("level",), where),
+    )
+
+
+def _text(entry: Mapping[str, Any], keys: tuple[str, ...], where: str) -> str | None:
+    """The first of some keys that is there, as text; numbers are taken, other things are not."""
+    for key in keys:
+        value = entry.get(key)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise InputError(f'{where}: "{key}" is {type(value).__name__}, and must be text.')
+        text = str(value)
+        if "\x00" in text or any("\ud800" <= c <= "\udfff" for c in text):
+            raise InputError(f'{where}: "{key}" holds characters that are not valid text.')
+        return text
+    return None

@@ -1,0 +1,113 @@
+"""The composition: a scripted policy with the real sandbox and the real grader."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+
+import pytest
+
+from rstar_math.config import Config, load_config
+from rstar_math.errors import ConfigError, InputError, ModelUnreachable
+from rstar_math.search import to_record
+from rstar_math.search.strategy import Strategy
+from rstar_math.solver import MCTS, Solver, solve
+from rstar_math.testing import ScriptedPolicy
+from rstar_math.types import Problem, Question, Step, Verdict
+from tests.unit.toy import NUMBERS, script
+
+PROBLEMS = [Problem(Question(f"p{i}", "Add 3, 5, 7 and 2."), "17") for i in range(12)]
+
+
+def config(trees: int) -> Config:
+    settings = ["search.rollouts=4", "search.candidates=4", f"search.trees={trees}"]
+    return load_config(None, settings)
+
+
+def found(trees: int, strategy: Strategy, problems: Sequence[Problem], *, guided: bool) -> str:
+    """All trees and choices of a map, as text, ordered by problem."""
+
+    async def once() -> str:
+        async with Solver(config(trees), policy=ScriptedPolicy(script)) as solver:
+            results = {}
+            async for problem, solution in solver.map(problems, strategy, guided=guided):
+                results[problem.id] = [to_record(solution.tree), str(solution.choice)]
+        return json.dumps(results, sort_keys=True)
+
+    return asyncio.run(once())
+
+
+@pytest.mark.parametrize("strategy", [MCTS, Strategy("sc", 4), Strategy("greedy")])
+def test_the_same_trees_at_any_concurrency(strategy: Strategy) -> None:
+    one = found(1, strategy, PROBLEMS, guided=False)
+    assert found(12, strategy, PROBLEMS, guided=False) == one
+    assert len(json.loads(one)) == len(PROBLEMS)
+
+
+def test_references_change_nothing_unless_the_search_is_guided() -> None:
+    false = [Problem(problem.question, "999") for problem in PROBLEMS]
+    for strategy in (MCTS, Strategy("sc", 4)):
+        right = found(4, strategy, PROBLEMS, guided=False)
+        assert right == found(4, strategy, false, guided=False)
+    assert found(4, MCTS, PROBLEMS, guided=True) != found(4, MCTS, false, guided=True)
+
+
+def test_judging_is_a_thing_of_its_own() -> None:
+    async def once() -> None:
+        async with Solver(config(1), policy=ScriptedPolicy(script)) as solver:
+            assert await solver.judge("34/2", str(sum(NUMBERS))) is Verdict.RIGHT
+            assert await solver.judge("18", "17") is Verdict.WRONG
+            assert await solver.judge(None, "17") is Verdict.WRONG
+
+    asyncio.run(once())
+
+
+class Failing:
+    """A policy that fails for one question and is slow for another."""
+
+    async def propose(
+        self, question: Question, prefix: Sequence[Step], k: int, *, seed: int
+    ) -> list[Step]:
+        if question.id == "p1":
+            await asyncio.sleep(0.05)
+            raise ModelUnreachable("gone")
+        if question.id == "p2":
+            await asyncio.sleep(30)
+        return [Step(prose="It is \\boxed{1}", kind="answer", answer="1")]
+
+
+def test_what_was_finished_is_given_out_before_the_error() -> None:
+    async def once() -> list[str]:
+        given: list[str] = []
+
+        async def consume(solver: Solver) -> None:
+            async for problem, _ in solver.map(PROBLEMS):
+                given.append(problem.id)
+                await asyncio.sleep(0.02)
+
+        async with Solver(config(12), policy=Failing()) as solver:
+            with pytest.raises(ModelUnreachable):
+                await consume(solver)
+        return given
+
+    assert sorted(asyncio.run(once())) == sorted({p.id for p in PROBLEMS} - {"p1", "p2"})
+
+
+def test_leaving_a_map_early_leaves_nothing_running() -> None:
+    async def once() -> set[str]:
+        async with Solver(config(3), policy=Failing()) as solver:
+            results = solver.map(problem for problem in PROBLEMS if problem.id != "p1")
+            async for _ in results:
+                break
+            await results.aclose()
+        return {t.get_name() for t in asyncio.all_tasks() if t is not asyncio.current_task()}
+
+    assert asyncio.run(once()) == set()
+
+
+def test_the_sync_door_refuses_what_makes_no_sense() -> None:
+    with pytest.raises(ConfigError, match="one strategy"):
+        solve("1+1?", strategy="greedy,mcts")
+    with pytest.raises(ConfigError, match="a model or a config"):
+        solve("1+1?", model="local", config=Config())
+    with pytest.raises(InputError, match="not valid text"):
+        solve("half \ud83d")

@@ -1,0 +1,99 @@
+"""Seeds, meters, errors, strategies and figures."""
+
+import asyncio
+import pickle
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rstar_math import errors
+from rstar_math.evaluation.metrics import summarise, wilson
+from rstar_math.evolution.store import Result
+from rstar_math.meter import charge, metering
+from rstar_math.search import Choice
+from rstar_math.search.strategy import Strategy, parse_strategies
+from rstar_math.seeding import derive
+from rstar_math.types import Cost, Verdict
+
+
+@given(st.integers(), st.lists(st.integers() | st.text()))
+def test_seeds_are_31_bit_and_depend_on_every_part(seed: int, parts: list[int | str]) -> None:
+    assert 0 <= derive(seed, *parts) < 2**31
+    assert derive(seed, *parts) == derive(seed, *parts)
+    assert derive(seed, *parts, 1) != derive(seed, *parts, "1")
+
+
+def test_seeds_are_the_same_on_every_machine() -> None:
+    assert derive(0, "gsm8k/test/7", 3) == 990466852
+
+
+def test_meters_nest_and_do_not_mix_between_tasks() -> None:
+    async def work(calls: int) -> int:
+        with metering() as inner:
+            for _ in range(calls):
+                await asyncio.sleep(0)
+                charge(Cost(calls=1))
+        return inner.calls
+
+    async def both() -> tuple[list[int], int]:
+        with metering() as outer:
+            return list(await asyncio.gather(work(2), work(5))), outer.calls
+
+    parts, whole = asyncio.run(both())
+    assert (parts, whole) == ([2, 5], 7)
+    charge(Cost(calls=1))
+
+
+def test_every_error_crosses_a_process_border_and_has_an_exit_code() -> None:
+    kinds = [e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, Exception)]
+    assert len(kinds) > 8
+    for kind in kinds:
+        back = pickle.loads(pickle.dumps(kind("A sentence.")))
+        assert type(back) is kind
+        assert str(back) == "A sentence."
+        assert kind.exit_code in (1, 2)
+        assert kind.__name__ in (errors.__doc__ or "")
+
+
+def test_strategies_are_read_and_written_alike() -> None:
+    found = parse_strategies("greedy, sc@4,mcts,mcts@32")
+    assert found == [
+        Strategy("greedy"), Strategy("sc", 4), Strategy("mcts"), Strategy("mcts", 32),
+    ]  # fmt: skip
+    assert [s.name for s in found] == ["greedy", "sc@4", "mcts", "mcts@32"]
+    assert parse_strategies("sc") == [Strategy("sc", 8)]
+
+
+@pytest.mark.parametrize("text", ["", "beams", "sc@", "sc@0", "greedy@2", "mcts,mcts", "sc@-1"])
+def test_a_wrong_strategy_is_refused(text: str) -> None:
+    with pytest.raises(errors.ConfigError):
+        parse_strategies(text)
+
+
+def test_the_wilson_interval_by_hand() -> None:
+    low, high = wilson(10, 50)
+    assert (round(low, 4), round(high, 4)) == (0.1124, 0.3304)
+    assert wilson(0, 20)[0] == 0.0
+    assert wilson(20, 20)[1] == pytest.approx(1.0)
+
+
+def test_a_summary_counts_what_it_is_given() -> None:
+    def result(verdict: Verdict | None, answer: str | None) -> Result:
+        choice = Choice(answer, None, 0.0, {})
+        return Result("p", "mcts", choice, verdict, Cost(calls=2, seconds=1.5), {"too deep": 1})
+
+    rows = [
+        result(Verdict.RIGHT, "1"),
+        result(Verdict.WRONG, None),
+        result(Verdict.UNKNOWN, "x"),
+        result(None, "1"),
+    ]
+    summary = summarise("mcts", rows)
+    assert (summary.problems, summary.graded, summary.right) == (4, 3, 1)
+    assert (summary.unknown, summary.unanswered) == (1, 1)
+    assert summary.accuracy == pytest.approx(1 / 3)
+    assert (summary.cost.calls, summary.cost.seconds) == (8, 6.0)
+    assert summary.failures == {"too deep": 4}
+    assert summary.as_json()["cost"]["calls"] == 8
+    assert summarise("mcts", []).accuracy is None

@@ -1,0 +1,211 @@
+"""The run file: durable, resumable, and plain about what is wrong with it."""
+
+import multiprocessing
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rstar_math.config import load_config
+from rstar_math.errors import ConfigError, InputError, StoreError
+from rstar_math.evolution.fill import conditions
+from rstar_math.evolution.store import RunStore
+from rstar_math.search import Choice, Tree, to_record
+from rstar_math.types import Problem, Question, Step, Verdict
+
+HOW = conditions(load_config(), guided=False)
+PROBLEMS = [Problem(Question(f"p{i}", f"What is {i}?"), str(i)) for i in range(3)]
+
+
+def tree_of(problem: Problem) -> Tree:
+    tree = Tree(problem.question)
+    tree.add(0, Step(prose="It is \\boxed{0}", kind="answer", answer="0"))
+    tree.cost.sampled_tokens = 7
+    return tree
+
+
+def put(store: RunStore, problem: Problem, verdict: Verdict | None = Verdict.RIGHT) -> None:
+    store.put("mcts", tree_of(problem), Choice("0", 1, 1.0, {"0": 1.0}), verdict)
+
+
+def test_what_is_put_comes_back(tmp_path: Path) -> None:
+    path = tmp_path / "runs" / "a.rstar"
+    with RunStore.open(path, HOW) as store:
+        store.add_problems(PROBLEMS)
+        put(store, PROBLEMS[1])
+    with RunStore.read(path) as store:
+        assert store.problems() == PROBLEMS
+        assert store.strategies() == ["mcts"]
+        assert store.done("mcts") == {"p1"}
+        (result,) = store.results("mcts")
+        assert (result.choice.answer, result.verdict, result.cost.sampled_tokens) == (
+            "0",
+            "right",
+            7,
+        )
+        assert to_record(store.tree("p1", "mcts")) == to_record(tree_of(PROBLEMS[1]))
+        with pytest.raises(InputError, match="no result of mcts on the problem 'p0'"):
+            store.tree("p0", "mcts")
+
+
+def test_a_run_goes_on_with_more_problems_but_not_with_changed_ones(tmp_path: Path) -> None:
+    path = tmp_path / "a.rstar"
+    with RunStore.open(path, HOW) as store:
+        store.add_problems(PROBLEMS[:2])
+    with RunStore.open(path, HOW) as store:
+        store.add_problems(PROBLEMS)
+        assert len(store.problems()) == 3
+        with pytest.raises(InputError, match=r"'p1' of .* has another text"):
+            store.add_problems([Problem(Question("p1", "Else?"), "1")])
+        assert len(store.problems()) == 3
+
+
+def test_results_of_two_configurations_do_not_mix(tmp_path: Path) -> None:
+    path = tmp_path / "a.rstar"
+    RunStore.open(path, HOW).close()
+    other = conditions(load_config(None, ["model.url=local", "search.rollouts=99"]), guided=False)
+    with pytest.raises(ConfigError, match=r"search.rollouts = 5 and now it is 99"):
+        RunStore.open(path, other)
+    faster = conditions(load_config(None, ["model.concurrency=2", "search.trees=1"]), guided=False)
+    RunStore.open(path, faster).close()
+
+
+def test_a_result_is_kept_once(tmp_path: Path) -> None:
+    with RunStore.open(tmp_path / "a.rstar", HOW) as store:
+        store.add_problems(PROBLEMS)
+        put(store, PROBLEMS[0])
+        with pytest.raises(StoreError):
+            put(store, PROBLEMS[0])
+
+
+def hold(path: Path, ready: "multiprocessing.synchronize.Event") -> None:
+    with RunStore.open(path, HOW):
+        ready.set()
+        multiprocessing.Event().wait()
+
+
+def test_one_writer_at_a_time_and_a_dead_one_does_not_block(tmp_path: Path) -> None:
+    path = tmp_path / "a.rstar"
+    spawn = multiprocessing.get_context("spawn")
+    ready = spawn.Event()
+    other = spawn.Process(target=hold, args=(path, ready))
+    other.start()
+    assert ready.wait(60)
+    with pytest.raises(StoreError, match="Another process is writing"):
+        RunStore.open(path, HOW)
+    RunStore.read(path).close()
+    other.kill()
+    other.join()
+    RunStore.open(path, HOW).close()
+
+
+def test_files_that_are_no_runs(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="There is no run"):
+        RunStore.read(tmp_path / "absent")
+    text = tmp_path / "text"
+    text.write_text("I am not a database at all, but long enough to look like one." * 20)
+    with pytest.raises(StoreError, match="not a database"):
+        RunStore.read(text)
+    with pytest.raises(StoreError, match="not a database"):
+        RunStore.open(text, HOW)
+    other = tmp_path / "other.db"
+    db = sqlite3.connect(other)
+    db.execute("CREATE TABLE t (x)")
+    db.commit()
+    db.close()
+    with pytest.raises(StoreError, match="not a run of rstar-math"):
+        RunStore.read(other)
+    with pytest.raises(StoreError, match="not a run of rstar-math"):
+        RunStore.open(other, HOW)
+    with pytest.raises(StoreError, match="cannot be written"):
+        RunStore.open(text / "below" / "a.rstar", HOW)
+
+
+def test_a_run_of_another_format_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.rstar"
+    RunStore.open(path, HOW).close()
+    db = sqlite3.connect(path)
+    db.execute("PRAGMA user_version = 77")
+    db.commit()
+    db.close()
+    with pytest.raises(StoreError, match="format 77"):
+        RunStore.open(path, HOW)
+
+
+def test_a_link_to_a_run_is_the_same_run(tmp_path: Path) -> None:
+    path, link = tmp_path / "a.rstar", tmp_path / "b.rstar"
+    with RunStore.open(path, HOW):
+        link.symlink_to(path)
+        with pytest.raises(StoreError, match="Another process is writing"):
+            RunStore.open(link, HOW)
+
+
+def test_a_foreign_database_is_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "other.db"
+    db = sqlite3.connect(path)
+    db.execute("CREATE TABLE t (x)")
+    db.commit()
+    db.close()
+    before = path.read_bytes()
+    doors: list[Callable[[], RunStore]] = [
+        lambda: RunStore.read(path),
+        lambda: RunStore.open(path, HOW),
+    ]
+    for door in doors:
+        with pytest.raises(StoreError, match="not a run"):
+            door()
+    assert path.read_bytes() == before
+
+
+def test_a_run_that_is_damaged_anywhere_is_an_error_of_ours(tmp_path: Path) -> None:
+    path = tmp_path / "a.rstar"
+    with RunStore.open(path, HOW) as store:
+        store.add_problems(PROBLEMS)
+        for problem in PROBLEMS:
+            put(store, problem)
+    whole = path.read_bytes()
+    outcomes = set()
+    for page in range(len(whole) // 4096):
+        at = page * 4096
+        path.write_bytes(whole[:at] + b"\xa5" * 4096 + whole[at + 4096 :])
+        try:
+            with RunStore.read(path) as store:
+                for problem in store.problems():
+                    store.tree(problem.id, "mcts")
+                list(store.results("mcts"))
+                store.conditions()
+            outcomes.add("unharmed")
+        except (StoreError, InputError):
+            outcomes.add("error")
+    assert "error" in outcomes
+
+
+def test_an_option_that_came_later_does_not_lock_an_old_run(tmp_path: Path) -> None:
+    path = tmp_path / "a.rstar"
+    RunStore.open(path, HOW).close()
+    later = {**HOW, "search.novelty": 3}
+    RunStore.open(path, later, {"search.novelty": 3}).close()
+    with pytest.raises(ConfigError, match=r"search\.novelty = 3 and now it is 4"):
+        RunStore.open(path, {**HOW, "search.novelty": 4}, {"search.novelty": 3})
+
+
+def test_the_model_of_a_run_is_pinned(tmp_path: Path) -> None:
+    with RunStore.open(tmp_path / "a.rstar", HOW) as store:
+        store.pin("model", "a")
+        store.pin("model", "a")
+        with pytest.raises(ConfigError, match="'a' and now it is 'b'"):
+            store.pin("model", "b")
+
+
+def test_a_damaged_tree_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.rstar"
+    with RunStore.open(path, HOW) as store:
+        store.add_problems(PROBLEMS)
+        put(store, PROBLEMS[0])
+    db = sqlite3.connect(path)
+    db.execute("UPDATE results SET tree = x'00'")
+    db.commit()
+    db.close()
+    with RunStore.read(path) as store, pytest.raises(StoreError, match="tree of 'p0'"):
+        store.tree("p0", "mcts")
