@@ -1,0 +1,40 @@
+"""The command `rstar`: parses, calls, prints.
+
+Exit codes: 0 done, 1 failed, 2 used wrongly, 130 stopped by Ctrl-C (what was finished is kept).
+"""
+
+import os
+import sys
+
+import typer
+
+from rstar_math.cli import demo, doctor, evaluate, grade, search, solve, view
+from rstar_math.errors import RstarError
+from rstar_math.foreign import plain
+
+app = typer.Typer(
+    name="rstar",
+    help="Makes small language models strong, checkable problem solvers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("solve")(solve.solve)
+app.command("search")(search.search)
+app.command("eval")(evaluate.evaluate)
+app.command("view")(view.view)
+app.command("grade", context_settings={"ignore_unknown_options": True})(grade.grade)
+app.command("doctor")(doctor.doctor)
+app.command("demo")(demo.demo)
+
+
+def main() -> None:
+    """Run the command line; an error is one sentence on stderr."""
+    try:
+        app()
+    except RstarError as error:
+        print(f"rstar: {plain(str(error))}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

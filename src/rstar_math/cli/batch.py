@@ -1,0 +1,93 @@
+"""What `rstar search`, `rstar eval` and `rstar demo` share: a file, a run, a progress bar."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from rstar_math.cli import show
+from rstar_math.config import Config
+from rstar_math.errors import InputError
+from rstar_math.evaluation.metrics import Summary, summarise
+from rstar_math.evolution.fill import conditions, default_conditions, fill
+from rstar_math.evolution.store import RunStore
+from rstar_math.problems import read_problems
+from rstar_math.search.strategy import Strategy
+from rstar_math.solver import Solution, Solver
+from rstar_math.types import Problem, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Problems, the run they go to (None: one that is thrown away), and how they are solved."""
+
+    file: Path
+    run: Path | None
+    limit: int | None
+    strategies: list[Strategy]
+    guided: bool = False
+    graded: bool = False
+    """Whether the job is pointless without reference answers."""
+    show_each: bool = False
+
+
+class OpenJob:
+    """A job with its problems read and its run open."""
+
+    def __init__(self, job: Job, problems: list[Problem], store: RunStore) -> None:
+        self.job = job
+        self.problems = problems
+        self.store = store
+
+    def done(self, strategy: Strategy) -> int:
+        """How many of the job's problems a strategy has finished."""
+        return len({problem.id for problem in self.problems} & self.store.done(strategy.name))
+
+    def summary(self, strategy: Strategy) -> Summary:
+        """The figures of a strategy on the job's problems."""
+        wanted = {problem.id for problem in self.problems}
+        results = self.store.results(strategy.name)
+        return summarise(strategy.name, (r for r in results if r.problem in wanted))
+
+    async def work(self, config: Config) -> None:
+        """Do what is left of the job, with a bar for each strategy."""
+        if all(self.done(s) == len(self.problems) for s in self.job.strategies):
+            show.err.print("Everything was done already; nothing to search.")
+            return
+        with show.err.status("loading the model ..."):
+            solver = await Solver(config).__aenter__()
+        try:
+            for strategy in self.job.strategies:
+                await self._one(strategy, solver)
+        finally:
+            await solver.__aexit__(None, None, None)
+
+    async def _one(self, strategy: Strategy, solver: Solver) -> None:
+        """Do what is left of one strategy."""
+        right = 0
+        with show.counting(strategy.name, len(self.problems), self.done(strategy)) as bar:
+
+            def note(problem: Problem, found: Solution, verdict: Verdict | None) -> None:
+                nonlocal right
+                right += verdict is Verdict.RIGHT
+                bar.update(bar.task_ids[0], advance=1, note=f"{right} right")
+                if self.job.show_each:
+                    bar.console.print(show.verdict_line(problem, found.answer, verdict))
+
+            guided = self.job.guided
+            await fill(solver, self.store, strategy, self.problems, guided=guided, on_done=note)
+
+
+@contextmanager
+def opened(job: Job, config: Config) -> Iterator[OpenJob]:
+    """The job with its run open; the problems are read before anything is started."""
+    problems = read_problems(job.file, job.limit)
+    if (job.graded or job.guided) and all(p.reference is None for p in problems):
+        raise InputError(f'{job.file} has no "answer" in any line, and this needs them.')
+    with TemporaryDirectory(prefix="rstar-") as folder:
+        path = job.run or Path(folder) / "run.rstar"
+        how = conditions(config, guided=job.guided)
+        with RunStore.open(path, how, default_conditions()) as store:
+            store.add_problems(problems)
+            yield OpenJob(job, problems, store)

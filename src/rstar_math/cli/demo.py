@@ -1,0 +1,30 @@
+"""`rstar demo`: three word problems, the embedded model, a page to look at."""
+
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rstar_math.cli.options import Model, configure, run
+
+
+def demo(
+    html: Annotated[Path, typer.Option(help="Page to write.")] = Path("demo.html"),
+    model: Model = None,
+) -> None:
+    """Solve three word problems with the embedded model and write the trees to a page."""
+    from rstar_math.cli import batch
+    from rstar_math.serve.page import write_page
+    from rstar_math.solver import MCTS
+
+    brief = ["search.rollouts=4", "search.candidates=6"]
+    settings = configure("laptop", brief, model)
+    with as_file(files("rstar_math.presets") / "demo.jsonl") as file:
+        job = batch.Job(file, None, None, [MCTS], show_each=True)
+        with batch.opened(job, settings) as opened:
+            run(opened.work(settings), kept=False)
+            results = list(opened.store.results(MCTS.name))
+            write_page(opened.store, html)
+    right = sum(result.verdict == "right" for result in results)
+    typer.echo(f"{right} of {len(results)} solved. The trees, step by step: {html}")

@@ -1,0 +1,37 @@
+"""`rstar doctor`: what works here and what to type for the rest."""
+
+from dataclasses import asdict
+
+from rstar_math.cli.options import AsJson, print_json
+
+
+def doctor(as_json: AsJson = False) -> None:
+    """Show what is installed, what is missing, what to type, and which sandbox layers hold here."""
+    from rstar_math.doctor import examine
+    from rstar_math.sandbox import NOT_COVERED
+
+    checks = examine()
+    if as_json:
+        print_json(
+            {"checks": [asdict(check) for check in checks], "not_covered": list(NOT_COVERED)}
+        )
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    from rstar_math.cli import show
+
+    group = None
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for check in checks:
+        if check.group != group:
+            group = check.group
+            table.add_row(Text(group.capitalize(), "bold"), "", "")
+        mark = Text("ok", "green") if check.ok else Text("no", "yellow")
+        table.add_row(Text(f"  {check.name}"), mark, Text(check.detail))
+        if check.fix:
+            table.add_row("", "", Text(f"type: {check.fix}", "cyan"))
+    show.out.print(table)
+    show.out.print("\n[bold]The sandbox does not cover[/]")
+    for sentence in NOT_COVERED:
+        show.out.print(f"  - {sentence}")

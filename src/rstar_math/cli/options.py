@@ -1,0 +1,72 @@
+"""Options that several verbs share, and how a verb's coroutine is run."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+if TYPE_CHECKING:
+    from rstar_math.config import Config
+
+T = TypeVar("T")
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="MODEL",
+        help="local (embedded), a .gguf file, or http://host:port/v1.",
+        show_default="local",
+    ),
+]
+ConfigSource = Annotated[
+    str | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="A TOML file or a preset; laptop comes with the embedded model.",
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Set one option, as in search.rollouts=32. Repeatable."
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Limit = Annotated[
+    int | None, typer.Option("--limit", min=1, metavar="N", help="Take the first N problems.")
+]
+ProblemFile = Annotated[
+    Path, typer.Argument(metavar="FILE", help="JSONL with problem, and answer if known.")
+]
+
+
+def configure(source: str | None, settings: list[str] | None, model: str | None) -> "Config":
+    """The configuration that a command line asks for."""
+    from rstar_math.config import load_config
+
+    return load_config(source, settings or (), model=model)
+
+
+def run(work: Coroutine[Any, Any, T], *, kept: bool) -> T:
+    """The result of a coroutine; Ctrl-C ends it cleanly and the process with code 130.
+
+    `kept` says whether what was finished by then is in a run.
+    """
+    try:
+        return asyncio.run(work)
+    except KeyboardInterrupt:
+        state = "what was finished is kept" if kept else "nothing was kept"
+        print(f"\nrstar: stopped; {state}.", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+def print_json(value: object) -> None:
+    """One JSON object on stdout."""
+    print(json.dumps(value, ensure_ascii=False, indent=2))

@@ -1,0 +1,54 @@
+"""`rstar search`: a file of problems into a run of trees."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rstar_math.cli.options import (
+    AsJson,
+    ConfigSource,
+    Limit,
+    Model,
+    ProblemFile,
+    Settings,
+    configure,
+    print_json,
+    run,
+)
+
+
+def search(
+    file: ProblemFile,
+    run_file: Annotated[
+        Path, typer.Option("--run", metavar="RUN", help="Run file to write or to go on with.")
+    ],
+    model: Model = None,
+    limit: Limit = None,
+    guided: Annotated[
+        bool,
+        typer.Option(
+            "--guided",
+            help="Let the search see which ends are right: for training data, not for evaluation.",
+        ),
+    ] = False,
+    config: ConfigSource = None,
+    set_: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Search every problem of a file and keep the trees in a run; started again, it goes on."""
+    from rstar_math.cli import batch
+    from rstar_math.solver import MCTS
+
+    settings = configure(config, set_, model)
+    job = batch.Job(file, run_file, limit, [MCTS], guided=guided)
+    with batch.opened(job, settings) as opened:
+        run(opened.work(settings), kept=True)
+        summary = opened.summary(MCTS)
+    if as_json:
+        print_json({"run": str(run_file), **summary.as_json()})
+        return
+    from rstar_math.cli import show
+
+    show.out.print(show.summaries([summary]))
+    typer.echo(f"Trees are in {run_file}; look at them with: rstar view {run_file}")

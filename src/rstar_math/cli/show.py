@@ -1,0 +1,194 @@
+"""What a person sees in a terminal: a search under way, a solution, a table of strategies."""
+
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from time import monotonic
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.padding import Padding
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.syntax import Syntax
+from rich.table import Table
+from rich.text import Text
+
+from rstar_math.evaluation.metrics import Summary
+from rstar_math.search import Tree
+from rstar_math.solver import OnProgress, Solution
+from rstar_math.steps.grammar import GRAMMAR, thought
+from rstar_math.types import Cost, Execution, Problem, Step, Verdict
+
+err = Console(stderr=True, highlight=False)
+out = Console(highlight=False)
+if not out.is_terminal:
+    out = Console(highlight=False, width=120)
+
+_HARMFUL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""Characters that would steer a terminal or turn the direction of text."""
+
+
+def plain(text: str) -> str:
+    """The text with everything that could steer a terminal shown as a replacement sign."""
+    return _HARMFUL.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def _safe(text: str) -> str:
+    """Foreign text for a line with rich's markup."""
+    return escape(plain(text))
+
+
+MARKS = {Verdict.RIGHT: "[green]right[/]", Verdict.WRONG: "[red]wrong[/]"}
+
+
+@contextmanager
+def watching(rollouts: int) -> Iterator[OnProgress]:
+    """A line on stderr that says how far a search is; pass its value as `on_progress`."""
+    started = monotonic()
+    with Live(Text("asking the model ..."), console=err, transient=True) as live:
+
+        def update(tree: Tree) -> None:
+            seconds = max(monotonic() - started, 1e-9)
+            rate = tree.cost.sampled_tokens / seconds
+            live.update(
+                Text(
+                    f"rollout {tree.rollouts}/{rollouts}   {len(tree) - 1} steps   "
+                    f"{len(tree.answers())} answers   {tree.cost.code_failures} failed programs   "
+                    f"{rate:.0f} tokens/s   {seconds:.0f} s"
+                )
+            )
+
+        yield update
+
+
+@contextmanager
+def counting(what: str, total: int, done: int) -> Iterator[Progress]:
+    """A progress bar on stderr with counts and the time left."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=28),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=err, transient=True) as progress:
+        progress.add_task(what, total=total, completed=done, note="")
+        yield progress
+
+
+def solution(found: Solution) -> RenderableType:
+    """The chosen path step by step, the answer, what spoke for it and what it cost."""
+    parts: list[RenderableType] = []
+    choice, tree = found.choice, found.tree
+    if choice.node is not None:
+        path = tree.trajectory(choice.node)
+        valued = any(node.value_sum for node in tree)
+        values = path.q if valued else (None,) * len(path.q)
+        for number, (step, q) in enumerate(zip(path.steps, values, strict=True), start=1):
+            parts.extend(_step(number, step, q, _block_output(path.steps, number)))
+    if choice.answer is None:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in tree.failures().items())
+        parts.append(
+            Text(f"No path ended with an answer ({reasons or 'nothing tried'}).", "yellow")
+        )
+    else:
+        rivals = ", ".join(
+            f"{plain(answer)} ({votes:.3g})" for answer, votes in choice.votes.items()
+        )
+        line = Text("Answer ", "bold")
+        line.append(plain(choice.answer), "bold green")
+        line.append(f"   {choice.share:.0%} of the votes: {rivals}", "dim")
+        parts.append(line)
+    parts.append(Text(cost_line(tree.cost, len(tree) - 1), "dim"))
+    return Group(*parts)
+
+
+def _block_output(steps: tuple[Step, ...], number: int) -> list[Execution]:
+    """The runs whose output is shown after a step: those of the code block it ends."""
+    if steps[number - 1].kind != "code":
+        return []
+    runs: list[Execution] = []
+    for step in reversed(steps[:number]):
+        if step.kind == "code" and step is not steps[number - 1]:
+            break
+        if step.execution is not None:
+            runs.append(step.execution)
+    return runs[::-1]
+
+
+def _step(
+    number: int, step: Step, q: float | None, block: list[Execution]
+) -> Iterator[RenderableType]:
+    """One step's lines."""
+    head = Text(f"{number}. ", "bold cyan")
+    head.append(plain(thought(step)) or "(no words)")
+    if q is not None:
+        head.append(f"   Q {q:+.2f}", "dim")
+    yield head
+    if step.code.strip():
+        yield Padding(
+            Syntax(
+                plain(step.code.rstrip()), "python", theme="ansi_dark", background_color="default"
+            ),
+            (0, 0, 0, 4),
+        )
+    if output := plain(GRAMMAR.output(block).rstrip()):
+        yield Padding(Text(f"-> {output}", "green" if block[-1].ok else "red"), (0, 0, 0, 4))
+
+
+def cost_line(cost: Cost, steps: int) -> str:
+    """What a search cost, in one line."""
+    rate = cost.sampled_tokens / cost.seconds if cost.seconds else 0.0
+    return (
+        f"{steps} steps tried, {cost.code_runs} programs run ({cost.code_failures} failed), "
+        f"{cost.calls} calls, {cost.sampled_tokens} tokens sampled, {cost.seconds:.1f} s "
+        f"({rate:.0f} tokens/s)"
+    )
+
+
+def verdict_line(problem: Problem, answer: str | None, verdict: Verdict | None) -> str:
+    """One finished problem in one line, with rich's markup."""
+    mark = MARKS.get(verdict, "[yellow]unknown[/]") if verdict is not None else "no reference"
+    expected = f", expected {_safe(problem.reference)}" if problem.reference is not None else ""
+    given = "no answer" if answer is None else f"answer {_safe(answer)}"
+    return f"{_safe(problem.id)}: {given}{expected}: {mark}"
+
+
+def summaries(rows: Iterable[Summary]) -> Table:
+    """The table of an evaluation; costs are means over the problems. Fits 80 columns."""
+    table = Table(header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.caption_justify = "left"
+    table.add_column("strategy", no_wrap=True)
+    for name in ("right", "share", "95 %", "none", "calls", "tokens", "runs", "failed", "s"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        n = max(row.problems, 1)
+        low, high = row.as_json()["interval_95"]
+        table.add_row(
+            row.strategy,
+            f"{row.right}/{row.graded}",
+            "-" if row.accuracy is None else f"{row.accuracy:.1%}",
+            "-" if low is None else f"{100 * low:.0f}-{100 * high:.0f}",
+            str(row.unanswered),
+            f"{row.cost.calls / n:.1f}",
+            f"{row.cost.sampled_tokens / n:.0f}",
+            f"{row.cost.code_runs / n:.1f}",
+            f"{row.cost.code_failures / n:.1f}",
+            f"{row.cost.seconds / n:.1f}",
+        )
+    table.caption = (
+        "none: problems without any answer. Means over the problems: calls to the\n"
+        "model, tokens sampled, programs run and failed, seconds from start to end."
+    )
+    return table

