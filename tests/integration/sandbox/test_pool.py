@@ -20,8 +20,18 @@ from rstar_math.types import Execution, ExecutionStatus, Step
 OK, ERROR, TIMEOUT = ExecutionStatus.OK, ExecutionStatus.ERROR, ExecutionStatus.TIMEOUT
 
 
+_EARLIER: set[int] = set()
+
+
+@pytest.fixture(autouse=True)
+def earlier() -> None:
+    """Remember the processes that other tests left running, such as the sync door's pool."""
+    _EARLIER.clear()
+    _EARLIER.update(descendants())
+
+
 def descendants() -> set[int]:
-    """Processes below this one, by /proc."""
+    """Processes below this one that the test started, by /proc."""
     parents: dict[int, int] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -37,7 +47,7 @@ def descendants() -> set[int]:
         if not more:
             break
         found |= more
-    return found - {os.getpid()}
+    return found - {os.getpid()} - _EARLIER
 
 
 def zygote_pids(sandbox: Sandbox) -> list[int]:
