@@ -7,7 +7,7 @@ The reference answer lives in `Problem.reference` and nowhere else. Policies, sc
 the search are handed a `Question`, which has none: that is the gold-answer firewall, by type.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 
@@ -195,8 +195,3 @@ class Cost:
         for cost in costs:
             whole.add(cost)
         return whole
-
-
-def with_step(prefix: Sequence[Step], step: Step) -> tuple[Step, ...]:
-    """The prefix one step longer."""
-    return (*prefix, step)

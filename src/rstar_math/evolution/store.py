@@ -205,10 +205,6 @@ class RunStore:
         with plain_errors(self.path), self._db:
             self._db.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", (key, value))
 
-    def facts(self) -> dict[str, str]:
-        """Everything recorded about how the run was begun, by name."""
-        return dict(self._rows("SELECT key, value FROM meta ORDER BY key"))
-
     def pin(self, key: str, value: str) -> None:
         """Record a fact that is known only once the work begins, such as the model's name.
 
