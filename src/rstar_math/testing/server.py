@@ -1,12 +1,4 @@
-"""Stand-ins for tests, for ours and for users' own: a policy that follows a script, and a model
-server that answers from a function and can be told to fail.
-
-    def script(question, prefix, k, seed):
-return ["# Add.\\nprint(2 + 2)\\n<code/>"] if not prefix else ["It is \\\\boxed{4}.<answer/>"]
-
-    tree = Tree(Question("q", "What is 2 + 2?"))
-await grow(tree, policy=ScriptedPolicy(script), executor=sandbox, config=SearchConfig(rollouts=2))
-"""
+"""A model server that answers from a function and can be told to fail."""
 
 import json
 import threading
@@ -16,13 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
-
-from rstar_math.meter import charge
-from rstar_math.steps import GRAMMAR
-from rstar_math.types import Cost, Question, Step
-
-Script = Callable[[Question, Sequence[Step], int, int], Sequence[str]]
-"""(question, prefix, k, seed) -> sampled texts, each ended by its mark."""
 
 Fault = Literal[
     "drop",
@@ -42,23 +27,6 @@ Fault = Literal[
 """What a fake server does instead of answering: close the connection, say nothing, send a byte now
 and then, answer in something that is not JSON, in JSON nested without end or with no choices, say
 that the context is full, or answer with a status."""
-
-
-class ScriptedPolicy:
-    """A Policy whose samples come from a function. One call costs one call, and a token a word."""
-
-    def __init__(self, script: Script) -> None:
-        self._script = script
-
-    async def propose(
-        self, question: Question, prefix: Sequence[Step], k: int, *, seed: int
-    ) -> list[Step]:
-        """See `protocols.Policy`."""
-        texts = list(self._script(question, prefix, k, seed))[:k]
-        words = sum(len(text.split()) for text in texts)
-        charge(Cost(calls=1, samples=len(texts), sampled_tokens=words))
-        samples = (GRAMMAR.read(prefix, text.removesuffix("/>"), finished=True) for text in texts)
-        return [sample.step for sample in samples if sample.step is not None]
 
 
 class FakeServer:
