@@ -1,5 +1,5 @@
-"""Stand-ins for tests, for ours and for users' own: a policy that follows a script, and a model
-server that answers from a function and can be told to fail.
+"""Stand-ins for tests, for ours and for users' own: a policy that follows a script, a world whose
+true values are known, and a model server that answers from a function and can be told to fail.
 
     def script(question, prefix, k, seed):
         if prefix:
@@ -12,5 +12,6 @@ server that answers from a function and can be told to fail.
 
 from rstar_math.testing.script import Script, ScriptedPolicy
 from rstar_math.testing.server import Answer, FakeServer, Fault, serving
+from rstar_math.testing.toy import ToyWorld
 
-__all__ = ["Answer", "FakeServer", "Fault", "Script", "ScriptedPolicy", "serving"]
+__all__ = ["Answer", "FakeServer", "Fault", "Script", "ScriptedPolicy", "ToyWorld", "serving"]
