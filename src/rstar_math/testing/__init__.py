@@ -1,5 +1,6 @@
-"""Stand-ins for tests, for ours and for users' own: a policy that follows a script, and a model
-server that answers from a function and can be told to fail.
+"""Stand-ins for tests, for ours and for users' own: a policy that follows a script, a world whose
+true values are known, recorded answers of a real model, and a model server that answers from a
+function and can be told to fail.
 
     def script(question, prefix, k, seed):
         if prefix:
@@ -10,7 +11,18 @@ server that answers from a function and can be told to fail.
     await grow(tree, policy=ScriptedPolicy(script), executor=sandbox, config=SearchConfig())
 """
 
+from rstar_math.testing.cassette import Cassette
 from rstar_math.testing.script import Script, ScriptedPolicy
 from rstar_math.testing.server import Answer, FakeServer, Fault, serving
+from rstar_math.testing.toy import ToyWorld
 
-__all__ = ["Answer", "FakeServer", "Fault", "Script", "ScriptedPolicy", "serving"]
+__all__ = [
+    "Answer",
+    "Cassette",
+    "FakeServer",
+    "Fault",
+    "Script",
+    "ScriptedPolicy",
+    "ToyWorld",
+    "serving",
+]
