@@ -20,7 +20,7 @@ from rstar_math.errors import (
 from rstar_math.meter import charge, metering
 from rstar_math.models import StepPolicy
 from rstar_math.protocols import Completer, Completion
-from rstar_math.search import Tree, grow, sample_chains, to_record
+from rstar_math.search import Parts, Tree, grow, sample_chains, to_record
 from rstar_math.seeding import derive
 from rstar_math.steps import GRAMMAR
 from rstar_math.testing import Cassette, ToyWorld
@@ -83,15 +83,18 @@ async def trees(completer: Completer, at_once: int) -> list[str]:
     gate = asyncio.Semaphore(at_once)
 
     async def searched(problem: Problem) -> list[Tree]:
-        tree, chains = Tree(problem.question), Tree(problem.question)
+        tree, wide, chains = (Tree(problem.question) for _ in range(3))
         async with gate:
             config = SearchConfig(rollouts=4, candidates=4)
             await grow(tree, policy=policy, executor=WORLD.executor, config=config)
-            await sample_chains(chains, 4, policy=policy, executor=WORLD.executor, depth=16, seed=1)
-        return [tree, chains]
+            flying = SearchConfig(rollouts=6, candidates=4, in_flight=3)
+            await grow(wide, policy=policy, executor=WORLD.executor, config=flying)
+            parts = Parts(policy, WORLD.executor)
+            await sample_chains(chains, 4, parts=parts, config=SearchConfig(seed=1))
+        return [tree, wide, chains]
 
     found = await asyncio.gather(*map(searched, PROBLEMS))
-    return [json.dumps(to_record(tree)) for pair in found for tree in pair]
+    return [json.dumps(to_record(tree)) for trees in found for tree in trees]
 
 
 def test_replay_gives_the_recorded_trees_in_any_order_of_arrival(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from rstar_math.config import SearchConfig
 from rstar_math.errors import ConfigError, InputError
 from rstar_math.meter import metering
 from rstar_math.protocols import Scorer
-from rstar_math.search import ROOT, Tree, grow, sample_chains, to_record
+from rstar_math.search import ROOT, Parts, Tree, grow, sample_chains, to_record
 from rstar_math.steps import GRAMMAR
 from rstar_math.testing import ToyWorld
 from rstar_math.types import ExecutionStatus, Problem, Step, Verdict
@@ -76,7 +76,9 @@ def test_value_is_the_mean_of_random_chains(world: ToyWorld) -> None:
     problem, n = world.problems(1)[0], 1000
     tree = Tree(problem.question)
     asyncio.run(
-        sample_chains(tree, n, policy=world.policy, executor=world.executor, depth=16, seed=3)
+        sample_chains(
+            tree, n, parts=Parts(world.policy, world.executor), config=SearchConfig(seed=3)
+        )
     )
     answers = [tree.nodes[end].step for end in tree.answers()]
     right = sum(step is not None and step.answer == problem.reference for step in answers)
