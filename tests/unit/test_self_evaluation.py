@@ -36,12 +36,12 @@ def always(*texts: str) -> ScriptedCompleter:
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        (" 3 * 4 = 12 apples, as asked. Verdict: sure", 1.0),
+        (" 12 apples, as asked.\nVerdict (sure, likely or impossible): sure", 1.0),
         (" So far so good.\n VERDICT:  Likely.", 0.0),
-        (" Verdict: **impossible**", -1.0),
-        (" Verdict: sure, no, wait. Verdict: impossible", -1.0),
-        (" Sure.", 1.0),
-        (" I am not sure", None),
+        (" A mistake. Verdict: **impossible**", -1.0),
+        (" Right.\nVerdict: sure\n<output>\n20\n</output>\nVerdict: likely", 1.0),
+        (" Sure.", None),
+        (" Verdict (sure, likely or impossible): not sure", None),
         (" Verdict: unlikely", None),
         (" Verdict: surely", None),
         (" Verdict: not impossible", None),
@@ -51,6 +51,14 @@ def always(*texts: str) -> ScriptedCompleter:
 )
 def test_a_verdict_is_read_where_it_is_clear(text: str, value: float | None) -> None:
     assert read_verdict(text) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [(" sure", 1.0), ("\nLikely, so far", 0.0), (" surely", None), (" not sure", None), ("", None)],
+)
+def test_a_verdict_alone_is_read_where_it_begins_the_text(text: str, value: float | None) -> None:
+    assert read_verdict(text, check=False) == value
 
 
 @pytest.mark.parametrize(
@@ -83,7 +91,17 @@ def test_the_prompt_shows_the_prefix_as_the_policy_wrote_it() -> None:
     assert request.prompt.endswith(
         f"\n\nQuestion: {APPLES.text}\n{GRAMMAR.render([STEP, CODE])}Check:"
     )
-    assert (request.n, request.stop, request.temperature) == (3, ("\n",), 0.7)
+    assert (request.n, request.stop, request.temperature) == (3, ("\n\n", "\nQuestion:"), 0.7)
+
+
+def test_a_verdict_alone_takes_examples_without_a_check() -> None:
+    completer = always(" sure\nand so on", " likely")
+    assert score(SelfEvaluator(completer, check=False, tokens=8), [STEP]) == [0.5]
+    [request] = completer.requests
+    assert "Check:" not in request.prompt
+    assert request.prompt.endswith("<step/>\nVerdict (sure, likely or impossible):")
+    assert request.prompt.count("\nVerdict (") == 7
+    assert (request.stop, request.max_tokens) == (("\n",), 8)
 
 
 def test_the_judged_examples_show_what_their_programs_print() -> None:
@@ -92,7 +110,7 @@ def test_the_judged_examples_show_what_their_programs_print() -> None:
     worth = []
     for example in examples:
         solution, check = re.fullmatch(
-            r"[^\n]+\n(<code>\n.*\n)(Check: [^\n]+)", example, re.DOTALL
+            r"[^\n]+\n(<code>\n.*\n)(Check: [^\n]+\n[^\n]+)", example, re.DOTALL
         ).groups()  # type: ignore[union-attr]
         worth.append(read_verdict(check))
         steps = GRAMMAR.parse(solution)

@@ -87,7 +87,8 @@ def test_any_text_is_a_step_that_can_be_rendered_or_none(text: str) -> None:
         ("\nAnswer: The answer is 3.", "no sub-question with an answer"),
         (" How many?\nIt is 12.", "no sub-question with an answer"),
         (" How many?\nAnswer: He has some.", "no answer stated"),
-        (" One?\nAnswer: The answer is 1.\nQuestion: Two?", "more than one sub-question"),
+        (" One?\nAnswer: The answer is 1.\nQuestion: Two?", "goes on after its answer"),
+        (" One?\nAnswer: The answer is 1.\n\nWell done!", "goes on after its answer"),
         (f" {OVERALL} How many?\nAnswer: I cannot say.", "no answer stated"),
     ],
 )

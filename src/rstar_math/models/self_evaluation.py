@@ -8,6 +8,8 @@ fit the model's context, or in whose judgements nothing can be read, gets 0 and 
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from statistics import fmean
 from typing import TypeVar
 
@@ -16,7 +18,8 @@ from rstar_math.meter import as_scoring, charge, rebilled
 from rstar_math.protocols import Completer
 from rstar_math.seeding import derive
 from rstar_math.steps.judging import (
-    STOPS,
+    CHECKED,
+    ONE_LINE,
     read_useful,
     read_verdict,
     useful_prompt,
@@ -32,14 +35,17 @@ class SelfEvaluator:
     """Values prefixes of code-augmented steps by the words "sure", "likely" and "impossible": the
     value prompt of Tree of Thoughts (Yao et al. 2023, arXiv:2305.10601, section 3).
 
-    A value is the mean of `samples` verdicts (paper: 3), drawn at `temperature` (their code: 0.7)
-    with at most `tokens` tokens each; a verdict of which none can be read is left out.
+    A value is the mean of `samples` verdicts (paper: 3), drawn at `temperature` (their code: 0.7);
+    samples in which none can be read are left out. With `check` the model looks at the steps in a
+    line of its own before each verdict, of some 25 tokens, as the paper's does; without, it writes
+    the verdict alone, which is some ten times faster and less considered. A sample has at most
+    `tokens` tokens.
 
     Departures: the verdicts are worth 1, 0 and -1. Theirs are worth 20, 1 and 0.001, and are
-    summed, so that a single "sure" outweighs any number of "likely": that ranks the states of one
-    layer and no more. Values here lie in [-1, 1], the scale of answers that are wrong and right,
-    since they are also backed up and compared with those. A few words of checking take the place
-    of the lookahead that their prompt for the game of 24 spells out.
+    summed, so that a single "sure" outweighs whatever the other samples say: that ranks the states
+    of one layer and no more. Values here lie in [-1, 1], the scale of answers that are wrong and right,
+    since they are also backed up and compared with those. The line of checking takes the place of
+    the lookahead that their prompt for the game of 24 spells out.
     """
 
     def __init__(
@@ -48,17 +54,21 @@ class SelfEvaluator:
         *,
         samples: int = 3,
         temperature: float = 0.7,
+        check: bool = True,
         tokens: int = 64,
         seed: int = 0,
     ) -> None:
-        self._ask = _Judge(completer, samples, temperature, tokens, seed)
+        stop = CHECKED if check else ONE_LINE
+        self._check = check
+        self._judge = _Judge(completer, samples, temperature, stop, tokens, seed)
 
     async def score(self, question: Question, prefixes: Sequence[Sequence[Step]]) -> list[float]:
         """See `protocols.Scorer`; all prefixes are asked about at once."""
 
         async def value(prefix: Sequence[Step]) -> float:
-            prompt = verdict_prompt(question, prefix)
-            verdicts = await self._ask.readings(question, prompt, read_verdict)
+            prompt = verdict_prompt(question, prefix, check=self._check)
+            texts = await self._judge.ask(question, prompt)
+            verdicts = _read(texts, partial(read_verdict, check=self._check))
             return fmean(verdicts) if verdicts else 0.0
 
         with rebilled(as_scoring):
@@ -91,7 +101,7 @@ class UsefulnessScorer:
         seed: int = 0,
     ) -> None:
         self._alpha = alpha
-        self._ask = _Judge(completer, samples, temperature, 4, seed)
+        self._judge = _Judge(completer, samples, temperature, ONE_LINE, 4, seed)
 
     async def score(self, question: Question, prefixes: Sequence[Sequence[Step]]) -> list[float]:
         """See `protocols.Scorer`; all prefixes are asked about at once. An empty prefix asks
@@ -101,7 +111,7 @@ class UsefulnessScorer:
             if not prefix:
                 return 0.0
             prompt = useful_prompt(question, prefix)
-            said = await self._ask.readings(question, prompt, read_useful)
+            said = _read(await self._judge.ask(question, prompt), read_useful)
             return 2.0 * self._reward(fmean(said), prefix[-1].confidence) - 1.0 if said else 0.0
 
         with rebilled(as_scoring):
@@ -114,35 +124,37 @@ class UsefulnessScorer:
         return float(useful**self._alpha * confidence ** (1.0 - self._alpha))
 
 
+@dataclass(frozen=True, slots=True)
 class _Judge:
-    """Asks a model for judgements."""
+    """A model, and how it is asked for judgements."""
 
-    def __init__(
-        self, completer: Completer, samples: int, temperature: float, tokens: int, seed: int
-    ) -> None:
-        self._completer = completer
-        self._samples = samples
-        self._temperature = temperature
-        self._tokens = tokens
-        self._seed = seed
+    completer: Completer
+    samples: int
+    temperature: float
+    stop: tuple[str, ...]
+    tokens: int
+    seed: int
 
-    async def readings(
-        self, question: Question, prompt: str, read: Callable[[str], T | None]
-    ) -> list[T]:
-        """What the samples say, without those that say nothing; none if the prompt is too long. A
-        judgement that was cut off after its word counts."""
+    async def ask(self, question: Question, prompt: str) -> list[str]:
+        """The samples' texts, also of those that were cut off, for the word may be in them; none
+        where the prompt does not fit the model's context."""
         try:
-            completions = await self._completer.complete(
+            completions = await self.completer.complete(
                 prompt,
-                n=self._samples,
-                stop=STOPS,
-                max_tokens=self._tokens,
-                temperature=self._temperature,
-                seed=derive(self._seed, question.id, prompt),
+                n=self.samples,
+                stop=self.stop,
+                max_tokens=self.tokens,
+                temperature=self.temperature,
+                seed=derive(self.seed, question.id, prompt),
             )
         except ContextExceeded:
-            completions = []
-        found = [word for c in completions if (word := read(c.text)) is not None]
-        if not found:
-            charge(Cost(unscored=1))
-        return found
+            return []
+        return [completion.text for completion in completions]
+
+
+def _read(texts: Sequence[str], read: Callable[[str], T | None]) -> list[T]:
+    """What the texts say, without those that say nothing; counted if none does."""
+    found = [said for text in texts if (said := read(text)) is not None]
+    if not found:
+        charge(Cost(unscored=1))
+    return found

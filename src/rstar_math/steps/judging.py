@@ -11,32 +11,36 @@ from rstar_math.steps.prompts import trained_prompt
 from rstar_math.steps.subquestions import asked
 from rstar_math.types import Question, Step
 
-STOPS = ("\n",)
-"""Stop strings of both prompts: a judgement is one line."""
+ONE_LINE = ("\n",)
+"""Stop strings of a judgement that is a word."""
+CHECKED = ("\n\n", "\nQuestion:")
+"""Stop strings of a verdict with a line of checking before it."""
 
+_VERDICT = "Verdict (sure, likely or impossible):"
 _WORTH = {"sure": 1.0, "likely": 0.0, "impossible": -1.0}
-_LABELLED = re.compile(r"\bverdict\W{1,4}(sure|likely|impossible)\b", re.IGNORECASE)
-_BARE = re.compile(r"\W*(sure|likely|impossible)\W*", re.IGNORECASE)
+_FOUND = re.compile(r"\bverdict\b[^:\n]{0,40}:\W*(sure|likely|impossible)\b", re.IGNORECASE)
+_CHECK = re.compile(r"^Check: .*\n", re.MULTILINE)
 _YES_NO = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
 
 
-def verdict_prompt(question: Question, prefix: Sequence[Step]) -> str:
+def verdict_prompt(question: Question, prefix: Sequence[Step], *, check: bool = True) -> str:
     """Judged solutions, then a prefix of code-augmented steps to be judged: the value prompt of
-    Tree of Thoughts (Yao et al. 2023, arXiv:2305.10601, section 3), which has the model look at
-    the state in a few words before its verdict."""
-    return f"{_text('judged.txt')}{trained_prompt(question)}{GRAMMAR.render(prefix)}Check:"
+    Tree of Thoughts (Yao et al. 2023, arXiv:2305.10601, section 3).
 
-
-def read_verdict(text: str) -> float | None:
-    """1 for "sure", 0 for "likely", -1 for "impossible"; None where the text says none clearly.
-
-    The word must follow "Verdict:" (the last one counts) or be all of the text: "not sure" and
-    "impossible to say" are no verdicts.
+    With `check` the model first looks at the steps in a line of its own, as the paper's does;
+    without, the verdict is all that it is asked for.
     """
-    found: list[str] = _LABELLED.findall(text)
-    if not found and (bare := _BARE.fullmatch(text)):
-        found = [bare[1]]
-    return _WORTH[found[-1].lower()] if found else None
+    examples, lead = _text("judged.txt"), "Check:"
+    if not check:
+        examples, lead = _CHECK.sub("", examples), _VERDICT
+    return f"{examples}{trained_prompt(question)}{GRAMMAR.render(prefix)}{lead}"
+
+
+def read_verdict(text: str, *, check: bool = True) -> float | None:
+    """1 for "sure", 0 for "likely", -1 for "impossible", of the first verdict that a text sampled
+    after `verdict_prompt` gives; None where it gives none clearly: "not sure" is no verdict."""
+    found = _FOUND.search(text if check else _VERDICT + text)
+    return _WORTH[found[1].lower()] if found else None
 
 
 def useful_prompt(question: Question, prefix: Sequence[Step]) -> str:

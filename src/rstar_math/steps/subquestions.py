@@ -26,8 +26,8 @@ KIND = "A3"
 """`Step.kind` of a sub-question with its answer."""
 OVERALL = "Now we can answer the question:"
 """How a sub-question begins that is the problem's own question."""
-STOPS = ("\nQuestion:", "\nProblem:")
-"""Stop strings to sample one sub-question and its answer with."""
+STOPS = ("\nQuestion:", "\n\n", "\nProblem:")
+"""Stop strings to sample one sub-question and its answer with; an empty line ends a problem."""
 
 _PAIR = re.compile(r"(?P<asked>[^\n]*\S)\s*\n\s*Answer:\s*(?P<answer>\S.*)", re.DOTALL)
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
@@ -62,7 +62,7 @@ def read_subquestion(question: Question, text: str, *, finished: bool) -> Sample
     if not prose:
         return Sample(None, "empty")
     if any(stop in prose for stop in STOPS):
-        return Sample(None, "more than one sub-question")
+        return Sample(None, "goes on after its answer")
     pair = _PAIR.fullmatch(prose)
     if pair is None:
         return Sample(None, "no sub-question with an answer")
