@@ -43,9 +43,9 @@ class SelfEvaluator:
 
     Departures: the verdicts are worth 1, 0 and -1. Theirs are worth 20, 1 and 0.001, and are
     summed, so that a single "sure" outweighs whatever the other samples say: that ranks the states
-    of one layer and no more. Values here lie in [-1, 1], the scale of answers that are wrong and right,
-    since they are also backed up and compared with those. The line of checking takes the place of
-    the lookahead that their prompt for the game of 24 spells out.
+    of one layer and no more. Values here lie in [-1, 1], the scale of answers that are wrong and
+    right, since they are also backed up and compared with those. The line of checking takes the
+    place of the lookahead that their prompt for the game of 24 spells out.
     """
 
     def __init__(
