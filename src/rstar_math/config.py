@@ -77,9 +77,10 @@ class SearchConfig(Section):
     """Most steps of a path (paper: 16)."""
     c: float = Field(2.0, ge=0)
     """Weight of exploration in UCT (rStar-Math's code: 2)."""
-    selection: Literal["uct", "uct-zero", "puct"] = "uct"
+    selection: Literal["auto", "uct", "uct-zero", "puct"] = "auto"
     """Which child to walk to: by UCT with unvisited children first (standard), by UCT with those
-    valued 0 (rStar-Math's code), or by PUCT (AlphaZero) with the share of samples as prior."""
+    valued 0 (rStar-Math's code), or by PUCT (AlphaZero) with the share of samples as prior; "auto"
+    is UCT where a scorer or verifier gives values, and PUCT where there are none to go by."""
     backup: Literal["ends", "all"] = "ends"
     """Whose values go up to the root: those of answers alone (rStar-Math), or the scores of all new
     nodes too (as in AlphaZero and AlphaMath), which learns sooner from a scorer."""

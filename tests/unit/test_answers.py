@@ -2,7 +2,10 @@
 
 import asyncio
 
+import pytest
+
 from rstar_math.search import Choice, Tree, ballots, majority
+from rstar_math.search.stopping import unseen
 from rstar_math.types import Question, Step
 from tests.unit.toy import same_text
 
@@ -27,15 +30,33 @@ def test_no_answer_is_no_choice() -> None:
     assert chosen(tree).answer is None
 
 
-def test_a_program_has_one_vote_however_its_answer_is_worded() -> None:
+def test_a_path_votes_with_the_probability_that_the_policy_writes_it() -> None:
     tree = Tree(Question("q", "?"))
-    program(tree, ("7", 1), ("7", 1), ("7", 1), ("7", 1))
-    program(tree, ("9", 8))
-    program(tree, ("9", 3), ("7", 1))
+    likely = tree.add(0, Step(code="a\n"), copies=6)
+    rare = tree.add(0, Step(code="b\n"), copies=1)
+    tree.add(0, Step(code="1/0\n"), copies=1)
+    tree.add(likely, Step(prose="It is 9", kind="answer", answer="9"), copies=2)
+    tree.add(likely, Step(prose="So it is 9", kind="answer", answer="9"), copies=1)
+    tree.add(likely, Step(prose="or 8", kind="answer", answer="8"), copies=1)
+    for wording in range(5):
+        tree.add(rare, Step(prose=f"{wording}: 7", kind="answer", answer="7"))
+    for node in tree:
+        node.expanded, node.closed = bool(node.children), node.answered
     choice = chosen(tree)
     assert choice.answer == "9"
-    assert choice.votes == {"9": 1.75, "7": 1.25}
-    assert choice.share == 1.75 / 3
+    assert choice.votes == pytest.approx({"9": 6 / 8 * 3 / 4, "8": 6 / 8 / 4, "7": 1 / 8})
+    assert choice.share == pytest.approx(9 / 14)
+    assert unseen(tree) == pytest.approx(1 / 8)
+
+
+def test_each_run_of_a_tree_weighs_one() -> None:
+    tree = Tree(Question("q", "?"))
+    for answers in (["1"], ["2", "3", "4"]):
+        run = Tree(tree.question)
+        for answer in answers:
+            run.add(0, Step(prose=f"It is {answer}", kind="answer", answer=answer))
+        tree.graft(run)
+    assert chosen(tree).votes == pytest.approx({"1": 1.0, "2": 1 / 3, "3": 1 / 3, "4": 1 / 3})
 
 
 def test_equal_votes_go_to_the_first_found() -> None:

@@ -28,6 +28,7 @@ BOTH = Parts(WORLD.policy, WORLD.executor, WORLD.scorer(), WORLD.verifier(PROBLE
 
 CASES: dict[str, tuple[str, Parts, dict[str, Any]]] = {
     "mcts": ("mcts@6", PLAIN, {}),
+    "mcts-uct": ("mcts@6", PLAIN, {"selection": "uct"}),
     "mcts-guided": ("mcts@6", GUIDED, {}),
     "mcts-scored": ("mcts@6", SCORED, {}),
     "mcts-scored-guided": ("mcts@6", BOTH, {}),

@@ -6,10 +6,9 @@ else: it works for a tree, a set of chains or several searches alike, and sees n
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 
 from rstar_math.protocols import Grouper
-from rstar_math.search.tree import Tree
+from rstar_math.search.tree import ROOT, Node, Tree
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +18,8 @@ class Ballot:
     answer: str
     node: int
     """The path's end in its tree."""
-    weight: Fraction = Fraction(1)
-    """Its share of its program's vote, in (0, 1]."""
+    weight: float = 1.0
+    """What its vote counts, in (0, 1]."""
     value: float | None = None
     """The scorer's value of the whole path, else its Q, in [-1, 1]."""
     run: int = 0
@@ -50,24 +49,32 @@ Rule = Callable[[Sequence[Ballot], Grouper], Awaitable[Choice]]
 def ballots(tree: Tree) -> list[Ballot]:
     """A tree's answers, in order of creation.
 
-    Every program that was run to an answer has one vote: where several readings of its output
-    were sampled, they share it by how often each was drawn. (Without that, one program whose
-    answer can be worded in eight ways would outvote seven others.)
+    A path's weight is how likely the policy is to write it, as far as was seen: the product, over
+    its steps, of the share of its node's samples that were this step. So the votes of a tree
+    estimate what infinitely many chains would vote, and an answer does not win by being worded in
+    many ways or by lying where the search happened to look. A chain, and every run as a whole,
+    weighs 1.
     """
-    ends = tree.answers()
-    copies: dict[tuple[int, int], int] = {}
-    for end in ends:
-        program = _program(tree, end)
-        copies[program] = copies.get(program, 0) + tree.nodes[end].copies
+    mass = masses(tree)
     found: list[Ballot] = []
-    for end in ends:
+    for end in tree.answers():
         node = tree.nodes[end]
         assert node.step is not None
         assert node.step.answer is not None
-        weight = Fraction(node.copies, copies[_program(tree, end)])
         value = node.q if node.score is None else node.score
-        found.append(Ballot(node.step.answer, end, weight, value, node.run))
+        found.append(Ballot(node.step.answer, end, mass[end], value, node.run))
     return found
+
+
+def masses(tree: Tree) -> list[float]:
+    """For each node, the probability in [0, 1] that the policy goes there, as far as was seen."""
+    drawn: dict[tuple[int, int], int] = {}
+    for node in tree.nodes[1:]:
+        drawn[_siblings(node)] = drawn.get(_siblings(node), 0) + node.copies
+    mass = [1.0]
+    for node in tree.nodes[1:]:
+        mass.append(mass[node.parent] * node.copies / drawn[_siblings(node)])
+    return mass
 
 
 async def majority(cast: Sequence[Ballot], group: Grouper) -> Choice:
@@ -79,7 +86,7 @@ async def majority(cast: Sequence[Ballot], group: Grouper) -> Choice:
 async def weighted(cast: Sequence[Ballot], group: Grouper) -> Choice:
     """The answer with the highest sum of (1 + value) / 2 over its votes (weighted best-of-N, Li
     et al., arXiv:2206.02336); a path without a value counts as one of value 0."""
-    return await _elect(cast, group, lambda b: b.weight * Fraction(1 + (b.value or 0.0)) / 2)
+    return await _elect(cast, group, lambda b: b.weight * (1 + (b.value or 0.0)) / 2)
 
 
 async def best(cast: Sequence[Ballot], group: Grouper) -> Choice:
@@ -97,7 +104,7 @@ async def top_of_runs(cast: Sequence[Ballot], group: Grouper, *, keep: int = 4) 
         if ballot.run not in firsts or _value(ballot) > _value(firsts[ballot.run]):
             firsts[ballot.run] = ballot
     kept = sorted(firsts.values(), key=lambda ballot: -_value(ballot))[:keep]
-    whole = [Ballot(b.answer, b.node, Fraction(1), b.value, b.run) for b in kept]
+    whole = [Ballot(b.answer, b.node, 1.0, b.value, b.run) for b in kept]
     return await majority(whole, group)
 
 
@@ -108,7 +115,7 @@ RULES: Mapping[str, Rule] = {"majority": majority, "weighted": weighted, "best":
 async def _elect(
     cast: Sequence[Ballot],
     group: Grouper,
-    vote: Callable[[Ballot], Fraction],
+    vote: Callable[[Ballot], float],
     *,
     by_value: bool = False,
 ) -> Choice:
@@ -116,22 +123,21 @@ async def _elect(
     if not cast:
         return NO_CHOICE
     groups = await group([ballot.answer for ballot in cast])
-    votes: dict[int, Fraction] = {}
+    votes: dict[int, float] = {}
     shown: dict[int, Ballot] = {}
     for ballot, member in zip(cast, groups, strict=True):
-        votes[member] = votes.get(member, Fraction(0)) + vote(ballot)
+        votes[member] = votes.get(member, 0.0) + vote(ballot)
         if member not in shown or _value(ballot) > _value(shown[member]):
             shown[member] = ballot
     value = {g: _value(shown[g]) if by_value else 0.0 for g in votes}
-    leader = max(votes, key=lambda g: (value[g], votes[g]))
+    leader = max(votes, key=lambda g: (value[g], round(votes[g], 12)))
     total = sum(votes.values())
     return Choice(
         answer=shown[leader].answer,
         node=shown[leader].node,
-        share=float(votes[leader] / total) if total else 0.0,
+        share=votes[leader] / total if total else 0.0,
         votes={
-            cast[groups.index(g)].answer: float(votes[g])
-            for g in sorted(votes, key=lambda g: -votes[g])
+            cast[groups.index(g)].answer: votes[g] for g in sorted(votes, key=lambda g: -votes[g])
         },
     )
 
@@ -141,7 +147,7 @@ def _value(ballot: Ballot) -> float:
     return -2.0 if ballot.value is None else ballot.value
 
 
-def _program(tree: Tree, end: int) -> tuple[int, int]:
-    """What tells programs apart: the node before the answer; at the root, the run too."""
-    node = tree.nodes[end]
-    return node.parent, node.run if node.parent == 0 else 0
+def _siblings(node: Node) -> tuple[int, int]:
+    """What a node and those sampled beside it have in common: the parent; below the root of a tree
+    that holds several searches, the search too."""
+    return node.parent, node.run if node.parent == ROOT else 0

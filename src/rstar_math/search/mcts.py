@@ -18,7 +18,7 @@ from rstar_math.config import SearchConfig
 from rstar_math.protocols import Executor, Policy, Scorer, Verifier
 from rstar_math.search.expansion import Expansion, Parts, attach, expansion
 from rstar_math.search.selection import RULES, Child
-from rstar_math.search.stopping import Enough, on_the_bill_of, spare
+from rstar_math.search.stopping import Enough, on_the_bill_of, spare, unseen
 from rstar_math.search.tree import ROOT, Tree
 from rstar_math.seeding import derive
 
@@ -71,6 +71,9 @@ class _Search:
     """One call of `grow`: the walks in flight and the expansions they wait for."""
 
     def __init__(self, tree: Tree, parts: Parts, config: SearchConfig) -> None:
+        if config.selection == "auto":
+            valued = parts.scorer is not None or parts.verifier is not None
+            config = config.model_copy(update={"selection": "uct" if valued else "puct"})
         self.tree, self.parts, self.config = tree, parts, config
         self.stopping = False
         self.started = 0
@@ -149,12 +152,11 @@ class _Search:
         self.done += 1
 
     async def settled(self, enough: Enough) -> bool:
-        """Whether the search may stop. Each expansion adds at most one vote, and the rollouts to
-        come expand at most `depth` nodes each."""
+        """Whether the search may stop."""
         if self.stopping or self.done == self.config.rollouts:
             return False
         left = self.config.rollouts - self.done
-        if not await enough(self.tree, left * self.config.depth):
+        if not await enough(self.tree, unseen(self.tree)):
             return False
         spare(self.tree, left, self.config.tokens, done=self.done, spent=self.tokens)
         return True

@@ -11,8 +11,8 @@ from time import monotonic
 
 from rstar_math.meter import metering
 from rstar_math.protocols import Grouper
-from rstar_math.search.answers import ballots, majority
-from rstar_math.search.tree import Tree
+from rstar_math.search.answers import Ballot, ballots, majority, masses
+from rstar_math.search.tree import ROOT, Tree
 
 Enough = Callable[[Tree, float], Awaitable[bool]]
 """Asked as a search goes on whether it may stop; the number is the most votes that the rest of its
@@ -22,20 +22,38 @@ budget can add."""
 def settled(group: Grouper, sure: float) -> Enough:
     """Stop when the leading answer is settled: when no vote to come can change it, or, with
     `sure` < 1, when `confidence` reaches it. Writes the reason to the tree."""
-    seen: tuple[int, list[float]] = (0, [])
 
     async def enough(tree: Tree, more: float) -> bool:
-        nonlocal seen
         cast = ballots(tree)
-        if len(cast) != seen[0]:
-            seen = len(cast), [*(await majority(cast, group)).votes.values()]
-        if decided(seen[1], more):
+        votes = [*(await majority(cast, group)).votes.values()]
+        if decided(votes, more):
             tree.stopped = "decided"
-        elif sure < 1 and confidence(seen[1]) >= sure:
-            tree.stopped = "confident"
+        elif sure < 1:
+            each = _effective(tree, cast) / (sum(votes) or 1.0)
+            if confidence([vote * each for vote in votes]) >= sure:
+                tree.stopped = "confident"
         return tree.stopped is not None
 
     return enough
+
+
+def unseen(tree: Tree) -> float:
+    """The most votes that going on with a tree can add: the probability, in [0, 1], that the
+    policy goes where the search has not been."""
+    mass = masses(tree)
+    return sum(mass[i] for i, node in enumerate(tree) if not node.expanded and not node.closed)
+
+
+def _effective(tree: Tree, cast: Sequence[Ballot]) -> float:
+    """How many equal votes say as much as these: (sum w)^2 / sum w^2 over the programs (Kish 1965);
+    readings of one program's output are one."""
+    programs: dict[int, float] = {}
+    for ballot in cast:
+        parent = tree.nodes[ballot.node].parent
+        program = parent if parent != ROOT else -ballot.node
+        programs[program] = programs.get(program, 0.0) + ballot.weight
+    squares = sum(weight * weight for weight in programs.values())
+    return sum(programs.values()) ** 2 / squares if squares else 0.0
 
 
 def decided(votes: Sequence[float], more: float) -> bool:
