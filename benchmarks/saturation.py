@@ -1,19 +1,20 @@
 """How well searches keep a model server busy, against a lock-step scheduler, in one run.
 
-    python benchmarks/saturation.py [--json] [--trees 64] [--rollouts 8] [--slots 128] [--scale 0.25]
+    python benchmarks/saturation.py [--json] [--trees 64] [--rollouts 8] [--slots 128]
+                                    [--in-flight 1] [--scale 0.25]
 
 Trees are grown by the project's own search over HTTP (`connect`, `StepPolicy` and the grammar)
 against a fake server with continuous batching in a process of its own: 8 ms a token, 20 ms of
 prefill, steps of log-normal length (median 40 tokens, sigma 0.8, at most 512), paths of 4 to 8
 steps, K = 8. With 64 trees 512 samples are in flight for 128 slots. Scoring takes 20 ms a call
-and ordinary code about 10 ms (log-normal), each however many are under way; in the second setting 1 %
-of the code steps run into a limit of 5 s. All these times are multiplied by --scale, so that
+and ordinary code about 10 ms (log-normal), each however many are under way; in the second setting
+1 % of the code steps run into a limit of 5 s. All these times are multiplied by --scale, so that
 the whole takes minutes; the smaller it is, the more the client's own processor time counts (at
 0.25 it is well below one core). A busy machine makes both schedulers slower, ours more.
 
-The lock-step scheduler (saturation_lockstep.py) is the scheme of the public rStar-Math code with the
-same search, samples, scores and runs; its barriers wait only for each other, its code runs and
-scores all at once. The last line with --json is one object of named figures:
+The lock-step scheduler (saturation_lockstep.py) is the scheme of the public rStar-Math code with
+the same search, samples, scores and runs; its barriers wait only for each other, its code runs
+and scores all at once. The last line with --json is one object of named figures:
 
     wall_over_ideal             wall time over (slot-seconds used / slots); 1 is a server never idle
     wall_over_ideal_slow_code   the same with slow code
