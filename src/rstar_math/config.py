@@ -65,18 +65,35 @@ class SearchConfig(Section):
 
     rollouts: int = Field(16, ge=1)
     """Walks from the root to an end (paper: 16; bootstrap round 8)."""
+    tokens: int | None = Field(None, ge=1)
+    """Budget of sampled tokens for one problem, the same for every strategy: runs are repeated
+    until it is spent; by default a strategy has its own size."""
+    confidence: float | None = Field(None, gt=0.5, le=1)
+    """Stop early when a majority is settled: at 1 when no vote to come can change it, below 1 when
+    it is this sure by the votes so far; by default never."""
     candidates: int = Field(8, ge=1)
     """Next steps sampled at a node, K (paper: 8; bootstrap round 5, test time 32)."""
     depth: int = Field(16, ge=1)
     """Most steps of a path (paper: 16)."""
     c: float = Field(2.0, ge=0)
     """Weight of exploration in UCT (rStar-Math's code: 2)."""
-    unvisited: Literal["first", "zero"] = "first"
-    """Unvisited children: tried first (standard UCT), or valued 0 without a bonus (rStar-Math's
-    code)."""
+    selection: Literal["uct", "uct-zero", "puct"] = "uct"
+    """Which child to walk to: by UCT with unvisited children first (standard), by UCT with those
+    valued 0 (rStar-Math's code), or by PUCT (AlphaZero) with the share of samples as prior."""
+    in_flight: int = Field(1, ge=1, le=1024)
+    """Rollouts in flight at once in one tree, kept apart by virtual loss; 1 is the papers' search.
+    More keep the model busier and give a slightly different tree, the same at any speed."""
     code_errors: int = Field(1, ge=1)
     """Failed steps in a row that end a path (rStar-Math's code: 2 in the bootstrap round, else
     1)."""
+    scorer: Literal["none", "self"] = "none"
+    """What values steps: nothing, or the model's own judgement (as in Tree of Thoughts)."""
+    answer: Literal["majority", "weighted", "best", "top-of-runs"] | None = None
+    """How the answer is chosen: by votes, by votes weighted with values, by the highest value, or
+    as in the paper by the best of each run and a majority of the top `keep`; by default as suits
+    the strategy."""
+    keep: int = Field(4, ge=1)
+    """Runs whose best paths vote in "top-of-runs" (rStar-Math's code: 4)."""
     trees: int | None = Field(None, ge=1)
     """Problems in flight at once; by default as many as keep the model busy."""
     seed: int = 0

@@ -11,12 +11,13 @@ from rstar_math.config import Config, load_config
 from rstar_math.errors import ConfigError, InputError, RstarError
 from rstar_math.foreign import encodable
 from rstar_math.models import StepPolicy, connect
-from rstar_math.protocols import Executor, Grouper, Policy, Verifier
-from rstar_math.search import Choice, Tree, grow, majority, sample_chains
+from rstar_math.protocols import Executor, Grouper, Policy, Scorer, Verifier
+from rstar_math.search import Choice, Parts, Tree, pursue
 from rstar_math.search.strategy import Strategy
 from rstar_math.types import Problem, Question, Verdict
 
 MCTS = Strategy("mcts")
+_CHAINS = ("greedy", "sc", "bon")
 OnProgress = Callable[[Tree], None]
 
 
@@ -49,9 +50,11 @@ class Solver:
         *,
         policy: Policy | None = None,
         executor: Executor | None = None,
+        scorer: Scorer | None = None,
     ) -> None:
         self.config = config or Config()
         self._given = (policy, executor)
+        self._scorer = scorer
         self.model_name: str | None = None
         """The model's name as its server gives it; None for a policy of one's own."""
         self._stack = AsyncExitStack()
@@ -129,28 +132,23 @@ class Solver:
         where the model cannot be asked; the tree then holds what was found.
         """
         tree = tree or Tree(question)
-        search = self.config.search
-        if strategy.kind == "mcts":
-            if strategy.n is not None:
-                search = search.model_copy(update={"rollouts": strategy.n})
-            await grow(
-                tree,
-                policy=self._policy,
-                executor=self._executor,
-                verifier=verifier,
-                config=search,
-                on_rollout=on_progress,
-            )
-        else:
-            await sample_chains(
-                tree,
-                strategy.n or 1,
-                policy=self._greedy if strategy.kind == "greedy" else self._policy,
-                executor=self._executor,
-                depth=search.depth,
-                seed=search.seed,
-            )
-        return Solution(question, tree, await majority(tree, self.group))
+        choice = await pursue(
+            tree,
+            strategy,
+            self._parts(strategy, verifier),
+            self.config.search,
+            group=self.group,
+            on_rollout=on_progress,
+        )
+        return Solution(question, tree, choice)
+
+    def _parts(self, strategy: Strategy, verifier: Verifier | None) -> Parts:
+        """What a strategy searches with."""
+        policy = self._greedy if strategy.kind == "greedy" else self._policy
+        scorer = None if strategy.kind in ("greedy", "sc") else self._scorer
+        if strategy.kind in _CHAINS:
+            verifier = None
+        return Parts(policy, self._executor, scorer, verifier)
 
     async def map(
         self, problems: Iterable[Problem], strategy: Strategy = MCTS, *, guided: bool = False
@@ -198,12 +196,16 @@ class Solver:
             await asyncio.gather(*running, return_exceptions=True)
 
     def _in_flight(self, strategy: Strategy) -> int:
-        """Searches that keep the model busy: its concurrency over the samples of one request,
-        twice."""
-        if self.config.search.trees is not None:
-            return self.config.search.trees
-        width = {"greedy": 1, "sc": strategy.n or 1, "mcts": self.config.search.candidates}
-        return max(2, 2 * self.config.model.concurrency // width[strategy.kind])
+        """Searches that keep the model busy: its concurrency over the samples that one search has
+        in flight, twice."""
+        search = self.config.search
+        if search.trees is not None:
+            return search.trees
+        if strategy.kind in _CHAINS:
+            width = 1 if strategy.kind == "greedy" else strategy.n or 1
+        else:
+            width = search.candidates * search.in_flight
+        return max(2, 2 * self.config.model.concurrency // width)
 
 
 def solve(

@@ -2,13 +2,13 @@
 
 import asyncio
 
-from rstar_math.search import Choice, Tree, majority
+from rstar_math.search import Choice, Tree, ballots, majority
 from rstar_math.types import Question, Step
 from tests.unit.toy import same_text
 
 
 def chosen(tree: Tree) -> Choice:
-    return asyncio.run(majority(tree, same_text))
+    return asyncio.run(majority(ballots(tree), same_text))
 
 
 def program(tree: Tree, *answers: tuple[str, int]) -> list[int]:

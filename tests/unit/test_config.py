@@ -37,7 +37,7 @@ def test_every_preset_loads() -> None:
         ("model.rollouts=3", "the nearest is search.rollouts"),
         ("search.zzz=3", "search has rollouts"),
         ("search.rollouts=0", "search.rollouts = 0 will not do"),
-        ("search.unvisited=last", "'first' or 'zero'"),
+        ("search.selection=last", "'uct', 'uct-zero' or 'puct'"),
         ("rollouts=3", "not section.key=value"),
         ("search.rollouts", "not section.key=value"),
     ],

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from rstar_math.config import SearchConfig
 from rstar_math.errors import ContextExceeded, ModelError, ModelUnreachable
 from rstar_math.protocols import Policy, Scorer, Verifier
-from rstar_math.search import ROOT, Tree, grow, sample_chains, to_record
-from rstar_math.search.selection import uct, uct_zero
+from rstar_math.search import ROOT, Parts, Tree, grow, sample_chains, to_record
+from rstar_math.search.selection import Child, puct, uct, uct_zero
 from rstar_math.testing import ScriptedPolicy
 from rstar_math.types import Question, Step, Verdict
 from tests.unit.toy import QUESTION, DirectExecutor, Equals, script
@@ -181,14 +181,17 @@ def test_a_scorer_gives_first_values_and_ends() -> None:
 
 
 def test_selection_formulas_by_hand() -> None:
-    assert uct(0.5, 4, 16, 2.0) == pytest.approx(0.5 + 2 * (2.772588722 / 4) ** 0.5)
-    assert uct(None, 0, 16, 2.0) == float("inf")
-    assert uct_zero(None, 0, 16, 2.0) == 0.0
-    assert uct_zero(0.5, 4, 16, 2.0) == uct(0.5, 4, 16, 2.0)
+    seen, fresh = Child(0.5, 4, 0.25), Child(None, 0, 0.25)
+    assert uct(seen, 16, 2.0) == pytest.approx(0.5 + 2 * (2.772588722 / 4) ** 0.5)
+    assert uct(fresh, 16, 2.0) == float("inf")
+    assert uct_zero(fresh, 16, 2.0) == 0.0
+    assert uct_zero(seen, 16, 2.0) == uct(seen, 16, 2.0)
+    assert puct(seen, 16, 2.0) == pytest.approx(0.5 + 2 * 0.25 * 4 / 5)
+    assert puct(fresh, 16, 2.0) == pytest.approx(2 * 0.25 * 4)
 
 
 def test_the_references_rule_stays_on_its_first_path() -> None:
-    config = SearchConfig(rollouts=3, candidates=4, unvisited="zero")
+    config = SearchConfig(rollouts=3, candidates=4, selection="uct-zero")
     tree = grown(config)
     children = [tree.nodes[child] for child in tree.nodes[ROOT].children]
     assert len(children) > 2
@@ -274,7 +277,9 @@ def test_chains_finished_before_an_error_are_kept() -> None:
     tree, policy = Tree(QUESTION), Dying()
     with pytest.raises(ModelUnreachable):
         asyncio.run(
-            sample_chains(tree, 3, policy=policy, executor=DirectExecutor(), depth=4, seed=0)
+            sample_chains(
+                tree, 3, parts=Parts(policy, DirectExecutor()), config=SearchConfig(depth=4)
+            )
         )
     assert (len(tree.answers()), tree.rollouts) == (1, 1)
     assert policy.calls <= 3

@@ -3,20 +3,32 @@
 Takes functions, not models: nothing in here imports HTTP, torch or a prompt.
 """
 
-from rstar_math.search.answers import Choice, majority
+from rstar_math.search.answers import Ballot, Choice, ballots, best, majority, top_of_runs, weighted
+from rstar_math.search.beam import beam, best_first
+from rstar_math.search.expansion import Parts
 from rstar_math.search.mcts import grow
+from rstar_math.search.pursue import pursue
 from rstar_math.search.record import from_record, to_record
 from rstar_math.search.sampling import sample_chains
 from rstar_math.search.tree import ROOT, Node, Tree
 
 __all__ = [
     "ROOT",
+    "Ballot",
     "Choice",
     "Node",
+    "Parts",
     "Tree",
+    "ballots",
+    "beam",
+    "best",
+    "best_first",
     "from_record",
     "grow",
     "majority",
+    "pursue",
     "sample_chains",
     "to_record",
+    "top_of_runs",
+    "weighted",
 ]

@@ -2,36 +2,27 @@
 
 A rollout is one walk from the root that expands one layer per depth until nothing is left to go
 on with; there is no separate simulation phase. Values come from the paths' ends.
+
+Several rollouts may be in flight at once. Each takes up its walk again in the order in which the
+walks got to wait, never in the order in which answers arrive: the tree depends on the answers and
+on how many walks are in flight, and on no clock.
 """
 
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
-from time import monotonic
+import asyncio
+from collections import Counter, deque
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
 
 from rstar_math.config import SearchConfig
-from rstar_math.errors import ContextExceeded, ModelError
-from rstar_math.meter import metering
 from rstar_math.protocols import Executor, Policy, Scorer, Verifier
-from rstar_math.search.running import executed
-from rstar_math.search.selection import uct, uct_zero
-from rstar_math.search.tree import ROOT, Node, Tree
+from rstar_math.search.expansion import Expansion, Parts, attach, expansion
+from rstar_math.search.selection import RULES, Child
+from rstar_math.search.stopping import Enough, on_the_bill_of, spare
+from rstar_math.search.tree import ROOT, Tree
 from rstar_math.seeding import derive
-from rstar_math.tasks import together
-from rstar_math.types import Question, Step, Verdict
 
-_RULES = {"first": uct, "zero": uct_zero}
-_REWARD = {Verdict.RIGHT: 1.0, Verdict.WRONG: -1.0}
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What a search works with."""
-
-    policy: Policy
-    executor: Executor
-    scorer: Scorer | None = None
-    verifier: Verifier | None = None
+OnRollout = Callable[[Tree], None]
 
 
 async def grow(
@@ -42,144 +33,164 @@ async def grow(
     scorer: Scorer | None = None,
     verifier: Verifier | None = None,
     config: SearchConfig,
-    on_rollout: Callable[[Tree], None] | None = None,
+    on_rollout: OnRollout | None = None,
+    enough: Enough | None = None,
 ) -> None:
     """Add `config.rollouts` rollouts to a tree, new or loaded; fewer where nothing is left to
-    explore.
+    explore, `config.tokens` are sampled, or `enough` says so.
 
     With a verifier a path's end is worth +1 (right) or -1 (wrong), the terminal-guided values of
     the paper's first rounds; a verifier is for making training data, never for evaluation.
-    Without one it is worth its score, or 0 where there is no scorer. A `ModelError` leaves the
-    tree valid and as far as it got, and so does cancellation.
+    Without one it is worth its score, else the share of votes behind it, else 0. With a scorer a
+    new node starts with its score as first value (PPM-augmented, the paper's later rounds). A
+    `ModelError` leaves the tree valid and as far as it got, and so does cancellation.
     """
-    parts = Parts(policy, executor, scorer, verifier)
-    started = monotonic()
-    with metering(tree.cost):
+    search = _Search(tree, Parts(policy, executor, scorer, verifier), config)
+    with on_the_bill_of(tree):
         try:
-            for _ in range(config.rollouts):
-                if tree.nodes[ROOT].closed:
-                    break
-                await _rollout(tree, parts, config)
-                tree.rollouts += 1
-                if on_rollout is not None:
-                    on_rollout(tree)
+            while (walk := search.next_walk()) is not None:
+                await search.go_on(walk)
+                if walk.done:
+                    if on_rollout is not None:
+                        on_rollout(tree)
+                    if enough is not None and await search.settled(enough):
+                        break
         finally:
-            tree.cost.seconds += monotonic() - started
+            await search.abandon()
 
 
-async def _rollout(tree: Tree, parts: Parts, config: SearchConfig) -> None:
-    """Walk from the root to where nothing is left to go on with, expanding on the way."""
-    index = ROOT
-    while not tree.nodes[index].closed:
-        if not tree.nodes[index].expanded:
-            await _expand(tree, index, parts, config)
-        tree.nodes[index].walks += 1
-        open_children = [c for c in tree.nodes[index].children if not tree.nodes[c].closed]
-        if not open_children:
-            return
-        index = select(tree, index, open_children, config)
+@dataclass(slots=True, eq=False)
+class _Walk:
+    """A rollout under way: the nodes it went through, the last of which it may be waiting at."""
+
+    path: list[int] = field(default_factory=lambda: [ROOT])
+    done: bool = False
 
 
-def select(tree: Tree, index: int, children: list[int], config: SearchConfig) -> int:
-    """The child with the highest UCT; of equal ones the first.
+class _Search:
+    """One call of `grow`: the walks in flight and the expansions they wait for."""
+
+    def __init__(self, tree: Tree, parts: Parts, config: SearchConfig) -> None:
+        self.tree, self.parts, self.config = tree, parts, config
+        self.stopping = False
+        self.started = 0
+        self.done = 0
+        self.tokens = 0
+        self.walks: deque[_Walk] = deque()
+        self.through: Counter[int] = Counter()
+        """Walks in flight through a node: what virtual loss is counted by."""
+        self.expansions: dict[int, asyncio.Task[Expansion]] = {}
+
+    def next_walk(self) -> _Walk | None:
+        """The walk whose turn it is, after new ones were sent out; None at the end."""
+        while (
+            len(self.walks) < self.config.in_flight
+            and self.started < self.config.rollouts
+            and not self.stopping
+            and not self.tree.nodes[ROOT].closed
+        ):
+            walk = _Walk()
+            self.started += 1
+            self.through[ROOT] += 1
+            self.descend(walk)
+            self.walks.append(walk)
+        return self.walks.popleft() if self.walks else None
+
+    async def go_on(self, walk: _Walk) -> None:
+        """Wait for the expansion that a walk stands before, and take the walk to the next one or
+        to its end."""
+        at = walk.path[-1]
+        if at in self.expansions:
+            found = await self.expansions[at]
+            del self.expansions[at]
+            attach(self.tree, at, found, self.config)
+            self.tokens += found.cost.sampled_tokens
+        if self.config.tokens is not None and self.tokens >= self.config.tokens:
+            self.stopping = True
+        if self.stopping:
+            self.leave(walk)
+        elif self.descend(walk):
+            self.walks.append(walk)
+        else:
+            self.finish(walk)
+
+    def descend(self, walk: _Walk) -> bool:
+        """Go down by the selection rule to a node that is not expanded, and have it expanded;
+        False where the walk has come to its end."""
+        index = walk.path[-1]
+        while not self.tree.nodes[index].closed:
+            if not self.tree.nodes[index].expanded:
+                if index not in self.expansions:
+                    self.expansions[index] = asyncio.create_task(self.expand(index))
+                return True
+            open_children = [
+                c for c in self.tree.nodes[index].children if not self.tree.nodes[c].closed
+            ]
+            if not open_children:
+                return False
+            index = select(self.tree, index, open_children, self.through, self.config)
+            self.through[index] += 1
+            walk.path.append(index)
+        return False
+
+    def expand(self, index: int) -> Coroutine[Any, Any, Expansion]:
+        """The expansion of a node; its seed depends on the tree alone."""
+        question, config = self.tree.question, self.config
+        seed = derive(config.seed, question.id, index)
+        return expansion(question, self.tree.prefix(index), self.parts, config.candidates, seed)
+
+    def finish(self, walk: _Walk) -> None:
+        """Count a walk where it went, also where it came to nothing that has a value."""
+        self.leave(walk)
+        walk.done = True
+        for index in walk.path:
+            self.tree.nodes[index].walks += 1
+        self.tree.rollouts += 1
+        self.done += 1
+
+    async def settled(self, enough: Enough) -> bool:
+        """Whether the search may stop. Each expansion adds at most one vote, and the rollouts to
+        come expand at most `depth` nodes each."""
+        if self.stopping or self.done == self.config.rollouts:
+            return False
+        left = self.config.rollouts - self.done
+        if not await enough(self.tree, left * self.config.depth):
+            return False
+        spare(self.tree, left, self.config.tokens, done=self.done, spent=self.tokens)
+        return True
+
+    def leave(self, walk: _Walk) -> None:
+        """Take a walk out of the count of those in flight."""
+        self.through.subtract(walk.path)
+
+    async def abandon(self) -> None:
+        """End the expansions that nothing waits for any more."""
+        for task in self.expansions.values():
+            task.cancel()
+        await asyncio.gather(*self.expansions.values(), return_exceptions=True)
+
+
+def select(
+    tree: Tree, index: int, children: list[int], through: Counter[int], config: SearchConfig
+) -> int:
+    """The child with the highest worth by `config.selection`; of equal ones the first.
 
     A child that was walked to and led to nothing that has a value counts as -1 here, so that the
-    search turns to its siblings; its Q stays unknown.
+    search turns to its siblings; its Q stays unknown. Every walk in flight through a child counts
+    as one more visit worth -1 (virtual loss; Chaslot et al. 2008), so that walks spread.
     """
-    rule = _RULES[config.unvisited]
-    total = max(tree.nodes[index].visits, tree.nodes[index].walks)
+    rule = RULES[config.selection]
+    parent = tree.nodes[index]
+    parent_visits = max(parent.visits, parent.walks) + through[index]
+    samples = sum(tree.nodes[child].copies for child in parent.children)
 
     def worth(child: int) -> float:
         node = tree.nodes[child]
-        q = -1.0 if node.q is None and node.walks else node.q
-        return rule(q, max(node.visits, node.walks), total, config.c)
+        flying = through[child]
+        visits = max(node.visits, node.walks)
+        q = node.q if node.q is not None else -1.0 if visits else None
+        if flying:
+            q = (visits * (q or 0.0) - flying) / (visits + flying)
+        return rule(Child(q, visits + flying, node.copies / samples), parent_visits, config.c)
 
     return max(children, key=worth)
-
-
-async def _expand(tree: Tree, index: int, parts: Parts, config: SearchConfig) -> None:
-    """Ask for next steps, drop repeated ones, run their code, score them and back up what ended.
-
-    Everything that can fail or be cancelled comes first; the tree changes at the end, at once.
-    """
-    prefix = tree.prefix(index)
-    seed = derive(config.seed, tree.question.id, index)
-    try:
-        samples = await parts.policy.propose(tree.question, prefix, config.candidates, seed=seed)
-    except ContextExceeded:
-        _give_up(tree, index, "context exceeded")
-        return
-    counts = Counter(samples)
-    steps = await together(executed(parts.executor, prefix, step) for step in counts)
-    scores = await _scores(tree.question, parts.scorer, [(*prefix, step) for step in steps])
-    verdicts = await together(_verdict(parts.verifier, step) for step in steps)
-    tree.nodes[index].expanded = True
-    if not steps:
-        _give_up(tree, index, "no next step")
-    children = [
-        tree.add(index, step, counts[plain]) for plain, step in zip(counts, steps, strict=True)
-    ]
-    for child, score, verdict in zip(children, scores, verdicts, strict=True):
-        tree.nodes[child].score, tree.nodes[child].verdict = score, verdict
-        _settle(tree, child, config, guided=parts.verifier is not None)
-
-
-async def _scores(
-    question: Question, scorer: Scorer | None, prefixes: list[tuple[Step, ...]]
-) -> list[float] | list[None]:
-    """The scorer's values, checked; None for each where there is no scorer."""
-    if scorer is None or not prefixes:
-        return [None] * len(prefixes)
-    scores = await scorer.score(question, prefixes)
-    for score in scores:
-        if not -1.0 <= score <= 1.0:
-            raise ModelError(f"The scorer gave {score}, and scores lie in [-1, 1]; correct it.")
-    return scores
-
-
-async def _verdict(verifier: Verifier | None, step: Step) -> Verdict | None:
-    """The verifier's word on the answer that a step states, if both are there."""
-    if verifier is None or step.answer is None:
-        return None
-    return await verifier.judge(step.answer)
-
-
-def _settle(tree: Tree, index: int, config: SearchConfig, *, guided: bool) -> None:
-    """Close a new node if its path ends there, and record its value if it has one."""
-    node = tree.nodes[index]
-    step = node.step
-    assert step is not None
-    if step.answer is not None:
-        value = _reward(node) if guided else node.score or 0.0
-        if value is not None:
-            tree.backup(index, value)
-        tree.close(index)
-    elif step.kind == "answer":
-        _give_up(tree, index, "no answer stated")
-    elif _failed_in_a_row(tree, index) >= config.code_errors:
-        _give_up(tree, index, "code failed")
-    elif node.depth >= config.depth:
-        _give_up(tree, index, "too deep")
-    elif node.score is not None:
-        node.visits, node.value_sum = 1, node.score
-
-
-def _reward(node: Node) -> float | None:
-    """+1 for a right end, -1 for a wrong one; None where the verifier cannot tell."""
-    return None if node.verdict is None else _REWARD.get(node.verdict)
-
-
-def _failed_in_a_row(tree: Tree, index: int) -> int:
-    """How many of a path's last steps failed, without a break."""
-    count = 0
-    for step in reversed(tree.prefix(index)):
-        if not step.failed:
-            break
-        count += 1
-    return count
-
-
-def _give_up(tree: Tree, index: int, reason: str) -> None:
-    """End a path without an answer. Its value stays unknown: only answers are backed up."""
-    tree.nodes[index].failure = reason
-    tree.close(index)

@@ -1,17 +1,95 @@
-"""Chains without search: greedy decoding and self-consistency, on the same tree type and through
-the same seams."""
+"""Chains without search: greedy decoding, self-consistency and best-of-N, on the same tree type
+and through the same seams."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from time import monotonic
+from math import inf
 
+from rstar_math.config import SearchConfig
 from rstar_math.errors import ContextExceeded
 from rstar_math.meter import metering
-from rstar_math.protocols import Executor, Policy
+from rstar_math.search.expansion import Parts, scored
 from rstar_math.search.running import executed
+from rstar_math.search.stopping import Enough, on_the_bill_of, spare
 from rstar_math.search.tree import ROOT, Tree
 from rstar_math.seeding import derive
 from rstar_math.tasks import together
-from rstar_math.types import Question, Step
+from rstar_math.types import Cost, Question, Step
+
+
+async def sample_chains(
+    tree: Tree, n: int | None, *, parts: Parts, config: SearchConfig, enough: Enough | None = None
+) -> None:
+    """Add `n` independent solutions to a tree, side by side below the root, equal ones kept apart,
+    each a run of its own; None for as many as `config.tokens` allow.
+
+    All are asked for at once; where a token budget or `enough` may end the sampling, in blocks of
+    at most `config.candidates` that are sized to what is left. A chain ends at its answer, at the
+    first step whose code fails, or at `config.depth` steps; with a scorer its end is scored. With
+    n = 1 and a policy at temperature 0 this is greedy decoding; a majority over n is
+    self-consistency (Wang et al., arXiv:2203.11171), the best by score best-of-N. Chains that were
+    finished before an error are kept. The tree is closed: there is nothing in it for `grow` to go
+    on with.
+    """
+    started, tokens = 0, 0
+    tree.nodes[ROOT].expanded = tree.nodes[ROOT].closed = True
+    with on_the_bill_of(tree):
+        while n is None or started < n:
+            size = _block(started, tokens, n, config, stoppable=enough is not None)
+            cost = await _sample_block(tree, started, size, parts, config)
+            started += size
+            tokens += cost.sampled_tokens
+            if config.tokens is not None and (tokens >= config.tokens or not cost.samples):
+                return
+            left = inf if n is None else n - started
+            if enough is not None and left and await enough(tree, left):
+                spare(tree, left, config.tokens, done=started, spent=tokens)
+                return
+
+
+def _block(
+    started: int, tokens: int, n: int | None, config: SearchConfig, *, stoppable: bool
+) -> int:
+    """Chains to ask for next."""
+    left = config.candidates if n is None else n - started
+    if config.tokens is not None:
+        if not started:
+            return 1
+        each = max(1, tokens // started)
+        return max(1, min(left, config.candidates, (config.tokens - tokens) // each))
+    return min(left, config.candidates) if stoppable else left
+
+
+async def _sample_block(
+    tree: Tree, start: int, size: int, parts: Parts, config: SearchConfig
+) -> Cost:
+    """Add the chains `start` to `start + size` to a tree; what they cost."""
+    question = tree.question
+    ended: list[_Chain | None] = []
+
+    async def chain(at: int, first: Step) -> None:
+        seed = derive(config.seed, question.id, start + at)
+        ended[at] = await _follow(_How(question, parts, config.depth), first, seed)
+
+    with metering() as cost:
+        try:
+            seed = derive(config.seed, question.id, "chains", start)
+            firsts, failure = await _next(question, parts, (), size, seed)
+            if not firsts and not tree.nodes[ROOT].children:
+                tree.nodes[ROOT].failure = failure
+            ended.extend([None] * len(firsts))
+            await together(chain(at, first) for at, first in enumerate(firsts))
+        finally:
+            ends = [
+                _graft(tree, whole, start + at)
+                for at, whole in enumerate(ended)
+                if whole is not None
+            ]
+        ends = [end for end in ends if tree.nodes[end].answered]
+        scores = await scored(question, parts.scorer, [tree.prefix(end) for end in ends])
+        for end, score in zip(ends, scores, strict=True):
+            tree.nodes[end].score = score
+    return cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,41 +97,8 @@ class _How:
     """What every chain is made with."""
 
     question: Question
-    policy: Policy
-    executor: Executor
+    parts: Parts
     depth: int
-
-
-async def sample_chains(
-    tree: Tree, n: int, *, policy: Policy, executor: Executor, depth: int, seed: int
-) -> None:
-    """Add `n` independent solutions to a tree, side by side below the root, equal ones kept apart.
-
-    Chains that were finished before an error are kept, in the order of their first steps. A chain
-    ends at its answer, at the first step whose code fails, or at `depth` steps. With n = 1 and a
-    policy at temperature 0 this is greedy decoding; a majority over n is self-consistency (Wang et
-    al., arXiv:2203.11171). The tree is closed: there is nothing in it for `grow` to go on with.
-    """
-    how = _How(tree.question, policy, executor, depth)
-    started = monotonic()
-    ended: list[_Chain | None] = []
-    tree.nodes[ROOT].expanded = tree.nodes[ROOT].closed = True
-
-    async def chain(at: int, first: Step) -> None:
-        ended[at] = await _follow(how, first, derive(seed, tree.question.id, at))
-
-    with metering(tree.cost):
-        try:
-            firsts, failure = await _next(how, (), n, derive(seed, tree.question.id, "chains"))
-            tree.nodes[ROOT].failure = None if firsts else failure
-            ended.extend([None] * len(firsts))
-            await together(chain(at, first) for at, first in enumerate(firsts))
-        finally:
-            tree.cost.seconds += monotonic() - started
-            for whole in ended:
-                if whole is not None:
-                    _graft(tree, whole)
-                    tree.rollouts += 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,26 +114,31 @@ async def _follow(how: _How, first: Step, seed: int) -> _Chain:
     steps: list[Step] = []
     step = first
     while True:
-        steps.append(await executed(how.executor, steps, step))
+        steps.append(await executed(how.parts.executor, steps, step))
         if step.answer is not None:
             return _Chain(steps, None)
         failure = _end(steps[-1], len(steps), how.depth)
         if failure is not None:
             return _Chain(steps, failure)
-        following, failure = await _next(how, tuple(steps), 1, derive(seed, len(steps)))
+        seed_here = derive(seed, len(steps))
+        following, failure = await _next(how.question, how.parts, steps, 1, seed_here)
         if not following:
             return _Chain(steps, failure)
         step = following[0]
 
 
-def _graft(tree: Tree, chain: _Chain) -> None:
-    """Put a chain below the root."""
+def _graft(tree: Tree, chain: _Chain, run: int) -> int:
+    """Put a chain below the root; its last node."""
     index = ROOT
     for step in chain.steps:
         index = tree.add(index, step)
-        tree.nodes[index].closed = True
-        tree.nodes[index].expanded = step is not chain.steps[-1]
+        node = tree.nodes[index]
+        node.run = run
+        node.closed = True
+        node.expanded = step is not chain.steps[-1]
     tree.nodes[index].failure = chain.failure
+    tree.rollouts += 1
+    return index
 
 
 def _end(step: Step, at: int, depth: int) -> str | None:
@@ -101,11 +151,11 @@ def _end(step: Step, at: int, depth: int) -> str | None:
 
 
 async def _next(
-    how: _How, prefix: tuple[Step, ...], n: int, seed: int
+    question: Question, parts: Parts, prefix: Sequence[Step], n: int, seed: int
 ) -> tuple[list[Step], str | None]:
     """Up to n next steps, and the reason where there is none."""
     try:
-        steps = await how.policy.propose(how.question, prefix, n, seed=seed)
+        steps = await parts.policy.propose(question, tuple(prefix), n, seed=seed)
     except ContextExceeded:
         return [], "context exceeded"
     return steps, None if steps else "no next step"

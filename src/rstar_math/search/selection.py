@@ -1,23 +1,49 @@
 """Selection rules as pure functions of visit counts and values."""
 
 import math
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 
-def uct(q: float | None, visits: int, parent_visits: int, c: float) -> float:
+class Child(NamedTuple):
+    """What a rule may know of a child."""
+
+    q: float | None
+    """Mean value, in [-1, 1]; None before the first visit."""
+    visits: int
+    prior: float = 1.0
+    """Share of the node's samples that were this child, in (0, 1]: the policy's probability of it
+    as far as it was drawn."""
+
+
+def uct(child: Child, parent_visits: int, c: float) -> float:
     """Q + c sqrt(ln N_parent / N), the UCT of rStar-Math (arXiv:2501.04519, section 3.1).
 
-    `q` in [-1, 1]. An unvisited child is worth +infinity: it is tried before any other (standard
-    UCT).
+    An unvisited child is worth +infinity: it is tried before any other (standard UCT; Kocsis and
+    Szepesvari 2006).
     """
-    if q is None or visits == 0:
+    if child.q is None or child.visits == 0:
         return math.inf
-    return q + c * math.sqrt(math.log(max(parent_visits, 1)) / visits)
+    return child.q + c * math.sqrt(math.log(max(parent_visits, 1)) / child.visits)
 
 
-def uct_zero(q: float | None, visits: int, parent_visits: int, c: float) -> float:
+def uct_zero(child: Child, parent_visits: int, c: float) -> float:
     """As `uct`, but an unvisited child is worth 0 (the public rStar-Math code, where it is
     deliberate: higher-Q children first). Without a scorer the search then goes down its first
     path only."""
-    if q is None or visits == 0:
+    if child.q is None or child.visits == 0:
         return 0.0
-    return uct(q, visits, parent_visits, c)
+    return uct(child, parent_visits, c)
+
+
+def puct(child: Child, parent_visits: int, c: float) -> float:
+    """Q + c P sqrt(N_parent) / (1 + N), the rule of AlphaZero (Silver et al. 2018,
+    doi:10.1126/science.aar6404); Q of an unvisited child is 0, the middle of the range."""
+    bonus = c * child.prior * math.sqrt(max(parent_visits, 1)) / (1 + child.visits)
+    return (child.q or 0.0) + bonus
+
+
+Rule = Callable[[Child, int, float], float]
+
+RULES: Mapping[str, Rule] = {"uct": uct, "uct-zero": uct_zero, "puct": puct}
+"""By the name that `search.selection` gives them."""

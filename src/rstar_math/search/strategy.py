@@ -2,27 +2,55 @@
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from rstar_math.errors import ConfigError
 
-Kind = Literal["greedy", "sc", "mcts"]
+Kind = Literal["greedy", "sc", "bon", "beam", "dvts", "tot", "rap", "value", "mcts"]
 
-_SPEC = re.compile(r"(greedy|sc|mcts)(?:@(\d{1,6}))?\Z")
+_SPEC = re.compile(r"([a-z]+)(?:@(\d{1,6}))?(?:x(\d{1,4}))?\Z")
+_SIZES: dict[str, int | None] = {
+    "greedy": None,
+    "sc": 8,
+    "bon": 8,
+    "beam": 8,
+    "dvts": 8,
+    "tot": 5,
+    "value": 1,
+    "rap": 10,
+    "mcts": None,
+}
+"""The number after @ where none is given. Beam 8: rStar-Math's code; Tree of Thoughts 5 and RAP
+10: their papers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Strategy:
-    """A way to solve: "greedy" one chain at temperature 0, "sc" a vote over `n` chains, "mcts" a
-    tree of `n` rollouts (None: as many as the config says)."""
+    """A way to solve.
+
+    "greedy" one chain at temperature 0; "sc" a majority over `n` chains, "bon" the best of them by
+    score; "beam" a step-level beam of `n`, "dvts" `n` subtrees that each follow their best step;
+    "tot" Tree of Thoughts with a beam of `n`; "value" best-first search until `n` answers; "rap"
+    sub-questions in a tree of `n` rollouts; "mcts" a tree of `n` rollouts (None: as many as the
+    config says).
+    """
 
     kind: Kind
     n: int | None = None
+    runs: int | None = None
+    """Independent runs under different seeds; None for one, or as many as a token budget allows."""
 
     @property
     def name(self) -> str:
         """The text that `parse_strategies` reads this from."""
-        return self.kind if self.n is None else f"{self.kind}@{self.n}"
+        size = "" if self.n is None else f"@{self.n}"
+        return f"{self.kind}{size}" + ("" if self.runs is None else f"x{self.runs}")
+
+    def most_runs(self, *, endless: bool) -> int | None:
+        """Runs to make: `runs`, or where none are given one, or any number if `endless`."""
+        if self.kind == "dvts" and not endless:
+            return (self.n or 8) * (self.runs or 1)
+        return self.runs if self.runs is not None or endless else 1
 
 
 def parse_strategies(text: str) -> list[Strategy]:
@@ -30,15 +58,28 @@ def parse_strategies(text: str) -> list[Strategy]:
     listed twice."""
     found: list[Strategy] = []
     for spec in (part.strip() for part in text.split(",")):
-        match = _SPEC.match(spec)
-        if match is None or match[2] == "0" or (match[1] == "greedy" and match[2]):
-            raise ConfigError(
-                f"{spec!r} is no strategy; give some of greedy, sc@8, mcts or mcts@16, "
-                "separated by commas."
-            )
-        kind: Kind = match[1]  # type: ignore[assignment]
-        strategy = Strategy(kind, int(match[2]) if match[2] else 8 if kind == "sc" else None)
+        strategy = _parsed(spec)
         if strategy in found:
             raise ConfigError(f"The strategy {strategy.name} is listed twice; once is enough.")
         found.append(strategy)
     return found
+
+
+def _parsed(spec: str) -> Strategy:
+    """One strategy from its name."""
+    match = _SPEC.match(spec)
+    if match is None or match[1] not in get_args(Kind) or "0" in (match[2], match[3]):
+        raise ConfigError(
+            f"{spec!r} is no strategy; give some of greedy, sc@8, bon@8, beam@8, dvts@8, tot, rap, "
+            "value, mcts, mcts@16 or mcts@16x4 (4 runs), separated by commas."
+        )
+    kind: Kind = match[1]  # type: ignore[assignment]
+    if (kind == "greedy" and match[2]) or (kind in ("greedy", "sc", "bon") and match[3]):
+        raise ConfigError(f"{spec!r} has a number too many; {kind} is one {_shape(kind)}.")
+    n = int(match[2]) if match[2] else _SIZES[kind]
+    return Strategy(kind, n, int(match[3]) if match[3] else None)
+
+
+def _shape(kind: str) -> str:
+    """How a chain strategy is written."""
+    return "chain, written greedy" if kind == "greedy" else f"set of chains, written {kind}@8"

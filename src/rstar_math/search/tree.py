@@ -24,6 +24,8 @@ class Node:
     """Steps from the root."""
     copies: int = 1
     """Equal samples that this node stands for."""
+    run: int = 0
+    """The independent search that made it, counted from 0; a tree may hold several."""
     children: list[int] = field(default_factory=list)
     expanded: bool = False
     """Whether next steps were asked for here."""
@@ -59,16 +61,49 @@ class Tree:
         self.question = question
         self.nodes: list[Node] = [Node(parent=-1)]
         self.rollouts = 0
-        """Walks from the root done so far, over all calls of `grow`."""
+        """Walks from the root done so far, over all calls of `grow`; of searches without walks,
+        the paths that they took to an end."""
+        self.stopped: str | None = None
+        """Why the search stopped before its budget was spent; None where it did not."""
+        self.spared_tokens = 0
+        """Tokens that stopping early is reckoned to have spared: the budget that was left, rollouts
+        counted at the mean of those done."""
         self.cost = Cost()
 
     def add(self, parent: int, step: Step, copies: int = 1) -> int:
-        """Append a child and return its index."""
+        """Append a child and return its index; it belongs to its parent's run."""
         index = len(self.nodes)
-        depth = self.nodes[parent].depth + 1
-        self.nodes.append(Node(parent=parent, step=step, depth=depth, copies=copies))
-        self.nodes[parent].children.append(index)
+        above = self.nodes[parent]
+        self.nodes.append(
+            Node(parent=parent, step=step, depth=above.depth + 1, copies=copies, run=above.run)
+        )
+        above.children.append(index)
         return index
+
+    def graft(self, other: "Tree") -> None:
+        """Put another search of the same question below the root, as a run of its own.
+
+        Takes the other tree's nodes, which must not be used after it; costs are left alone. The
+        tree as a whole is closed by it: each run was searched for itself, and there is no common
+        search to go on with.
+        """
+        root, theirs = self.nodes[ROOT], other.nodes[ROOT]
+        run = 1 + max((node.run for node in self.nodes[1:]), default=-1)
+        shift = len(self.nodes) - 1
+        for node in other.nodes[1:]:
+            node.parent = node.parent + shift if node.parent != ROOT else ROOT
+            node.children = [child + shift for child in node.children]
+            node.run += run
+        self.nodes.extend(other.nodes[1:])
+        root.children.extend(child + shift for child in theirs.children)
+        root.visits += theirs.visits
+        root.value_sum += theirs.value_sum
+        root.walks += theirs.walks
+        root.expanded = root.closed = True
+        root.failure = None if root.children else theirs.failure
+        self.rollouts += other.rollouts
+        self.stopped = self.stopped or other.stopped
+        self.spared_tokens += other.spared_tokens
 
     def path(self, index: int) -> list[int]:
         """Node indices from the first step below the root to `index`; [] for the root."""

@@ -1,0 +1,81 @@
+"""Searches that go by the scorer's values alone and never back up: step-level beam search and
+best-first search. They need a scorer."""
+
+from heapq import heappop, heappush
+
+from rstar_math.config import SearchConfig
+from rstar_math.errors import ConfigError
+from rstar_math.search.expansion import Expansion, Parts, attach, expansion
+from rstar_math.search.stopping import on_the_bill_of
+from rstar_math.search.tree import ROOT, Tree
+from rstar_math.seeding import derive
+from rstar_math.tasks import together
+
+
+async def beam(tree: Tree, width: int, *, parts: Parts, config: SearchConfig) -> None:
+    """Step-level beam search: of all next steps of a layer the `width` with the highest scores go
+    on, and every path that ends among them narrows the beam by one (rStar-Math's code, "BS", there
+    with width 8; AlphaMath's SBS, arXiv:2405.03553).
+
+    Width 1 is a subtree of diverse verifier tree search (Beeching et al. 2024); with a model that
+    judges itself as the scorer it is Tree of Thoughts, breadth first (Yao et al.,
+    arXiv:2305.10601). Stops after the layer that reaches `config.tokens`.
+    """
+    _check(parts)
+    alive, room, tokens = [ROOT], width, 0
+    with on_the_bill_of(tree):
+        while alive and room and (config.tokens is None or tokens < config.tokens):
+            found = await together(_expand(tree, at, parts, config, width) for at in alive)
+            children: list[int] = []
+            for at, one in zip(alive, found, strict=True):
+                children += attach(tree, at, one, config)
+                tokens += one.cost.sampled_tokens
+            living = [c for c in children if tree.nodes[c].failure is None]
+            best = sorted(living, key=lambda c: -_score(tree, c))[:room]
+            alive = [c for c in best if not tree.nodes[c].answered]
+            room -= len(best) - len(alive)
+            tree.rollouts += len(best) - len(alive)
+
+
+async def best_first(tree: Tree, ends: int, *, parts: Parts, config: SearchConfig) -> None:
+    """Best-first search: the open path with the highest score, of any depth, is expanded next,
+    until `ends` answers were the best of all that was open (MindStar, arXiv:2405.16265). Stops
+    with the request that reaches `config.tokens`."""
+    _check(parts)
+    frontier, tokens = [(0.0, ROOT)], 0
+    with on_the_bill_of(tree):
+        while frontier and tree.rollouts < ends:
+            _, at = heappop(frontier)
+            if tree.nodes[at].answered:
+                tree.rollouts += 1
+                continue
+            if config.tokens is not None and tokens >= config.tokens:
+                return
+            found = await _expand(tree, at, parts, config, 1)
+            tokens += found.cost.sampled_tokens
+            for child in attach(tree, at, found, config):
+                if tree.nodes[child].failure is None:
+                    heappush(frontier, (-_score(tree, child), child))
+
+
+async def _expand(tree: Tree, at: int, parts: Parts, config: SearchConfig, width: int) -> Expansion:
+    """A node's next steps: K, and at the root enough to fill the beam."""
+    k = max(config.candidates, width) if at == ROOT else config.candidates
+    seed = derive(config.seed, tree.question.id, at)
+    return await expansion(tree.question, tree.prefix(at), parts, k, seed)
+
+
+def _score(tree: Tree, index: int) -> float:
+    """A node's score; a search in here always has one."""
+    score = tree.nodes[index].score
+    assert score is not None
+    return score
+
+
+def _check(parts: Parts) -> None:
+    """Refuse to search without a scorer."""
+    if parts.scorer is None:
+        raise ConfigError(
+            "Beam and best-first searches go by a scorer, and there is none; "
+            "type --set search.scorer=self, or give Solver a scorer."
+        )

@@ -1,0 +1,152 @@
+"""Expanding a node: what it takes to get next steps, apart from what they do to the tree.
+
+`expansion` does everything that can fail, wait or be cancelled, and touches no tree; `attach`
+changes the tree at once, without an `await`. So a tree is valid at every moment.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rstar_math.config import SearchConfig
+from rstar_math.errors import ContextExceeded, ModelError
+from rstar_math.meter import metering
+from rstar_math.protocols import Executor, Policy, Scorer, Verifier
+from rstar_math.search.running import executed
+from rstar_math.search.tree import Node, Tree
+from rstar_math.tasks import together
+from rstar_math.types import Cost, Question, Step, Verdict
+
+_REWARD = {Verdict.RIGHT: 1.0, Verdict.WRONG: -1.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a search works with."""
+
+    policy: Policy
+    executor: Executor
+    scorer: Scorer | None = None
+    verifier: Verifier | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A next step that was run and valued, not yet in a tree."""
+
+    step: Step
+    copies: int
+    score: float | None = None
+    verdict: Verdict | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Expansion:
+    """What asking for next steps at one node brought."""
+
+    candidates: tuple[Candidate, ...]
+    failure: str | None
+    """Why there are none; None where there are some."""
+    cost: Cost
+    guided: bool
+    """Whether a verifier judged the ends."""
+
+
+async def expansion(
+    question: Question, prefix: tuple[Step, ...], parts: Parts, k: int, seed: int
+) -> Expansion:
+    """Ask for up to `k` next steps in one request, drop repeated ones, run their code, score and
+    judge them. Raises `ModelError` where the policy or the scorer cannot be asked at all."""
+    guided = parts.verifier is not None
+    with metering() as cost:
+        try:
+            samples = await parts.policy.propose(question, prefix, k, seed=seed)
+        except ContextExceeded:
+            return Expansion((), "context exceeded", cost, guided)
+        counts = Counter(samples)
+        steps = await together(executed(parts.executor, prefix, step) for step in counts)
+        scores = await scored(question, parts.scorer, [(*prefix, step) for step in steps])
+        verdicts = await together(_judged(parts.verifier, step) for step in steps)
+    rows = zip(steps, counts.values(), scores, verdicts, strict=True)
+    candidates = tuple(Candidate(*row) for row in rows)
+    return Expansion(candidates, None if candidates else "no next step", cost, guided)
+
+
+def attach(tree: Tree, index: int, found: Expansion, config: SearchConfig) -> list[int]:
+    """Put an expansion's steps below a node, close what ended, back up what has a value, and
+    return the new nodes."""
+    tree.nodes[index].expanded = True
+    if found.failure is not None:
+        give_up(tree, index, found.failure)
+    children = [tree.add(index, one.step, one.copies) for one in found.candidates]
+    for child, one in zip(children, found.candidates, strict=True):
+        tree.nodes[child].score, tree.nodes[child].verdict = one.score, one.verdict
+        _settle(tree, child, config, guided=found.guided)
+    return children
+
+
+def give_up(tree: Tree, index: int, reason: str) -> None:
+    """End a path without an answer. Its value stays unknown: only answers are backed up."""
+    tree.nodes[index].failure = reason
+    tree.close(index)
+
+
+async def scored(
+    question: Question, scorer: Scorer | None, prefixes: Sequence[tuple[Step, ...]]
+) -> list[float] | list[None]:
+    """The scorer's values, checked; None for each where there is no scorer."""
+    if scorer is None or not prefixes:
+        return [None] * len(prefixes)
+    scores = await scorer.score(question, prefixes)
+    if len(scores) != len(prefixes):
+        raise ModelError(f"The scorer gave {len(scores)} values for {len(prefixes)}; correct it.")
+    for score in scores:
+        if not -1.0 <= score <= 1.0:
+            raise ModelError(f"The scorer gave {score}, and scores lie in [-1, 1]; correct it.")
+    return scores
+
+
+async def _judged(verifier: Verifier | None, step: Step) -> Verdict | None:
+    """The verifier's word on the answer that a step states, if both are there."""
+    if verifier is None or step.answer is None:
+        return None
+    return await verifier.judge(step.answer)
+
+
+def _settle(tree: Tree, index: int, config: SearchConfig, *, guided: bool) -> None:
+    """Close a new node if its path ends there, and record its value if it has one."""
+    node = tree.nodes[index]
+    step = node.step
+    assert step is not None
+    if step.answer is not None:
+        value = _end_value(node, step, guided=guided)
+        if value is not None:
+            tree.backup(index, value)
+        tree.close(index)
+    elif step.kind == "answer":
+        give_up(tree, index, "no answer stated")
+    elif _failed_in_a_row(tree, index) >= config.code_errors:
+        give_up(tree, index, "code failed")
+    elif node.depth >= config.depth:
+        give_up(tree, index, "too deep")
+    elif node.score is not None:
+        node.visits, node.value_sum = 1, node.score
+
+
+def _end_value(node: Node, step: Step, *, guided: bool) -> float | None:
+    """What an answer is worth: with a verifier +1 (right), -1 (wrong) or None (it cannot tell);
+    else its score, else the share of the votes behind it, else 0."""
+    if guided:
+        return None if node.verdict is None else _REWARD.get(node.verdict)
+    if node.score is not None:
+        return node.score
+    return 0.0 if step.confidence is None else step.confidence
+
+
+def _failed_in_a_row(tree: Tree, index: int) -> int:
+    """How many of a path's last steps failed, without a break."""
+    count = 0
+    while (step := tree.nodes[index].step) is not None and step.failed:
+        count += 1
+        index = tree.nodes[index].parent
+    return count

@@ -1,0 +1,153 @@
+"""One strategy on one question within its budget."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+from rstar_math.config import SearchConfig
+from rstar_math.protocols import Grouper
+from rstar_math.search.answers import RULES, Choice, ballots, top_of_runs
+from rstar_math.search.beam import beam, best_first
+from rstar_math.search.expansion import Parts
+from rstar_math.search.mcts import OnRollout, grow
+from rstar_math.search.sampling import sample_chains
+from rstar_math.search.stopping import Enough, on_the_bill_of, settled
+from rstar_math.search.strategy import Strategy
+from rstar_math.search.tree import Tree
+from rstar_math.seeding import derive
+
+_SIDE_BY_SIDE = 4
+"""Runs of one question in flight at once, where no token budget may end them."""
+
+Run = Callable[[Tree, SearchConfig], Awaitable[None]]
+
+
+async def pursue(
+    tree: Tree,
+    strategy: Strategy,
+    parts: Parts,
+    config: SearchConfig,
+    *,
+    group: Grouper,
+    on_rollout: OnRollout | None = None,
+) -> Choice:
+    """Search a tree, new or loaded, as a strategy says, and choose the answer.
+
+    A strategy's `n` is the size of one run. With `config.tokens` runs are repeated under new seeds
+    until as many tokens are sampled, so that all strategies can be given the same budget; what was
+    asked for when the budget ran out is still used. Raises `ModelError`; the tree then holds what
+    was found.
+    """
+    rule = answer_rule(strategy, config, scored=parts.scorer is not None)
+    sure = config.confidence if rule == "majority" else None
+
+    def enough() -> Enough | None:
+        return None if sure is None else settled(group, sure)
+
+    if strategy.kind in ("greedy", "sc", "bon"):
+        n = 1 if strategy.kind == "greedy" else _chains(strategy, config)
+        await sample_chains(tree, n, parts=parts, config=config, enough=enough())
+    else:
+        one = _run(strategy, parts, enough, on_rollout)
+        most = strategy.most_runs(endless=config.tokens is not None)
+        if most == 1:
+            await one(tree, config)
+        else:
+            await repeat(tree, one, most, config)
+    return await choose(tree, rule, config, group)
+
+
+async def choose(tree: Tree, rule: str, config: SearchConfig, group: Grouper) -> Choice:
+    """The answer of a tree by a rule."""
+    if rule == "top-of-runs":
+        return await top_of_runs(ballots(tree), group, keep=config.keep)
+    return await RULES[rule](ballots(tree), group)
+
+
+def answer_rule(strategy: Strategy, config: SearchConfig, *, scored: bool) -> str:
+    """The rule that `config.answer` names, or the one that belongs to the strategy."""
+    if config.answer is not None:
+        return config.answer
+    if strategy.kind in ("greedy", "sc") or not scored:
+        return "majority"
+    return {"dvts": "weighted", "rap": "weighted", "mcts": "top-of-runs"}.get(strategy.kind, "best")
+
+
+async def repeat(tree: Tree, one: Run, most: int | None, config: SearchConfig) -> None:
+    """Independent runs of a search, each under its own seed in a tree of its own, put together in
+    order: `most` of them, or as many as `config.tokens` allow.
+
+    Runs under a token budget follow one another and each is told what is left; without one some are
+    in flight at once. Runs that an error cut short are kept as far as they got.
+    """
+    flying: deque[tuple[Tree, asyncio.Task[None]]] = deque()
+    started, tokens, spent = 0, 0, False
+    with on_the_bill_of(tree):
+        try:
+            while True:
+                side = 1 if config.tokens is not None else _SIDE_BY_SIDE
+                while len(flying) < side and not spent and (most is None or started < most):
+                    left = None if config.tokens is None else config.tokens - tokens
+                    seed = derive(config.seed, "run", started)
+                    own = config.model_copy(update={"tokens": left, "seed": seed})
+                    branch = Tree(tree.question)
+                    flying.append((branch, asyncio.create_task(_awaited(one(branch, own)))))
+                    started += 1
+                if not flying:
+                    return
+                await flying[0][1]
+                branch, _ = flying.popleft()
+                tokens += branch.cost.sampled_tokens
+                tree.graft(branch)
+                if config.tokens is not None:
+                    spent = tokens >= config.tokens or not branch.cost.sampled_tokens
+                    spent = spent or tree.stopped is not None
+        finally:
+            for _, task in flying:
+                task.cancel()
+            await asyncio.gather(*(task for _, task in flying), return_exceptions=True)
+            for branch, _ in flying:
+                tree.graft(branch)
+
+
+def _chains(strategy: Strategy, config: SearchConfig) -> int | None:
+    """Chains to sample; None for as many as the tokens allow."""
+    if config.tokens is not None:
+        return None
+    return config.rollouts if strategy.n is None else strategy.n
+
+
+def _run(
+    strategy: Strategy,
+    parts: Parts,
+    enough: Callable[[], Enough | None],
+    on_rollout: OnRollout | None,
+) -> Run:
+    """One run of a tree search."""
+
+    async def one(tree: Tree, config: SearchConfig) -> None:
+        n = config.rollouts if strategy.n is None else strategy.n
+        if strategy.kind == "beam" or strategy.kind == "tot":
+            await beam(tree, n, parts=parts, config=config)
+        elif strategy.kind == "dvts":
+            await beam(tree, 1, parts=parts, config=config)
+        elif strategy.kind == "value":
+            await best_first(tree, n, parts=parts, config=config)
+        else:
+            await grow(
+                tree,
+                policy=parts.policy,
+                executor=parts.executor,
+                scorer=parts.scorer,
+                verifier=parts.verifier,
+                config=config.model_copy(update={"rollouts": n}),
+                on_rollout=on_rollout,
+                enough=enough(),
+            )
+
+    return one
+
+
+async def _awaited(work: Awaitable[None]) -> None:
+    """Any awaitable as a coroutine."""
+    await work

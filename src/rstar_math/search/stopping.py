@@ -1,0 +1,87 @@
+"""What ends a search before its budget is spent, and the bill.
+
+The rules speak of a majority: votes by answer. Other ways to choose an answer use their whole
+budget.
+"""
+
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from math import ceil, comb, floor
+from time import monotonic
+
+from rstar_math.meter import metering
+from rstar_math.protocols import Grouper
+from rstar_math.search.answers import ballots, majority
+from rstar_math.search.tree import Tree
+
+Enough = Callable[[Tree, float], Awaitable[bool]]
+"""Asked as a search goes on whether it may stop; the number is the most votes that the rest of its
+budget can add."""
+
+
+def settled(group: Grouper, sure: float) -> Enough:
+    """Stop when the leading answer is settled: when no vote to come can change it, or, with
+    `sure` < 1, when `confidence` reaches it. Writes the reason to the tree."""
+    seen: tuple[int, list[float]] = (0, [])
+
+    async def enough(tree: Tree, more: float) -> bool:
+        nonlocal seen
+        cast = ballots(tree)
+        if len(cast) != seen[0]:
+            seen = len(cast), [*(await majority(cast, group)).votes.values()]
+        if decided(seen[1], more):
+            tree.stopped = "decided"
+        elif sure < 1 and confidence(seen[1]) >= sure:
+            tree.stopped = "confident"
+        return tree.stopped is not None
+
+    return enough
+
+
+def decided(votes: Sequence[float], more: float) -> bool:
+    """Whether at most `more` further votes, all for one other answer, cannot outvote the
+    leader."""
+    leader, runner_up = _two(votes)
+    return leader > runner_up + more
+
+
+def confidence(votes: Sequence[float]) -> float:
+    """How sure it is, in [0, 1], that the leader would also lead among infinitely many votes.
+
+    P(p > 1/2) for p ~ Beta(leader + 1, runner-up + 1): the leader against the runner-up, with a
+    uniform prior (Adaptive-Consistency, Aggarwal et al., arXiv:2305.11860, its Beta rule).
+    Fractional votes are rounded against the leader. Without a vote it is 0. It takes votes for
+    independent; those of one tree share prefixes, so there it is surer than it should be.
+    """
+    leader, runner_up = _two(votes)
+    if leader == 0:
+        return 0.0
+    a, b = floor(leader) + 1, ceil(runner_up) + 1
+    n = a + b - 1
+    return float(sum(comb(n, k) for k in range(a)) / 2**n)
+
+
+def spare(tree: Tree, left: float, tokens: int | None, *, done: int, spent: int) -> None:
+    """Write down what an early stop spares: the rest of the token budget, or without one the
+    `left` rollouts at the mean of those done."""
+    if tokens is not None:
+        tree.spared_tokens += max(0, tokens - spent)
+    elif done:
+        tree.spared_tokens += round(left * spent / done)
+
+
+@contextmanager
+def on_the_bill_of(tree: Tree) -> Iterator[None]:
+    """Charge a tree for what is done in the block, its wall time too."""
+    started = monotonic()
+    with metering(tree.cost):
+        try:
+            yield
+        finally:
+            tree.cost.seconds += monotonic() - started
+
+
+def _two(votes: Sequence[float]) -> tuple[float, float]:
+    """The votes of the first two; 0 for those that are not there."""
+    ranked = sorted(votes, reverse=True)
+    return (ranked[0] if ranked else 0.0), (ranked[1] if len(ranked) > 1 else 0.0)
