@@ -41,6 +41,8 @@ class FakeServer:
         """What to do to the next requests for completions, one each, before answering again."""
         self.requests: list[dict[str, Any]] = []
         """Bodies of the requests for completions, in order of arrival."""
+        self.trouble: Callable[[Mapping[str, Any]], Fault | None] | None = None
+        """What to do to a request by its body, for faults that belong to what is asked."""
         self.routes: set[str] = {"/v1/completions", "/v1/chat/completions"}
         """Routes that exist; take one out for a server that lacks it."""
         self.key: str | None = None
@@ -197,9 +199,12 @@ class _Handler(BaseHTTPRequestHandler):
     def _complete(self, body: Mapping[str, Any]) -> None:
         """Answer a request for samples, or fail as told."""
         fake = self.server_state
-        if fake.faults:
+        fault = fake.faults.popleft() if fake.faults else None
+        if fault is None and fake.trouble is not None:
+            fault = fake.trouble(body)
+        if fault is not None:
             time.sleep(fake.delay_s)
-            self._fail(fake.faults.popleft())
+            self._fail(fault)
             return
         if body.get("model") != fake.model:
             message = f"The model `{body.get('model')}` does not exist."
