@@ -76,3 +76,11 @@ def test_five_hundred_connections_are_served() -> None:
     with serving(answer, batching=Batching(slots=512, token_s=0.1)) as fake:
         cost = complete(fake, 600, concurrency=600)
     assert (cost.calls, cost.retries) == (600, 0)
+
+
+@pytest.mark.parametrize(("concurrency", "connections"), [(1, 1), (8, 8)])
+def test_connections_are_used_again(concurrency: int, connections: int) -> None:
+    with serving(answer, delay_s=0.01) as fake:
+        complete(fake, 40, concurrency=concurrency)
+        assert len(fake.requests) == 40
+        assert fake.connections == connections

@@ -236,7 +236,7 @@ def test_no_samples_end_a_path() -> None:
 
 
 def test_a_server_that_repeats_itself_has_one_child_a_node() -> None:
-    with serving(lambda body: answer(body | {"n": 1}) * body["n"]) as fake:
+    with serving(lambda body: answer({**body, "n": 1}) * body["n"]) as fake:
         trees = searched(fake)
     for tree in trees:
         assert [node.copies for node in tree][1:] == [K] * 4

@@ -49,6 +49,8 @@ class FakeServer:
         """The key that requests must bring, if any."""
         self.most: int | None = None
         """Most requests in flight; what comes above it is answered with 429."""
+        self.connections = 0
+        """Connections taken so far."""
         self.refused = 0
         """Requests answered with 429 because of `most`."""
         self.slots: Slots | None = None
@@ -59,7 +61,7 @@ class FakeServer:
         self.stop = threading.Event()
         self.url = ""
         self._in_flight = 0
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
 
     @property
     def port(self) -> int:
@@ -68,7 +70,7 @@ class FakeServer:
 
     def enter(self) -> bool:
         """Count a request in flight; False where that would be more than `most`."""
-        with self._lock:
+        with self.lock:
             if self.most is not None and self._in_flight >= self.most:
                 self.refused += 1
                 return False
@@ -77,7 +79,7 @@ class FakeServer:
 
     def leave(self) -> None:
         """Count a request as answered."""
-        with self._lock:
+        with self.lock:
             self._in_flight -= 1
 
     def wait(self, samples: Sequence[Sampled]) -> None:
@@ -165,6 +167,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     server_state: FakeServer
+
+    def setup(self) -> None:
+        """Count the connection."""
+        with self.server_state.lock:
+            self.server_state.connections += 1
+        super().setup()
 
     def log_message(self, format: str, *args: object) -> None:
         """Say nothing."""
