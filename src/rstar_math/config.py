@@ -80,6 +80,9 @@ class SearchConfig(Section):
     selection: Literal["uct", "uct-zero", "puct"] = "uct"
     """Which child to walk to: by UCT with unvisited children first (standard), by UCT with those
     valued 0 (rStar-Math's code), or by PUCT (AlphaZero) with the share of samples as prior."""
+    backup: Literal["ends", "all"] = "ends"
+    """Whose values go up to the root: those of answers alone (rStar-Math), or the scores of all new
+    nodes too (as in AlphaZero and AlphaMath), which learns sooner from a scorer."""
     in_flight: int = Field(1, ge=1, le=1024)
     """Rollouts in flight at once in one tree, kept apart by virtual loss; 1 is the papers' search.
     More keep the model busier and give a slightly different tree, the same at any speed."""
@@ -88,6 +91,9 @@ class SearchConfig(Section):
     1)."""
     scorer: Literal["none", "self"] = "none"
     """What values steps: nothing, or the model's own judgement (as in Tree of Thoughts)."""
+    self_check: bool = True
+    """Whether a model that judges itself first writes a line of checking, as Tree of Thoughts does;
+    without it a judgement takes a tenth of the tokens."""
     answer: Literal["majority", "weighted", "best", "top-of-runs"] | None = None
     """How the answer is chosen: by votes, by votes weighted with values, by the highest value, or
     as in the paper by the best of each run and a majority of the top `keep`; by default as suits

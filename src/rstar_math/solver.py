@@ -10,8 +10,14 @@ from typing import Self
 from rstar_math.config import Config, load_config
 from rstar_math.errors import ConfigError, InputError, RstarError
 from rstar_math.foreign import encodable
-from rstar_math.models import StepPolicy, connect
-from rstar_math.protocols import Executor, Grouper, Policy, Scorer, Verifier
+from rstar_math.models import (
+    SelfEvaluator,
+    StepPolicy,
+    SubQuestionPolicy,
+    UsefulnessScorer,
+    connect,
+)
+from rstar_math.protocols import Completer, Executor, Grouper, Policy, Scorer, Verifier
 from rstar_math.search import Choice, Parts, Tree, pursue
 from rstar_math.search.strategy import Strategy
 from rstar_math.types import Problem, Question, Verdict
@@ -55,6 +61,7 @@ class Solver:
         self.config = config or Config()
         self._given = (policy, executor)
         self._scorer = scorer
+        self._completer: Completer | None = None
         self.model_name: str | None = None
         """The model's name as its server gives it; None for a policy of one's own."""
         self._stack = AsyncExitStack()
@@ -93,9 +100,12 @@ class Solver:
             completer = await connect(self.config.model)
             self._stack.push_async_callback(completer.aclose)
             self.model_name = completer.name
+            self._completer = completer
             self._policy = StepPolicy(completer, self.config.policy)
             cold = self.config.policy.model_copy(update={"temperature": 0.0})
             self._greedy = StepPolicy(completer, cold)
+            if self._scorer is None and self.config.search.scorer == "self":
+                self._scorer = self._judge(completer)
         else:
             self._policy = self._greedy = policy
 
@@ -144,11 +154,31 @@ class Solver:
 
     def _parts(self, strategy: Strategy, verifier: Verifier | None) -> Parts:
         """What a strategy searches with."""
-        policy = self._greedy if strategy.kind == "greedy" else self._policy
-        scorer = None if strategy.kind in ("greedy", "sc") else self._scorer
-        if strategy.kind in _CHAINS:
-            verifier = None
-        return Parts(policy, self._executor, scorer, verifier)
+        kind, seed = strategy.kind, self.config.search.seed
+        policy, scorer = self._policy, self._scorer
+        if kind in ("greedy", "sc"):
+            policy, scorer = self._greedy if kind == "greedy" else policy, None
+        elif kind == "tot":
+            scorer = self._judge(self._model(kind))
+        elif kind == "rap":
+            model, depth = self._model(kind), self.config.search.depth
+            policy = SubQuestionPolicy(model, self.config.policy, depth=depth)
+            scorer = UsefulnessScorer(model, seed=seed)
+        return Parts(policy, self._executor, scorer, None if kind in _CHAINS else verifier)
+
+    def _model(self, kind: str) -> Completer:
+        """The model itself, for a strategy that has more to ask it than for steps."""
+        if self._completer is None:
+            raise ConfigError(
+                f"{kind} asks the model to judge itself, and this Solver was given a policy in its "
+                "place; leave the policy out, or take another strategy."
+            )
+        return self._completer
+
+    def _judge(self, model: Completer) -> SelfEvaluator:
+        """The model as the judge of its own steps."""
+        search = self.config.search
+        return SelfEvaluator(model, check=search.self_check, seed=search.seed)
 
     async def map(
         self, problems: Iterable[Problem], strategy: Strategy = MCTS, *, guided: bool = False

@@ -170,6 +170,10 @@ class Cost:
     """Those of the prompt tokens that the server says it had in its prefix cache."""
     sampled_tokens: int = 0
     scorer_tokens: int = 0
+    """Tokens that a scorer read and sampled; not among the prompt and sampled tokens."""
+    unscored: int = 0
+    """Prefixes that a scorer could not judge and gave 0: no verdict to be read in what the model
+    wrote, or a prompt too long for it."""
     code_runs: int = 0
     code_failures: int = 0
     truncated: int = 0

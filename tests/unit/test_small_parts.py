@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rstar_math import errors
 from rstar_math.evaluation.metrics import summarise, wilson
 from rstar_math.evolution.store import Result
-from rstar_math.meter import charge, metering
+from rstar_math.meter import as_scoring, charge, metering, rebilled
 from rstar_math.search import Choice
 from rstar_math.search.strategy import Strategy, parse_strategies
 from rstar_math.seeding import derive
@@ -43,6 +43,73 @@ def test_meters_nest_and_do_not_mix_between_tasks() -> None:
     parts, whole = asyncio.run(both())
     assert (parts, whole) == ([2, 5], 7)
     charge(Cost(calls=1))
+
+
+def test_a_block_can_be_billed_as_something_else() -> None:
+    with metering() as outer:
+        charge(Cost(calls=1, samples=4, prompt_tokens=10, sampled_tokens=8))
+        with rebilled(as_scoring) as inner, metering() as innermost:
+            charge(Cost(calls=2, samples=3, prompt_tokens=100, cached_tokens=90, sampled_tokens=6))
+            assert outer.calls == 1
+        charge(Cost(calls=1))
+    assert inner == innermost
+    assert inner.sampled_tokens == 6
+    policy = Cost(calls=4, samples=4, prompt_tokens=10, sampled_tokens=8)
+    policy.add(Cost(scorer_tokens=106))
+    assert outer == policy
+
+
+def test_rebilling_nests_and_keeps_what_is_already_a_scorers() -> None:
+    with metering() as outer, rebilled(as_scoring), rebilled(as_scoring):
+        charge(Cost(prompt_tokens=5, sampled_tokens=2, scorer_tokens=1, retries=3, unscored=1))
+    assert outer == Cost(scorer_tokens=8, retries=3, unscored=1)
+
+
+def test_a_block_that_fails_or_is_cancelled_is_billed_for_what_it_used() -> None:
+    def fail() -> None:
+        with rebilled(as_scoring):
+            charge(Cost(sampled_tokens=3))
+            raise errors.ModelError("Enough.")
+
+    with metering() as failed, pytest.raises(errors.ModelError):
+        fail()
+    assert failed == Cost(scorer_tokens=3)
+
+    async def work() -> Cost:
+        async def judge(started: asyncio.Event) -> None:
+            with rebilled(as_scoring):
+                charge(Cost(sampled_tokens=4))
+                started.set()
+                await asyncio.sleep(3600)
+
+        with metering() as cost:
+            started = asyncio.Event()
+            task = asyncio.create_task(judge(started))
+            await started.wait()
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        return cost
+
+    assert asyncio.run(work()) == Cost(scorer_tokens=4)
+
+
+def test_concurrent_blocks_do_not_mix_their_bills() -> None:
+    async def part(tokens: int, *, judged: bool) -> None:
+        for _ in range(tokens):
+            await asyncio.sleep(0)
+            if judged:
+                with rebilled(as_scoring):
+                    await asyncio.sleep(0)
+                    charge(Cost(sampled_tokens=1))
+            else:
+                charge(Cost(sampled_tokens=1))
+
+    async def both() -> Cost:
+        with metering() as cost:
+            await asyncio.gather(part(5, judged=True), part(7, judged=False))
+        return cost
+
+    assert asyncio.run(both()) == Cost(scorer_tokens=5, sampled_tokens=7)
 
 
 def test_every_error_crosses_a_process_border_and_has_an_exit_code() -> None:

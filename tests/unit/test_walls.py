@@ -44,6 +44,12 @@ def test_the_search_knows_no_transport_no_torch_and_no_prompt(path: Path) -> Non
 CONCRETE = {
     "rstar_math.models.StepPolicy",
     "rstar_math.models.policy.StepPolicy",
+    "rstar_math.models.SubQuestionPolicy",
+    "rstar_math.models.subquestions.SubQuestionPolicy",
+    "rstar_math.models.SelfEvaluator",
+    "rstar_math.models.self_evaluation.SelfEvaluator",
+    "rstar_math.models.UsefulnessScorer",
+    "rstar_math.models.self_evaluation.UsefulnessScorer",
     "rstar_math.sandbox.Sandbox",
     "rstar_math.grading.Grader",
 }
@@ -69,7 +75,9 @@ def test_importing_the_package_and_the_command_loads_nothing_heavy(command: str)
 def test_what_a_search_is_handed_cannot_hold_a_reference() -> None:
     """The seams of policy, scorer and executor, and `grow`, speak of questions, never of
     problems."""
-    for path in (SRC / "protocols.py", *SRC.glob("search/*.py"), SRC / "models" / "policy.py"):
+    models = ("policy.py", "subquestions.py", "self_evaluation.py")
+    handed = (SRC / "models" / file for file in models)
+    for path in (SRC / "protocols.py", *SRC.glob("search/*.py"), *handed):
         text = path.read_text(encoding="utf-8")
         names = {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}
         assert "Problem" not in names, path

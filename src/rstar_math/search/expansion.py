@@ -129,6 +129,8 @@ def _settle(tree: Tree, index: int, config: SearchConfig, *, guided: bool) -> No
         give_up(tree, index, "code failed")
     elif node.depth >= config.depth:
         give_up(tree, index, "too deep")
+    elif node.score is not None and config.backup == "all":
+        tree.backup(index, node.score)
     elif node.score is not None:
         node.visits, node.value_sum = 1, node.score
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from rstar_math.config import SearchConfig
 from rstar_math.protocols import Grouper
@@ -134,13 +135,16 @@ def _run(
         elif strategy.kind == "value":
             await best_first(tree, n, parts=parts, config=config)
         else:
+            update: dict[str, Any] = {"rollouts": n}
+            if strategy.kind == "rap":
+                update["backup"] = "all"
             await grow(
                 tree,
                 policy=parts.policy,
                 executor=parts.executor,
                 scorer=parts.scorer,
                 verifier=parts.verifier,
-                config=config.model_copy(update={"rollouts": n}),
+                config=config.model_copy(update=update),
                 on_rollout=on_rollout,
                 enough=enough(),
             )

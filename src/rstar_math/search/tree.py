@@ -1,7 +1,8 @@
 """The tree of one search: an append-only list of nodes with integer parents.
 
 A node's visits are the answers whose value was backed up through it, plus one of its own if a
-scorer gave it a first value; that one is not passed on to its parent. `value_sum` likewise.
+scorer gave it a first value; that one is not passed on to its parent, unless the search backs up
+all scores. `value_sum` likewise.
 Nothing here knows models, prompts or code.
 """
 

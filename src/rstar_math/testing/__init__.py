@@ -1,5 +1,7 @@
-"""Stand-ins for tests, for ours and for users' own: a policy that follows a script, and a model
-server that answers from a function, batches as real ones do and can be told to fail.
+"""Stand-ins for tests, for ours and for users' own: a policy that follows a script, a completer
+that answers from a function, a world whose true values are known, recorded answers of a real
+model, and a model server that answers from a function, batches as real ones do and can be told to
+fail.
 
     def script(question, prefix, k, seed):
         if prefix:
@@ -11,7 +13,23 @@ server that answers from a function, batches as real ones do and can be told to 
 """
 
 from rstar_math.testing.batching import Batching
+from rstar_math.testing.cassette import Cassette
+from rstar_math.testing.completer import Answering, Request, ScriptedCompleter
 from rstar_math.testing.script import Script, ScriptedPolicy
 from rstar_math.testing.server import Answer, FakeServer, Fault, serving
+from rstar_math.testing.toy import ToyWorld
 
-__all__ = ["Answer", "Batching", "FakeServer", "Fault", "Script", "ScriptedPolicy", "serving"]
+__all__ = [
+    "Answer",
+    "Answering",
+    "Batching",
+    "Cassette",
+    "FakeServer",
+    "Fault",
+    "Request",
+    "Script",
+    "ScriptedCompleter",
+    "ScriptedPolicy",
+    "ToyWorld",
+    "serving",
+]

@@ -22,6 +22,14 @@ class ScriptedPolicy:
         """See `protocols.Policy`."""
         texts = list(self._script(question, prefix, k, seed))[:k]
         words = sum(len(text.split()) for text in texts)
-        charge(Cost(calls=1, samples=len(texts), sampled_tokens=words))
         samples = (GRAMMAR.read(prefix, text.removesuffix("/>"), finished=True) for text in texts)
-        return [sample.step for sample in samples if sample.step is not None]
+        steps = [sample.step for sample in samples if sample.step is not None]
+        charge(
+            Cost(
+                calls=1,
+                samples=len(texts),
+                sampled_tokens=words,
+                malformed=len(texts) - len(steps),
+            )
+        )
+        return steps

@@ -1,0 +1,277 @@
+"""The strategies beside MCTS, budgets, runs and early stopping, in a world whose values are
+known."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rstar_math.config import SearchConfig
+from rstar_math.errors import ConfigError
+from rstar_math.search import ROOT, Choice, Parts, Tree, from_record, pursue, to_record
+from rstar_math.search.answers import Ballot, best, majority, top_of_runs, weighted
+from rstar_math.search.stopping import confidence, decided
+from rstar_math.search.strategy import Strategy, parse_strategies
+from rstar_math.testing import ToyWorld
+from tests.unit.toy import same_text
+
+WORLD = ToyWorld(steps=4)
+PARTS = Parts(WORLD.policy, WORLD.executor, WORLD.scorer())
+EVERY = ["greedy", "sc@8", "bon@8", "beam@4", "dvts@4", "tot", "rap@6", "value@2", "mcts@6"]
+EVERY_RUN = [*EVERY, "mcts@4x3", "beam@2x2", "value@1x2"]
+
+
+def pursued(
+    name: str, parts: Parts = PARTS, problem: int = 0, **options: Any
+) -> tuple[Tree, Choice]:
+    tree = Tree(WORLD.problems(problem + 1)[problem].question)
+    (strategy,) = parse_strategies(name)
+    config = SearchConfig(**options)
+    choice = asyncio.run(pursue(tree, strategy, parts, config, group=same_text))
+    return tree, choice
+
+
+def valid(tree: Tree) -> None:
+    """The invariants of any tree."""
+    assert json.dumps(to_record(from_record(to_record(tree)))) == json.dumps(to_record(tree))
+    for index, node in enumerate(tree):
+        assert all(tree.nodes[child].parent == index for child in node.children)
+        assert node.failure is None or not node.children or index == ROOT
+        if index:
+            above = tree.nodes[node.parent]
+            assert index in above.children
+            assert node.depth == above.depth + 1
+            assert node.parent == ROOT or node.run == above.run
+
+
+@pytest.mark.parametrize("name", EVERY_RUN)
+def test_every_strategy_gives_a_valid_tree_and_the_same_one_again(name: str) -> None:
+    tree, choice = pursued(name)
+    valid(tree)
+    again, same = pursued(name)
+    assert (to_record(again), same) == (to_record(tree), choice)
+    assert pursued(name, seed=1)[0].nodes[1:] != tree.nodes[1:]
+    assert tree.cost.sampled_tokens > 0
+    if name != "greedy":
+        assert choice.answer is not None
+        assert choice.node in tree.answers()
+
+
+@pytest.mark.parametrize("name", [name for name in EVERY_RUN if name != "greedy"])
+@pytest.mark.parametrize("tokens", [400, 3000])
+def test_every_strategy_spends_a_token_budget(name: str, tokens: int) -> None:
+    tree, _ = pursued(name.partition("x")[0], tokens=tokens)
+    valid(tree)
+    one_layer = 8 * 8 * 30
+    assert tokens <= tree.cost.sampled_tokens < tokens + one_layer
+
+
+def test_a_budget_for_chains_is_kept_closely() -> None:
+    for problem in range(5):
+        tree, _ = pursued("sc", problem=problem, tokens=1000)
+        assert 1000 <= tree.cost.sampled_tokens < 1300
+
+
+def test_a_model_with_nothing_to_say_does_not_hold_up_a_budget() -> None:
+    silent = ToyWorld(steps=1, right=0, slip=0, trap=0, fails=0, dead=0)
+    parts = Parts(silent.policy, silent.executor, silent.scorer())
+    for name in EVERY:
+        tree = Tree(silent.problems(1)[0].question)
+        (strategy,) = parse_strategies(name)
+        config = SearchConfig(tokens=10_000, depth=3)
+        choice = asyncio.run(pursue(tree, strategy, parts, config, group=same_text))
+        assert choice.answer is None
+        assert tree.failures() == {"no next step": 1}
+
+
+def test_runs_are_kept_apart_and_under_seeds_of_their_own() -> None:
+    tree, _ = pursued("mcts@4x3")
+    runs = {node.run for node in tree.nodes[1:]}
+    assert runs == {0, 1, 2}
+    assert tree.rollouts == 12
+    firsts = [
+        {node.step for node in tree.nodes[1:] if node.run == run and node.depth == 1}
+        for run in runs
+    ]
+    assert firsts[0] != firsts[1] != firsts[2]
+    assert tree.nodes[ROOT].visits == len(tree.answers())
+    alone, _ = pursued("mcts@4")
+    assert alone.nodes[ROOT].closed is False
+
+
+def test_rollouts_in_flight_spread_and_keep_all_that_is_true_of_a_tree() -> None:
+    one, _ = pursued("mcts@12")
+    many, _ = pursued("mcts@12", in_flight=6)
+    for tree in (one, many):
+        valid(tree)
+        assert tree.rollouts == tree.nodes[ROOT].walks == 12
+        for node in tree:
+            assert node.walks == 0 or node.expanded or node.closed
+    assert to_record(many) == to_record(pursued("mcts@12", in_flight=6)[0])
+    assert to_record(many) != to_record(one)
+    flat, _ = pursued("mcts@6", in_flight=6, depth=2)
+    walked = [node.walks for node in flat.nodes[1:] if node.depth == 1 and not node.failure]
+    assert max(walked) <= 1 + 6 // len(walked)
+
+
+def test_searches_by_score_alone_want_a_scorer() -> None:
+    for name in ("beam@4", "dvts@2", "value@1", "tot"):
+        with pytest.raises(ConfigError, match=r"search\.scorer=self"):
+            pursued(name, Parts(WORLD.policy, WORLD.executor))
+
+
+def test_a_beam_keeps_the_best_and_narrows_with_each_end() -> None:
+    tree, choice = pursued("beam@3", candidates=6)
+    layers: dict[int, list[int]] = {}
+    for index, node in enumerate(tree.nodes[1:], start=1):
+        layers.setdefault(node.depth, []).append(index)
+    for depth, layer in sorted(layers.items()):
+        went_on = [index for index in layer if tree.nodes[index].expanded]
+        left_out = [i for i in layer if not tree.nodes[i].closed and i not in went_on]
+        assert len(went_on) <= 3, depth
+        if went_on and left_out:
+            scores = [tree.nodes[i].score or 0.0 for i in went_on]
+            assert min(scores) >= max(tree.nodes[i].score or 0.0 for i in left_out)
+    assert 1 <= tree.rollouts <= 3
+    top = max(tree.answers(), key=lambda end: tree.nodes[end].score or -2)
+    assert choice.node == top
+
+
+def test_best_first_expands_the_best_open_path_of_any_depth() -> None:
+    tree, _ = pursued("value@2")
+    assert tree.rollouts == 2
+    taken = [n for n in tree.nodes[1:] if n.expanded]
+    waiting = [n for n in tree.nodes[1:] if not n.expanded and not n.closed]
+    assert taken
+    assert waiting
+    last = max(taken, key=lambda node: max(node.children, default=0))
+    older = [n for n in waiting if tree.nodes.index(n) < min(last.children, default=0)]
+    assert all((last.score or 0) >= (n.score or 0) for n in older)
+
+
+def ballot(answer: str, value: float | None = None, run: int = 0, node: int = 1) -> Ballot:
+    return Ballot(answer, node, value=value, run=run)
+
+
+def chosen(rule: Any, *cast: Ballot, **options: Any) -> Choice:
+    found: Choice = asyncio.run(rule(cast, same_text, **options))
+    return found
+
+
+def test_the_rules_by_hand() -> None:
+    cast = [ballot("a", 0.1, 0), ballot("a", 0.2, 0), ballot("b", 0.9, 1), ballot("c", -1.0, 2)]
+    assert chosen(majority, *cast).answer == "a"
+    assert chosen(best, *cast).answer == "b"
+    assert chosen(best, *cast).share == 0.25
+    assert chosen(weighted, *cast).votes == {"a": pytest.approx(1.15), "b": 0.95, "c": 0.0}
+    runs = [ballot("a", 0.1, 0), ballot("x", 0.8, 0), ballot("x", 0.3, 1), ballot("b", 0.9, 2)]
+    assert chosen(top_of_runs, *runs, keep=3).votes == {"x": 2.0, "b": 1.0}
+    assert chosen(top_of_runs, *runs, keep=1).answer == "b"
+    assert chosen(best, ballot("a"), ballot("b", -1.0)).answer == "b"
+    for rule in (majority, best, weighted, top_of_runs):
+        assert chosen(rule) == Choice(None, None, 0.0, {})
+
+
+def test_all_against_is_still_a_choice() -> None:
+    assert chosen(weighted, ballot("a", -1.0)).answer == "a"
+    assert chosen(weighted, ballot("a", -1.0)).share == 0.0
+
+
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=5), st.integers(0, 12))
+def test_decided_is_exactly_that_no_votes_to_come_can_change_it(
+    votes: list[int], more: int
+) -> None:
+    ranked = sorted(votes, reverse=True)
+    others = ranked[1:] or [0]
+    assert decided(votes, more) == (ranked[0] > max(others) + more)
+
+
+def test_confidence_by_hand() -> None:
+    assert confidence([]) == 0.0
+    assert confidence([3, 3]) == pytest.approx(0.5)
+    assert confidence([3, 1]) == pytest.approx(0.8125)
+    assert confidence([3.9, 0.2]) == confidence([3, 1])
+    assert confidence([20, 1]) > 0.999
+    grid = [(p + 0.5) / 20_000 for p in range(20_000)]
+    mass = [p**5 * (1 - p) ** 2 for p in grid]
+    upper = sum(m for p, m in zip(grid, mass, strict=True) if p > 0.5)
+    assert confidence([5, 2]) == pytest.approx(upper / sum(mass), abs=1e-4)
+
+
+def agreeing(steps: int = 1) -> Parts:
+    """A world whose model is nearly always right."""
+    world = ToyWorld(steps=steps, right=0.97, slip=0.03, trap=0, fails=0, dead=0)
+    return Parts(world.policy, world.executor)
+
+
+def stopped(name: str, **options: Any) -> tuple[Tree, Choice]:
+    tree = Tree(ToyWorld(steps=1).problems(1)[0].question)
+    (strategy,) = parse_strategies(name)
+    config = SearchConfig(**options)
+    choice = asyncio.run(pursue(tree, strategy, agreeing(), config, group=same_text))
+    return tree, choice
+
+
+def test_stopping_when_decided_does_not_change_the_answer() -> None:
+    whole, answer = stopped("sc@40", candidates=4)
+    early, same = stopped("sc@40", candidates=4, confidence=1.0)
+    assert same.answer == answer.answer
+    assert early.stopped == "decided"
+    assert 20 < early.rollouts < whole.rollouts == 40
+    assert early.spared_tokens == pytest.approx(
+        whole.cost.sampled_tokens - early.cost.sampled_tokens, rel=0.2
+    )
+
+
+@pytest.mark.parametrize("name", ["sc@40", "mcts@40", "mcts@40x2"])
+def test_stopping_when_sure_spares_more(name: str) -> None:
+    whole, answer = stopped(name, candidates=4)
+    early, same = stopped(name, candidates=4, confidence=0.95)
+    assert same.answer == answer.answer
+    if whole.rollouts > 20:
+        assert early.stopped == "confident"
+        assert early.cost.sampled_tokens < whole.cost.sampled_tokens / 2
+        assert early.spared_tokens > 0
+    assert from_record(to_record(early)).stopped == early.stopped
+
+
+def test_a_settled_answer_ends_a_token_budget_too() -> None:
+    early, _ = stopped("sc", candidates=4, tokens=5000, confidence=0.95)
+    assert early.stopped == "confident"
+    assert early.cost.sampled_tokens + early.spared_tokens == 5000
+
+
+def test_an_unsettled_answer_uses_the_whole_budget() -> None:
+    split = ToyWorld(steps=1, right=0.4, slip=0.6, trap=0, fails=0, dead=0)
+    tree = Tree(split.problems(1)[0].question)
+    parts = Parts(split.policy, split.executor)
+    config = SearchConfig(candidates=4, confidence=1.0)
+    asyncio.run(pursue(tree, Strategy("sc", 16), parts, config, group=same_text))
+    assert (tree.stopped, tree.rollouts, tree.spared_tokens) == (None, 16, 0)
+
+
+@pytest.mark.parametrize(
+    "text", ["sc@0", "mcts@4x0", "bogus", "greedy@2", "sc@8x2", "beam@", "mcts@4x"]
+)
+def test_bad_names_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError):
+        parse_strategies(text)
+
+
+def test_names_are_read_back() -> None:
+    names: Sequence[str] = [
+        "greedy",
+        "sc@8",
+        "bon@4",
+        "beam@8",
+        "dvts@8",
+        "tot@5",
+        "mcts",
+        "mcts@16x4",
+    ]
+    assert [s.name for s in parse_strategies(",".join(names))] == names
+    assert [s.name for s in parse_strategies("sc,tot,rap")] == ["sc@8", "tot@5", "rap@10"]
