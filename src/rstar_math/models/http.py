@@ -2,11 +2,11 @@
 
 Text completions with stop strings are used where the server has them; where it has only chat, the
 prompt is sent as a message that asks to be continued. Refused and dropped connections and the
-answers 408, 429 and 5xx are tried again with growing pauses; other refusals are not.
+answers 408, 429 and 5xx are tried again with growing pauses; other refusals are not. A server that
+says it has too much to do, or is too slow, is given fewer requests at once.
 """
 
 import asyncio
-import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +17,6 @@ import httpx
 from rstar_math.errors import (
     ConfigError,
     ContextExceeded,
-    MissingExtra,
     ModelError,
     ModelRefused,
     ModelUnreachable,
@@ -25,12 +24,17 @@ from rstar_math.errors import (
 from rstar_math.foreign import plain
 from rstar_math.meter import charge
 from rstar_math.models.dialects import CHAT, COMPLETIONS, LLAMA_CPP, Ask, Dialect
+from rstar_math.models.lanes import Lanes
+from rstar_math.models.limiter import Limiter
+from rstar_math.models.reply import Reply, retry_after_s
 from rstar_math.protocols import Completion
 from rstar_math.seeding import derive
 from rstar_math.tasks import together
 from rstar_math.types import Cost
 
 _AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
+_OVERLOAD = frozenset({429, 503})
+_TOO_SLOW = (TimeoutError, httpx.TimeoutException)
 _TROUBLE = (httpx.RequestError, TimeoutError)
 _MAX_BYTES = 64 << 20
 """Largest reply read, in bytes: hundreds of samples of thousands of tokens."""
@@ -67,12 +71,12 @@ class HttpModel:
         self.dialect = COMPLETIONS
         self._answered = False
         self._retry = retry or Retry()
-        self._slots = asyncio.Semaphore(concurrency)
-        self._client = _client(self.url, key, concurrency)
+        self._limiter = Limiter(concurrency)
+        self._lanes = Lanes(self.url, key)
 
     async def aclose(self) -> None:
         """Close all connections; requests in flight are cancelled."""
-        await self._client.aclose()
+        await self._lanes.aclose()
 
     async def greet(self) -> None:
         """Check the address, the key and the model's name; settle the name where none was given.
@@ -81,7 +85,7 @@ class HttpModel:
         waited for.
         """
         try:
-            request = self._client.build_request("GET", f"{self.url}/models")
+            request = self._lanes.request("GET", f"{self.url}/models")
             reply = await self._send(request, 30.0)
         except (httpx.InvalidURL, ValueError) as error:
             raise ConfigError(f"{self.url} is not an address ({error}).") from error
@@ -137,12 +141,11 @@ class HttpModel:
 
         Falls back to chat where a server that never answered has no completions.
         """
-        async with self._slots:
-            try:
-                answer = await self._post(self.dialect, ask)
-            except _NoSuchRoute:
-                self.dialect = CHAT
-                answer = await self._post(self.dialect, ask)
+        try:
+            answer = await self._post(self.dialect, ask)
+        except _NoSuchRoute:
+            self.dialect = CHAT
+            answer = await self._post(self.dialect, ask)
         self._answered = True
         completions, cost = self.dialect.read(ask, answer)
         charge(cost)
@@ -151,18 +154,18 @@ class HttpModel:
     async def _post(self, dialect: Dialect, ask: Ask) -> object:
         """The JSON answer to one request, tried again as `Retry` says."""
         root = self.url.removesuffix("/v1") if dialect.outside_v1 else self.url
-        request = self._client.build_request("POST", root + dialect.route, json=dialect.say(ask))
+        request = self._lanes.request("POST", root + dialect.route, json=dialect.say(ask))
         pause = self._retry.pause_s
         for left in range(self._retry.tries, -1, -1):
             wait = pause
             try:
-                reply = await self._send(request, self._retry.timeout_s)
+                reply = await self._try(request)
             except _TROUBLE as error:
                 trouble: str = _why(error)
             else:
                 if reply.status not in _AGAIN:
                     return self._checked(reply, dialect)
-                trouble = f"status {reply.status}: {_message(reply)}"
+                trouble = f"status {reply.status}: {reply.message}"
                 wait = max(wait, reply.retry_after_s)
             if left:
                 charge(Cost(retries=1))
@@ -174,10 +177,25 @@ class HttpModel:
             f"tries ({trouble}); see to the server, then run the same command again."
         )
 
-    async def _send(self, request: httpx.Request, timeout_s: float) -> "_Reply":
+    async def _try(self, request: httpx.Request) -> Reply:
+        """The reply to one try, sent when its turn comes; pauses between tries hold up nobody."""
+        async with self._limiter:
+            since = self._limiter.cuts
+            try:
+                reply = await self._send(request, self._retry.timeout_s)
+            except _TOO_SLOW:
+                self._limiter.overloaded(since)
+                raise
+            if reply.status in _OVERLOAD:
+                self._limiter.overloaded(since)
+            elif reply.status < 300:
+                self._limiter.succeeded()
+            return reply
+
+    async def _send(self, request: httpx.Request, timeout_s: float) -> Reply:
         """The whole reply, in at most `timeout_s` seconds and `_MAX_BYTES` bytes."""
-        async with asyncio.timeout(timeout_s):
-            response = await self._client.send(request, stream=True)
+        async with asyncio.timeout(timeout_s), self._lanes.free() as client:
+            response = await client.send(request, stream=True)
             body = bytearray()
             try:
                 async for part in response.aiter_bytes():
@@ -189,9 +207,10 @@ class HttpModel:
                         )
             finally:
                 await response.aclose()
-        return _Reply(response.status_code, bytes(body), _retry_after(response))
+        pause_s = retry_after_s(response.headers.get("retry-after"))
+        return Reply(response.status_code, bytes(body), pause_s)
 
-    def _checked(self, reply: "_Reply", dialect: Dialect | None = None) -> object:
+    def _checked(self, reply: Reply, dialect: Dialect | None = None) -> object:
         """The JSON of a good answer; the right error for any other."""
         status = reply.status
         if status < 300:
@@ -202,7 +221,7 @@ class HttpModel:
                     "and does the address end in /v1?"
                 )
             return body
-        said = _message(reply)
+        said = reply.message
         if status < 400:
             raise ModelRefused(f"{self.url} sends elsewhere (status {status}); give that address.")
         if status in (401, 403):
@@ -222,22 +241,6 @@ class HttpModel:
         raise ModelRefused(f"{self.url} refused the request (status {status}: {said}).")
 
 
-@dataclass(frozen=True, slots=True)
-class _Reply:
-    """A server's whole answer to one request."""
-
-    status: int
-    body: bytes
-    retry_after_s: float = 0.0
-
-    def json(self) -> object:
-        """The body read as JSON; None where it is none."""
-        try:
-            return json.loads(self.body)
-        except (ValueError, RecursionError):
-            return None
-
-
 class _NoSuchRoute(ModelError):
     """The server does not know a path."""
 
@@ -248,47 +251,9 @@ def _listed(body: object) -> list[dict[str, Any]]:
     return [e for e in entries if isinstance(e, dict)] if isinstance(entries, list) else []
 
 
-def _message(reply: _Reply) -> str:
-    """What a server says of an error, in at most 200 harmless characters."""
-    body = reply.json() or reply.body[:2000].decode("utf-8", "replace")
-    error = body.get("error", body) if isinstance(body, dict) else body
-    said = error.get("message", error) if isinstance(error, dict) else error
-    return plain(" ".join(str(said)[:2000].split()))[:200]
-
-
-def _client(url: str, key: str | None, concurrency: int) -> httpx.AsyncClient:
-    """A client for one server; the loopback is never reached through a proxy."""
-    local = url.startswith(("http://127.", "http://localhost", "http://[::1]"))
-    headers = {"Accept-Encoding": "identity"}
-    if key is not None and key.strip():
-        headers["Authorization"] = f"Bearer {key.strip()}"
-    try:
-        return httpx.AsyncClient(
-            headers=headers,
-            timeout=httpx.Timeout(None, connect=10.0),
-            limits=httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
-            trust_env=not local,
-        )
-    except UnicodeEncodeError:
-        raise ConfigError(
-            "The server's key has a character that is not ASCII; correct the environment variable "
-            "that model.api_key_env names."
-        ) from None
-    except ImportError as error:
-        raise MissingExtra("A SOCKS proxy is set; type: pip install 'httpx[socks]'.") from error
-
-
-def _retry_after(response: httpx.Response) -> float:
-    """Seconds that the server asks to be left alone; 0 where it does not say."""
-    try:
-        return max(0.0, float(response.headers.get("retry-after", "0")))
-    except ValueError:
-        return 0.0
-
-
 def _why(error: Exception) -> str:
     """A transport error in words."""
-    if isinstance(error, TimeoutError | httpx.TimeoutException):
+    if isinstance(error, _TOO_SLOW):
         return "it did not answer in time"
     if isinstance(error, httpx.ConnectError):
         return f"nothing listens there: {error}"

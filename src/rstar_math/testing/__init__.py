@@ -1,6 +1,7 @@
 """Stand-ins for tests, for ours and for users' own: a policy that follows a script, a completer
 that answers from a function, a world whose true values are known, recorded answers of a real
-model, and a model server that answers from a function and can be told to fail.
+model, and a model server that answers from a function, batches as real ones do and can be told to
+fail.
 
     def script(question, prefix, k, seed):
         if prefix:
@@ -11,6 +12,7 @@ model, and a model server that answers from a function and can be told to fail.
     await grow(tree, policy=ScriptedPolicy(script), executor=sandbox, config=SearchConfig())
 """
 
+from rstar_math.testing.batching import Batching
 from rstar_math.testing.cassette import Cassette
 from rstar_math.testing.completer import Answering, Request, ScriptedCompleter
 from rstar_math.testing.script import Script, ScriptedPolicy
@@ -20,6 +22,7 @@ from rstar_math.testing.toy import ToyWorld
 __all__ = [
     "Answer",
     "Answering",
+    "Batching",
     "Cassette",
     "FakeServer",
     "Fault",

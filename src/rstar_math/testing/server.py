@@ -1,13 +1,17 @@
-"""A model server that answers from a function and can be told to fail."""
+"""A model server that answers from a function, takes its time, and can be told to fail."""
 
 import json
+import socket
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
+
+from rstar_math.testing.batching import Batching, Slots
+from rstar_math.testing.replies import Sampled, reply, sampled
 
 Fault = Literal[
     "drop",
@@ -37,15 +41,55 @@ class FakeServer:
         """What to do to the next requests for completions, one each, before answering again."""
         self.requests: list[dict[str, Any]] = []
         """Bodies of the requests for completions, in order of arrival."""
+        self.trouble: Callable[[Mapping[str, Any]], Fault | None] | None = None
+        """What to do to a request by its body, for faults that belong to what is asked."""
         self.routes: set[str] = {"/v1/completions", "/v1/chat/completions"}
         """Routes that exist; take one out for a server that lacks it."""
         self.key: str | None = None
         """The key that requests must bring, if any."""
+        self.most: int | None = None
+        """Most requests in flight; what comes above it is answered with 429."""
+        self.connections = 0
+        """Connections taken so far."""
+        self.refused = 0
+        """Requests answered with 429 because of `most`."""
+        self.slots: Slots | None = None
+        """Where samples are decoded, with continuous batching; times are `time.monotonic`."""
         self.model = model
         self.delay_s = delay_s
         self.answer = answer
         self.stop = threading.Event()
         self.url = ""
+        self._in_flight = 0
+        self.lock = threading.Lock()
+
+    @property
+    def port(self) -> int:
+        """Where it listens, for one that takes its place."""
+        return int(self.url.rsplit(":", 1)[1].split("/")[0])
+
+    def enter(self) -> bool:
+        """Count a request in flight; False where that would be more than `most`."""
+        with self.lock:
+            if self.most is not None and self._in_flight >= self.most:
+                self.refused += 1
+                return False
+            self._in_flight += 1
+            return True
+
+    def leave(self) -> None:
+        """Count a request as answered."""
+        with self.lock:
+            self._in_flight -= 1
+
+    def wait(self, samples: Sequence[Sampled]) -> None:
+        """Let the time pass that sampling takes."""
+        time.sleep(self.delay_s)
+        if self.slots is not None:
+            hold_s = self.slots.batching.hold_s
+            now = time.monotonic()
+            done = self.slots.take([hold_s(one.text or "") for one in samples], now)
+            self.stop.wait(max(0.0, done - time.monotonic()))
 
 
 Answer = Callable[[Mapping[str, Any]], Sequence[str | None]]
@@ -54,14 +98,27 @@ None is a choice without a text."""
 
 
 @contextmanager
-def serving(answer: Answer, *, model: str = "fake", delay_s: float = 0.0) -> Iterator[FakeServer]:
-    """A fake server while the block runs; each answer takes `delay_s` seconds."""
+def serving(
+    answer: Answer,
+    *,
+    model: str = "fake",
+    delay_s: float = 0.0,
+    batching: Batching | None = None,
+    port: int = 0,
+) -> Iterator[FakeServer]:
+    """A fake server while the block runs; each answer takes `delay_s` seconds and what `batching`
+    says.
+
+    When the block ends, its connections break, also those of requests not yet answered; with its
+    `port` another may then take its place.
+    """
     fake = FakeServer(answer, model, delay_s)
+    fake.slots = None if batching is None else Slots(batching)
 
     class Handler(_Handler):
         server_state = fake
 
-    http = _Server(("127.0.0.1", 0), Handler)
+    http = _Server(("127.0.0.1", port), Handler)
     fake.url = f"http://127.0.0.1:{http.server_port}/v1"
     thread = threading.Thread(target=http.serve_forever, args=(0.05,), daemon=True)
     thread.start()
@@ -71,6 +128,7 @@ def serving(answer: Answer, *, model: str = "fake", delay_s: float = 0.0) -> Ite
         fake.stop.set()
         http.shutdown()
         http.server_close()
+        http.hang_up()
         thread.join()
 
 
@@ -78,7 +136,27 @@ class _Server(ThreadingHTTPServer):
     """A server that takes a broken connection for granted."""
 
     daemon_threads = True
-    request_queue_size = 256
+    request_queue_size = 1024
+
+    def __init__(self, address: tuple[str, int], handler: type["_Handler"]) -> None:
+        self._open: set[socket.socket] = set()
+        super().__init__(address, handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Take a connection, and remember it."""
+        self._open.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """End a connection."""
+        self._open.discard(request)
+        super().shutdown_request(request)
+
+    def hang_up(self) -> None:
+        """Break the connections that clients keep open."""
+        for connection in list(self._open):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Say nothing: clients that are killed are part of the tests."""
@@ -89,6 +167,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     server_state: FakeServer
+
+    def setup(self) -> None:
+        """Count the connection."""
+        with self.server_state.lock:
+            self.server_state.connections += 1
+        super().setup()
 
     def log_message(self, format: str, *args: object) -> None:
         """Say nothing."""
@@ -112,15 +196,34 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(404, {"error": {"message": "Not Found"}})
             return
         fake.requests.append(body)
-        time.sleep(fake.delay_s)
-        if fake.faults:
-            self._fail(fake.faults.popleft())
+        if not fake.enter():
+            self._send(429, {"error": {"message": "Too many requests in flight"}})
+            return
+        try:
+            self._complete(body)
+        finally:
+            fake.leave()
+
+    def _complete(self, body: Mapping[str, Any]) -> None:
+        """Answer a request for samples, or fail as told."""
+        fake = self.server_state
+        fault = fake.faults.popleft() if fake.faults else None
+        if fault is None and fake.trouble is not None:
+            fault = fake.trouble(body)
+        if fault is not None:
+            time.sleep(fake.delay_s)
+            self._fail(fault)
             return
         if body.get("model") != fake.model:
             message = f"The model `{body.get('model')}` does not exist."
             self._send(404, {"error": {"message": message}})
             return
-        self._send(200, _answer(self.path, body, list(fake.answer(body))))
+        samples = sampled(body, list(fake.answer(body)))
+        fake.wait(samples)
+        if fake.stop.is_set():
+            self.close_connection = True
+            return
+        self._send(200, reply(self.path, body, samples))
 
     def _refused(self) -> bool:
         """Answer a request with a wrong key."""
@@ -163,26 +266,3 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
-
-
-def _answer(path: str, body: Mapping[str, Any], texts: Sequence[str | None]) -> dict[str, Any]:
-    """The JSON of an answer, texts ended at the first stop string and at `max_tokens` words."""
-    choices: list[dict[str, Any]] = []
-    tokens = 0
-    for index, text in enumerate(texts):
-        if text is None:
-            choices.append({"index": index, "text": None})
-            continue
-        ends = [at for stop in body.get("stop", []) if (at := text.find(stop)) >= 0]
-        shown = text[: min(ends)] if ends else text
-        tokens += len(shown.split())
-        cut = len(shown.split()) > body.get("max_tokens", 16)
-        choice: dict[str, Any] = {"index": index, "finish_reason": "length" if cut else "stop"}
-        if path.endswith("/chat/completions"):
-            choice["message"] = {"role": "assistant", "content": shown}
-        else:
-            choice["text"] = shown
-        choices.append(choice)
-    prompt = len(str(body.get("prompt") or body.get("messages")).split())
-    usage = {"prompt_tokens": prompt, "completion_tokens": tokens, "total_tokens": prompt + tokens}
-    return {"object": "text_completion", "choices": choices, "usage": usage}

@@ -1,0 +1,245 @@
+"""How well searches keep a model server busy, against a lock-step scheduler, in one run.
+
+    python benchmarks/saturation.py [--json] [--trees 64] [--rollouts 8] [--slots 128]
+                                    [--in-flight 8] [--scale 0.25]
+
+Trees are grown by the project's own search over HTTP (`connect`, `StepPolicy` and the grammar)
+against a fake server with continuous batching in a process of its own: 8 ms a token, 20 ms of
+prefill, steps of log-normal length (median 40 tokens, sigma 0.8, at most 512), paths of 4 to 8
+steps, K = 8. With one rollout of each tree in flight the 64 trees have 512 samples in flight for
+128 slots; a request holds its eight slots for less and less of its time, so that they keep about
+225 busy. Ours is measured with 8 rollouts of a tree in flight, and with 1 (ours_one), which gives
+the same trees as the lock-step scheduler. Scoring takes 20 ms a call
+and ordinary code about 10 ms (log-normal), each however many are under way; in the second setting
+1 % of the code steps run into a limit of 5 s. All these times are multiplied by --scale, so that
+the whole takes minutes; the smaller it is, the more the client's own processor time counts (at
+0.25 it is well below one core). A busy machine makes both schedulers slower, ours more.
+
+The lock-step scheduler (saturation_lockstep.py) is the scheme of the public rStar-Math code with
+the same search, samples, scores and runs; its barriers wait only for each other, its code runs
+and scores all at once. The last line with --json is one object of named figures:
+
+    wall_over_ideal             wall time over (slot-seconds used / slots); 1 is a server never idle
+    wall_over_ideal_slow_code   the same with slow code
+    lockstep_over_ideal, lockstep_over_ideal_slow_code      the same of the lock-step scheduler
+    lockstep_speedup            wall time a sampled token: lock-step over ours
+    lockstep_speedup_slow_code  the same with slow code
+    wall_over_ideal_one, lockstep_speedup_one    the first two with one rollout of a tree in flight
+    own_cpu_ms_per_node         processor time of the client process, without server, sandbox
+                                and scorer, for one node of a tree
+    NAME_wall_s, NAME_tokens, NAME_nodes, NAME_requests     for NAME in ours, ours_slow, ours_one,
+                                lockstep, lockstep_slow
+    NAME_busy                   mean share of slots in use
+    NAME_head, NAME_tail        share of the wall time before slots in use first reach, and after
+                                they last leave, nine tenths; 1 if never
+    server_cpu_ms_per_request   of the fake server: it must not be what is measured
+    client_cores, server_cores  processor time over wall time, ours with ordinary code
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from saturation_lockstep import LockStep
+from saturation_world import MOST_TOKENS, Report, Server, TimedExecutor, TimedScorer, Times, server
+
+from rstar_math.config import ModelConfig, PolicyConfig, SearchConfig
+from rstar_math.models import StepPolicy, connect
+from rstar_math.search import Tree, grow, to_record
+from rstar_math.testing.batching import utilisation
+from rstar_math.types import Question
+
+SLOW = 0.01
+PARTS = 40
+SHADES = " .:-=+*#%@"
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What is searched."""
+
+    trees: int
+    search: SearchConfig
+    slots: int
+    times: Times
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What one scheduler took for a load."""
+
+    load: Load
+    trees: list[Tree]
+    start: float
+    end: float
+    cpu_s: float
+    report: Report
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds from the first request to the last tree."""
+        return self.end - self.start
+
+    @property
+    def ideal_s(self) -> float:
+        """Seconds that the samples take if no slot is ever idle."""
+        return sum(end - start for start, end in self.report.spans) / self.load.slots
+
+    @property
+    def over_ideal(self) -> float:
+        """Wall time over the ideal, at least 1."""
+        return self.wall_s / self.ideal_s
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that all trees cost."""
+        return sum(tree.cost.sampled_tokens for tree in self.trees)
+
+    @property
+    def token_s(self) -> float:
+        """Wall time a sampled token, in seconds."""
+        return self.wall_s / self.tokens
+
+    @property
+    def nodes(self) -> int:
+        """Nodes of all trees, without roots."""
+        return sum(len(tree) - 1 for tree in self.trees)
+
+    def busy(self, parts: int = PARTS) -> list[float]:
+        """Share of slots in use in each part of the wall time."""
+        return utilisation(self.report.spans, self.load.slots, self.start, self.end, parts)
+
+    def figures(self, name: str) -> dict[str, float]:
+        """What is reported of every run."""
+        full = [part for part, busy in enumerate(self.busy(200)) if busy >= 0.9]
+        return {
+            f"{name}_wall_s": self.wall_s,
+            f"{name}_tokens": self.tokens,
+            f"{name}_nodes": self.nodes,
+            f"{name}_requests": self.report.requests,
+            f"{name}_busy": 1.0 / self.over_ideal,
+            f"{name}_head": full[0] / 200 if full else 1.0,
+            f"{name}_tail": 1.0 - (full[-1] + 1) / 200 if full else 1.0,
+        }
+
+
+async def searched(load: Load, at: Server, *, slow: float, lockstep: bool) -> Run:
+    """Grow all trees of a load at once, by one scheduler or the other."""
+    trees = {f"t{i}": Tree(Question(f"t{i}", f"What is task {i}?")) for i in range(load.trees)}
+    model = await connect(ModelConfig(url=at.url, concurrency=1024))
+    policy = StepPolicy(model, PolicyConfig(prompt="trained", step_tokens=MOST_TOKENS))
+    scorer = TimedScorer(load.times)
+    executor = TimedExecutor(load.times, slow)
+    held = LockStep(trees, policy, scorer) if lockstep else None
+
+    async def one(tree: Tree) -> None:
+        await grow(
+            tree,
+            policy=held or policy,
+            executor=executor,
+            scorer=held or scorer,
+            config=load.search,
+        )
+        if held:
+            held.finished()
+
+    at.report()
+    start, cpu = time.monotonic(), time.process_time()
+    try:
+        async with asyncio.TaskGroup() as group:
+            for tree in trees.values():
+                group.create_task(one(tree))
+        end, cpu_s = time.monotonic(), time.process_time() - cpu
+    finally:
+        await model.aclose()
+    return Run(load, list(trees.values()), start, end, cpu_s, at.report())
+
+
+def measure(load: Load) -> tuple[dict[str, float], dict[str, Run]]:
+    """All figures, and the runs they come from."""
+    single = replace(load, search=load.search.model_copy(update={"in_flight": 1}))
+    with server(load.times.batching(load.slots)) as at:
+
+        def run(load: Load, slow: float = 0.0, lockstep: bool = False) -> Run:
+            return asyncio.run(searched(load, at, slow=slow, lockstep=lockstep))
+
+        runs = {
+            "ours": run(load),
+            "ours_one": run(single),
+            "lockstep": run(single, lockstep=True),
+            "ours_slow": run(load, SLOW),
+            "lockstep_slow": run(single, SLOW, lockstep=True),
+        }
+    same = [to_record(tree) for tree in runs["lockstep"].trees]
+    assert [to_record(tree) for tree in runs["ours_one"].trees] == same
+    ours, one, slow = runs["ours"], runs["ours_one"], runs["ours_slow"]
+    figures = {
+        "wall_over_ideal": ours.over_ideal,
+        "wall_over_ideal_one": one.over_ideal,
+        "wall_over_ideal_slow_code": slow.over_ideal,
+        "lockstep_over_ideal": runs["lockstep"].over_ideal,
+        "lockstep_over_ideal_slow_code": runs["lockstep_slow"].over_ideal,
+        "lockstep_speedup": runs["lockstep"].token_s / ours.token_s,
+        "lockstep_speedup_one": runs["lockstep"].token_s / one.token_s,
+        "lockstep_speedup_slow_code": runs["lockstep_slow"].token_s / slow.token_s,
+        "own_cpu_ms_per_node": 1000 * ours.cpu_s / ours.nodes,
+        "client_cores": ours.cpu_s / ours.wall_s,
+        "server_cores": ours.report.cpu_s / ours.wall_s,
+        "server_cpu_ms_per_request": 1000 * ours.report.cpu_s / ours.report.requests,
+    }
+    for name, each in runs.items():
+        figures |= each.figures(name)
+    return {name: round(value, 3) for name, value in figures.items()}, runs
+
+
+def picture(busy: Sequence[float]) -> str:
+    """Shares of slots in use over time, a sign for each, darker is busier."""
+    return "".join(SHADES[min(9, int(share * 10))] for share in busy)
+
+
+def machine() -> dict[str, object]:
+    """Where it was measured."""
+    load: float | None = None
+    with suppress(OSError):
+        load = round(os.getloadavg()[0], 2)
+    return {
+        "cpus": os.cpu_count(),
+        "load_1min": load,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="last line: one JSON object")
+    parser.add_argument("--trees", type=int, default=64)
+    parser.add_argument("--rollouts", type=int, default=8)
+    parser.add_argument("--slots", type=int, default=128, help="samples decoded at once")
+    parser.add_argument("--in-flight", type=int, default=8, help="rollouts of a tree in flight")
+    parser.add_argument("--scale", type=float, default=0.25, help="real seconds a modelled second")
+    options = parser.parse_args(arguments)
+    search = SearchConfig(
+        rollouts=options.rollouts, candidates=8, depth=8, in_flight=options.in_flight
+    )
+    load = Load(options.trees, search, options.slots, Times(options.scale))
+    where = machine()
+    figures, runs = measure(load)
+    for name, value in figures.items():
+        print(f"{name:32} {value:12.3f}")
+    print(f"\nslots in use over each run's own time, {SHADES!r} from none to all:")
+    for name, run in runs.items():
+        print(f"{name:14} {run.wall_s:7.1f} s |{picture(run.busy())}|")
+    if options.json:
+        print(json.dumps(figures | where | {"trees": options.trees, "slots": options.slots}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""The world of `saturation.py`: a model server in a process of its own, and stand-ins for the
+scorer and the sandbox that only take time. All that is drawn depends on content alone, so that two
+schedulers that ask for the same get the same."""
+
+import asyncio
+import math
+import random
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from typing import Any
+
+from rstar_math.seeding import derive
+from rstar_math.testing import Batching, serving
+from rstar_math.types import Execution, ExecutionStatus, Question, Step
+
+MEDIAN_TOKENS, SIGMA, MOST_TOKENS = 40, 0.8, 512
+FIRST_END, LAST_END, END_SHARE = 2, 6, 0.3
+"""A code block may end after this many steps, must end after that many, and ends between them with
+this chance; its answer is one step more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """How long things take, in modelled seconds; `scale` real seconds are one of them."""
+
+    scale: float = 0.25
+    token_s: float = 0.008
+    prefill_s: float = 0.02
+    score_s: float = 0.02
+    code_s: float = 0.01
+    """Median; log-normal with sigma 0.5."""
+    limit_s: float = 5.0
+    """What slow code takes."""
+
+    def batching(self, slots: int) -> Batching:
+        """A server's times in real seconds."""
+        return Batching(slots, self.token_s * self.scale, self.prefill_s * self.scale)
+
+
+def answer(body: Mapping[str, Any]) -> list[str]:
+    """Next steps of log-normal lengths: comments and a line of code, or an answer."""
+    prompt = str(body["prompt"])
+    done = prompt.count("<step/>")
+    answering = prompt.endswith("</output>\n")
+    texts = []
+    for index in range(body["n"]):
+        rng = random.Random(derive(body["seed"], prompt, index))
+        tokens = MEDIAN_TOKENS * math.exp(rng.gauss(0.0, SIGMA))
+        number = rng.getrandbits(32)
+        filler = " word" * (min(MOST_TOKENS, max(8, round(tokens))) - 6)
+        if answering:
+            texts.append(f"As computed{filler} it is \\boxed{{{number % 5}}}\n<answer/>")
+            continue
+        ends = done >= LAST_END or (done >= FIRST_END and rng.random() < END_SHARE)
+        texts.append(f"#{filler}\nx = {number}\n{'<code/>' if ends else '<step/>'}")
+    return texts
+
+
+class TimedScorer:
+    """A Scorer that takes a fixed time for a call, however many are under way."""
+
+    def __init__(self, times: Times) -> None:
+        self._s = times.score_s * times.scale
+
+    async def score(self, question: Question, prefixes: Sequence[Sequence[Step]]) -> list[float]:
+        """See `protocols.Scorer`: values drawn by the last step's text."""
+        await asyncio.sleep(self._s)
+        return [derive(1, question.id, prefix[-1].text) / 2**30 - 1.0 for prefix in prefixes]
+
+
+class TimedExecutor:
+    """An Executor that takes time, however many are under way: a share of `slow` of the steps runs
+    into the limit."""
+
+    def __init__(self, times: Times, slow: float) -> None:
+        self._times, self._slow = times, slow
+
+    async def run(self, prefix: Sequence[Step], step: Step) -> Execution:
+        """See `protocols.Executor`."""
+        rng = random.Random(derive(2, step.code, len(prefix)))
+        if rng.random() < self._slow:
+            await asyncio.sleep(self._times.limit_s * self._times.scale)
+            return Execution(ExecutionStatus.TIMEOUT, message="ran too long")
+        await asyncio.sleep(self._times.code_s * math.exp(rng.gauss(0.0, 0.5)) * self._times.scale)
+        return Execution(ExecutionStatus.OK, "17\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a server did since it was last asked. Times as `time.monotonic`, the same clock in all
+    processes."""
+
+    spans: list[tuple[float, float]]
+    """When each sample held a slot."""
+    requests: int
+    cpu_s: float
+
+
+class Server:
+    """A fake model server in another process, from `server`."""
+
+    def __init__(self, url: str, door: Connection) -> None:
+        self.url = url
+        self._door = door
+
+    def report(self) -> Report:
+        """What it did since the last report."""
+        self._door.send("report")
+        report: Report = self._door.recv()
+        return report
+
+
+@contextmanager
+def server(batching: Batching) -> Iterator[Server]:
+    """A server while the block runs."""
+    context = get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(batching, theirs), daemon=True)
+    process.start()
+    try:
+        yield Server(ours.recv(), ours)
+    finally:
+        ours.send("end")
+        process.join()
+
+
+def _serve(batching: Batching, door: Connection) -> None:
+    """Serve, and report when asked."""
+    with serving(answer, batching=batching) as fake:
+        assert fake.slots is not None
+        door.send(fake.url)
+        cpu_s = time.process_time()
+        while door.recv() == "report":
+            now_s = time.process_time()
+            door.send(Report(list(fake.slots.spans), len(fake.requests), now_s - cpu_s))
+            cpu_s = now_s
+            fake.slots.clear()
+            fake.requests.clear()
