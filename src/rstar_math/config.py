@@ -35,14 +35,26 @@ class ModelConfig(Section):
     """Model name that the server knows; by default the only one it lists."""
     api_key_env: str = "OPENAI_API_KEY"
     """Environment variable that holds the server's key."""
-    concurrency: int = Field(32, ge=1, le=4096)
-    """Requests in flight at once; for the embedded model, samples decoded together."""
+    concurrency: int | None = Field(None, ge=1, le=4096)
+    """Most requests in flight at once to a server (by default 128; fewer while it answers 429 or
+    503); for the embedded model, samples decoded together (by default 32)."""
     context_tokens: int = Field(2048, ge=256)
     """Context of one sample in the embedded model, prompt and answer together."""
     timeout_s: float = Field(300.0, gt=0)
     """Longest time for one try of a request to a server; the embedded model is never given up."""
     retries: int = Field(4, ge=0)
     """Further tries after a refused or dropped connection or a 408, 429 or 5xx answer."""
+
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the model runs inside this process."""
+        return not self.url.startswith(("http://", "https://"))
+
+    @property
+    def in_flight(self) -> int:
+        """Requests (embedded: samples) in flight at once."""
+        return self.concurrency or (32 if self.embedded else 128)
 
 
 class PolicyConfig(Section):

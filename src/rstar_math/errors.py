@@ -7,6 +7,7 @@
     |- ModelError         a model did not give what was asked
     |  |- ModelUnreachable   no answer: wrong address, server down, connection lost, too slow
     |  |- ModelRefused       an answer that no retry mends: bad key, unknown model, bad request
+    |  |- RequestFailed      one request cannot be served, while the server answers others
     |  `- ContextExceeded    prompt and answer do not fit the model's context
     |- SandboxError       code cannot be run safely here (never raised for bad code: that is data)
     |- GradingError       the grader's own workers cannot be started or kept up
@@ -51,6 +52,11 @@ class ModelUnreachable(ModelError):
 
 class ModelRefused(ModelError):
     """The model server answered that it will not do this; asking again would not help."""
+
+
+class RequestFailed(ModelError):
+    """One request cannot be served by a server that answers others; a search ends the path it was
+    for and goes on."""
 
 
 class ContextExceeded(ModelRefused):

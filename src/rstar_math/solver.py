@@ -226,16 +226,16 @@ class Solver:
             await asyncio.gather(*running, return_exceptions=True)
 
     def _in_flight(self, strategy: Strategy) -> int:
-        """Searches that keep the model busy: its concurrency over the samples that one search has
-        in flight, twice."""
-        search = self.config.search
+        """Searches that keep the model busy: what it takes at once, twice, over what one search
+        asks for at once. A server counts requests, the embedded model samples."""
+        search, model = self.config.search, self.config.model
         if search.trees is not None:
             return search.trees
         if strategy.kind in _CHAINS:
-            width = 1 if strategy.kind == "greedy" else strategy.n or 1
+            each = 1 if strategy.kind == "greedy" else strategy.n or 1
         else:
-            width = search.candidates * search.in_flight
-        return max(2, 2 * self.config.model.concurrency // width)
+            each = search.in_flight * (search.candidates if model.embedded else 1)
+        return max(2, 2 * model.in_flight // each)
 
 
 def solve(

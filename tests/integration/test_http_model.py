@@ -7,7 +7,13 @@ from typing import Any
 import pytest
 
 from rstar_math.config import ModelConfig
-from rstar_math.errors import ConfigError, ContextExceeded, ModelRefused, ModelUnreachable
+from rstar_math.errors import (
+    ConfigError,
+    ContextExceeded,
+    ModelRefused,
+    ModelUnreachable,
+    RequestFailed,
+)
 from rstar_math.meter import metering
 from rstar_math.models.connect import connect
 from rstar_math.models.http import HttpModel, Retry
@@ -57,7 +63,7 @@ def test_a_server_that_gives_one_sample_at_a_time_is_asked_again() -> None:
 
 def test_one_of_several_requests_that_fails_is_one_error() -> None:
     def dying(body: Mapping[str, Any]) -> Sequence[str]:
-        fake.faults.extend([503] * 9)
+        fake.faults.extend([503] * 99)
         return ["only one<step/>"]
 
     with serving(dying) as fake, pytest.raises(ModelUnreachable, match="status 503"):
@@ -81,7 +87,7 @@ def test_passing_troubles_are_tried_again(fault: Fault) -> None:
 @pytest.mark.parametrize("fault", ["drop", "stall", "trickle", 500])
 def test_lasting_troubles_are_one_sentence(fault: Fault) -> None:
     with serving(answer) as fake:
-        fake.faults.extend([fault] * 3)
+        fake.trouble = lambda body: fault
         with pytest.raises(ModelUnreachable, match="gave no answer after 3 tries") as error:
             ask(fake, retry=Retry(tries=2, timeout_s=0.2, pause_s=0.01))
     assert "\n" not in str(error.value)
@@ -99,10 +105,19 @@ def test_lasting_troubles_are_one_sentence(fault: Fault) -> None:
 )
 def test_refusals_are_not_tried_again(fault: Fault, said: str) -> None:
     with serving(answer) as fake:
-        fake.faults.append(fault)
+        fake.trouble = lambda body: fault
         with pytest.raises(ModelRefused, match=said):
             ask(fake)
-        assert len(fake.requests) == 1
+        assert len(fake.requests) == 2, "the request, and the smallest one to see who is at fault"
+
+
+@pytest.mark.parametrize("fault", ["garbage", "empty", "drop", "stall", 400, 500])
+def test_a_request_that_fails_while_others_succeed_is_told_apart(fault: Fault) -> None:
+    with serving(answer) as fake:
+        fake.trouble = lambda body: None if body["max_tokens"] == 1 else fault
+        with metering() as cost, pytest.raises(RequestFailed, match="while others succeed"):
+            ask(fake, retry=Retry(tries=1, timeout_s=0.2, pause_s=0.01))
+    assert (cost.failures, cost.calls) == (1, 0)
 
 
 def test_a_full_context_is_told_apart() -> None:

@@ -35,7 +35,7 @@ async def connect(config: ModelConfig) -> Connection:
 
         return LocalModel(
             config.url,
-            streams=config.concurrency,
+            streams=config.in_flight,
             context_tokens=config.context_tokens,
         )
     if not config.url.startswith(("http://", "https://")):
@@ -49,7 +49,7 @@ async def connect(config: ModelConfig) -> Connection:
         config.url,
         name=config.name,
         key=os.environ.get(config.api_key_env),
-        concurrency=config.concurrency,
+        concurrency=config.in_flight,
         retry=Retry(tries=config.retries, timeout_s=config.timeout_s),
     )
     try:

@@ -20,6 +20,7 @@ from rstar_math.errors import (
     ModelError,
     ModelRefused,
     ModelUnreachable,
+    RequestFailed,
 )
 from rstar_math.foreign import plain
 from rstar_math.meter import charge
@@ -142,14 +143,36 @@ class HttpModel:
         Falls back to chat where a server that never answered has no completions.
         """
         try:
-            answer = await self._post(self.dialect, ask)
-        except _NoSuchRoute:
-            self.dialect = CHAT
-            answer = await self._post(self.dialect, ask)
+            try:
+                answer = await self._post(self.dialect, ask)
+            except _NoSuchRoute:
+                self.dialect = CHAT
+                answer = await self._post(self.dialect, ask)
+            completions, cost = self.dialect.read(ask, answer)
+        except ContextExceeded:
+            raise
+        except (ModelRefused, ModelUnreachable) as error:
+            charge(Cost(failures=1))
+            if await self._answers():
+                raise RequestFailed(f"One request failed while others succeed: {error}") from error
+            raise
         self._answered = True
-        completions, cost = self.dialect.read(ask, answer)
         charge(cost)
         return completions, cost.samples
+
+    async def _answers(self) -> bool:
+        """Whether the server answers the smallest request there is: tells one that is not up from
+        one that cannot serve a certain request."""
+        ask = Ask(self.name, "1 + 1 =", 1, ("\n",), 1, 0.0, 0)
+        root = self.url.removesuffix("/v1") if self.dialect.outside_v1 else self.url
+        say = self.dialect.say(ask)
+        try:
+            request = self._lanes.request("POST", root + self.dialect.route, json=say)
+            reply = await self._send(request, min(30.0, self._retry.timeout_s))
+            self.dialect.read(ask, self._checked(reply, self.dialect))
+        except (*_TROUBLE, ModelError):
+            return False
+        return True
 
     async def _post(self, dialect: Dialect, ask: Ask) -> object:
         """The JSON answer to one request, tried again as `Retry` says."""
@@ -171,7 +194,6 @@ class HttpModel:
                 charge(Cost(retries=1))
                 await asyncio.sleep(min(wait, 30.0) * random.uniform(0.5, 1.0))
                 pause *= 2
-        charge(Cost(failures=1))
         raise ModelUnreachable(
             f"The model server at {self.url} gave no answer after {self._retry.tries + 1} "
             f"tries ({trouble}); see to the server, then run the same command again."

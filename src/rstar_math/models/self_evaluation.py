@@ -3,8 +3,8 @@
 What they use is billed as a scorer's (`Cost.scorer_tokens`), whatever the Completer charges; only
 `calls` and what went wrong on the way (`retries`, `failures`) are counted as anyone's. The same
 prefix means the same request: seeds come from `seed` and the prompt. A prefix whose prompt does not
-fit the model's context, or in whose judgements nothing can be read, gets 0 and is counted in
-`Cost.unscored`; any other `ModelError` is raised.
+fit the model's context, that cannot be served, or in whose judgements nothing can be read, gets 0
+and is counted in `Cost.unscored`; any other `ModelError` is raised.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from functools import partial
 from statistics import fmean
 from typing import TypeVar
 
-from rstar_math.errors import ContextExceeded
+from rstar_math.errors import ContextExceeded, RequestFailed
 from rstar_math.meter import as_scoring, charge, rebilled
 from rstar_math.protocols import Completer
 from rstar_math.seeding import derive
@@ -147,7 +147,7 @@ class _Judge:
                 temperature=self.temperature,
                 seed=derive(self.seed, question.id, prompt),
             )
-        except ContextExceeded:
+        except (ContextExceeded, RequestFailed):
             return []
         return [completion.text for completion in completions]
 

@@ -9,13 +9,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rstar_math.config import SearchConfig
-from rstar_math.errors import ContextExceeded, ModelError
+from rstar_math.errors import ContextExceeded, ModelError, RequestFailed
 from rstar_math.meter import metering
 from rstar_math.protocols import Executor, Policy, Scorer, Verifier
 from rstar_math.search.running import executed
 from rstar_math.search.tree import Node, Tree
 from rstar_math.tasks import together
 from rstar_math.types import Cost, Question, Step, Verdict
+
+GIVEN_UP: dict[type[BaseException], str] = {
+    ContextExceeded: "context exceeded",
+    RequestFailed: "request failed",
+}
+"""Errors that end the path that a request was for, with the reason that is written down."""
 
 _REWARD = {Verdict.RIGHT: 1.0, Verdict.WRONG: -1.0}
 
@@ -61,8 +67,8 @@ async def expansion(
     with metering() as cost:
         try:
             samples = await parts.policy.propose(question, prefix, k, seed=seed)
-        except ContextExceeded:
-            return Expansion((), "context exceeded", cost, guided)
+        except tuple(GIVEN_UP) as error:
+            return Expansion((), GIVEN_UP[type(error)], cost, guided)
         counts = Counter(samples)
         steps = await together(executed(parts.executor, prefix, step) for step in counts)
         scores = await scored(question, parts.scorer, [(*prefix, step) for step in steps])

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from math import inf
 
 from rstar_math.config import SearchConfig
-from rstar_math.errors import ContextExceeded
 from rstar_math.meter import metering
-from rstar_math.search.expansion import Parts, scored
+from rstar_math.search.expansion import GIVEN_UP, Parts, scored
 from rstar_math.search.running import executed
 from rstar_math.search.stopping import Enough, on_the_bill_of, spare
 from rstar_math.search.tree import ROOT, Tree
@@ -156,6 +155,6 @@ async def _next(
     """Up to n next steps, and the reason where there is none."""
     try:
         steps = await parts.policy.propose(question, tuple(prefix), n, seed=seed)
-    except ContextExceeded:
-        return [], "context exceeded"
+    except tuple(GIVEN_UP) as error:
+        return [], GIVEN_UP[type(error)]
     return steps, None if steps else "no next step"
