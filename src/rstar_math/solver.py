@@ -47,23 +47,28 @@ class Solver:
         async with Solver(config) as solver:
             solution = await solver.solve(Question("q1", "What is 6 times 7?"))
 
-    Parts of one's own take the place of the built ones; those that are given are not closed.
+    Parts of one's own take the place of the built ones; those that are given are not closed. A
+    `policy` takes the place of the model, a `model` (any Completer) that of the one that the
+    configuration names.
     """
 
     def __init__(
         self,
         config: Config | None = None,
         *,
+        model: Completer | None = None,
         policy: Policy | None = None,
         executor: Executor | None = None,
         scorer: Scorer | None = None,
     ) -> None:
+        if model is not None and policy is not None:
+            raise ConfigError("Solver takes a model or a policy; leave one of them out.")
         self.config = config or Config()
         self._given = (policy, executor)
         self._scorer = scorer
-        self._completer: Completer | None = None
+        self._completer = model
         self.model_name: str | None = None
-        """The model's name as its server gives it; None for a policy of one's own."""
+        """The model's name as its server gives it; None for parts of one's own."""
         self._stack = AsyncExitStack()
         self._policy: Policy
         self._greedy: Policy
@@ -97,15 +102,16 @@ class Solver:
         else:
             self._executor = executor
         if policy is None:
-            completer = await connect(self.config.model)
-            self._stack.push_async_callback(completer.aclose)
-            self.model_name = completer.name
-            self._completer = completer
-            self._policy = StepPolicy(completer, self.config.policy)
+            if self._completer is None:
+                connection = await connect(self.config.model)
+                self._stack.push_async_callback(connection.aclose)
+                self.model_name = connection.name
+                self._completer = connection
+            self._policy = StepPolicy(self._completer, self.config.policy)
             cold = self.config.policy.model_copy(update={"temperature": 0.0})
-            self._greedy = StepPolicy(completer, cold)
+            self._greedy = StepPolicy(self._completer, cold)
             if self._scorer is None and self.config.search.scorer == "self":
-                self._scorer = self._judge(completer)
+                self._scorer = self._judge(self._completer)
         else:
             self._policy = self._greedy = policy
 

@@ -119,7 +119,7 @@ def test_rollouts_in_flight_spread_and_keep_all_that_is_true_of_a_tree() -> None
 
 
 def test_searches_by_score_alone_want_a_scorer() -> None:
-    for name in ("beam@4", "dvts@2", "value@1", "tot"):
+    for name in ("bon@4", "beam@4", "dvts@2", "value@1", "tot", "rap"):
         with pytest.raises(ConfigError, match=r"search\.scorer=self"):
             pursued(name, Parts(WORLD.policy, WORLD.executor))
 

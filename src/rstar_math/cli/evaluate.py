@@ -1,5 +1,6 @@
 """`rstar eval`: strategies side by side on one set of problems."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -21,10 +22,20 @@ from rstar_math.cli.options import (
 def evaluate(
     file: ProblemFile,
     strategy: Annotated[
-        str, typer.Option(help="Comma-separated: greedy, sc@8, mcts, mcts@16.")
+        str,
+        typer.Option(
+            help="Comma-separated: greedy, sc@8, bon@8, beam@8, dvts@8, tot, rap, value, mcts, "
+            "mcts@16, mcts@16x4 (4 runs)."
+        ),
     ] = "greedy,sc@8,mcts",
     run_file: Annotated[
         Path | None, typer.Option("--run", metavar="RUN", help="Run file to keep and go on with.")
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="tokens=N", help="Sampled tokens a problem that every strategy is given."
+        ),
     ] = None,
     model: Model = None,
     limit: Limit = None,
@@ -34,13 +45,14 @@ def evaluate(
 ) -> None:
     """Measure strategies: accuracy with its interval, tokens, calls, seconds, failures.
 
-    No search sees a reference answer; they are used afterwards to grade.
+    With --budget every strategy is given the same: a comparison at equal cost. No search sees a
+    reference answer; they are used afterwards to grade.
     """
     from rstar_math.cli import batch
     from rstar_math.search.strategy import parse_strategies
 
     strategies = parse_strategies(strategy)
-    settings = configure(config, set_, model)
+    settings = configure(config, [*(set_ or []), *_budget(budget)], model)
     job = batch.Job(file, run_file, limit, strategies, graded=True)
     with batch.opened(job, settings) as opened:
         run(opened.work(settings), kept=run_file is not None)
@@ -52,3 +64,14 @@ def evaluate(
     from rstar_math.cli import show
 
     show.out.print(show.summaries(rows))
+
+
+def _budget(text: str | None) -> list[str]:
+    """A budget as settings."""
+    from rstar_math.errors import ConfigError
+
+    if text is None:
+        return []
+    if not re.fullmatch(r"tokens=[1-9]\d{0,11}", text):
+        raise ConfigError(f"--budget {text!r} is not tokens=N; for example --budget tokens=2000.")
+    return [f"search.{text}"]

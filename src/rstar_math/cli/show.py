@@ -110,6 +110,8 @@ def solution(found: Solution) -> RenderableType:
         line.append(plain(choice.answer), "bold green")
         line.append(f"   {choice.share:.0%} of the votes: {rivals}", "dim")
         parts.append(line)
+    if tree.stopped is not None:
+        parts.append(Text(stop_line(tree), "dim"))
     parts.append(Text(cost_line(tree.cost, len(tree) - 1), "dim"))
     return Group(*parts)
 
@@ -150,11 +152,24 @@ def _step(
 def cost_line(cost: Cost, steps: int) -> str:
     """What a search cost, in one line."""
     rate = cost.sampled_tokens / cost.seconds if cost.seconds else 0.0
+    judged = f", {cost.scorer_tokens} tokens to score them" if cost.scorer_tokens else ""
     return (
         f"{steps} steps tried, {cost.code_runs} programs run ({cost.code_failures} failed), "
-        f"{cost.calls} calls, {cost.sampled_tokens} tokens sampled, {cost.seconds:.1f} s "
+        f"{cost.calls} calls, {cost.sampled_tokens} tokens sampled{judged}, {cost.seconds:.1f} s "
         f"({rate:.0f} tokens/s)"
     )
+
+
+_STOPPED = {
+    "decided": "no vote to come could change the answer",
+    "confident": "the answer was sure enough",
+}
+
+
+def stop_line(tree: Tree) -> str:
+    """Why a search stopped early, and what that spared."""
+    reason = _STOPPED.get(tree.stopped or "", tree.stopped)
+    return f"Stopped early: {reason}; about {tree.spared_tokens} tokens spared"
 
 
 def verdict_line(problem: Problem, answer: str | None, verdict: Verdict | None) -> str:

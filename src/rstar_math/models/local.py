@@ -5,8 +5,11 @@ It listens on a port of its own choice behind a random key, so that no other use
 can use it.
 """
 
+import asyncio
 import os
 import secrets
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from rstar_math.errors import MissingExtra, ModelRefused
 from rstar_math.models.dialects import LLAMA_CPP
 from rstar_math.models.http import HttpModel, Retry
 from rstar_math.models.weights import weights_file
+from rstar_math.protocols import Completion
 
 _PATIENCE_S = 86_400.0
 """Longest wait for the embedded model: it is slow where the machine is busy, and never lost."""
@@ -34,13 +38,67 @@ class LocalModel:
         )
         self._http.dialect = LLAMA_CPP
         self._http.batch = streams
-        self.complete = self._http.complete
+        self._streams = Streams(streams)
         self.name = path.stem
+
+    async def complete(
+        self,
+        prompt: str,
+        *,
+        n: int,
+        stop: Sequence[str],
+        max_tokens: int,
+        temperature: float,
+        seed: int,
+    ) -> list[Completion]:
+        """See `protocols.Completer`. Waits until as many streams are free as samples are asked
+        for: a request that waited inside the server would hold back smaller ones, and take the
+        stream that has its prefix in its cache from the next that needs it."""
+        async with self._streams.taken(n):
+            return await self._http.complete(
+                prompt, n=n, stop=stop, max_tokens=max_tokens, temperature=temperature, seed=seed
+            )
 
     async def aclose(self) -> None:
         """Close the connections and free the weights."""
         await self._http.aclose()
         del self._server
+
+
+class Streams:
+    """The streams of an engine, given out in the order of asking; who wants few may pass one who
+    wants more than are free."""
+
+    def __init__(self, total: int) -> None:
+        self._total = self._free = total
+        self._waiting: list[tuple[int, asyncio.Future[None]]] = []
+
+    @asynccontextmanager
+    async def taken(self, n: int) -> AsyncIterator[None]:
+        """`n` streams (or all, where there are fewer) for as long as the block runs. Being
+        cancelled while waiting leaves nothing behind."""
+        n = min(n, self._total)
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append((n, turn))
+        self._admit()
+        try:
+            await turn
+            yield
+        finally:
+            if (n, turn) in self._waiting:
+                self._waiting.remove((n, turn))
+            else:
+                self._free += n
+                self._admit()
+
+    def _admit(self) -> None:
+        """Give turns to all that fit."""
+        for n, turn in list(self._waiting):
+            if n <= self._free:
+                self._waiting.remove((n, turn))
+                self._free -= n
+                if not turn.done():
+                    turn.set_result(None)
 
 
 def _start(path: Path, *, streams: int, context_tokens: int) -> tuple[Any, str]:

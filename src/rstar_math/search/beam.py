@@ -1,10 +1,9 @@
 """Searches that go by the scorer's values alone and never back up: step-level beam search and
-best-first search. They need a scorer."""
+best-first search. They need a scorer; a step without a score counts as -1."""
 
 from heapq import heappop, heappush
 
 from rstar_math.config import SearchConfig
-from rstar_math.errors import ConfigError
 from rstar_math.search.expansion import Expansion, Parts, attach, expansion
 from rstar_math.search.stopping import on_the_bill_of
 from rstar_math.search.tree import ROOT, Tree
@@ -21,7 +20,6 @@ async def beam(tree: Tree, width: int, *, parts: Parts, config: SearchConfig) ->
     judges itself as the scorer it is Tree of Thoughts, breadth first (Yao et al.,
     arXiv:2305.10601). Stops after the layer that reaches `config.tokens`.
     """
-    _check(parts)
     alive, room, tokens = [ROOT], width, 0
     with on_the_bill_of(tree):
         while alive and room and (config.tokens is None or tokens < config.tokens):
@@ -41,7 +39,6 @@ async def best_first(tree: Tree, ends: int, *, parts: Parts, config: SearchConfi
     """Best-first search: the open path with the highest score, of any depth, is expanded next,
     until `ends` answers were the best of all that was open (MindStar, arXiv:2405.16265). Stops
     with the request that reaches `config.tokens`."""
-    _check(parts)
     frontier, tokens = [(0.0, ROOT)], 0
     with on_the_bill_of(tree):
         while frontier and tree.rollouts < ends:
@@ -66,16 +63,6 @@ async def _expand(tree: Tree, at: int, parts: Parts, config: SearchConfig, width
 
 
 def _score(tree: Tree, index: int) -> float:
-    """A node's score; a search in here always has one."""
+    """A node's score."""
     score = tree.nodes[index].score
-    assert score is not None
-    return score
-
-
-def _check(parts: Parts) -> None:
-    """Refuse to search without a scorer."""
-    if parts.scorer is None:
-        raise ConfigError(
-            "Beam and best-first searches go by a scorer, and there is none; "
-            "type --set search.scorer=self, or give Solver a scorer."
-        )
+    return -1.0 if score is None else score

@@ -43,7 +43,8 @@ async def grow(
     the paper's first rounds; a verifier is for making training data, never for evaluation.
     Without one it is worth its score, else the share of votes behind it, else 0. With a scorer a
     new node starts with its score as first value (PPM-augmented, the paper's later rounds). A
-    `ModelError` leaves the tree valid and as far as it got, and so does cancellation.
+    `ModelError` leaves the tree valid and as far as it got, and so does cancellation. What was
+    asked for when the search stops is still put into the tree: it is paid for.
     """
     search = _Search(tree, Parts(policy, executor, scorer, verifier), config)
     with on_the_bill_of(tree):
@@ -54,7 +55,7 @@ async def grow(
                     if on_rollout is not None:
                         on_rollout(tree)
                     if enough is not None and await search.settled(enough):
-                        break
+                        search.stopping = True
         finally:
             await search.abandon()
 

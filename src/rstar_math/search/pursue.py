@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from rstar_math.config import SearchConfig
+from rstar_math.errors import ConfigError
 from rstar_math.protocols import Grouper
 from rstar_math.search.answers import RULES, Choice, ballots, top_of_runs
 from rstar_math.search.beam import beam, best_first
@@ -17,6 +18,8 @@ from rstar_math.search.strategy import Strategy
 from rstar_math.search.tree import Tree
 from rstar_math.seeding import derive
 
+_UNSCORED = ("greedy", "sc", "mcts")
+"""Strategies that can do without a scorer."""
 _SIDE_BY_SIDE = 4
 """Runs of one question in flight at once, where no token budget may end them."""
 
@@ -39,6 +42,11 @@ async def pursue(
     asked for when the budget ran out is still used. Raises `ModelError`; the tree then holds what
     was found.
     """
+    if parts.scorer is None and strategy.kind not in _UNSCORED:
+        raise ConfigError(
+            f"{strategy.kind} goes by a scorer, and there is none; type --set search.scorer=self, "
+            "or give Solver a scorer."
+        )
     rule = answer_rule(strategy, config, scored=parts.scorer is not None)
     sure = config.confidence if rule == "majority" else None
 
