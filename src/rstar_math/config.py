@@ -45,7 +45,6 @@ class ModelConfig(Section):
     retries: int = Field(4, ge=0)
     """Further tries after a refused or dropped connection or a 408, 429 or 5xx answer."""
 
-
     @property
     def embedded(self) -> bool:
         """Whether the model runs inside this process."""

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 def solve(
     question: Annotated[str, typer.Argument(help="The question, in words.")],
     model: Model = None,
-    strategy: Annotated[str, typer.Option(help="greedy, sc@8, bon@8, beam@8, dvts@8, tot, rap, value, mcts@16.")] = "mcts",
+    strategy: Annotated[
+        str, typer.Option(help="greedy, sc@8, bon@8, beam@8, dvts@8, tot, rap, value, mcts@16.")
+    ] = "mcts",
     config: ConfigSource = None,
     set_: Settings = None,
     as_json: AsJson = False,
