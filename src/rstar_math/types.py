@@ -186,6 +186,9 @@ class Cost:
     """Requests given up after the last retry."""
     seconds: float = 0.0
     """Wall time."""
+    spared_tokens: int = 0
+    """What was not consumed: tokens that stopping early is reckoned to have spared, the budget that
+    was left, or the rollouts that were left at the mean of those done."""
 
     def add(self, other: "Cost") -> None:
         """Add another cost to this one, field by field."""

@@ -2,16 +2,17 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 
 from rstar_math.config import Config, load_config
 from rstar_math.errors import ConfigError, InputError, ModelUnreachable
 from rstar_math.search import to_record
-from rstar_math.search.strategy import Strategy
+from rstar_math.search.strategy import Strategy, parse_strategies
 from rstar_math.solver import MCTS, Solver, solve
-from rstar_math.testing import ScriptedPolicy
+from rstar_math.testing import ScriptedPolicy, ToyWorld
 from rstar_math.types import Problem, Question, Step, Verdict
 from tests.unit.toy import NUMBERS, script
 
@@ -43,12 +44,59 @@ def test_the_same_trees_at_any_concurrency(strategy: Strategy) -> None:
     assert len(json.loads(one)) == len(PROBLEMS)
 
 
-def test_references_change_nothing_unless_the_search_is_guided() -> None:
-    false = [Problem(problem.question, "999") for problem in PROBLEMS]
-    for strategy in (MCTS, Strategy("sc", 4)):
-        right = found(4, strategy, PROBLEMS, guided=False)
-        assert right == found(4, strategy, false, guided=False)
-    assert found(4, MCTS, PROBLEMS, guided=True) != found(4, MCTS, false, guided=True)
+WORLD = ToyWorld(steps=3)
+TOYS = WORLD.problems(6)
+
+
+def toyed(name: str, problems: Sequence[Problem], *, guided: bool = False) -> str:
+    """All trees and choices of a map in the toy world, with a scorer, as text."""
+    (strategy,) = parse_strategies(name)
+
+    async def once() -> str:
+        parts: dict[str, Any] = {"policy": WORLD.policy, "executor": WORLD.executor}
+        async with Solver(config(4), scorer=WORLD.scorer(), **parts) as solver:
+            results = {}
+            async for problem, solution in solver.map(problems, strategy, guided=guided):
+                results[problem.id] = [to_record(solution.tree), str(solution.choice)]
+        return json.dumps(results, sort_keys=True)
+
+    return asyncio.run(once())
+
+
+@pytest.mark.parametrize(
+    "name", ["greedy", "sc@4", "bon@4", "beam@3", "dvts@3", "value", "mcts", "mcts@2x3"]
+)
+def test_references_change_nothing_in_an_evaluation(name: str) -> None:
+    """The firewall: two runs that differ only in the reference answers are equal, byte by byte."""
+    false = [Problem(problem.question, "999") for problem in TOYS]
+    assert toyed(name, TOYS) == toyed(name, false)
+
+
+def test_references_do_change_a_guided_search() -> None:
+    false = [Problem(problem.question, "999") for problem in TOYS]
+    assert toyed("mcts", TOYS, guided=True) != toyed("mcts", false, guided=True)
+
+
+def test_a_slow_consumer_holds_back_the_search() -> None:
+    """No more problems are begun than are in flight: results do not pile up."""
+    begun: list[str] = []
+
+    def problems() -> Iterator[Problem]:
+        for problem in WORLD.problems(40):
+            begun.append(problem.id)
+            yield problem
+
+    async def once() -> None:
+        parts: dict[str, Any] = {"policy": WORLD.policy, "executor": WORLD.executor}
+        async with Solver(config(3), **parts) as solver:
+            taken = 0
+            async for _ in solver.map(problems()):
+                taken += 1
+                await asyncio.sleep(0.01)
+                assert len(begun) <= taken + 2 * 3
+
+    asyncio.run(once())
+    assert len(begun) == 40
 
 
 def test_judging_is_a_thing_of_its_own() -> None:

@@ -222,7 +222,7 @@ def test_stopping_when_decided_does_not_change_the_answer() -> None:
     assert same.answer == answer.answer
     assert early.stopped == "decided"
     assert 20 < early.rollouts < whole.rollouts == 40
-    assert early.spared_tokens == pytest.approx(
+    assert early.cost.spared_tokens == pytest.approx(
         whole.cost.sampled_tokens - early.cost.sampled_tokens, rel=0.2
     )
 
@@ -235,14 +235,14 @@ def test_stopping_when_sure_spares_more(name: str) -> None:
     if whole.rollouts > 20:
         assert early.stopped == "confident"
         assert early.cost.sampled_tokens < whole.cost.sampled_tokens / 2
-        assert early.spared_tokens > 0
+        assert early.cost.spared_tokens > 0
     assert from_record(to_record(early)).stopped == early.stopped
 
 
 def test_a_settled_answer_ends_a_token_budget_too() -> None:
     early, _ = stopped("sc", candidates=4, tokens=5000, confidence=0.95)
     assert early.stopped == "confident"
-    assert early.cost.sampled_tokens + early.spared_tokens == 5000
+    assert early.cost.sampled_tokens + early.cost.spared_tokens == 5000
 
 
 def test_an_unsettled_answer_uses_the_whole_budget() -> None:
@@ -251,7 +251,7 @@ def test_an_unsettled_answer_uses_the_whole_budget() -> None:
     parts = Parts(split.policy, split.executor)
     config = SearchConfig(candidates=4, confidence=1.0)
     asyncio.run(pursue(tree, Strategy("sc", 16), parts, config, group=same_text))
-    assert (tree.stopped, tree.rollouts, tree.spared_tokens) == (None, 16, 0)
+    assert (tree.stopped, tree.rollouts, tree.cost.spared_tokens) == (None, 16, 0)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """What a person sees in a terminal: a search under way, a solution, a table of strategies."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from time import monotonic
 
@@ -169,7 +169,7 @@ _STOPPED = {
 def stop_line(tree: Tree) -> str:
     """Why a search stopped early, and what that spared."""
     reason = _STOPPED.get(tree.stopped or "", tree.stopped)
-    return f"Stopped early: {reason}; about {tree.spared_tokens} tokens spared"
+    return f"Stopped early: {reason}; about {tree.cost.spared_tokens} tokens spared"
 
 
 def verdict_line(problem: Problem, answer: str | None, verdict: Verdict | None) -> str:
@@ -180,7 +180,7 @@ def verdict_line(problem: Problem, answer: str | None, verdict: Verdict | None) 
     return f"{_safe(problem.id)}: {given}{expected}: {mark}"
 
 
-def summaries(rows: Iterable[Summary]) -> Table:
+def summaries(rows: Sequence[Summary]) -> Table:
     """The table of an evaluation; costs are means over the problems. Fits 80 columns."""
     table = Table(header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.caption_justify = "left"
@@ -206,4 +206,11 @@ def summaries(rows: Iterable[Summary]) -> Table:
         "none: problems without any answer. Means over the problems: calls to the\n"
         "model, tokens sampled, programs run and failed, seconds from start to end."
     )
+    for row in rows:
+        if row.cost.spared_tokens:
+            spared = row.cost.spared_tokens / max(row.problems, 1)
+            table.caption += f"\n{row.strategy}: stopping early spared about {spared:.0f} tokens."
+        if row.cost.scorer_tokens:
+            judged = row.cost.scorer_tokens / max(row.problems, 1)
+            table.caption += f"\n{row.strategy}: {judged:.0f} tokens besides, to score steps."
     return table

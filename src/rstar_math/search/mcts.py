@@ -159,7 +159,7 @@ class _Search:
         left = self.config.rollouts - self.done
         if not await enough(self.tree, unseen(self.tree)):
             return False
-        spare(self.tree, left, self.config.tokens, done=self.done, spent=self.tokens)
+        spare(left, self.config.tokens, done=self.done, spent=self.tokens)
         return True
 
     def leave(self, walk: _Walk) -> None:

@@ -23,7 +23,6 @@ def to_record(tree: Tree) -> dict[str, Any]:
         "question": {"id": tree.question.id, "text": tree.question.text},
         "rollouts": tree.rollouts,
         "stopped": tree.stopped,
-        "spared_tokens": tree.spared_tokens,
         "cost": cost,
         "nodes": [_node_record(node) for node in tree.nodes],
     }
@@ -44,7 +43,6 @@ def from_record(record: Mapping[str, Any]) -> Tree:
         tree = Tree(Question(question["id"], question["text"]))
         tree.rollouts = record["rollouts"]
         tree.stopped = record.get("stopped")
-        tree.spared_tokens = record.get("spared_tokens", 0)
         tree.cost = Cost(**record["cost"])
         tree.nodes = [_node(entry) for entry in record["nodes"]]
         if not tree.nodes or tree.nodes[0].parent != -1 or tree.nodes[0].step is not None:

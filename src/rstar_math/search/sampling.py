@@ -42,7 +42,7 @@ async def sample_chains(
                 return
             left = inf if n is None else n - started
             if enough is not None and left and await enough(tree, left):
-                spare(tree, left, config.tokens, done=started, spent=tokens)
+                spare(left, config.tokens, done=started, spent=tokens)
                 return
 
 

@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from math import ceil, comb, floor
 from time import monotonic
 
-from rstar_math.meter import metering
+from rstar_math.meter import charge, metering
 from rstar_math.protocols import Grouper
 from rstar_math.search.answers import Ballot, ballots, majority, masses
 from rstar_math.search.tree import ROOT, Tree
+from rstar_math.types import Cost
 
 Enough = Callable[[Tree, float], Awaitable[bool]]
 """Asked as a search goes on whether it may stop; the number is the most votes that the rest of its
@@ -79,13 +80,13 @@ def confidence(votes: Sequence[float]) -> float:
     return float(sum(comb(n, k) for k in range(a)) / 2**n)
 
 
-def spare(tree: Tree, left: float, tokens: int | None, *, done: int, spent: int) -> None:
-    """Write down what an early stop spares: the rest of the token budget, or without one the
-    `left` rollouts at the mean of those done."""
+def spare(left: float, tokens: int | None, *, done: int, spent: int) -> None:
+    """Charge what an early stop spares: the rest of the token budget, or without one the `left`
+    rollouts at the mean of those done."""
     if tokens is not None:
-        tree.spared_tokens += max(0, tokens - spent)
+        charge(Cost(spared_tokens=max(0, tokens - spent)))
     elif done:
-        tree.spared_tokens += round(left * spent / done)
+        charge(Cost(spared_tokens=round(left * spent / done)))
 
 
 @contextmanager

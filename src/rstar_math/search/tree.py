@@ -66,9 +66,6 @@ class Tree:
         the paths that they took to an end."""
         self.stopped: str | None = None
         """Why the search stopped before its budget was spent; None where it did not."""
-        self.spared_tokens = 0
-        """Tokens that stopping early is reckoned to have spared: the budget that was left, rollouts
-        counted at the mean of those done."""
         self.cost = Cost()
 
     def add(self, parent: int, step: Step, copies: int = 1) -> int:
@@ -104,7 +101,6 @@ class Tree:
         root.failure = None if root.children else theirs.failure
         self.rollouts += other.rollouts
         self.stopped = self.stopped or other.stopped
-        self.spared_tokens += other.spared_tokens
 
     def path(self, index: int) -> list[int]:
         """Node indices from the first step below the root to `index`; [] for the root."""
