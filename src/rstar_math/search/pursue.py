@@ -136,7 +136,7 @@ def _run(
 
     async def one(tree: Tree, config: SearchConfig) -> None:
         n = config.rollouts if strategy.n is None else strategy.n
-        if strategy.kind == "beam" or strategy.kind == "tot":
+        if strategy.kind in ("beam", "tot"):
             await beam(tree, n, parts=parts, config=config)
         elif strategy.kind == "dvts":
             await beam(tree, 1, parts=parts, config=config)
