@@ -98,6 +98,8 @@ def test_a_fan_out_may_fork_but_not_clone_otherwise(forking: bytes) -> None:
     assert run(forking, CALL["clone"], filters.FORK_FLAGS) == bpf.ALLOW
     assert run(forking, CALL["clone"], 0x10000000 | 17) == EPERM
     assert run(forking, CALL["prctl"], 4, 1) == EPERM
+    assert run(forking, CALL["prctl"], 1, 9) == bpf.ALLOW, "death with the parent"
+    assert run(forking, CALL["prctl"], 1, 0) == EPERM, "and no way out of it"
     assert run(forking, CALL["socket"]) == EPERM
 
 

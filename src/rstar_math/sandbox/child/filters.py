@@ -12,6 +12,7 @@ from . import bpf, kernel, syscalls
 EPERM = 1
 EACCES = 13
 ENOSYS = 38
+SIGKILL = 9
 
 _SIMPLE = """
 read write close munmap brk futex fstat newfstatat lseek stat lstat readv writev pread64 statx
@@ -114,7 +115,17 @@ def forking() -> bytes:
             bpf.give(bpf.refuse(EPERM)),
             bpf.give(bpf.ALLOW),
         ],
-        "prctl": bpf.one_of(0, (kernel.PR_SET_PDEATHSIG, kernel.PR_SET_SECCOMP), EPERM),
+        "prctl": [
+            bpf.low(0),
+            bpf.equal(kernel.PR_SET_SECCOMP, 0, 1),
+            bpf.give(bpf.ALLOW),
+            bpf.equal(kernel.PR_SET_PDEATHSIG, 1, 0),
+            bpf.give(bpf.refuse(EPERM)),
+            bpf.low(1),
+            bpf.equal(SIGKILL, 1, 0),
+            bpf.give(bpf.refuse(EPERM)),
+            bpf.give(bpf.ALLOW),
+        ],
     }
     return _program(rules, bpf.refuse(EPERM))
 
