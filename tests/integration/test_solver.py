@@ -12,7 +12,7 @@ from rstar_math.errors import ConfigError, InputError, ModelUnreachable
 from rstar_math.search import to_record
 from rstar_math.search.strategy import Strategy, parse_strategies
 from rstar_math.solver import MCTS, Solver, solve
-from rstar_math.testing import ScriptedPolicy, ToyWorld
+from rstar_math.testing import ScriptedCompleter, ScriptedPolicy, ToyWorld
 from rstar_math.types import Problem, Question, Step, Verdict
 from tests.unit.toy import NUMBERS, script
 
@@ -159,3 +159,56 @@ def test_the_sync_door_refuses_what_makes_no_sense() -> None:
         solve("1+1?", model="local", config=Config())
     with pytest.raises(InputError, match="not valid text"):
         solve("half \ud83d")
+
+
+def judged(prompt: str, n: int, seed: int) -> list[str]:
+    """A model that adds 3, 5 and 7: steps, sub-questions, and judgements of both. It slips in every
+    second sample, and its judgements know it."""
+    last = prompt.rpartition("\n\n")[2]
+    if prompt.endswith("useful?"):
+        return [" Yes" if "3 and 5" in last or "Now we can" in last else " No"] * n
+    if prompt.endswith("):"):
+        return [" impossible" if "99" in last else " sure"] * n
+    if last.startswith("Problem:"):
+        if prompt.endswith("\nAnswer:"):
+            return [" It is 15. The answer is 15.\nQuestion:"] * n
+        return [
+            " What is 3 and 5?\nAnswer: It is 8. The answer is 8.\nQuestion:",
+            " Is it late?\nAnswer: It is 9. The answer is 9.\nQuestion:",
+        ] * (n // 2)
+    if prompt.endswith("</output>\n"):
+        said = prompt.rpartition("<output>\n")[2].split("\n")[0]
+        return [f"It is \\boxed{{{said}}}.\n<answer/>"] * n
+    return ["# Add.\nprint(3 + 5 + 7)\n<code/>", "# Add.\nprint(99)\n<code/>"] * (n // 2)
+
+
+@pytest.mark.parametrize("name", ["tot@2", "rap@4", "bon@4", "beam@2"])
+def test_a_model_that_judges_itself(name: str) -> None:
+    (strategy,) = parse_strategies(name)
+    settings = ["search.scorer=self", "search.self_check=false", "search.candidates=2"]
+
+    async def once() -> None:
+        model = ScriptedCompleter(judged)
+        how = load_config(None, [*settings, "search.depth=3"])
+        async with Solver(how, model=model) as solver:
+            found = await solver.solve(Question("sum", "Add 3, 5 and 7."), strategy)
+        assert found.answer == "15", found.choice
+        assert found.tree.cost.scorer_tokens > 0
+        assert found.tree.cost.sampled_tokens < sum(len(r.prompt) for r in model.requests)
+        scores = [node.score for node in found.tree.nodes if node.score is not None]
+        assert scores
+        assert max(scores) > min(scores) >= -1
+
+    asyncio.run(once())
+
+
+def test_a_solver_takes_a_model_or_a_policy() -> None:
+    with pytest.raises(ConfigError, match="a model or a policy"):
+        Solver(model=ScriptedCompleter(judged), policy=WORLD.policy)
+
+    async def once() -> None:
+        async with Solver(config(1), policy=WORLD.policy) as solver:
+            with pytest.raises(ConfigError, match="judge itself"):
+                await solver.solve(TOYS[0].question, Strategy("rap", 2))
+
+    asyncio.run(once())
