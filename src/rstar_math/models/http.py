@@ -70,7 +70,7 @@ class HttpModel:
         self.name = name or ""
         self.batch = 128
         self.dialect = COMPLETIONS
-        self._answered = False
+        self._completes = False
         self._retry = retry or Retry()
         self._limiter = Limiter(concurrency)
         self._lanes = Lanes(self.url, key)
@@ -134,8 +134,15 @@ class HttpModel:
             replace(ask, n=min(self.batch, n - at), seed=derive(seed, at))
             for at in range(given, n, self.batch)
         ]
-        more = await together(self._sample(one) for one in asks)
+        more = await together(self._more(one) for one in asks)
         return [*first, *(completion for part, _ in more for completion in part)][:n]
+
+    async def _more(self, ask: Ask) -> tuple[list[Completion], int]:
+        """As `_sample`, for one of several requests: if it alone fails the others are kept."""
+        try:
+            return await self._sample(ask)
+        except RequestFailed:
+            return [], 0
 
     async def _sample(self, ask: Ask) -> tuple[list[Completion], int]:
         """One request's samples, and how many the server gave, readable or not.
@@ -153,17 +160,17 @@ class HttpModel:
             raise
         except (ModelRefused, ModelUnreachable) as error:
             charge(Cost(failures=1))
-            if await self._answers():
+            if await self._answers(ask):
                 raise RequestFailed(f"One request failed while others succeed: {error}") from error
             raise
-        self._answered = True
+        self._completes = self._completes or self.dialect is COMPLETIONS
         charge(cost)
         return completions, cost.samples
 
-    async def _answers(self) -> bool:
-        """Whether the server answers the smallest request there is: tells one that is not up from
-        one that cannot serve a certain request."""
-        ask = Ask(self.name, "1 + 1 =", 1, ("\n",), 1, 0.0, 0)
+    async def _answers(self, ask: Ask) -> bool:
+        """Whether the server answers the same request about next to nothing: tells one that is
+        down, or refuses the options, from one that cannot serve a certain prompt."""
+        ask = replace(ask, prompt="1 + 1 =", max_tokens=1)
         root = self.url.removesuffix("/v1") if self.dialect.outside_v1 else self.url
         say = self.dialect.say(ask)
         try:
@@ -251,8 +258,9 @@ class HttpModel:
                 f"{self.url} refused the key ({said}); put the right one into the environment "
                 "variable that model.api_key_env names."
             )
-        if status in (404, 405) and "model" not in said.lower():
-            if dialect is COMPLETIONS and not self._answered:
+        chat_only = "chat/completions" in said or "chat model" in said
+        if status in (404, 405) and (chat_only or "model" not in said.lower()):
+            if dialect is COMPLETIONS and not self._completes:
                 raise _NoSuchRoute(said)
             raise ModelRefused(
                 f"{self.url} has no {dialect.route if dialect else '/models'}; "

@@ -1,5 +1,6 @@
 """Connections to one server, one request on each at a time."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -24,7 +25,8 @@ class Lanes:
             self._headers["Authorization"] = f"Bearer {key.strip()}"
         self._tls = httpx.create_ssl_context(trust_env=self._trust_env)
         self._all: list[httpx.AsyncClient] = []
-        self._idle = [self._open()]
+        self._maker = self._open()
+        self._idle: list[httpx.AsyncClient] = []
 
     @asynccontextmanager
     async def free(self) -> AsyncIterator[httpx.AsyncClient]:
@@ -33,12 +35,16 @@ class Lanes:
         client = self._idle.pop() if self._idle else self._open()
         try:
             yield client
-        finally:
-            self._idle.append(client)
+        except BaseException:
+            # A request that was cut short may leave its connection taken for ever.
+            self._all.remove(client)
+            await asyncio.shield(client.aclose())
+            raise
+        self._idle.append(client)
 
     def request(self, method: str, url: str, json: object = None) -> httpx.Request:
         """A request with the headers that all have."""
-        return self._all[0].build_request(method, url, json=json)
+        return self._maker.build_request(method, url, json=json)
 
     async def aclose(self) -> None:
         """Close all connections; requests in flight are cancelled."""

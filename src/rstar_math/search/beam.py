@@ -37,12 +37,14 @@ async def beam(tree: Tree, width: int, *, parts: Parts, config: SearchConfig) ->
 
 async def best_first(tree: Tree, ends: int, *, parts: Parts, config: SearchConfig) -> None:
     """Best-first search: the open path with the highest score, of any depth, is expanded next,
-    until `ends` answers were the best of all that was open (MindStar, arXiv:2405.16265). Stops
-    with the request that reaches `config.tokens`."""
-    frontier, tokens = [(0.0, ROOT)], 0
+    until `ends` answers were the best of all that was open (MindStar, arXiv:2405.16265); of equal
+    ones the deepest. Stops with the request that reaches `config.tokens`, and after as many
+    expansions for each answer as `config.rollouts` walks of `config.depth` steps would make."""
+    frontier, tokens, expanded = [(0.0, 0, ROOT)], 0, 0
+    most = config.rollouts * config.depth * ends
     with on_the_bill_of(tree):
-        while frontier and tree.rollouts < ends:
-            _, at = heappop(frontier)
+        while frontier and tree.rollouts < ends and expanded < most:
+            _, _, at = heappop(frontier)
             if tree.nodes[at].answered:
                 tree.rollouts += 1
                 continue
@@ -50,9 +52,10 @@ async def best_first(tree: Tree, ends: int, *, parts: Parts, config: SearchConfi
                 return
             found = await _expand(tree, at, parts, config, 1)
             tokens += found.cost.sampled_tokens
+            expanded += 1
             for child in attach(tree, at, found, config):
                 if tree.nodes[child].failure is None:
-                    heappush(frontier, (-_score(tree, child), child))
+                    heappush(frontier, (-_score(tree, child), -tree.nodes[child].depth, child))
 
 
 async def _expand(tree: Tree, at: int, parts: Parts, config: SearchConfig, width: int) -> Expansion:

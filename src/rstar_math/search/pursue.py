@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
+from math import inf
 from typing import Any
 
 from rstar_math.config import SearchConfig
@@ -13,7 +14,7 @@ from rstar_math.search.beam import beam, best_first
 from rstar_math.search.expansion import Parts
 from rstar_math.search.mcts import OnRollout, grow
 from rstar_math.search.sampling import sample_chains
-from rstar_math.search.stopping import Enough, on_the_bill_of, settled
+from rstar_math.search.stopping import MOST_EMPTY, Enough, on_the_bill_of, settled, spare
 from rstar_math.search.strategy import Strategy
 from rstar_math.search.tree import Tree
 from rstar_math.seeding import derive
@@ -47,6 +48,7 @@ async def pursue(
             f"{strategy.kind} goes by a scorer, and there is none; type --set search.scorer=self, "
             "or give Solver a scorer."
         )
+    tree.stopped = None
     rule = answer_rule(strategy, config, scored=parts.scorer is not None)
     sure = config.confidence if rule == "majority" else None
 
@@ -57,12 +59,12 @@ async def pursue(
         n = 1 if strategy.kind == "greedy" else _chains(strategy, config)
         await sample_chains(tree, n, parts=parts, config=config, enough=enough())
     else:
-        one = _run(strategy, parts, enough, on_rollout)
         most = strategy.most_runs(endless=config.tokens is not None)
+        one = _run(strategy, parts, enough() if most == 1 else None, on_rollout)
         if most == 1:
             await one(tree, config)
         else:
-            await repeat(tree, one, most, config)
+            await repeat(tree, one, most, config, enough())
     return await choose(tree, rule, config, group)
 
 
@@ -82,7 +84,9 @@ def answer_rule(strategy: Strategy, config: SearchConfig, *, scored: bool) -> st
     return {"dvts": "weighted", "rap": "weighted", "mcts": "top-of-runs"}.get(strategy.kind, "best")
 
 
-async def repeat(tree: Tree, one: Run, most: int | None, config: SearchConfig) -> None:
+async def repeat(
+    tree: Tree, one: Run, most: int | None, config: SearchConfig, enough: Enough | None = None
+) -> None:
     """Independent runs of a search, each under its own seed in a tree of its own, put together in
     order: `most` of them, or as many as `config.tokens` allow.
 
@@ -90,15 +94,16 @@ async def repeat(tree: Tree, one: Run, most: int | None, config: SearchConfig) -
     in flight at once. Runs that an error cut short are kept as far as they got.
     """
     flying: deque[tuple[Tree, asyncio.Task[None]]] = deque()
-    started, tokens, spent = 0, 0, False
+    started, tokens, empty, spent = 0, 0, 0, False
+    before = tree.runs
     with on_the_bill_of(tree):
         try:
             while True:
                 side = 1 if config.tokens is not None else _SIDE_BY_SIDE
                 while len(flying) < side and not spent and (most is None or started < most):
-                    left = None if config.tokens is None else config.tokens - tokens
-                    seed = derive(config.seed, "run", started)
-                    own = config.model_copy(update={"tokens": left, "seed": seed})
+                    rest = None if config.tokens is None else config.tokens - tokens
+                    seed = derive(config.seed, "run", before + started)
+                    own = config.model_copy(update={"tokens": rest, "seed": seed})
                     branch = Tree(tree.question)
                     flying.append((branch, asyncio.create_task(_awaited(one(branch, own)))))
                     started += 1
@@ -109,8 +114,12 @@ async def repeat(tree: Tree, one: Run, most: int | None, config: SearchConfig) -
                 tokens += branch.cost.sampled_tokens
                 tree.graft(branch)
                 if config.tokens is not None:
-                    spent = tokens >= config.tokens or not branch.cost.sampled_tokens
-                    spent = spent or tree.stopped is not None
+                    empty = 0 if branch.cost.sampled_tokens else empty + 1
+                    spent = tokens >= config.tokens or empty == MOST_EMPTY
+                left = inf if most is None else float(most - started + len(flying))
+                if enough is not None and left and not spent and await enough(tree, left):
+                    spare(left, config.tokens, done=started - len(flying), spent=tokens)
+                    spent = True
         finally:
             for _, task in flying:
                 task.cancel()
@@ -129,7 +138,7 @@ def _chains(strategy: Strategy, config: SearchConfig) -> int | None:
 def _run(
     strategy: Strategy,
     parts: Parts,
-    enough: Callable[[], Enough | None],
+    enough: Enough | None,
     on_rollout: OnRollout | None,
 ) -> Run:
     """One run of a tree search."""
@@ -154,7 +163,7 @@ def _run(
                 verifier=parts.verifier,
                 config=config.model_copy(update=update),
                 on_rollout=on_rollout,
-                enough=enough(),
+                enough=enough,
             )
 
     return one

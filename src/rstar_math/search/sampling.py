@@ -9,7 +9,7 @@ from rstar_math.config import SearchConfig
 from rstar_math.meter import metering
 from rstar_math.search.expansion import GIVEN_UP, Parts, scored
 from rstar_math.search.running import executed
-from rstar_math.search.stopping import Enough, on_the_bill_of, spare
+from rstar_math.search.stopping import MOST_EMPTY, Enough, on_the_bill_of, spare
 from rstar_math.search.tree import ROOT, Tree
 from rstar_math.seeding import derive
 from rstar_math.tasks import together
@@ -30,15 +30,16 @@ async def sample_chains(
     finished before an error are kept. The tree is closed: there is nothing in it for `grow` to go
     on with.
     """
-    started, tokens = 0, 0
+    started, tokens, empty, before = 0, 0, 0, tree.runs
     tree.nodes[ROOT].expanded = tree.nodes[ROOT].closed = True
     with on_the_bill_of(tree):
         while n is None or started < n:
             size = _block(started, tokens, n, config, stoppable=enough is not None)
-            cost = await _sample_block(tree, started, size, parts, config)
+            cost = await _sample_block(tree, before + started, size, parts, config)
             started += size
             tokens += cost.sampled_tokens
-            if config.tokens is not None and (tokens >= config.tokens or not cost.samples):
+            empty = 0 if cost.sampled_tokens else empty + 1
+            if config.tokens is not None and (tokens >= config.tokens or empty == MOST_EMPTY):
                 return
             left = inf if n is None else n - started
             if enough is not None and left and await enough(tree, left):
@@ -74,8 +75,8 @@ async def _sample_block(
         try:
             seed = derive(config.seed, question.id, "chains", start)
             firsts, failure = await _next(question, parts, (), size, seed)
-            if not firsts and not tree.nodes[ROOT].children:
-                tree.nodes[ROOT].failure = failure
+            root = tree.nodes[ROOT]
+            root.failure = None if firsts or root.children else failure
             ended.extend([None] * len(firsts))
             await together(chain(at, first) for at, first in enumerate(firsts))
         finally:

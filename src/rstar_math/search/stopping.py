@@ -15,6 +15,9 @@ from rstar_math.search.answers import Ballot, ballots, majority, masses
 from rstar_math.search.tree import ROOT, Tree
 from rstar_math.types import Cost
 
+MOST_EMPTY = 3
+"""Runs or blocks in a row without a sampled token after which a token budget is given up."""
+
 Enough = Callable[[Tree, float], Awaitable[bool]]
 """Asked as a search goes on whether it may stop; the number is the most votes that the rest of its
 budget can add."""
@@ -29,11 +32,12 @@ def settled(group: Grouper, sure: float) -> Enough:
         votes = [*(await majority(cast, group)).votes.values()]
         if decided(votes, more):
             tree.stopped = "decided"
-        elif sure < 1:
-            each = _effective(tree, cast) / (sum(votes) or 1.0)
-            if confidence([vote * each for vote in votes]) >= sure:
-                tree.stopped = "confident"
-        return tree.stopped is not None
+            return True
+        each = _effective(tree, cast) / (sum(votes) or 1.0)
+        if sure < 1 and confidence([vote * each for vote in votes]) >= sure:
+            tree.stopped = "confident"
+            return True
+        return False
 
     return enough
 
@@ -61,7 +65,7 @@ def decided(votes: Sequence[float], more: float) -> bool:
     """Whether at most `more` further votes, all for one other answer, cannot outvote the
     leader."""
     leader, runner_up = _two(votes)
-    return leader > runner_up + more
+    return leader - runner_up - more > 1e-9
 
 
 def confidence(votes: Sequence[float]) -> float:

@@ -48,7 +48,7 @@ class Strategy:
 
     def most_runs(self, *, endless: bool) -> int | None:
         """Runs to make: `runs`, or where none are given one, or any number if `endless`."""
-        if self.kind == "dvts" and not endless:
+        if self.kind == "dvts" and (self.runs or not endless):
             return (self.n or 8) * (self.runs or 1)
         return self.runs if self.runs is not None or endless else 1
 

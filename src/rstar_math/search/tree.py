@@ -86,7 +86,7 @@ class Tree:
         search to go on with.
         """
         root, theirs = self.nodes[ROOT], other.nodes[ROOT]
-        run = 1 + max((node.run for node in self.nodes[1:]), default=-1)
+        run = self.runs
         shift = len(self.nodes) - 1
         for node in other.nodes[1:]:
             node.parent = node.parent + shift if node.parent != ROOT else ROOT
@@ -101,6 +101,11 @@ class Tree:
         root.failure = None if root.children else theirs.failure
         self.rollouts += other.rollouts
         self.stopped = self.stopped or other.stopped
+
+    @property
+    def runs(self) -> int:
+        """Independent searches that the tree holds."""
+        return 1 + max((node.run for node in self.nodes[1:]), default=-1)
 
     def path(self, index: int) -> list[int]:
         """Node indices from the first step below the root to `index`; [] for the root."""
