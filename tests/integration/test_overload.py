@@ -84,3 +84,31 @@ def test_connections_are_used_again(concurrency: int, connections: int) -> None:
         complete(fake, 40, concurrency=concurrency)
         assert len(fake.requests) == 40
         assert fake.connections == connections
+
+
+def test_requests_that_are_cut_short_leave_no_connection_behind_that_hangs() -> None:
+    """Cancelled in every phase, also while a reply is being read; later requests are answered."""
+
+    async def once(fake: FakeServer) -> None:
+        model = HttpModel(fake.url, name="fake", concurrency=8, retry=Retry(tries=0, timeout_s=5))
+
+        async def one(number: int) -> None:
+            await model.complete(
+                f"{number}", n=1, stop=[], max_tokens=9, temperature=0.0, seed=number
+            )
+
+        try:
+            for round_ in range(40):
+                tasks = [asyncio.create_task(one(number)) for number in range(8)]
+                await asyncio.sleep(0.0005 * (round_ % 12))
+                for task in tasks[::2]:
+                    task.cancel()
+                results = await asyncio.gather(*tasks, return_exceptions=True)
+                assert not any(isinstance(result, Exception) for result in results)
+            async with asyncio.timeout(5):
+                await asyncio.gather(*(one(number) for number in range(16)))
+        finally:
+            await model.aclose()
+
+    with serving(lambda body: ["yes " * 50]) as fake:
+        asyncio.run(once(fake))

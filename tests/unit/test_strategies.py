@@ -11,13 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rstar_math.config import SearchConfig
-from rstar_math.errors import ConfigError
+from rstar_math.errors import ConfigError, RequestFailed
+from rstar_math.meter import charge
 from rstar_math.search import ROOT, Choice, Parts, Tree, from_record, pursue, to_record
 from rstar_math.search.answers import Ballot, best, majority, top_of_runs, weighted
 from rstar_math.search.stopping import confidence, decided
 from rstar_math.search.strategy import Strategy, parse_strategies
+from rstar_math.seeding import derive
 from rstar_math.testing import ToyWorld
-from tests.unit.toy import same_text
+from rstar_math.types import Cost, Question, Step
+from tests.unit.toy import DirectExecutor, same_text
 
 WORLD = ToyWorld(steps=4)
 PARTS = Parts(WORLD.policy, WORLD.executor, WORLD.scorer())
@@ -275,3 +278,82 @@ def test_names_are_read_back() -> None:
     ]
     assert [s.name for s in parse_strategies(",".join(names))] == names
     assert [s.name for s in parse_strategies("sc,tot,rap")] == ["sc@8", "tot@5", "rap@10"]
+
+
+class Mute:
+    """A model behind a server that fails some requests and never says what it sampled."""
+
+    def __init__(self, fails: int) -> None:
+        self.fails = fails
+        self.asked = 0
+
+    async def propose(
+        self, question: Question, prefix: Sequence[Step], k: int, *, seed: int
+    ) -> list[Step]:
+        self.asked += 1
+        if self.asked <= self.fails:
+            raise RequestFailed("one of many")
+        charge(Cost(calls=1, samples=k, sampled_tokens=0 if self.fails < 0 else 10 * k))
+        return [Step(prose=f"{seed}", kind="answer", answer="7")]
+
+
+@pytest.mark.parametrize("name", ["sc@8", "mcts@2"])
+def test_a_failed_first_request_does_not_end_a_budget(name: str) -> None:
+    tree, choice = pursued(name, Parts(Mute(1), WORLD.executor), tokens=200)
+    assert choice.answer == "7"
+    assert tree.cost.sampled_tokens >= 200
+
+
+@pytest.mark.parametrize("name", ["sc@8", "mcts@2"])
+def test_a_server_that_counts_nothing_does_not_hold_a_budget_for_ever(name: str) -> None:
+    policy = Mute(-1)
+    pursued(name, Parts(policy, WORLD.executor), tokens=50_000)
+    assert policy.asked < 20
+
+
+def test_best_first_search_comes_to_an_end_where_nothing_ends() -> None:
+    class Endless:
+        async def propose(
+            self, question: Question, prefix: Sequence[Step], k: int, *, seed: int
+        ) -> list[Step]:
+            return [Step(code=f"a = {seed + i}\n") for i in range(k)]
+
+        async def score(
+            self, question: Question, prefixes: Sequence[Sequence[Step]]
+        ) -> list[float]:
+            return [0.0 for _ in prefixes]
+
+    endless = Endless()
+    tree, _ = pursued("value@1", Parts(endless, DirectExecutor(), endless), rollouts=4)
+    assert max(node.depth for node in tree) == 16
+    assert len(tree) <= 1 + 8 * 4 * 16
+
+
+def test_runs_are_decided_together() -> None:
+    """The first run is sure of itself; the later ones, of which there are more, are not with it."""
+
+    class Turning:
+        async def propose(
+            self, question: Question, prefix: Sequence[Step], k: int, *, seed: int
+        ) -> list[Step]:
+            first = seed == derive(derive(0, "run", 0), question.id, ROOT)
+            return [Step(prose="It is", kind="answer", answer="A" if first else "B")] * k
+
+    for confidence_ in (None, 1.0):
+        parts = Parts(Turning(), WORLD.executor)
+        tree, choice = pursued("mcts@2x15", parts, confidence=confidence_)
+        assert choice.answer == "B"
+    assert tree.stopped == "decided"
+    assert max(node.run for node in tree) < 14
+
+
+def test_going_on_with_chains_makes_new_ones() -> None:
+    tree, _ = pursued("sc@3")
+    config = SearchConfig()
+    asyncio.run(pursue(tree, Strategy("sc", 3), PARTS, config, group=same_text))
+    assert {node.run for node in tree.nodes[1:]} == set(range(6))
+    texts = [
+        [node.step.text for node in tree.nodes[1:] if node.run == run and node.step]
+        for run in range(6)
+    ]
+    assert len({tuple(chain) for chain in texts}) > 3
