@@ -171,20 +171,22 @@ class HttpModel:
         """Whether the server answers the same request about next to nothing: tells one that is
         down, or refuses the options, from one that cannot serve a certain prompt."""
         ask = replace(ask, prompt="1 + 1 =", max_tokens=1)
-        root = self.url.removesuffix("/v1") if self.dialect.outside_v1 else self.url
-        say = self.dialect.say(ask)
         try:
-            request = self._lanes.request("POST", root + self.dialect.route, json=say)
+            request = self._request(self.dialect, ask)
             reply = await self._send(request, min(30.0, self._retry.timeout_s))
             self.dialect.read(ask, self._checked(reply, self.dialect))
         except (*_TROUBLE, ModelError):
             return False
         return True
 
+    def _request(self, dialect: Dialect, ask: Ask) -> httpx.Request:
+        """A request as a dialect says it."""
+        root = self.url.removesuffix("/v1") if dialect.outside_v1 else self.url
+        return self._lanes.request("POST", root + dialect.route, json=dialect.say(ask))
+
     async def _post(self, dialect: Dialect, ask: Ask) -> object:
         """The JSON answer to one request, tried again as `Retry` says."""
-        root = self.url.removesuffix("/v1") if dialect.outside_v1 else self.url
-        request = self._lanes.request("POST", root + dialect.route, json=dialect.say(ask))
+        request = self._request(dialect, ask)
         pause = self._retry.pause_s
         for left in range(self._retry.tries, -1, -1):
             wait = pause

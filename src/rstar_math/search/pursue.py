@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from math import inf
 from typing import Any
 
@@ -24,7 +24,7 @@ _UNSCORED = ("greedy", "sc", "mcts")
 _SIDE_BY_SIDE = 4
 """Runs of one question in flight at once, where no token budget may end them."""
 
-Run = Callable[[Tree, SearchConfig], Awaitable[None]]
+Run = Callable[[Tree, SearchConfig], Coroutine[Any, Any, None]]
 
 
 async def pursue(
@@ -105,7 +105,7 @@ async def repeat(
                     seed = derive(config.seed, "run", before + started)
                     own = config.model_copy(update={"tokens": rest, "seed": seed})
                     branch = Tree(tree.question)
-                    flying.append((branch, asyncio.create_task(_awaited(one(branch, own)))))
+                    flying.append((branch, asyncio.create_task(one(branch, own))))
                     started += 1
                 if not flying:
                     return
@@ -167,8 +167,3 @@ def _run(
             )
 
     return one
-
-
-async def _awaited(work: Awaitable[None]) -> None:
-    """Any awaitable as a coroutine."""
-    await work
