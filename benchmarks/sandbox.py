@@ -9,7 +9,9 @@ with --json is one object of named figures:
     KIND_p50_ms, KIND_p99_ms                 latency of one at a time, as the caller sees it
     pool_KIND_per_s                          an unsandboxed persistent worker (exec in the process)
     fresh_KIND_per_s                         a fresh interpreter for each snippet
-    over_fresh_KIND                          ours against the fresh interpreter
+    over_fresh_KIND                          ours against the fresh interpreter, turn about
+    gain_NAME                                rate with a way of being quick over the rate without:
+                                             huge_pages (trivial), prepared (sympy)
     layer_NAME_ms                            what a layer adds to the trivial snippet's time
     fanout_N_over_rerun                      N candidates after 7 steps: fan-out against re-running
 """
@@ -44,6 +46,9 @@ PREFIX = [
     "e = diff(sin(x)*exp(x), x)",
     "f = integrate(x*sin(x), x)",
 ]
+GAINS = {"huge_pages": "trivial", "prepared": "sympy"}
+"""What is left out, and the snippet that shows it."""
+TURNS = 4
 LAYERS = ("capabilities", "dumpable", "landlock", "rlimits", "seccomp", "descriptors")
 
 
@@ -82,15 +87,37 @@ async def latencies(sandbox: Sandbox, code: str, count: int) -> list[float]:
 
 
 async def ours(seconds: float) -> dict[str, float]:
-    """Our rates and latencies."""
+    """Our rates and latencies, and the fresh interpreter's, in turns: the machine's speed drifts."""
     figures = {}
     async with Sandbox(SandboxConfig(workers=1)) as sandbox:
         for kind, code in SNIPPETS.items():
             await sandbox.run((), new_text(code, 0))
-            figures[f"{kind}_per_s_per_core"] = await rate(sandbox, code, seconds)
+            mine, fresh = [], []
+            for turn in range(TURNS):
+                mine.append(await rate(sandbox, f"{code}  # {turn}", seconds / TURNS))
+                fresh.append(fresh_rate(code, seconds / TURNS))
+            figures[f"{kind}_per_s_per_core"] = statistics.mean(mine)
+            figures[f"fresh_{kind}_per_s"] = statistics.mean(fresh)
+            ratios = [a / b for a, b in zip(mine, fresh, strict=True)]
+            figures[f"over_fresh_{kind}"] = statistics.median(ratios)
             times = await latencies(sandbox, code, 200 if kind == "trivial" else 100)
             figures[f"{kind}_p50_ms"] = 1000 * times[len(times) // 2]
             figures[f"{kind}_p99_ms"] = 1000 * times[int(0.99 * len(times))]
+    return figures
+
+
+async def gains(seconds: float) -> dict[str, float]:
+    """What the ways of being quick are worth, with and without in turns."""
+    figures = {}
+    async with Sandbox(SandboxConfig(workers=1)) as whole:
+        for name, kind in GAINS.items():
+            async with Sandbox(SandboxConfig(workers=1), _skip={name}) as without:
+                ratios = []
+                for turn in range(2 * TURNS):
+                    code = f"{SNIPPETS[kind]}  # {name} {turn}"
+                    rates = [await rate(s, code, seconds / TURNS / 2) for s in (whole, without)]
+                    ratios.append(rates[0] / rates[1])
+                figures[f"gain_{name}"] = statistics.median(ratios)
     return figures
 
 
@@ -169,10 +196,7 @@ def measure(seconds: float) -> dict[str, float]:
     figures = asyncio.run(ours(seconds))
     for kind, code in SNIPPETS.items():
         figures[f"pool_{kind}_per_s"] = pool_rate(code, seconds / 2)
-        figures[f"fresh_{kind}_per_s"] = fresh_rate(code, seconds)
-        figures[f"over_fresh_{kind}"] = (
-            figures[f"{kind}_per_s_per_core"] / figures[f"fresh_{kind}_per_s"]
-        )
+    figures |= asyncio.run(gains(seconds))
     figures |= asyncio.run(layers())
     for candidates in (8, 32):
         figures[f"fanout_{candidates}_over_rerun"] = asyncio.run(fan_out(candidates))

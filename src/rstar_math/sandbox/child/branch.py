@@ -24,7 +24,7 @@ def run_prefix(
     control.close()
     fork, write, leave, dumps = os.fork, os.write, os._exit, json.dumps
     state, restore = random.getstate, random.setstate
-    scope = snippet.namespace()
+    scope, codes = snippet.begin(codes)
     prefix_s = snippet.replay(codes, scope)
     write(snippet.REPORT, dumps({"prefix_s": prefix_s}).encode("ascii"))
     drawn = state()

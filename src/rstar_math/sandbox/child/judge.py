@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from . import snippet, wire
+from . import kernel, snippet, wire
 from .confine import Layers
 from .fanout import Fan
 from .group import has_ended, kill_group, reap_group
@@ -157,7 +157,7 @@ class Judge:
 
     def fork(self, report: int, keep: tuple[int, ...], body: Callable[[], None]) -> int:
         """A child in a session of its own that does `body` and ends; never returns in the child."""
-        pid = os.fork()
+        pid = kernel.fork()
         if pid:
             return pid
         try:

@@ -22,6 +22,9 @@ if LINUX:
     _libc.prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
     _prctl = _libc.prctl
     _capset = _libc.capset
+    _libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    _madvise = _libc.madvise
+_fork = ctypes.PyDLL(None, use_errno=True).fork
 
 
 def call(number: int, *arguments: int) -> int:
@@ -39,6 +42,24 @@ def prctl(option: int, a: int = 0, b: int = 0, c: int = 0, d: int = 0) -> None:
     if _prctl(option, a, b, c, d) < 0:
         code = ctypes.get_errno()
         raise OSError(code, f"prctl {option}: {os.strerror(code)}")
+
+
+def advise(address: int, length: int, advice: int) -> bool:
+    """`madvise(2)`; whether the kernel took the advice."""
+    return int(_madvise(address, length, advice)) == 0
+
+
+def fork() -> int:
+    """`fork(2)` for a process with one thread; raises OSError.
+
+    `os.fork` also rebuilds every lock and runs the hooks of every imported module in the child
+    (0.4 ms here), against threads that this process never had.
+    """
+    pid: int = _fork()
+    if pid < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return pid
 
 
 def drop_capabilities() -> None:

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from . import kernel, snippet, wire
+from . import kernel, pages, snippet, wire
 from .confine import Layers, Unconfined
 from .judge import Judge
 from .limits import Limits
@@ -108,11 +108,15 @@ def _prepare(setup: dict[str, Any]) -> Layers:
     _preload((_PRELOAD + (_SCIPY if setup["scipy"] else "")).split())
     _warm_up()
     _seed()
+    if "prepared" not in setup["skip"]:
+        snippet.prepare()
     _open_streams()
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     most = 8192 if files == resource.RLIM_INFINITY else min(files, 8192)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     layers = Layers(setup["mode"], setup["skip"], setup["readable"])
+    if layers.on("huge_pages"):
+        pages.collapse()
     layers.confine_zygote()
     if not setup["skip"]:
         check(layers)
