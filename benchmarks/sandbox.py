@@ -87,7 +87,7 @@ async def latencies(sandbox: Sandbox, code: str, count: int) -> list[float]:
 
 
 async def ours(seconds: float) -> dict[str, float]:
-    """Our rates and latencies, and the fresh interpreter's, in turns: the machine's speed drifts."""
+    """Our rates and latencies, and the fresh interpreter's, in turns: machines drift."""
     figures = {}
     async with Sandbox(SandboxConfig(workers=1)) as sandbox:
         for kind, code in SNIPPETS.items():

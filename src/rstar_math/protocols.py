@@ -77,5 +77,16 @@ class Completer(Protocol):
         ...
 
 
+class Peer(Protocol):
+    """A second solver that is shown the beginning of a solution and completes it."""
+
+    async def answers(
+        self, question: Question, begun: str, n: int, *, seed: int
+    ) -> list[str | None]:
+        """The answers of `n` completions of a solution that begins with `begun` ("" for one of its
+        own); None for each that states none or was cut off. Raises `ModelError`."""
+        ...
+
+
 Grouper = Callable[[Sequence[str]], Awaitable[list[int]]]
 """Sorts answers into classes of equal ones: class numbers from 0, in order of first appearance."""

@@ -12,8 +12,10 @@ from rstar_math.types import Problem, Verdict
 
 OnDone = Callable[[Problem, Solution, Verdict | None], None]
 
+_CONNECTION = {"url", "api_key_env", "concurrency", "timeout_s", "retries"}
 _FREE = {
-    "model": {"url", "api_key_env", "concurrency", "timeout_s", "retries"},
+    "model": _CONNECTION,
+    "discriminator": _CONNECTION,
     "search": {"trees"},
     "sandbox": {"workers"},
     "grading": {"workers"},
@@ -25,12 +27,13 @@ def conditions(config: Config, *, guided: bool) -> dict[str, Any]:
     """What a run's results depend on, as flat `section.key` entries: a run goes on only where
     these are equal."""
     flat: dict[str, Any] = {"guided": guided}
-    for section, values in config.model_dump().items():
+    for section, values in config.model_dump(mode="json").items():
         for key, value in values.items():
             if key not in _FREE.get(section, set()):
                 flat[f"{section}.{key}"] = value
-    if not config.model.url.startswith("http"):
-        flat["model.name"] = config.model.url
+    for section, model in (("model", config.model), ("discriminator", config.discriminator)):
+        if not model.url.startswith("http"):
+            flat[f"{section}.name"] = model.url
     return flat
 
 

@@ -23,9 +23,11 @@ PROGRAMS = (
     ('"""from sympy import *"""\nprint(pi)',),
     ("from sympy import *, os",),
     ("from sympy import *\nx = Symbol('x')\nimport pickle\nprint(pickle.loads(pickle.dumps(x)))",),
-    ("from sympy import *\nfrom dataclasses import dataclass\n@dataclass\nclass A:\n    a: int = 1\n"
-     "import __main__\nprint(__main__.A(), __main__.pi)",),
-)  # fmt: skip
+    (
+        "from sympy import *\nfrom dataclasses import dataclass\n@dataclass\nclass A:\n"
+        "    a: int = 1\nimport __main__\nprint(__main__.A(), __main__.pi)",
+    ),
+)
 
 
 async def results(skip: frozenset[str]) -> list[Execution]:

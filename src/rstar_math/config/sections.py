@@ -1,22 +1,12 @@
-"""The knobs: one frozen section a package, read from TOML and `--set section.key=value`.
+"""The knobs: one frozen section a package.
 
 A field's docstring is its `--help` text. Defaults that come from a paper name it; where no paper
 speaks, the docstring says what the number was chosen for.
 """
 
-import tomllib
-from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
-from importlib.resources import files
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-from rstar_math.errors import ConfigError
-
-EMBEDDED = "local"
-"""The address of the embedded model."""
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class Section(BaseModel):
@@ -56,6 +46,13 @@ class ModelConfig(Section):
         return self.concurrency or (32 if self.embedded else 128)
 
 
+class DiscriminatorConfig(ModelConfig):
+    """The second model of rStar, which completes masked solutions, and how it is asked."""
+
+    url: str = "same"
+    """"same" (the policy's model checks its own work), or an address as for model.url."""
+
+
 class PolicyConfig(Section):
     """How steps are asked for."""
 
@@ -92,9 +89,13 @@ class SearchConfig(Section):
     """Which child to walk to: by UCT with unvisited children first (standard), by UCT with those
     valued 0 (rStar-Math's code), or by PUCT (AlphaZero) with the share of samples as prior; "auto"
     is UCT where a scorer or verifier gives values, and PUCT where there are none to go by."""
-    backup: Literal["ends", "all"] = "ends"
-    """Whose values go up to the root: those of answers alone (rStar-Math), or the scores of all new
-    nodes too (as in AlphaZero and AlphaMath), which learns sooner from a scorer."""
+    ties: Literal["first", "random"] = "first"
+    """Which of equally good children to walk to. "random" is rStar's: an unexplored child at random
+    first, and random moves below it (its simulation phase)."""
+    backup: Literal["ends", "all", "walks"] = "ends"
+    """Whose values go up to the root: those of answers when they are found (rStar-Math), the scores
+    of all new nodes too (as in AlphaZero and AlphaMath), or the value of the end that a rollout
+    walked to, each time it is walked to, 0 where it has no answer (rStar)."""
     in_flight: int = Field(1, ge=1, le=1024)
     """Rollouts in flight at once in one tree, kept apart by virtual loss; 1 is the papers' search.
     More keep the model busier and give a slightly different tree, the same at any speed."""
@@ -106,16 +107,66 @@ class SearchConfig(Section):
     self_check: bool = True
     """Whether a model that judges itself first writes a line of checking, as Tree of Thoughts does;
     without it a judgement takes a tenth of the tokens."""
-    answer: Literal["majority", "weighted", "best", "top-of-runs"] | None = None
-    """How the answer is chosen: by votes, by votes weighted with values, by the highest value, or
-    as in the paper by the best of each run and a majority of the top `keep`; by default as suits
-    the strategy."""
+    answer: Literal["majority", "paths", "weighted", "best", "top-of-runs"] | None = None
+    """How the answer is chosen: by votes that count what the policy would write, by one vote a path
+    (rStar's generator), by votes weighted with values, by the highest value, or as in rStar-Math by
+    the best of each run and a majority of the top `keep`; by default as suits the strategy."""
     keep: int = Field(4, ge=1)
     """Runs whose best paths vote in "top-of-runs" (rStar-Math's code: 4)."""
     trees: int | None = Field(None, ge=1)
     """Problems in flight at once; by default as many as keep the model busy."""
     seed: int = 0
     """Seed of all randomness of the search."""
+
+
+class ActionsConfig(Section):
+    """rStar's five actions (arXiv:2408.06195, section 3 and appendix; facts of its public code
+    where the paper is silent)."""
+
+    family: str = "school"
+    """Prompts for a kind of task: school (word problems), competition (harder mathematics), yesno
+    (commonsense, answered yes or no), or a folder of one's own."""
+    allowed: tuple[Literal["A1", "A2", "A3", "A4", "A5"], ...] = ("A1", "A2", "A3", "A4", "A5")
+    """Actions in use (the paper's ablation leaves some out): A1 a one-step thought, A2 the rest of
+    the solution, A3 the next sub-question with its answer, A4 its answer again, A5 the question
+    rephrased."""
+    temperature: float = Field(0.8, ge=0, le=5)
+    """Sampling temperature of all actions (rStar's code: 0.8)."""
+    votes: int = Field(32, ge=1)
+    """Samples of a rest of the solution, and of the answer to the last sub-question, whose majority
+    is the step and whose share is its confidence (rStar's code: 32)."""
+    sub_votes: int = Field(10, ge=1)
+    """The same for the answers to other sub-questions (rStar's code: 10)."""
+    thought_tokens: int = Field(256, ge=1)
+    """Most tokens of a one-step thought (rStar's code: 256)."""
+    question_tokens: int = Field(128, ge=1)
+    """Most tokens of a sub-question (rStar's code: 128)."""
+    answer_tokens: int = Field(512, ge=1)
+    """Most tokens of a sub-question's answer, and of a rephrased question (rStar's code: 512)."""
+    solution_tokens: int = Field(1024, ge=1)
+    """Most tokens of a rest of the solution, and of a sub-question answered again (rStar's code:
+    1024)."""
+
+
+class MutualConfig(Section):
+    """rStar's discriminator (arXiv:2408.06195, section 3.3)."""
+
+    splits: int = Field(1, ge=1, le=64)
+    """Places at which each candidate is cut for the second model to complete (paper: 1, drawn at
+    random; its code 4, evenly spread)."""
+    low: float = Field(0.2, gt=0, lt=1)
+    """Least share of a candidate that is shown (paper: 0.2)."""
+    high: float = Field(0.8, gt=0, lt=1)
+    """Greatest share of a candidate that is shown (paper: 0.8; its code 0.5)."""
+    keep: Literal["one", "half", "all"] = "half"
+    """How many of the completions must agree for a candidate to be kept (rStar's code: half)."""
+    score: Literal["paper", "code"] = "paper"
+    """What the kept candidates are ranked by: reward times confidence of each (paper), or their
+    answer's share among those kept plus the share of it that was kept (rStar's code)."""
+    temperature: float = Field(1.0, ge=0, le=5)
+    """Sampling temperature of the completions (rStar's code: 1)."""
+    tokens: int = Field(512, ge=1)
+    """Most tokens of a completion (rStar's code: 512)."""
 
 
 class SandboxConfig(Section):
@@ -154,104 +205,8 @@ class Config(Section):
     model: ModelConfig = ModelConfig()
     policy: PolicyConfig = PolicyConfig()
     search: SearchConfig = SearchConfig()
+    actions: ActionsConfig = ActionsConfig()
+    discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    mutual: MutualConfig = MutualConfig()
     sandbox: SandboxConfig = SandboxConfig()
     grading: GradingConfig = GradingConfig()
-
-
-def load_config(
-    source: str | None = None, settings: Sequence[str] = (), *, model: str | None = None
-) -> Config:
-    """The configuration of a TOML file or a preset's name, with `section.key=value` settings and
-    the model's address over it.
-
-    Without a source, the embedded model comes with the preset `laptop` and any other model with the
-    papers' defaults. Raises `ConfigError` with the option, the value seen and what it may be.
-    """
-    over: dict[str, Any] = {}
-    for setting in settings:
-        key, eq, value = setting.partition("=")
-        if not eq or key.count(".") != 1:
-            raise ConfigError(
-                f"--set {setting!r} is not section.key=value; for example --set search.rollouts=32."
-            )
-        section, name = key.strip().split(".")
-        over.setdefault(section, {})[name] = _value(value.strip())
-    if model is not None:
-        over.setdefault("model", {})["url"] = model
-    if source is None and over.get("model", {}).get("url", EMBEDDED) == EMBEDDED:
-        source = "laptop"
-    tree: dict[str, Any] = _read(source) if source else {}
-    for section, values in over.items():
-        group = tree.setdefault(section, {})
-        if isinstance(group, dict):
-            group.update(values)
-    return _checked(tree)
-
-
-def presets() -> list[str]:
-    """Names of the configurations that come with the package."""
-    folder = files("rstar_math.presets")
-    return sorted(
-        entry.name.removesuffix(".toml")
-        for entry in folder.iterdir()
-        if entry.name.endswith(".toml")
-    )
-
-
-def _read(source: str) -> dict[str, Any]:
-    """The tables of a TOML file or a preset."""
-    if source in presets():
-        text = (files("rstar_math.presets") / f"{source}.toml").read_text(encoding="utf-8")
-    else:
-        try:
-            text = Path(source).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(
-                f"--config {source!r} is neither a readable file nor a preset "
-                f"({', '.join(presets())})."
-            ) from error
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{source} is not valid TOML: {error}.") from error
-
-
-def _value(text: str) -> Any:
-    """A setting's value as TOML reads it; a bare word is a string."""
-    try:
-        return tomllib.loads(f"v = {text}")["v"]
-    except tomllib.TOMLDecodeError:
-        return text
-
-
-def _checked(tree: Mapping[str, Any]) -> Config:
-    """The tree as a Config; the first fault as a sentence."""
-    try:
-        return Config.model_validate(tree)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        where = [str(part) for part in fault["loc"]]
-        key = ".".join(where)
-        if fault["type"] == "extra_forbidden":
-            raise ConfigError(f"There is no option {key}{_nearest(where)}.") from error
-        raise ConfigError(f"{key} = {fault['input']!r} will not do: {fault['msg']}.") from error
-
-
-def _nearest(where: Sequence[str]) -> str:
-    """A hint at the options that an unknown one may have meant."""
-    known = {name: list(type(getattr(Config(), name)).model_fields) for name in Config.model_fields}
-    section, *names = where
-    if not names:
-        close = get_close_matches(section, known, 1)
-        close += [f"{home}.{section}" for home, keys in known.items() if section in keys]
-    else:
-        homes = [section] if section in known else [*known]
-        homes += [home for home in known if home not in homes]
-        close = [
-            f"{home}.{key}" for home in homes for key in get_close_matches(names[0], known[home], 1)
-        ]
-    if close:
-        return f"; the nearest is {close[0]}"
-    if section in known:
-        return f"; {section} has {', '.join(known[section])}"
-    return f"; the sections are {', '.join(known)}"

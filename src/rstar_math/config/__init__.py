@@ -1,0 +1,35 @@
+"""The knobs, and how they are read.
+
+sections   every option with its default and where that comes from
+loading    TOML files, presets and `--set section.key=value`
+"""
+
+from rstar_math.config.loading import EMBEDDED, load_config, presets
+from rstar_math.config.sections import (
+    ActionsConfig,
+    Config,
+    DiscriminatorConfig,
+    GradingConfig,
+    ModelConfig,
+    MutualConfig,
+    PolicyConfig,
+    SandboxConfig,
+    SearchConfig,
+    Section,
+)
+
+__all__ = [
+    "EMBEDDED",
+    "ActionsConfig",
+    "Config",
+    "DiscriminatorConfig",
+    "GradingConfig",
+    "ModelConfig",
+    "MutualConfig",
+    "PolicyConfig",
+    "SandboxConfig",
+    "SearchConfig",
+    "Section",
+    "load_config",
+    "presets",
+]

@@ -1,0 +1,115 @@
+"""Options from TOML, a preset and `--set section.key=value`."""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from rstar_math.config.sections import Config
+from rstar_math.errors import ConfigError
+
+EMBEDDED = "local"
+"""The address of the embedded model."""
+
+
+def load_config(
+    source: str | None = None, settings: Sequence[str] = (), *, model: str | None = None
+) -> Config:
+    """The configuration of a TOML file or a preset's name, with `section.key=value` settings and
+    the model's address over it.
+
+    Without a source, the embedded model comes with the preset `laptop` and any other model with the
+    papers' defaults. Raises `ConfigError` with the option, the value seen and what it may be.
+    """
+    over: dict[str, Any] = {}
+    for setting in settings:
+        key, eq, value = setting.partition("=")
+        if not eq or key.count(".") != 1:
+            raise ConfigError(
+                f"--set {setting!r} is not section.key=value; for example --set search.rollouts=32."
+            )
+        section, name = key.strip().split(".")
+        over.setdefault(section, {})[name] = _value(value.strip())
+    if model is not None:
+        over.setdefault("model", {})["url"] = model
+    if source is None and over.get("model", {}).get("url", EMBEDDED) == EMBEDDED:
+        source = "laptop"
+    tree: dict[str, Any] = _read(source) if source else {}
+    for section, values in over.items():
+        group = tree.setdefault(section, {})
+        if isinstance(group, dict):
+            group.update(values)
+    return _checked(tree)
+
+
+def presets() -> list[str]:
+    """Names of the configurations that come with the package."""
+    folder = files("rstar_math.presets")
+    return sorted(
+        entry.name.removesuffix(".toml")
+        for entry in folder.iterdir()
+        if entry.name.endswith(".toml")
+    )
+
+
+def _read(source: str) -> dict[str, Any]:
+    """The tables of a TOML file or a preset."""
+    if source in presets():
+        text = (files("rstar_math.presets") / f"{source}.toml").read_text(encoding="utf-8")
+    else:
+        try:
+            text = Path(source).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(
+                f"--config {source!r} is neither a readable file nor a preset "
+                f"({', '.join(presets())})."
+            ) from error
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source} is not valid TOML: {error}.") from error
+
+
+def _value(text: str) -> Any:
+    """A setting's value as TOML reads it; a bare word is a string."""
+    try:
+        return tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _checked(tree: Mapping[str, Any]) -> Config:
+    """The tree as a Config; the first fault as a sentence."""
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = [str(part) for part in fault["loc"]]
+        key = ".".join(where)
+        if fault["type"] == "extra_forbidden":
+            raise ConfigError(f"There is no option {key}{_nearest(where)}.") from error
+        raise ConfigError(f"{key} = {fault['input']!r} will not do: {fault['msg']}.") from error
+
+
+def _nearest(where: Sequence[str]) -> str:
+    """A hint at the options that an unknown one may have meant."""
+    known = {name: list(type(getattr(Config(), name)).model_fields) for name in Config.model_fields}
+    section, *names = where
+    if not names:
+        close = get_close_matches(section, known, 1)
+        close += [f"{home}.{section}" for home, keys in known.items() if section in keys]
+    else:
+        homes = [section] if section in known else [*known]
+        homes += [home for home in known if home not in homes]
+        close = [
+            f"{home}.{key}" for home in homes for key in get_close_matches(names[0], known[home], 1)
+        ]
+    if close:
+        return f"; the nearest is {close[0]}"
+    if section in known:
+        return f"; {section} has {', '.join(known[section])}"
+    return f"; the sections are {', '.join(known)}"
