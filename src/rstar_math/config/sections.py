@@ -96,6 +96,9 @@ class SearchConfig(Section):
     """Whose values go up to the root: those of answers when they are found (rStar-Math), the scores
     of all new nodes too (as in AlphaZero and AlphaMath), or the value of the end that a rollout
     walked to, each time it is walked to, 0 where it has no answer (rStar)."""
+    discount: float = Field(1.0, ge=0, le=1)
+    """Factor on a value for each step that it goes up (1 in both papers; rStar's code has it as an
+    option that it does not use)."""
     in_flight: int = Field(1, ge=1, le=1024)
     """Rollouts in flight at once in one tree, kept apart by virtual loss; 1 is the papers' search.
     More keep the model busier and give a slightly different tree, the same at any speed."""
@@ -130,6 +133,11 @@ class ActionsConfig(Section):
     """Actions in use (the paper's ablation leaves some out): A1 a one-step thought, A2 the rest of
     the solution, A3 the next sub-question with its answer, A4 its answer again, A5 the question
     rephrased."""
+    depth: int | None = Field(None, ge=1)
+    """Most steps of a path; by default the family's (paper: 5, and 8 for competition
+    mathematics)."""
+    candidates: int = Field(5, ge=1)
+    """One-step thoughts, and sub-questions, sampled at a node (paper: 5; its code 3)."""
     temperature: float = Field(0.8, ge=0, le=5)
     """Sampling temperature of all actions (rStar's code: 0.8)."""
     votes: int = Field(32, ge=1)

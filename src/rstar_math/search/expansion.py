@@ -125,9 +125,9 @@ def _settle(tree: Tree, index: int, config: SearchConfig, *, guided: bool) -> No
     step = node.step
     assert step is not None
     if step.answer is not None:
-        value = _end_value(node, step, guided=guided)
-        if value is not None:
-            tree.backup(index, value)
+        value = end_value(node, guided=guided)
+        if value is not None and config.backup != "walks":
+            tree.backup(index, value, config.discount)
         tree.close(index)
     elif step.kind == "answer":
         give_up(tree, index, "no answer stated")
@@ -136,14 +136,18 @@ def _settle(tree: Tree, index: int, config: SearchConfig, *, guided: bool) -> No
     elif node.depth >= config.depth:
         give_up(tree, index, "too deep")
     elif node.score is not None and config.backup == "all":
-        tree.backup(index, node.score)
+        tree.backup(index, node.score, config.discount)
     elif node.score is not None:
         node.visits, node.value_sum = 1, node.score
 
 
-def _end_value(node: Node, step: Step, *, guided: bool) -> float | None:
-    """What an answer is worth: with a verifier +1 (right), -1 (wrong) or None (it cannot tell);
-    else its score, else the share of the votes behind it, else 0."""
+def end_value(node: Node, *, guided: bool) -> float | None:
+    """What a path's end is worth: an answer with a verifier +1 (right), -1 (wrong) or None (it
+    cannot tell); else its score, else the share of the votes behind it, else 0. Without an answer
+    it is worth 0."""
+    step = node.step
+    if step is None or step.answer is None:
+        return 0.0
     if guided:
         return None if node.verdict is None else _REWARD.get(node.verdict)
     if node.score is not None:

@@ -1,7 +1,9 @@
 """Monte Carlo tree search over reasoning steps (rStar-Math, arXiv:2501.04519, section 3).
 
 A rollout is one walk from the root that expands one layer per depth until nothing is left to go
-on with; there is no separate simulation phase. Values come from the paths' ends.
+on with. rStar-Math has no separate simulation phase, and values come from all ends that are found.
+In rStar (arXiv:2408.06195, section 3.2) the part of a walk below what was there is its simulation,
+at random moves, and only the end that it comes to counts: `search.ties` and `search.backup`.
 
 Several rollouts may be in flight at once. Each takes up its walk again in the order in which the
 walks got to wait, never in the order in which answers arrive: the tree depends on the answers and
@@ -16,7 +18,7 @@ from typing import Any
 
 from rstar_math.config import SearchConfig
 from rstar_math.protocols import Executor, Policy, Scorer, Verifier
-from rstar_math.search.expansion import Expansion, Parts, attach, expansion
+from rstar_math.search.expansion import Expansion, Parts, attach, end_value, expansion
 from rstar_math.search.selection import RULES, Child
 from rstar_math.search.stopping import Enough, on_the_bill_of, spare, unseen
 from rstar_math.search.tree import ROOT, Tree
@@ -64,6 +66,8 @@ async def grow(
 class _Walk:
     """A rollout under way: the nodes it went through, the last of which it may be waiting at."""
 
+    number: int
+    """Counted from 0 over all calls of `grow`; what its random moves are drawn by."""
     path: list[int] = field(default_factory=lambda: [ROOT])
     done: bool = False
 
@@ -77,6 +81,7 @@ class _Search:
             config = config.model_copy(update={"selection": "uct" if valued else "puct"})
         self.tree, self.parts, self.config = tree, parts, config
         self.stopping = False
+        self.before = tree.rollouts
         self.started = 0
         self.done = 0
         self.tokens = 0
@@ -93,7 +98,7 @@ class _Search:
             and not self.stopping
             and not self.tree.nodes[ROOT].closed
         ):
-            walk = _Walk()
+            walk = _Walk(self.before + self.started)
             self.started += 1
             self.through[ROOT] += 1
             self.descend(walk)
@@ -122,20 +127,29 @@ class _Search:
         """Go down by the selection rule to a node that is not expanded, and have it expanded;
         False where the walk has come to its end."""
         index = walk.path[-1]
-        while not self.tree.nodes[index].closed:
-            if not self.tree.nodes[index].expanded:
+        # A walk whose end counts may go to an end that is known; others look for new ones.
+        revisits = self.config.backup == "walks"
+        while True:
+            node = self.tree.nodes[index]
+            if not node.expanded:
+                if node.closed:
+                    return False
                 if index not in self.expansions:
                     self.expansions[index] = asyncio.create_task(self.expand(index))
                 return True
-            open_children = [
-                c for c in self.tree.nodes[index].children if not self.tree.nodes[c].closed
-            ]
-            if not open_children:
+            children = [c for c in node.children if revisits or not self.tree.nodes[c].closed]
+            if not children:
                 return False
-            index = select(self.tree, index, open_children, self.through, self.config)
+            index = self.choose(walk, index, children)
             self.through[index] += 1
             walk.path.append(index)
-        return False
+
+    def choose(self, walk: _Walk, index: int, children: list[int]) -> int:
+        """The child of a node to walk to."""
+        best = select(self.tree, index, children, self.through, self.config)
+        if len(best) == 1 or self.config.ties == "first":
+            return best[0]
+        return best[derive(self.config.seed, self.tree.question.id, walk.number, index) % len(best)]
 
     def expand(self, index: int) -> Coroutine[Any, Any, Expansion]:
         """The expansion of a node; its seed depends on the tree alone."""
@@ -149,6 +163,11 @@ class _Search:
         walk.done = True
         for index in walk.path:
             self.tree.nodes[index].walks += 1
+        if self.config.backup == "walks":
+            end = walk.path[-1]
+            guided = self.parts.verifier is not None
+            value = end_value(self.tree.nodes[end], guided=guided)
+            self.tree.backup(end, value or 0.0, self.config.discount)
         self.tree.rollouts += 1
         self.done += 1
 
@@ -175,8 +194,8 @@ class _Search:
 
 def select(
     tree: Tree, index: int, children: list[int], through: Counter[int], config: SearchConfig
-) -> int:
-    """The child with the highest worth by `config.selection`; of equal ones the first.
+) -> list[int]:
+    """The children with the highest worth by `config.selection`, in order.
 
     A child that was walked to and led to nothing that has a value counts as -1 here, so that the
     search turns to its siblings; its Q stays unknown. Every walk in flight through a child counts
@@ -196,4 +215,6 @@ def select(
             q = (visits * (q or 0.0) - flying) / (visits + flying)
         return rule(Child(q, visits + flying, node.copies / samples), parent_visits, config.c)
 
-    return max(children, key=worth)
+    worths = [worth(child) for child in children]
+    most = max(worths)
+    return [child for child, value in zip(children, worths, strict=True) if value == most]

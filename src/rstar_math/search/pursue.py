@@ -15,14 +15,18 @@ from rstar_math.search.expansion import Parts
 from rstar_math.search.mcts import OnRollout, grow
 from rstar_math.search.sampling import sample_chains
 from rstar_math.search.stopping import MOST_EMPTY, Enough, on_the_bill_of, settled, spare
-from rstar_math.search.strategy import Strategy
+from rstar_math.search.strategy import CHAINS, Strategy
 from rstar_math.search.tree import Tree
 from rstar_math.seeding import derive
 
-_UNSCORED = ("greedy", "sc", "mcts")
+_UNSCORED = ("greedy", "sc", "mcts", "zero", "cot", "peer", "gen", "rstar")
 """Strategies that can do without a scorer."""
 _SIDE_BY_SIDE = 4
 """Runs of one question in flight at once, where no token budget may end them."""
+
+_RSTAR = {"selection": "uct", "ties": "random", "backup": "walks"}
+_HABITS: dict[str, dict[str, Any]] = {"rap": {"backup": "all"}, "gen": _RSTAR, "rstar": _RSTAR}
+"""Options in which a search differs from rStar-Math's by its own paper."""
 
 Run = Callable[[Tree, SearchConfig], Coroutine[Any, Any, None]]
 
@@ -55,8 +59,8 @@ async def pursue(
     def enough() -> Enough | None:
         return None if sure is None else settled(group, sure)
 
-    if strategy.kind in ("greedy", "sc", "bon"):
-        n = 1 if strategy.kind == "greedy" else _chains(strategy, config)
+    if strategy.kind in CHAINS:
+        n = 1 if strategy.cold else _chains(strategy, config)
         await sample_chains(tree, n, parts=parts, config=config, enough=enough())
     else:
         most = strategy.most_runs(endless=config.tokens is not None)
@@ -79,7 +83,9 @@ def answer_rule(strategy: Strategy, config: SearchConfig, *, scored: bool) -> st
     """The rule that `config.answer` names, or the one that belongs to the strategy."""
     if config.answer is not None:
         return config.answer
-    if strategy.kind in ("greedy", "sc") or not scored:
+    if strategy.kind == "gen":
+        return "paths"
+    if (strategy.kind in CHAINS and strategy.kind != "bon") or not scored:
         return "majority"
     return {"dvts": "weighted", "rap": "weighted", "mcts": "top-of-runs"}.get(strategy.kind, "best")
 
@@ -153,8 +159,7 @@ def _run(
             await best_first(tree, n, parts=parts, config=config)
         else:
             update: dict[str, Any] = {"rollouts": n}
-            if strategy.kind == "rap":
-                update["backup"] = "all"
+            update |= _HABITS.get(strategy.kind, {})
             await grow(
                 tree,
                 policy=parts.policy,

@@ -2,7 +2,8 @@
 
 A node's visits are the answers whose value was backed up through it, plus one of its own if a
 scorer gave it a first value; that one is not passed on to its parent, unless the search backs up
-all scores. `value_sum` likewise.
+all scores. Where values are backed up by walks, they are the walks that went through it.
+`value_sum` likewise.
 Nothing here knows models, prompts or code.
 """
 
@@ -120,12 +121,14 @@ class Tree:
         steps = (self.nodes[i].step for i in self.path(index))
         return tuple(step for step in steps if step is not None)
 
-    def backup(self, index: int, value: float) -> None:
-        """Record a value at a node and along its path up to the root."""
+    def backup(self, index: int, value: float, discount: float = 1.0) -> None:
+        """Record a value at a node and along its path up to the root, times `discount` for each
+        step up."""
         while index >= ROOT:
             node = self.nodes[index]
             node.visits += 1
             node.value_sum += value
+            value *= discount
             index = node.parent
 
     def close(self, index: int) -> None:
