@@ -35,7 +35,7 @@ def test_every_preset_loads() -> None:
         ("search.rollout=3", "no option search.rollout; the nearest is search.rollouts"),
         ("serch.rollouts=3", "no option serch; the nearest is search"),
         ("model.rollouts=3", "the nearest is search.rollouts"),
-        ("search.zzz=3", "search has rollouts"),
+        ("search.zzz=3", "search has strategy"),
         ("search.rollouts=0", "search.rollouts = 0 will not do"),
         ("search.selection=last", "'uct-zero' or 'puct'"),
         ("rollouts=3", "not section.key=value"),

@@ -34,7 +34,9 @@ class Branching:
         return [Step(prose="a", kind="A1"), end, Step(prose="b", kind="A1")]
 
 
-def grown(config: SearchConfig, worth: dict[str, float] | None = None, tree: Tree | None = None):  # type: ignore[no-untyped-def]
+def grown(
+    config: SearchConfig, worth: dict[str, float] | None = None, tree: Tree | None = None
+) -> Tree:
     tree = tree or Tree(QUESTION)
     policy = Branching(worth)
     asyncio.run(grow(tree, policy=policy, executor=DirectExecutor(0.0), config=config))
@@ -45,9 +47,7 @@ def grown(config: SearchConfig, worth: dict[str, float] | None = None, tree: Tre
 def test_visits_are_walks_and_values_are_those_of_the_ends_walked_to(
     seed: int, rollouts: int, in_flight: int
 ) -> None:
-    config = RSTAR.model_copy(
-        update={"seed": seed, "rollouts": rollouts, "in_flight": in_flight}
-    )
+    config = RSTAR.model_copy(update={"seed": seed, "rollouts": rollouts, "in_flight": in_flight})
     tree = grown(config)
     for index, node in enumerate(tree.nodes):
         assert node.visits == node.walks

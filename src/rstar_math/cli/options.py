@@ -11,6 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from rstar_math.config import Config
+    from rstar_math.search.strategy import Strategy
 
 T = TypeVar("T")
 
@@ -24,12 +25,20 @@ Model = Annotated[
         show_default="local",
     ),
 ]
+Discriminator = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL",
+        help="Second model that checks the work of rstar; by default the same model.",
+    ),
+]
 ConfigSource = Annotated[
     str | None,
     typer.Option(
         "--config",
-        metavar="FILE",
-        help="A TOML file or a preset; laptop comes with the embedded model.",
+        "--recipe",
+        metavar="NAME",
+        help="A preset (laptop, which comes with the embedded model, rstar, ...) or a TOML file.",
     ),
 ]
 Settings = Annotated[
@@ -47,11 +56,27 @@ ProblemFile = Annotated[
 ]
 
 
-def configure(source: str | None, settings: list[str] | None, model: str | None) -> "Config":
+def configure(
+    source: str | None,
+    settings: list[str] | None,
+    model: str | None,
+    discriminator: str | None = None,
+) -> "Config":
     """The configuration that a command line asks for."""
     from rstar_math.config import load_config
 
-    return load_config(source, settings or (), model=model)
+    return load_config(source, settings or (), model=model, discriminator=discriminator)
+
+
+def one_strategy(text: str | None, config: "Config", verb: str) -> "Strategy":
+    """The strategy that a command line asks for, or the configuration's own."""
+    from rstar_math.errors import InputError
+    from rstar_math.search.strategy import parse_strategies
+
+    chosen, *others = parse_strategies(text or config.search.strategy)
+    if others:
+        raise InputError(f"rstar {verb} takes one strategy; compare several with rstar eval.")
+    return chosen
 
 
 def run(work: Coroutine[Any, Any, T], *, kept: bool) -> T:

@@ -8,11 +8,13 @@ import typer
 from rstar_math.cli.options import (
     AsJson,
     ConfigSource,
+    Discriminator,
     Limit,
     Model,
     ProblemFile,
     Settings,
     configure,
+    one_strategy,
     print_json,
     run,
 )
@@ -32,19 +34,26 @@ def search(
             help="Let the search see which ends are right: for training data, not for evaluation.",
         ),
     ] = False,
+    strategy: Annotated[
+        str | None,
+        typer.Option(
+            help="One way to search, as for rstar eval.", show_default="mcts, or the recipe's"
+        ),
+    ] = None,
+    discriminator: Discriminator = None,
     config: ConfigSource = None,
     set_: Settings = None,
     as_json: AsJson = False,
 ) -> None:
     """Search every problem of a file and keep the trees in a run; started again, it goes on."""
     from rstar_math.cli import batch
-    from rstar_math.solver import MCTS
 
-    settings = configure(config, set_, model)
-    job = batch.Job(file, run_file, limit, [MCTS], guided=guided)
+    settings = configure(config, set_, model, discriminator)
+    chosen = one_strategy(strategy, settings, "search")
+    job = batch.Job(file, run_file, limit, [chosen], guided=guided)
     with batch.opened(job, settings) as opened:
         run(opened.work(settings), kept=True)
-        summary = opened.summary(MCTS)
+        summary = opened.summary(chosen)
     if as_json:
         print_json({"run": str(run_file), **summary.as_json()})
         return

@@ -5,7 +5,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rstar_math.cli.options import AsJson, ConfigSource, Model, Settings, configure, print_json, run
+from rstar_math.cli.options import (
+    AsJson,
+    ConfigSource,
+    Discriminator,
+    Model,
+    Settings,
+    configure,
+    one_strategy,
+    print_json,
+    run,
+)
 
 if TYPE_CHECKING:
     from rstar_math.solver import Solution
@@ -14,9 +24,15 @@ if TYPE_CHECKING:
 def solve(
     question: Annotated[str, typer.Argument(help="The question, in words.")],
     model: Model = None,
+    discriminator: Discriminator = None,
     strategy: Annotated[
-        str, typer.Option(help="greedy, sc@8, bon@8, beam@8, dvts@8, tot, rap, value, mcts@16.")
-    ] = "mcts",
+        str | None,
+        typer.Option(
+            help="greedy, sc@8, bon@8, beam@8, dvts@8, tot, rap, value, mcts@16; in words instead "
+            "of programs: zero, cot, cot@8, gen@32, rstar@32, peer.",
+            show_default="mcts, or the recipe's",
+        ),
+    ] = None,
     config: ConfigSource = None,
     set_: Settings = None,
     as_json: AsJson = False,
@@ -25,14 +41,11 @@ def solve(
     from rstar_math.errors import InputError
     from rstar_math.foreign import encodable
     from rstar_math.problems.reader import MAX_QUESTION_CHARS, question_id
-    from rstar_math.search.strategy import parse_strategies
     from rstar_math.solver import Solver
     from rstar_math.types import Question
 
-    settings = configure(config, set_, model)
-    (chosen, *others) = parse_strategies(strategy)
-    if others:
-        raise InputError("rstar solve takes one strategy; compare several with rstar eval.")
+    settings = configure(config, set_, model, discriminator)
+    chosen = one_strategy(strategy, settings, "solve")
     if encodable(question) != question:
         raise InputError("The question holds characters that are not valid text; take them out.")
     if not question.strip() or len(question) > MAX_QUESTION_CHARS:
@@ -45,7 +58,7 @@ def solve(
 
         async with Solver(settings) as solver:
             rollouts = chosen.n or settings.search.rollouts
-            watched = chosen.kind == "mcts" and not as_json
+            watched = chosen.kind in ("mcts", "gen", "rstar") and not as_json
             with show.watching(rollouts) if watched else nullcontext(None) as update:
                 asked = Question(question_id(question), question)
                 return await solver.solve(asked, chosen, on_progress=update)

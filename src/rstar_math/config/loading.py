@@ -17,10 +17,14 @@ EMBEDDED = "local"
 
 
 def load_config(
-    source: str | None = None, settings: Sequence[str] = (), *, model: str | None = None
+    source: str | None = None,
+    settings: Sequence[str] = (),
+    *,
+    model: str | None = None,
+    discriminator: str | None = None,
 ) -> Config:
     """The configuration of a TOML file or a preset's name, with `section.key=value` settings and
-    the model's address over it.
+    the models' addresses over it.
 
     Without a source, the embedded model comes with the preset `laptop` and any other model with the
     papers' defaults. Raises `ConfigError` with the option, the value seen and what it may be.
@@ -34,8 +38,9 @@ def load_config(
             )
         section, name = key.strip().split(".")
         over.setdefault(section, {})[name] = _value(value.strip())
-    if model is not None:
-        over.setdefault("model", {})["url"] = model
+    for name, address in (("model", model), ("discriminator", discriminator)):
+        if address is not None:
+            over.setdefault(name, {})["url"] = address
     if source is None and over.get("model", {}).get("url", EMBEDDED) == EMBEDDED:
         source = "laptop"
     tree: dict[str, Any] = _read(source) if source else {}

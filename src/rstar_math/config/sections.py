@@ -71,6 +71,8 @@ class PolicyConfig(Section):
 class SearchConfig(Section):
     """The tree search (rStar-Math, arXiv:2501.04519, section 3 and appendix A.1)."""
 
+    strategy: str = "mcts"
+    """How a problem is solved where no --strategy is given."""
     rollouts: int = Field(16, ge=1)
     """Walks from the root to an end (paper: 16; bootstrap round 8)."""
     tokens: int | None = Field(None, ge=1)

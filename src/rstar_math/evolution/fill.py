@@ -16,7 +16,7 @@ _CONNECTION = {"url", "api_key_env", "concurrency", "timeout_s", "retries"}
 _FREE = {
     "model": _CONNECTION,
     "discriminator": _CONNECTION,
-    "search": {"trees"},
+    "search": {"trees", "strategy"},
     "sandbox": {"workers"},
     "grading": {"workers"},
 }
