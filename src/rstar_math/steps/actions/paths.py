@@ -24,12 +24,51 @@ from rstar_math.types import Question, Step
 ACTIONS = ("A1", "A2", "A3", "A4", "A5")
 """The kinds of steps, in the order in which they are asked for."""
 
+_FOLLOWS: dict[str | None, tuple[str, ...]] = {
+    None: ("A1", "A2", "A3", "A5"),
+    "A1": ("A1", "A2"),
+    "A3": ("A1", "A2", "A3", "A4"),
+    "A4": ("A1", "A2", "A3"),
+    "A5": ("A1", "A2", "A3"),
+}
+"""What rStar's code allows after a step of each kind; None is the root."""
+
 _STATEMENT = re.compile(
     r"(?:\A|(?<=[.!?])\s+|\n)(?:(?:so|thus|hence|therefore),?\s+)?(?:the\s+)?(?:final\s+)?answer\s+is\b"
     r"[^\n]*\Z",
     re.IGNORECASE,
 )
 _UNIT = re.compile(r"\s*\S(?:[^\n]*?[.!?](?=\s|\Z)|[^\n]*)")
+
+
+def ended(step: Step) -> bool:
+    """Whether a path ends with this step: it states the answer, or was to be the rest."""
+    return step.answer is not None or step.kind == "A2"
+
+
+def legal(prefix: Sequence[Step], allowed: Sequence[str], *, depth: int) -> tuple[str, ...]:
+    """The actions that may follow a prefix, in the order of `ACTIONS`; none after its end.
+
+    A path has at most `depth` steps, a rephrasing (A5) among them. For the last one only those
+    actions are asked that end a path: A2, and A3 on the problem's own question. Where neither may
+    follow, it is A1, which may state the answer.
+    """
+    if len(prefix) >= depth or (prefix and ended(prefix[-1])):
+        return ()
+    follows = _FOLLOWS[prefix[-1].kind if prefix else None]
+    found = tuple(action for action in follows if action in allowed)
+    if len(prefix) + 1 < depth:
+        return found
+    return tuple(a for a in found if a in ("A2", "A3")) or tuple(a for a in found if a == "A1")
+
+
+def posed(question: Question, prefix: Sequence[Step]) -> Question:
+    """The question that a path answers: as its first step rephrased it, if that is an A5."""
+    if not prefix or prefix[0].kind != "A5":
+        return question
+    lines = prefix[0].text.splitlines()
+    *conditions, last = (line if line[-1:] in ".!?" else f"{line}." for line in lines)
+    return Question(question.id, " ".join([*conditions, last.removeprefix("Asked: ")]))
 
 
 def solution_units(question: Question, steps: Sequence[Step]) -> list[str]:
@@ -41,7 +80,7 @@ def solution_units(question: Question, steps: Sequence[Step]) -> list[str]:
     solution. Units after the first begin with the space that parts them from the one before.
     """
     del question  # the same for every question: what a step ends is written in the step
-    text = " ".join(filter(None, (_said(step) for step in answered(steps))))
+    text = " ".join(filter(None, (said(step) for step in answered(steps))))
     return _UNIT.findall(text)
 
 
@@ -57,8 +96,8 @@ def answered(steps: Sequence[Step]) -> list[Step]:
     return kept
 
 
-def _said(step: Step) -> str:
-    """A step as part of a whole solution."""
+def said(step: Step) -> str:
+    """A step as a part of a whole solution; "" for a rephrased question."""
     if step.kind == "A5":
         return ""
     if step.kind != "A3":
