@@ -17,6 +17,7 @@ from rstar_math.errors import ContextExceeded, RequestFailed
 from rstar_math.meter import as_scoring, charge, rebilled
 from rstar_math.protocols import Completer
 from rstar_math.seeding import derive
+from rstar_math.steps.actions import family, verify_prompt
 from rstar_math.steps.judging import (
     CHECKED,
     ONE_LINE,
@@ -122,6 +123,42 @@ class UsefulnessScorer:
         if confidence is None:
             return useful
         return float(useful**self._alpha * confidence ** (1.0 - self._alpha))
+
+
+class SelfVerifier:
+    """Values whole solutions by the policy's own word: the "self-verification" that rStar's
+    discriminator is compared with (arXiv:2408.06195, table 5).
+
+    A value is 2r - 1, with r the share of "yes" among `samples` answers to "Is the answer right?"
+    after the judged solutions of a `family` of prompts; samples that say neither yes nor no are
+    left out. A prefix that does not end in an answer is no solution: it is worth 0, unasked. The
+    paper does not give its prompt or the number of samples.
+    """
+
+    def __init__(
+        self,
+        completer: Completer,
+        family_name: str = "school",
+        *,
+        samples: int = 8,
+        temperature: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        self._family = family(family_name)
+        self._judge = _Judge(completer, samples, temperature, ONE_LINE, 4, seed)
+
+    async def score(self, question: Question, prefixes: Sequence[Sequence[Step]]) -> list[float]:
+        """See `protocols.Scorer`; all prefixes are asked about at once."""
+
+        async def value(prefix: Sequence[Step]) -> float:
+            if not prefix or prefix[-1].answer is None:
+                return 0.0
+            prompt = verify_prompt(self._family, question, prefix)
+            said = _read(await self._judge.ask(question, prompt), read_useful)
+            return 2.0 * fmean(said) - 1.0 if said else 0.0
+
+        with rebilled(as_scoring):
+            return await together(value(prefix) for prefix in prefixes)
 
 
 @dataclass(frozen=True, slots=True)

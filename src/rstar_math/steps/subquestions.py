@@ -122,12 +122,23 @@ def _plain(text: str) -> str:
     return " ".join(text.casefold().split()).rstrip(".?! ")
 
 
-@cache
-def _examples() -> str:
-    """The examples' text, checked against the grammar when first read."""
-    text = (files("rstar_math.steps") / "subquestions.txt").read_text(encoding="utf-8")
+def check_subquestions(text: str) -> None:
+    """Nothing, for worked examples that are all well formed and end in their problem's own
+    question; else raises `InputError`."""
     for number, example in enumerate(text.removeprefix("Problem: ").split("\n\nProblem: ")):
         problem, _, solution = example.partition("\n")
         steps = parse_subquestions(Question(str(number), problem), solution.rstrip("\n") + "\n")
-        assert steps[-1].answer is not None
+        if not steps or steps[-1].answer is None:
+            raise InputError(
+                f"The example {problem!r} does not end in its problem's own question; let its last "
+                f"sub-question be '{OVERALL} ...'."
+            )
+
+
+@cache
+def _examples() -> str:
+    """The examples' text, checked against the grammar when first read."""
+    path = files("rstar_math.steps") / "families" / "school" / "subquestions.txt"
+    text = path.read_text(encoding="utf-8")
+    check_subquestions(text)
     return text.rstrip("\n") + "\n\n"

@@ -1,0 +1,92 @@
+"""Whole solutions as chains of thought: the baselines' policy, and rStar's second model."""
+
+from collections.abc import Sequence
+
+from rstar_math.config import ActionsConfig, MutualConfig
+from rstar_math.grading.extract import extract_answer
+from rstar_math.meter import charge
+from rstar_math.protocols import Completer
+from rstar_math.steps.actions import ANSWER_STOPS, chain_prompt, family, read_answer
+from rstar_math.types import Cost, Question, Step
+
+_OPEN_STOPS = ("\nQuestion:",)
+"""Stop strings without examples: nothing taught the model to write a solution without an empty
+line in it."""
+
+
+class ChainPolicy:
+    """Proposes whole solutions, each a step of kind "A2" with its answer: few-shot chain of thought
+    and, without `shots`, zero-shot by the family's instruction.
+
+    Samples that are cut off or state no answer are counted in the cost (`truncated`, `malformed`)
+    and left out; no vote is held, so `confidence` is None. `temperature` is the config's unless
+    given. A zero-shot sample may hold empty lines, so a model that never stops by itself is cut off
+    at `config.solution_tokens`.
+    """
+
+    def __init__(
+        self,
+        completer: Completer,
+        config: ActionsConfig,
+        *,
+        shots: bool = True,
+        temperature: float | None = None,
+    ) -> None:
+        self._completer = completer
+        self._family = family(config.family)
+        self._tokens = config.solution_tokens
+        self._shots = shots
+        self._temperature = config.temperature if temperature is None else temperature
+
+    async def propose(
+        self, question: Question, prefix: Sequence[Step], k: int, *, seed: int
+    ) -> list[Step]:
+        """See `protocols.Policy`; the result may hold equal steps, and is empty after a step, for
+        a solution is one."""
+        if prefix:
+            return []
+        stop = ANSWER_STOPS if self._shots else _OPEN_STOPS
+        completions = await self._completer.complete(
+            chain_prompt(self._family, question, shots=self._shots),
+            n=k,
+            stop=stop,
+            max_tokens=self._tokens,
+            temperature=self._temperature,
+            seed=seed,
+        )
+        samples = [
+            read_answer(c.text, kind="A2", finished=c.finished, stops=stop) for c in completions
+        ]
+        cut = sum(not c.finished for c in completions)
+        charge(Cost(truncated=cut, malformed=sum(s.step is None for s in samples) - cut))
+        return [s.step for s in samples if s.step is not None]
+
+
+class CompletingPeer:
+    """A second solver: completes a begun solution after the family's worked examples (rStar's
+    discriminator, arXiv:2408.06195, section 3.3)."""
+
+    def __init__(self, completer: Completer, actions: ActionsConfig, mutual: MutualConfig) -> None:
+        self._completer = completer
+        self._family = family(actions.family)
+        self._config = mutual
+
+    async def answers(
+        self, question: Question, begun: str, n: int, *, seed: int
+    ) -> list[str | None]:
+        """See `protocols.Peer`. An answer that `begun` states counts where the completion states
+        none. Samples that give None are counted in the cost (`truncated`, `malformed`)."""
+        completions = await self._completer.complete(
+            chain_prompt(self._family, question, begun),
+            n=n,
+            stop=ANSWER_STOPS,
+            max_tokens=self._config.tokens,
+            temperature=self._config.temperature,
+            seed=seed,
+        )
+        found = [
+            extract_answer(begun.rstrip() + c.text) if c.finished else None for c in completions
+        ]
+        cut = sum(not c.finished for c in completions)
+        charge(Cost(truncated=cut, malformed=found.count(None) - cut))
+        return found

@@ -1,0 +1,108 @@
+"""rStar's five human-like actions (Qi et al. 2024, arXiv:2408.06195, section 3.1): which may follow
+which, and what a path of them says.
+
+A path is a list of `Step`s whose kind is the action that made it. Their prose:
+
+    A1  a thought, one line:          He has 3 * 4 = 12 apples.
+    A2  the rest of the solution:     He eats 2 of the 12, so 10 are left. The answer is 10.
+    A3  a sub-question, its answer:   as in `steps.subquestions`
+    A4  that answer, given again:     He has 4 + 4 + 4 = 12 apples. The answer is 12.
+    A5  the question, said anew:      Condition 1: Tim has 3 bags. ... Asked: How many are left?
+
+Only a step that ends its path has an `answer`: A2, A3 on the problem's own question, and an A1 that
+states the final answer.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+from rstar_math.grading.extract import extract_answer
+from rstar_math.steps.subquestions import asked
+from rstar_math.types import Question, Step
+
+ACTIONS = ("A1", "A2", "A3", "A4", "A5")
+"""The kinds of steps, in the order in which they are asked for."""
+
+_FOLLOWS: dict[str | None, tuple[str, ...]] = {
+    None: ("A1", "A2", "A3", "A5"),
+    "A1": ("A1", "A2"),
+    "A3": ("A1", "A2", "A3", "A4"),
+    "A4": ("A1", "A2", "A3"),
+    "A5": ("A1", "A2", "A3"),
+}
+"""What rStar's code allows after a step of each kind; None is the root."""
+
+_STATEMENT = re.compile(
+    r"(?:\A|(?<=[.!?])\s+|\n)(?:(?:so|thus|hence|therefore),?\s+)?(?:the\s+)?(?:final\s+)?answer\s+is\b"
+    r"[^\n]*\Z",
+    re.IGNORECASE,
+)
+_UNIT = re.compile(r"\s*\S(?:[^\n]*?[.!?](?=\s|\Z)|[^\n]*)")
+
+
+def ended(step: Step) -> bool:
+    """Whether a path ends with this step: it states the answer, or was to be the rest."""
+    return step.answer is not None or step.kind == "A2"
+
+
+def legal(prefix: Sequence[Step], allowed: Sequence[str], *, depth: int) -> tuple[str, ...]:
+    """The actions that may follow a prefix, in the order of `ACTIONS`; none after its end.
+
+    A path has at most `depth` steps, a rephrasing (A5) among them. For the last one only those
+    actions are asked that end a path: A2, and A3 on the problem's own question. Where neither may
+    follow, it is A1, which may state the answer.
+    """
+    if len(prefix) >= depth or (prefix and ended(prefix[-1])):
+        return ()
+    follows = _FOLLOWS[prefix[-1].kind if prefix else None]
+    found = tuple(action for action in follows if action in allowed)
+    if len(prefix) + 1 < depth:
+        return found
+    return tuple(a for a in found if a in ("A2", "A3")) or tuple(a for a in found if a == "A1")
+
+
+def posed(question: Question, prefix: Sequence[Step]) -> Question:
+    """The question that a path answers: as its first step rephrased it, if that is an A5."""
+    if not prefix or prefix[0].kind != "A5":
+        return question
+    lines = prefix[0].text.splitlines()
+    *conditions, last = (line if line[-1:] in ".!?" else f"{line}." for line in lines)
+    return Question(question.id, " ".join([*conditions, last.removeprefix("Asked: ")]))
+
+
+def solution_units(question: Question, steps: Sequence[Step]) -> list[str]:
+    """What a path says, in sentences and lines, for cutting it in two: joined by "" they are the
+    solution as a chain-of-thought prompt shows it after "Answer:", but for the space before it.
+
+    Sub-questions are left out, and so is the "The answer is 12." of those on the way; an answer
+    given again (A4) takes the place of the first; a rephrased question (A5) is no part of its own
+    solution. Units after the first begin with the space that parts them from the one before.
+    """
+    del question  # the same for every question: what a step ends is written in the step
+    text = " ".join(filter(None, (said(step) for step in answered(steps))))
+    return _UNIT.findall(text)
+
+
+def answered(steps: Sequence[Step]) -> list[Step]:
+    """The steps without A4: each has put its answer in the place of that of its A3."""
+    kept: list[Step] = []
+    for step in steps:
+        if step.kind == "A4" and kept:
+            first = kept.pop()
+            kept.append(replace(first, prose=f"{asked(first)}\nAnswer: {step.text}"))
+        else:
+            kept.append(step)
+    return kept
+
+
+def said(step: Step) -> str:
+    """A step as a part of a whole solution; "" for a rephrased question."""
+    if step.kind == "A5":
+        return ""
+    if step.kind != "A3":
+        return step.text.strip()
+    answer = step.text.partition("\n")[2].strip().removeprefix("Answer:").strip()
+    if step.answer is not None:
+        return answer
+    return _STATEMENT.sub("", answer).strip() or f"{asked(step)} {extract_answer(answer)}."
