@@ -77,8 +77,7 @@ def test_the_path_shown_is_the_one_with_the_highest_q() -> None:
 
 def test_each_path_counts_once_in_the_generators_majority() -> None:
     tree = Tree(Question("q", "?"))
-    program(tree, ("9", 5), ("8", 1))
-    program(tree, ("8", 1))
+    program(tree, ("9", 5), ("8", 1), ("8", 1))
     assert chosen(tree).answer == "9"
     choice = asyncio.run(paths(ballots(tree), same_text))
     assert (choice.answer, choice.votes) == ("8", {"8": 2.0, "9": 1.0})

@@ -209,9 +209,7 @@ def survives(peers: tuple[int, int] | None, keep: Literal["one", "half", "all"])
     return agreeing >= max(1, {"one": 1, "half": ceil(asked / 2), "all": asked}[keep])
 
 
-def _beginnings(
-    tree: Tree, node: int, units: Units, config: MutualConfig, seed: int
-) -> list[str]:
+def _beginnings(tree: Tree, node: int, units: Units, config: MutualConfig, seed: int) -> list[str]:
     """What the peer is shown of a candidate, equal beginnings once."""
     parts = units(tree.question, tree.prefix(node))
     cuts = shares(config, derive(seed, tree.question.id, "split", node))
