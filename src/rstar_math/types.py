@@ -132,6 +132,9 @@ class Trajectory:
     """Index of the path's last node in its tree."""
     verdict: Verdict | None = None
     """The Verifier's word, or None where none was asked."""
+    peers: tuple[int, int] | None = None
+    """Completions by a second model that agree with the answer, and completions asked for; None
+    where none was."""
 
     @property
     def answer(self) -> str | None:

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from rstar_math.search import Choice, Tree, ballots, majority
+from rstar_math.search import Choice, Tree, ballots, majority, paths
 from rstar_math.search.stopping import unseen
 from rstar_math.types import Question, Step
 from tests.unit.toy import same_text
@@ -73,3 +73,11 @@ def test_the_path_shown_is_the_one_with_the_highest_q() -> None:
     tree.backup(low, -1.0)
     tree.backup(high, 1.0)
     assert chosen(tree).node == high
+
+
+def test_each_path_counts_once_in_the_generators_majority() -> None:
+    tree = Tree(Question("q", "?"))
+    program(tree, ("9", 5), ("8", 1), ("8", 1))
+    assert chosen(tree).answer == "9"
+    choice = asyncio.run(paths(ballots(tree), same_text))
+    assert (choice.answer, choice.votes) == ("8", {"8": 2.0, "9": 1.0})

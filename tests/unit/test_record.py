@@ -38,6 +38,7 @@ def trees(draw: st.DrawFn) -> Tree:
         node.failure = draw(st.none() | st.just("too deep"))
         node.verdict = draw(st.none() | st.sampled_from(Verdict))
         node.score = draw(st.none() | st.floats(-1, 1))
+        node.peers = draw(st.none() | st.tuples(st.integers(0, 2), st.integers(2, 4)))
         node.expanded, node.closed = draw(st.booleans()), draw(st.booleans())
         tree.backup(index, draw(st.floats(-1, 1)))
     tree.rollouts = draw(st.integers(0, 5))
@@ -73,6 +74,8 @@ def record() -> dict[str, Any]:
         ({"question": "q"}, "damaged"),
         ({"cost": {"sweets": 1}}, "damaged"),
         ({"nodes": [{"parent": -1, "verdict": "perhaps"}]}, "damaged"),
+        ({"nodes": [{"parent": -1, "peers": [1]}]}, "damaged"),
+        ({"nodes": [{"parent": -1, "peers": [3, 2]}]}, "3 peers of 2 agree"),
     ],
 )
 def test_a_damaged_record_is_refused(change: dict[str, Any], said: str) -> None:

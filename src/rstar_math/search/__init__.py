@@ -3,10 +3,20 @@
 Takes functions, not models: nothing in here imports HTTP, torch or a prompt.
 """
 
-from rstar_math.search.answers import Ballot, Choice, ballots, best, majority, top_of_runs, weighted
+from rstar_math.search.answers import (
+    Ballot,
+    Choice,
+    ballots,
+    best,
+    majority,
+    paths,
+    top_of_runs,
+    weighted,
+)
 from rstar_math.search.beam import beam, best_first
 from rstar_math.search.expansion import Parts
 from rstar_math.search.mcts import grow
+from rstar_math.search.mutual import examine, mutual_choice
 from rstar_math.search.pursue import pursue
 from rstar_math.search.record import from_record, to_record
 from rstar_math.search.sampling import sample_chains
@@ -23,9 +33,12 @@ __all__ = [
     "beam",
     "best",
     "best_first",
+    "examine",
     "from_record",
     "grow",
     "majority",
+    "mutual_choice",
+    "paths",
     "pursue",
     "sample_chains",
     "to_record",

@@ -83,6 +83,13 @@ async def majority(cast: Sequence[Ballot], group: Grouper) -> Choice:
     return await _elect(cast, group, lambda ballot: ballot.weight)
 
 
+async def paths(cast: Sequence[Ballot], group: Grouper) -> Choice:
+    """The answer that most paths end in, whatever they weigh; of equal ones the one found first
+    (rStar's generator alone, "@maj", arXiv:2408.06195, table 2; its code counts a path again for
+    each rollout that ends there)."""
+    return await _elect(cast, group, lambda ballot: 1.0)
+
+
 async def weighted(cast: Sequence[Ballot], group: Grouper) -> Choice:
     """The answer with the highest sum of (1 + value) / 2 over its votes (weighted best-of-N, Li
     et al., arXiv:2206.02336); a path without a value counts as one of value 0."""
@@ -108,7 +115,12 @@ async def top_of_runs(cast: Sequence[Ballot], group: Grouper, *, keep: int = 4) 
     return await majority(whole, group)
 
 
-RULES: Mapping[str, Rule] = {"majority": majority, "weighted": weighted, "best": best}
+RULES: Mapping[str, Rule] = {
+    "majority": majority,
+    "paths": paths,
+    "weighted": weighted,
+    "best": best,
+}
 """By the name that `search.answer` gives them; `top_of_runs` takes a number besides."""
 
 

@@ -67,6 +67,8 @@ def _node_record(node: Node) -> dict[str, Any]:
             record[key] = value
     if node.verdict is not None:
         record["verdict"] = node.verdict.value
+    if node.peers is not None:
+        record["peers"] = list(node.peers)
     return record
 
 
@@ -84,13 +86,20 @@ _DEFAULTS: dict[str, Any] = {
 
 
 def _node(record: Mapping[str, Any]) -> Node:
-    verdict = record.get("verdict")
+    verdict, peers = record.get("verdict"), record.get("peers")
     return Node(
         parent=record["parent"],
         step=_step(record["step"]) if "step" in record else None,
         verdict=None if verdict is None else Verdict(verdict),
+        peers=None if peers is None else _peers(*peers),
         **{key: record.get(key, default) for key, default in _DEFAULTS.items()},
     )
+
+
+def _peers(agreeing: int, asked: int) -> tuple[int, int]:
+    if not 0 <= agreeing <= asked:
+        raise StoreError(f"A stored tree is damaged ({agreeing} peers of {asked} agree).")
+    return agreeing, asked
 
 
 def _step_record(step: Step) -> dict[str, Any]:

@@ -44,6 +44,9 @@ class Node:
     visits: int = 0
     value_sum: float = 0.0
     """Sum of the values backed up through here, each in [-1, 1]."""
+    peers: tuple[int, int] | None = None
+    """Completions of the solution that ends here, by a second model that saw its beginning: how
+    many came to the same answer, and how many were asked for. None where none was."""
 
     @property
     def q(self) -> float | None:
@@ -157,6 +160,7 @@ class Tree:
             scores=tuple(node.score for node in nodes),
             node=index,
             verdict=self.nodes[index].verdict,
+            peers=self.nodes[index].peers,
         )
 
     def failures(self) -> dict[str, int]:
