@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rstar_math.search import grow as grow
     from rstar_math.solver import Solution as Solution
     from rstar_math.solver import Solver as Solver
-    from rstar_math.solver import solve as solve
+    from rstar_math.sync import solve as solve
     from rstar_math.types import Problem as Problem
     from rstar_math.types import Question as Question
     from rstar_math.types import Step as Step
@@ -31,7 +31,7 @@ _HOMES = {
     "grow": "search",
     "Solution": "solver",
     "Solver": "solver",
-    "solve": "solver",
+    "solve": "sync",
     "Problem": "types",
     "Question": "types",
     "Step": "types",

@@ -58,6 +58,12 @@ def rebilled(bill: Callable[[Cost], Cost]) -> Iterator[Cost]:
         charge(bill(spent))
 
 
+def as_peer(cost: Cost) -> Cost:
+    """The cost of a second model that was asked to solve: as it is, with its sampled tokens told
+    apart as `peer_tokens`."""
+    return replace(cost, peer_tokens=cost.sampled_tokens)
+
+
 def as_scoring(cost: Cost) -> Cost:
     """The cost of a language model that was asked for scores: its tokens, of prompts and samples
     together, are `scorer_tokens`; its samples are no steps, so `samples` is 0. The rest stays."""

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from rstar_math.config import Config, load_config
-from rstar_math.errors import ConfigError, InputError, RstarError
-from rstar_math.foreign import encodable
+from rstar_math.config import Config, ModelConfig, SearchConfig
+from rstar_math.errors import ConfigError, RstarError
 from rstar_math.models import (
+    ActionPolicy,
+    ChainPolicy,
+    CompletingPeer,
     SelfEvaluator,
+    SelfVerifier,
     StepPolicy,
     SubQuestionPolicy,
     UsefulnessScorer,
@@ -19,11 +22,12 @@ from rstar_math.models import (
 )
 from rstar_math.protocols import Completer, Executor, Grouper, Policy, Scorer, Verifier
 from rstar_math.search import Choice, Parts, Tree, pursue
-from rstar_math.search.strategy import Strategy
+from rstar_math.search.review import Review, by_peer, by_scorer
+from rstar_math.search.strategy import ACTIONS, CHAINS, Strategy
+from rstar_math.steps.actions import family, solution_units
 from rstar_math.types import Problem, Question, Verdict
 
 MCTS = Strategy("mcts")
-_CHAINS = ("greedy", "sc", "bon")
 OnProgress = Callable[[Tree], None]
 
 
@@ -48,8 +52,8 @@ class Solver:
             solution = await solver.solve(Question("q1", "What is 6 times 7?"))
 
     Parts of one's own take the place of the built ones; those that are given are not closed. A
-    `policy` takes the place of the model, a `model` (any Completer) that of the one that the
-    configuration names.
+    `policy` takes the place of the model, a `model` and a `discriminator` (any Completers) those of
+    the ones that the configuration names.
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class Solver:
         policy: Policy | None = None,
         executor: Executor | None = None,
         scorer: Scorer | None = None,
+        discriminator: Completer | None = None,
     ) -> None:
         if model is not None and policy is not None:
             raise ConfigError("Solver takes a model or a policy; leave one of them out.")
@@ -67,8 +72,11 @@ class Solver:
         self._given = (policy, executor)
         self._scorer = scorer
         self._completer = model
+        self._second = discriminator
         self.model_name: str | None = None
         """The model's name as its server gives it; None for parts of one's own."""
+        self.discriminator_name: str | None = None
+        """The same of a second model; None where there is none but the first."""
         self._stack = AsyncExitStack()
         self._policy: Policy
         self._greedy: Policy
@@ -103,10 +111,8 @@ class Solver:
             self._executor = executor
         if policy is None:
             if self._completer is None:
-                connection = await connect(self.config.model)
-                self._stack.push_async_callback(connection.aclose)
-                self.model_name = connection.name
-                self._completer = connection
+                self._completer, self.model_name = await self._connected(self.config.model)
+            await self._open_second(self._completer)
             self._policy = StepPolicy(self._completer, self.config.policy)
             cold = self.config.policy.model_copy(update={"temperature": 0.0})
             self._greedy = StepPolicy(self._completer, cold)
@@ -114,6 +120,21 @@ class Solver:
                 self._scorer = self._judge(self._completer)
         else:
             self._policy = self._greedy = policy
+
+    async def _open_second(self, first: Completer) -> None:
+        """The discriminator's model: one that was given, the first one, or one of its own."""
+        second, model = self.config.discriminator, self.config.model
+        same = second.url in ("same", model.url) and second.name in (None, model.name)
+        if self._second is None and same:
+            self._second = first
+        elif self._second is None:
+            self._second, self.discriminator_name = await self._connected(second)
+
+    async def _connected(self, config: ModelConfig) -> tuple[Completer, str]:
+        """A model that is closed with the solver, and its name."""
+        connection = await connect(config)
+        self._stack.push_async_callback(connection.aclose)
+        return connection, connection.name
 
     @property
     def group(self) -> Grouper:
@@ -127,8 +148,7 @@ class Solver:
         return versions()
 
     async def judge(self, answer: str | None, reference: str) -> Verdict:
-        """Whether a final answer is right; no answer is wrong. For use after a search, not in
-        it."""
+        """Whether a final answer is right; none is wrong. For use after a search, not in it."""
         if answer is None:
             return Verdict.WRONG
         return await self._grader.verifier(reference).judge(answer)
@@ -145,41 +165,73 @@ class Solver:
         """Search one question, or go on with a tree of it.
 
         A `verifier` makes the search terminal-guided, for training data. Raises `ModelError`
-        where the model cannot be asked; the tree then holds what was found.
-        """
+        where the model cannot be asked; the tree then holds what was found."""
         tree = tree or Tree(question)
         choice = await pursue(
             tree,
             strategy,
             self._parts(strategy, verifier),
-            self.config.search,
+            self._search(strategy),
             group=self.group,
             on_rollout=on_progress,
+            review=self._review(strategy),
         )
         return Solution(question, tree, choice)
 
     def _parts(self, strategy: Strategy, verifier: Verifier | None) -> Parts:
         """What a strategy searches with."""
-        kind, seed = strategy.kind, self.config.search.seed
+        kind, seed, actions = strategy.kind, self.config.search.seed, self.config.actions
         policy, scorer = self._policy, self._scorer
         if kind in ("greedy", "sc"):
-            policy, scorer = self._greedy if kind == "greedy" else policy, None
+            policy, scorer = self._greedy if strategy.cold else policy, None
+        elif kind in ("zero", "cot", "peer"):
+            model = self._model(kind, second=kind == "peer")
+            heat = 0.0 if strategy.cold else None
+            policy = ChainPolicy(model, actions, shots=kind != "zero", temperature=heat)
+            scorer = None
+        elif kind in ACTIONS:
+            depth, model, scorer = self._search(strategy).depth, self._model(kind), None
+            policy = ActionPolicy(model, actions, group=self.group, depth=depth)
         elif kind == "tot":
             scorer = self._judge(self._model(kind))
         elif kind == "rap":
             model, depth = self._model(kind), self.config.search.depth
             policy = SubQuestionPolicy(model, self.config.policy, depth=depth)
             scorer = UsefulnessScorer(model, seed=seed)
-        return Parts(policy, self._executor, scorer, None if kind in _CHAINS else verifier)
+        return Parts(policy, self._executor, scorer, None if kind in CHAINS else verifier)
 
-    def _model(self, kind: str) -> Completer:
+    def _search(self, strategy: Strategy) -> SearchConfig:
+        """The options that a strategy searches with: rStar's actions have a depth and a number of
+        candidates of their own, and a second look has its part of the budget."""
+        search, actions = self.config.search, self.config.actions
+        if strategy.kind not in ACTIONS:
+            return search
+        depth = actions.depth or family(actions.family).depth
+        own: dict[str, int | None] = {"depth": depth, "candidates": actions.candidates}
+        if strategy.kind != "gen" and search.tokens is not None:
+            own["tokens"] = max(1, round(search.tokens * (1 - self.config.mutual.reserve)))
+        return search.model_copy(update=own)
+
+    def _review(self, strategy: Strategy) -> Review | None:
+        """The second look at what a strategy found, if it takes one."""
+        actions, mutual, seed = self.config.actions, self.config.mutual, self.config.search.seed
+        if strategy.kind == "verify":
+            judge = SelfVerifier(self._model("verify"), actions.family, seed=seed)
+            return by_scorer(judge, group=self.group)
+        if strategy.kind != "rstar":
+            return None
+        peer = CompletingPeer(self._model("rstar", second=True), actions, mutual)
+        return by_peer(peer, solution_units, group=self.group, config=mutual, seed=seed)
+
+    def _model(self, kind: str, *, second: bool = False) -> Completer:
         """The model itself, for a strategy that has more to ask it than for steps."""
-        if self._completer is None:
+        model = self._second if second else self._completer
+        if model is None:
             raise ConfigError(
-                f"{kind} asks the model to judge itself, and this Solver was given a policy in its "
-                "place; leave the policy out, or take another strategy."
+                f"{kind} asks the model in words of its own, and this Solver was given a policy in "
+                "its place; leave the policy out, or take another strategy."
             )
-        return self._completer
+        return model
 
     def _judge(self, model: Completer) -> SelfEvaluator:
         """The model as the judge of its own steps."""
@@ -237,38 +289,11 @@ class Solver:
         search, model = self.config.search, self.config.model
         if search.trees is not None:
             return search.trees
-        if strategy.kind in _CHAINS:
-            each = 1 if strategy.kind == "greedy" else strategy.n or 1
+        if strategy.kind in CHAINS:
+            each = strategy.n or 1
+        elif strategy.kind in ACTIONS:
+            actions = self.config.actions
+            each = actions.votes + 2 * actions.candidates if model.embedded else 4
         else:
             each = search.in_flight * (search.candidates if model.embedded else 1)
         return max(2, 2 * model.in_flight // each)
-
-
-def solve(
-    question: str,
-    *,
-    model: str | None = None,
-    strategy: str = "mcts",
-    config: Config | None = None,
-) -> Solution:
-    """The solution of one question, for code without asyncio; inside an event loop use `Solver`.
-
-    `model` and `strategy` are as `rstar solve` takes them; a `config` brings its own model. Raises
-    `RstarError`.
-    """
-    from rstar_math.problems import question_id
-    from rstar_math.search.strategy import parse_strategies
-
-    if config is not None and model is not None:
-        raise ConfigError("solve takes a model or a config; put the model into config.model.url.")
-    chosen, *others = parse_strategies(strategy)
-    if others:
-        raise ConfigError("solve takes one strategy; compare several with rstar eval.")
-    if encodable(question) != question:
-        raise InputError("The question holds characters that are not valid text; take them out.")
-
-    async def once() -> Solution:
-        async with Solver(config or load_config(model=model)) as solver:
-            return await solver.solve(Question(question_id(question), question), chosen)
-
-    return asyncio.run(once())

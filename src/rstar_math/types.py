@@ -172,6 +172,8 @@ class Cost:
     cached_tokens: int = 0
     """Those of the prompt tokens that the server says it had in its prefix cache."""
     sampled_tokens: int = 0
+    peer_tokens: int = 0
+    """Those of the sampled tokens that a second model wrote to check the first one's work."""
     scorer_tokens: int = 0
     """Tokens that a scorer read and sampled; not among the prompt and sampled tokens."""
     unscored: int = 0

@@ -11,7 +11,8 @@ from rstar_math.config import Config, load_config
 from rstar_math.errors import ConfigError, InputError, ModelUnreachable
 from rstar_math.search import to_record
 from rstar_math.search.strategy import Strategy, parse_strategies
-from rstar_math.solver import MCTS, Solver, solve
+from rstar_math.solver import MCTS, Solver
+from rstar_math.sync import solve
 from rstar_math.testing import ScriptedCompleter, ScriptedPolicy, ToyWorld
 from rstar_math.types import Problem, Question, Step, Verdict
 from tests.unit.toy import NUMBERS, script
@@ -208,7 +209,7 @@ def test_a_solver_takes_a_model_or_a_policy() -> None:
 
     async def once() -> None:
         async with Solver(config(1), policy=WORLD.policy) as solver:
-            with pytest.raises(ConfigError, match="judge itself"):
+            with pytest.raises(ConfigError, match="words of its own"):
                 await solver.solve(TOYS[0].question, Strategy("rap", 2))
 
     asyncio.run(once())

@@ -25,6 +25,7 @@ from rich.text import Text
 from rstar_math.evaluation.metrics import Summary
 from rstar_math.search import Tree
 from rstar_math.solver import OnProgress, Solution
+from rstar_math.steps.actions.labels import label
 from rstar_math.steps.grammar import GRAMMAR, thought
 from rstar_math.types import Cost, Execution, Problem, Step, Verdict
 
@@ -108,7 +109,9 @@ def solution(found: Solution) -> RenderableType:
         )
         line = Text("Answer ", "bold")
         line.append(plain(choice.answer), "bold green")
-        line.append(f"   {choice.share:.0%} of the votes: {rivals}", "dim")
+        checked = any(node.peers is not None for node in tree)
+        what = "score, where a second look agreed" if checked else "votes"
+        line.append(f"   {choice.share:.0%} of the {what}: {rivals}", "dim")
         parts.append(line)
     if tree.stopped is not None:
         parts.append(Text(stop_line(tree), "dim"))
@@ -135,6 +138,8 @@ def _step(
     """One step's lines."""
     head = Text(f"{number}. ", "bold cyan")
     head.append(plain(thought(step)) or "(no words)")
+    if made := label(step):
+        head.append(f"   {made}", "dim")
     if q is not None:
         head.append(f"   Q {q:+.2f}", "dim")
     yield head
@@ -153,6 +158,8 @@ def cost_line(cost: Cost, steps: int) -> str:
     """What a search cost, in one line."""
     rate = cost.sampled_tokens / cost.seconds if cost.seconds else 0.0
     judged = f", {cost.scorer_tokens} tokens to score them" if cost.scorer_tokens else ""
+    if cost.peer_tokens:
+        judged = f" ({cost.peer_tokens} of them to check the work){judged}"
     return (
         f"{steps} steps tried, {cost.code_runs} programs run ({cost.code_failures} failed), "
         f"{cost.calls} calls, {cost.sampled_tokens} tokens sampled{judged}, {cost.seconds:.1f} s "

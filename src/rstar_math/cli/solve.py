@@ -29,7 +29,7 @@ def solve(
         str | None,
         typer.Option(
             help="greedy, sc@8, bon@8, beam@8, dvts@8, tot, rap, value, mcts@16; in words instead "
-            "of programs: zero, cot, cot@8, gen@32, rstar@32, peer.",
+            "of programs: zero, cot, cot@8, gen@32, rstar@32, verify@32, peer.",
             show_default="mcts, or the recipe's",
         ),
     ] = None,

@@ -173,6 +173,9 @@ class MutualConfig(Section):
     score: Literal["paper", "code"] = "paper"
     """What the kept candidates are ranked by: reward times confidence of each (paper), or their
     answer's share among those kept plus the share of it that was kept (rStar's code)."""
+    reserve: float = Field(0.25, ge=0, lt=1)
+    """Share of a token budget (`search.tokens`) that is left to the second model; chosen to be
+    about what one completion a candidate takes."""
     temperature: float = Field(1.0, ge=0, le=5)
     """Sampling temperature of the completions (rStar's code: 1)."""
     tokens: int = Field(512, ge=1)

@@ -13,19 +13,20 @@ from rstar_math.search.answers import RULES, Choice, ballots, top_of_runs
 from rstar_math.search.beam import beam, best_first
 from rstar_math.search.expansion import Parts
 from rstar_math.search.mcts import OnRollout, grow
+from rstar_math.search.review import Review
 from rstar_math.search.sampling import sample_chains
 from rstar_math.search.stopping import MOST_EMPTY, Enough, on_the_bill_of, settled, spare
-from rstar_math.search.strategy import CHAINS, Strategy
+from rstar_math.search.strategy import ACTIONS, CHAINS, Strategy
 from rstar_math.search.tree import Tree
 from rstar_math.seeding import derive
 
-_UNSCORED = ("greedy", "sc", "mcts", "zero", "cot", "peer", "gen", "rstar")
+_UNSCORED = ("greedy", "sc", "mcts", "zero", "cot", "peer", "gen", "rstar", "verify")
 """Strategies that can do without a scorer."""
 _SIDE_BY_SIDE = 4
 """Runs of one question in flight at once, where no token budget may end them."""
 
 _RSTAR = {"selection": "uct", "ties": "random", "backup": "walks"}
-_HABITS: dict[str, dict[str, Any]] = {"rap": {"backup": "all"}, "gen": _RSTAR, "rstar": _RSTAR}
+_HABITS: dict[str, dict[str, Any]] = {"rap": {"backup": "all"}, **dict.fromkeys(ACTIONS, _RSTAR)}
 """Options in which a search differs from rStar-Math's by its own paper."""
 
 Run = Callable[[Tree, SearchConfig], Coroutine[Any, Any, None]]
@@ -39,13 +40,14 @@ async def pursue(
     *,
     group: Grouper,
     on_rollout: OnRollout | None = None,
+    review: Review | None = None,
 ) -> Choice:
     """Search a tree, new or loaded, as a strategy says, and choose the answer.
 
     A strategy's `n` is the size of one run. With `config.tokens` runs are repeated under new seeds
     until as many tokens are sampled, so that all strategies can be given the same budget; what was
-    asked for when the budget ran out is still used. Raises `ModelError`; the tree then holds what
-    was found.
+    asked for when the budget ran out is still used. A `review` chooses in the place of a rule.
+    Raises `ModelError`; the tree then holds what was found.
     """
     if parts.scorer is None and strategy.kind not in _UNSCORED:
         raise ConfigError(
@@ -69,7 +71,7 @@ async def pursue(
             await one(tree, config)
         else:
             await repeat(tree, one, most, config, enough())
-    return await choose(tree, rule, config, group)
+    return await (choose(tree, rule, config, group) if review is None else review(tree))
 
 
 async def choose(tree: Tree, rule: str, config: SearchConfig, group: Grouper) -> Choice:
@@ -83,7 +85,7 @@ def answer_rule(strategy: Strategy, config: SearchConfig, *, scored: bool) -> st
     """The rule that `config.answer` names, or the one that belongs to the strategy."""
     if config.answer is not None:
         return config.answer
-    if strategy.kind == "gen":
+    if strategy.kind in ACTIONS:
         return "paths"
     if (strategy.kind in CHAINS and strategy.kind != "bon") or not scored:
         return "majority"

@@ -20,15 +20,16 @@ Kind = Literal[
     "cot",
     "gen",
     "rstar",
+    "verify",
     "peer",
 ]
 CHAINS = ("greedy", "sc", "bon", "zero", "cot", "peer")
 """Kinds that sample whole solutions and search no tree."""
-ACTIONS = ("gen", "rstar")
+ACTIONS = ("gen", "rstar", "verify")
 """Kinds that search over rStar's actions."""
 KNOWN = (
     "greedy, sc@8, bon@8, beam@8, dvts@8, tot, rap, value, mcts, mcts@16, mcts@16x4 (4 runs); in "
-    "words instead of programs: zero, cot, cot@8, gen@32, rstar@32, peer"
+    "words instead of programs: zero, cot, cot@8, gen@32, rstar@32, verify@32, peer"
 )
 """The strategies, as help and errors list them."""
 
@@ -48,6 +49,7 @@ _SIZES: dict[str, int | None] = {
     "peer": None,
     "gen": 32,
     "rstar": 32,
+    "verify": 32,
 }
 """The number after @ where none is given. Beam 8: rStar-Math's code; Tree of Thoughts 5, RAP 10
 and rStar 32: their papers."""
@@ -66,7 +68,8 @@ class Strategy:
     In words instead of programs (`actions.family` has the prompts): "zero" one zero-shot chain of
     thought at temperature 0, "cot" one few-shot chain at temperature 0 or with `n` a majority over
     `n`; "gen" a tree of `n` rollouts over rStar's actions and a majority of its paths, "rstar" the
-    same with the discriminator; "peer" what the discriminator's model answers by itself, as "cot".
+    same with the discriminator, "verify" with the model's own verification instead; "peer" what
+    the discriminator's model answers by itself, as "cot".
     """
 
     kind: Kind

@@ -16,6 +16,7 @@ from rstar_math.errors import InputError
 from rstar_math.evolution.store import Result, RunStore
 from rstar_math.search import ROOT, Choice, Node, Tree
 from rstar_math.serve.picture import MAX_NODES, STYLE, tree_svg
+from rstar_math.steps.actions.labels import label
 from rstar_math.steps.grammar import thought
 from rstar_math.types import Problem, Step
 
@@ -173,13 +174,16 @@ def _children(tree: Tree, root: int, choice: Choice) -> str:
 def _node(node: Node) -> str:
     """One step: words, code, output, answer, figures."""
     step = node.step or Step()
-    figures = [f"N {node.visits}"]
+    figures = [made] if (made := label(step)) else []
+    figures.append(f"N {node.visits}")
     if node.q is not None:
         figures.append(f"Q {node.q:+.2f}")
     if node.score is not None:
         figures.append(f"score {node.score:+.2f}")
     if node.copies > 1:
         figures.append(f"sampled {node.copies} times")
+    if node.peers is not None:
+        figures.append(f"{node.peers[0]} of {node.peers[1]} second looks agree")
     if node.verdict is not None:
         figures.append(node.verdict.value)
     if node.failure is not None:
