@@ -18,6 +18,7 @@ from rstar_math.testing.completer import Answering, Request, ScriptedCompleter
 from rstar_math.testing.script import Script, ScriptedPolicy
 from rstar_math.testing.server import Answer, FakeServer, Fault, serving
 from rstar_math.testing.toy import ToyWorld
+from rstar_math.testing.toytalk import Talker, sum_problem
 
 __all__ = [
     "Answer",
@@ -30,6 +31,8 @@ __all__ = [
     "Script",
     "ScriptedCompleter",
     "ScriptedPolicy",
+    "Talker",
     "ToyWorld",
     "serving",
+    "sum_problem",
 ]
