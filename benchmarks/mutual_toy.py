@@ -142,30 +142,33 @@ def plot(cells: Sequence[Cell], file: str) -> None:
         | {f"{part}.color": grey for part in ("text", "xtick", "ytick")}
         | {"axes.labelcolor": grey, "axes.edgecolor": grey, "axes.titlecolor": grey}
     )
-    figure, panels = pyplot.subplots(2, 2, figsize=(9, 7.2), sharex=True, sharey=True)
+    figure, panels = pyplot.subplots(2, 2, figsize=(9, 7.4), sharex=True, sharey=True)
     for panel, rule, follow in _panels(panels):
         _draw(panel, [c for c in cells if (c.rule, c.world.follow) == (rule, follow)], grey)
-        how = "goes its own way" if not follow else f"follows {follow:.0%} of the time"
-        panel.set_title(f"rStar's {rule}; the peer {how}", fontsize=11.5, pad=8)
+        how = f"follows {100 * follow:.0f} % of the time" if follow else "goes its own way"
+        panel.set_title(f"rStar's {rule}: the peer {how}", fontsize=11.5, pad=8)
     for panel in panels[1]:
         panel.set_xlabel("how alike the two err, ρ")
     for row in panels:
-        row[0].set_ylabel("mutual − majority, points")
+        row[0].set_ylabel("gain over the majority, points")
     handles, labels = panels[0][0].get_legend_handles_labels()
-    figure.legend(
-        handles,
-        labels,
+    legend = figure.legend(
+        [*handles, pyplot.Line2D([], [], color=grey, marker="<", linestyle="none")],
+        [*labels, "the peer alone"],
+        title="Accuracy of the peer (the generator's majority: 50 %)",
         loc="upper center",
         bbox_to_anchor=(0.5, 0.955),
-        ncols=4,
+        ncols=5,
         frameon=False,
         labelcolor=grey,
-        handlelength=1.6,
+        handlelength=1.4,
+        columnspacing=2.2,
     )
+    legend.get_title().set_color(grey)
     figure.suptitle(
-        "A second model helps as far as it errs differently", fontsize=14, weight="bold", y=0.99
+        "A second model helps as far as it errs differently", fontsize=14, weight="bold", y=0.985
     )
-    figure.tight_layout(rect=(0, 0, 1, 0.93), h_pad=2.0, w_pad=1.6)
+    figure.tight_layout(rect=(0, 0, 1, 0.905), h_pad=2.0, w_pad=1.6)
     figure.savefig(file, transparent=True, metadata={"Date": None})
 
 
@@ -191,9 +194,10 @@ def _draw(panel: Any, cells: Sequence[Cell], grey: str) -> None:
             ToyPeers(0.5, accuracy, rho, follow=world.follow).expected(N, RULES[own[0].rule])
             for rho in grid
         ]
-        label = f"peer alone right: {100 * exact[0].alone:.0f} %"
         lift = [100 * (one.mutual - one.majority) for one in exact]
-        panel.plot(grid, lift, color=colour, linewidth=2, label=label)
+        alone = 100 * (exact[0].alone - exact[0].majority)
+        panel.plot(grid, lift, color=colour, linewidth=2, label=f"{100 * exact[0].alone:.0f} %")
+        panel.plot([1.09], [alone], color=colour, marker="<", markersize=6)
         gains = [cell.gain for cell in own]
         panel.errorbar(
             [cell.world.rho + 0.012 * (at - 1.5) for cell in own],
