@@ -420,6 +420,28 @@ def test_a_server_that_is_down_ends_it_and_what_was_found_stays() -> None:
     assert len(peer.asked) == 4
 
 
+def test_a_cancelled_examination_leaves_nothing_behind() -> None:
+    class Never(Reader):
+        async def answers(
+            self, question: Question, begun: str, n: int, *, seed: int
+        ) -> list[str | None]:
+            if begun.startswith("1"):
+                await asyncio.Event().wait()
+            return await super().answers(question, begun, n, seed=seed)
+
+    tree, peer = solutions("7", "8"), Never(lambda begun: "7")
+
+    async def cancelled() -> int:
+        work = examine(tree, peer=peer, units=lines, group=same_text, config=CODE, seed=0)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(work, 0.05)
+        return len(asyncio.all_tasks())
+
+    assert asyncio.run(cancelled()) == 1
+    assert [node.peers for node in tree.nodes[1:]] == [(4, 4), None]
+    assert chosen(tree).answer == "7"
+
+
 @pytest.mark.parametrize("config", [CODE, MutualConfig()], ids=["code", "paper"])
 def test_arrival_order_changes_nothing(config: MutualConfig) -> None:
     def answer(begun: str) -> str | None:

@@ -1,7 +1,7 @@
 """Stand-ins for tests, for ours and for users' own: a policy that follows a script, a completer
-that answers from a function, a world whose true values are known, recorded answers of a real
-model, and a model server that answers from a function, batches as real ones do and can be told to
-fail.
+that answers from a function, a world whose true values are known, two solvers that err alike or
+not, recorded answers of a real model, and a model server that answers from a function, batches as
+real ones do and can be told to fail.
 
     def script(question, prefix, k, seed):
         if prefix:
@@ -18,6 +18,7 @@ from rstar_math.testing.completer import Answering, Request, ScriptedCompleter
 from rstar_math.testing.script import Script, ScriptedPolicy
 from rstar_math.testing.server import Answer, FakeServer, Fault, serving
 from rstar_math.testing.toy import ToyWorld
+from rstar_math.testing.toypeers import ToyPeers, toy_units
 from rstar_math.testing.toytalk import Talker, sum_problem
 
 __all__ = [
@@ -32,7 +33,9 @@ __all__ = [
     "ScriptedCompleter",
     "ScriptedPolicy",
     "Talker",
+    "ToyPeers",
     "ToyWorld",
     "serving",
     "sum_problem",
+    "toy_units",
 ]
