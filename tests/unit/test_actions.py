@@ -57,7 +57,7 @@ LAST = Step(
 AGAIN = Step(prose="He has 3 * 4 = 12 apples. The answer is 12.", kind="A4", confidence=0.9)
 ANEW = Step(
     prose="Condition 1: Tim has 3 bags.\nCondition 2: Each bag holds 4 apples.\n"
-    "Condition 3: Tim eats 2 apples\nAsked: How many apples has he now?",
+    "Condition 3: Tim eats 2 apples\nQuestion: How many apples has he now?",
     kind="A5",
 )
 MIXED = [ANEW, FIRST, AGAIN, SECOND]
@@ -238,7 +238,7 @@ def test_a_thought_is_a_line_that_may_state_the_answer(
     assert prose in (None, step.prose)
 
 
-REWRITTEN = " Tim has 3 bags.\nCondition 2:  He eats 2. \n\nAsked: How many?\n"
+REWRITTEN = " Tim has 3 bags.\nCondition 2:  He eats 2. \n\nQuestion: How many?\n"
 
 
 @pytest.mark.parametrize(
@@ -262,10 +262,10 @@ REWRITTEN = " Tim has 3 bags.\nCondition 2:  He eats 2. \n\nAsked: How many?\n"
         ),
         (read_rephrasing("", finished=True), "empty"),
         (read_rephrasing("He eats 2.", finished=True), "no list of conditions"),
-        (read_rephrasing("He eats 2.\nHe has 3.\nAsked: Who?", finished=True), "no list of"),
+        (read_rephrasing("He eats 2.\nHe has 3.\nQuestion: Who?", finished=True), "no list of"),
         (read_rephrasing("He eats 2.\nCondition 2: He has 3.", finished=True), "nothing is asked"),
         (read_rephrasing(REWRITTEN, finished=True), "goes on after its answer"),
-        (read_rephrasing("He eats.\nAsked: Who?", finished=False), "cut off at the token limit"),
+        (read_rephrasing("He eats.\nQuestion: Who?", finished=False), "cut off at the token limit"),
     ],
 )
 def test_a_sample_that_is_no_step_says_why(sample: Sample, problem: str) -> None:
@@ -277,7 +277,8 @@ def test_a_rephrasing_is_read_line_by_line() -> None:
     text = REWRITTEN.replace("\n\n", "\n")
     step = read_rephrasing(text, finished=True).step
     assert step == Step(
-        prose="Condition 1: Tim has 3 bags.\nCondition 2: He eats 2.\nAsked: How many?", kind="A5"
+        prose="Condition 1: Tim has 3 bags.\nCondition 2: He eats 2.\nQuestion: How many?",
+        kind="A5",
     )
 
 

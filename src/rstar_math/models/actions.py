@@ -14,6 +14,7 @@ from rstar_math.steps import Sample
 from rstar_math.steps.actions import (
     ANSWER_STOPS,
     LINE_STOPS,
+    REPHRASING_STOPS,
     Family,
     again_prompt,
     answer_prompt,
@@ -189,7 +190,7 @@ class _Turn:
     async def _rephrasing(self) -> _Found:
         prompt = rephrase_prompt(self.family, self.question)
         texts = await self._ask(
-            prompt, 1, self.config.answer_tokens, ANSWER_STOPS, derive(self.seed, "A5")
+            prompt, 1, self.config.answer_tokens, REPHRASING_STOPS, derive(self.seed, "A5")
         )
         return _Found(_kept([read_rephrasing(t.text, finished=t.finished) for t in texts], texts))
 

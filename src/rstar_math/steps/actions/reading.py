@@ -11,13 +11,14 @@ from rstar_math.types import Step
 LINE_STOPS = ("\n",)
 """Stop strings of a thought and of a sub-question, which are one line."""
 ANSWER_STOPS = STOPS
-"""Stop strings of a solution, of an answer to a sub-question and of a rephrased question; an empty
-line ends an example."""
+"""Stop strings of a solution and of an answer to a sub-question; an empty line ends an example."""
+REPHRASING_STOPS = ("\n\n", "\nProblem:")
+"""Stop strings of a rephrased question, whose last line is its "Question:"."""
 
 _FINAL = re.compile(r"\banswer(?:\s+to\b[^.:\n]{0,80})?\s*(?:\bis\b|:)|\\boxed\b", re.IGNORECASE)
-_LABEL = re.compile(r"(?:Question|Problem|Answer|Steps|Asked|Condition \d+):")
+_LABEL = re.compile(r"(?:Question|Problem|Answer|Steps|Condition \d+):")
 _CONDITION = re.compile(r"Condition \d+: \S.*")
-_ASKED = re.compile(r"Asked: \S.*")
+_ASKED = re.compile(r"Question: \S.*")
 
 
 def read_answer(
@@ -55,7 +56,7 @@ def read_asked(text: str, *, finished: bool) -> Sample:
 def read_rephrasing(text: str, *, finished: bool) -> Sample:
     """A5: the step of a text sampled after "Condition 1:": a line for each condition, then one for
     what is asked."""
-    sampled, problem = _prose(text, finished=finished)
+    sampled, problem = _prose(text, finished=finished, stops=REPHRASING_STOPS)
     if problem:
         return Sample(None, problem)
     *conditions, asked = (
