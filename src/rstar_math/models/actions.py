@@ -223,6 +223,7 @@ class _Turn:
 
 def _kept(samples: Sequence[Sample], completions: Sequence[Completion]) -> tuple[Step, ...]:
     """The steps among some samples; the others are counted in the cost."""
-    cut = sum(not completion.finished for completion in completions)
-    charge(Cost(truncated=cut, malformed=sum(s.step is None for s in samples) - cut))
+    bad = [c for s, c in zip(samples, completions, strict=True) if s.step is None]
+    cut = sum(not completion.finished for completion in bad)
+    charge(Cost(truncated=cut, malformed=len(bad) - cut))
     return tuple(sample.step for sample in samples if sample.step is not None)

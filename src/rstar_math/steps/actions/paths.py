@@ -66,7 +66,7 @@ def posed(question: Question, prefix: Sequence[Step]) -> Question:
     """The question that a path answers: as its first step rephrased it, if that is an A5."""
     if not prefix or prefix[0].kind != "A5":
         return question
-    lines = prefix[0].text.splitlines()
+    lines = prefix[0].text.split("\n")
     *conditions, last = (line if line[-1:] in ".!?" else f"{line}." for line in lines)
     return Question(question.id, " ".join([*conditions, last.removeprefix("Question: ")]))
 
