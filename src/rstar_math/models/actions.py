@@ -14,6 +14,7 @@ from rstar_math.steps import Sample
 from rstar_math.steps.actions import (
     ANSWER_STOPS,
     LINE_STOPS,
+    REPHRASING_STOPS,
     Family,
     again_prompt,
     answer_prompt,
@@ -189,7 +190,7 @@ class _Turn:
     async def _rephrasing(self) -> _Found:
         prompt = rephrase_prompt(self.family, self.question)
         texts = await self._ask(
-            prompt, 1, self.config.answer_tokens, ANSWER_STOPS, derive(self.seed, "A5")
+            prompt, 1, self.config.answer_tokens, REPHRASING_STOPS, derive(self.seed, "A5")
         )
         return _Found(_kept([read_rephrasing(t.text, finished=t.finished) for t in texts], texts))
 
@@ -222,6 +223,7 @@ class _Turn:
 
 def _kept(samples: Sequence[Sample], completions: Sequence[Completion]) -> tuple[Step, ...]:
     """The steps among some samples; the others are counted in the cost."""
-    cut = sum(not completion.finished for completion in completions)
-    charge(Cost(truncated=cut, malformed=sum(s.step is None for s in samples) - cut))
+    bad = [c for s, c in zip(samples, completions, strict=True) if s.step is None]
+    cut = sum(not completion.finished for completion in bad)
+    charge(Cost(truncated=cut, malformed=len(bad) - cut))
     return tuple(sample.step for sample in samples if sample.step is not None)

@@ -13,6 +13,7 @@ from rstar_math.steps.actions.paths import (
 from rstar_math.steps.actions.reading import (
     ANSWER_STOPS,
     LINE_STOPS,
+    REPHRASING_STOPS,
     read_answer,
     read_asked,
     read_rephrasing,
@@ -34,6 +35,7 @@ __all__ = [
     "ACTIONS",
     "ANSWER_STOPS",
     "LINE_STOPS",
+    "REPHRASING_STOPS",
     "Family",
     "again_prompt",
     "answer_prompt",

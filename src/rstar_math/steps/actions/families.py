@@ -109,14 +109,16 @@ def _text(folder: Traversable, name: str) -> str:
         ) from None
 
 
-def _each(text: str, lead: str) -> list[str]:
-    """What follows the question and `lead` in each example."""
+def _each(text: str, lead: str, label: str = "Question: ") -> list[str]:
+    """What follows the labelled question and `lead` in each example."""
     parts: list[str] = []
     for example in text.split("\n\n"):
         question, found, rest = example.partition(f"\n{lead}")
-        if not found or not question.startswith("Question: ") or "\n" in question:
+        if not found or not question.startswith(label) or "\n" in question:
             first = example.partition("\n")[0]
-            raise InputError(f"The example {first!r} is no 'Question: ' line and a '{lead}' line.")
+            raise InputError(
+                f"The example {first!r} is no '{label}' line and a '{lead.strip()}' line."
+            )
         parts.append(rest)
     return parts
 
@@ -143,7 +145,7 @@ def _check_thoughts(text: str) -> None:
 
 
 def _check_rephrase(text: str) -> None:
-    for part in _each(text, "Condition 1:"):
+    for part in _each(text, "Condition 1:", "Problem: "):
         sample = read_rephrasing(part, finished=True)
         if sample.step is None:
             _refuse(part, sample.problem)

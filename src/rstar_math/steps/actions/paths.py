@@ -7,7 +7,7 @@ A path is a list of `Step`s whose kind is the action that made it. Their prose:
     A2  the rest of the solution:     He eats 2 of the 12, so 10 are left. The answer is 10.
     A3  a sub-question, its answer:   as in `steps.subquestions`
     A4  that answer, given again:     He has 4 + 4 + 4 = 12 apples. The answer is 12.
-    A5  the question, said anew:      Condition 1: Tim has 3 bags. ... Asked: How many are left?
+    A5  the question, said anew:      Condition 1: Tim has 3 bags. ... Question: How many are left?
 
 Only a step that ends its path has an `answer`: A2, A3 on the problem's own question, and an A1 that
 states the final answer.
@@ -66,9 +66,9 @@ def posed(question: Question, prefix: Sequence[Step]) -> Question:
     """The question that a path answers: as its first step rephrased it, if that is an A5."""
     if not prefix or prefix[0].kind != "A5":
         return question
-    lines = prefix[0].text.splitlines()
+    lines = prefix[0].text.split("\n")
     *conditions, last = (line if line[-1:] in ".!?" else f"{line}." for line in lines)
-    return Question(question.id, " ".join([*conditions, last.removeprefix("Asked: ")]))
+    return Question(question.id, " ".join([*conditions, last.removeprefix("Question: ")]))
 
 
 def solution_units(question: Question, steps: Sequence[Step]) -> list[str]:

@@ -11,13 +11,15 @@ from rstar_math.types import Step
 LINE_STOPS = ("\n",)
 """Stop strings of a thought and of a sub-question, which are one line."""
 ANSWER_STOPS = STOPS
-"""Stop strings of a solution, of an answer to a sub-question and of a rephrased question; an empty
-line ends an example."""
+"""Stop strings of a solution and of an answer to a sub-question; an empty line ends an example."""
+REPHRASING_STOPS = ("\n\n", "\nProblem:")
+"""Stop strings of a rephrased question, whose last line is its "Question:"."""
 
 _FINAL = re.compile(r"\banswer(?:\s+to\b[^.:\n]{0,80})?\s*(?:\bis\b|:)|\\boxed\b", re.IGNORECASE)
-_LABEL = re.compile(r"(?:Question|Problem|Answer|Steps|Asked|Condition \d+):")
-_CONDITION = re.compile(r"Condition \d+: \S.*")
-_ASKED = re.compile(r"Asked: \S.*")
+_LABEL = re.compile(r"(?:Question|Problem|Answer|Steps|Condition \d+):")
+_REPHRASING = re.compile(
+    r"(?P<step>(?:Condition \d+: *[^\s].*\n)+Question: *[^\s].*)(?:\n|(?P<open>\Z))"
+)
 
 
 def read_answer(
@@ -54,18 +56,13 @@ def read_asked(text: str, *, finished: bool) -> Sample:
 
 def read_rephrasing(text: str, *, finished: bool) -> Sample:
     """A5: the step of a text sampled after "Condition 1:": a line for each condition, then one for
-    what is asked."""
-    sampled, problem = _prose(text, finished=finished)
-    if problem:
-        return Sample(None, problem)
-    *conditions, asked = (
-        " ".join(line.split()) for line in f"Condition 1: {sampled}".splitlines() if line.strip()
-    )
-    if not conditions or not all(_CONDITION.fullmatch(line) for line in conditions):
-        return Sample(None, "no list of conditions")
-    if not _ASKED.fullmatch(asked):
-        return Sample(None, "nothing is asked")
-    return Sample(Step(prose="\n".join([*conditions, asked]), kind="A5"))
+    what is asked, which ends it: small models like to add a hint or an answer."""
+    found = _REPHRASING.match(f"Condition 1: {text.strip()}")
+    if found is None or (found["open"] is not None and not finished):
+        _, problem = _prose(text, finished=finished, stops=REPHRASING_STOPS)
+        return Sample(None, problem or "no list of conditions and a question")
+    lines = found["step"].split("\n")
+    return Sample(Step(prose="\n".join(" ".join(line.split()) for line in lines), kind="A5"))
 
 
 def _prose(

@@ -67,7 +67,7 @@ def overall(question: Question, prefix: Sequence[Step]) -> str:
 
 def rephrase_prompt(family: Family, question: Question) -> str:
     """A5: asks for the question as a list of conditions and what is asked."""
-    return f"{family.rephrase}{_posing(question)}Condition 1:"
+    return f"{family.rephrase}Problem: {question.text.strip()}\nCondition 1:"
 
 
 def verify_prompt(family: Family, question: Question, steps: Sequence[Step]) -> str:

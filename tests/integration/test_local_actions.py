@@ -1,0 +1,77 @@
+"""The embedded model thinks in rStar's five actions: most samples are well formed. Whether such a
+small model is right is not asked."""
+
+import asyncio
+
+from rstar_math.config import ActionsConfig, GradingConfig, ModelConfig, MutualConfig
+from rstar_math.grading import Grader
+from rstar_math.meter import metering
+from rstar_math.models import ActionPolicy, ChainPolicy, CompletingPeer, connect
+from rstar_math.steps.actions import family, legal
+from rstar_math.types import Question, Step
+
+SMALL = ModelConfig(concurrency=16, context_tokens=1024)
+QUESTION = Question("q", "Ann has 4 boxes of 6 pens. She gives 5 pens away. How many are left?")
+CONFIG = ActionsConfig(
+    votes=4,
+    sub_votes=4,
+    thought_tokens=64,
+    question_tokens=48,
+    answer_tokens=96,
+    solution_tokens=128,
+)
+ASKED = Step(
+    prose="How many pens has Ann at first?\nAnswer: She has 4 * 6 = 24 pens. The answer is 24.",
+    kind="A3",
+    confidence=1.0,
+)
+
+
+def test_the_embedded_model_proposes_steps_of_all_actions() -> None:
+    async def once() -> None:
+        model = await connect(SMALL)
+        try:
+            async with Grader(GradingConfig(workers=1)) as grader:
+                policy = ActionPolicy(model, CONFIG, group=grader.group, depth=5)
+                for prefix in ((), (ASKED,)):
+                    with metering() as cost:
+                        steps = await policy.propose(QUESTION, prefix, 3, seed=3)
+                    kinds = {step.kind for step in steps}
+                    assert kinds <= set(legal(prefix, CONFIG.allowed, depth=5))
+                    assert {"A1", "A2", "A3"} <= kinds
+                    assert ("A4" in kinds) is bool(prefix)
+                    assert cost.truncated + cost.malformed <= cost.samples / 4
+                    for step in steps:
+                        assert step.answer is None or step.confidence is not None
+            with metering() as cost:
+                chains = await ChainPolicy(model, CONFIG).propose(QUESTION, (), 4, seed=3)
+            assert len(chains) + cost.truncated + cost.malformed == 4
+            peer = CompletingPeer(model, CONFIG, MutualConfig(tokens=64))
+            begun = "She has 4 * 6 = 24 pens. She gives 5 away, so 24 - 5 ="
+            found = await peer.answers(QUESTION, begun, 4, seed=3)
+            assert "19" in found
+        finally:
+            await model.aclose()
+
+    asyncio.run(once())
+
+
+def test_the_prompts_of_the_package_leave_room_in_a_small_context() -> None:
+    """The examples of word problems are at most 600 tokens, those of the others 800."""
+
+    async def tokens(text: str) -> int:
+        model = await connect(SMALL)
+        try:
+            with metering() as cost:
+                await model.complete(text, n=1, stop=(), max_tokens=1, temperature=0.0, seed=0)
+            return cost.prompt_tokens
+        finally:
+            await model.aclose()
+
+    async def once() -> None:
+        for name, most in (("school", 600), ("yesno", 600), ("competition", 800)):
+            each = family(name)
+            for text in (each.cot, each.thoughts, each.subquestions, each.rephrase, each.verify):
+                assert 0 < await tokens(text) <= most, (name, text[:80])
+
+    asyncio.run(once())
