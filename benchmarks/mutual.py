@@ -3,7 +3,7 @@
     python benchmarks/mutual.py [--json] [--questions 48] [--serial 6] [--rollouts 4] [--real]
 
 The server is the fake one of the project with continuous batching over HTTP, in its own process:
-128 slots, 2 ms a token, 5 ms of prefill (a quarter of a small model's times on a GPU), answers of about
+128 slots, 2 ms a token, 5 ms of prefill (a quarter of a small model on a GPU), answers of about
 30 words. "Serial" is the scheme of the public rStar code: one question at a time, one request at a
 time, each request with all its samples. Both ask for the same: the trees are equal, which is
 checked. With --real the embedded model is measured too, on a few questions (minutes).

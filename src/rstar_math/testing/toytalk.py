@@ -49,7 +49,7 @@ class Talker:
             said += rng.randint(1, 9)
         if block.endswith("Condition 1:"):
             listed = ", ".join(map(str, numbers))
-            return f" The list holds {listed}.\nAsked: What is the sum of the list?\n\n"
+            return f" The list holds {listed}.\nQuestion: What is the sum of the list?\n\n"
         if block.endswith("right?"):
             return " Yes\n" if rng.random() < self.accuracy else " No\n"
         if block.endswith("\nQuestion:"):
