@@ -9,6 +9,7 @@ import typer
 from rstar_math.cli.options import (
     AsJson,
     ConfigSource,
+    Discriminator,
     Limit,
     Model,
     ProblemFile,
@@ -22,12 +23,14 @@ from rstar_math.cli.options import (
 def evaluate(
     file: ProblemFile,
     strategy: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="Comma-separated: greedy, sc@8, bon@8, beam@8, dvts@8, tot, rap, value, mcts, "
-            "mcts@16, mcts@16x4 (4 runs)."
+            "mcts@16, mcts@16x4 (4 runs); in words: zero, cot, cot@8, gen@32, rstar@32, "
+            "verify@32, peer.",
+            show_default="greedy,sc@8 and mcts or the recipe's",
         ),
-    ] = "greedy,sc@8,mcts",
+    ] = None,
     run_file: Annotated[
         Path | None, typer.Option("--run", metavar="RUN", help="Run file to keep and go on with.")
     ] = None,
@@ -38,6 +41,7 @@ def evaluate(
         ),
     ] = None,
     model: Model = None,
+    discriminator: Discriminator = None,
     limit: Limit = None,
     config: ConfigSource = None,
     set_: Settings = None,
@@ -51,8 +55,8 @@ def evaluate(
     from rstar_math.cli import batch
     from rstar_math.search.strategy import parse_strategies
 
-    strategies = parse_strategies(strategy)
-    settings = configure(config, [*(set_ or []), *_budget(budget)], model)
+    settings = configure(config, [*(set_ or []), *_budget(budget)], model, discriminator)
+    strategies = parse_strategies(strategy or f"greedy,sc@8,{settings.search.strategy}")
     job = batch.Job(file, run_file, limit, strategies, graded=True)
     with batch.opened(job, settings) as opened:
         run(opened.work(settings), kept=run_file is not None)

@@ -217,6 +217,9 @@ def summaries(rows: Sequence[Summary]) -> Table:
         if row.cost.spared_tokens:
             spared = row.cost.spared_tokens / max(row.problems, 1)
             table.caption += f"\n{row.strategy}: stopping early spared about {spared:.0f} tokens."
+        if row.cost.peer_tokens:
+            checked = row.cost.peer_tokens / max(row.problems, 1)
+            table.caption += f"\n{row.strategy}: {checked:.0f} tokens of these by the second model."
         if row.cost.scorer_tokens:
             judged = row.cost.scorer_tokens / max(row.problems, 1)
             table.caption += f"\n{row.strategy}: {judged:.0f} tokens besides, to score steps."

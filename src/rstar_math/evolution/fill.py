@@ -59,6 +59,8 @@ async def fill(
     """
     if solver.model_name is not None:
         store.pin("model", solver.model_name)
+    if solver.discriminator_name is not None:
+        store.pin("discriminator", solver.discriminator_name)
     store.note("libraries", json.dumps(solver.library_versions()))
     done = store.done(strategy.name)
     todo = [problem for problem in problems if problem.id not in done]
