@@ -109,8 +109,7 @@ def solution(found: Solution) -> RenderableType:
         )
         line = Text("Answer ", "bold")
         line.append(plain(choice.answer), "bold green")
-        checked = any(node.peers is not None for node in tree)
-        what = "score, where a second look agreed" if checked else "votes"
+        what = "score, where a second look agreed" if tree.checked else "votes"
         line.append(f"   {choice.share:.0%} of the {what}: {rivals}", "dim")
         parts.append(line)
     if tree.stopped is not None:

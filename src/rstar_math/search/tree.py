@@ -107,6 +107,11 @@ class Tree:
         self.stopped = self.stopped or other.stopped
 
     @property
+    def checked(self) -> bool:
+        """Whether a second model looked at any solution."""
+        return any(node.peers is not None for node in self.nodes)
+
+    @property
     def runs(self) -> int:
         """Independent searches that the tree holds."""
         return 1 + max((node.run for node in self.nodes[1:]), default=-1)

@@ -110,7 +110,7 @@ def _article(problem: Problem, result: Result, tree: Tree) -> str:
     answer = "no answer" if choice.answer is None else choice.answer
     votes = ", ".join(f"{escape(a)} ({v:.3g})" for a, v in list(choice.votes.items())[:8])
     why = (
-        f"{choice.share:.0%} of the votes. All: {votes}."
+        f"{choice.share:.0%} of the {'score' if tree.checked else 'votes'}. All: {votes}."
         if choice.answer is not None
         else "No path ended with an answer."
     )

@@ -14,6 +14,7 @@ from rstar_math.seeding import derive
 from rstar_math.types import Problem, Question
 
 _NUMBER = re.compile(r"\d+")
+_CONDITION = re.compile(r"Condition \d+:")
 
 
 def sum_problem(index: int) -> Problem:
@@ -36,7 +37,8 @@ class Talker:
     def __call__(self, prompt: str, n: int, seed: int) -> list[str]:
         """`n` texts that depend on the arguments alone."""
         block = prompt.rpartition("\n\n")[2]
-        numbers = [int(number) for number in _NUMBER.findall(block.partition("\n")[0])]
+        asked = _CONDITION.sub("", block.partition("\n")[0])
+        numbers = [int(number) for number in _NUMBER.findall(asked)]
         return [
             self._text(block, numbers, random.Random(derive(self._seed, prompt, seed, at)))
             for at in range(n)
