@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# What the tests of training run on. Where pip would fetch gigabytes of CUDA with it:
+#   make test TORCH='torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu'
+TORCH ?= torch==2.13.0
 
 .PHONY: demo test lint types unit integration e2e clean
 
@@ -38,7 +41,8 @@ $(VENV)/.local: $(VENV)/.python pyproject.toml
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.local
-	$(PIP) -e '.[local,serve,dev]'
+	$(PIP) $(TORCH)
+	$(PIP) -e '.[local,train,report,serve,dev]'
 	@touch $@
 
 clean:
