@@ -46,6 +46,14 @@ CONCRETE = {
     "rstar_math.models.policy.StepPolicy",
     "rstar_math.models.SubQuestionPolicy",
     "rstar_math.models.subquestions.SubQuestionPolicy",
+    "rstar_math.models.ActionPolicy",
+    "rstar_math.models.actions.ActionPolicy",
+    "rstar_math.models.ChainPolicy",
+    "rstar_math.models.chains.ChainPolicy",
+    "rstar_math.models.CompletingPeer",
+    "rstar_math.models.chains.CompletingPeer",
+    "rstar_math.models.SelfVerifier",
+    "rstar_math.models.self_evaluation.SelfVerifier",
     "rstar_math.models.SelfEvaluator",
     "rstar_math.models.self_evaluation.SelfEvaluator",
     "rstar_math.models.UsefulnessScorer",
@@ -75,7 +83,7 @@ def test_importing_the_package_and_the_command_loads_nothing_heavy(command: str)
 def test_what_a_search_is_handed_cannot_hold_a_reference() -> None:
     """The seams of policy, scorer and executor, and `grow`, speak of questions, never of
     problems."""
-    models = ("policy.py", "subquestions.py", "self_evaluation.py")
+    models = ("policy.py", "subquestions.py", "actions.py", "chains.py", "self_evaluation.py")
     handed = (SRC / "models" / file for file in models)
     for path in (SRC / "protocols.py", *SRC.glob("search/*.py"), *handed):
         text = path.read_text(encoding="utf-8")
