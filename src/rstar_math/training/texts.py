@@ -13,7 +13,8 @@ from rstar_math.errors import InputError
 from rstar_math.steps import GRAMMAR, trained_prompt
 from rstar_math.types import Question, Step, StepPair
 
-_KINDS = ("step", "code", "answer")
+KINDS = frozenset({"step", "code", "answer"})
+"""Kinds of steps that have a training text: those of the code grammar."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,14 @@ def segments(question: Question, steps: Sequence[Step]) -> list[Segment]:
     return pieces
 
 
+def step_texts(steps: Sequence[Step]) -> list[str]:
+    """What each step adds to the solution's text; joined they are `solution_text`."""
+    _check(steps)
+    ends = [len(GRAMMAR.render(steps[:length])) for length in range(len(steps) + 1)]
+    text = GRAMMAR.render(steps)
+    return [text[start:end] for start, end in pairwise(ends)]
+
+
 def pair_texts(pair: StepPair) -> tuple[str, str, str]:
     """A pair as (prompt with the prefix, chosen continuation, rejected continuation).
 
@@ -79,7 +88,7 @@ def _blocks(steps: Sequence[Step]) -> list[Sequence[Step]]:
 
 def _check(steps: Sequence[Step]) -> None:
     for step in steps:
-        if step.kind not in _KINDS:
+        if step.kind not in KINDS:
             raise InputError(
                 f"A step of kind {step.kind!r} has no training text: only code steps have; "
                 "leave out the strategies that solve by rStar's actions or by sub-questions."

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from rstar_math.search.tree import ROOT
 from rstar_math.training.curation.ledger import End, Ledger, best_first, worst_first
-from rstar_math.training.curation.likeness import edit_distance
+from rstar_math.training.curation.likeness import edit_distance, program_form
 from rstar_math.training.curation.records import KeptPair, Spot, count
 from rstar_math.training.curation.settings import CurationConfig
 from rstar_math.types import Step, StepPair
@@ -111,11 +111,19 @@ def _rules(ledger: Ledger, config: CurationConfig) -> Rejects:
             return "Q margin too small"
         if config.edits and edit_distance(one, other) < config.edits:
             return "texts too much alike"
+        if not config.reworded and _same_program(ledger, chosen, rejected):
+            return "same program on both sides"
         if config.completions and best[chosen] <= worst[rejected]:
             return "completions not better"
         return None
 
     return rejects
+
+
+def _same_program(ledger: Ledger, one: int, other: int) -> bool:
+    steps = _step(ledger, one), _step(ledger, other)
+    forms = {program_form([step]) for step in steps if step.code.strip()}
+    return all(step.code.strip() for step in steps) and len(forms) == 1
 
 
 def _step_pair(ledger: Ledger, node: int, pair: tuple[int, int], weight: float) -> KeptPair:

@@ -27,6 +27,9 @@ class CurationConfig(Section):
     edits: int = Field(0, ge=0)
     """Least edit distance, in characters, between the sides of a step pair (paper: none; its code:
     20)."""
+    reworded: bool = True
+    """Whether the sides of a step pair may compute the same in other words (paper and code: yes);
+    without, pairs teach less of wording."""
     completions: bool = False
     """Keep a step pair only if the best right completion of its preferred side has a higher mean Q
     than the worst wrong one of the other (rStar-Math's code does; the paper is silent)."""
