@@ -3,10 +3,6 @@
 import asyncio
 import json
 import os
-import resource
-import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -220,35 +216,6 @@ def test_text_that_no_file_can_hold_is_written_as_question_marks(tmp_path: Path)
     assert row.completion.startswith("<code>\n# ?!\n")
 
 
-FULL = """
-import resource, sys
-from pathlib import Path
-from rstar_math.errors import StoreError
-from tests.unit.training.test_export import write
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
-try:
-    write(Path(sys.argv[1]))
-except StoreError as error:
-    print(error)
-"""
-
-
-@pytest.mark.parametrize("room", [0, 300, 1500])
-def test_a_disk_that_takes_no_more_leaves_what_was_there(tmp_path: Path, room: int) -> None:
-    """Every file is limited in size, for a process of its own: the same path through the code as a
-    full disk, and no rights needed."""
-    assert resource.RLIMIT_FSIZE is not None
-    target = tmp_path / "o"
-    for before in (False, True):
-        if before:
-            write(target, data=["sft"])
-        code = [sys.executable, "-c", FULL, str(target), str(room)]
-        run = subprocess.run(code, capture_output=True, text=True, check=True)
-        assert "cannot be written (File too large); free disk space if it is full" in run.stdout
-        assert sorted(os.listdir(tmp_path)) == (["o"] if before else [])
-    assert len(read_rows(target, SftRow)) == 1
-
-
 def test_what_a_killed_run_left_beside_is_cleared_away(tmp_path: Path) -> None:
     partial = tmp_path / ".partial-o"
     partial.mkdir()
@@ -275,23 +242,21 @@ def test_parquet_comes_back_or_names_the_command_that_installs_it(tmp_path: Path
         return
     what = found()
     write(tmp_path / "o", what, format="parquet")
+    write(tmp_path / "j", what, format="jsonl")
     for kind, model in ROWS.items():
         assert read_rows(tmp_path / "o", model) == list(rows_of(what, kind))
+        for folder in ("o", "j"):
+            check_with_datasets(tmp_path / folder, kind, what)
     (tmp_path / "o" / "sft.parquet").write_text("no parquet")
     with pytest.raises(InputError, match="is no Parquet file"):
         read_rows(tmp_path / "o", SftRow)
 
 
-def test_datasets_reads_a_folder_by_its_card(tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets", reason="the extra rstar-math[train]")
-    what = found()
-    formats = ("jsonl", "parquet")
-    for format in formats:
-        write(tmp_path / format, what, format=format)
-        kinds: tuple[Data, ...] = ALL_DATA
-        for kind in kinds:
-            cache = str(tmp_path / "cache")
-            loaded = datasets.load_dataset(str(tmp_path / format), kind, cache_dir=cache)["train"]
-            assert loaded.num_rows == len(list(rows_of(what, kind)))
-            assert set(loaded.column_names) == set(ROWS[kind].model_fields)
-        shutil.rmtree(tmp_path / "cache")
+def check_with_datasets(folder: Path, kind: Data, what: Curated) -> None:
+    """What the library of the same extra makes of a folder, by its card."""
+    import datasets
+
+    cache = str(folder.parent / "cache")
+    loaded = datasets.load_dataset(str(folder), kind, cache_dir=cache)["train"]
+    rows = [row.model_dump(mode="json") for row in rows_of(what, kind)]
+    assert loaded.to_list() == rows
