@@ -29,7 +29,7 @@ def fake() -> Iterator[FakeServer]:
 def test_help_names_every_verb_and_loads_nothing_heavy() -> None:
     run = rstar("--help")
     assert run.returncode == 0
-    for verb in ("solve", "search", "eval", "view", "grade", "doctor", "demo"):
+    for verb in ("solve", "search", "eval", "view", "curate", "export", "grade", "doctor", "demo"):
         assert verb in run.stdout
 
 

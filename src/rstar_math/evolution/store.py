@@ -11,6 +11,7 @@ import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -199,6 +200,21 @@ class RunStore:
         with plain_errors(self.path):
             found: dict[str, Any] = json.loads(rows[0][0])
         return found
+
+    def digest(self) -> str:
+        """SHA-256 over the run's problems and trees, in hexadecimal; a copy of the run has the
+        same, a run that went on another."""
+        found = sha256()
+        with plain_errors(self.path):
+            for sql in (
+                "SELECT id, question, reference FROM problems ORDER BY position",
+                "SELECT problem, strategy, tree FROM results ORDER BY problem, strategy",
+            ):
+                for row in self._db.execute(sql):
+                    for value in row:
+                        part = value if isinstance(value, bytes) else str(value).encode()
+                        found.update(b"%d:" % len(part) + part)
+        return found.hexdigest()
 
     def note(self, key: str, value: str) -> None:
         """Record a fact about how the run was begun; a later one does not change it."""

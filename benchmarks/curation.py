@@ -1,0 +1,147 @@
+"""What curation costs: trees of a run into solutions and pairs.
+
+    python benchmarks/curation.py [--json] [--trees N] [--nodes N]
+
+Trees (by default 1,000 of 500 nodes) with steps of some 200 characters, 8 children a node, half of
+the ends right; every tree is another one, so that nothing is remembered from the last. The time is
+that of curation alone, the making of the trees taken off: once for solutions and pairs (what
+`rstar curate` makes by default), once with all filters on, once for all kinds of data. Reading the
+trees from a run file comes on top and is measured too.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rstar_math.evolution.store import RunStore
+from rstar_math.search import ROOT, Choice, Tree
+from rstar_math.training.curation import ALL_DATA, Curated, CurationConfig, Data, Searched, curate
+from rstar_math.types import Execution, ExecutionStatus, Problem, Question, Step, Verdict
+
+STRICT = CurationConfig(margin=0.5, edits=20, completions=True)
+"""All filters of rStar-Math's code."""
+
+
+def step(rng: random.Random, depth: int) -> Step:
+    """A step of some 200 characters; one in thirty fails."""
+    number = rng.randrange(10**9)
+    prose = f"# The number {number} is added to what there was before, as the text asks for.\n"
+    code = f"total_{depth} = {number} + {depth}\nrest = total_{depth} % 97  # keep the rest\n"
+    status = ExecutionStatus.ERROR if rng.random() < 1 / 30 else ExecutionStatus.OK
+    return Step(prose=prose, code=code, execution=Execution(status))
+
+
+def answer(rng: random.Random) -> Step:
+    """A step that states one of a few answers."""
+    said = str(rng.randrange(3))
+    wording = rng.randrange(10**6)
+    prose = f"By the {wording} steps above it is \\boxed{{{said}}}.\n"
+    return Step(prose=prose, kind="answer", answer=said)
+
+
+def grown(index: int, nodes: int) -> Searched:
+    """A problem with a tree of so many nodes whose ends are judged and backed up."""
+    rng = random.Random(index)
+    question = Question(f"p{index}", "Add numbers for a long time.")
+    tree = Tree(question)
+    hard = rng.random()
+    while len(tree) < nodes:
+        at = ROOT
+        while tree.nodes[at].children:
+            at = rng.choice(tree.nodes[at].children)
+            if tree.nodes[at].closed:
+                break
+        if tree.nodes[at].closed:
+            continue
+        depth = tree.nodes[at].depth
+        for _ in range(min(8, nodes - len(tree))):
+            if depth < 3 or rng.random() < 0.5:
+                tree.add(at, step(rng, depth))
+                continue
+            end = tree.add(at, answer(rng))
+            right = rng.random() < hard
+            tree.nodes[end].closed = True
+            tree.nodes[end].verdict = Verdict.RIGHT if right else Verdict.WRONG
+            tree.backup(end, 1.0 if right else -1.0)
+    return Searched(Problem(question, "1", source="bench"), (("mcts", tree),))
+
+
+class Growing:
+    """Searched problems made one by one, and the seconds that went into that."""
+
+    def __init__(self, trees: int, nodes: int) -> None:
+        self.trees, self.nodes = trees, nodes
+        self.seconds = 0.0
+
+    def __iter__(self) -> Iterator[Searched]:
+        for index in range(self.trees):
+            started = time.perf_counter()
+            one = grown(index, self.nodes)
+            self.seconds += time.perf_counter() - started
+            yield one
+
+
+async def same_text(answers: Sequence[str]) -> list[int]:
+    """A grouper that costs nothing."""
+    seen: dict[str, int] = {}
+    return [seen.setdefault(one, len(seen)) for one in answers]
+
+
+def timed(growing: Growing, config: CurationConfig, data: Sequence[Data]) -> tuple[float, Curated]:
+    """Seconds of curation alone, and what it found."""
+    growing.seconds = 0.0
+    started = time.perf_counter()
+    found = asyncio.run(curate(growing, same_text, config, data))
+    return time.perf_counter() - started - growing.seconds, found
+
+
+def reading(trees: int, nodes: int) -> float:
+    """Seconds to read one tree from a run file, mean over some."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "run.rstar")
+        with RunStore.open(path, {}) as store:
+            for index in range(trees):
+                one = grown(index, nodes)
+                store.add_problems([one.problem])
+                store.put("mcts", one.trees[0][1], Choice("1", None, 1.0, {"1": 1.0}))
+        with RunStore.read(path) as store:
+            started = time.perf_counter()
+            for index in range(trees):
+                store.tree(f"p{index}", "mcts")
+            return (time.perf_counter() - started) / trees
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
+    parser.add_argument("--trees", type=int, default=1000)
+    parser.add_argument("--nodes", type=int, default=500)
+    args = parser.parse_args()
+    growing = Growing(args.trees, args.nodes)
+    seconds, found = timed(growing, CurationConfig(), ("sft", "preference"))
+    strict, _ = timed(growing, STRICT, ("sft", "preference"))
+    everything, _ = timed(growing, CurationConfig(), ALL_DATA)
+    figures = {
+        "trees_per_s": args.trees / seconds,
+        "seconds_1000_trees": 1000 * seconds / args.trees,
+        "seconds_1000_trees_all_filters": 1000 * strict / args.trees,
+        "seconds_1000_trees_all_data": 1000 * everything / args.trees,
+        "seconds_1000_trees_reading": 1000 * reading(min(args.trees, 50), args.nodes),
+        "nodes_per_tree": args.nodes,
+        "solutions": len(found.solutions),
+        "pairs": len(found.pairs),
+    }
+    for name, value in figures.items():
+        print(f"{name:32} {value:12.3f}")
+    if args.json:
+        print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""`rstar curate`: a run of trees into a folder of training data."""
+
+import tomllib
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import asdict
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from rstar_math.cli.options import AsJson, Settings, print_json, run
+from rstar_math.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rstar_math.training.curation import Curated, CurationConfig, Data
+    from rstar_math.training.material import Material
+
+Format = Annotated[
+    Literal["jsonl", "parquet"],
+    typer.Option("--format", help="Parquet needs the extra rstar-math[train]."),
+]
+
+
+def curate(
+    run_file: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A run that was searched with --guided.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder to write.")],
+    strategy: Annotated[
+        str | None,
+        typer.Option(metavar="NAMES", help="Comma-separated; by default all of the run."),
+    ] = None,
+    data: Annotated[
+        str,
+        typer.Option(
+            metavar="KINDS",
+            help="Comma-separated: sft (solutions), preference (pairs), outcome (for an ORM), "
+            "value (for a PQM), steps (step labels).",
+        ),
+    ] = "sft,preference",
+    set_: Settings = None,
+    format: Format = "jsonl",
+    as_json: AsJson = False,
+) -> None:
+    """Choose training data from a run's trees, and say what was dropped and why.
+
+    Options with --set are those of the section curation, as in curation.margin=0.5.
+    """
+    from rstar_math.evolution.store import RunStore
+    from rstar_math.training.export import Origin, write_folder
+    from rstar_math.training.export.files import require_parquet
+    from rstar_math.training.material import Material
+
+    config, kinds = curation_config(set_ or ()), _kinds(data)
+    if format == "parquet":
+        require_parquet()
+    with RunStore.read(run_file) as store:
+        material = Material(store, None if strategy is None else strategy.split(","))
+        material.require_verdicts()
+        found = run(curated(material, config, kinds), kept=False)
+        origin = Origin(
+            run_file.name, store.digest(), store.conditions(), tuple(material.strategies)
+        )
+    mark = write_folder(out, found, origin, config, data=kinds, format=format)
+    suspects = [asdict(one) for one in found.suspects]
+    files = {name: entry["rows"] for name, entry in mark["files"].items()}
+    if as_json:
+        left_out = {"trees_of_other_grammars": material.left_out}
+        report = {**mark["report"], **left_out, "suspects": suspects}
+        print_json({"run": str(run_file), "folder": str(out), "rows": files, **report})
+        return
+    from rstar_math.cli import tables
+
+    tables.show_curated(found, left_out=material.left_out)
+    said = ", ".join(f"{rows} rows in {name}" for name, rows in files.items())
+    typer.echo(f"{out}: {said or 'no rows, since nothing in the run fits'}")
+
+
+async def curated(
+    material: "Material", config: "CurationConfig", kinds: Sequence["Data"]
+) -> "Curated":
+    """The training data of a run, with a bar; the grader is started only if it is needed."""
+    from rstar_math.cli import show
+    from rstar_math.grading import Grader
+    from rstar_math.training.curation import curate as choose
+
+    graders: list[Grader] = []
+    async with AsyncExitStack() as stack:
+
+        async def group(answers: Sequence[str]) -> list[int]:
+            if not graders:
+                graders.append(await stack.enter_async_context(Grader()))
+            return await graders[0].group(answers)
+
+        with show.counting("trees", len(material), 0) as bar:
+            watched = bar.track(material, total=len(material), task_id=bar.task_ids[0])
+            return await choose(watched, group, config, kinds)
+
+
+def curation_config(settings: Sequence[str]) -> "CurationConfig":
+    """The options of a command line. Raises `ConfigError`."""
+    from pydantic import ValidationError
+
+    from rstar_math.training.curation import CurationConfig
+
+    values: dict[str, object] = {}
+    for setting in settings:
+        key, eq, value = setting.partition("=")
+        section, _, name = key.strip().partition(".")
+        if not eq or section != "curation" or not name:
+            raise ConfigError(
+                f"--set {setting!r} is not curation.key=value; for example "
+                "--set curation.margin=0.5."
+            )
+        values[name] = _value(value.strip())
+    try:
+        return CurationConfig.model_validate(values)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        name = str(fault["loc"][0])
+        if fault["type"] == "extra_forbidden":
+            known = list(CurationConfig.model_fields)
+            near = get_close_matches(name, known, 1)
+            hint = f"the nearest is curation.{near[0]}" if near else f"it has {', '.join(known)}"
+            raise ConfigError(f"There is no option curation.{name}; {hint}.") from error
+        raise ConfigError(
+            f"curation.{name} = {fault['input']!r} will not do: {fault['msg']}."
+        ) from error
+
+
+def _value(text: str) -> object:
+    """A setting's value as TOML reads it; a bare word is a string."""
+    try:
+        return tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _kinds(text: str) -> list["Data"]:
+    """The kinds of data of a comma-separated list."""
+    from rstar_math.training.curation import ALL_DATA
+
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in ALL_DATA:
+            raise ConfigError(f"--data {name!r} is none of {', '.join(ALL_DATA)}.")
+    return [kind for kind in ALL_DATA if kind in names]

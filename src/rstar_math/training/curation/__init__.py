@@ -1,0 +1,44 @@
+"""Curation: pure functions from trees to training data.
+
+ledger     one pass over a tree: the judged ends below each node, what each path is worth
+likeness   when two programs count as one
+solutions  right solutions to imitate
+pairs      preference pairs of steps and of whole solutions
+labels     outcomes, values, step labels
+noise      problems whose reference is probably wrong
+curating   which rule is applied to what
+"""
+
+from rstar_math.training.curation.curating import curate
+from rstar_math.training.curation.records import (
+    ALL_DATA,
+    Curated,
+    Data,
+    KeptPair,
+    KeptSolution,
+    LabelledSteps,
+    Outcome,
+    Report,
+    Searched,
+    Spot,
+    Suspect,
+    ValuedPrefix,
+)
+from rstar_math.training.curation.settings import CurationConfig
+
+__all__ = [
+    "ALL_DATA",
+    "Curated",
+    "CurationConfig",
+    "Data",
+    "KeptPair",
+    "KeptSolution",
+    "LabelledSteps",
+    "Outcome",
+    "Report",
+    "Searched",
+    "Spot",
+    "Suspect",
+    "ValuedPrefix",
+    "curate",
+]

@@ -1,0 +1,157 @@
+"""What curation is given and what comes out of it."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from rstar_math.search.tree import Tree
+from rstar_math.types import Problem, Question, Step, StepPair, Trajectory
+
+Data = Literal["sft", "preference", "outcome", "value", "steps"]
+"""Kinds of training data: solutions to imitate; pairs for a preference model; whole solutions with
+their outcome (ORM); prefixes with their Q (PQM); solutions with a label for each step."""
+ALL_DATA: tuple[Data, ...] = get_args(Data)
+
+
+@dataclass(frozen=True, slots=True)
+class Searched:
+    """A problem and the trees that were grown on it, by the name of the strategy."""
+
+    problem: Problem
+    trees: tuple[tuple[str, Tree], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """A node of a run: the strategy that grew its tree, and its index in it."""
+
+    strategy: str
+    node: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeptSolution:
+    """A right solution to imitate."""
+
+    trajectory: Trajectory
+    spot: Spot
+    mean_q: float | None
+    """Mean of the steps' Q, in [-1, 1]; None where no step has one."""
+    min_q: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class KeptPair:
+    """A pair and where it comes from."""
+
+    pair: StepPair
+    kind: Literal["step", "final"]
+    """Two next steps of one node, or two whole solutions."""
+    chosen: Spot
+    """Last node of the preferred side."""
+    rejected: Spot
+    node: int
+    """The node whose children are compared; 0 (the root) for whole solutions."""
+    depth: int
+    """Steps before the two sides part."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A whole solution and whether its answer is right."""
+
+    trajectory: Trajectory
+    spot: Spot
+    right: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ValuedPrefix:
+    """The first steps of a solution and their value."""
+
+    question: Question
+    steps: tuple[Step, ...]
+    spot: Spot
+    q: float
+    """Mean value backed up through the last step, in [-1, 1]."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledSteps:
+    """A solution with labels for its steps (Math-Shepherd, arXiv:2312.08935, section 3.3)."""
+
+    trajectory: Trajectory
+    spot: Spot
+    hard: tuple[bool, ...]
+    """Whether any judged end below the step is right."""
+    soft: tuple[float, ...]
+    """Share of the judged ends below the step that are right, in [0, 1]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A problem whose reference answer is probably wrong."""
+
+    problem: str
+    reference: str | None
+    answer: str
+    """What the solutions agree on instead."""
+    share: float
+    """Share of the different programs that gave it, in (0.5, 1]."""
+    programs: int
+    """Different programs that answered."""
+
+
+@dataclass(slots=True)
+class Report:
+    """Counts of what was kept and dropped, by reason; every count starts at 0."""
+
+    problems: dict[str, int] = field(default_factory=dict)
+    """Problems by what their judged ends were."""
+    solutions: dict[str, int] = field(default_factory=dict)
+    """Ends of paths by what became of them as solutions to imitate."""
+    step_pairs: dict[str, int] = field(default_factory=dict)
+    """Pairs of sibling steps that the 2-against-2 and 1-against-4 rules selected."""
+    final_pairs: dict[str, int] = field(default_factory=dict)
+    """Pairs of whole solutions."""
+    by_depth: dict[int, int] = field(default_factory=dict)
+    """Kept step pairs by the number of steps before the sides part."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The counts, most frequent reason first and depths in order."""
+        groups = {
+            "problems": self.problems,
+            "solutions": self.solutions,
+            "step_pairs": self.step_pairs,
+            "final_pairs": self.final_pairs,
+        }
+        ordered: dict[str, Any] = {
+            name: dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+            for name, counts in groups.items()
+        }
+        depths = {str(depth): self.by_depth[depth] for depth in sorted(self.by_depth)}
+        return {**ordered, "step_pairs_by_depth": depths}
+
+
+@dataclass(slots=True, repr=False)
+class Curated:
+    """Training data of a run; kinds that were not asked for are empty.
+
+    Without a repr of its contents: `asyncio.run` makes the repr of a coroutine's result twice.
+    """
+
+    solutions: list[KeptSolution] = field(default_factory=list)
+    pairs: list[KeptPair] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
+    values: list[ValuedPrefix] = field(default_factory=list)
+    steps: list[LabelledSteps] = field(default_factory=list)
+    suspects: list[Suspect] = field(default_factory=list)
+    """Probably mislabelled problems, of which nothing is in the data."""
+    sources: dict[str, str | None] = field(default_factory=dict)
+    """Where each problem comes from, by its id."""
+    report: Report = field(default_factory=Report)
+
+
+def count(counts: dict[str, int], reason: str, by: int = 1) -> None:
+    """Add to a count; reasons that never came up stay out."""
+    if by:
+        counts[reason] = counts.get(reason, 0) + by

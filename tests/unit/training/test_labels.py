@@ -1,0 +1,83 @@
+"""Outcomes, values and step labels: each is proved by a judged end."""
+
+import pytest
+from hypothesis import given
+from tests.unit.training.trees import Spec, grown, names, specs
+
+from rstar_math.training.curation.labels import labelled_steps, outcomes, values
+from rstar_math.training.curation.ledger import Ledger
+
+TREE: Spec = {
+    "a": {"a1": "+", "a2": {"a21": "-", "a22": "+"}, "a3": "x", "a4": "?"},
+    "b": {"b1": "-"},
+    "c": {"c1": "x"},
+}
+
+
+def test_outcomes_are_those_of_judged_answers() -> None:
+    found = outcomes([Ledger("t", grown(TREE))])
+    assert [(names(one.trajectory.steps), one.right) for one in found] == [
+        ("a a1", True),
+        ("a a2 a21", False),
+        ("a a2 a22", True),
+        ("b b1", False),
+    ]
+
+
+def test_equal_solutions_of_two_trees_count_once() -> None:
+    ledgers = [Ledger("t", grown(TREE)), Ledger("u", grown(TREE))]
+    assert len(outcomes(ledgers)) == 4
+    assert {one.spot.strategy for one in outcomes(ledgers)} == {"t"}
+
+
+def test_values_are_those_of_steps_with_a_judged_end_below() -> None:
+    found = values([Ledger("t", grown(TREE))])
+    assert {names(one.steps): one.q for one in found} == pytest.approx(
+        {
+            "a": 1 / 3,
+            "a a1": 1,
+            "a a2": 0,
+            "a a2 a21": -1,
+            "a a2 a22": 1,
+            "b": -1,
+            "b b1": -1,
+        }
+    )
+
+
+def test_a_scorers_first_value_alone_is_no_label() -> None:
+    tree = grown(TREE, q={"c": 0.9, "a3": 0.5})
+    assert not {"c", "a a3"} & {names(one.steps) for one in values([Ledger("t", tree)])}
+
+
+def test_step_labels() -> None:
+    found = {
+        names(one.trajectory.steps): (one.hard, one.soft)
+        for one in labelled_steps([Ledger("t", grown(TREE))])
+    }
+    assert found == {
+        "a a1": ((True, True), (2 / 3, 1.0)),
+        "a a2 a21": ((True, True, False), (2 / 3, 1 / 2, 0.0)),
+        "a a2 a22": ((True, True, True), (2 / 3, 1 / 2, 1.0)),
+        "b b1": ((False, False), (0.0, 0.0)),
+    }
+
+
+@given(specs)
+def test_no_label_without_a_path_that_proves_it(spec: Spec) -> None:
+    tree = grown(spec)
+    ledgers = [Ledger("t", tree)]
+    ends = [
+        (set(tree.path(index)), node.verdict == "right")
+        for index, node in enumerate(tree.nodes)
+        if node.verdict in ("right", "wrong")
+    ]
+    assert len(outcomes(ledgers)) == len(ends)
+    for valued in values(ledgers):
+        below = [right for path, right in ends if valued.spot.node in path]
+        assert valued.q == pytest.approx(2 * sum(below) / len(below) - 1)
+    for one in labelled_steps(ledgers):
+        for node, hard, soft in zip(tree.path(one.spot.node), one.hard, one.soft, strict=True):
+            below = [right for path, right in ends if node in path]
+            assert hard == any(below)
+            assert soft == pytest.approx(sum(below) / len(below))
