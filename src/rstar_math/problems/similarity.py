@@ -38,6 +38,8 @@ _TYPESETTING = frozenset(
     "boldsymbol operatorname mathop rm bf it boxed".split()
 )
 _COMMAND = re.compile(r"\\([A-Za-z]+)\*?")
+_BASE = re.compile(r"(\\log_\d)(?=\d)")
+_DRAWING = re.compile(r"\[asy\].*?\[/asy\]", re.DOTALL)
 _SPACING = re.compile(r"\\[,;:!> ]|\\\\|~|&")
 _ATOM = r"\s*(?:\{\s*(\d+|[A-Za-z])\s*\}|(\d|(?<![A-Za-z])[A-Za-z]))"
 _SIMPLE_FRACTION = re.compile(rf"\\[dt]?frac{_ATOM}{_ATOM}")
@@ -89,9 +91,14 @@ def words(text: str) -> Words:
         exact=found,
         plain=plain,
         masked=tuple(MASK if is_number(word) else word for word in plain),
-        figures=tuple(word for word in found if not _is_prose(word)),
+        figures=tuple(word for word in found if not is_prose(word)),
         numbers=tuple(sorted(word for word in plain if is_number(word))),
     )
+
+
+def without_drawings(text: str) -> str:
+    """A text without the source of its drawings (Asymptote, as in MATH)."""
+    return _DRAWING.sub(" ", text) if "[asy]" in text else text
 
 
 def is_number(word: str) -> bool:
@@ -99,7 +106,7 @@ def is_number(word: str) -> bool:
     return word[0].isdigit() or word[0] == "." or word in _NUMBER_WORDS
 
 
-def _is_prose(word: str) -> bool:
+def is_prose(word: str) -> bool:
     """Whether a word is neither a number, a function nor a letter ("a" and "I" are words)."""
     if len(word) == 1:
         return word in ("a", "i")
@@ -114,6 +121,7 @@ def _words(text: str) -> Iterable[str]:
     if "\\" in text:
         text = _ESCAPED.sub(lambda m: " | " if m[1] == "|" else _unescaped(m[1]), text)
         text = _SPACING.sub(" ", text)
+        text = _BASE.sub(r"\1 ", text)
         text = _SET_ALONE.sub(r" \1 ", text)
         text = _SIMPLE_FRACTION.sub(_fraction, text)
         text = _COMMAND.sub(_command, text)
