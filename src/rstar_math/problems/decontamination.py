@@ -12,21 +12,21 @@ masked, and is
 - *template*: as reordered, with other numbers. Reported, and removed only on demand: the problem
   is another one, of a kind that the evaluation asks.
 
-Where n comes from. GPT-3 (Brown et al., arXiv:2005.14165, appendix C) takes n-grams of words without
-case, punctuation and space, n between 8 and 13 by the length of a set's examples. Mathematics
-repeats long phrases ("where m and n are relatively prime positive integers"), so that an n-gram alone
-removes too much; a second look at the share of the question that is there is what Cosmopedia's
-decontamination does (10-grams, then half of the sample), and, as we remember it unverified, what
-the Qwen2.5-Math report does (arXiv:2409.12122: 13-grams, then a longest common subsequence of 0.6).
-NuminaMath used embeddings.
+Where n comes from. GPT-3 (Brown et al., arXiv:2005.14165, appendix C) takes n-grams of words
+without case, punctuation and space, n between 8 and 13 by the length of a set's examples.
+Mathematics repeats long phrases ("where m and n are relatively prime positive integers"), so that
+an n-gram alone removes too much; a second look at the share of the question that is there is what
+Cosmopedia's decontamination does (10-grams, then half of the sample) and, as we remember it,
+unverified, the Qwen2.5-Math report (arXiv:2409.12122: 13-grams, then a longest common subsequence
+of 0.6). NuminaMath used embeddings.
 
 Half of an n-gram must be words of prose, for formulas that go over many words (x ^ 2 + ...) are in
 many problems; a question that has no such n-gram is looked for with all that it has. The source of
 drawings is left out.
 
-The rule for short questions: n is half of the question's words, at least 8 and at most `n`, and where
-it is less than `n`, an overlap needs the same numbers besides. A question of fewer than 8 words is
-found where the whole problem is the same. Paraphrases and translations are not found.
+The rule for short questions: n is half of the question's words, at least 8 and at most `n`, and
+where it is less than `n`, an overlap needs the same numbers besides. A question of fewer than 8
+words is found where the whole problem is the same. Paraphrases and translations are not found.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -214,7 +214,8 @@ def _read(problem: Problem) -> Words:
 def _item(name: str, problem: Problem, n: int) -> _Item:
     read = _read(problem)
     length = len(read.plain)
-    return _Item(name, problem, read, max(SHORTEST, min(n, length // 2)) if length >= SHORTEST else 0)
+    grams = max(SHORTEST, min(n, length // 2)) if length >= SHORTEST else 0
+    return _Item(name, problem, read, grams)
 
 
 def _is_rich(ngram: Sequence[str]) -> bool:

@@ -72,7 +72,7 @@ def deduplicate(
             conflicts.append(sorted(group))
             continue
         firsts.append(group[0])
-        removed |= {index: (group[0], "same") for index in group[1:]}
+        removed |= dict.fromkeys(group[1:], (group[0], "same"))
     if threshold <= 1.0:
         for cluster in _clusters(problems, read, sorted(firsts), threshold, same_answer):
             best = min(cluster, key=lambda index: _rank(problems[index]))
@@ -153,7 +153,10 @@ def _clusters(
 
 def similarity(first: Sequence[str], second: Sequence[str]) -> float:
     """Jaccard similarity of the three-word shingles of two texts, in [0, 1]; 0 without shingles."""
-    a, b = ({tuple(t[i : i + SHINGLE]) for i in range(len(t) - SHINGLE + 1)} for t in (first, second))
+    a, b = (
+        {tuple(text[at : at + SHINGLE]) for at in range(len(text) - SHINGLE + 1)}
+        for text in (first, second)
+    )
     return len(a & b) / len(a | b) if a and b else 0.0
 
 

@@ -36,6 +36,7 @@ class NgramIndex:
         count = np.searchsorted(self._hashes, there, "right") - first
         hit = np.flatnonzero(count)
         count = count[hit]
-        places = np.arange(int(count.sum())) + np.repeat(first[hit] - np.cumsum(count) + count, count)
+        shift = first[hit] - np.cumsum(count) + count
+        places = np.arange(int(count.sum())) + np.repeat(shift, count)
         pairs = np.stack([np.repeat(positions[hit], count), self._names[places]])
         yield from map(tuple, np.unique(pairs, axis=1).T.tolist())

@@ -32,11 +32,12 @@ _LATEX = {
     r"\geq": ">=", r"\ne": "!=", r"\neq": "!=", r"\lt": "<", r"\gt": ">", r"\infty": "infinity",
     r"\lbrace": "(", r"\rbrace": ")",
 }  # fmt: skip
-_TYPESETTING = frozenset(
+_TYPESETTING_TEXT = (
     "left right big Big bigg Bigg displaystyle textstyle text textbf textit textrm mathrm mathbf "
-    "mathit mathsf mbox hbox emph quad qquad hspace vspace hfill newline nonumber limits ensuremath "
-    "boldsymbol operatorname mathop rm bf it boxed".split()
+    "mathit mathsf mbox hbox emph quad qquad hspace vspace hfill newline nonumber limits "
+    "ensuremath boldsymbol operatorname mathop rm bf it boxed"
 )
+_TYPESETTING = frozenset(_TYPESETTING_TEXT.split())
 _COMMAND = re.compile(r"\\([A-Za-z]+)\*?")
 _BASE = re.compile(r"(\\log_\d)(?=\d)")
 _DRAWING = re.compile(r"\[asy\].*?\[/asy\]", re.DOTALL)
@@ -57,12 +58,13 @@ _WORD = re.compile(
     r"|<=|>=|!=|[-+*/^=<>|%!]|[()\[\]]"
 )
 _BRACKETS = frozenset("()[]")
-_NUMBER_WORDS = frozenset(
+_NUMBER_WORDS_TEXT = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
     "sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety "
     "hundred thousand million billion dozen half halves third thirds quarter quarters fourth "
-    "fourths fifth fifths sixth tenth twice thrice double triple once".split()
+    "fourths fifth fifths sixth tenth twice thrice double triple once"
 )
+_NUMBER_WORDS = frozenset(_NUMBER_WORDS_TEXT.split())
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -113,7 +115,8 @@ def is_prose(word: str) -> bool:
     return word[0].isalpha() and word not in _NUMBER_WORDS and word not in _FUNCTIONS
 
 
-_FUNCTIONS = frozenset("sin cos tan cot sec csc log ln exp sqrt frac max min gcd lcm mod".split())
+_FUNCTIONS_TEXT = "sin cos tan cot sec csc log ln exp sqrt frac max min gcd lcm mod"
+_FUNCTIONS = frozenset(_FUNCTIONS_TEXT.split())
 
 
 def _words(text: str) -> Iterable[str]:
