@@ -7,7 +7,7 @@ masked, and is
 - *overlap*: they share an n-gram with the numbers in it, and at least `ratio` of the question's
   words are in the problem in the same order (longest common subsequence);
 - *part*: all of the problem, of 5 words or more, is in the question as it stands;
-- *reordered*: the numbers are the same ones, in any order, and at least `template_ratio` of the
+- *reordered*: the question's numbers are all there, in any order, and at least `template_ratio` of the
   question's words, numbers masked, are in the problem in the same order;
 - *template*: as reordered, with other numbers. Reported, and removed only on demand: the problem
   is another one, of a kind that the evaluation asks.
@@ -25,10 +25,11 @@ many problems; a question that has no such n-gram is looked for with all that it
 drawings is left out.
 
 The rule for short questions: n is half of the question's words, at least 8 and at most `n`, and
-where it is less than `n`, an overlap needs the same numbers besides. A question of fewer than 8
+where it is less than `n`, an overlap needs all of the question's numbers besides. A question of fewer than 8
 words is found where the whole problem is the same. Paraphrases and translations are not found.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -228,7 +229,7 @@ def _judge(read: Words, item: _Item, exact: bool, rule: Rule) -> tuple[Kind, flo
     asked = item.words
     if read.plain == asked.plain:
         return ("same" if read.exact == asked.exact else "overlap"), 1.0
-    same_numbers = read.numbers == asked.numbers
+    same_numbers = not Counter(asked.numbers) - Counter(read.numbers)
     if exact:
         ratio = common_words(asked.plain, read.plain) / len(asked.plain)
         if ratio >= rule.ratio and (same_numbers or item.n == rule.n):

@@ -17,7 +17,7 @@ STOPS = ("\n\n", "\nProblem:", "\nAnswer", "\nSolution")
 FEWEST_WORDS = 6
 MOST_CHARS = 2_000
 
-_LEAD = re.compile(r"\A\W*(?:new\s+)?(?:problem|question)\s*\d*\s*[:.]\W*", re.IGNORECASE)
+_LEAD = re.compile(r"\A\W*(?:new\s+)?(?:problem|question)\s*\d*\s*[:.]\**\s*", re.IGNORECASE)
 _SOLVED = re.compile(r"\b(?:answer|solution)\s*:|\\boxed|####|_____", re.IGNORECASE)
 _ASKS = re.compile(
     r"\?|\b(?:find|compute|calculate|determine|evaluate|solve|simplify|how many|how much|what)\b",

@@ -1,7 +1,7 @@
 """Duplicates among problems: which are dropped, for which other, and which only look alike.
 
 - *Same*: equal texts apart from case, space, punctuation and typesetting. One of them stays. Where
-  their references contradict each other none stays, for one of them is wrong: a conflict.
+  their references are not equal none stays, for one of them is wrong: a conflict.
 - *Near*: the same figures (numbers, operators, brackets, letters) in the same order, at least
   `threshold` of all three-word shingles in common, and equal references or none. One stays. With
   different references they are different questions ("how many more", "how many in all").
@@ -21,7 +21,7 @@ from rstar_math.problems.similarity import Words, words
 from rstar_math.types import Problem
 
 SameAnswer = Callable[[str, str], bool]
-"""Whether two reference answers may be one."""
+"""Whether two reference answers, written differently, are equal."""
 
 
 @dataclass(frozen=True, slots=True)
