@@ -8,7 +8,18 @@ import sys
 
 import typer
 
-from rstar_math.cli import curate, demo, doctor, evaluate, export, grade, search, solve, view
+from rstar_math.cli import (
+    curate,
+    demo,
+    doctor,
+    evaluate,
+    export,
+    grade,
+    problems,
+    search,
+    solve,
+    view,
+)
 from rstar_math.errors import RstarError
 from rstar_math.foreign import plain
 
@@ -23,9 +34,10 @@ app.command("solve")(solve.solve)
 app.command("search")(search.search)
 app.command("eval")(evaluate.evaluate)
 app.command("view")(view.view)
-app.command("grade", context_settings={"ignore_unknown_options": True})(grade.grade)
+app.command("problems")(problems.problems)
 app.command("curate")(curate.curate)
 app.command("export")(export.export)
+app.command("grade", context_settings={"ignore_unknown_options": True})(grade.grade)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
 

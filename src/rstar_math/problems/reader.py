@@ -9,6 +9,7 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
@@ -23,19 +24,32 @@ MAX_LINE_BYTES = 4_000_000
 """Longest line read, in bytes."""
 
 
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Under which keys a problem's question and answer are; of several the first that is there."""
+
+    question: tuple[str, ...] = ("problem", "question")
+    answer: tuple[str, ...] = ("answer", "reference")
+
+
+COLUMNS = Columns()
+
+
 def question_id(text: str) -> str:
     """The id of a question that came without one: a hash of its text."""
     return blake2b(text.strip().encode("utf-8", "surrogatepass"), digest_size=6).hexdigest()
 
 
-def read_problems(path: Path, limit: int | None = None) -> list[Problem]:
+def read_problems(
+    path: Path, limit: int | None = None, columns: Columns = COLUMNS
+) -> list[Problem]:
     """The problems of a file in its order, at most `limit`.
 
     Raises `InputError` naming the first line that is at fault; nothing is skipped in silence.
     """
     problems: list[Problem] = []
     lines_by_id: dict[str, int] = {}
-    for number, problem in islice(_entries(path), limit):
+    for number, problem in islice(_entries(path, columns), limit):
         if problem.id in lines_by_id:
             raise InputError(
                 f"{path}, line {number}: the id {problem.id!r} was used in line "
@@ -48,7 +62,7 @@ def read_problems(path: Path, limit: int | None = None) -> list[Problem]:
     return problems
 
 
-def _entries(path: Path) -> Iterator[tuple[int, Problem]]:
+def _entries(path: Path, columns: Columns) -> Iterator[tuple[int, Problem]]:
     """Line numbers and problems of a file."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
@@ -61,25 +75,32 @@ def _entries(path: Path) -> Iterator[tuple[int, Problem]]:
                         "is it a JSON array? It needs one JSON object a line."
                     )
                 if line.strip():
-                    yield number, _problem(line, f"{path}, line {number}")
+                    where = f"{path}, line {number}"
+                    yield number, problem_of(_object(line, where), where, columns)
     except FileNotFoundError:
         raise InputError(f"There is no file {path}; give a JSONL file of problems.") from None
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} cannot be read ({error}).") from error
 
 
-def _problem(line: bytes, where: str) -> Problem:
-    """The problem of one line."""
+def _object(line: bytes, where: str) -> Mapping[str, Any]:
+    """The JSON object of one line."""
     try:
         entry = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where} is not JSON ({error}).") from None
     if not isinstance(entry, dict):
         raise InputError(f'{where} is not a JSON object like {{"problem": "..."}}.')
-    text = _text(entry, ("problem", "question"), where)
+    return entry
+
+
+def problem_of(entry: Mapping[str, Any], where: str, columns: Columns = COLUMNS) -> Problem:
+    """The problem of one entry. `where` says in the `InputError` which entry is at fault."""
+    text = _text(entry, columns.question, where)
     if text is None or not text.strip():
         seen = ", ".join(map(str, list(entry)[:8])) or "nothing"
-        raise InputError(f'{where} has no text under "problem" or "question" (it has {seen}).')
+        wanted = " or ".join(f'"{key}"' for key in columns.question)
+        raise InputError(f"{where} has no text under {wanted} (it has {seen}).")
     if len(text) > MAX_QUESTION_CHARS:
         raise InputError(
             f"{where}: the question has {len(text)} characters and the most is "
@@ -88,7 +109,7 @@ def _problem(line: bytes, where: str) -> Problem:
     given = _text(entry, ("id",), where)
     return Problem(
         question=Question(given or question_id(text), text),
-        reference=_text(entry, ("answer", "reference"), where),
+        reference=_text(entry, columns.answer, where),
         source=_text(entry, ("source",), where),
         level=_text(entry, ("level",), where),
     )
