@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,25 +18,53 @@ from rstar_math.cli.options import (
     run,
 )
 
+if TYPE_CHECKING:
+    from rstar_math.cli.batch import OpenJob
+    from rstar_math.config import Config
+    from rstar_math.evaluation.metrics import Summary
+    from rstar_math.evaluation.sanity import Gate
+
+
+Strategies = Annotated[
+    str,
+    typer.Option(
+        help="Comma-separated: greedy, sc@8, bon@8, beam@8, dvts@8, tot, rap, value, mcts, "
+        "mcts@16, mcts@16x4 (4 runs)."
+    ),
+]
+RunFile = Annotated[
+    Path | None, typer.Option("--run", metavar="RUN", help="Run file to keep and go on with.")
+]
+Budget = Annotated[
+    str | None,
+    typer.Option(metavar="tokens=N", help="Sampled tokens a problem that every strategy is given."),
+]
+Check = Annotated[
+    bool,
+    typer.Option(
+        "--check",
+        help="Then look for leaks of the answers, a prompt that does not fit the model, and a "
+        "plain baseline that is as good.",
+    ),
+]
+Published = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=100,
+        metavar="PERCENT",
+        help="With --check: the model's published score on this set.",
+    ),
+]
+
 
 def evaluate(
     file: ProblemFile,
-    strategy: Annotated[
-        str,
-        typer.Option(
-            help="Comma-separated: greedy, sc@8, bon@8, beam@8, dvts@8, tot, rap, value, mcts, "
-            "mcts@16, mcts@16x4 (4 runs)."
-        ),
-    ] = "greedy,sc@8,mcts",
-    run_file: Annotated[
-        Path | None, typer.Option("--run", metavar="RUN", help="Run file to keep and go on with.")
-    ] = None,
-    budget: Annotated[
-        str | None,
-        typer.Option(
-            metavar="tokens=N", help="Sampled tokens a problem that every strategy is given."
-        ),
-    ] = None,
+    strategy: Strategies = "greedy,sc@8,mcts",
+    run_file: RunFile = None,
+    budget: Budget = None,
+    check: Check = False,
+    published: Published = None,
     model: Model = None,
     limit: Limit = None,
     config: ConfigSource = None,
@@ -46,7 +74,7 @@ def evaluate(
     """Measure strategies: accuracy with its interval, tokens, calls, seconds, failures.
 
     With --budget every strategy is given the same: a comparison at equal cost. No search sees a
-    reference answer; they are used afterwards to grade.
+    reference answer; they are used afterwards to grade, and --check proves it.
     """
     from rstar_math.cli import batch
     from rstar_math.search.strategy import parse_strategies
@@ -57,13 +85,37 @@ def evaluate(
     with batch.opened(job, settings) as opened:
         run(opened.work(settings), kept=run_file is not None)
         rows = [opened.summary(s) for s in strategies]
+        gates = _gates(opened, settings, published) if check else None
     if as_json:
-        report = [row.as_json() for row in rows]
-        print_json({"file": str(file), "run": run_file and str(run_file), "strategies": report})
-        return
+        report = {
+            "file": str(file),
+            "run": run_file and str(run_file),
+            "strategies": [row.as_json() for row in rows],
+        }
+        if gates is not None:
+            report["check"] = [gate.as_json() for gate in gates]
+        print_json(report)
+    else:
+        _show(rows, gates or [])
+    if any(gate.state == "failed" for gate in gates or []):
+        raise typer.Exit(1)
+
+
+def _show(rows: "list[Summary]", gates: "list[Gate]") -> None:
+    """The table, and a line a gate."""
     from rstar_math.cli import show
 
     show.out.print(show.summaries(rows))
+    for gate in gates:
+        show.out.print(show.gate_line(gate), soft_wrap=True)
+
+
+def _gates(job: "OpenJob", settings: "Config", published: float | None) -> "list[Gate]":
+    """The gates of --check."""
+    from rstar_math.cli.checking import gates
+
+    share = None if published is None else published / 100
+    return run(gates(job, settings, share), kept=True)
 
 
 def _budget(text: str | None) -> list[str]:

@@ -23,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rstar_math.evaluation.metrics import Summary
+from rstar_math.evaluation.sanity import Gate
 from rstar_math.search import Tree
 from rstar_math.solver import OnProgress, Solution
 from rstar_math.steps.grammar import GRAMMAR, thought
@@ -178,6 +179,19 @@ def verdict_line(problem: Problem, answer: str | None, verdict: Verdict | None) 
     expected = f", expected {_safe(problem.reference)}" if problem.reference is not None else ""
     given = "no answer" if answer is None else f"answer {_safe(answer)}"
     return f"{_safe(problem.id)}: {given}{expected}: {mark}"
+
+
+_STATES = {
+    "ok": "[green]ok[/]",
+    "warning": "[yellow]warning[/]",
+    "failed": "[red]failed[/]",
+    "unclear": "[yellow]unclear[/]",
+}
+
+
+def gate_line(gate: Gate) -> str:
+    """One gate of --check in one line, with rich's markup."""
+    return f"{_STATES[gate.state]}  {_safe(gate.name)}: {_safe(gate.said)}"
 
 
 def summaries(rows: Sequence[Summary]) -> Table:

@@ -63,7 +63,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
     two-sided test on the problems that only one got right (McNemar 1947; binomial)."""
     n = only_first + only_second
     tail = sum(comb(n, i) for i in range(min(only_first, only_second) + 1))
-    return min(1.0, 2 * tail / 2**n)
+    return float(min(1, 2 * tail / 2**n))
 
 
 def detectable(
