@@ -200,6 +200,10 @@ class RunStore:
             found: dict[str, Any] = json.loads(rows[0][0])
         return found
 
+    def facts(self) -> dict[str, str]:
+        """What else is recorded of how the run was made: `version`, `model`, `libraries` (JSON)."""
+        return dict(self._rows("SELECT key, value FROM meta WHERE key != 'conditions'"))
+
     def note(self, key: str, value: str) -> None:
         """Record a fact about how the run was begun; a later one does not change it."""
         with plain_errors(self.path), self._db:
