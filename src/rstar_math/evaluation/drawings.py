@@ -81,17 +81,18 @@ def _calibration(series: Sequence[Series], *, by_score: bool) -> Figure | None:
     what = "score" if by_score else "Q"
     curves = []
     errors = []
-    for one in series:
+    for at, one in enumerate(series):
         steps = [step for reading in one.readings for step in reading.steps]
         bins = calibration(steps, by_score=by_score)
         if bins:
-            curves.append((one.label, bins))
+            curves.append((at, one.label, bins))
             errors.append(f"{one.label} {calibration_error(bins):.3f}")
     if not curves:
         return None
     return Figure(
         plots.reliability(curves, what),
-        f"{what} of the steps that led to answers, against the share of right answers below them; "
+        f"{what.capitalize()} of the steps that led to answers, against the share of right answers "
+        "below them; "
         "on the line a value v has (v + 1) / 2 of them right. Larger dots hold more steps. "
         f"Expected calibration error: {', '.join(errors)}. A tree keeps fewer wrong paths below "
         "steps that the search turned away from, so this judges the values where the search went.",

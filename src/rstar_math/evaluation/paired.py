@@ -54,7 +54,7 @@ def compare(first: Sequence[bool], second: Sequence[bool], *, seed: int = 0) -> 
         only_second=only_second,
         p=mcnemar(only_first, only_second),
         interval=bootstrap(gaps, seed=seed),
-        detectable=detectable(n, max(only_first + only_second, 1) / n),
+        detectable=detectable(n, (only_first + only_second) / n),
     )
 
 
@@ -72,12 +72,13 @@ def detectable(
     """The smallest difference in share right, in [0, 1], that a paired test on so many problems
     shows with chance `power` at level `alpha`; None where none does.
 
-    `disagreeing` is the share of problems that only one of the two gets right. Solves
+    `disagreeing` is the share of problems that only one of the two gets right; a difference larger
+    than that is one with more disagreement, all of one kind. Solves
     n d^2 = (z_(alpha/2) sqrt(g) + z_power sqrt(g - d^2))^2 for d, g the share of disagreements
     (Connor 1987); the exact test needs a little more.
     """
-    high, low = disagreeing, 0.0
-    if not 0 < disagreeing <= 1 or not _seen(problems, disagreeing, high, power, alpha):
+    high, low = 1.0, 0.0
+    if not 0 <= disagreeing <= 1 or not _seen(problems, disagreeing, high, power, alpha):
         return None
     for _ in range(60):
         middle = (low + high) / 2
@@ -101,5 +102,6 @@ def detectable_unpaired(
 def _seen(problems: int, disagreeing: float, gap: float, power: float, alpha: float) -> bool:
     """Whether a difference is large enough to be shown."""
     z = NormalDist().inv_cdf
+    disagreeing = max(disagreeing, gap)
     needed = z(1 - alpha / 2) * sqrt(disagreeing) + z(power) * sqrt(max(disagreeing - gap**2, 0))
     return gap * sqrt(problems) >= needed

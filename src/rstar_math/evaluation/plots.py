@@ -13,6 +13,8 @@ from rstar_math.foreign import plain
 
 _INK, _DIM, _LINE, _PAPER = "#010203", "#010204", "#010205", "#010206"
 _SERIES = [f"#0102{n:02x}" for n in range(16, 24)]
+_MARKERS = "os^Dv"
+"""Marks of the ends: another one each time that the colours begin again."""
 _VARIABLES = {
     _INK: "var(--ink)",
     _DIM: "var(--dim)",
@@ -29,8 +31,6 @@ STYLE = """
 figure { margin: 1rem 0; } figure svg { max-width: 100%; height: auto; }
 figcaption { color: var(--dim); font-size: .85rem; max-width: 46rem; }
 """
-_LABELLED = 1.25
-"""Room above a bar for its label, as a factor on the highest."""
 
 Curve = tuple[str, Sequence[Point]]
 Interval = tuple[float, float] | None
@@ -65,14 +65,13 @@ def accuracy_against_cost(
                 [100 * share],
                 yerr=[[max(0, 100 * (share - low))], [max(0, 100 * (high - share))]],
                 color=colour,
-                marker="o",
+                marker=_MARKERS[at // len(_SERIES) % len(_MARKERS)],
                 ms=6,
                 capsize=3,
                 label=label,
             )
         axes.plot([], [], color=_DIM, lw=1, ls=(0, (4, 3)), label="any path right (ceiling)")
-        if any(tokens > 0 for tokens, _, _ in ends):
-            axes.set_xscale("log")
+        _log(axes, [p.tokens for _, points in curves for p in points] + [t for t, _, _ in ends])
         _name(axes, "sampled tokens a problem", "right, %")
         axes.set_ylim(bottom=0)
         _legend(axes)
@@ -80,12 +79,13 @@ def accuracy_against_cost(
     return svg("cost", "Accuracy against cost", draw)
 
 
-def reliability(curves: Sequence[tuple[str, Sequence[Bin]]], what: str) -> str:
-    """Share of right answers below steps, by the steps' value; the diagonal is calibrated."""
+def reliability(curves: Sequence[tuple[int, str, Sequence[Bin]]], what: str) -> str:
+    """Share of right answers below steps, by the steps' value; the diagonal is calibrated. Each
+    curve with its series' number, so that it has the same colour in all plots."""
 
     def draw(axes: Any) -> None:
         axes.plot([-1, 1], [0, 100], color=_LINE, lw=1, zorder=0)
-        for at, (label, bins) in enumerate(curves):
+        for at, label, bins in curves:
             most = max(b.steps for b in bins)
             axes.plot(
                 [b.value for b in bins],
@@ -133,19 +133,20 @@ def stacked_tokens(rows: Sequence[tuple[str, float, float]]) -> str:
     def draw(axes: Any) -> None:
         names = [plain(label) for label, _, _ in rows]
         used = [tokens for _, tokens, _ in rows]
-        axes.bar(names, used, 0.6, color=_SERIES[0], label="sampled")
-        axes.bar(
+        spared = [tokens for _, _, tokens in rows]
+        axes.barh(names, used, 0.6, color=_SERIES[0], label="sampled")
+        axes.barh(
             names,
-            [spared for _, _, spared in rows],
+            spared,
             0.6,
-            bottom=used,
+            left=used,
             color=_PAPER,
             edgecolor=_SERIES[0],
             hatch="///",
             label="spared",
         )
-        axes.set_ylim(0, _LABELLED * max(1.0, *(used + spared for _, used, spared in rows)))
-        _name(axes, "", "tokens a problem")
+        axes.invert_yaxis()
+        _name(axes, "tokens a problem", "")
         _legend(axes)
 
     return svg("spared", "Tokens spared by early stopping", draw)
@@ -208,6 +209,7 @@ def svg(name: str, title: str, draw: Callable[[Any], None]) -> str:
         "axes.grid": True,
         "grid.color": _LINE,
         "grid.linewidth": 0.6,
+        "grid.alpha": 0.6,
         "axes.axisbelow": True,
         "xtick.color": _DIM,
         "ytick.color": _DIM,
@@ -236,6 +238,19 @@ def _inline(text: str, name: str, title: str) -> str:
         text = text.replace(colour, variable)
     head, _, rest = text.partition(">")
     return f'{head} role="img" aria-label="{escape(title)}">{rest}'.strip()
+
+
+def _log(axes: Any, values: Sequence[float]) -> None:
+    """A logarithmic axis with plain figures at 1, 2 and 5 times powers of ten."""
+    positive = [value for value in values if value > 0]
+    if not positive:
+        return
+    low, high = min(positive) / 1.3, max(positive) * 1.3
+    ticks = [m * 10**p for p in range(13) for m in (1, 2, 5) if low <= m * 10**p <= high]
+    axes.set_xscale("log")
+    axes.set_xlim(low, high)
+    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axes.set_xticks([], minor=True)
 
 
 def _name(axes: Any, x: str, y: str) -> None:

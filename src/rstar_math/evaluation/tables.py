@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from rstar_math.evaluation.attempts import maj_at_k, over_choices, pass_at_k, scorer_at_k, weighted
+from rstar_math.evaluation.attempts import maj_at_k, pass_at_k, scorer_at_k, weighted_at_k
 from rstar_math.evaluation.intervals import bootstrap, bootstrap_seeds
 from rstar_math.evaluation.markup import Block, Heading, Paragraph, Table
 from rstar_math.evaluation.metrics import wilson
@@ -130,9 +130,7 @@ def attempts(series: Sequence[Series]) -> list[Block]:
             row = [one.label, str(k), _mean(passed), _mean([maj_at_k(t, k) for t in tried])]
             if any(a.value is not None for t in tried for a in t):
                 row.append(_mean([scorer_at_k(t, k) for t in tried]))
-                row.append(
-                    _mean([over_choices(t, k, weighted, exact_up_to=500, draws=300) for t in tried])
-                )
+                row.append(_mean([weighted_at_k(t, k) for t in tried]))
             else:
                 row += ["-", "-"]
             rows.append(row)
@@ -201,7 +199,8 @@ def costs(series: Sequence[Series]) -> list[Block]:
         Table(header, rows, words=2),
         Paragraph(
             "Seconds are from start to end of a problem's search while others ran beside it; "
-            "scorer tokens are read and sampled. The plain text of costs is in rstar eval --json."
+            "scorer tokens are read and sampled. The sums, and all other parts of a cost, are in "
+            "rstar eval --json."
         ),
     ]
 

@@ -20,6 +20,7 @@ from rstar_math.serve.picture import MAX_NODES, STYLE, tree_svg
 from rstar_math.steps.grammar import thought
 from rstar_math.types import Problem, Step
 
+_LEXER, _FORMATTER = PythonLexer(), HtmlFormatter(cssclass="code")
 _LONGEST = 4000
 """Characters of one step's code or output that are shown."""
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -211,9 +212,7 @@ def _code(step: Step) -> str:
     """Highlighted code."""
     if not step.code.strip():
         return ""
-    html: str = highlight(
-        _cut(step.code.strip("\n")), PythonLexer(), HtmlFormatter(cssclass="code")
-    )
+    html: str = highlight(_cut(step.code.strip("\n")), _LEXER, _FORMATTER)
     return html
 
 

@@ -5,6 +5,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from itertools import combinations
+from math import comb
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from rstar_math.evaluation.attempts import (
     scorer_at_k,
     top_of_runs,
     weighted,
+    weighted_at_k,
 )
 from rstar_math.evaluation.intervals import bootstrap, bootstrap_seeds
 from rstar_math.evaluation.metrics import summarise, wilson
@@ -143,6 +145,18 @@ def test_weighted_votes_and_the_top_of_runs_by_hand() -> None:
     assert top_of_runs(runs, keep=6) == 0
 
 
+@given(valued, st.data())
+def test_the_weighted_vote_stays_below_its_ceiling(
+    found: list[Attempt], data: st.DataObject
+) -> None:
+    k = data.draw(st.integers(1, len(found)))
+    right = sum(a.right for a in found)
+    drawn = weighted_at_k(found, k, draws=5)
+    assert drawn <= pass_at_k(len(found), right, k) + 1e-12
+    if comb(len(found), k) <= 5:
+        assert drawn == pytest.approx(over_choices(found, k, weighted))
+
+
 def test_too_many_choices_are_drawn_by_a_seed() -> None:
     found = attempts_of("r" * 20 + "a" * 18)
     drawn = over_choices(found, 9, by_counting, seed=3)
@@ -203,7 +217,9 @@ def test_a_comparison_by_hand() -> None:
     assert found.p == pytest.approx(2 * 5 / 16)
     assert found.interval is not None
     assert found.interval[0] <= found.difference <= found.interval[1]
-    assert found.detectable is None  # six problems show nothing
+    assert found.detectable is not None
+    assert found.detectable > 0.8  # six problems show next to nothing
+    assert compare([True], [False]).detectable is None
     with pytest.raises(ConfigError, match="cannot be paired"):
         compare(first, second[:-1])
 
@@ -225,7 +241,8 @@ def test_what_is_called_detectable_is_detected(n: int, disagreeing: float) -> No
 
 
 def test_thirty_problems_show_next_to_nothing() -> None:
-    assert detectable(30, 0.2) is None
+    assert detectable(30, 0.2) == pytest.approx(0.241, abs=0.001)
+    assert detectable(3, 0.2) is None
     assert detectable_unpaired(30) == pytest.approx(0.362, abs=0.001)
     z = stats.norm.ppf
     assert detectable_unpaired(1319, 0.9) == pytest.approx(
