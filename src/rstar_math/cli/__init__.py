@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from rstar_math.cli import demo, doctor, evaluate, grade, report, search, solve, view
+from rstar_math.cli import benchmarks, demo, doctor, evaluate, grade, report, search, solve, view
 from rstar_math.errors import RstarError
 from rstar_math.foreign import plain
 
@@ -22,6 +22,7 @@ app = typer.Typer(
 app.command("solve")(solve.solve)
 app.command("search")(search.search)
 app.command("eval")(evaluate.evaluate)
+app.command("benchmarks")(benchmarks.benchmarks)
 app.command("report")(report.report)
 app.command("view")(view.view)
 app.command("grade", context_settings={"ignore_unknown_options": True})(grade.grade)

@@ -11,7 +11,6 @@ from rstar_math.cli.options import (
     ConfigSource,
     Limit,
     Model,
-    ProblemFile,
     Settings,
     configure,
     print_json,
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from rstar_math.config import Config
     from rstar_math.evaluation.metrics import Summary
     from rstar_math.evaluation.sanity import Gate
+    from rstar_math.types import Problem
 
 
 Strategies = Annotated[
@@ -58,8 +58,30 @@ Published = Annotated[
 ]
 
 
+Dataset = Annotated[
+    str | None,
+    typer.Option(
+        "--dataset",
+        metavar="NAME",
+        help="Instead of FILE: a name that rstar benchmarks lists, or "
+        "hf:NAME[:CONFIG[:SPLIT[:QUESTION[:ANSWER]]]].",
+    ),
+]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--data", metavar="FOLDER", help="Folder of local sets.", show_default="$RSTAR_DATA"
+    ),
+]
+AnyFile = Annotated[
+    Path | None, typer.Argument(metavar="[FILE]", help="JSONL with problem and answer.")
+]
+
+
 def evaluate(
-    file: ProblemFile,
+    file: AnyFile = None,
+    dataset: Dataset = None,
+    data: Data = None,
     strategy: Strategies = "greedy,sc@8,mcts",
     run_file: RunFile = None,
     budget: Budget = None,
@@ -81,14 +103,15 @@ def evaluate(
 
     strategies = parse_strategies(strategy)
     settings = configure(config, [*(set_ or []), *_budget(budget)], model)
-    job = batch.Job(file, run_file, limit, strategies, graded=True)
+    given, name = _given(file, dataset, data, limit)
+    job = batch.Job(file, run_file, limit, strategies, graded=True, given=given)
     with batch.opened(job, settings) as opened:
         run(opened.work(settings), kept=run_file is not None)
         rows = [opened.summary(s) for s in strategies]
         gates = _gates(opened, settings, published) if check else None
     if as_json:
         report = {
-            "file": str(file),
+            "file": name,
             "run": run_file and str(run_file),
             "strategies": [row.as_json() for row in rows],
         }
@@ -99,6 +122,23 @@ def evaluate(
         _show(rows, gates or [])
     if any(gate.state == "failed" for gate in gates or []):
         raise typer.Exit(1)
+
+
+def _given(
+    file: Path | None, dataset: str | None, data: Path | None, limit: int | None
+) -> "tuple[list[Problem] | None, str]":
+    """The problems of a data set (None: those of the file), and what they are called."""
+    from rstar_math.errors import ConfigError
+    from rstar_math.evaluation.sources import load
+
+    if dataset is None:
+        return None, str(file)
+    if file is not None:
+        raise ConfigError("Both FILE and --dataset name problems; give one of them.")
+    loaded = load(dataset, folder=data, limit=limit)
+    if loaded.note:
+        typer.echo(f"rstar: {loaded.note}", err=True)
+    return loaded.problems, loaded.name
 
 
 def _show(rows: "list[Summary]", gates: "list[Gate]") -> None:

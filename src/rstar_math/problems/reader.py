@@ -76,6 +76,12 @@ def _problem(line: bytes, where: str) -> Problem:
         raise InputError(f"{where} is not JSON ({error}).") from None
     if not isinstance(entry, dict):
         raise InputError(f'{where} is not a JSON object like {{"problem": "..."}}.')
+    return problem_of(entry, where)
+
+
+def problem_of(entry: Mapping[str, Any], where: str) -> Problem:
+    """The problem of one entry with the keys of a file's lines. Raises `InputError` that begins
+    with `where`."""
     text = _text(entry, ("problem", "question"), where)
     if text is None or not text.strip():
         seen = ", ".join(map(str, list(entry)[:8])) or "nothing"
