@@ -99,11 +99,14 @@ def test_a_benchmark_by_name_and_a_report_on_it(fake: FakeServer, tmp_path: Path
     row = report["strategies"][1]
     assert row["cost_per_problem"]["samples"] == row["cost"]["samples"] / 4
     out = tmp_path / "report"
-    run = rstar("report", kept, "--out", out, "--json")
+    run = rstar("report", kept, "--out", out, "--inspect", "--lm-eval", "--json")
     assert [Path(f).name for f in json.loads(run.stdout)["files"]] == [
         "report.md",
         "report.html",
         "trees-1.html",
+        "run-greedy.json",
+        "run-sc-3.json",
+        "results_run.json",
     ]
     text = (out / "report.md").read_text()
     assert f"| greedy | {report['strategies'][0]['right']}/4 |" in text

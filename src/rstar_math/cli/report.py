@@ -15,6 +15,12 @@ def report(
     ),
     plots: Annotated[bool, typer.Option(help="Draw plots (needs matplotlib).")] = True,
     trees: Annotated[bool, typer.Option(help="Write each run's trees beside it.")] = True,
+    inspect: Annotated[
+        bool, typer.Option("--inspect", help="Write logs of inspect_ai too, one a strategy.")
+    ] = False,
+    lm_eval: Annotated[
+        bool, typer.Option("--lm-eval", help="Write results files of lm-eval too.")
+    ] = False,
     as_json: AsJson = False,
     open_: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
 ) -> None:
@@ -23,7 +29,13 @@ def report(
     Shares with intervals, expected results of k attempts, paired tests, accuracy against cost, the
     papers' figures beside ours, every problem under every strategy, and what it takes to repeat it.
     """
+    from rstar_math.evaluation.interchange import write_inspect_logs, write_lm_eval
+
     written = run(_write(runs, out, plots=plots, trees=trees), kept=False)
+    if inspect:
+        written += [log for path in runs for log in write_inspect_logs(path, out / "inspect")]
+    if lm_eval:
+        written += [write_lm_eval(path, out / "lm-eval") for path in runs]
     if as_json:
         print_json({"files": [str(path) for path in written]})
     else:
