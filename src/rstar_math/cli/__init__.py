@@ -9,6 +9,7 @@ import sys
 import typer
 
 from rstar_math.cli import (
+    benchmarks,
     curate,
     demo,
     doctor,
@@ -16,6 +17,7 @@ from rstar_math.cli import (
     export,
     grade,
     problems,
+    report,
     search,
     solve,
     view,
@@ -33,6 +35,8 @@ app = typer.Typer(
 app.command("solve")(solve.solve)
 app.command("search")(search.search)
 app.command("eval")(evaluate.evaluate)
+app.command("benchmarks")(benchmarks.benchmarks)
+app.command("report")(report.report)
 app.command("view")(view.view)
 app.command("problems")(problems.problems)
 app.command("curate")(curate.curate)

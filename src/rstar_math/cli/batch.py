@@ -22,7 +22,8 @@ from rstar_math.types import Problem, Verdict
 class Job:
     """Problems, the run they go to (None: one that is thrown away), and how they are solved."""
 
-    file: Path
+    file: Path | None
+    """None where the problems are `given`."""
     run: Path | None
     limit: int | None
     strategies: list[Strategy]
@@ -30,6 +31,7 @@ class Job:
     graded: bool = False
     """Whether the job is pointless without reference answers."""
     show_each: bool = False
+    given: list[Problem] | None = None
 
 
 class OpenJob:
@@ -82,12 +84,23 @@ class OpenJob:
 @contextmanager
 def opened(job: Job, config: Config) -> Iterator[OpenJob]:
     """The job with its run open; the problems are read before anything is started."""
-    problems = read_problems(job.file, job.limit)
+    problems = _problems(job)
     if (job.graded or job.guided) and all(p.reference is None for p in problems):
-        raise InputError(f'{job.file} has no "answer" in any line, and this needs them.')
+        raise InputError(
+            f'{job.file or "The data set"} has no "answer" in any line, and this needs them.'
+        )
     with TemporaryDirectory(prefix="rstar-") as folder:
         path = job.run or Path(folder) / "run.rstar"
         how = conditions(config, guided=job.guided)
         with RunStore.open(path, how, default_conditions()) as store:
             store.add_problems(problems)
             yield OpenJob(job, problems, store)
+
+
+def _problems(job: Job) -> list[Problem]:
+    """The problems of a job."""
+    if job.given is not None:
+        return job.given[: job.limit]
+    if job.file is None:
+        raise InputError("There are no problems; name a JSONL file, or a set with --dataset.")
+    return read_problems(job.file, job.limit)

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from time import monotonic
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
@@ -23,6 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rstar_math.evaluation.metrics import Summary
+from rstar_math.evaluation.sanity import Gate
 from rstar_math.search import Tree
 from rstar_math.solver import OnProgress, Solution
 from rstar_math.steps.actions.labels import label
@@ -186,6 +188,19 @@ def verdict_line(problem: Problem, answer: str | None, verdict: Verdict | None) 
     return f"{_safe(problem.id)}: {given}{expected}: {mark}"
 
 
+_STATES = {
+    "ok": "[green]ok[/]",
+    "warning": "[yellow]warning[/]",
+    "failed": "[red]failed[/]",
+    "unclear": "[yellow]unclear[/]",
+}
+
+
+def gate_line(gate: Gate) -> str:
+    """One gate of --check in one line, with rich's markup."""
+    return f"{_STATES[gate.state]}  {_safe(gate.name)}: {_safe(gate.said)}"
+
+
 def summaries(rows: Sequence[Summary]) -> Table:
     """The table of an evaluation; costs are means over the problems. Fits 80 columns."""
     table = Table(header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -222,4 +237,20 @@ def summaries(rows: Sequence[Summary]) -> Table:
         if row.cost.scorer_tokens:
             judged = row.cost.scorer_tokens / max(row.problems, 1)
             table.caption += f"\n{row.strategy}: {judged:.0f} tokens besides, to score steps."
+    return table
+
+
+def listed_benchmarks(rows: Sequence[dict[str, Any]]) -> Table:
+    """The table of `rstar benchmarks`."""
+    table = Table(header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("name", "size", "answer", "licence", "where"):
+        table.add_column(name, justify="right" if name == "size" else "left")
+    for row in rows:
+        hub = row["hub"]
+        where = "here" if row["file"] else f"hf:{hub['name']}" if hub else "by hand"
+        table.add_row(row["name"], str(row["size"]), row["answer"], row["licence"], where)
+    table.caption_justify = "left"
+    table.caption = (
+        "here: in the folder of --data or RSTAR_DATA. Known faults: rstar benchmarks NAME"
+    )
     return table

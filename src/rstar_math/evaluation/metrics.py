@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rstar_math.evaluation.spending import each
 from rstar_math.evolution.store import Result
 from rstar_math.types import Cost, Verdict
 
@@ -30,11 +31,22 @@ class Summary:
         """Share of the graded problems answered right, in [0, 1]; None where none is graded."""
         return self.right / self.graded if self.graded else None
 
+    @property
+    def samples_lost(self) -> float | None:
+        """Share of the samples that were cut off or held no step, in [0, 1]; None without a
+        sample."""
+        cost = self.cost
+        return (cost.truncated + cost.malformed) / cost.samples if cost.samples else None
+
     def as_json(self) -> dict[str, Any]:
-        """The figures under plain names; costs are sums over all problems."""
+        """The figures under plain names; `cost` holds sums over all problems, `cost_per_solved` the
+        same for each problem solved."""
         low, high = wilson(self.right, self.graded) if self.graded else (None, None)
         fields = asdict(self) | {"accuracy": self.accuracy, "interval_95": [low, high]}
         fields["cost"] = asdict(self.cost)
+        fields["cost_per_problem"] = each(self.cost, self.problems)
+        fields["cost_per_solved"] = each(self.cost, self.right)
+        fields["samples_lost"] = self.samples_lost
         return fields
 
 

@@ -216,6 +216,10 @@ class RunStore:
                         found.update(b"%d:" % len(part) + part)
         return found.hexdigest()
 
+    def facts(self) -> dict[str, str]:
+        """What else is recorded of how the run was made: `version`, `model`, `libraries` (JSON)."""
+        return dict(self._rows("SELECT key, value FROM meta WHERE key != 'conditions'"))
+
     def note(self, key: str, value: str) -> None:
         """Record a fact about how the run was begun; a later one does not change it."""
         with plain_errors(self.path), self._db:

@@ -4,6 +4,7 @@ escaped."""
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
+from hashlib import blake2b
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -20,9 +21,10 @@ from rstar_math.steps.actions.labels import label
 from rstar_math.steps.grammar import thought
 from rstar_math.types import Problem, Step
 
+_LEXER, _FORMATTER = PythonLexer(), HtmlFormatter(cssclass="code")
 _LONGEST = 4000
 """Characters of one step's code or output that are shown."""
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
 def write_page(store: RunStore, target: Path) -> int:
@@ -35,7 +37,7 @@ def write_page(store: RunStore, target: Path) -> int:
             count += part.startswith("<article")
             yield part
 
-    _write(target, parts())
+    write_whole(target, parts())
     return count
 
 
@@ -50,12 +52,17 @@ def write_picture(store: RunStore, problem: str, target: Path) -> None:
                         f"The tree of {problem!r} has {len(tree) - 1} steps, and at most "
                         f"{MAX_NODES - 1} can be drawn; see it with: rstar view {store.path}"
                     )
-                _write(target, [tree_svg(tree, result.choice, standalone=True)])
+                write_whole(target, [tree_svg(tree, result.choice, standalone=True)])
                 return
     raise InputError(f"{store.path} has no result for the problem {problem!r}; see rstar view.")
 
 
-def _write(target: Path, parts: Iterable[str]) -> None:
+def anchor(strategy: str, problem: str) -> str:
+    """The id of a result's place on the page of its run."""
+    return "r" + blake2b(f"{strategy}\x1f{problem}".encode(), digest_size=8).hexdigest()
+
+
+def write_whole(target: Path, parts: Iterable[str]) -> None:
     """Write a text file whole or not at all."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +85,7 @@ def _document(store: RunStore) -> Iterator[str]:
     style = (files("rstar_math.serve") / "page.css").read_text(encoding="utf-8")
     yield (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(store.path.name)} · rstar</title><style>{style}{STYLE}{_code_styles()}"
         f"</style></head><body><header><h1>{escape(store.path.name)}</h1>"
@@ -117,7 +124,8 @@ def _article(problem: Problem, result: Result, tree: Tree) -> str:
     reference = "" if problem.reference is None else f" Reference: {escape(problem.reference)}."
     cost = result.cost
     return (
-        f'<article class="{verdict}"><h3><span class="id">{escape(problem.id)}</span> '
+        f'<article id="{anchor(result.strategy, problem.id)}" class="{verdict}">'
+        f'<h3><span class="id">{escape(problem.id)}</span> '
         f'<span class="verdict">{verdict}</span></h3><p class="question">'
         f"{escape(problem.question.text)}</p>"
         f'<p class="answer">Answer <strong>{escape(answer)}</strong> '
@@ -208,9 +216,7 @@ def _code(step: Step) -> str:
     """Highlighted code."""
     if not step.code.strip():
         return ""
-    html: str = highlight(
-        _cut(step.code.strip("\n")), PythonLexer(), HtmlFormatter(cssclass="code")
-    )
+    html: str = highlight(_cut(step.code.strip("\n")), _LEXER, _FORMATTER)
     return html
 
 

@@ -1,0 +1,203 @@
+"""Recorded results read again for a report: which paths were right, in what order and at what
+cost they were found, what scores and Q values their steps had."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from rstar_math.evaluation.attempts import Attempt
+from rstar_math.evolution.store import Result
+from rstar_math.protocols import Grouper
+from rstar_math.search import ROOT, Ballot, Tree, ballots, top_of_runs
+from rstar_math.search.answers import RULES
+from rstar_math.types import Problem, Verdict
+
+JudgeAnswer = Callable[[str, str], Awaitable[Verdict]]
+"""(answer, reference) -> verdict."""
+_POINTS = 40
+"""Most moments at which a tree's answer so far is looked up."""
+_CHAINS = ("greedy", "sc", "bon")
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """What was thought of a step, and what came of it."""
+
+    q: float | None
+    score: float | None
+    right: float
+    """Share of the answers below it, or of its own, that are right, in [0, 1]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A result with everything that a report asks of its tree."""
+
+    problem: Problem
+    result: Result
+    right: bool
+    any_right: bool
+    """Whether any path found is right: what a perfect choice would reach."""
+    attempts: tuple[Attempt, ...]
+    """Independent attempts: chains, or runs of a search; () where they were not fixed beforehand
+    (the search stopped early, or went on until its tokens were spent)."""
+    course: tuple[tuple[float, bool, bool], ...]
+    """(tokens, answer right, any path right) as the search went on; the last is the result."""
+    steps: tuple[StepRecord, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Grading:
+    """How answers are told equal and right."""
+
+    group: Grouper
+    judge: JudgeAnswer
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a strategy's results were made under."""
+
+    kind: str
+    n: int | None
+    rule: str
+    keep: int = 4
+    budgeted: bool = False
+    """Whether a budget of tokens decided how many attempts there are."""
+
+
+async def read(
+    problem: Problem, result: Result, tree: Tree, grading: Grading, terms: Terms
+) -> Reading:
+    """The reading of one result of a problem with a reference."""
+    assert problem.reference is not None
+    cast = ballots(tree)
+    groups = await grading.group([ballot.answer for ballot in cast]) if cast else []
+    verdicts: dict[int, bool] = {}
+    for ballot, group in zip(cast, groups, strict=True):
+        if group not in verdicts:
+            verdict = await grading.judge(ballot.answer, problem.reference)
+            verdicts[group] = verdict is Verdict.RIGHT
+    right = result.verdict is Verdict.RIGHT
+    for ballot, group in zip(cast, groups, strict=True):
+        if ballot.node == result.choice.node:
+            verdicts[group] = right
+    found = _Found(tree, cast, groups, [verdicts[g] for g in groups])
+    return Reading(
+        problem=problem,
+        result=result,
+        right=right,
+        any_right=right or any(verdicts.values()),
+        attempts=_attempts(found, terms, result),
+        course=await _course(found, terms, result, right),
+        steps=_steps(found),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A tree's answers with what they are worth."""
+
+    tree: Tree
+    cast: list[Ballot]
+    groups: list[int]
+    right: list[bool]
+
+
+def _attempts(found: _Found, terms: Terms, result: Result) -> tuple[Attempt, ...]:
+    """One attempt a run: its best path where paths are scored, else its majority."""
+    tree = found.tree
+    if tree.stopped is not None or terms.budgeted:
+        return ()
+    by_run: dict[int, list[int]] = {}
+    for at, ballot in enumerate(found.cast):
+        by_run.setdefault(ballot.run, []).append(at)
+    scored = any(node.score is not None for node in tree)
+    attempts: list[Attempt] = []
+    for members in by_run.values():
+        votes: dict[int, float] = {}
+        for at in members:
+            votes[found.groups[at]] = votes.get(found.groups[at], 0.0) + found.cast[at].weight
+        if scored:
+            lead = max(members, key=lambda at: _value(found.cast[at]))
+        else:
+            lead = max(members, key=lambda at: votes[found.groups[at]])
+        value = found.cast[lead].value if scored else None
+        attempts.append(Attempt(found.groups[lead], found.right[lead], value))
+    planned = (terms.n or 1) if terms.kind in _CHAINS else tree.runs
+    silent = max(planned, tree.runs, len(attempts)) - len(attempts)
+    return (*attempts, *[Attempt(None)] * silent)
+
+
+async def _course(
+    found: _Found, terms: Terms, result: Result, right: bool
+) -> tuple[tuple[float, bool, bool], ...]:
+    """The answer so far as the tree grew, where the order of its nodes tells it.
+
+    The rules that go by Q do not have it: a tree keeps the last Q, not those before. Tokens are
+    those of the whole tree, shared out by the length of its steps.
+    """
+    tree, cast = found.tree, found.cast
+    total = float(result.cost.sampled_tokens)
+    last = (total, right, right or any(found.right))
+    scored = any(node.score is not None for node in tree)
+    known = terms.rule in RULES or terms.rule == "top-of-runs"
+    if not cast or not known or not (scored or terms.rule in ("majority", "paths")):
+        return (last,)
+    spent = _spent(tree, total)
+    number = dict(zip((ballot.node for ballot in cast), found.groups, strict=True))
+    verdict = dict(zip((ballot.node for ballot in cast), found.right, strict=True))
+    points: list[tuple[float, bool, bool]] = []
+    for so_far in _moments(len(cast)):
+        part = cast[:so_far]
+
+        async def group(answers: Sequence[str], part: list[Ballot] = part) -> list[int]:
+            """The classes that are known already: a rule asks of all ballots, or of those kept."""
+            classes = {ballot.answer: number[ballot.node] for ballot in part}
+            first: dict[int, int] = {}
+            return [first.setdefault(classes[a], len(first)) for a in answers]
+
+        if terms.rule == "top-of-runs":
+            choice = await top_of_runs(part, group, keep=terms.keep)
+        else:
+            choice = await RULES[terms.rule](part, group)
+        good = choice.node is not None and verdict[choice.node]
+        points.append((spent[part[-1].node], good, any(found.right[:so_far])))
+    return (*points, last)
+
+
+def _moments(n: int) -> list[int]:
+    """At most `_POINTS` numbers from 1 to n, all where there are few."""
+    return sorted({1 + round(i * (n - 1) / (_POINTS - 1)) for i in range(_POINTS)})
+
+
+def _spent(tree: Tree, total: float) -> list[float]:
+    """Tokens sampled when each node was there, by the length of the steps up to it."""
+    lengths = [0.0]
+    lengths += [n.copies * (1 + len(n.step.text if n.step else "")) for n in tree.nodes[1:]]
+    whole = sum(lengths) or 1.0
+    return [total * length / whole for length in accumulate(lengths)]
+
+
+def _steps(found: _Found) -> tuple[StepRecord, ...]:
+    """The valued steps that led to answers."""
+    tree = found.tree
+    right, every = [0.0] * len(tree), [0.0] * len(tree)
+    for ballot, good in zip(found.cast, found.right, strict=True):
+        right[ballot.node] += good
+        every[ballot.node] += 1
+    for index in range(len(tree) - 1, ROOT, -1):
+        parent = tree.nodes[index].parent
+        right[parent] += right[index]
+        every[parent] += every[index]
+    valued = any(node.value_sum for node in tree)
+    return tuple(
+        StepRecord(node.q if valued else None, node.score, right[i] / every[i])
+        for i, node in enumerate(tree)
+        if i != ROOT and every[i] and (node.score is not None or (valued and node.q is not None))
+    )
+
+
+def _value(ballot: Ballot) -> float:
+    """A ballot's value; below every other where it has none."""
+    return -2.0 if ballot.value is None else ballot.value

@@ -1,0 +1,167 @@
+"""Problems by name: a benchmark, any data set of the Hugging Face hub, or a file."""
+
+import gzip
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from rstar_math.errors import InputError, MissingExtra
+from rstar_math.evaluation.benchmarks import Benchmark, Hub, benchmark
+from rstar_math.problems import problem_of, read_problems
+from rstar_math.types import Problem
+
+FOLDER_VARIABLE = "RSTAR_DATA"
+"""Environment variable that names the folder of local sets."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Problems, and what there is to say of where they came from."""
+
+    problems: list[Problem]
+    name: str
+    note: str | None = None
+
+
+def load(name: str, *, folder: Path | None = None, limit: int | None = None) -> Loaded:
+    """The problems of a benchmark (from `folder` or the one in RSTAR_DATA, else from the hub), or
+    of `hf:NAME[:CONFIG[:SPLIT[:QUESTION[:ANSWER]]]]`; at most `limit`.
+
+    Split and columns are by default test, and the first that is there of problem, question, input
+    and of answer, final_answer, target, label. Raises `InputError`, or `MissingExtra` without the
+    package `datasets`.
+    """
+    if name.startswith("hf:"):
+        hub = _parsed(name)
+        return Loaded(from_hub(hub, hub.name, limit), name)
+    known = benchmark(name)
+    folder = folder or (
+        Path(os.environ[FOLDER_VARIABLE]) if FOLDER_VARIABLE in os.environ else None
+    )
+    path = known.file(folder) if folder is not None else None
+    if path is not None:
+        problems = [replace(p, source=known.name) for p in read_problems(path, limit)]
+        return Loaded(problems, known.name, _note(known, path))
+    if known.hub is None:
+        raise InputError(
+            f"{known.title} is not on the hub; put {known.name}/{known.split}.jsonl into a folder "
+            f"and name it with --data FOLDER or in {FOLDER_VARIABLE} (from: {known.source})."
+        )
+    return Loaded(from_hub(known.hub, known.name, limit), known.name)
+
+
+def from_hub(hub: Hub, name: str, limit: int | None = None) -> list[Problem]:
+    """The problems of a data set of the hub, with ids `name/split/row`. Downloads it where it is
+    not in the cache. Raises `MissingExtra` or `InputError`."""
+    try:
+        from datasets import load_dataset
+    except ImportError as error:
+        raise MissingExtra(
+            f"Loading {hub.name} needs datasets; type: pip install datasets (or put the file into "
+            f"a folder and name it with --data)."
+        ) from error
+    try:
+        rows = load_dataset(hub.name, hub.config, split=hub.split)
+    except Exception as error:
+        raise InputError(
+            f"The data set {hub.name} (split {hub.split}) cannot be loaded: {error}"
+        ) from error
+    return from_rows(islice(rows, limit), hub, name)
+
+
+def from_rows(rows: Iterable[Mapping[str, Any]], hub: Hub, name: str) -> list[Problem]:
+    """Problems of a data set's rows, in their order. Raises `InputError` naming the row at
+    fault."""
+    found: list[Problem] = []
+    for number, row in enumerate(rows):
+        where = f"{hub.name}, row {number}"
+        texts = [_column(row, key, where) for key in hub.question.split("+")]
+        entry = {
+            "id": f"{name}/{hub.split}/{number}",
+            "problem": " ".join(_ended(str(t).strip()) for t in texts[:-1]) + " " + str(texts[-1]),
+            "answer": answer_of(_column(row, hub.answer, where), hub.read),
+            "level": str(row["level"]) if row.get("level") is not None else None,
+            "source": name,
+        }
+        entry["problem"] = str(entry["problem"]).strip()
+        found.append(problem_of(entry, where))
+    if not found:
+        raise InputError(f"{hub.name} (split {hub.split}) holds no rows.")
+    return found
+
+
+def answer_of(value: object, read: str) -> str | None:
+    """The reference answer in a column, as `Hub.read` says; None where there is none."""
+    if value is None:
+        return None
+    if read == "yesno" or isinstance(value, bool):
+        return "yes" if str(value).strip().lower() in ("true", "yes", "1") else "no"
+    if read == "list" and isinstance(value, list | tuple):
+        return ", ".join(str(part).strip().strip("$") for part in value)
+    text = str(value).strip()
+    if read == "hashes":
+        return text.rpartition("####")[2].strip().replace(",", "")
+    if read == "boxed":
+        from rstar_math.grading.extract import boxed
+
+        return boxed(text)
+    if read == "unit":
+        return re.sub(r"\s*\([^()]*\)", "", text)
+    if read == "number":
+        whole = re.fullmatch(r"(-?\d+)\.0+", text)
+        return whole[1] if whole else text
+    return text or None
+
+
+_QUESTIONS = "problem|question|input"
+_ANSWERS = "answer|final_answer|target|label"
+
+
+def _parsed(name: str) -> Hub:
+    """The data set that `hf:...` names."""
+    parts = name.removeprefix("hf:").split(":")
+    if not parts[0] or len(parts) > 5:
+        raise InputError(
+            f"{name!r} is not hf:NAME[:CONFIG[:SPLIT[:QUESTION[:ANSWER]]]]; for example "
+            "hf:openai/gsm8k:main:test:question:answer."
+        )
+    config, split, question, answer = [*parts[1:], *[""] * (5 - len(parts))]
+    question, answer = question or _QUESTIONS, answer or _ANSWERS
+    return Hub(parts[0], config or None, split or "test", question, answer, "text")
+
+
+def _column(row: Mapping[str, Any], key: str, where: str) -> object:
+    """A row's value under the first of some keys, separated by |, that it has."""
+    for one in key.split("|"):
+        if one in row:
+            return row[one]
+    raise InputError(
+        f"{where} has no column {key.replace('|', ' or ')}; name it in "
+        f"hf:NAME:CONFIG:SPLIT:QUESTION:ANSWER, out of {', '.join(row)}."
+    )
+
+
+def _ended(text: str) -> str:
+    """A text that ends as a sentence."""
+    return text if text.endswith((".", "?", "!", ":", ",")) else f"{text}."
+
+
+def _note(known: Benchmark, path: Path) -> str | None:
+    """What to say where a file is not the one that our figures are made on."""
+    if known.sha256 is None:
+        return None
+    digest = sha256()
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    if digest.hexdigest() == known.sha256:
+        return None
+    return (
+        f"{path} is not the file that this project's own figures on {known.title} are made on "
+        f"(SHA-256 {digest.hexdigest()[:12]}..., ours {known.sha256[:12]}...); they may differ."
+    )

@@ -1,0 +1,140 @@
+"""Benchmarks and data sets by name."""
+
+import json
+import sys
+from hashlib import sha256
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from rstar_math.errors import InputError, MissingExtra
+from rstar_math.evaluation.benchmarks import Hub, benchmark, benchmarks
+from rstar_math.evaluation.published import published
+from rstar_math.evaluation.sources import FOLDER_VARIABLE, answer_of, from_rows, load
+from rstar_math.problems import read_problems
+
+NAMES = ["svamp", "asdiv", "mawps", "gsm8k", "gsm_hard", "strategyqa", "math500", "math"]
+NAMES += ["gaokao2023en", "college_math", "amc23", "aime24", "olympiadbench", "omni_math"]
+
+
+def test_the_benchmarks_are_complete() -> None:
+    assert [b.name for b in benchmarks()] == NAMES
+    for known in benchmarks():
+        assert known.size > 0
+        assert known.answer
+        assert known.licence
+        assert known.source
+        assert (known.rows is None) == (known.sha256 is None)
+        if known.sha256 is not None:
+            assert len(bytes.fromhex(known.sha256)) == 32
+            assert known.rows is not None
+            assert 0 < known.rows <= known.size
+        if known.hub is None:
+            assert known.name == "mawps"
+    assert {f.benchmark for f in published()} <= set(NAMES)
+    assert benchmark("GSM-Hard").name == "gsm_hard"
+    with pytest.raises(InputError, match="is no benchmark; give one of svamp"):
+        benchmark("gsm9k")
+
+
+def test_our_own_files_are_the_ones_described(data_dir: Path) -> None:
+    for known in benchmarks():
+        path = known.file(data_dir)
+        if path is None:
+            assert known.sha256 is None, known.name
+            continue
+        loaded = load(known.name, folder=data_dir)
+        assert len(loaded.problems) == known.rows, known.name
+        assert loaded.note is None, loaded.note
+        assert all(p.source == known.name for p in loaded.problems)
+
+
+def test_a_local_set_is_found_and_one_that_differs_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "svamp"
+    folder.mkdir()
+    lines = [
+        json.dumps({"id": f"svamp/test/{i}", "problem": f"{i}?", "answer": str(i)}) for i in (1, 2)
+    ]
+    (folder / "test.jsonl").write_text("\n".join(lines))
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+    loaded = load("svamp", limit=1)
+    assert [p.id for p in loaded.problems] == ["svamp/test/1"]
+    digest = sha256("\n".join(lines).encode()).hexdigest()[:12]
+    assert loaded.note is not None
+    assert digest in loaded.note
+    assert load("SVAMP", folder=tmp_path).problems[1].source == "svamp"
+    assert read_problems(folder / "test.jsonl")[0].source is None
+
+
+def test_what_is_nowhere_says_where_it_is_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InputError, match=r"not on the hub; put mawps/test.jsonl into a folder"):
+        load("mawps", folder=tmp_path)
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(MissingExtra, match="pip install datasets"):
+        load("gsm8k", folder=tmp_path)
+    with pytest.raises(InputError, match="is not hf:NAME"):
+        load("hf:")
+
+
+@pytest.mark.parametrize(
+    ("value", "read", "answer"),
+    [
+        ("She has 2 + 3 = 5.\n#### 1,005", "hashes", "1005"),
+        ("So it is $\\boxed{\\frac{1}{2}}$.", "boxed", "\\frac{1}{2}"),
+        ("no box", "boxed", None),
+        (["$1$", "$-2$"], "list", "1, -2"),
+        (True, "text", "yes"),
+        (False, "yesno", "no"),
+        ("9 (apples)", "unit", "9"),
+        (145.0, "number", "145"),
+        (2.25, "number", "2.25"),
+        ("", "text", None),
+        (None, "number", None),
+    ],
+)
+def test_references_are_taken_out_of_their_columns(
+    value: object, read: str, answer: str | None
+) -> None:
+    assert answer_of(value, read) == answer
+
+
+def test_rows_become_problems() -> None:
+    hub = Hub("a/svamp", None, "test", "Body+Question", "Answer", "number")
+    rows = [{"Body": "Ann has 3 figs", "Question": "How many?", "Answer": 3.0, "level": 2}]
+    (problem,) = from_rows(rows, hub, "svamp")
+    assert problem.question.text == "Ann has 3 figs. How many?"
+    assert (problem.id, problem.reference, problem.level) == ("svamp/test/0", "3", "2")
+    with pytest.raises(InputError, match=r"a/svamp, row 0 has no column Body; name it in hf:"):
+        from_rows([{"x": 1}], hub, "svamp")
+    with pytest.raises(InputError, match="holds no rows"):
+        from_rows([], hub, "svamp")
+
+
+def test_any_set_of_the_hub_by_its_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package `datasets` is not part of the tests: its one function that is used is stood in
+    for."""
+    asked: list[tuple[Any, ...]] = []
+
+    def load_dataset(name: str, config: str | None, *, split: str) -> list[dict[str, Any]]:
+        asked.append((name, config, split))
+        if name == "no/set":
+            raise FileNotFoundError("not there")
+        return [{"question": "1 + 1?", "prompt": "one and one?", "target": 2}] * 3
+
+    module = ModuleType("datasets")
+    module.load_dataset = load_dataset  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "datasets", module)
+    loaded = load("hf:me/sums", limit=2)
+    assert [p.question.text for p in loaded.problems] == ["1 + 1?"] * 2
+    assert [p.reference for p in loaded.problems] == ["2"] * 2
+    (first, *_) = load("hf:me/sums:main:train:prompt:target").problems
+    assert (first.id, first.question.text) == ("me/sums/train/0", "one and one?")
+    assert asked == [("me/sums", None, "test"), ("me/sums", "main", "train")]
+    with pytest.raises(InputError, match="cannot be loaded: not there"):
+        load("hf:no/set")

@@ -1,0 +1,221 @@
+"""Reports: figures that agree with the run file, nothing foreign taken for markup, the same bytes
+for the same runs."""
+
+import asyncio
+import re
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from rstar_math.errors import InputError
+from rstar_math.evaluation.curves import anytime, calibration, calibration_error
+from rstar_math.evaluation.markup import Heading, Link, Table, to_html, to_markdown
+from rstar_math.evaluation.published import published, published_on
+from rstar_math.evaluation.recorded import StepRecord
+from rstar_math.evaluation.report import write_report
+from rstar_math.evaluation.series import Series, gather, seeds_pooled
+from rstar_math.evaluation.tables import holm
+from rstar_math.evolution.store import RunStore
+from rstar_math.types import Problem, Question
+from tests.unit.evaluation.toyruns import GRADING, HOSTILE, problems, write_run
+
+COUNT = 8
+
+
+@pytest.fixture(scope="module")
+def run_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("runs") / "first.rstar"
+    given = problems(COUNT)
+    given[2] = Problem(Question(f"svamp/{HOSTILE}", f"{HOSTILE} 5, 6, 7."), HOSTILE, "svamp", "1")
+    return write_run(path, "greedy,sc@8,bon@8,mcts,mcts@3x3", given)
+
+
+def gathered(*paths: Path) -> list[Series]:
+    return asyncio.run(gather(paths, GRADING))[1]
+
+
+class Seen(HTMLParser):
+    """Every element and attribute of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: list[tuple[str, str]] = []
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+        if tag not in ("meta", "path", "use", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in self.open:
+            assert self.open.pop() == tag, tag
+
+
+def test_the_readings_agree_with_the_run_file(run_file: Path) -> None:
+    with RunStore.read(run_file) as store:
+        recorded = {s: list(store.results(s)) for s in store.strategies()}
+    series = gathered(run_file)
+    assert [one.label for one in series] == list(recorded)
+    for one in series:
+        verdicts = [result.verdict == "right" for result in recorded[one.strategy]]
+        assert [reading.right for reading in one.readings] == verdicts
+        assert one.summary.right == sum(verdicts)
+        for reading in one.readings:
+            assert reading.any_right >= reading.right
+            tokens = [point[0] for point in reading.course]
+            assert tokens == sorted(tokens)
+            last = reading.course[-1]
+            assert last[0] == reading.result.cost.sampled_tokens
+            assert last[1:] == (reading.right, reading.any_right)
+            # The rule as the tree grew came in the end to what the search chose.
+            assert reading.course[-1][1] == reading.course[max(-2, -len(reading.course))][1]
+    counts = {one.strategy: {len(r.attempts) for r in one.readings} for one in series}
+    assert counts == {"greedy": {1}, "sc@8": {8}, "bon@8": {8}, "mcts": {1}, "mcts@3x3": {3}}
+
+
+def test_an_anytime_curve_ends_at_what_was_reached_below_its_ceiling(run_file: Path) -> None:
+    for one in gathered(run_file):
+        points = anytime(one.readings)
+        assert points[-1].accuracy == pytest.approx(sum(one.rights) / len(one.rights))
+        assert all(p.accuracy <= p.oracle for p in points)
+        assert all(a.oracle <= b.oracle for a, b in pairwise(points))
+
+
+def test_stopping_early_or_a_budget_leaves_no_fixed_attempts(tmp_path: Path) -> None:
+    given = problems(3)
+    early = write_run(tmp_path / "a.rstar", "sc@40", given, "search.confidence=1", scored=False)
+    (one,) = gathered(early)
+    stopped = [r for r in one.readings if r.result.cost.spared_tokens]
+    assert stopped
+    assert all(r.attempts == () for r in stopped)
+    budget = write_run(tmp_path / "b.rstar", "sc@4", given, "search.tokens=300", scored=False)
+    assert all(r.attempts == () for r in gathered(budget)[0].readings)
+
+
+def test_runs_that_differ_in_their_seed_alone_are_pooled(tmp_path: Path) -> None:
+    given = problems(4)
+    runs = [
+        write_run(tmp_path / "a.rstar", "sc@4", given, scored=False),
+        write_run(tmp_path / "b.rstar", "sc@4", given, "search.seed=1", scored=False),
+        write_run(
+            tmp_path / "c.rstar", "sc@4", given, "search.seed=2", "search.depth=9", scored=False
+        ),
+    ]
+    found, series = asyncio.run(gather(runs, GRADING))
+    (group,) = seeds_pooled(found, series)
+    assert [one.label for one in group] == ["a: sc@4", "b: sc@4"]
+
+
+def test_a_report_is_whole_self_contained_and_the_same_twice(
+    run_file: Path, tmp_path: Path
+) -> None:
+    written = asyncio.run(write_report([run_file], tmp_path / "one", GRADING))
+    assert [path.name for path in written] == ["report.md", "report.html", "trees-1.html"]
+    again = asyncio.run(write_report([run_file], tmp_path / "two", GRADING))
+    for a, b in zip(written, again, strict=True):
+        assert a.read_bytes() == b.read_bytes()
+    page = written[1].read_text()
+    seen = Seen(page)
+    assert not seen.open or seen.open == ["html"], seen.open
+    assert "script" not in seen.tags
+    assert "img" not in seen.tags
+    loads = {v for k, v in seen.attributes if k in ("src", "href", "xlink:href", "action")}
+    assert loads
+    assert all(re.fullmatch(r"#[\w-]+|trees-1\.html#r[0-9a-f]{16}", v) for v in loads)
+    assert not any(k.startswith("on") for k, _ in seen.attributes)
+    assert "@import" not in page
+    assert page.count("<svg") >= 5
+    trees = written[2].read_text()
+    for place in {v.partition("#")[2] for v in loads if v.startswith("trees-1")}:
+        assert f'id="{place}"' in trees
+    ids = [v for k, v in seen.attributes if k == "id"]
+    assert len(ids) == len(set(ids))
+
+
+def test_what_is_in_a_report(run_file: Path, tmp_path: Path) -> None:
+    other = write_run(tmp_path / "other.rstar", "sc@8", problems(COUNT), "search.seed=5")
+    written = asyncio.run(
+        write_report([run_file, other], tmp_path, GRADING, plots=False, trees=False)
+    )
+    assert [path.name for path in written] == ["report.md", "report.html"]
+    text = written[0].read_text()
+    for heading in (
+        "Results",
+        "Attempts",
+        "Paired comparisons",
+        "Cost",
+        "Failures by reason",
+        "Problem by problem",
+        "Beside the papers",
+        "Circumstances",
+    ):
+        assert f"\n## {heading}\n" in text
+    assert "any path right" in text
+    assert re.search(r"With 8 problems a difference under [\d.]+ points", text)
+    assert "theirs, rStar, arXiv:2408.06195 | rStar | LLaMA2-7B | 74.9 |" in text
+    assert re.search(r"\| ours \| first: greedy \|", text)
+    assert re.search(r"\| search\.seed \| 0 \| 5 \|", text)
+    assert "search.rollouts" in text
+    assert "<script" not in text
+    assert "<img" not in text
+    assert not re.search(r"(?<!\\)\]\(javascript", text)
+    assert "&lt;script&gt;" in text
+    rows = [line for line in text.splitlines() if line.startswith("| sv")]
+    assert rows
+    columns = {len(re.findall(r"(?<!\\)\|", line)) for line in rows}
+    assert len(columns) == 1  # a | in a question does not end its cell
+
+
+def test_a_run_without_results_says_what_to_do(tmp_path: Path) -> None:
+    empty = write_run(tmp_path / "empty.rstar", "greedy", [])
+    with pytest.raises(InputError, match="has no results yet; fill it with rstar eval"):
+        asyncio.run(write_report([empty], tmp_path, GRADING, plots=False))
+
+
+def test_an_ungraded_run_still_has_its_costs(tmp_path: Path) -> None:
+    bare = [Problem(p.question) for p in problems(3)]
+    path = write_run(tmp_path / "bare.rstar", "sc@4", bare, scored=False)
+    written = asyncio.run(write_report([path], tmp_path, GRADING))
+    assert "| sc@4 | 0/0 | - |" in written[0].read_text()
+
+
+def test_calibration_by_hand() -> None:
+    steps = [StepRecord(0.9, None, 1.0), StepRecord(0.9, None, 0.5), StepRecord(-1.0, 0.2, 0.0)]
+    bins = calibration(steps)
+    assert [(b.steps, b.value, b.right) for b in bins] == [(1, -1.0, 0.0), (2, 0.9, 0.75)]
+    assert calibration_error(bins) == pytest.approx((0 + 2 * 0.2) / 3)
+    assert [b.value for b in calibration(steps, by_score=True)] == [0.2]
+    assert calibration_error([]) is None
+
+
+def test_holms_correction_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([]) == []
+
+
+def test_the_papers_figures_are_marked_as_theirs() -> None:
+    figures = published()
+    assert len(figures) > 300
+    assert all(0 <= f.percent <= 100 and f.paper and f.table and f.source for f in figures)
+    best = [f for f in published_on("math500") if f.row == "Qwen2.5-Math-7B rStar-Math"]
+    assert [(f.table, f.percent) for f in best] == [("Table 5", 89.4)]
+    assert any(f.unsure for f in figures)
+    assert published_on("no such set") == []
+
+
+def test_foreign_text_is_text_in_both_formats() -> None:
+    table = Table(("a", "b"), [[HOSTILE, Link(HOSTILE, "trees-1.html#x", "good")]])
+    markdown = "".join(to_markdown(HOSTILE, [Heading(HOSTILE), table]))
+    page = "".join(to_html(HOSTILE, [Heading(HOSTILE), table], "", "default-src 'none'"))
+    assert "<" not in markdown
+    assert Seen(page).tags <= {
+        "html", "head", "meta", "title", "style", "body", "header", "h1", "main", "h2", "div",
+        "table", "thead", "tbody", "tr", "th", "td", "a",
+    }  # fmt: skip
+    assert markdown.count("\n# ") + markdown.startswith("# ") == 1
