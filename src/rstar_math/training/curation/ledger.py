@@ -7,7 +7,9 @@ from typing import Any
 
 from rstar_math.search.tree import Tree
 from rstar_math.training.curation.records import Spot
-from rstar_math.types import Step, Verdict
+from rstar_math.types import ExecutionStatus, Step, Verdict
+
+OK = ExecutionStatus.OK
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +71,9 @@ class Ledger:
             node = nodes[index]
             above, step = node.parent, node.step
             assert step is not None
+            run = step.execution
             total[index], known[index], least[index] = total[above], known[above], least[above]
-            failed[index] = failed[above] or step.failed
+            failed[index] = failed[above] or (run is not None and run.status is not OK)
             if node.visits:
                 q = self.q[index] = node.value_sum / node.visits
                 total[index] += q
