@@ -84,7 +84,6 @@ def test_more_problems_reuse_what_is_done_and_other_options_are_refused(
 
 
 def test_a_benchmark_by_name_and_a_report_on_it(fake: FakeServer, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     folder = tmp_path / "data" / "svamp"
     folder.mkdir(parents=True)
     write_problems(tmp_path, 4).rename(folder / "test.jsonl")

@@ -113,17 +113,17 @@ def weighted(attempts: Sequence[Attempt]) -> float:
     return sum(right[group] for group in leaders) / len(leaders)
 
 
-def weighted_at_k(attempts: Sequence[Attempt], k: int, *, draws: int = 300) -> float:
-    """The chance, in [0, 1], that the weighted vote of k attempts is right: over all choices of k
-    where there are few, else the share of `draws` random ones with a right attempt in which it is,
-    times pass@k, so that chance never lifts it above its ceiling."""
+def rule_at_k(attempts: Sequence[Attempt], k: int, rule: Judge, *, draws: int = 300) -> float:
+    """The chance, in [0, 1], that a rule is right on k attempts: over all choices of k where there
+    are few, else the share of `draws` random ones with a right attempt in which it is, times
+    pass@k, so that chance never lifts it above its ceiling."""
     n, right = len(attempts), sum(attempt.right for attempt in attempts)
     ceiling = pass_at_k(n, right, k)
     if not 0 < right < n:
         return ceiling
     if comb(n, k) <= draws:
-        return over_choices(attempts, k, weighted)
-    found = over_choices(attempts, k, weighted, exact_up_to=0, draws=draws)
+        return over_choices(attempts, k, rule)
+    found = over_choices(attempts, k, rule, exact_up_to=0, draws=draws)
     hit = over_choices(attempts, k, _any_right, exact_up_to=0, draws=draws)
     return ceiling * found / hit if hit else 0.0
 

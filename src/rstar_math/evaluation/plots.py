@@ -73,7 +73,7 @@ def accuracy_against_cost(
         axes.plot([], [], color=_DIM, lw=1, ls=(0, (4, 3)), label="any path right (ceiling)")
         _log(axes, [p.tokens for _, points in curves for p in points] + [t for t, _, _ in ends])
         _name(axes, "sampled tokens a problem", "right, %")
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, max(10.0, axes.get_ylim()[1]))
         _legend(axes)
 
     return svg("cost", "Accuracy against cost", draw)

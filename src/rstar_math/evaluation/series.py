@@ -45,10 +45,6 @@ class Series:
     readings: tuple[Reading, ...]
     """Of those whose problem has a reference."""
 
-    def of(self, problem: str) -> Reading | None:
-        """The reading of a problem, if it has one."""
-        return next((r for r in self.readings if r.problem.id == problem), None)
-
     @property
     def tokens(self) -> float:
         """Mean sampled tokens a problem."""

@@ -2,7 +2,14 @@
 
 from collections.abc import Sequence
 
-from rstar_math.evaluation.attempts import maj_at_k, pass_at_k, scorer_at_k, weighted_at_k
+from rstar_math.evaluation.attempts import (
+    maj_at_k,
+    pass_at_k,
+    rule_at_k,
+    scorer_at_k,
+    top_of_runs,
+    weighted,
+)
 from rstar_math.evaluation.intervals import bootstrap, bootstrap_seeds
 from rstar_math.evaluation.markup import Block, Heading, Paragraph, Table
 from rstar_math.evaluation.metrics import wilson
@@ -130,20 +137,22 @@ def attempts(series: Sequence[Series]) -> list[Block]:
             row = [one.label, str(k), _mean(passed), _mean([maj_at_k(t, k) for t in tried])]
             if any(a.value is not None for t in tried for a in t):
                 row.append(_mean([scorer_at_k(t, k) for t in tried]))
-                row.append(_mean([weighted_at_k(t, k) for t in tried]))
+                row.append(_mean([rule_at_k(t, k, weighted) for t in tried]))
+                row.append(_mean([rule_at_k(t, k, top_of_runs) for t in tried]))
             else:
-                row += ["-", "-"]
+                row += ["-", "-", "-"]
             rows.append(row)
     if not rows:
         return []
-    header = ["strategy", "k", "pass@k (ceiling)", "maj@k", "scorer@k", "weighted@k"]
+    header = ["strategy", "k", "pass@k (ceiling)", "maj@k", "scorer@k", "weighted@k", "top 4@k"]
     return [
         Heading("Attempts"),
         Table(header, rows),
         Paragraph(
             "Expected results of k independent attempts (chains, or whole runs, each with its own "
             "answer), averaged over all choices of k among those recorded; pass@k by the unbiased "
-            "estimator. Intervals are bootstrapped over problems. Strategies that stop early or "
+            "estimator; top 4: the majority of the 4 with the highest score, rStar-Math's rule for "
+            "its runs. Intervals are bootstrapped over problems. Strategies that stop early or "
             "spend a budget of tokens have no fixed number of attempts and are not here."
         ),
     ]

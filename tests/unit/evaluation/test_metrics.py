@@ -19,10 +19,10 @@ from rstar_math.evaluation.attempts import (
     maj_at_k,
     over_choices,
     pass_at_k,
+    rule_at_k,
     scorer_at_k,
     top_of_runs,
     weighted,
-    weighted_at_k,
 )
 from rstar_math.evaluation.intervals import bootstrap, bootstrap_seeds
 from rstar_math.evaluation.metrics import summarise, wilson
@@ -151,7 +151,7 @@ def test_the_weighted_vote_stays_below_its_ceiling(
 ) -> None:
     k = data.draw(st.integers(1, len(found)))
     right = sum(a.right for a in found)
-    drawn = weighted_at_k(found, k, draws=5)
+    drawn = rule_at_k(found, k, weighted, draws=5)
     assert drawn <= pass_at_k(len(found), right, k) + 1e-12
     if comb(len(found), k) <= 5:
         assert drawn == pytest.approx(over_choices(found, k, weighted))

@@ -3,6 +3,7 @@ for the same runs."""
 
 import asyncio
 import re
+from collections import Counter
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from rstar_math.errors import InputError
+from rstar_math.evaluation.attempts import maj_at_k, scorer_at_k, top_of_runs
 from rstar_math.evaluation.curves import anytime, calibration, calibration_error
 from rstar_math.evaluation.markup import Heading, Link, Table, to_html, to_markdown
 from rstar_math.evaluation.published import published, published_on
@@ -77,6 +79,21 @@ def test_the_readings_agree_with_the_run_file(run_file: Path) -> None:
             assert reading.course[-1][1] == reading.course[max(-2, -len(reading.course))][1]
     counts = {one.strategy: {len(r.attempts) for r in one.readings} for one in series}
     assert counts == {"greedy": {1}, "sc@8": {8}, "bon@8": {8}, "mcts": {1}, "mcts@3x3": {3}}
+
+
+def test_expected_results_of_all_attempts_are_what_the_search_chose(run_file: Path) -> None:
+    """The rules of `search.answers` are a second implementation of those of the report."""
+    by_name = {one.strategy: one.readings for one in gathered(run_file)}
+    for reading in by_name["sc@8"]:
+        votes = Counter(a.group for a in reading.attempts if a.group is not None).most_common(2)
+        if len(votes) < 2 or votes[0][1] > votes[1][1]:
+            assert maj_at_k(reading.attempts, 8) == reading.right
+    for reading in by_name["bon@8"]:
+        values = [a.value for a in reading.attempts if a.group is not None]
+        if values.count(max(v or -1.0 for v in values)) == 1:
+            assert scorer_at_k(reading.attempts, 8) == reading.right
+    for reading in by_name["mcts@3x3"]:
+        assert top_of_runs(reading.attempts) == reading.right
 
 
 def test_an_anytime_curve_ends_at_what_was_reached_below_its_ceiling(run_file: Path) -> None:
