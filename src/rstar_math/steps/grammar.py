@@ -73,9 +73,13 @@ class Grammar:
             if step.execution is not None:
                 block.append(step.execution)
             if step.kind == "code":
-                parts.append(f"<output>\n{self.output(block)}</output>\n")
+                parts.append(self.shown(block))
                 block = []
         return "".join(parts)
+
+    def shown(self, block: Sequence[Execution]) -> str:
+        """What `render` puts in after a code block: all that the model did not write itself."""
+        return f"<output>\n{self.output(block)}</output>\n"
 
     def output(self, block: Sequence[Execution]) -> str:
         """What a code block printed, cut to `output_chars`, then how it failed if it did; ends in
