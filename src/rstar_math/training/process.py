@@ -49,9 +49,7 @@ def on_gpu() -> bool:
     return bool(torch.cuda.is_available())
 
 
-def arguments(
-    settings: Any, work: Path, *, examples: int, shuffled: bool = False
-) -> dict[str, Any]:
+def arguments(settings: Any, work: Path, *, examples: int) -> dict[str, Any]:
     """The arguments that all of TRL's trainers share. The order of examples is settled before
     (`training.order`), epochs included."""
     import torch
@@ -79,8 +77,8 @@ def arguments(
         "use_cpu": not on_gpu(),
         "optim": "adamw_torch_fused",
         "dataloader_pin_memory": on_gpu(),
-        "gradient_checkpointing": settings.gradient_checkpointing,
         "remove_unused_columns": False,
+        **({"gradient_checkpointing": True} if settings.gradient_checkpointing else {}),
     }
 
 
