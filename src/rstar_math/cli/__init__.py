@@ -8,7 +8,17 @@ import sys
 
 import typer
 
-from rstar_math.cli import demo, doctor, evaluate, grade, search, solve, view
+from rstar_math.cli import (
+    demo,
+    doctor,
+    eval_ppm,
+    evaluate,
+    grade,
+    search,
+    solve,
+    train,
+    view,
+)
 from rstar_math.errors import RstarError
 from rstar_math.foreign import plain
 
@@ -22,6 +32,8 @@ app = typer.Typer(
 app.command("solve")(solve.solve)
 app.command("search")(search.search)
 app.command("eval")(evaluate.evaluate)
+app.add_typer(train.app, name="train")
+app.command("eval-ppm")(eval_ppm.eval_ppm)
 app.command("view")(view.view)
 app.command("grade", context_settings={"ignore_unknown_options": True})(grade.grade)
 app.command("doctor")(doctor.doctor)

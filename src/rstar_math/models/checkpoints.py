@@ -200,7 +200,12 @@ def forget_quantisation(model: Any) -> None:
 @contextmanager
 def saying_what_is_wrong(base: str) -> Iterator[None]:
     """A block in which a model's files are read; what transformers, safetensors and torch say of
-    bad ones becomes one sentence (`InputError`)."""
+    bad ones becomes one sentence (`InputError`), and their bars and reports are not shown."""
+    from transformers.utils import logging
+
+    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         yield
     except (RstarError, MemoryError):
@@ -211,3 +216,7 @@ def saying_what_is_wrong(base: str) -> Iterator[None]:
             f"{base} cannot be loaded as a model ({type(error).__name__}: {first}); is it a whole "
             "checkpoint that transformers reads?"
         ) from error
+    finally:
+        logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()

@@ -48,7 +48,7 @@ def ancestry(parents: Sequence[int]) -> Any:
     """
     import numpy as np
 
-    mask = np.eye(len(parents), dtype=bool)
+    mask: Any = np.eye(len(parents), dtype=bool)
     for index, parent in enumerate(parents):
         if parent >= 0:
             mask[index] |= mask[parent]
@@ -74,9 +74,9 @@ def batch(rows: Sequence[Row], pad: int, device: Any = "cpu") -> dict[str, Any]:
 
     length = max(len(row.tokens) for row in rows)
     past = max(row.past for row in rows)
-    ids = np.full((len(rows), length), pad, dtype=np.int64)
-    places = np.zeros((len(rows), length), dtype=np.int64)
-    mask = np.zeros((len(rows), 1, length, past + length), dtype=bool)
+    ids: Any = np.full((len(rows), length), pad, dtype=np.int64)
+    places: Any = np.zeros((len(rows), length), dtype=np.int64)
+    mask: Any = np.zeros((len(rows), 1, length, past + length), dtype=bool)
     mask[:, 0, :, past:] = np.eye(length, dtype=bool)
     for index, row in enumerate(rows):
         n = len(row.tokens)

@@ -24,7 +24,7 @@ from rstar_math.models.heads import (
     squash,
 )
 from rstar_math.models.packing import Row, TokenTree, batch
-from rstar_math.models.prefix_cache import PrefixCache
+from rstar_math.models.prefix_cache import PrefixCache, common
 from rstar_math.training.texts import prompt_text, solution_text
 from rstar_math.types import Cost, Question, Step
 
@@ -84,11 +84,13 @@ class PreferenceModel:
         self._batch_tokens = batch_tokens
         self._cache = PrefixCache(cache_tokens)
         self._lock = threading.Lock()
-        self._waiting: list[tuple[list[Encoding | None], asyncio.Future[_Scores]]] = []
+        self._waiting: list[tuple[Sequence[Encoding | None], asyncio.Future[_Scores]]] = []
         self._task: asyncio.Task[None] | None = None
 
     @classmethod
-    def load(cls, path: str | Path, *, base: str | None = None, **options: Any) -> "PreferenceModel":
+    def load(
+        cls, path: str | Path, *, base: str | None = None, **options: Any
+    ) -> "PreferenceModel":
         """The model of a checkpoint that `rstar train ppm` wrote, or of any sequence-classification
         checkpoint with one output; of a probe, `base` names its policy where that has moved.
 
@@ -119,11 +121,23 @@ class PreferenceModel:
         A prefix too long for the model loses steps after its question, never of its last step;
         where question and last step alone are too long, it gets 0 and is counted in
         `Cost.unscored`. Being cancelled leaves nothing behind."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[_Scores] = loop.create_future()
         encodings = [
             encode(self._tokenizer, question, p, judged=1, limit=self._limit) for p in prefixes
         ]
+        return await self._scored(encodings)
+
+    async def score_texts(self, texts: Sequence[str]) -> list[float | None]:
+        """The values of prompts with solutions as `training.texts` writes them; None for those
+        longer than the model reads."""
+        tokens = [tuple(self._tokenizer(text).input_ids) for text in texts]
+        fitting = [Encoding(t) for t in tokens if len(t) <= self._limit]
+        values = iter(await self._scored(fitting))
+        return [next(values) if len(t) <= self._limit else None for t in tokens]
+
+    async def _scored(self, encodings: Sequence[Encoding | None]) -> list[float]:
+        """Values from the next batch that runs; 0 for None."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[_Scores] = loop.create_future()
         self._waiting.append((encodings, future))
         if self._task is None or self._task.done():
             self._task = loop.create_task(self._serve())
@@ -164,17 +178,18 @@ class PreferenceModel:
             results.append(_Scores(row, run, sum(item is None for item in call)))
         return results
 
-    def _values(self, sequences: Sequence[tuple[int, ...]]) -> dict[tuple[int, ...], tuple[float, int]]:
+    def _values(
+        self, sequences: Sequence[tuple[int, ...]]
+    ) -> dict[tuple[int, ...], tuple[float, int]]:
         """Value and tokens run, for each sequence."""
-        groups: dict[tuple[int, ...], _Group] = {}
+        groups: list[_Group] = []
         for tokens in sequences:
             length, pieces = self._cache.find(tokens[:-1])
-            group = groups.get(tokens[:length])
-            if group is None:
-                group = groups[tokens[:length]] = _Group(length, pieces)
-            group.add(tokens)
+            if not groups or not groups[-1].takes(tokens, length, self._batch_tokens):
+                groups.append(_Group(length, pieces))
+            groups[-1].add(tokens)
         found: dict[tuple[int, ...], tuple[float, int]] = {}
-        for chunk in self._chunks(list(groups.values())):
+        for chunk in self._chunks(groups):
             found |= self._forward(chunk)
         return found
 
@@ -231,7 +246,7 @@ class _Scores:
 
 
 class _Group:
-    """Sequences that go on from one kept prefix."""
+    """Sequences that go on from one kept prefix, or where none is kept begin alike."""
 
     def __init__(self, length: int, pieces: list[Any]) -> None:
         self.length, self.pieces = length, pieces
@@ -239,6 +254,16 @@ class _Group:
         self.sequences: list[tuple[int, ...]] = []
         self.paths: list[list[int]] = []
         self.new: list[int] = []
+
+    def takes(self, tokens: tuple[int, ...], length: int, room: int) -> bool:
+        """Whether a sequence of which `length` tokens are kept belongs here. A row's cost grows
+        with its square, so what begins alike by chance stays apart."""
+        last = self.sequences[-1]
+        if length != self.length or tokens[:length] != last[:length]:
+            return False
+        if len(self.tree) + len(tokens) - length > room:
+            return False
+        return length > 0 or 4 * common(tokens, last, 0) >= min(len(tokens), len(last))
 
     def add(self, tokens: tuple[int, ...]) -> None:
         """One more sequence, and how many tokens it adds."""

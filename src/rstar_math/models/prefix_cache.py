@@ -36,8 +36,10 @@ class PrefixCache:
         stay valid whatever is dropped later."""
         at, length, pieces = self._root, 0, []
         now = next(self._clock)
-        while (run := at.below.get(sequence[length]) if length < len(sequence) else None) is not None:
-            same = _common(run.tokens, sequence, length)
+        while (
+            run := at.below.get(sequence[length]) if length < len(sequence) else None
+        ) is not None:
+            same = common(run.tokens, sequence, length)
             run.used = now
             pieces.append(run.kept[..., :same, :])
             length += same
@@ -57,7 +59,7 @@ class PrefixCache:
                 if done >= length:
                     self._append(at, sequence, done, kept[..., done - length :, :], now)
                 return
-            same = _common(run.tokens, sequence, done)
+            same = common(run.tokens, sequence, done)
             done += same
             if same < len(run.tokens):
                 if done == len(sequence):
@@ -103,7 +105,7 @@ class PrefixCache:
         return found
 
 
-def _common(run: Sequence[int], sequence: Sequence[int], start: int) -> int:
+def common(run: Sequence[int], sequence: Sequence[int], start: int) -> int:
     """How many tokens of a run a sequence goes through, from `start` on."""
     pairs = zip(run, sequence[start : start + len(run)], strict=False)
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))

@@ -15,6 +15,7 @@ from rstar_math.training.process import (
     arguments,
     begin,
     finish,
+    hushed,
     keep_memory,
     marking,
     on_gpu,
@@ -70,8 +71,8 @@ def train_policy(
     fitting = [e for e in examples if len(e["input_ids"]) <= settings.max_tokens]
     if not any(label != IGNORED for e in fitting for label in e["labels"]):
         raise InputError(
-            f"None of {len(rows)} solutions has {settings.max_tokens} tokens or fewer; allow longer "
-            "ones with max_tokens."
+            f"None of {len(rows)} solutions has {settings.max_tokens} tokens or fewer; allow "
+            "longer ones with max_tokens."
         )
     trainer = policy_trainer(model, tokenizer, fitting, work, settings)
     trainer.add_callback(progressing(say))
@@ -108,12 +109,13 @@ def policy_trainer(
         settings.seed,
     )
     packed = settings.packing and on_gpu()
-    args = SFTConfig(
-        **arguments(settings, work, examples=len(order)),
-        max_length=settings.max_tokens if packed else None,
-        packing=packed,
-        dataset_kwargs=None if packed else {"skip_prepare_dataset": True},
-    )
+    with hushed():
+        args = SFTConfig(
+            **arguments(settings, work, examples=len(order)),
+            max_length=settings.max_tokens if packed else None,
+            packing=packed,
+            dataset_kwargs=None if packed else {"skip_prepare_dataset": True},
+        )
     model.config.use_cache = False
     return _trainer_class()(
         model=model,

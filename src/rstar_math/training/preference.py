@@ -20,6 +20,7 @@ from rstar_math.training.process import (
     arguments,
     begin,
     finish,
+    hushed,
     keep_memory,
     marking,
     on_gpu,
@@ -97,13 +98,13 @@ def train_preference(
     inputs = {**about, "data": fingerprint(rows), "rows": len(rows)}
     work = begin(out, inputs)
     model, tokenizer = load_scored(base, fresh=True)
-    options = {"max_tokens": settings.max_tokens, "shared": settings.share_prefixes}
-    groups, left_out = groups_of(learned, tokenizer, **options)
-    held, left_out_held = groups_of(kept, tokenizer, **options)
+    longest, shared = settings.max_tokens, settings.share_prefixes
+    groups, left_out = groups_of(learned, tokenizer, max_tokens=longest, shared=shared)
+    held, left_out_held = groups_of(kept, tokenizer, max_tokens=longest, shared=shared)
     if not groups:
         raise InputError(
-            f"None of {len(rows)} rows has {settings.max_tokens} tokens or fewer; allow longer ones "
-            "with max_tokens."
+            f"None of {len(rows)} rows has {settings.max_tokens} tokens or fewer; allow longer "
+            "ones with max_tokens."
         )
     trainer = preference_trainer(model, tokenizer, groups, work, settings)
     trainer.add_callback(progressing(say))
@@ -129,9 +130,7 @@ def split(
     """Rows to learn from and rows held out, by problem. Raises `InputError` where there is nothing
     to learn: no rows, or outcomes of one kind only."""
     kept = [row for row in rows if held_out(row.problem, settings.held_out, settings.seed)]
-    learned = [
-        row for row in rows if not held_out(row.problem, settings.held_out, settings.seed)
-    ]
+    learned = [row for row in rows if not held_out(row.problem, settings.held_out, settings.seed)]
     if not learned:
         raise InputError(
             f"There are no rows to learn from ({len(kept)} are held out); curate a run in which "
@@ -155,7 +154,8 @@ def preference_trainer(
 
     micro = min(settings.micro, len(groups))
     order = bucketed([g.size for g in groups], micro, settings.epochs, settings.seed)
-    args = RewardConfig(**arguments(settings, work, examples=len(order)), max_length=None)
+    with hushed():
+        args = RewardConfig(**arguments(settings, work, examples=len(order)), max_length=None)
     model.config.use_cache = False
     trainer = _trainer_class(settings.objective)(
         model=model,
@@ -258,8 +258,8 @@ def measured(
         figures: dict[str, Any] = {"pairs": len(sides), "accuracy": ranking_accuracy(sides)}
     else:
         flat = [(1 + v) / 2 for one in values for v in one]
-        scale = (lambda t: t) if objective == "orm" else (lambda t: (1 + t) / 2)
-        targets = [scale(t) for group in groups for t in group.targets]
+        raw = [target for group in groups for target in group.targets]
+        targets = raw if objective == "orm" else [(1 + target) / 2 for target in raw]
         table = calibration(flat, targets)
         errors = [(2 * p - 2 * t) ** 2 for p, t in zip(flat, targets, strict=True)]
         figures = {"values": len(flat), "squared_error": sum(errors) / max(1, len(errors))}

@@ -3,12 +3,18 @@ states are there, and needs no second model in memory; the baseline that a train
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rstar_math.errors import InputError
-from rstar_math.models.checkpoints import MARK, load_tokenizer, locate, saying_what_is_wrong, writing
+from rstar_math.models.checkpoints import (
+    MARK,
+    load_tokenizer,
+    locate,
+    saying_what_is_wrong,
+    writing,
+)
 from rstar_math.models.heads import hidden_at, probe_head, save_probe, squash
 from rstar_math.training.grouping import Group, Judged, collate, groups_of, in_batches
 from rstar_math.training.preference import loss_sum, measured, split
@@ -31,30 +37,18 @@ def train_probe(
     the lowest loss is kept. Raises `InputError` and `MissingExtra`.
     """
     require_training()
-    import torch
-    from transformers import AutoModel
-
     if not on_gpu():
         keep_memory()
     learned, kept = split(rows, settings)
     objective = _objective(rows[0])
-    where, options = locate(base)
-    with saying_what_is_wrong(base):
-        backbone = AutoModel.from_pretrained(
-            where, dtype=torch.float32, attn_implementation="sdpa", **options
-        )
-        tokenizer = load_tokenizer(base)
-    backbone = backbone.to("cuda" if on_gpu() else "cpu").eval()
+    backbone, tokenizer = _frozen(base, settings.layers)
     config = backbone.config.get_text_config()
-    if any(not -config.num_hidden_layers - 1 <= n <= config.num_hidden_layers for n in settings.layers):
-        raise InputError(
-            f"The layers {list(settings.layers)} are not all there: {base} has "
-            f"{config.num_hidden_layers}, and 0 is the embedding."
-        )
     groups, left_out = groups_of(learned, tokenizer, max_tokens=settings.max_tokens)
     held, more_left_out = groups_of(kept, tokenizer, max_tokens=settings.max_tokens)
     if not groups:
-        raise InputError(f"All rows are longer than {settings.max_tokens} tokens; raise max_tokens.")
+        raise InputError(
+            f"All rows are longer than {settings.max_tokens} tokens; raise max_tokens."
+        )
     say(f"reading {sum(g.size for g in [*groups, *held])} tokens")
     states = hidden_states(backbone, tokenizer.pad_token_id, groups, settings.layers)
     head, losses = fit(states, groups, objective, settings)
@@ -79,6 +73,26 @@ def train_probe(
         save_probe(part, head, {**about, **size})
         (part / MARK).unlink(missing_ok=True)
     return {**report, "losses": losses}
+
+
+def _frozen(base: str, layers: Sequence[int]) -> tuple[Any, Any]:
+    """A policy without its LM head, to read from, and its tokenizer."""
+    import torch
+    from transformers import AutoModel
+
+    where, options = locate(base)
+    with saying_what_is_wrong(base):
+        backbone = AutoModel.from_pretrained(
+            where, dtype=torch.float32, attn_implementation="sdpa", **options
+        )
+        tokenizer = load_tokenizer(base)
+    depth = backbone.config.get_text_config().num_hidden_layers
+    if any(not -depth - 1 <= layer <= depth for layer in layers):
+        raise InputError(
+            f"The layers {list(layers)} are not all there: {base} has {depth}, and 0 is the "
+            "embedding."
+        )
+    return backbone.to("cuda" if on_gpu() else "cpu").eval(), tokenizer
 
 
 def _objective(row: Judged) -> str:
@@ -112,7 +126,9 @@ def fit(
     import torch
 
     torch.manual_seed(settings.seed)
-    bare = [replace(g, tokens=[[0]] * len(g.tokens), parents=[[-1]] * len(g.tokens)) for g in groups]
+    bare = [
+        replace(g, tokens=[[0]] * len(g.tokens), parents=[[-1]] * len(g.tokens)) for g in groups
+    ]
     inputs = collate(bare, 0)
     head = probe_head(states.shape[1], settings.hidden)
     mean, deviation = states.mean(0), states.std(0).clamp(min=1e-6)
@@ -120,7 +136,8 @@ def fit(
     optimizer = torch.optim.AdamW(
         head.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
     )
-    best, losses = copy.deepcopy(head.state_dict()), []
+    best = copy.deepcopy(head.state_dict())
+    losses: list[float] = []
     for _ in range(settings.epochs):
         loss = loss_sum(head(scaled).squeeze(-1), inputs, objective) / inputs["weights"].sum()
         if not losses or loss.item() < min(losses):

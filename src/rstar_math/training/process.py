@@ -4,8 +4,9 @@ from the last whole checkpoint, to a finished model or none."""
 import ctypes
 import json
 import shutil
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -78,8 +79,16 @@ def arguments(settings: Any, work: Path, *, examples: int) -> dict[str, Any]:
         "optim": "adamw_torch_fused",
         "dataloader_pin_memory": on_gpu(),
         "remove_unused_columns": False,
-        **({"gradient_checkpointing": True} if settings.gradient_checkpointing else {}),
+        "gradient_checkpointing": settings.gradient_checkpointing,
     }
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """A block in which libraries keep to themselves what they will change in later versions."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def _distributed() -> bool:
@@ -152,7 +161,8 @@ def progressing(say: Callable[[str], None]) -> Any:
                 each = (time.monotonic() - self.started[0]) / done
                 left = each * (state.max_steps - state.global_step)
                 say(
-                    f"step {state.global_step} of {state.max_steps}, loss {float(logs['loss']):.4f}, "
+                    f"step {state.global_step} of {state.max_steps}, "
+                    f"loss {float(logs['loss']):.4f}, "
                     f"{each:.1f} s a step, {left / 60:.0f} min left"
                 )
 
@@ -162,15 +172,16 @@ def progressing(say: Callable[[str], None]) -> Any:
 def run(trainer: Any, work: Path) -> list[dict[str, float]]:
     """Train to the end, from the last whole checkpoint where there is one; step and loss of every
     step. Raises `StoreError` where the disk fails; what was saved before is gone on from."""
+    from transformers import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)
     with saying_what_fails(work):
         trainer.train(resume_from_checkpoint=last_checkpoint(work))
     history = trainer.state.log_history
     return [{"step": e["step"], "loss": e["loss"]} for e in history if "loss" in e]
 
 
-def finish(
-    model: Any, tokenizer: Any, out: Path, work: Path, notes: Mapping[str, object]
-) -> None:
+def finish(model: Any, tokenizer: Any, out: Path, work: Path, notes: Mapping[str, object]) -> None:
     """Write the trained model to its place, whole or not at all, and remove the checkpoints.
 
     Of a model with a LoRA adapter the merged weights are written, and the adapter beside them in

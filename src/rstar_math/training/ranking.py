@@ -46,7 +46,9 @@ def calibration(predicted: Sequence[float], seen: Sequence[float], bins: int = 1
             if low <= p < high or (p == high == 1.0)
         ]
         n = max(1, len(here))
-        found.append(Bin(low, high, len(here), sum(p for p, _ in here) / n, sum(s for _, s in here) / n))
+        found.append(
+            Bin(low, high, len(here), sum(p for p, _ in here) / n, sum(s for _, s in here) / n)
+        )
     return found
 
 

@@ -79,25 +79,30 @@ def read_rows(path: Path, kind: type[R]) -> list[R]:
     """The rows of a JSONL file, plain or gzipped. Raises `InputError` naming the first bad line,
     and where there are none."""
     rows: list[R] = []
-    number = 0
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    rows.append(kind.model_validate(json.loads(line)))
-    except ValidationError as error:
-        fault = error.errors()[0]
-        where = ".".join(map(str, fault["loc"])) or "the line"
-        raise InputError(
-            f"{path}, line {number}: {where}: {fault['msg']}; make the data with rstar curate."
-        ) from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}, line {number} is not JSON ({error}).") from None
+            lines = list(file)
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                rows.append(_row(line, kind, f"{path}, line {number}"))
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} cannot be read ({error}).") from error
     if not rows:
         raise InputError(f"{path} holds no rows to train on; curate a run that has some.")
     return rows
+
+
+def _row(line: bytes, kind: type[R], where: str) -> R:
+    try:
+        return kind.model_validate(json.loads(line))
+    except ValidationError as error:
+        fault = error.errors()[0]
+        place = ".".join(map(str, fault["loc"])) or "the line"
+        raise InputError(
+            f"{where}: {place}: {fault['msg']}; make the data with rstar curate."
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where} is not JSON ({error}).") from None
 
 
 def fingerprint(rows: Iterable[BaseModel]) -> str:

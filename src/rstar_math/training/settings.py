@@ -60,7 +60,7 @@ class PreferenceTraining(Section):
     weight_decay: float = Field(0.1, ge=0)
     """Weight decay of AdamW (code: 0.1)."""
     max_tokens: int = Field(2048, ge=16)
-    """Longest side of a pair with its question, in tokens (code: 2048); longer ones are left out."""
+    """Longest side of a pair with its question, in tokens (code: 2048); longer are left out."""
     held_out: float = Field(0.05, gt=0, lt=1)
     """Share of the problems that is kept for measuring (code: 0.05, of pairs)."""
     share_prefixes: bool = True

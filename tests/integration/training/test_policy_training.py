@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,7 +31,7 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_policy(tmp_path_factory.mktemp("tiny") / "policy")
 
 
-def weights(folder: Path) -> dict[str, "torch.Tensor"]:
+def weights(folder: Path) -> Any:
     from safetensors.torch import load_file
 
     return load_file(str(folder / "model.safetensors"))
@@ -62,7 +63,7 @@ def test_the_sparse_loss_is_the_plain_one(policy: Path) -> None:
     examples = [encode_solution(tokenizer, row) for row in ROWS[:3]]
     length = max(len(e["input_ids"]) for e in examples)
 
-    def padded(key: str, fill: int) -> "torch.Tensor":
+    def padded(key: str, fill: int) -> Any:
         return torch.tensor([e[key] + [fill] * (length - len(e[key])) for e in examples])
 
     inputs = {"input_ids": padded("input_ids", 0), "labels": padded("labels", -100)}
@@ -113,6 +114,7 @@ def test_bf16_and_lora_train_too_and_leave_merged_weights(policy: Path, tmp_path
 SCRIPT = """
 import resource, sys
 from pathlib import Path
+from typing import Any
 from rstar_math.errors import RstarError
 from rstar_math.training.policy import train_policy
 from tests.integration.training.test_policy_training import ROWS, SETTINGS
@@ -183,4 +185,3 @@ def test_bad_inputs_are_refused_in_a_sentence(policy: Path, tmp_path: Path) -> N
         train_policy(ROWS, str(policy), tmp_path / "c", SETTINGS)
     with pytest.raises(InputError, match="no checkpoint"):
         train_policy(ROWS, str(tmp_path / "nowhere"), tmp_path / "d", SETTINGS)
-

@@ -1,5 +1,5 @@
-"""Training of tiny scorers with TRL: the loss is the plain one, what is common is run once, and what
-is written is what the scorer reads."""
+"""Training of tiny scorers with TRL: the loss is the plain one, what is common is run once, and
+what is written is what the scorer reads."""
 
 import asyncio
 from pathlib import Path

@@ -1,5 +1,7 @@
 """Common beginnings stand once, and what is kept of prefixes is what was computed for them."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,7 +27,7 @@ def test_a_token_tree_holds_each_sequence_once(sequences: list[list[int]]) -> No
         assert mask[path[-1]].nonzero()[0].tolist() == path
 
 
-def what_is_kept(sequence: list[int]) -> "torch.Tensor":
+def what_is_kept(sequence: list[int]) -> Any:
     """A tensor (1, 1, 1, n, 1) in which a token's entry tells its whole prefix."""
     numbers = [hash(tuple(sequence[: n + 1])) % 2**40 for n in range(len(sequence))]
     return torch.tensor(numbers, dtype=torch.float64).view(1, 1, 1, -1, 1)
