@@ -3,7 +3,7 @@ plain loop that one would write, on the same solutions.
 
     python benchmarks/training.py [--json] [--steps N] [--repeat R] [--base MODEL]
 
-Both sides take the same 8 solutions to a step of AdamW, all weights trained, and count real tokens,
+Both sides take the same solutions, 8 to a step of AdamW, train all weights and count real tokens,
 not padding. The plain loop is float32, batches in the order of the data, padded to their longest,
 logits at every position. Each side runs in a process of its own, for the C library keeps its
 settings; they take turns `--repeat` times, and the medians are compared. The first step is not
@@ -24,7 +24,6 @@ from pathlib import Path
 from rstar_math.training.rows import SolutionRow, solution_row
 from rstar_math.types import Execution, ExecutionStatus, Question, Step
 
-BATCH = 8
 NAMES = ("apples", "clips", "marbles", "books", "stamps", "tickets")
 
 
@@ -51,7 +50,7 @@ def made_up(number: int) -> SolutionRow:
     return solution_row(Question(str(number), f"{text} How many {thing} has Ada?"), steps)
 
 
-def plain(base: str, steps: int) -> float:
+def plain(base: str, steps: int, batch: int) -> float:
     """Real tokens a second of a plain loop."""
     import torch
 
@@ -64,7 +63,7 @@ def plain(base: str, steps: int) -> float:
     for step in range(steps + 1):
         if step == 1:
             tokens, started = 0, time.perf_counter()
-        rows = [made_up(step * BATCH + i) for i in range(BATCH)]
+        rows = [made_up(step * batch + i) for i in range(batch)]
         texts = [row.prompt + row.completion for row in rows]
         inputs = tokenizer(texts, return_tensors="pt", padding=True)
         labels = inputs.input_ids.masked_fill(inputs.attention_mask == 0, -100)
@@ -77,7 +76,7 @@ def plain(base: str, steps: int) -> float:
     return tokens / (time.perf_counter() - started)
 
 
-def ours(base: str, steps: int) -> float:
+def ours(base: str, steps: int, batch: int) -> float:
     """Real tokens a second of the project's trainer."""
     from transformers import TrainerCallback
 
@@ -88,8 +87,8 @@ def ours(base: str, steps: int) -> float:
 
     keep_memory()
     model, tokenizer = load_policy(base)
-    examples = [encode_solution(tokenizer, made_up(n)) for n in range((steps + 1) * BATCH)]
-    settings = PolicyTraining(batch=BATCH, micro=BATCH, epochs=1, save_every=10_000)
+    examples = [encode_solution(tokenizer, made_up(n)) for n in range((steps + 1) * batch)]
+    settings = PolicyTraining(batch=batch, micro=batch, epochs=1, save_every=10_000)
     times: list[float] = []
 
     class Clock(TrainerCallback):  # type: ignore[misc,unused-ignore]
@@ -100,15 +99,16 @@ def ours(base: str, steps: int) -> float:
         trainer = policy_trainer(model, tokenizer, examples, Path(folder), settings)
         trainer.args.save_strategy = "no"
         trainer.add_callback(Clock())
-        first = trainer.train_dataset[:BATCH]["input_ids"]
+        first = trainer.train_dataset[:batch]["input_ids"]
         trainer.train()
     tokens = sum(len(e["input_ids"]) for e in examples) - sum(map(len, first))
     return tokens / (times[-1] - times[0])
 
 
-def apart(side: str, base: str, steps: int) -> float:
+def apart(side: str, args: argparse.Namespace) -> float:
     """One side, in a process of its own."""
-    command = [sys.executable, __file__, "--side", side, "--steps", str(steps), "--base", base]
+    command = [sys.executable, __file__, "--side", side, "--base", args.base]
+    command += ["--steps", str(args.steps), "--batch", str(args.batch)]
     run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return float(run.stdout.strip().splitlines()[-1])
 
@@ -119,16 +119,14 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     parser.add_argument("--steps", type=int, default=6, help="timed steps of a run")
     parser.add_argument("--repeat", type=int, default=1, help="runs of each side")
+    parser.add_argument("--batch", type=int, default=8, help="solutions to a step")
     parser.add_argument("--base", default="local")
     parser.add_argument("--side", choices=("plain", "ours"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.side:
-        print({"plain": plain, "ours": ours}[args.side](args.base, args.steps))
+        print({"plain": plain, "ours": ours}[args.side](args.base, args.steps, args.batch))
         return
-    runs = [
-        {side: apart(side, args.base, args.steps) for side in ("plain", "ours")}
-        for _ in range(args.repeat)
-    ]
+    runs = [{side: apart(side, args) for side in ("plain", "ours")} for _ in range(args.repeat)]
     figures = {
         f"{side}_tokens_per_s": statistics.median(run[side] for run in runs)
         for side in ("plain", "ours")

@@ -75,7 +75,7 @@ class PreferenceModel:
         *,
         layers: Sequence[int] | None = None,
         limit: int = 2048,
-        cache_tokens: int = 32_768,
+        cache_tokens: int = 16_384,
         batch_tokens: int = 2048,
     ) -> None:
         self._backbone, self._head, self._tokenizer = backbone.eval(), head.eval(), tokenizer
@@ -157,6 +157,7 @@ class PreferenceModel:
                     if not future.done():
                         future.set_exception(error)
                 if not isinstance(error, Exception):
+                    self._waiting.clear()
                     raise
                 continue
             for (_, future), scores in zip(taken, results, strict=True):

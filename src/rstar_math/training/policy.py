@@ -85,8 +85,7 @@ def train_policy(
         "first_loss": losses[0]["loss"],
         "last_loss": losses[-1]["loss"],
     }
-    trained = trainer.accelerator.unwrap_model(trainer.model)
-    finish(trained, tokenizer, out, work, {**inputs, "report": report})
+    finish(trainer, out, work, {**inputs, "report": report})
     return {**report, "losses": losses}
 
 

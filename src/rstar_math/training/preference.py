@@ -120,7 +120,7 @@ def train_preference(
         "held_out": measure(trained, tokenizer.pad_token_id, held, settings.objective),
     }
     trained.config.rstar_value = {"value": "tanh(score)", "objective": settings.objective}
-    finish(trained, tokenizer, out, work, {**inputs, "report": report})
+    finish(trainer, out, work, {**inputs, "report": report})
     return {**report, "losses": losses}
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from rstar_math.errors import InputError
 from rstar_math.models.checkpoints import (
-    MARK,
     load_tokenizer,
     locate,
     saying_what_is_wrong,
@@ -71,7 +70,6 @@ def train_probe(
     with writing(out, notes) as part:
         size = {"size": config.hidden_size, "depth": config.num_hidden_layers}
         save_probe(part, head, {**about, **size})
-        (part / MARK).unlink(missing_ok=True)
     return {**report, "losses": losses}
 
 

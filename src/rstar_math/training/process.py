@@ -3,6 +3,7 @@ from the last whole checkpoint, to a finished model or none."""
 
 import ctypes
 import json
+import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rstar_math.errors import InputError, MissingExtra
-from rstar_math.models.checkpoints import MARK, is_whole, mark, saying_what_fails, writing
+from rstar_math.models.checkpoints import is_whole, mark, saying_what_fails, writing
 
 _PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
 
@@ -53,10 +54,8 @@ def on_gpu() -> bool:
 def arguments(settings: Any, work: Path, *, examples: int) -> dict[str, Any]:
     """The arguments that all of TRL's trainers share. The order of examples is settled before
     (`training.order`), epochs included."""
-    import torch
-
     micro = min(settings.micro, examples)
-    processes = max(1, torch.distributed.get_world_size() if _distributed() else 1)
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
     return {
         "output_dir": str(work),
         "per_device_train_batch_size": micro,
@@ -89,12 +88,6 @@ def hushed() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         yield
-
-
-def _distributed() -> bool:
-    import torch
-
-    return bool(torch.distributed.is_available() and torch.distributed.is_initialized())
 
 
 def begin(out: Path, inputs: Mapping[str, object]) -> Path:
@@ -181,18 +174,22 @@ def run(trainer: Any, work: Path) -> list[dict[str, float]]:
     return [{"step": e["step"], "loss": e["loss"]} for e in history if "loss" in e]
 
 
-def finish(model: Any, tokenizer: Any, out: Path, work: Path, notes: Mapping[str, object]) -> None:
+def finish(trainer: Any, out: Path, work: Path, notes: Mapping[str, object]) -> None:
     """Write the trained model to its place, whole or not at all, and remove the checkpoints.
 
     Of a model with a LoRA adapter the merged weights are written, and the adapter beside them in
-    `adapter/`.
+    `adapter/`. Of several processes the first writes.
     """
-    versions = {name: version(name) for name in _PACKAGES}
-    with writing(out, {**notes, "versions": versions}) as part:
-        if hasattr(model, "merge_and_unload"):
-            model.save_pretrained(part / "adapter")
-            model = model.merge_and_unload()
-        model.save_pretrained(part)
-        tokenizer.save_pretrained(part)
-        (part / MARK).unlink(missing_ok=True)
-    shutil.rmtree(work, ignore_errors=True)
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    state = trainer.accelerator.get_state_dict(trainer.model)
+    if trainer.accelerator.is_main_process:
+        versions = {name: version(name) for name in _PACKAGES}
+        with writing(out, {**notes, "versions": versions}) as part:
+            if hasattr(model, "merge_and_unload"):
+                model.save_pretrained(part / "adapter", state_dict=state)
+                model.merge_and_unload().save_pretrained(part)
+            else:
+                model.save_pretrained(part, state_dict=state)
+            trainer.processing_class.save_pretrained(part)
+        shutil.rmtree(work, ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()

@@ -179,3 +179,21 @@ def test_a_marked_checkpoint_that_was_not_copied_whole_is_refused(
     assert read_notes(copy)["kind"] == "ppm"
     (copy / "tokenizer.json").unlink()
     assert "not copied whole" in sentence_of(copy)
+
+
+def test_being_cancelled_leaves_the_scorer_usable_also_in_another_loop(ppm: Path) -> None:
+    scorer = PreferenceModel.load(ppm)
+
+    async def cancelled() -> None:
+        calls = [asyncio.create_task(scorer.score(question(n), [solution(n)])) for n in range(6)]
+        await asyncio.sleep(0)
+        calls[0].cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await calls[0]
+
+    async def after() -> list[float]:
+        return await scorer.score(question(3), [solution(3)])
+
+    asyncio.run(cancelled())
+    plain = plain_value(ppm, question(3), solution(3))
+    assert asyncio.run(after()) == [pytest.approx(plain, abs=1e-5)]
