@@ -13,6 +13,7 @@ from rstar_math.cli import (
     curate,
     demo,
     doctor,
+    eval_ppm,
     evaluate,
     export,
     grade,
@@ -20,6 +21,7 @@ from rstar_math.cli import (
     report,
     search,
     solve,
+    train,
     view,
 )
 from rstar_math.errors import RstarError
@@ -41,6 +43,8 @@ app.command("view")(view.view)
 app.command("problems")(problems.problems)
 app.command("curate")(curate.curate)
 app.command("export")(export.export)
+app.add_typer(train.app, name="train")
+app.command("eval-ppm")(eval_ppm.eval_ppm)
 app.command("grade", context_settings={"ignore_unknown_options": True})(grade.grade)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)

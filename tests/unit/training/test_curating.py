@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from tests.unit.toy import same_text
-from tests.unit.training.trees import Spec, grown, searched, specs
 
 from rstar_math.training.curation import ALL_DATA, Curated, CurationConfig, Searched, curate
+from tests.unit.toy import same_text
+from tests.unit.training.trees import Spec, grown, searched, specs
 
 
 def curated(*problems: Searched, data: Sequence[Any] = ALL_DATA, **options: Any) -> Curated:

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.toy import same_text
-from tests.unit.training.trees import Spec, grown, searched
 
 from rstar_math.errors import InputError, MissingExtra, StoreError
 from rstar_math.training.curation import ALL_DATA, Curated, CurationConfig, Data, curate
@@ -28,6 +26,8 @@ from rstar_math.training.export.files import require_parquet
 from rstar_math.training.export.rows import ROWS, rows_of
 from rstar_math.training.texts import segments
 from rstar_math.types import Execution, ExecutionStatus, Step
+from tests.unit.toy import same_text
+from tests.unit.training.trees import Spec, grown, searched
 
 SPEC: Spec = {"a": {"a1": "+", "a2": "-"}, "b": {"b1": "-"}, "c": {"c1": "x"}}
 ORIGIN = Origin("run.rstar", "0" * 64, {"model.name": "toy_|model"}, ("t0",))

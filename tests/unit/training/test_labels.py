@@ -2,10 +2,10 @@
 
 import pytest
 from hypothesis import given
-from tests.unit.training.trees import Spec, grown, names, specs
 
 from rstar_math.training.curation.labels import labelled_steps, outcomes, values
 from rstar_math.training.curation.ledger import Ledger
+from tests.unit.training.trees import Spec, grown, names, specs
 
 TREE: Spec = {
     "a": {"a1": "+", "a2": {"a21": "-", "a22": "+"}, "a3": "x", "a4": "?"},

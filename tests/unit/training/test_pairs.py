@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.training.trees import Spec, grown, names, shown, shuffled, specs
 
 from rstar_math.search import Tree
 from rstar_math.training.curation import CurationConfig, KeptPair
 from rstar_math.training.curation.ledger import Ledger
 from rstar_math.training.curation.pairs import final_pairs, step_pairs
+from tests.unit.training.trees import Spec, grown, names, shown, shuffled, specs
 
 
 def stepwise(

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from tests.unit.training.trees import Spec, grown, names, shuffled, specs
 
 from rstar_math.search import Tree
 from rstar_math.training.curation import CurationConfig, KeptSolution
@@ -14,6 +13,7 @@ from rstar_math.training.curation.ledger import Ledger
 from rstar_math.training.curation.likeness import edit_distance, program_form
 from rstar_math.training.curation.solutions import best_solutions, within_sources
 from rstar_math.types import Step
+from tests.unit.training.trees import Spec, grown, names, shuffled, specs
 
 
 def best(*trees: Tree, **options: Any) -> tuple[list[str], dict[str, int]]:

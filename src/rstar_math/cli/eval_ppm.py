@@ -1,0 +1,121 @@
+"""`rstar eval-ppm`: is a preference model to be trusted?"""
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rstar_math.cli.options import AsJson, print_json
+
+if TYPE_CHECKING:
+    from rstar_math.models.preference import PreferenceModel
+
+
+def eval_ppm(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help="What rstar train ppm wrote.")
+    ],
+    pairs: Annotated[
+        Path | None,
+        typer.Option("--pairs", metavar="FILE", help="preference.jsonl of rstar curate."),
+    ] = None,
+    all_pairs: Annotated[
+        bool,
+        typer.Option("--all", help="Rank all pairs of the file, not only held-out problems."),
+    ] = False,
+    processbench: Annotated[
+        list[Path] | None,
+        typer.Option("--processbench", metavar="FILE", help="A ProcessBench file. Repeatable."),
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option("--base", metavar="MODEL", help="A probe's policy, if it moved.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, metavar="N")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a preference model: ranking accuracy on pairs of held-out problems, and F1 of finding
+    the first wrong step (ProcessBench)."""
+    from rstar_math.errors import InputError
+    from rstar_math.models.preference import PreferenceModel
+
+    if pairs is None and not processbench:
+        raise InputError(
+            "There is nothing to measure on; give --pairs FILE or --processbench FILE."
+        )
+    scorer = PreferenceModel.load(checkpoint, base=base)
+    report: dict[str, Any] = {"checkpoint": str(checkpoint)}
+    if pairs is not None:
+        report["pairs"] = _ranked(scorer, checkpoint, pairs, limit, all_pairs)
+    for path in processbench or ():
+        report.setdefault("processbench", {})[str(path)] = _detected(scorer, path, limit)
+    if as_json:
+        print_json(report)
+        return
+    from rstar_math.cli.show import out
+
+    for name, figures in (("pairs", report.get("pairs")), *report.get("processbench", {}).items()):
+        for key, value in (figures or {}).items():
+            shown = f"{value:.4f}" if isinstance(value, float) else value
+            out.print(f"{name}: {key.replace('_', ' ')} {shown}")
+
+
+def _ranked(
+    scorer: "PreferenceModel", checkpoint: Path, path: Path, limit: int | None, everything: bool
+) -> dict[str, Any]:
+    """Ranking accuracy on a file's pairs; of problems that the model has not learned from."""
+    from rstar_math.errors import InputError
+    from rstar_math.models.checkpoints import read_notes
+    from rstar_math.training.ranking import calibration_error, pair_calibration, ranking_accuracy
+    from rstar_math.training.rows import PairRow, held_out, read_rows
+
+    rows = read_rows(path, PairRow)
+    if not everything:
+        settings = read_notes(checkpoint).get("settings")
+        if settings is None:
+            raise InputError(
+                f"{checkpoint} does not say which problems it learned from; add --all to rank all "
+                f"pairs of {path}."
+            )
+        rows = [r for r in rows if held_out(r.problem, settings["held_out"], settings["seed"])]
+    if not rows:
+        raise InputError(f"No problem of {path} is held out; add --all to rank all pairs.")
+    rows = rows[:limit]
+    texts = [text for row in rows for text in (row.prompt + row.chosen, row.prompt + row.rejected)]
+    values = asyncio.run(scorer.score_texts(texts))
+    sides = [(a, b) for a, b in zip(values[::2], values[1::2], strict=True) if None not in (a, b)]
+    found = [(float(a or 0), float(b or 0)) for a, b in sides]
+    return {
+        "pairs": len(found),
+        "too_long": len(rows) - len(found),
+        "problems": len({row.problem for row in rows}),
+        "accuracy": ranking_accuracy(found),
+        "calibration_error": calibration_error(pair_calibration(found)),
+    }
+
+
+def _detected(scorer: "PreferenceModel", path: Path, limit: int | None) -> dict[str, Any]:
+    """First-error detection on a ProcessBench file."""
+    from rstar_math.evaluation.processbench import as_steps, crossed, read_solutions
+    from rstar_math.types import Question
+
+    solutions = read_solutions(path, limit)
+
+    async def work() -> list[list[float]]:
+        found = []
+        for solution in solutions:
+            steps = as_steps(solution.steps)
+            prefixes = [steps[: n + 1] for n in range(len(steps))]
+            found.append(await scorer.score(Question(solution.id, solution.problem), prefixes))
+        return found
+
+    whole, thresholds = crossed(solutions, asyncio.run(work()))
+    return {
+        "solutions": len(solutions),
+        "f1": whole.f1,
+        "wrong": whole.wrong,
+        "located": whole.located,
+        "right": whole.right,
+        "cleared": whole.cleared,
+        "thresholds": thresholds,
+    }

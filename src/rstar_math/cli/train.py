@@ -1,0 +1,210 @@
+"""`rstar train`: a policy from solutions, a preference model from pairs."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from rstar_math.cli.options import AsJson, print_json
+
+if TYPE_CHECKING:
+    from rstar_math.config.sections import Section
+    from rstar_math.training.rows import SolutionRow
+
+app = typer.Typer(help="Train a policy or a preference model.", no_args_is_help=True)
+
+Base = Annotated[
+    str,
+    typer.Option(
+        "--base",
+        metavar="MODEL",
+        help="What to start from: local (embedded), a .gguf file, a checkpoint folder.",
+    ),
+]
+Out = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where the model goes.")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Set one option, as in learning_rate=1e-5. Repeatable."
+    ),
+]
+
+
+@app.command("policy")
+def policy(
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", help="What rstar curate wrote: a folder or sft.jsonl.")
+    ],
+    out: Out,
+    base: Base = "local",
+    annotated: Annotated[
+        bool,
+        typer.Option(
+            "--annotated",
+            help="DATA holds problems with solutions marked as in GSM8K; they become code steps.",
+        ),
+    ] = False,
+    set_: Sets = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fine-tune a policy on solutions; what programs printed is not trained on.
+
+    A training that was stopped goes on when the same command is given again.
+    """
+    from rstar_math.training.policy import train_policy
+    from rstar_math.training.rows import SolutionRow, read_rows
+    from rstar_math.training.settings import PolicyTraining
+
+    settings = _settings(PolicyTraining, set_)
+    rows = _annotated(data) if annotated else read_rows(_file(data, "sft"), SolutionRow)
+    report = train_policy(rows, base, out, settings, say=_say)
+    _print(report, out, as_json)
+
+
+@app.command("ppm")
+def ppm(
+    data: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DATA",
+            help="What rstar curate wrote: a folder, or its file for the objective.",
+        ),
+    ],
+    out: Out,
+    base: Base = "local",
+    objective: Annotated[
+        Literal["ppm", "orm", "pqm"],
+        typer.Option(
+            help="Learn from pairs (ppm), outcomes of whole solutions (orm) or Q values (pqm)."
+        ),
+    ] = "ppm",
+    probe: Annotated[
+        bool,
+        typer.Option("--probe", help="Train only a head on the policy's frozen hidden states."),
+    ] = False,
+    set_: Sets = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a preference model, an outcome model or a model of Q values, or a probe of them.
+
+    It starts from the round's policy. Ranking accuracy is measured on problems that are held out.
+    A training that was stopped goes on when the same command is given again.
+    """
+    from rstar_math.training.preference import KINDS, train_preference
+    from rstar_math.training.probe import train_probe
+    from rstar_math.training.rows import read_rows
+    from rstar_math.training.settings import PreferenceTraining, ProbeTraining
+
+    name = {"ppm": "preference", "orm": "outcome", "pqm": "value"}[objective]
+    settings = _settings(ProbeTraining if probe else PreferenceTraining, set_)
+    rows: Any = read_rows(_file(data, name), KINDS[objective])
+    if isinstance(settings, ProbeTraining):
+        report = train_probe(rows, base, out, settings, say=_say)
+    else:
+        assert isinstance(settings, PreferenceTraining)
+        settings = settings.model_copy(update={"objective": objective})
+        report = train_preference(rows, base, out, settings, say=_say)
+    _print(report, out, as_json)
+
+
+def _settings(section: "type[Section]", given: list[str] | None) -> Any:
+    """A section with `key=value` settings over its defaults."""
+    import tomllib
+
+    from pydantic import ValidationError
+
+    from rstar_math.errors import ConfigError
+
+    over: dict[str, Any] = {}
+    for setting in given or ():
+        key, eq, value = setting.partition("=")
+        if not eq:
+            raise ConfigError(f"--set {setting!r} is not key=value; for example --set epochs=1.")
+        try:
+            over[key.strip()] = tomllib.loads(f"v = {value.strip()}")["v"]
+        except tomllib.TOMLDecodeError:
+            over[key.strip()] = value.strip()
+    try:
+        return section.model_validate(over)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        name = ".".join(map(str, fault["loc"]))
+        raise ConfigError(
+            f"--set {name}={over.get(name)!r}: {fault['msg']}; there are "
+            f"{', '.join(section.model_fields)}."
+        ) from None
+
+
+def _file(data: Path, name: str) -> Path:
+    """The file of one kind of data: the path itself, or its file in a folder of rstar curate."""
+    from rstar_math.errors import InputError
+
+    path = data / f"{name}.jsonl" if data.is_dir() else data
+    if not path.is_file():
+        raise InputError(
+            f"There is no file {path}; make it with rstar curate RUN --out {data} (as jsonl)."
+        )
+    return path
+
+
+def _annotated(path: Path) -> "list[SolutionRow]":
+    """The rows of a file of problems with annotated solutions; what is not used is counted."""
+    import gzip
+    import json
+
+    from rstar_math.errors import InputError
+    from rstar_math.problems.annotated import annotated_steps
+    from rstar_math.problems.reader import question_id
+    from rstar_math.training.rows import solution_row
+    from rstar_math.types import Question
+
+    rows: list[SolutionRow] = []
+    reasons: dict[str, int] = {}
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            entries = [json.loads(line) for line in file if line.strip()]
+        for entry in entries:
+            text = str(entry.get("problem") or entry["question"])
+            found = annotated_steps(text, str(entry["solution"]), str(entry["answer"]))
+            if found.reason is None:
+                question = Question(str(entry.get("id") or question_id(text)), text)
+                rows.append(solution_row(question, found.steps))
+            else:
+                reasons[found.reason] = reasons.get(found.reason, 0) + 1
+    except (OSError, EOFError, ValueError, KeyError, AttributeError) as error:
+        raise InputError(
+            f"{path} is not a JSONL file of problems with answer and solution ({error!r})."
+        ) from None
+    _say(f"{len(rows)} of {len(entries)} solutions are used; left out: {reasons or 'none'}")
+    if not rows:
+        raise InputError(f"No solution of {path} is annotated so that it can be used.")
+    return rows
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _print(report: dict[str, Any], out: Path, as_json: bool) -> None:
+    if as_json:
+        print_json({"out": str(out), **report})
+        return
+    from rstar_math.cli.show import out as console
+
+    for name, value in report.items():
+        if name == "held_out":
+            for inner, figure in value.items():
+                if inner != "calibration":
+                    console.print(f"held out: {inner} {_figure(figure)}")
+            for row in value["calibration"]:
+                console.print(
+                    f"  predicted {row['predicted']:.2f}, seen {row['seen']:.2f} ({row['count']})"
+                )
+        elif name != "losses":
+            console.print(f"{name.replace('_', ' ')}: {_figure(value)}")
+    console.print(f"Written to {out}.")
+
+
+def _figure(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,271 @@
+"""Training of a scorer on TRL's RewardTrainer: the process preference model (rStar-Math,
+arXiv:2501.04519, section 3.3) and, by a flag, the paper's two comparisons: an outcome model (ORM)
+and a model of Q values (PQM).
+
+TRL's trainer is changed in two places: the loss weights pairs and does not depend on how examples
+fall into batches, and what the sides of a node's pairs have in common is computed once.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rstar_math.errors import InputError
+from rstar_math.models.heads import load_scored, squash
+from rstar_math.training.grouping import Group, Judged, collate, groups_of, in_batches
+from rstar_math.training.order import bucketed
+from rstar_math.training.policy import lora_config
+from rstar_math.training.process import (
+    arguments,
+    begin,
+    finish,
+    hushed,
+    keep_memory,
+    marking,
+    on_gpu,
+    progressing,
+    require_training,
+    run,
+)
+from rstar_math.training.ranking import (
+    calibration,
+    calibration_error,
+    pair_calibration,
+    ranking_accuracy,
+)
+from rstar_math.training.rows import OutcomeRow, PairRow, ValueRow, fingerprint, held_out
+from rstar_math.training.settings import PreferenceTraining, ProbeTraining
+
+KINDS = {"ppm": PairRow, "orm": OutcomeRow, "pqm": ValueRow}
+"""What each objective learns from."""
+
+
+def loss_sum(raw: Any, inputs: dict[str, Any], objective: str) -> Any:
+    """The weighted sum of a batch's losses, given the raw scores at its ends.
+
+    ppm: -log sigmoid(v+ - v-), v = tanh(raw), times the pair's weight (the paper's equation 4).
+    orm: cross-entropy of the outcome, P(right) = (1 + v) / 2 = sigmoid(2 raw). pqm: (v - Q)^2.
+    """
+    from torch.nn import functional
+
+    if objective == "ppm":
+        values = squash(raw)
+        margin = values[inputs["pairs"][:, 0]] - values[inputs["pairs"][:, 1]]
+        each = -functional.logsigmoid(margin)
+    elif objective == "orm":
+        each = functional.binary_cross_entropy_with_logits(
+            2 * raw.float(), inputs["targets"], reduction="none"
+        )
+    else:
+        each = (squash(raw) - inputs["targets"]) ** 2
+    return (each * inputs["weights"]).sum()
+
+
+def raw_scores(model: Any, inputs: dict[str, Any], head: Any) -> Any:
+    """The head's outputs at the ends of a batch, (N,). They are caught on their way through the
+    whole model, so that wrappers for many GPUs see an ordinary forward pass."""
+    caught: list[Any] = []
+    handle = head.register_forward_hook(lambda _module, _inputs, output: caught.append(output))
+    try:
+        names = ("input_ids", "position_ids", "attention_mask")
+        model(**{name: inputs[name] for name in names}, use_cache=False)
+    finally:
+        handle.remove()
+    ends = inputs["ends"]
+    return caught[-1].squeeze(-1)[ends[:, 0], ends[:, 1]]
+
+
+def train_preference(
+    rows: Sequence[Judged],
+    base: str,
+    out: Path,
+    settings: PreferenceTraining,
+    *,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Train a scorer from a policy and write it to `out`; the report has the losses, and ranking
+    accuracy or squared error and a calibration table on held-out problems.
+
+    As `train_policy`: killed trainings go on, the same call gives the same weights on a CPU, and
+    `out` is whole or not there. Raises `InputError`, `MissingExtra` and `StoreError`.
+    """
+    require_training()
+    if not on_gpu():
+        keep_memory()
+    learned, kept = split(rows, settings)
+    about = {"kind": settings.objective, "base": base, "settings": settings.model_dump(mode="json")}
+    inputs = {**about, "data": fingerprint(rows), "rows": len(rows)}
+    work = begin(out, inputs)
+    model, tokenizer = load_scored(base, fresh=True)
+    longest, shared = settings.max_tokens, settings.share_prefixes
+    groups, left_out = groups_of(learned, tokenizer, max_tokens=longest, shared=shared)
+    held, left_out_held = groups_of(kept, tokenizer, max_tokens=longest, shared=shared)
+    if not groups:
+        raise InputError(
+            f"None of {len(rows)} rows has {settings.max_tokens} tokens or fewer; allow longer "
+            "ones with max_tokens."
+        )
+    trainer = preference_trainer(model, tokenizer, groups, work, settings)
+    trainer.add_callback(progressing(say))
+    losses = run(trainer, work)
+    trained = trainer.accelerator.unwrap_model(trainer.model)
+    report = {
+        "steps": trainer.state.global_step,
+        "rows": len(learned) - left_out,
+        "left_out_as_too_long": left_out + left_out_held,
+        "tokens_run": sum(group.size for group in groups),
+        "first_loss": losses[0]["loss"],
+        "last_loss": losses[-1]["loss"],
+        "held_out": measure(trained, tokenizer.pad_token_id, held, settings.objective),
+    }
+    trained.config.rstar_value = {"value": "tanh(score)", "objective": settings.objective}
+    finish(trainer, out, work, {**inputs, "report": report})
+    return {**report, "losses": losses}
+
+
+def split(
+    rows: Sequence[Judged], settings: PreferenceTraining | ProbeTraining
+) -> tuple[list[Judged], list[Judged]]:
+    """Rows to learn from and rows held out, by problem. Raises `InputError` where there is nothing
+    to learn: no rows, or outcomes of one kind only."""
+    kept = [row for row in rows if held_out(row.problem, settings.held_out, settings.seed)]
+    learned = [row for row in rows if not held_out(row.problem, settings.held_out, settings.seed)]
+    if not learned:
+        raise InputError(
+            f"There are no rows to learn from ({len(kept)} are held out); curate a run in which "
+            "some problems have right and wrong solutions."
+        )
+    labels = {row.label for row in learned if isinstance(row, OutcomeRow)}
+    if len(labels) == 1:
+        raise InputError(
+            f"All {len(learned)} solutions are {'right' if labels.pop() else 'wrong'}, so there is "
+            "nothing to tell apart; curate a run that has both."
+        )
+    return learned, kept
+
+
+def preference_trainer(
+    model: Any, tokenizer: Any, groups: Sequence[Group], work: Path, settings: PreferenceTraining
+) -> Any:
+    """TRL's trainer, set up with the loss of the objective."""
+    from datasets import Dataset
+    from trl import RewardConfig
+
+    micro = min(settings.micro, len(groups))
+    order = bucketed([g.size for g in groups], micro, settings.epochs, settings.seed)
+    with hushed():
+        args = RewardConfig(**arguments(settings, work, examples=len(order)), max_length=None)
+    model.config.use_cache = False
+    trainer = _trainer_class(settings.objective)(
+        model=model,
+        args=args,
+        train_dataset=Dataset.from_list([asdict(groups[index]) for index in order]),
+        processing_class=tokenizer,
+        data_collator=lambda batch: collate(batch, tokenizer.pad_token_id),
+        peft_config=lora_config(settings.lora, settings.lora_alpha, "SEQ_CLS"),
+        callbacks=[marking()],
+    )
+    _in_float32(head_of(trainer.model))
+    return trainer
+
+
+def head_of(model: Any) -> Any:
+    """The value head of a model, inside an adapter or not."""
+    return (model.get_base_model() if hasattr(model, "get_base_model") else model).score
+
+
+def _in_float32(head: Any) -> None:
+    """Let a head work in float32 under autocast too: what is learned is a small difference."""
+    import torch
+
+    def exactly(layer: Any) -> Callable[[Any], Any]:
+        def forward(hidden: Any) -> Any:
+            with torch.autocast(hidden.device.type, enabled=False):
+                bias = None if layer.bias is None else layer.bias.float()
+                return torch.nn.functional.linear(hidden.float(), layer.weight.float(), bias)
+
+        return forward
+
+    for layer in head.modules():
+        if isinstance(layer, torch.nn.Linear):
+            layer.forward = exactly(layer)
+
+
+def _trainer_class(objective: str) -> Any:
+    from trl import RewardTrainer
+
+    class Trainer(RewardTrainer):  # type: ignore[misc,unused-ignore]
+        loss_is_scaled_for_ga = True
+
+        def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+            return dataset
+
+        def _get_num_items_in_batch(self, batch_samples: Any, device: Any) -> Any:
+            """The weight of all that makes one step of the optimiser, on all processes."""
+            total = sum(sample["weights"].sum() for sample in batch_samples).to(device)
+            return self.accelerator.gather(total).sum()
+
+        def compute_loss(
+            self,
+            model: Any,
+            inputs: Any,
+            return_outputs: bool = False,
+            num_items_in_batch: Any = None,
+        ) -> Any:
+            raw = raw_scores(model, inputs, head_of(self.accelerator.unwrap_model(model)))
+            total = inputs["weights"].sum() if num_items_in_batch is None else num_items_in_batch
+            loss = loss_sum(raw, inputs, objective) / total
+            if num_items_in_batch is not None:
+                loss = loss * self.accelerator.num_processes
+            return (loss, {"raw": raw.detach()}) if return_outputs else loss
+
+    return Trainer
+
+
+def ends_of(model: Any, pad: int, groups: Sequence[Group], tokens: int = 4096) -> list[list[float]]:
+    """The value at each end of each group."""
+    import torch
+
+    model.eval()
+    device = next(model.parameters()).device
+    found: list[list[float]] = []
+    with torch.inference_mode():
+        for chunk in in_batches(groups, tokens):
+            inputs = {name: value.to(device) for name, value in collate(chunk, pad).items()}
+            values = squash(raw_scores(model, inputs, head_of(model))).tolist()
+            for group in chunk:
+                found.append(values[: len(group.ends)])
+                values = values[len(group.ends) :]
+    return found
+
+
+def measure(model: Any, pad: int, groups: Sequence[Group], objective: str) -> dict[str, Any]:
+    """What `measured` says of a model's values."""
+    return measured(groups, ends_of(model, pad, groups), objective)
+
+
+def measured(
+    groups: Sequence[Group], values: Sequence[Sequence[float]], objective: str
+) -> dict[str, Any]:
+    """Of values at the ends of groups: of pairs the ranking accuracy, of outcomes and Q values the
+    mean squared error, with a calibration table and its error; only counts where nothing is held
+    out."""
+    counts = {"problems": len({group.problem for group in groups})}
+    if objective == "ppm":
+        sides = [(v[a], v[b]) for g, v in zip(groups, values, strict=True) for a, b in g.pairs]
+        table = pair_calibration(sides)
+        figures: dict[str, Any] = {"pairs": len(sides), "accuracy": ranking_accuracy(sides)}
+    else:
+        flat = [(1 + v) / 2 for one in values for v in one]
+        raw = [target for group in groups for target in group.targets]
+        targets = raw if objective == "orm" else [(1 + target) / 2 for target in raw]
+        table = calibration(flat, targets)
+        errors = [(2 * p - 2 * t) ** 2 for p, t in zip(flat, targets, strict=True)]
+        figures = {"values": len(flat), "squared_error": sum(errors) / max(1, len(errors))}
+    return {
+        **counts,
+        **figures,
+        "calibration_error": calibration_error(table),
+        "calibration": [asdict(row) for row in table if row.count],
+    }

@@ -1,0 +1,195 @@
+"""How a training runs, whatever it trains: on the memory and the number formats of this machine,
+from the last whole checkpoint, to a finished model or none."""
+
+import ctypes
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rstar_math.errors import InputError, MissingExtra
+from rstar_math.models.checkpoints import is_whole, mark, saying_what_fails, writing
+
+_PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
+
+
+def require_training() -> None:
+    """Nothing, where training's packages are installed; else raises `MissingExtra`."""
+    for name in _PACKAGES:
+        try:
+            version(name)
+        except Exception as error:
+            raise MissingExtra(
+                f"Training needs the package {name}; type: pip install 'rstar-math[train]'."
+            ) from error
+
+
+def keep_memory() -> None:
+    """Let the C library keep memory that is freed instead of giving it back to the system.
+
+    A step of training frees and asks again for gigabytes; taking them from the system anew page by
+    page cost two thirds of the time on a virtual machine. Nothing happens where the C library is
+    not glibc.
+    """
+    trim_threshold, top_pad, mmap_max = -1, -2, -4
+    with suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(mmap_max, 0)
+        libc.mallopt(trim_threshold, 2**31 - 1)
+        libc.mallopt(top_pad, 256 * 2**20)
+
+
+def on_gpu() -> bool:
+    """Whether training goes to a GPU."""
+    import torch
+
+    return bool(torch.cuda.is_available())
+
+
+def arguments(settings: Any, work: Path, *, examples: int) -> dict[str, Any]:
+    """The arguments that all of TRL's trainers share. The order of examples is settled before
+    (`training.order`), epochs included."""
+    micro = min(settings.micro, examples)
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    return {
+        "output_dir": str(work),
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": max(1, min(settings.batch, examples) // micro // processes),
+        "learning_rate": settings.learning_rate,
+        "lr_scheduler_type": "linear",
+        "weight_decay": settings.weight_decay,
+        "num_train_epochs": 1,
+        "max_steps": settings.max_steps or -1,
+        "train_sampling_strategy": "sequential",
+        "save_strategy": "steps",
+        "save_steps": settings.save_every,
+        "save_total_limit": 2,
+        "logging_steps": 1,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "seed": settings.seed,
+        "bf16": settings.bf16,
+        "use_cpu": not on_gpu(),
+        "optim": "adamw_torch_fused",
+        "dataloader_pin_memory": on_gpu(),
+        "remove_unused_columns": False,
+        "gradient_checkpointing": settings.gradient_checkpointing,
+    }
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """A block in which libraries keep to themselves what they will change in later versions."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
+
+
+def begin(out: Path, inputs: Mapping[str, object]) -> Path:
+    """The folder that a training keeps its checkpoints in until it is done, next to `out`.
+
+    Raises `InputError` where `out` is there already, or a training with other inputs was begun.
+    """
+    if out.exists():
+        raise InputError(f"{out} is there already; name another --out or remove it.")
+    work = out.with_name(f"{out.name}.training")
+    told = work / "inputs.json"
+    with saying_what_fails(work):
+        if told.is_file():
+            if json.loads(told.read_text(encoding="utf-8")) != json.loads(json.dumps(inputs)):
+                raise InputError(
+                    f"{work} holds a training that was begun with other data or settings; remove "
+                    "it, or give those again to go on with it."
+                )
+        else:
+            work.mkdir(parents=True, exist_ok=True)
+            told.write_text(json.dumps(inputs, indent=1), encoding="utf-8")
+    return work
+
+
+def last_checkpoint(work: Path) -> str | None:
+    """The newest whole checkpoint of a training; half-written ones are removed."""
+    found = sorted(work.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    whole = None
+    for folder in found:
+        if is_whole(folder):
+            whole = str(folder)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+    return whole
+
+
+def marking() -> Any:
+    """A callback that declares each checkpoint whole once all of it is written."""
+    from transformers import TrainerCallback
+
+    class Marking(TrainerCallback):  # type: ignore[misc,unused-ignore]
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.is_world_process_zero:
+                mark(Path(args.output_dir) / f"checkpoint-{state.global_step}", {})
+
+    return Marking()
+
+
+def progressing(say: Callable[[str], None]) -> Any:
+    """A callback that says step, loss, rate and time left after each step."""
+    import time
+
+    from transformers import TrainerCallback
+
+    class Progressing(TrainerCallback):  # type: ignore[misc,unused-ignore]
+        started: tuple[float, int] | None = None
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.started = self.started or (time.monotonic(), state.global_step)
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            if logs and "loss" in logs and self.started:
+                done = max(1, state.global_step - self.started[1])
+                each = (time.monotonic() - self.started[0]) / done
+                left = each * (state.max_steps - state.global_step)
+                say(
+                    f"step {state.global_step} of {state.max_steps}, "
+                    f"loss {float(logs['loss']):.4f}, "
+                    f"{each:.1f} s a step, {left / 60:.0f} min left"
+                )
+
+    return Progressing()
+
+
+def run(trainer: Any, work: Path) -> list[dict[str, float]]:
+    """Train to the end, from the last whole checkpoint where there is one; step and loss of every
+    step. Raises `StoreError` where the disk fails; what was saved before is gone on from."""
+    from transformers import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)
+    with saying_what_fails(work):
+        trainer.train(resume_from_checkpoint=last_checkpoint(work))
+    history = trainer.state.log_history
+    return [{"step": e["step"], "loss": e["loss"]} for e in history if "loss" in e]
+
+
+def finish(trainer: Any, out: Path, work: Path, notes: Mapping[str, object]) -> None:
+    """Write the trained model to its place, whole or not at all, and remove the checkpoints.
+
+    Of a model with a LoRA adapter the merged weights are written, and the adapter beside them in
+    `adapter/`. Of several processes the first writes.
+    """
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    state = trainer.accelerator.get_state_dict(trainer.model)
+    if trainer.accelerator.is_main_process:
+        versions = {name: version(name) for name in _PACKAGES}
+        with writing(out, {**notes, "versions": versions}) as part:
+            if hasattr(model, "merge_and_unload"):
+                model.save_pretrained(part / "adapter", state_dict=state)
+                model.merge_and_unload().save_pretrained(part)
+            else:
+                model.save_pretrained(part, state_dict=state)
+            trainer.processing_class.save_pretrained(part)
+        shutil.rmtree(work, ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()

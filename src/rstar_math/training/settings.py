@@ -1,0 +1,102 @@
+"""The knobs of training. Defaults are the papers' where these speak; "code" is rStar-Math's public
+code and its README."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from rstar_math.config.sections import Section
+
+
+class PolicyTraining(Section):
+    """Fine-tuning of the policy on solutions (rStar-Math, arXiv:2501.04519, appendix A.1)."""
+
+    learning_rate: float = Field(7e-6, gt=0)
+    """Highest learning rate; falls linearly to 0 (code: 7e-6)."""
+    epochs: float = Field(2, gt=0)
+    """Times each solution is seen (code: 2)."""
+    batch: int = Field(128, ge=1)
+    """Solutions to one step of the optimiser (code: 128); fewer where there are fewer."""
+    micro: int = Field(8, ge=1)
+    """Solutions computed at once: memory, not results."""
+    weight_decay: float = Field(0.1, ge=0)
+    """Weight decay of AdamW (code: 0.1)."""
+    max_tokens: int = Field(2048, ge=16)
+    """Longest solution with its question, in tokens (code: 2048; paper: 4096); longer ones are
+    left out."""
+    lora: int = Field(0, ge=0)
+    """Rank of a LoRA adapter; 0 trains all weights (as the paper does)."""
+    lora_alpha: float = Field(32, gt=0)
+    """Scale of the adapter, over its rank."""
+    packing: bool = False
+    """On a GPU: several solutions in one row without padding."""
+    gradient_checkpointing: bool = False
+    """Less memory for a third more time (for large models)."""
+    bf16: bool = True
+    """Matrix products in bfloat16, weights in float32."""
+    save_every: int = Field(50, ge=1)
+    """Steps between checkpoints to go on from."""
+    max_steps: int | None = Field(None, ge=1)
+    """End after so many steps."""
+    seed: int = 42
+    """Seed of the order (code: 42)."""
+
+
+class PreferenceTraining(Section):
+    """Training of a scorer (rStar-Math, arXiv:2501.04519, section 3.3 and appendix A.1)."""
+
+    objective: Literal["ppm", "orm", "pqm"] = "ppm"
+    """What is learned: which of two steps is better (Bradley-Terry), whether a whole solution is
+    right (cross-entropy), or the Q of a step (squared error)."""
+    learning_rate: float = Field(7e-6, gt=0)
+    """Highest learning rate; falls linearly to 0 (code: 7e-6)."""
+    epochs: float = Field(1, gt=0)
+    """Times each pair is seen (paper: 1; code: 2)."""
+    batch: int = Field(128, ge=1)
+    """Nodes whose pairs make one step of the optimiser: some 512 pairs, with 4 to a node (code: 512
+    pairs); fewer where there are fewer."""
+    micro: int = Field(4, ge=1)
+    """Nodes computed at once: memory, not results."""
+    weight_decay: float = Field(0.1, ge=0)
+    """Weight decay of AdamW (code: 0.1)."""
+    max_tokens: int = Field(2048, ge=16)
+    """Longest side of a pair with its question, in tokens (code: 2048); longer are left out."""
+    held_out: float = Field(0.05, gt=0, lt=1)
+    """Share of the problems that is kept for measuring (code: 0.05, of pairs)."""
+    share_prefixes: bool = True
+    """Whether what the sides of a node's pairs have in common is computed once. Same results."""
+    lora: int = Field(0, ge=0)
+    """Rank of a LoRA adapter; 0 trains all weights (as the paper does)."""
+    lora_alpha: float = Field(32, gt=0)
+    """Scale of the adapter, over its rank."""
+    gradient_checkpointing: bool = False
+    """Less memory for a third more time (code: on)."""
+    bf16: bool = True
+    """Matrix products in bfloat16, weights in float32."""
+    save_every: int = Field(50, ge=1)
+    """Steps between checkpoints to go on from (code: 750)."""
+    max_steps: int | None = Field(None, ge=1)
+    """End after so many steps."""
+    seed: int = 42
+    """Seed of the order and of who is held out (code: 42)."""
+
+
+class ProbeTraining(Section):
+    """Training of a head on the policy's frozen hidden states."""
+
+    layers: tuple[int, ...] = (-1,)
+    """Layers read, side by side: 0 is the embedding, -1 the last."""
+    hidden: int = Field(0, ge=0)
+    """Units of a hidden layer; 0 is a linear probe."""
+    epochs: int = Field(200, ge=1)
+    """Passes over all pairs at once."""
+    learning_rate: float = Field(1e-2, gt=0)
+    """Learning rate of AdamW."""
+    weight_decay: float = Field(0.1, ge=0)
+    """Weight decay of AdamW; the guard against learning the pairs by heart."""
+    max_tokens: int = Field(2048, ge=16)
+    """Longest side of a pair with its question, in tokens."""
+    held_out: float = Field(0.05, gt=0, lt=1)
+    """Share of the problems that is kept for measuring."""
+    seed: int = 42
+    """Seed of the head and of who is held out."""

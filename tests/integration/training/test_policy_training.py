@@ -1,0 +1,187 @@
+"""Training of a tiny policy with TRL: what is trained on, what comes out, and what a kill or a full
+disk leaves."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rstar_math.errors import InputError
+from rstar_math.models.checkpoints import is_whole, load_policy, read_notes
+from rstar_math.training.rows import SolutionRow, solution_row
+from rstar_math.training.settings import PolicyTraining
+from tests.unit.training.tiny import question, save_tiny_policy, solution
+
+torch = pytest.importorskip("torch", reason="training needs torch: pip install 'rstar-math[train]'")
+
+ROOT = Path(__file__).resolve().parents[3]
+SETTINGS = PolicyTraining(
+    learning_rate=1e-2, epochs=3, batch=4, micro=2, weight_decay=0, save_every=2, bf16=False
+)
+ROWS = [solution_row(question(n), solution(n)) for n in range(12)]
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_policy(tmp_path_factory.mktemp("tiny") / "policy")
+
+
+def weights(folder: Path) -> Any:
+    from safetensors.torch import load_file
+
+    return load_file(str(folder / "model.safetensors"))
+
+
+def equal(a: Path, b: Path) -> bool:
+    first, second = weights(a), weights(b)
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_only_what_the_model_wrote_is_trained_on(policy: Path) -> None:
+    from rstar_math.training.policy import IGNORED, encode_solution
+
+    _, tokenizer = load_policy(str(policy))
+    example = encode_solution(tokenizer, ROWS[5])
+    trained = [token for token in example["labels"] if token != IGNORED]
+    text = tokenizer.decode(trained)
+    assert tokenizer.decode(example["input_ids"]) == ROWS[5].prompt + ROWS[5].completion
+    assert "Question" not in text
+    assert "<output>" not in text
+    assert "print(13)\n<code/>" in text
+    assert text.endswith("It is \\boxed{13}.<answer/>\n")
+
+
+def test_the_sparse_loss_is_the_plain_one(policy: Path) -> None:
+    from rstar_math.training.policy import encode_solution, sparse_loss
+
+    model, tokenizer = load_policy(str(policy))
+    examples = [encode_solution(tokenizer, row) for row in ROWS[:3]]
+    length = max(len(e["input_ids"]) for e in examples)
+
+    def padded(key: str, fill: int) -> Any:
+        return torch.tensor([e[key] + [fill] * (length - len(e[key])) for e in examples])
+
+    inputs = {"input_ids": padded("input_ids", 0), "labels": padded("labels", -100)}
+    inputs["attention_mask"] = torch.tensor(
+        [[1] * len(e["labels"]) + [0] * (length - len(e["labels"])) for e in examples]
+    )
+    plain = model(**inputs).loss
+    sparse = sparse_loss(model, inputs, bf16=False)
+    assert sparse.item() == pytest.approx(plain.item(), abs=1e-5)
+    plain.backward()
+    grads = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    sparse.backward()
+    for p, grad in zip(model.parameters(), grads, strict=True):
+        assert torch.allclose(p.grad, grad, atol=1e-5)
+
+
+def test_training_learns_is_reproducible_and_says_what_it_was_made_from(
+    policy: Path, tmp_path: Path
+) -> None:
+    from rstar_math.training.policy import train_policy
+
+    said: list[str] = []
+    first = train_policy(ROWS, str(policy), tmp_path / "a", SETTINGS, say=said.append)
+    second = train_policy(ROWS, str(policy), tmp_path / "b", SETTINGS)
+    assert first["last_loss"] < 0.7 * first["first_loss"]
+    assert first["losses"] == second["losses"]
+    assert equal(tmp_path / "a", tmp_path / "b")
+    assert first["steps"] == len(said) == 9
+    notes = read_notes(tmp_path / "a")
+    assert notes["base"] == str(policy)
+    assert notes["settings"]["epochs"] == 3
+    assert not (tmp_path / "a.training").exists()
+    load_policy(str(tmp_path / "a"))
+
+
+def test_bf16_and_lora_train_too_and_leave_merged_weights(policy: Path, tmp_path: Path) -> None:
+    from rstar_math.training.policy import train_policy
+
+    settings = SETTINGS.model_copy(update={"bf16": True, "lora": 4})
+    report = train_policy(ROWS, str(policy), tmp_path / "lora", settings)
+    assert report["last_loss"] < report["first_loss"]
+    assert (tmp_path / "lora" / "adapter" / "adapter_model.safetensors").is_file()
+    assert weights(tmp_path / "lora").keys() == weights(policy).keys()
+    assert not equal(tmp_path / "lora", policy)
+
+
+SCRIPT = """
+import resource, sys
+from pathlib import Path
+from typing import Any
+from rstar_math.errors import RstarError
+from rstar_math.training.policy import train_policy
+from tests.integration.training.test_policy_training import ROWS, SETTINGS
+if len(sys.argv) > 3:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), int(sys.argv[3])))
+try:
+    train_policy(ROWS, sys.argv[1], Path(sys.argv[2]), SETTINGS, say=lambda s: print(s, flush=True))
+except RstarError as error:
+    print("rstar:", error)
+    sys.exit(1)
+"""
+
+
+def start(*args: str) -> "subprocess.Popen[str]":
+    env = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
+    command = [sys.executable, "-c", SCRIPT, *args]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env, cwd=ROOT)
+
+
+def test_a_killed_training_goes_on_and_ends_as_if_it_had_not_been(
+    policy: Path, tmp_path: Path
+) -> None:
+    from rstar_math.training.policy import train_policy
+
+    whole = train_policy(ROWS, str(policy), tmp_path / "whole", SETTINGS)
+    out, work = tmp_path / "killed", tmp_path / "killed.training"
+    process = start(str(policy), str(out))
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("step 5 "):
+            break
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    assert not out.exists()
+    assert is_whole(work / "checkpoint-4")
+    # What a kill in the middle of saving leaves: a folder without its mark.
+    torn = work / "checkpoint-8"
+    torn.mkdir(exist_ok=True)
+    (torn / "model.safetensors").write_bytes(b"half")
+    (torn / "rstar.json").unlink(missing_ok=True)
+    resumed = train_policy(ROWS, str(policy), out, SETTINGS)
+    assert resumed["losses"] == whole["losses"]
+    assert equal(out, tmp_path / "whole")
+
+
+def test_a_full_disk_is_a_sentence_and_leaves_no_model(policy: Path, tmp_path: Path) -> None:
+    process = start(str(policy), str(tmp_path / "out"), "60000")
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert output.splitlines()[-1].startswith("rstar: ")
+    assert "cannot be written" in output.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_inputs_are_refused_in_a_sentence(policy: Path, tmp_path: Path) -> None:
+    from rstar_math.training.policy import train_policy
+
+    long = SolutionRow(prompt="Question: x\n", completion="y" * 4000)
+    with pytest.raises(InputError, match="max_tokens"):
+        train_policy([long], str(policy), tmp_path / "a", SETTINGS)
+    (tmp_path / "b").mkdir()
+    with pytest.raises(InputError, match="there already"):
+        train_policy(ROWS, str(policy), tmp_path / "b", SETTINGS)
+    (tmp_path / "c.training").mkdir()
+    (tmp_path / "c.training" / "inputs.json").write_text(json.dumps({"other": 1}))
+    with pytest.raises(InputError, match="other data or settings"):
+        train_policy(ROWS, str(policy), tmp_path / "c", SETTINGS)
+    with pytest.raises(InputError, match="no checkpoint"):
+        train_policy(ROWS, str(tmp_path / "nowhere"), tmp_path / "d", SETTINGS)

@@ -1,0 +1,88 @@
+"""`rstar train` and `rstar eval-ppm` from files to figures, on a tiny model."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from rstar_math.cli import app
+from rstar_math.errors import ConfigError, InputError
+from rstar_math.training.rows import solution_row
+from tests.integration.training.test_preference_training import ROWS
+from tests.unit.training.tiny import question, save_tiny_policy, solution
+
+pytest.importorskip("torch", reason="training needs torch: pip install 'rstar-math[train]'")
+
+FAST = ["--set", "learning_rate=3e-3", "--set", "batch=8", "--set", "bf16=false"]
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(save_tiny_policy(tmp_path_factory.mktemp("tiny") / "policy"))
+
+
+def call(*args: str) -> dict[str, object]:
+    result = CliRunner().invoke(app, [*args, "--json"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    found: dict[str, object] = json.loads(result.stdout)
+    return found
+
+
+def test_a_policy_from_a_curated_folder_and_from_annotated_problems(
+    policy: str, tmp_path: Path
+) -> None:
+    rows = [solution_row(question(n), solution(n)) for n in range(8)]
+    (tmp_path / "sft.jsonl").write_text("".join(row.model_dump_json() + "\n" for row in rows))
+    out = tmp_path / "policy"
+    report = call("train", "policy", str(tmp_path), "--base", policy, "--out", str(out), *FAST)
+    assert report["solutions"] == 8
+    assert (out / "rstar.json").is_file()
+
+    problems = [
+        {"problem": f"{n} and 5?", "solution": f"<<{n}+5={n + 5}>>\n#### {n + 5}", "answer": n + 5}
+        for n in range(6)
+    ]
+    file = tmp_path / "problems.jsonl"
+    file.write_text("\n".join(map(json.dumps, [*problems, {**problems[0], "solution": "?"}])))
+    args = ("--annotated", "--base", policy, "--out", str(tmp_path / "second"))
+    assert call("train", "policy", str(file), *args, *FAST)["solutions"] == 6
+
+
+def test_a_ppm_is_trained_and_measured(policy: str, tmp_path: Path) -> None:
+    pairs = tmp_path / "preference.jsonl"
+    pairs.write_text("".join(row.model_dump_json() + "\n" for row in ROWS))
+    out = str(tmp_path / "ppm")
+    args = ("--base", policy, "--out", out, "--set", "epochs=12", "--set", "held_out=0.3")
+    trained = call("train", "ppm", str(tmp_path), *args, *FAST)
+    bench = tmp_path / "bench.jsonl"
+    lines = [
+        {"id": str(n), "problem": "1 + 1?", "steps": ["Add.", f"It is {n}."], "label": n % 2 - 1}
+        for n in range(6)
+    ]
+    bench.write_text("\n".join(map(json.dumps, lines)))
+    found = call("eval-ppm", out, "--pairs", str(pairs), "--processbench", str(bench))
+    ranked = found["pairs"]
+    assert isinstance(ranked, dict)
+    held = trained["held_out"]
+    assert isinstance(held, dict)
+    assert ranked["pairs"] == held["pairs"]
+    assert ranked["accuracy"] == pytest.approx(held["accuracy"], abs=0.02)
+    assert found["processbench"][str(bench)]["solutions"] == 6  # type: ignore[index]
+    everything = call("eval-ppm", out, "--pairs", str(pairs), "--all")["pairs"]
+    assert everything["pairs"] == len(ROWS)  # type: ignore[index]
+
+
+def test_what_is_missing_is_said(policy: str, tmp_path: Path) -> None:
+    def fails(*args: str) -> None:
+        CliRunner().invoke(app, [*args], catch_exceptions=False)
+
+    with pytest.raises(InputError, match="rstar curate"):
+        fails("train", "ppm", str(tmp_path), "--out", str(tmp_path / "x"))
+    (tmp_path / "sft.jsonl").write_text('{"prompt": 3}\n')
+    with pytest.raises(InputError, match="line 1: prompt"):
+        fails("train", "policy", str(tmp_path), "--out", str(tmp_path / "x"))
+    with pytest.raises(ConfigError, match="epochs"):
+        fails("train", "policy", str(tmp_path), "--out", "x", "--set", "epochs=-1")
+    with pytest.raises(InputError, match="nothing to measure"):
+        fails("eval-ppm", policy)

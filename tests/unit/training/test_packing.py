@@ -1,0 +1,51 @@
+"""Common beginnings stand once, and what is kept of prefixes is what was computed for them."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rstar_math.models.packing import TokenTree, ancestry
+from rstar_math.models.prefix_cache import PrefixCache
+
+torch = pytest.importorskip("torch", reason="training needs torch: pip install 'rstar-math[train]'")
+
+SEQUENCES = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=7), min_size=1, max_size=8)
+
+
+@given(SEQUENCES)
+def test_a_token_tree_holds_each_sequence_once(sequences: list[list[int]]) -> None:
+    tree = TokenTree()
+    paths = [tree.add(sequence) for sequence in sequences]
+    distinct = {tuple(s[: n + 1]) for s in sequences for n in range(len(s))}
+    assert len(tree) == len(distinct)
+    mask = ancestry(tree.parents)
+    for sequence, path in zip(sequences, paths, strict=True):
+        assert [tree.tokens[i] for i in path] == sequence
+        assert [tree.depths[i] for i in path] == list(range(len(sequence)))
+        assert mask[path[-1]].nonzero()[0].tolist() == path
+
+
+def what_is_kept(sequence: list[int]) -> Any:
+    """A tensor (1, 1, 1, n, 1) in which a token's entry tells its whole prefix."""
+    numbers = [hash(tuple(sequence[: n + 1])) % 2**40 for n in range(len(sequence))]
+    return torch.tensor(numbers, dtype=torch.float64).view(1, 1, 1, -1, 1)
+
+
+@given(SEQUENCES, st.integers(1, 30))
+def test_the_cache_gives_back_what_was_put_for_that_very_prefix(
+    sequences: list[list[int]], room: int
+) -> None:
+    cache = PrefixCache(room)
+    for sequence in sequences:
+        length, pieces = cache.find(sequence)
+        if pieces:
+            found = torch.cat(pieces, dim=-2)
+            assert torch.equal(found, what_is_kept(sequence)[..., :length, :])
+        else:
+            assert length == 0
+        cache.put(sequence, length, what_is_kept(sequence)[..., length:, :])
+        assert cache.find(sequence)[0] == len(sequence)
+        assert cache.held == sum(len(run.tokens) for run in cache._runs())
+        assert cache.held <= max([room, *map(len, sequences)])
