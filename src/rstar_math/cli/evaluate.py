@@ -67,7 +67,7 @@ Dataset = Annotated[
         "--dataset",
         metavar="NAME",
         help="Instead of FILE: a name that rstar benchmarks lists, or "
-        "hf:NAME[:CONFIG[:SPLIT[:QUESTION[:ANSWER]]]].",
+        "hf:NAME:CONFIG@SPLIT?question=COLUMN&answer=COLUMN, or gym:NAME?size=100.",
     ),
 ]
 Data = Annotated[

@@ -13,6 +13,7 @@ from typing import Any
 from rstar_math.errors import InputError, MissingExtra
 from rstar_math.evaluation.benchmarks import Benchmark, Hub, benchmark
 from rstar_math.problems import problem_of, read_problems
+from rstar_math.problems.sources import read_source
 from rstar_math.types import Problem
 
 FOLDER_VARIABLE = "RSTAR_DATA"
@@ -30,15 +31,12 @@ class Loaded:
 
 def load(name: str, *, folder: Path | None = None, limit: int | None = None) -> Loaded:
     """The problems of a benchmark (from `folder` or the one in RSTAR_DATA, else from the hub), or
-    of `hf:NAME[:CONFIG[:SPLIT[:QUESTION[:ANSWER]]]]`; at most `limit`.
+    of a source that `problems.sources` reads (`hf:NAME:CONFIG@SPLIT`, `gym:NAME`); at most `limit`.
 
-    Split and columns are by default test, and the first that is there of problem, question, input
-    and of answer, final_answer, target, label. Raises `InputError`, or `MissingExtra` without the
-    package `datasets`.
+    Raises `InputError`, or `MissingExtra` without the package that it takes.
     """
-    if name.startswith("hf:"):
-        hub = _parsed(name)
-        return Loaded(from_hub(hub, hub.name, limit), name)
+    if name.startswith(("hf:", "gym:")):
+        return Loaded(read_source(name, limit), name)
     known = benchmark(name)
     folder = folder or (
         Path(os.environ[FOLDER_VARIABLE]) if FOLDER_VARIABLE in os.environ else None
@@ -118,31 +116,14 @@ def answer_of(value: object, read: str) -> str | None:
     return text or None
 
 
-_QUESTIONS = "problem|question|input"
-_ANSWERS = "answer|final_answer|target|label"
-
-
-def _parsed(name: str) -> Hub:
-    """The data set that `hf:...` names."""
-    parts = name.removeprefix("hf:").split(":")
-    if not parts[0] or len(parts) > 5:
-        raise InputError(
-            f"{name!r} is not hf:NAME[:CONFIG[:SPLIT[:QUESTION[:ANSWER]]]]; for example "
-            "hf:openai/gsm8k:main:test:question:answer."
-        )
-    config, split, question, answer = [*parts[1:], *[""] * (5 - len(parts))]
-    question, answer = question or _QUESTIONS, answer or _ANSWERS
-    return Hub(parts[0], config or None, split or "test", question, answer, "text")
-
-
 def _column(row: Mapping[str, Any], key: str, where: str) -> object:
     """A row's value under the first of some keys, separated by |, that it has."""
     for one in key.split("|"):
         if one in row:
             return row[one]
     raise InputError(
-        f"{where} has no column {key.replace('|', ' or ')}; name it in "
-        f"hf:NAME:CONFIG:SPLIT:QUESTION:ANSWER, out of {', '.join(row)}."
+        f"{where} has no column {key.replace('|', ' or ')}, but {', '.join(row)}; name the columns "
+        "as in hf:NAME:CONFIG@SPLIT?question=...&answer=...."
     )
 
 
