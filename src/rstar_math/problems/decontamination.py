@@ -7,8 +7,8 @@ masked, and is
 - *overlap*: they share an n-gram with the numbers in it, and at least `ratio` of the question's
   words are in the problem in the same order (longest common subsequence);
 - *part*: all of the problem, of 5 words or more, is in the question as it stands;
-- *reordered*: the question's numbers are all there, in any order, and at least `template_ratio` of the
-  question's words, numbers masked, are in the problem in the same order;
+- *reordered*: the question's numbers are all there, in any order, and at least `template_ratio` of
+  the question's words, numbers masked, are in the problem in the same order;
 - *template*: as reordered, with other numbers. Reported, and removed only on demand: the problem
   is another one, of a kind that the evaluation asks.
 
@@ -25,8 +25,9 @@ many problems; a question that has no such n-gram is looked for with all that it
 drawings is left out.
 
 The rule for short questions: n is half of the question's words, at least 8 and at most `n`, and
-where it is less than `n`, an overlap needs all of the question's numbers besides. A question of fewer than 8
-words is found where the whole problem is the same. Paraphrases and translations are not found.
+where it is less than `n`, an overlap needs all of the question's numbers besides. A question of
+fewer than 8 words is found where the whole problem is the same. Paraphrases and translations are
+not found.
 """
 
 from collections import Counter
