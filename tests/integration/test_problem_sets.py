@@ -37,14 +37,17 @@ def test_math500_is_found_whole_in_the_test_set_of_math() -> None:
 
 def test_known_repeats_of_the_training_set_of_math_are_found() -> None:
     """10 training problems are in the test set by letters and digits, 1 in math500, 2 in
-    olympiadbench; all are found, whatever else is."""
+    olympiadbench. All are found but two that are others: tan 225 is not tan 22.5, and cos 150 is
+    of an angle that is not negative."""
+    others = {"math/train/2803", "math/train/2869"}
     found = held("math/train", "math/test", "math500/test", "olympiadbench/test")
     gone = {(match.problem.id, match.evaluation) for match in found.removed}
     for name, known in (("math/test", 10), ("math500/test", 1), ("olympiadbench/test", 2)):
         asked = {flat(problem) for problem in read(name)}
         repeats = [problem for problem in read("math/train") if flat(problem) in asked]
         assert len(repeats) == known
-        assert {(problem.id, name) for problem in repeats} <= gone
+        missed = {problem.id for problem in repeats if (problem.id, name) not in gone}
+        assert missed == (others if name == "math/test" else set())
 
 
 def test_gsm8k_is_clean_of_its_own_test_set_but_for_two() -> None:
@@ -86,9 +89,9 @@ def test_repeats_of_mawps_are_found_and_contradictions_listed() -> None:
 
 
 def test_problems_that_differ_by_a_sign_are_no_repeats() -> None:
-    """By letters and digits math/train repeats 9 problems; 5 of them have another answer."""
+    """By letters and digits math/train repeats 9 problems; 4 of them have another answer."""
     problems = read("math/train")
     assert len(problems) - len({flat(problem) for problem in problems}) == 9
     found = deduplicate(problems)
-    assert [d.kind for d in found.removed].count("same") == 4
+    assert [d.kind for d in found.removed].count("same") == 5
     assert found.conflicts == []
