@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rstar_math.errors import ConfigError
 from rstar_math.problems.decontamination import (
     Decontaminated,
     Evaluations,
@@ -118,8 +119,15 @@ def test_a_problem_counts_in_every_set_that_asks_it() -> None:
     assert [one.id for one in found.kept] == ["q"]
 
 
+def test_a_rule_out_of_range_is_refused() -> None:
+    for rule in (Rule(n=5), Rule(ratio=-0.1), Rule(template_ratio=-1.0)):
+        with pytest.raises(ConfigError, match="at least 8 words"):
+            Evaluations({}, rule)
+
+
 def test_nothing_is_found_where_nothing_is_asked() -> None:
     assert held(ASKED).kept
+    assert held("??", "!?").kept
     assert decontaminate([], Evaluations({"exam": [problem(ASKED)]})) == Decontaminated([], [], [])
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from rstar_math.errors import InputError, MissingExtra
 from rstar_math.problems import read_problems
+from rstar_math.problems.generators import CHECKED
 from rstar_math.problems.sources import parse_source, read_source, read_sources
 from rstar_math.problems.writer import write_problems
 from rstar_math.types import Problem, Question
@@ -121,3 +122,10 @@ def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="cannot be written"):
             write_problems(target, [Problem(Question("a", "1?"))])
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_the_documentation_lists_the_generators() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "problems.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| `") and " | " in line]
+    documented = [row.split("`")[1] for row in rows]
+    assert documented[-len(CHECKED) :] == list(CHECKED)

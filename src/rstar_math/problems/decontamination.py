@@ -27,7 +27,7 @@ drawings is left out.
 The rule for short questions: n is half of the question's words, at least 8 and at most `n`, and
 where it is less than `n`, an overlap needs all of the question's numbers besides. A question of
 fewer than 8 words is found where the whole problem is the same. Paraphrases and translations are
-not found.
+not found, nor is more than whole questions in scripts without spaces.
 """
 
 from collections import Counter
@@ -35,6 +35,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from rstar_math.errors import ConfigError
 from rstar_math.problems.index import NgramIndex
 from rstar_math.problems.similarity import (
     Words,
@@ -126,7 +127,13 @@ class Evaluations:
     """Evaluation questions, ready to have problems held against them."""
 
     def __init__(self, sets: Mapping[str, Iterable[Problem]], rule: Rule = DEFAULT) -> None:
-        """`sets` are by name."""
+        """`sets` are by name. Raises `ConfigError` for a rule out of range."""
+        if rule.n < SHORTEST or not 0.0 <= min(rule.ratio, rule.template_ratio) <= 1.0:
+            raise ConfigError(
+                f"Decontamination takes n-grams of at least {SHORTEST} words and shares from 0 to "
+                f"1; it has n={rule.n}, ratio={rule.ratio} and "
+                f"template_ratio={rule.template_ratio}."
+            )
         self.rule = rule
         items = [_item(name, problem, rule.n) for name, asked in sets.items() for problem in asked]
         self._items = items
@@ -158,7 +165,8 @@ class Evaluations:
         """For each problem the questions worth a look, and whether they share an n-gram as it
         stands, without masks."""
         found: list[dict[int, bool]] = [
-            dict.fromkeys(self._whole.get(text.masked, ()), False) for text in read
+            dict.fromkeys(self._whole.get(text.masked, ()) if text.plain else (), False)
+            for text in read
         ]
         for indices, exact in ((self._masked, False), (self._exact, True)):
             texts = [text.plain if exact else text.masked for text in read]
