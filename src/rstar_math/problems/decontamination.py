@@ -25,9 +25,10 @@ many problems; a question that has no such n-gram is looked for with all that it
 drawings is left out.
 
 The rule for short questions: n is half of the question's words, at least 8 and at most `n`, and
-where it is less than `n`, an overlap needs all of the question's numbers besides. A question of
-fewer than 8 words is found where the whole problem is the same. Paraphrases and translations are
-not found, nor is more than whole questions in scripts without spaces.
+where it is less than `n`, an overlap needs the same numbers besides, or all of the question's
+and `template_ratio` of its words. A question of fewer than 8 words is found where the whole problem
+is the same. Paraphrases and translations are not found; in scripts without spaces, whole questions
+alone are.
 """
 
 from collections import Counter
@@ -238,10 +239,11 @@ def _judge(read: Words, item: _Item, exact: bool, rule: Rule) -> tuple[Kind, flo
     asked = item.words
     if read.plain == asked.plain:
         return ("same" if read.exact == asked.exact else "overlap"), 1.0
-    same_numbers = not Counter(asked.numbers) - Counter(read.numbers)
+    all_numbers = not Counter(asked.numbers) - Counter(read.numbers)
     if exact:
         ratio = common_words(asked.plain, read.plain) / len(asked.plain)
-        if ratio >= rule.ratio and (same_numbers or item.n == rule.n):
+        enough = item.n == rule.n or read.numbers == asked.numbers
+        if ratio >= rule.ratio and (enough or (all_numbers and ratio >= rule.template_ratio)):
             return "overlap", ratio
         if len(read.plain) >= PART and _contains(asked.plain, read.plain):
             return "part", ratio
@@ -252,7 +254,7 @@ def _judge(read: Words, item: _Item, exact: bool, rule: Rule) -> tuple[Kind, flo
     ratio = common_words(asked.masked, read.masked) / len(asked.masked)
     if ratio < rule.template_ratio:
         return None
-    return ("reordered" if same_numbers else "template"), ratio
+    return ("reordered" if all_numbers else "template"), ratio
 
 
 def _contains(whole: Sequence[str], part: Sequence[str]) -> bool:
