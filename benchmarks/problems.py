@@ -4,9 +4,9 @@
 
 Problems of some 40 words, numbers and a formula are made from words at random (by default 100,000)
 and duplicates are planted among them, 1 % of each of five kinds: another case, space and
-punctuation; LaTeX dress; one word of prose changed; and, as traps that are no duplicates, one number
-changed and one sign changed. Then 2,000 of the problems are held back as an evaluation set and
-planted again, dressed up: as above, with a prefix, or with the numbers in another order. Last,
+punctuation; LaTeX dress; one word of prose changed; and, as traps that are no duplicates, one
+number changed and one sign changed. Then 2,000 of the problems are held back as an evaluation set
+and planted again, dressed up: as above, with a prefix, or with the numbers in another order. Last,
 `family_s` is the time for as many problems of 20 templates with other numbers. Seconds are
 processor time of one core.
 """

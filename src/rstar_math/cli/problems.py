@@ -52,18 +52,22 @@ def problems(
 
     Says what was left out, because of what, with examples.
     """
+    from rstar_math.cli import show
     from rstar_math.errors import InputError
     from rstar_math.problems.sources import read_sources
     from rstar_math.problems.writer import write_problems
 
-    found = read_sources(sources)
-    work = _Work(found, found)
-    if dedup:
-        work.single = _deduplicated(work.kept)
-        work.kept = work.single.kept
-    if without:
-        work.clean = _decontaminated(work.kept, without, templates)
-        work.kept = work.clean.kept
+    with show.err.status("reading ...") as status:
+        found = read_sources(sources)
+        work = _Work(found, found)
+        if dedup:
+            status.update(f"looking for duplicates among {len(found)} problems ...")
+            work.single = _deduplicated(work.kept)
+            work.kept = work.single.kept
+        if without:
+            status.update(f"holding {len(work.kept)} problems against evaluation sets ...")
+            work.clean = _decontaminated(work.kept, without, templates)
+            work.kept = work.clean.kept
     if not work.kept:
         raise InputError(f"Of {len(found)} problems none is left; give other sources.")
     work.kept = work.kept[:limit]
@@ -71,8 +75,6 @@ def problems(
     if as_json:
         print_json({"out": str(out), **work.as_json()})
         return
-    from rstar_math.cli import show
-
     show.out.print(work.table())
     for line in work.examples():
         show.out.print(show.plain(line), markup=False)

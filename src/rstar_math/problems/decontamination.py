@@ -7,8 +7,8 @@ masked, and is
 - *overlap*: they share an n-gram with the numbers in it, and at least `ratio` of the question's
   words are in the problem in the same order (longest common subsequence);
 - *part*: all of the problem, of 5 words or more, is in the question as it stands;
-- *reordered*: the question's numbers are all there, in any order, and at least `template_ratio` of the
-  question's words, numbers masked, are in the problem in the same order;
+- *reordered*: the question's numbers are all there, in any order, and at least `template_ratio` of
+  the question's words, numbers masked, are in the problem in the same order;
 - *template*: as reordered, with other numbers. Reported, and removed only on demand: the problem
   is another one, of a kind that the evaluation asks.
 
@@ -25,8 +25,10 @@ many problems; a question that has no such n-gram is looked for with all that it
 drawings is left out.
 
 The rule for short questions: n is half of the question's words, at least 8 and at most `n`, and
-where it is less than `n`, an overlap needs all of the question's numbers besides. A question of fewer than 8
-words is found where the whole problem is the same. Paraphrases and translations are not found.
+where it is less than `n`, an overlap needs the same numbers besides, or all of the question's
+and `template_ratio` of its words. A question of fewer than 8 words is found where the whole problem
+is the same. Paraphrases and translations are not found; in scripts without spaces, whole questions
+alone are.
 """
 
 from collections import Counter
@@ -34,6 +36,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from rstar_math.errors import ConfigError
 from rstar_math.problems.index import NgramIndex
 from rstar_math.problems.similarity import (
     Words,
@@ -125,7 +128,13 @@ class Evaluations:
     """Evaluation questions, ready to have problems held against them."""
 
     def __init__(self, sets: Mapping[str, Iterable[Problem]], rule: Rule = DEFAULT) -> None:
-        """`sets` are by name."""
+        """`sets` are by name. Raises `ConfigError` for a rule out of range."""
+        if rule.n < SHORTEST or not 0.0 <= min(rule.ratio, rule.template_ratio) <= 1.0:
+            raise ConfigError(
+                f"Decontamination takes n-grams of at least {SHORTEST} words and shares from 0 to "
+                f"1; it has n={rule.n}, ratio={rule.ratio} and "
+                f"template_ratio={rule.template_ratio}."
+            )
         self.rule = rule
         items = [_item(name, problem, rule.n) for name, asked in sets.items() for problem in asked]
         self._items = items
@@ -157,7 +166,8 @@ class Evaluations:
         """For each problem the questions worth a look, and whether they share an n-gram as it
         stands, without masks."""
         found: list[dict[int, bool]] = [
-            dict.fromkeys(self._whole.get(text.masked, ()), False) for text in read
+            dict.fromkeys(self._whole.get(text.masked, ()) if text.plain else (), False)
+            for text in read
         ]
         for indices, exact in ((self._masked, False), (self._exact, True)):
             texts = [text.plain if exact else text.masked for text in read]
@@ -229,10 +239,11 @@ def _judge(read: Words, item: _Item, exact: bool, rule: Rule) -> tuple[Kind, flo
     asked = item.words
     if read.plain == asked.plain:
         return ("same" if read.exact == asked.exact else "overlap"), 1.0
-    same_numbers = not Counter(asked.numbers) - Counter(read.numbers)
+    all_numbers = not Counter(asked.numbers) - Counter(read.numbers)
     if exact:
         ratio = common_words(asked.plain, read.plain) / len(asked.plain)
-        if ratio >= rule.ratio and (same_numbers or item.n == rule.n):
+        enough = item.n == rule.n or read.numbers == asked.numbers
+        if ratio >= rule.ratio and (enough or (all_numbers and ratio >= rule.template_ratio)):
             return "overlap", ratio
         if len(read.plain) >= PART and _contains(asked.plain, read.plain):
             return "part", ratio
@@ -243,7 +254,7 @@ def _judge(read: Words, item: _Item, exact: bool, rule: Rule) -> tuple[Kind, flo
     ratio = common_words(asked.masked, read.masked) / len(asked.masked)
     if ratio < rule.template_ratio:
         return None
-    return ("reordered" if same_numbers else "template"), ratio
+    return ("reordered" if all_numbers else "template"), ratio
 
 
 def _contains(whole: Sequence[str], part: Sequence[str]) -> bool:

@@ -63,7 +63,7 @@ def deduplicate(
     `same_answer` compares references that are written differently; it should be symmetric.
     """
     read = [words(problem.question.text) for problem in problems]
-    removed: dict[int, tuple[int, Literal["same", "near"]]] = {}
+    witness: dict[int, int] = {}
     conflicts: list[list[int]] = []
     firsts: list[int] = []
     for group in _groups(_key(problem, text) for problem, text in zip(problems, read, strict=True)):
@@ -72,19 +72,18 @@ def deduplicate(
             conflicts.append(sorted(group))
             continue
         firsts.append(group[0])
-        removed |= dict.fromkeys(group[1:], (group[0], "same"))
+        witness |= dict.fromkeys(group[1:], group[0])
     if threshold <= 1.0:
         for cluster in _clusters(problems, read, sorted(firsts), threshold, same_answer):
             best = min(cluster, key=lambda index: _rank(problems[index]))
-            removed |= {index: (best, "near") for index in cluster if index != best}
-    gone = removed.keys() | {index for group in conflicts for index in group}
+            witness |= {index: best for index in cluster if index != best}
+    gone = witness.keys() | {index for group in conflicts for index in group}
     kept = [index for index in range(len(problems)) if index not in gone]
     families = _groups((read[index].masked for index in kept), kept)
     return Deduplicated(
         kept=[problems[index] for index in kept],
         removed=[
-            Duplicate(problems[index], problems[_last(witness, removed)], kind)
-            for index, (witness, kind) in sorted(removed.items())
+            _duplicate(problems, read, index, _last(index, witness)) for index in sorted(witness)
         ],
         conflicts=[[problems[index] for index in group] for group in sorted(conflicts)],
         twins=[[problems[index] for index in group] for group in families if len(group) > 1],
@@ -160,8 +159,15 @@ def similarity(first: Sequence[str], second: Sequence[str]) -> float:
     return len(a & b) / len(a | b) if a and b else 0.0
 
 
-def _last(index: int, removed: dict[int, tuple[int, Literal["same", "near"]]]) -> int:
-    """The survivor that a witness, itself perhaps removed, leads to."""
-    while index in removed:
-        index = removed[index][0]
+def _duplicate(
+    problems: Sequence[Problem], read: Sequence[Words], index: int, witness: int
+) -> Duplicate:
+    same = _key(problems[index], read[index]) == _key(problems[witness], read[witness])
+    return Duplicate(problems[index], problems[witness], "same" if same else "near")
+
+
+def _last(index: int, witness: dict[int, int]) -> int:
+    """The survivor that a problem's witness, itself perhaps removed, leads to."""
+    while index in witness:
+        index = witness[index]
     return index

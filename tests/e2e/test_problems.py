@@ -1,0 +1,69 @@
+"""`rstar problems` as a person uses it."""
+
+import json
+from pathlib import Path
+
+from rstar_math.problems import read_problems
+from tests.e2e.rstar import rstar
+
+PENS = "A box holds 12 pens and a shop has 5 boxes. How many pens has the shop?"
+HENS = "A hen lays 2 eggs a day. How many eggs do 6 hens lay in a week?"
+CARS = "How many wheels do 3 cars and 4 bikes have in all?"
+
+
+def write(path: Path, *rows: tuple[str, str]) -> Path:
+    lines = (json.dumps({"problem": text, "answer": answer}) for text, answer in rows)
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def test_problems_are_gathered_and_what_was_left_out_is_told(tmp_path: Path) -> None:
+    first = write(
+        tmp_path / "first.jsonl", (PENS, "60"), (CARS, "20"), ("What is 1/2 of 1?", "1/2")
+    )
+    second = write(
+        tmp_path / "second.jsonl",
+        (PENS.upper(), "60"),
+        (HENS, "84"),
+        ("what is $\\frac{1}{2}$ of 1", "0.5"),
+        ("What is 3 + 4 - 2?", "5"),
+        ("What is 3+4-2", "4"),
+    )
+    exam = write(tmp_path / "exam.jsonl", (f"Question 1: {HENS.lower()}", "84"))
+    out = tmp_path / "out.jsonl"
+    command = ("problems", str(first), str(second), "--out", str(out), "--without", str(exam))
+    run = rstar(*command, "--json")
+    assert run.returncode == 0, run.stderr
+    report = json.loads(run.stdout)
+    assert report["counts"] == {
+        "read": 8,
+        "the same as another": 2,
+        "nearly the same as another": 0,
+        "the same with other answers": 2,
+        "in an evaluation set": 1,
+        "beyond the limit": 0,
+        "written": 3,
+    }
+    [removed] = report["removed"]
+    assert removed["overlap"].startswith("a hen lays 2 eggs")
+    kept = read_problems(out)
+    assert [p.reference for p in kept] == ["60", "20", "1/2"]
+
+    shown = rstar(*command, "--limit", "2")
+    assert shown.returncode == 0, shown.stderr
+    assert "2 problems are in" in shown.stdout
+    assert "answers differ" in shown.stdout
+    assert "both: a hen lays 2 eggs a day" in shown.stdout
+    assert read_problems(out) == kept[:2]
+
+    plain = rstar("problems", str(first), str(second), "--out", str(out), "--no-dedup")
+    assert plain.returncode == 0
+    assert len(read_problems(out)) == 8
+
+
+def test_nothing_left_is_an_error_and_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    first = write(tmp_path / "first.jsonl", (PENS, "60"))
+    run = rstar("problems", str(first), "--out", str(first), "--without", str(first))
+    assert run.returncode == 2
+    assert run.stderr == "rstar: Of 1 problems none is left; give other sources.\n"
+    assert len(read_problems(first)) == 1
