@@ -42,7 +42,7 @@ $(VENV)/.local: $(VENV)/.python pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.local
 	$(PIP) $(TORCH)
-	$(PIP) -e '.[local,train,report,serve,dev]'
+	$(PIP) -e '.[local,train,report,gym,serve,dev]'
 	@touch $@
 
 clean:
