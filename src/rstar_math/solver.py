@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from rstar_math.config import Config, load_config
+from rstar_math.config import Config, SearchConfig, load_config
 from rstar_math.errors import ConfigError, InputError, RstarError
 from rstar_math.foreign import encodable
 from rstar_math.models import (
@@ -19,6 +19,7 @@ from rstar_math.models import (
 )
 from rstar_math.protocols import Completer, Executor, Grouper, Policy, Scorer, Verifier
 from rstar_math.search import Choice, Parts, Tree, pursue
+from rstar_math.search.pursue import answer_rule, choose
 from rstar_math.search.strategy import Strategy
 from rstar_math.types import Problem, Question, Verdict
 
@@ -140,34 +141,46 @@ class Solver:
         *,
         tree: Tree | None = None,
         verifier: Verifier | None = None,
+        search: SearchConfig | None = None,
         on_progress: OnProgress | None = None,
     ) -> Solution:
         """Search one question, or go on with a tree of it.
 
-        A `verifier` makes the search terminal-guided, for training data. Raises `ModelError`
-        where the model cannot be asked; the tree then holds what was found.
+        A `verifier` makes the search terminal-guided, for training data; `search` takes the place
+        of the configuration's section. Raises `ModelError` where the model cannot be asked; the
+        tree then holds what was found, also after a cancellation.
         """
         tree = tree or Tree(question)
+        search = search or self.config.search
         choice = await pursue(
             tree,
             strategy,
-            self._parts(strategy, verifier),
-            self.config.search,
+            self._parts(strategy, verifier, search),
+            search,
             group=self.group,
             on_rollout=on_progress,
         )
         return Solution(question, tree, choice)
 
-    def _parts(self, strategy: Strategy, verifier: Verifier | None) -> Parts:
+    async def choice(
+        self, tree: Tree, strategy: Strategy = MCTS, *, search: SearchConfig | None = None
+    ) -> Choice:
+        """The answer of a tree as it stands: of one whose search goes on, or was cut short."""
+        search = search or self.config.search
+        scored = self._parts(strategy, None, search).scorer is not None
+        rule = answer_rule(strategy, search, scored=scored)
+        return await choose(tree, rule, search, self.group)
+
+    def _parts(self, strategy: Strategy, verifier: Verifier | None, search: SearchConfig) -> Parts:
         """What a strategy searches with."""
-        kind, seed = strategy.kind, self.config.search.seed
+        kind, seed = strategy.kind, search.seed
         policy, scorer = self._policy, self._scorer
         if kind in ("greedy", "sc"):
             policy, scorer = self._greedy if kind == "greedy" else policy, None
         elif kind == "tot":
             scorer = self._judge(self._model(kind))
         elif kind == "rap":
-            model, depth = self._model(kind), self.config.search.depth
+            model, depth = self._model(kind), search.depth
             policy = SubQuestionPolicy(model, self.config.policy, depth=depth)
             scorer = UsefulnessScorer(model, seed=seed)
         return Parts(policy, self._executor, scorer, None if kind in _CHAINS else verifier)

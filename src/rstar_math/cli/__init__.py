@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from rstar_math.cli import demo, doctor, evaluate, grade, search, solve, view
+from rstar_math.cli import demo, doctor, evaluate, grade, search, serve, solve, view
 from rstar_math.errors import RstarError
 from rstar_math.foreign import plain
 
@@ -23,6 +23,7 @@ app.command("solve")(solve.solve)
 app.command("search")(search.search)
 app.command("eval")(evaluate.evaluate)
 app.command("view")(view.view)
+app.command("serve")(serve.serve)
 app.command("grade", context_settings={"ignore_unknown_options": True})(grade.grade)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
