@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Sequence
+from time import monotonic
 from typing import Any
 
 from starlette.responses import JSONResponse
@@ -17,7 +18,9 @@ from rstar_math.serve.shelf import Shelf
 PRIME_S = 0.2
 """How long a stream waits before it begins: what fails by then is an error with a status."""
 PULSE_S = 0.5
-"""Time between two lines of progress in a stream."""
+"""Time between two looks at what is new, for a stream's lines of progress."""
+REMIND_S = 10.0
+"""Time after which a line is sent though nothing is new, so that the connection is kept."""
 SEND_S = 60.0
 """Longest time that a client may take to read a piece of a stream before it counts as gone."""
 
@@ -107,10 +110,15 @@ class Answering:
             for index in searches:
                 begin = {"role": "assistant", "content": ""}
                 await stream.event(chunk(self._frame, index, begin))
+        told = [("", 0.0)] * len(searches)
         while not gone.done():
             done = work.done()
             for index in searches:
-                line = await self._job.progress(index)
+                news, line = await self._job.progress(index)
+                before, when = told[index]
+                if news == before and monotonic() - when < REMIND_S:
+                    continue
+                told[index] = (news, monotonic())
                 if self._frame.chat:
                     await stream.event(chunk(self._frame, index, {"reasoning_content": line}))
                 else:

@@ -46,9 +46,7 @@ from rstar_math.solver import Solver
 
 BODY_S = 30.0
 """Longest time that a body may take to arrive."""
-_PAGE_POLICY = (
-    "sandbox allow-scripts; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
+_PAGE_POLICY = "sandbox allow-scripts; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 """Besides the policy that the page itself has: it is of no origin, so that nothing on it could ask
 this server."""
 
@@ -126,7 +124,9 @@ class _Api:
         except HTTPException as error:
             what = f"{scope['method']} {scope['path'][:80]}"
             said = f"There is no {what} here; /openapi.json lists what there is."
-            raise Refusal(said, error.status_code, code="unknown_route") from None
+            raise Refusal(
+                said, error.status_code, code="unknown_route", headers=error.headers
+            ) from None
 
     async def _chat(self, request: Request) -> Answering:
         body = await self._body(request)

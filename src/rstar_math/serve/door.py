@@ -93,6 +93,7 @@ class Door:
                 "The API key is missing or wrong; send it as Authorization: Bearer KEY.",
                 401,
                 code="invalid_api_key",
+                headers={"WWW-Authenticate": "Bearer"},
             )
         length = headers.get("content-length", "0")
         if length.isdecimal() and int(length) > rules.body_bytes:

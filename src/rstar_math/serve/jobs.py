@@ -46,7 +46,7 @@ class Desk:
                 "most; try again later.",
                 429,
                 code="queue_full",
-                retry_after_s=min(max(wait_s, 1), 60),
+                headers={"Retry-After": str(min(max(wait_s, 1), 60))},
             )
         ticket = Ticket(self)
         self.waiting.append(ticket)
@@ -135,16 +135,20 @@ class Job:
         finally:
             self.give_up()
 
-    async def progress(self, index: int) -> str:
-        """A line on how far a search is, for a person."""
+    async def progress(self, index: int) -> tuple[str, str]:
+        """How far a search is: what is new in it, to compare with the last time, and a line for a
+        person."""
         tree = self.trees[index]
         if not self._ticket.turn.is_set():
-            return f"Waiting for a turn, {self._ticket.ahead} before this one.\n"
+            line = f"Waiting for a turn, {self._ticket.ahead} before this one.\n"
+            return line, line
         answers, choice = self._told.get(index, (0, None))
         if len(tree.answers()) != answers:
+            answers = len(tree.answers())
             choice = await self._solver.choice(tree, self.order.strategy, search=self.order.search)
-            self._told[index] = (len(tree.answers()), choice)
-        return progress_line(tree, choice, self.seconds, self.order)
+            self._told[index] = (answers, choice)
+        news = f"{len(tree)} {answers} {tree.cost.calls}"
+        return news, progress_line(tree, choice, self.seconds, self.order)
 
     async def _think(self, index: int) -> Found:
         """One search, to its end or to a limit; then the best answer so far."""

@@ -38,11 +38,11 @@ def shown(text: str, stop: Sequence[str], most: int | None) -> Shown:
     return Shown(text, len(pieces), cut=False)
 
 
-def answer_text(tree: Tree, choice: Choice) -> str:
+def answer_text(tree: Tree, choice: Choice, limit: str | None = None) -> str:
     """The chosen path: its programs with their output, its words, and the final answer last, in a
-    box. Where no path came to an answer, that and why."""
+    box. Where no path came to an answer, that and why, also the `limit` that ended the search."""
     if choice.node is None or choice.answer is None:
-        return _nothing(tree)
+        return plain(_nothing(tree, limit))
     parts = list(_parts(tree.prefix(choice.node)))
     if not parts or boxed(parts[-1]) != choice.answer:
         parts.append(f"The answer is \\boxed{{{choice.answer}}}.")
@@ -75,12 +75,13 @@ def verdict_line(tree: Tree, choice: Choice) -> str:
     return f"Votes: {', '.join(votes[:5])}{more}.\n"
 
 
-def _nothing(tree: Tree) -> str:
+def _nothing(tree: Tree, limit: str | None) -> str:
     """Why there is no answer, and what to do."""
-    reasons = ", ".join(f"{count} {reason}" for reason, count in tree.failures().items())
-    tried = f"{_many(len(tree) - 1, 'step')} tried" + (
-        f"; paths ended: {reasons}" if reasons else ""
-    )
+    tried = f"{_many(len(tree) - 1, 'step')} tried"
+    if reasons := ", ".join(f"{count} {reason}" for reason, count in tree.failures().items()):
+        tried += f"; paths ended: {reasons}"
+    if limit is not None:
+        return f"No answer was found before {limit} ended the search ({tried}). Allow more."
     return (
         f"No answer was found ({tried}). Allow a longer search, as with the model rstar-deep, or "
         "put the question in other words."

@@ -1,5 +1,6 @@
 """Saying no to a client: an HTTP status and a sentence, in the shape that OpenAI clients read."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from rstar_math.errors import InputError, RstarError
@@ -18,14 +19,15 @@ class Refusal(RstarError):
         *,
         code: str | None = None,
         param: str | None = None,
-        retry_after_s: int | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
         self.param = param
         """The field of the request that is at fault, as in "rstar.seconds"."""
-        self.retry_after_s = retry_after_s
+        self.headers = dict(headers or {})
+        """Headers that belong to it, as Retry-After."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Refusal, (str(self), self.status), self.__dict__
@@ -37,16 +39,6 @@ class Refusal(RstarError):
         kind = KINDS.get(self.status, other)
         said = {"message": str(self), "type": kind, "param": self.param, "code": self.code}
         return {"error": said}
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """Headers that belong to it."""
-        found = {}
-        if self.retry_after_s is not None:
-            found["Retry-After"] = str(self.retry_after_s)
-        if self.status == 401:
-            found["WWW-Authenticate"] = "Bearer"
-        return found
 
 
 def refusal_of(error: BaseException) -> Refusal:

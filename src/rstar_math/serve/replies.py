@@ -103,7 +103,12 @@ def tree_path(name: str) -> str:
 
 def _shown(order: Order, found: Found) -> Shown:
     """An answer's text as the request wants it."""
-    return shown(answer_text(found.tree, found.choice), order.stop, order.most)
+    limit = {
+        "seconds": f"the limit of {order.seconds:g} s",
+        "tokens": f"the limit of {order.cap} tokens",
+        "shutdown": "the server's end",
+    }.get(found.ended)
+    return shown(answer_text(found.tree, found.choice, limit), order.stop, order.most)
 
 
 def _end(order: Order, found: Found, text: Shown) -> dict[str, Any]:

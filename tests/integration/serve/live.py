@@ -19,8 +19,8 @@ from rstar_math.serve.door import Rules
 from rstar_math.serve.listening import bound, server_config
 from rstar_math.serve.orders import Terms
 from rstar_math.solver import Solver
-from tests.unit.toy import DirectExecutor
 from rstar_math.types import Cost, Question, Step
+from tests.unit.toy import DirectExecutor
 
 SEARCH = SearchConfig(rollouts=4, candidates=4, depth=4)
 ASK = [{"role": "user", "content": "Add 20 and 22."}]
@@ -50,7 +50,7 @@ class Adder:
             raise ZeroDivisionError("a secret of the server")
         numbers = [int(number) for number in re.findall(r"\d+", question.text)][-2:]
         charge(Cost(calls=1, samples=k, prompt_tokens=30, sampled_tokens=20 * k))
-        slips = [(seed >> at) % 3 == 0 for at in range(k)]
+        slips = [(seed >> at) % 4 == 0 for at in range(k)]
         return [
             Step(
                 prose=f"Together it is \\boxed{{{sum(numbers) + slip}}}.",

@@ -102,8 +102,8 @@ def test_a_text_completion_whole_and_streamed(server: Live) -> None:
     api = client(server).completions
     whole = api.create(model="rstar", prompt=["Add 20 and 22.", "Add 1 and 2."], n=2)
     assert [choice.index for choice in whole.choices] == [0, 1, 2, 3]
-    assert "\\boxed{42}" in whole.choices[1].text
-    assert "\\boxed{3}" in whole.choices[2].text
+    assert "print(42)" in whole.choices[1].text
+    assert "print(3)" in whole.choices[2].text
     pieces = ["", "", "", ""]
     for chunk in api.create(
         model="rstar", prompt=["Add 20 and 22.", "Add 1 and 2."], n=2, stream=True
@@ -201,9 +201,7 @@ def test_the_question_is_the_last_user_message_or_all_of_it() -> None:
         api.create(model="rstar-greedy", messages=turns)
         assert set(policy.questions) == {"Add 4 and 5."}
         policy.questions.clear()
-        api.create(
-            model="rstar-greedy", messages=turns, extra_body={"rstar": {"context": True}}
-        )
+        api.create(model="rstar-greedy", messages=turns, extra_body={"rstar": {"context": True}})
         assert set(policy.questions) == {"Be brief.\n\nAdd 1 and 2.\n\n3\n\nAdd 4 and 5."}
 
 
@@ -224,9 +222,7 @@ def test_a_hundred_at_once_are_all_answered() -> None:
     with live(Adder(0.005)) as server:
 
         async def ask() -> list[str | None]:
-            async with openai.AsyncOpenAI(
-                base_url=server.url, api_key=KEY, max_retries=0
-            ) as api:
+            async with openai.AsyncOpenAI(base_url=server.url, api_key=KEY, max_retries=0) as api:
                 jobs = [
                     api.chat.completions.create(
                         model="rstar",

@@ -79,8 +79,7 @@ def _endless(question: str) -> dict[str, Any]:
 def test_a_full_line_is_told_when_to_come_back() -> None:
     with live(Adder(0.05), terms=LONG, limits=Limits(concurrency=1, queue=1)) as server:
         asking = [
-            threading.Thread(target=server.post, args=(_timed(2.0),), daemon=True)
-            for _ in range(2)
+            threading.Thread(target=server.post, args=(_timed(2.0),), daemon=True) for _ in range(2)
         ]
         for thread in asking:
             thread.start()
@@ -112,15 +111,14 @@ def test_in_line_a_stream_says_so() -> None:
     assert "Best so far: 42" in "".join(thoughts)
 
 
-@pytest.mark.parametrize("strategy", ["sc@8", "mcts@900", "mcts@4x900"])
+@pytest.mark.parametrize("strategy", ["sc@8", "mcts@4x200"])
 def test_a_limit_of_time_gives_the_best_so_far(strategy: str) -> None:
     with live(Adder(0.02), terms=LONG) as server:
         wish = {"strategy": strategy, "seconds": 0.8, "tokens": 10**8}
         started = time.monotonic()
         got = server.post({**CHAT, "rstar": wish}).json()["choices"][0]
         assert time.monotonic() - started < 2.5
-    if got["rstar"]["ended"] == "finished":
-        assert strategy == "mcts@900", "only one small tree is explored to its end"
+    assert got["rstar"]["ended"] == "seconds"
     assert got["rstar"]["answer"] == "42"
     assert got["message"]["content"].endswith("\\boxed{42}.")
 
