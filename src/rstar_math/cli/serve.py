@@ -15,6 +15,17 @@ from rstar_math.cli.options import (
     run,
 )
 
+KeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="API keys that are taken, one a line; also RSTAR_API_KEYS=A,B."
+    ),
+]
+Origins = Annotated[
+    list[str] | None,
+    typer.Option(metavar="URL", help="A site whose pages may ask. Repeatable."),
+]
+
 
 def serve(
     model: Model = None,
@@ -32,16 +43,8 @@ def serve(
         str, typer.Option(help="Where to listen; any but the loopback needs keys.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any that is free.")] = 8420,
-    api_keys: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="API keys that are taken, one a line; also RSTAR_API_KEYS=A,B."
-        ),
-    ] = None,
-    allow_origin: Annotated[
-        list[str] | None,
-        typer.Option(metavar="URL", help="A site whose pages may ask. Repeatable."),
-    ] = None,
+    api_keys: KeyFile = None,
+    allow_origin: Origins = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Requests searched for at once.")] = 8,
     queue: Annotated[int, typer.Option(min=0, help="Requests that wait; others get 429.")] = 256,
     max_seconds: Annotated[

@@ -78,7 +78,8 @@ def build(
     rules = rules or Rules()
     metrics = Metrics()
     terms = terms or Terms(solver.config.search)
-    return Door(_Api(solver, terms, limits or Limits(), rules, metrics, ending), rules, metrics)
+    api = _Api(solver, terms, limits or Limits(), rules, metrics=metrics, ending=ending)
+    return Door(api, rules, metrics)
 
 
 class _Api:
@@ -90,6 +91,7 @@ class _Api:
         terms: Terms,
         limits: Limits,
         rules: Rules,
+        *,
         metrics: Metrics,
         ending: Callable[[], bool],
     ) -> None:
