@@ -172,7 +172,12 @@ def test_questions_that_cannot_be_asked() -> None:
             assert refused.status_code == 400
         only = [{"role": "system", "content": "Add 1 and 2."}]
         assert "role user" in server.post({**CHAT, "messages": only}).text
-        fields: tuple[dict[str, Any], ...] = ({"tools": [{}]}, {"logprobs": True}, {"response_format": {"type": "json"}}):
+        fields: tuple[dict[str, Any], ...] = (
+            {"tools": [{}]},
+            {"logprobs": True},
+            {"response_format": {"type": "json"}},
+        )
+        for field in fields:
             refused = server.post({**CHAT, **field})
             assert refused.json()["error"]["param"] == next(iter(field))
         harmless = {"tools": [], "temperature": 0.3, "response_format": {"type": "text"}}
