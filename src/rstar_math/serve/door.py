@@ -14,6 +14,7 @@ from typing import Any
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse, Response
 
+from rstar_math.errors import RstarError
 from rstar_math.serve.keys import Keys, is_loopback
 from rstar_math.serve.logs import LOG, trace_of
 from rstar_math.serve.metrics import Metrics
@@ -70,8 +71,10 @@ class Door:
         try:
             await self._admit(scope, receive, visit, headers)
         except Exception as error:
-            if not isinstance(error, Refusal):
-                LOG.exception("a request failed", extra={"facts": visit.facts})
+            if not isinstance(error, RstarError):
+                LOG.exception("a bug", extra={"facts": visit.facts})
+            elif not isinstance(error, Refusal):
+                LOG.warning("failed: %s", error, extra={"facts": visit.facts})
             if not visit.status:
                 await _refusal(refusal_of(error))(scope, receive, visit.send)
         finally:

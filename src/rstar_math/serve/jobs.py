@@ -19,7 +19,7 @@ from rstar_math.serve.refusal import Refusal
 from rstar_math.solver import Solver
 from rstar_math.tasks import together
 
-TICK_S = 0.2
+TICK_S = 0.5
 """How often limits are looked at."""
 
 Ended = Literal["finished", "seconds", "tokens", "shutdown"]

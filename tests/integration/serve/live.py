@@ -13,6 +13,7 @@ import httpx
 import uvicorn
 
 from rstar_math.config import Config, SearchConfig, load_config
+from rstar_math.errors import ModelUnreachable
 from rstar_math.meter import charge
 from rstar_math.serve.api import Limits, build
 from rstar_math.serve.door import Rules
@@ -23,7 +24,7 @@ from rstar_math.types import Cost, Question, Step
 from tests.unit.toy import DirectExecutor
 
 SEARCH = SearchConfig(rollouts=4, candidates=4, depth=4)
-ASK = [{"role": "user", "content": "Add 20 and 22."}]
+ASK: Any = [{"role": "user", "content": "Add 20 and 22."}]
 
 
 class Adder:
@@ -48,6 +49,8 @@ class Adder:
             return []
         if "bug" in question.text:
             raise ZeroDivisionError("a secret of the server")
+        if "gone" in question.text:
+            raise ModelUnreachable("The model server does not answer; start it.")
         numbers = [int(number) for number in re.findall(r"\d+", question.text)][-2:]
         charge(Cost(calls=1, samples=k, prompt_tokens=30, sampled_tokens=20 * k))
         slips = [(seed >> at) % 4 == 0 for at in range(k)]

@@ -24,6 +24,11 @@ def client(server: Live, **more: Any) -> openai.OpenAI:
     return openai.OpenAI(base_url=server.url, api_key=KEY, max_retries=0, **more)
 
 
+def own(part: Any, field: str) -> Any:
+    """A field of ours, which the client hands on."""
+    return part.to_dict().get(field)
+
+
 def test_a_plain_chat_ends_with_the_answer(server: Live) -> None:
     got = client(server).chat.completions.create(model="rstar", messages=ASK)
     (choice,) = got.choices
@@ -33,16 +38,16 @@ def test_a_plain_chat_ends_with_the_answer(server: Live) -> None:
     assert "```python\n# Way" in text
     assert "Output:\n\n```\n42\n```" in text
     assert text.endswith("Together it is \\boxed{42}.")
-    found = choice.to_dict()["rstar"]
+    found = own(choice, "rstar")
     assert found["answer"] == "42"
     assert 0.5 <= found["share"] <= 1
     assert found["ended"] == "finished"
-    assert "Votes: 42" in choice.message.to_dict()["reasoning_content"]
+    assert "Votes: 42" in own(choice.message, "reasoning_content")
 
 
 def test_usage_counts_what_was_searched(server: Live) -> None:
     got = client(server).chat.completions.create(model="rstar", messages=ASK)
-    usage, found = got.usage, got.choices[0].to_dict()["rstar"]
+    usage, found = got.usage, own(got.choices[0], "rstar")
     assert usage is not None
     assert usage.completion_tokens == found["sampled_tokens"] == 80 * found["calls"]
     assert usage.prompt_tokens == 30 * found["calls"]
@@ -60,7 +65,7 @@ def test_a_stream_thinks_aloud_and_then_answers(server: Live) -> None:
     for chunk in stream:
         usage = chunk.usage or usage
         for choice in chunk.choices:
-            piece = choice.delta.to_dict().get("reasoning_content") or ""
+            piece = own(choice.delta, "reasoning_content") or ""
             assert not (piece and said), "it thinks after it began to answer"
             thought += piece
             said += choice.delta.content or ""
@@ -79,7 +84,7 @@ def test_n_answers_and_a_seed_that_gives_them_again(server: Live) -> None:
             model="rstar-sc2", messages=ASK, n=4, seed=seed
         )
         assert [choice.index for choice in got.choices] == [0, 1, 2, 3]
-        return [(c.message.content, c.to_dict()["rstar"]["votes"]) for c in got.choices]
+        return [(c.message.content, own(c, "rstar")["votes"]) for c in got.choices]
 
     assert asked(7) == asked(7)
     assert len({str(one) for seed in (7, 8, 9) for one in asked(seed)}) > 1
@@ -95,7 +100,7 @@ def test_stop_and_max_tokens_cut_the_text(server: Live) -> None:
     cut = api.create(model="rstar", messages=ASK, max_tokens=5)
     assert cut.choices[0].finish_reason == "length"
     assert len(cut.choices[0].message.content or "") <= 5 * 6
-    assert cut.choices[0].to_dict()["rstar"]["answer"] == "42"
+    assert own(cut.choices[0], "rstar")["answer"] == "42"
 
 
 def test_a_text_completion_whole_and_streamed(server: Live) -> None:
@@ -114,12 +119,12 @@ def test_a_text_completion_whole_and_streamed(server: Live) -> None:
 
 
 def test_where_no_path_ends_the_answer_says_so(server: Live) -> None:
-    ask = [{"role": "user", "content": "silence 1 2"}]
+    ask: Any = [{"role": "user", "content": "silence 1 2"}]
     got = client(server).chat.completions.create(model="rstar", messages=ask)
     assert got.choices[0].finish_reason == "stop"
     assert (got.choices[0].message.content or "").startswith("No answer was found")
     assert "no next step" in (got.choices[0].message.content or "")
-    assert got.choices[0].to_dict()["rstar"]["answer"] is None
+    assert own(got.choices[0], "rstar")["answer"] is None
 
 
 def test_models_are_listed_and_each_can_be_asked(server: Live) -> None:
@@ -128,7 +133,7 @@ def test_models_are_listed_and_each_can_be_asked(server: Live) -> None:
     for name in names:
         assert client(server).models.retrieve(name).id == name
         got = client(server).chat.completions.create(model=name, messages=ASK)
-        assert got.choices[0].to_dict()["rstar"]["answer"] in ("42", "43")
+        assert own(got.choices[0], "rstar")["answer"] in ("42", "43")
     with pytest.raises(openai.NotFoundError, match="gpt-4"):
         client(server).models.retrieve("gpt-4")
 
@@ -162,12 +167,24 @@ def test_a_bug_is_told_without_its_insides(server: Live) -> None:
     assert client(server).chat.completions.create(model="rstar", messages=ASK).choices
 
 
+def test_a_model_that_is_gone_is_an_error_at_once_or_in_the_stream() -> None:
+    ask: Any = [{"role": "user", "content": "gone 1 2"}]
+    with live(Adder(0.4)) as server:
+        api = client(server).chat.completions
+        with pytest.raises(openai.InternalServerError, match="start it") as told:
+            api.create(model="rstar", messages=ask)
+        assert (told.value.status_code, told.value.code) == (502, "model_unreachable")
+        with pytest.raises(openai.APIError, match="start it"):
+            list(api.create(model="rstar", messages=ask, stream=True))
+        assert 'searches_total{ended="failed"} 2' in server.get("/metrics").text
+
+
 def test_fields_of_ours_choose_the_search(server: Live) -> None:
     def asked(wish: dict[str, Any], model: str = "rstar") -> dict[str, Any]:
         got = client(server).chat.completions.create(
             model=model, messages=ASK, extra_body={"rstar": wish}
         )
-        found: dict[str, Any] = got.choices[0].to_dict()["rstar"]  # type: ignore[assignment]
+        found: dict[str, Any] = own(got.choices[0], "rstar")
         return found
 
     assert asked({"strategy": "mcts@2"})["rollouts"] == 2

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -37,7 +38,9 @@ def server() -> Iterator[Live]:
 
 @schema.parametrize()
 @QUICK
-def test_the_server_does_what_its_description_says(case: schemathesis.Case, server: Live) -> None:
+def test_the_server_does_what_its_description_says(
+    case: "schemathesis.Case[Any]", server: Live
+) -> None:
     case.call_and_validate(base_url=server.root, checks=list(KEPT), timeout=30)
 
 

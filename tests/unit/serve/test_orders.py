@@ -2,6 +2,8 @@
 
 import json
 import pickle
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -176,3 +178,9 @@ def test_metrics_are_cumulative() -> None:
 def test_traces_are_read_strictly() -> None:
     assert trace_of(f"00-{'a' * 32}-{'b' * 16}-01") == {"trace_id": "a" * 32, "span_id": "b" * 16}
     assert trace_of(f"00-{'a' * 31}-{'b' * 16}-01") == {}
+
+
+def test_the_command_s_help_loads_no_server() -> None:
+    code = "import sys, rstar_math.cli; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"starlette", "uvicorn", "pydantic"} & set(run.stdout.split())
