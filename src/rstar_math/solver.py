@@ -9,22 +9,12 @@ from typing import Self
 
 from rstar_math.config import Config, ModelConfig, SearchConfig
 from rstar_math.errors import ConfigError, RstarError
-from rstar_math.models import (
-    ActionPolicy,
-    ChainPolicy,
-    CompletingPeer,
-    SelfEvaluator,
-    SelfVerifier,
-    StepPolicy,
-    SubQuestionPolicy,
-    UsefulnessScorer,
-    connect,
-)
+from rstar_math.kit import Kit, judge
+from rstar_math.models import StepPolicy, connect
 from rstar_math.protocols import Completer, Executor, Grouper, Policy, Scorer, Verifier
-from rstar_math.search import Choice, Parts, Tree, pursue
-from rstar_math.search.review import Review, by_peer, by_scorer
+from rstar_math.search import Choice, Tree, pursue
+from rstar_math.search.pursue import answer_rule, choose
 from rstar_math.search.strategy import ACTIONS, CHAINS, Strategy
-from rstar_math.steps.actions import family, solution_units
 from rstar_math.types import Problem, Question, Verdict
 
 MCTS = Strategy("mcts")
@@ -78,9 +68,7 @@ class Solver:
         self.discriminator_name: str | None = None
         """The same of a second model; None where there is none but the first."""
         self._stack = AsyncExitStack()
-        self._policy: Policy
-        self._greedy: Policy
-        self._executor: Executor
+        self._kit: Kit
 
     async def __aenter__(self) -> Self:
         try:
@@ -106,29 +94,43 @@ class Solver:
         policy, executor = self._given
         self._grader = await self._stack.enter_async_context(Grader(self.config.grading))
         if executor is None:
-            self._executor = await self._stack.enter_async_context(Sandbox(self.config.sandbox))
-        else:
-            self._executor = executor
-        if policy is None:
-            if self._completer is None:
-                self._completer, self.model_name = await self._connected(self.config.model)
-            await self._open_second(self._completer)
-            self._policy = StepPolicy(self._completer, self.config.policy)
-            cold = self.config.policy.model_copy(update={"temperature": 0.0})
-            self._greedy = StepPolicy(self._completer, cold)
-            if self._scorer is None and self.config.search.scorer == "self":
-                self._scorer = self._judge(self._completer)
-        else:
-            self._policy = self._greedy = policy
+            executor = await self._stack.enter_async_context(Sandbox(self.config.sandbox))
+        if policy is not None:
+            self._kit = Kit(self.config, policy, policy, executor, self.group, self._scorer)
+            return
+        model, second, scorer = self._completer, self._second, self._scorer
+        if model is None:
+            model, self.model_name = await self._connected(self.config.model)
+        if second is None:
+            second = await self._second_model(model)
+        if scorer is None:
+            scorer = await self._valuer(model)
+        warm = StepPolicy(model, self.config.policy)
+        cold = StepPolicy(model, self.config.policy.model_copy(update={"temperature": 0.0}))
+        self._kit = Kit(self.config, warm, cold, executor, self.group, scorer, model, second)
 
-    async def _open_second(self, first: Completer) -> None:
-        """The discriminator's model: one that was given, the first one, or one of its own."""
+    async def _valuer(self, model: Completer) -> Scorer | None:
+        """What the configuration has steps valued by."""
+        search = self.config.search
+        if search.scorer == "self":
+            return judge(model, search)
+        if search.scorer == "none":
+            return None
+        if search.ppm is None:
+            raise ConfigError(
+                "search.scorer=ppm needs a checkpoint; name its folder: --set search.ppm=FOLDER."
+            )
+        from rstar_math.models.preference import PreferenceModel
+
+        return await asyncio.to_thread(PreferenceModel.load, search.ppm)
+
+    async def _second_model(self, first: Completer) -> Completer:
+        """The discriminator's model: the first one, or one of its own."""
         second, model = self.config.discriminator, self.config.model
-        same = second.url in ("same", model.url) and second.name in (None, model.name)
-        if self._second is None and same:
-            self._second = first
-        elif self._second is None:
-            self._second, self.discriminator_name = await self._connected(second)
+        if second.url in ("same", model.url) and second.name in (None, model.name):
+            return first
+        found, self.discriminator_name = await self._connected(second)
+        return found
 
     async def _connected(self, config: ModelConfig) -> tuple[Completer, str]:
         """A model that is closed with the solver, and its name."""
@@ -160,83 +162,37 @@ class Solver:
         *,
         tree: Tree | None = None,
         verifier: Verifier | None = None,
+        search: SearchConfig | None = None,
         on_progress: OnProgress | None = None,
     ) -> Solution:
         """Search one question, or go on with a tree of it.
 
-        A `verifier` makes the search terminal-guided, for training data. Raises `ModelError`
-        where the model cannot be asked; the tree then holds what was found."""
+        A `verifier` makes the search terminal-guided, for training data; `search` takes the place
+        of the configuration's section. Raises `ModelError` where the model cannot be asked; the
+        tree then holds what was found, also after a cancellation.
+        """
         tree = tree or Tree(question)
+        search = search or self.config.search
         choice = await pursue(
             tree,
             strategy,
-            self._parts(strategy, verifier),
-            self._search(strategy),
+            self._kit.parts(strategy, search, verifier),
+            self._kit.search(strategy, search),
             group=self.group,
             on_rollout=on_progress,
-            review=self._review(strategy),
+            review=self._kit.review(strategy, search),
         )
         return Solution(question, tree, choice)
 
-    def _parts(self, strategy: Strategy, verifier: Verifier | None) -> Parts:
-        """What a strategy searches with."""
-        kind, seed, actions = strategy.kind, self.config.search.seed, self.config.actions
-        policy, scorer = self._policy, self._scorer
-        if kind in ("greedy", "sc"):
-            policy, scorer = self._greedy if strategy.cold else policy, None
-        elif kind in ("zero", "cot", "peer"):
-            model = self._model(kind, second=kind == "peer")
-            heat = 0.0 if strategy.cold else None
-            policy = ChainPolicy(model, actions, shots=kind != "zero", temperature=heat)
-            scorer = None
-        elif kind in ACTIONS:
-            depth, model, scorer = self._search(strategy).depth, self._model(kind), None
-            policy = ActionPolicy(model, actions, group=self.group, depth=depth)
-        elif kind == "tot":
-            scorer = self._judge(self._model(kind))
-        elif kind == "rap":
-            model, depth = self._model(kind), self.config.search.depth
-            policy = SubQuestionPolicy(model, self.config.policy, depth=depth)
-            scorer = UsefulnessScorer(model, seed=seed)
-        return Parts(policy, self._executor, scorer, None if kind in CHAINS else verifier)
-
-    def _search(self, strategy: Strategy) -> SearchConfig:
-        """The options that a strategy searches with: rStar's actions have a depth and a number of
-        candidates of their own, and a second look has its part of the budget."""
-        search, actions = self.config.search, self.config.actions
-        if strategy.kind not in ACTIONS:
-            return search
-        depth = actions.depth or family(actions.family).depth
-        own: dict[str, int | None] = {"depth": depth, "candidates": actions.candidates}
-        if strategy.kind != "gen" and search.tokens is not None:
-            own["tokens"] = max(1, round(search.tokens * (1 - self.config.mutual.reserve)))
-        return search.model_copy(update=own)
-
-    def _review(self, strategy: Strategy) -> Review | None:
-        """The second look at what a strategy found, if it takes one."""
-        actions, mutual, seed = self.config.actions, self.config.mutual, self.config.search.seed
-        if strategy.kind == "verify":
-            judge = SelfVerifier(self._model("verify"), actions.family, seed=seed)
-            return by_scorer(judge, group=self.group)
-        if strategy.kind != "rstar":
-            return None
-        peer = CompletingPeer(self._model("rstar", second=True), actions, mutual)
-        return by_peer(peer, solution_units, group=self.group, config=mutual, seed=seed)
-
-    def _model(self, kind: str, *, second: bool = False) -> Completer:
-        """The model itself, for a strategy that has more to ask it than for steps."""
-        model = self._second if second else self._completer
-        if model is None:
-            raise ConfigError(
-                f"{kind} asks the model in words of its own, and this Solver was given a policy in "
-                "its place; leave the policy out, or take another strategy."
-            )
-        return model
-
-    def _judge(self, model: Completer) -> SelfEvaluator:
-        """The model as the judge of its own steps."""
-        search = self.config.search
-        return SelfEvaluator(model, check=search.self_check, seed=search.seed)
+    async def choice(
+        self, tree: Tree, strategy: Strategy = MCTS, *, search: SearchConfig | None = None
+    ) -> Choice:
+        """The answer of a tree as it stands, without a second look: of one whose search goes on, or
+        was cut short."""
+        search = search or self.config.search
+        scored = self._kit.parts(strategy, search, None).scorer is not None
+        rule = answer_rule(strategy, search, scored=scored)
+        return await choose(tree, rule, search, self.group)
 
     async def map(
         self, problems: Iterable[Problem], strategy: Strategy = MCTS, *, guided: bool = False

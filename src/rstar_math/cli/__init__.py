@@ -20,6 +20,7 @@ from rstar_math.cli import (
     problems,
     report,
     search,
+    serve,
     solve,
     train,
     view,
@@ -40,6 +41,7 @@ app.command("eval")(evaluate.evaluate)
 app.command("benchmarks")(benchmarks.benchmarks)
 app.command("report")(report.report)
 app.command("view")(view.view)
+app.command("serve")(serve.serve)
 app.command("problems")(problems.problems)
 app.command("curate")(curate.curate)
 app.command("export")(export.export)

@@ -107,8 +107,11 @@ class SearchConfig(Section):
     code_errors: int = Field(1, ge=1)
     """Failed steps in a row that end a path (rStar-Math's code: 2 in the bootstrap round, else
     1)."""
-    scorer: Literal["none", "self"] = "none"
-    """What values steps: nothing, or the model's own judgement (as in Tree of Thoughts)."""
+    scorer: Literal["none", "self", "ppm"] = "none"
+    """What values steps: nothing, the model's own judgement (as in Tree of Thoughts), or a trained
+    process preference model, `search.ppm`."""
+    ppm: str | None = None
+    """Folder of a process preference model that `rstar train ppm` wrote."""
     self_check: bool = True
     """Whether a model that judges itself first writes a line of checking, as Tree of Thoughts does;
     without it a judgement takes a tenth of the tokens."""

@@ -1,0 +1,98 @@
+"""What each strategy works with: with `solver.py` the only place that knows concrete classes."""
+
+from dataclasses import dataclass
+
+from rstar_math.config import Config, SearchConfig
+from rstar_math.errors import ConfigError
+from rstar_math.models import (
+    ActionPolicy,
+    ChainPolicy,
+    CompletingPeer,
+    SelfEvaluator,
+    SelfVerifier,
+    SubQuestionPolicy,
+    UsefulnessScorer,
+)
+from rstar_math.protocols import Completer, Executor, Grouper, Policy, Scorer, Verifier
+from rstar_math.search import Parts
+from rstar_math.search.review import Review, by_peer, by_scorer
+from rstar_math.search.strategy import ACTIONS, CHAINS, Strategy
+from rstar_math.steps.actions import family, solution_units
+
+
+@dataclass(frozen=True, slots=True)
+class Kit:
+    """An open solver's parts, put together for one strategy at a time."""
+
+    config: Config
+    policy: Policy
+    greedy: Policy
+    """The policy at temperature 0."""
+    executor: Executor
+    group: Grouper
+    scorer: Scorer | None = None
+    model: Completer | None = None
+    """None where a policy was given in its place."""
+    second: Completer | None = None
+    """The discriminator's model."""
+
+    def parts(self, strategy: Strategy, search: SearchConfig, verifier: Verifier | None) -> Parts:
+        """What a strategy searches with."""
+        kind, actions = strategy.kind, self.config.actions
+        policy, scorer = self.policy, self.scorer
+        if kind in ("greedy", "sc"):
+            policy, scorer = self.greedy if strategy.cold else policy, None
+        elif kind in ("zero", "cot", "peer"):
+            model = self.asked(kind, second=kind == "peer")
+            heat = 0.0 if strategy.cold else None
+            policy = ChainPolicy(model, actions, shots=kind != "zero", temperature=heat)
+            scorer = None
+        elif kind in ACTIONS:
+            depth = self.search(strategy, search).depth
+            policy = ActionPolicy(self.asked(kind), actions, group=self.group, depth=depth)
+            scorer = None
+        elif kind == "tot":
+            scorer = judge(self.asked(kind), search)
+        elif kind == "rap":
+            model = self.asked(kind)
+            policy = SubQuestionPolicy(model, self.config.policy, depth=search.depth)
+            scorer = UsefulnessScorer(model, seed=search.seed)
+        return Parts(policy, self.executor, scorer, None if kind in CHAINS else verifier)
+
+    def search(self, strategy: Strategy, search: SearchConfig) -> SearchConfig:
+        """The options that a strategy searches with: rStar's actions have a depth and a number of
+        candidates of their own, and a second look has its part of the budget."""
+        actions = self.config.actions
+        if strategy.kind not in ACTIONS:
+            return search
+        depth = actions.depth or family(actions.family).depth
+        own: dict[str, int | None] = {"depth": depth, "candidates": actions.candidates}
+        if strategy.kind != "gen" and search.tokens is not None:
+            own["tokens"] = max(1, round(search.tokens * (1 - self.config.mutual.reserve)))
+        return search.model_copy(update=own)
+
+    def review(self, strategy: Strategy, search: SearchConfig) -> Review | None:
+        """The second look at what a strategy found, if it takes one."""
+        actions, mutual = self.config.actions, self.config.mutual
+        if strategy.kind == "verify":
+            verifier = SelfVerifier(self.asked("verify"), actions.family, seed=search.seed)
+            return by_scorer(verifier, group=self.group)
+        if strategy.kind != "rstar":
+            return None
+        peer = CompletingPeer(self.asked("rstar", second=True), actions, mutual)
+        return by_peer(peer, solution_units, group=self.group, config=mutual, seed=search.seed)
+
+    def asked(self, kind: str, *, second: bool = False) -> Completer:
+        """The model itself, for a strategy that has more to ask it than for steps."""
+        model = self.second if second else self.model
+        if model is None:
+            raise ConfigError(
+                f"{kind} asks the model in words of its own, and this Solver was given a policy in "
+                "its place; leave the policy out, or take another strategy."
+            )
+        return model
+
+
+def judge(model: Completer, search: SearchConfig) -> SelfEvaluator:
+    """The model as the judge of its own steps."""
+    return SelfEvaluator(model, check=search.self_check, seed=search.seed)

@@ -1,0 +1,208 @@
+"""The door of the server: who may come in, how much they may bring, and the book that is kept.
+
+Checks come before a body is read. What a page from another site could do in a browser is refused:
+a request from a foreign origin, and, where no key is asked for, one under a foreign host name (DNS
+rebinding).
+"""
+
+import secrets
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse, Response
+
+from rstar_math.errors import RstarError
+from rstar_math.serve.keys import Keys, is_loopback
+from rstar_math.serve.logs import LOG, trace_of
+from rstar_math.serve.metrics import Metrics
+from rstar_math.serve.refusal import Refusal, refusal_of
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+ROUTES = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/models",
+    "/health",
+    "/metrics",
+    "/openapi.json",
+)
+OPEN = ("/health", "/openapi.json", "/trees/")
+"""Paths that need no key: what they tell is no secret, or has a name that cannot be guessed."""
+GONE = 499
+"""The status that is written down for a client that left before its answer."""
+
+_ALWAYS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Who may come in, and with what."""
+
+    keys: Keys = field(default_factory=Keys)
+    origins: frozenset[str] = frozenset()
+    """Sites whose pages may ask, as in https://chat.example.org."""
+    body_bytes: int = 2**20
+    """Largest body."""
+
+
+class Door:
+    """An ASGI app around another, which it lets requests through to."""
+
+    def __init__(self, app: App, rules: Rules, metrics: Metrics) -> None:
+        self._app = app
+        self._rules = rules
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI; what is no HTTP is not served."""
+        if scope["type"] != "http":
+            return
+        headers = Headers(scope=scope)
+        visit = Visit(scope, send, headers, self._origin(headers))
+        scope["visit"] = visit
+        self._metrics.in_flight += 1
+        try:
+            await self._admit(scope, receive, visit, headers)
+        except Exception as error:
+            if not isinstance(error, RstarError):
+                LOG.exception("a bug", extra={"facts": visit.facts})
+            elif not isinstance(error, Refusal):
+                LOG.warning("failed: %s", error, extra={"facts": visit.facts})
+            if not visit.status:
+                await _refusal(refusal_of(error))(scope, receive, visit.send)
+        finally:
+            self._metrics.in_flight -= 1
+            self._metrics.requests[route_of(scope["path"]), visit.status or GONE] += 1
+            visit.write_down()
+
+    async def _admit(
+        self, scope: Scope, receive: Receive, visit: "Visit", headers: Headers
+    ) -> None:
+        """Check a request and let it through."""
+        rules, path = self._rules, scope["path"]
+        _check_source(headers, self._origin(headers), rules)
+        if scope["method"] == "OPTIONS" and "origin" in headers:
+            await Response(status_code=204)(scope, receive, visit.send)
+            return
+        if not path.startswith(OPEN) and not rules.keys.admit(headers.get("authorization", "")):
+            raise Refusal(
+                "The API key is missing or wrong; send it as Authorization: Bearer KEY.",
+                401,
+                code="invalid_api_key",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+        length = headers.get("content-length", "0")
+        if length.isdecimal() and int(length) > rules.body_bytes:
+            raise too_large(rules.body_bytes)
+        await self._app(scope, receive, visit.send)
+
+    def _origin(self, headers: Headers) -> str | None:
+        """The site that a request comes from, if it may."""
+        origin = headers.get("origin")
+        return origin if origin in self._rules.origins else None
+
+
+class Visit:
+    """One request: what is sent back, and what is written down of it."""
+
+    def __init__(self, scope: Scope, send: Send, headers: Headers, origin: str | None) -> None:
+        self.status = 0
+        """The answer's status; 0 before it began."""
+        self.gone = False
+        """Whether the client left before the end."""
+        self._send = send
+        self._origin = origin
+        self._started = monotonic()
+        self.facts: dict[str, Any] = {"method": scope["method"], "path": _short(scope["path"])}
+        self.facts["request"] = secrets.token_hex(8)
+        self.facts |= trace_of(headers.get("traceparent", ""))
+
+    async def send(self, message: MutableMapping[str, Any]) -> None:
+        """Send, with the headers that all answers have."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = MutableHeaders(raw=message.setdefault("headers", []))
+            for name, value in _ALWAYS.items():
+                headers.setdefault(name, value)
+            headers["X-Request-Id"] = self.facts["request"]
+            if self._origin is not None:
+                headers["Access-Control-Allow-Origin"] = self._origin
+                headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type"
+                headers["Access-Control-Allow-Methods"] = "GET, POST"
+                headers["Access-Control-Expose-Headers"] = "X-Request-Id, X-Rstar-Tree, Retry-After"
+                headers["Vary"] = "Origin"
+        await self._send(message)
+
+    def write_down(self) -> None:
+        """Write the visit into the log."""
+        if self.gone:
+            self.facts["gone"] = True
+        self.facts["status"] = self.status or GONE
+        self.facts["seconds"] = round(monotonic() - self._started, 4)
+        LOG.info("request", extra={"facts": self.facts})
+
+
+def too_large(most: int) -> Refusal:
+    """What is said to a body that is too large."""
+    return Refusal(
+        f"The body has more than {most} bytes, which is the most; shorten it.",
+        413,
+        code="request_too_large",
+    )
+
+
+def route_of(path: str) -> str:
+    """The route of a path, for counting: few, whatever is asked for."""
+    if path in ROUTES:
+        return path
+    for start in ("/v1/models/", "/trees/"):
+        if path.startswith(start):
+            return f"{start}{{name}}"
+    return "other"
+
+
+def _check_source(headers: Headers, allowed: str | None, rules: Rules) -> None:
+    """Refuse what a foreign page makes a browser send."""
+    host, origin = headers.get("host", ""), headers.get("origin")
+    if not rules.keys and not is_loopback(_name(host)):
+        raise Refusal(
+            f"The host {host[:60]!r} is not this server; use localhost, or start it with keys.",
+            403,
+            code="foreign_host",
+        )
+    own = (f"http://{host}", f"https://{host}")
+    if origin is not None and origin not in own and allowed is None:
+        raise Refusal(
+            "Pages of other sites may not ask; start the server with --allow-origin for this one.",
+            403,
+            code="foreign_origin",
+        )
+
+
+def _name(host: str) -> str:
+    """A Host header without its port."""
+    if host.startswith("["):
+        return host.partition("]")[0] + "]"
+    return host.partition(":")[0]
+
+
+def _short(path: str) -> str:
+    """A path for the log, without the name that opens a tree."""
+    return "/trees/" if path.startswith("/trees/") else path[:200]
+
+
+def _refusal(refusal: Refusal) -> JSONResponse:
+    """A refusal as a response."""
+    return JSONResponse(refusal.body, refusal.status, refusal.headers)
+
+
+def sites(origins: Iterable[str]) -> frozenset[str]:
+    """Sites as browsers name them."""
+    return frozenset(origin.rstrip("/").lower() for origin in origins)

@@ -1,0 +1,185 @@
+"""The searches of a request: in line for a seat, watched while they run, ended by a limit, by the
+client's leaving or by the server's end."""
+
+import asyncio
+import secrets
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from math import ceil
+from time import monotonic
+from typing import Literal
+
+from rstar_math.search import Choice, Tree
+from rstar_math.seeding import derive
+from rstar_math.serve.orders import Order
+from rstar_math.serve.prose import progress_line
+from rstar_math.serve.refusal import Refusal
+from rstar_math.solver import Solver
+from rstar_math.tasks import together
+
+TICK_S = 0.5
+"""How often limits are looked at."""
+
+Ended = Literal["finished", "seconds", "tokens", "shutdown"]
+"""What ended a search: itself, a limit of time or tokens, or the server's end."""
+
+
+class Desk:
+    """Seats for searches, and the line before them. First come, first served."""
+
+    def __init__(self, seats: int, line: int) -> None:
+        self._seats = seats
+        self._line = line
+        self.taken = 0
+        """Requests that are searched for."""
+        self.waiting: deque[Ticket] = deque()
+        self._mean_s = 1.0
+
+    def line_up(self) -> "Ticket":
+        """A place in the line, at once. Raises `Refusal` (429) where the line is full."""
+        if self.taken >= self._seats and len(self.waiting) >= self._line:
+            wait_s = ceil(self._mean_s * (len(self.waiting) + 1) / self._seats)
+            raise Refusal(
+                f"{self.taken} searches are running and {len(self.waiting)} wait, which is the "
+                "most; try again later.",
+                429,
+                code="queue_full",
+                headers={"Retry-After": str(min(max(wait_s, 1), 60))},
+            )
+        ticket = Ticket(self)
+        self.waiting.append(ticket)
+        self._call()
+        return ticket
+
+    def leave(self, ticket: "Ticket") -> None:
+        """Give a seat or a place in the line back; a second time does nothing."""
+        if ticket in self.waiting:
+            self.waiting.remove(ticket)
+        elif ticket.seated_at is not None:
+            self.taken -= 1
+            self._mean_s += 0.1 * (monotonic() - ticket.seated_at - self._mean_s)
+            ticket.seated_at = None
+            self._call()
+
+    def _call(self) -> None:
+        """Give free seats to the first in the line."""
+        while self.waiting and self.taken < self._seats:
+            ticket = self.waiting.popleft()
+            ticket.seated_at = monotonic()
+            ticket.turn.set()
+            self.taken += 1
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """A place in the line or a seat."""
+
+    desk: Desk
+    turn: asyncio.Event = field(default_factory=asyncio.Event)
+    seated_at: float | None = None
+
+    @property
+    def ahead(self) -> int:
+        """How many are before it in the line; 0 with a seat."""
+        return 0 if self.turn.is_set() else self.desk.waiting.index(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a search came to."""
+
+    tree: Tree
+    choice: Choice
+    ended: Ended
+    seconds: float
+    name: str
+    """Under which its tree is kept: 192 random bits."""
+
+
+class Job:
+    """The searches of one order. `run` it in a task; cancelling that ends all of them, and no call
+    of the model is made after it."""
+
+    def __init__(
+        self, order: Order, solver: Solver, ticket: Ticket, ending: Callable[[], bool]
+    ) -> None:
+        self.order = order
+        self.trees = [Tree(question) for question in order.questions for _ in range(order.n)]
+        self.names = [secrets.token_urlsafe(24) for _ in self.trees]
+        self._solver = solver
+        self._ticket = ticket
+        self._ending = ending
+        self._told: dict[int, tuple[int, Choice]] = {}
+        self._begun = monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Since it was put in line."""
+        return monotonic() - self._begun
+
+    def give_up(self) -> None:
+        """Give the seat back, also where `run` never began."""
+        self._ticket.desk.leave(self._ticket)
+
+    async def run(self) -> list[Found]:
+        """What was found, in the order of questions and answers. Gives the seat back."""
+        try:
+            while not self._ticket.turn.is_set():
+                if self._ending():
+                    raise Refusal("The server is ending; ask again later.", 503, code="shutdown")
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._ticket.turn.wait(), TICK_S)
+            return await together(self._think(index) for index in range(len(self.trees)))
+        finally:
+            self.give_up()
+
+    async def progress(self, index: int) -> tuple[str, str]:
+        """How far a search is: what is new in it, to compare with the last time, and a line for a
+        person."""
+        tree = self.trees[index]
+        if not self._ticket.turn.is_set():
+            line = f"Waiting for a turn, {self._ticket.ahead} before this one.\n"
+            return line, line
+        answers, choice = self._told.get(index, (0, None))
+        if len(tree.answers()) != answers:
+            answers = len(tree.answers())
+            choice = await self._solver.choice(tree, self.order.strategy, search=self.order.search)
+            self._told[index] = (answers, choice)
+        news = f"{len(tree)} {answers} {tree.cost.calls}"
+        return news, progress_line(tree, choice, self.seconds, self.order)
+
+    async def _think(self, index: int) -> Found:
+        """One search, to its end or to a limit; then the best answer so far."""
+        order, tree, started = self.order, self.trees[index], monotonic()
+        seed = order.search.seed
+        if index % order.n:
+            seed = derive(seed, "answer", index % order.n)
+        search = order.search.model_copy(update={"seed": seed})
+        work = self._solver.solve(tree.question, order.strategy, tree=tree, search=search)
+        task = asyncio.create_task(work)
+        ended: Ended = "finished"
+        try:
+            while not task.done():
+                left_s = started + order.seconds - monotonic()
+                await asyncio.wait({task}, timeout=max(0.0, min(TICK_S, left_s)))
+                if not task.done() and (limit := self._limit(tree, started)):
+                    ended = limit
+                    break
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+        if task.cancelled():
+            choice = await self._solver.choice(tree, order.strategy, search=search)
+        else:
+            choice = task.result().choice
+        return Found(tree, choice, ended, monotonic() - started, self.names[index])
+
+    def _limit(self, tree: Tree, started: float) -> Ended | None:
+        """The limit that a search has come to."""
+        if monotonic() - started >= self.order.seconds:
+            return "seconds"
+        if self.order.cap is not None and tree.cost.sampled_tokens >= self.order.cap:
+            return "tokens"
+        return "shutdown" if self._ending() else None

@@ -1,0 +1,186 @@
+"""From a request to a search: names, fields, limits; and what is shown of what was found."""
+
+import json
+import pickle
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rstar_math.config import SearchConfig
+from rstar_math.errors import ConfigError, ModelUnreachable
+from rstar_math.search import Choice, Tree
+from rstar_math.serve.jobs import Desk
+from rstar_math.serve.keys import Keys, check_open, is_loopback
+from rstar_math.serve.logs import trace_of
+from rstar_math.serve.metrics import BUCKETS_S, Metrics
+from rstar_math.serve.orders import Order, Terms, chat_order, model_names, model_options, read
+from rstar_math.serve.prose import PIECE, answer_text, shown
+from rstar_math.serve.refusal import Refusal, refusal_of
+from rstar_math.serve.wire import ChatRequest
+from rstar_math.types import Execution, ExecutionStatus, Question, Step
+
+
+def order(body: dict[str, Any], terms: Terms | None = None) -> Order:
+    """What a chat request asks for."""
+    whole = {"model": "rstar", "messages": [{"role": "user", "content": "1 + 1?"}], **body}
+    return chat_order(read(ChatRequest, json.dumps(whole).encode()), terms or Terms())
+
+
+@pytest.mark.parametrize(
+    ("name", "strategy"),
+    [
+        ("rstar", "mcts"),
+        ("rstar-mcts", "mcts"),
+        ("rstar-mcts@32", "mcts@32"),
+        ("rstar-mcts32", "mcts@32"),
+        ("rstar-mcts16x4", "mcts@16x4"),
+        ("rstar-sc8", "sc@8"),
+        ("rstar-greedy", "greedy"),
+        ("rstar-fast", "sc@8"),
+        ("rstar-deep", "mcts@64"),
+    ],
+)
+def test_a_model_s_name_says_how_to_search(name: str, strategy: str) -> None:
+    assert order({"model": name}).strategy.name == strategy
+
+
+@pytest.mark.parametrize("name", ["gpt-4", "rstar-", "rstar-alchemy", "rstar-mcts0", "RSTAR", ""])
+def test_other_names_are_no_models(name: str) -> None:
+    with pytest.raises(Refusal, match="does not exist") as refused:
+        order({"model": name})
+    assert (refused.value.status, refused.value.code) == (404, "model_not_found")
+
+
+def test_names_that_are_listed_can_be_taken() -> None:
+    for name in model_names():
+        assert model_options(name) == model_options(name)
+        assert order({"model": name}).strategy.name
+
+
+def test_fields_come_before_the_name_and_the_name_before_the_server() -> None:
+    terms = Terms(SearchConfig(strategy="sc@4", rollouts=9), seconds=20, tokens=500)
+    assert order({}, terms).strategy.name == "sc@4"
+    fast = order({"model": "rstar-fast", "rstar": {"confidence": 0.8, "tokens": 77}}, terms)
+    assert (fast.search.confidence, fast.search.tokens, fast.search.rollouts) == (0.8, 77, 9)
+    wish = {"strategy": "greedy", "seconds": 99}
+    asked = order({"model": "rstar-mcts", "rstar": wish, "max_completion_tokens": 900}, terms)
+    assert (asked.strategy.name, asked.seconds, asked.cap) == ("greedy", 20, 500)
+    assert order({"max_completion_tokens": 90}, terms).cap == 90
+    assert order({"seed": -5}).search.seed == -5
+
+
+def test_errors_are_in_the_shape_that_clients_read() -> None:
+    refusal = Refusal("No.", 429, code="full", headers={"Retry-After": "3"})
+    again = pickle.loads(pickle.dumps(refusal))
+    assert (again.body, again.headers) == (refusal.body, {"Retry-After": "3"})
+    assert refusal_of(refusal) is refusal
+    assert refusal_of(ModelUnreachable("It is gone.")).body["error"] == {
+        "message": "It is gone.",
+        "type": "server_error",
+        "param": None,
+        "code": "model_unreachable",
+    }
+    assert refusal_of(ConfigError("Wrong.")).status == 400
+    assert "secret" not in str(refusal_of(KeyError("secret")))
+
+
+@given(
+    st.text(max_size=200),
+    st.lists(st.text(min_size=1, max_size=3), max_size=3),
+    st.integers(1, 40) | st.none(),
+)
+def test_what_is_shown_is_a_beginning_without_a_stop(
+    text: str, stop: list[str], most: int | None
+) -> None:
+    found = shown(text, stop, most)
+    assert text.startswith(found.text)
+    assert not any(mark in found.text for mark in stop)
+    assert "".join(PIECE.findall(text)) == text
+    assert most is None or found.tokens <= most
+    if not stop and not found.cut:
+        assert found.text == text
+
+
+def path(answer: str) -> tuple[Tree, Choice]:
+    """A path of a program in two steps and an answer."""
+    tree = Tree(Question("q", "?"))
+    ran = Execution(ExecutionStatus.OK, "6\n")
+    first = tree.add(0, Step("# One.\n", "a = 2\n"))
+    second = tree.add(first, Step("# Two.\n", "print(a * 3)  # ```\n", "code", execution=ran))
+    end = tree.add(second, Step(answer, kind="answer", answer="6"))
+    return tree, Choice("6", end, 1.0, {"6": 1.0})
+
+
+def test_a_path_is_told_with_its_program_its_output_and_the_answer_last() -> None:
+    told = answer_text(*path("It is \\boxed{6}."))
+    program = "````python\n# One.\na = 2\n# Two.\nprint(a * 3)  # ```\n````"
+    assert told == f"{program}\n\nOutput:\n\n```\n6\n```\n\nIt is \\boxed{{6}}."
+    assert answer_text(*path("So it is six.")).endswith("The answer is \\boxed{6}.")
+    nothing = answer_text(Tree(Question("q", "?")), Choice(None, None, 0.0, {}), "the limit of 2 s")
+    assert "before the limit of 2 s ended the search" in nothing
+
+
+def test_the_desk_seats_in_order_and_counts() -> None:
+    desk = Desk(seats=2, line=2)
+    first, second, third, fourth = (desk.line_up() for _ in range(4))
+    assert (desk.taken, len(desk.waiting), fourth.ahead) == (2, 2, 1)
+    with pytest.raises(Refusal, match="2 searches are running and 2 wait"):
+        desk.line_up()
+    desk.leave(third)
+    desk.leave(third)
+    desk.leave(first)
+    desk.leave(first)
+    assert fourth.turn.is_set()
+    assert not third.turn.is_set()
+    assert (desk.taken, len(desk.waiting)) == (2, 0)
+    desk.leave(second)
+    desk.leave(fourth)
+    assert desk.taken == 0
+
+
+def test_keys_are_taken_whole() -> None:
+    keys = Keys(["a-long-enough-key", "another-long-key"])
+    assert keys.admit("Bearer another-long-key")
+    assert keys.admit("bearer  a-long-enough-key ")
+    for wrong in ("", "Bearer", "Bearer a-long-enough-ke", "Basic a-long-enough-key", "Bearer é"):
+        assert not keys.admit(wrong)
+    assert Keys().admit("")
+
+
+def test_what_is_the_loopback() -> None:
+    for host in ("localhost", "127.0.0.1", "127.8.8.8", "::1", "[::1]"):
+        assert is_loopback(host)
+        check_open(host, Keys())
+    for host in ("0.0.0.0", "::", "", "example.org", "127.0.0.1.evil.example", "192.168.1.2"):
+        assert not is_loopback(host)
+        with pytest.raises(ConfigError, match="give keys"):
+            check_open(host, Keys())
+        check_open(host, Keys(["a-long-enough-key"]))
+
+
+def test_metrics_are_cumulative() -> None:
+    metrics = Metrics()
+    for seconds in (0.01, 0.3, 1e9):
+        metrics.observe(seconds)
+    metrics.requests["/health", 200] += 2
+    lines = metrics.text(waiting=4).splitlines()
+    assert 'rstar_requests_total{route="/health",status="200"} 2' in lines
+    assert "rstar_waiting 4" in lines
+    counts = [int(line.rpartition(" ")[2]) for line in lines if "_bucket" in line]
+    assert counts == sorted(counts)
+    assert (len(counts), counts[0], counts[-1]) == (len(BUCKETS_S) + 1, 1, 3)
+
+
+def test_traces_are_read_strictly() -> None:
+    assert trace_of(f"00-{'a' * 32}-{'b' * 16}-01") == {"trace_id": "a" * 32, "span_id": "b" * 16}
+    assert trace_of(f"00-{'a' * 31}-{'b' * 16}-01") == {}
+
+
+def test_the_command_s_help_loads_no_server() -> None:
+    code = "import sys, rstar_math.cli; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"starlette", "uvicorn", "pydantic"} & set(run.stdout.split())
