@@ -61,14 +61,12 @@ class Kit:
 
     def search(self, strategy: Strategy, search: SearchConfig) -> SearchConfig:
         """The options that a strategy searches with: rStar's actions have a depth and a number of
-        candidates of their own, and a second look has its part of the budget."""
+        candidates of their own."""
         actions = self.config.actions
         if strategy.kind not in ACTIONS:
             return search
         depth = actions.depth or family(actions.family).depth
-        own: dict[str, int | None] = {"depth": depth, "candidates": actions.candidates}
-        if strategy.kind != "gen" and search.tokens is not None:
-            own["tokens"] = max(1, round(search.tokens * (1 - self.config.mutual.reserve)))
+        own = {"depth": depth, "candidates": actions.candidates}
         return search.model_copy(update=own)
 
     def review(self, strategy: Strategy, search: SearchConfig) -> Review | None:

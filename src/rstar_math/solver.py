@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from rstar_math.config import Config, ModelConfig, SearchConfig
-from rstar_math.errors import ConfigError, RstarError
+from rstar_math.errors import ConfigError, ModelError, RstarError
 from rstar_math.kit import Kit, judge
 from rstar_math.models import StepPolicy, connect
 from rstar_math.protocols import Completer, Executor, Grouper, Policy, Scorer, Verifier
@@ -66,7 +66,7 @@ class Solver:
         self.model_name: str | None = None
         """The model's name as its server gives it; None for parts of one's own."""
         self.discriminator_name: str | None = None
-        """The same of a second model; None where there is none but the first."""
+        """The same of the discriminator's, which may be the first."""
         self._stack = AsyncExitStack()
         self._kit: Kit
 
@@ -128,8 +128,12 @@ class Solver:
         """The discriminator's model: the first one, or one of its own."""
         second, model = self.config.discriminator, self.config.model
         if second.url in ("same", model.url) and second.name in (None, model.name):
+            self.discriminator_name = self.model_name
             return first
-        found, self.discriminator_name = await self._connected(second)
+        try:
+            found, self.discriminator_name = await self._connected(second)
+        except ModelError as error:
+            raise type(error)(str(error).replace("--model", "--discriminator")) from error
         return found
 
     async def _connected(self, config: ModelConfig) -> tuple[Completer, str]:

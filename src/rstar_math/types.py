@@ -178,7 +178,8 @@ class Cost:
     """Tokens that a scorer read and sampled; not among the prompt and sampled tokens."""
     unscored: int = 0
     """Prefixes that a scorer could not judge and gave 0: no verdict to be read in what the model
-    wrote, or a prompt too long for it."""
+    wrote, or a prompt too long for it; and beginnings that a second model was not able to be asked
+    to complete."""
     code_runs: int = 0
     code_failures: int = 0
     truncated: int = 0

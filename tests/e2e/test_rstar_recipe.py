@@ -73,6 +73,8 @@ def test_eval_has_the_second_model_in_the_bill_and_goes_on(
     again = rstar(*verb)
     assert (len(first.requests), len(second.requests)) == asked
     assert "tokens of these by the second model" in " ".join(again.stdout.split())
+    more = {"problem": sum_problem(9).question.text, "answer": sum_problem(9).reference}
+    file.write_text(file.read_text() + json.dumps(more) + "\n")
     other = rstar(*verb[:-4], "--run", kept)
     assert other.returncode == 2
     assert "discriminator" in other.stderr

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from rstar_math.config import Config, load_config
-from rstar_math.errors import ConfigError
+from rstar_math.errors import ConfigError, ContextExceeded
+from rstar_math.models import CompletingPeer
 from rstar_math.search import to_record
 from rstar_math.search.strategy import parse_strategies
 from rstar_math.solver import Solution, Solver
@@ -140,12 +141,66 @@ def test_the_papers_ablation_by_configuration(allowed: str, kinds: set[str]) -> 
     assert all(s.answer is not None for s in solved.values())
 
 
-def test_a_token_budget_is_shared_with_the_second_model() -> None:
-    solved = found("gen@6,rstar@6", settings=["search.tokens=1500"])
-    for name, part in (("gen@6", 1.0), ("rstar@6", 0.75)):
-        for solution in solved[name].values():
-            own = solution.tree.cost.sampled_tokens - solution.tree.cost.peer_tokens
-            assert 1500 * part <= own < 1500 * part + 600, name
+@pytest.mark.parametrize("splits", [1, 8])
+def test_a_token_budget_is_kept_with_the_second_model_in_it(splits: int) -> None:
+    settings = ["search.tokens=3000", f"mutual.splits={splits}"]
+    for name, solved in found("gen@6,rstar@6,verify@6", settings=settings).items():
+        for solution in solved.values():
+            assert 2700 <= solution.tree.cost.sampled_tokens < 3700, name
+            if name == "rstar@6":
+                assert solution.tree.cost.peer_tokens > 100
+
+
+def test_a_budget_ends_with_a_second_model_that_says_nothing() -> None:
+    async def once() -> list[Solution]:
+        settings = config("search.tokens=1500")
+        silent = ScriptedCompleter(lambda prompt, n, seed: [])
+        first = ScriptedCompleter(Talker(0.5))
+        async with Solver(settings, model=first, discriminator=silent) as solver:
+            (strategy,) = parse_strategies("rstar@4")
+            return [s async for _, s in solver.map(PROBLEMS[:3], strategy)]
+
+    for solution in asyncio.run(once()):
+        assert solution.answer is not None
+        assert solution.tree.cost.sampled_tokens < 2500
+
+
+def test_a_second_model_that_cannot_be_asked_is_on_the_bill_and_nobodys_word() -> None:
+    def refuse(prompt: str, n: int, seed: int) -> list[str]:
+        raise ContextExceeded("too long")
+
+    async def once() -> Solution:
+        first, second = ScriptedCompleter(Talker(0.5)), ScriptedCompleter(refuse)
+        async with Solver(config(), model=first, discriminator=second) as solver:
+            (strategy,) = parse_strategies("rstar@4")
+            return await solver.solve(PROBLEMS[0].question, strategy)
+
+    solution = asyncio.run(once())
+    assert solution.tree.cost.unscored > 0
+    assert not solution.tree.checked
+    assert solution.answer is not None
+
+
+def test_a_peer_that_was_shown_the_answer_agrees_only_if_it_says_so() -> None:
+    begun = "10 - 2 = 8. Final Answer: The final answer is $\\boxed{8}$."
+    said = {
+        " No wait. The answer is 7.": "7",
+        " I hope it is correct.": None,
+    }
+    for text, answer in said.items():
+        completer = ScriptedCompleter(lambda prompt, n, seed, text=text: [text])  # type: ignore[misc]
+        peer = CompletingPeer(completer, config().actions, config().mutual)
+        assert asyncio.run(peer.answers(PROBLEMS[0].question, begun, 1, seed=0)) == [answer]
+    straddling = ScriptedCompleter(lambda prompt, n, seed: [" 8."])
+    peer = CompletingPeer(straddling, config().actions, config().mutual)
+    open_end = "10 - 2 = 8. So the answer is"
+    assert asyncio.run(peer.answers(PROBLEMS[0].question, open_end, 1, seed=0)) == ["8"]
+
+
+@pytest.mark.parametrize("allowed", ["[]", "['A4']", "['A4','A5']"])
+def test_actions_that_can_never_end_a_path_are_refused(allowed: str) -> None:
+    with pytest.raises(ConfigError, match="A1, A2 or A3"):
+        config(f"actions.allowed={allowed}")
 
 
 def test_the_verdict_belongs_to_the_grader_not_to_the_search() -> None:

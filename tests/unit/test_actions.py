@@ -34,6 +34,7 @@ from rstar_math.steps.actions import (
     thought_prompt,
     verify_prompt,
 )
+from rstar_math.steps.actions.paths import states
 from rstar_math.types import Question, Step
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "actions"
@@ -292,3 +293,34 @@ def test_any_text_is_a_step_or_has_a_problem(text: str) -> None:
         assert (sample.step is None) is (sample.problem is not None)
         if sample.step is not None:
             assert sample.step.prose == sample.step.prose.strip() != ""
+
+
+@pytest.mark.parametrize(
+    ("sentence", "final"),
+    [
+        ("The answer is 12.", True),
+        ("So the answer is yes.", True),
+        ("12 - 2 = 10, so the answer is 10.", True),
+        ("Thus, the final answer is 7", True),
+        ("Final Answer: The final answer is $\\boxed{8}$.", True),
+        ("**Answer:** 5", True),
+        ("The answer to the question is 5.", True),
+        ("We want the answer: how many apples?", False),
+        ("Her answer is not yet known.", False),
+        ("The answer to this sub-question is 5, so now we go on.", False),
+        ("The wrong answer is 12, so we go on.", False),
+        ("He has 12 apples.", False),
+    ],
+)
+def test_what_states_the_final_answer(sentence: str, final: bool) -> None:
+    assert states(sentence) == final
+    sample = read_thought(sentence, finished=True)
+    assert sample.step is not None
+    assert (sample.step.answer is not None) == final
+
+
+def test_whoever_is_shown_all_but_the_last_unit_is_not_shown_the_answer() -> None:
+    text = "He had 10 apples. 10 - 2 = 8. So the answer is \\boxed{8}. Let us check it. 8 + 2 = 10."
+    units = solution_units(Question("q", "How many?"), [Step(prose=text, kind="A2", answer="8")])
+    assert "".join(units) == text
+    assert units[:-1] == ["He had 10 apples.", " 10 - 2 = 8."]

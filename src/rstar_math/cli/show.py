@@ -234,6 +234,8 @@ def summaries(rows: Sequence[Summary]) -> Table:
         if row.cost.peer_tokens:
             checked = row.cost.peer_tokens / max(row.problems, 1)
             table.caption += f"\n{row.strategy}: {checked:.0f} tokens of these by the second model."
+        if row.cost.unscored:
+            table.caption += f"\n{row.strategy}: {row.cost.unscored} steps could not be judged."
         if row.cost.scorer_tokens:
             judged = row.cost.scorer_tokens / max(row.problems, 1)
             table.caption += f"\n{row.strategy}: {judged:.0f} tokens besides, to score steps."

@@ -4,9 +4,9 @@ A field's docstring is its `--help` text. Defaults that come from a paper name i
 speaks, the docstring says what the number was chosen for.
 """
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class Section(BaseModel):
@@ -138,6 +138,14 @@ class ActionsConfig(Section):
     """Actions in use (the paper's ablation leaves some out): A1 a one-step thought, A2 the rest of
     the solution, A3 the next sub-question with its answer, A4 its answer again, A5 the question
     rephrased."""
+
+    @field_validator("allowed")
+    @classmethod
+    def _can_end(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not {"A1", "A2", "A3"} & set(value):
+            raise ValueError("a path can end only by A1, A2 or A3; allow one of them")
+        return value
+
     depth: int | None = Field(None, ge=1)
     """Most steps of a path; by default the family's (paper: 5, and 8 for competition
     mathematics)."""
@@ -171,6 +179,13 @@ class MutualConfig(Section):
     """Least share of a candidate that is shown (paper: 0.2)."""
     high: float = Field(0.8, gt=0, lt=1)
     """Greatest share of a candidate that is shown (paper: 0.8; its code 0.5)."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.low > self.high:
+            raise ValueError(f"low = {self.low} is above high = {self.high}")
+        return self
+
     keep: Literal["one", "half", "all"] = "half"
     """How many of the completions must agree for a candidate to be kept (rStar's code: half)."""
     score: Literal["paper", "code"] = "paper"

@@ -6,8 +6,9 @@ from typing import Any
 
 from rstar_math.config import Config
 from rstar_math.evolution.store import RunStore
-from rstar_math.search.strategy import Strategy
+from rstar_math.search.strategy import WORDS, Strategy
 from rstar_math.solver import Solution, Solver
+from rstar_math.steps.actions import family
 from rstar_math.types import Problem, Verdict
 
 OnDone = Callable[[Problem, Solution, Verdict | None], None]
@@ -31,9 +32,11 @@ def conditions(config: Config, *, guided: bool) -> dict[str, Any]:
         for key, value in values.items():
             if key not in _FREE.get(section, set()):
                 flat[f"{section}.{key}"] = value
-    for section, model in (("model", config.model), ("discriminator", config.discriminator)):
-        if not model.url.startswith("http"):
-            flat[f"{section}.name"] = model.url
+    if config.model.embedded:
+        flat["model.name"] = config.model.url
+    second = config.discriminator.url
+    if second != "same" and config.discriminator.embedded and second != config.model.url:
+        flat["discriminator.url"] = second
     return flat
 
 
@@ -59,8 +62,10 @@ async def fill(
     """
     if solver.model_name is not None:
         store.pin("model", solver.model_name)
-    if solver.discriminator_name is not None:
+    if strategy.kind in ("rstar", "peer") and solver.discriminator_name is not None:
         store.pin("discriminator", solver.discriminator_name)
+    if strategy.kind in WORDS:
+        store.pin("prompts", family(solver.config.actions.family).digest)
     store.note("libraries", json.dumps(solver.library_versions()))
     done = store.done(strategy.name)
     todo = [problem for problem in problems if problem.id not in done]

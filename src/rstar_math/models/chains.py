@@ -74,8 +74,9 @@ class CompletingPeer:
     async def answers(
         self, question: Question, begun: str, n: int, *, seed: int
     ) -> list[str | None]:
-        """See `protocols.Peer`. An answer that `begun` states counts where the completion states
-        none. Samples that give None are counted in the cost (`truncated`, `malformed`)."""
+        """See `protocols.Peer`. What counts is what the completion itself states; only a statement
+        that `begun` left open is read across the cut. Samples that give None are counted in the
+        cost (`truncated`, `malformed`)."""
         completions = await self._completer.complete(
             chain_prompt(self._family, question, begun),
             n=n,
@@ -84,9 +85,13 @@ class CompletingPeer:
             temperature=self._config.temperature,
             seed=seed,
         )
-        found = [
-            extract_answer(begun.rstrip() + c.text) if c.finished else None for c in completions
-        ]
+        said_before = extract_answer(begun) is not None
+        found: list[str | None] = []
+        for c in completions:
+            answer = extract_answer(c.text) if c.finished else None
+            if answer is None and c.finished and not said_before:
+                answer = extract_answer(begun.rstrip() + c.text)
+            found.append(answer)
         cut = sum(not c.finished for c in completions)
         charge(Cost(truncated=cut, malformed=found.count(None) - cut))
         return found

@@ -19,7 +19,7 @@ from random import Random
 from typing import Literal
 
 from rstar_math.config import MutualConfig
-from rstar_math.errors import ConfigError
+from rstar_math.meter import charge, metering
 from rstar_math.protocols import Grouper, Peer
 from rstar_math.search.answers import NO_CHOICE, Ballot, Choice, ballots, paths
 from rstar_math.search.expansion import GIVEN_UP
@@ -27,10 +27,14 @@ from rstar_math.search.stopping import on_the_bill_of
 from rstar_math.search.tree import ROOT, Tree
 from rstar_math.seeding import derive
 from rstar_math.tasks import together
-from rstar_math.types import Question, Step
+from rstar_math.types import Cost, Question, Step
 
 MOST_CHARACTERS = 100
 """Of an answer that can be a candidate's (rStar's code)."""
+_REFUSED = ""
+"""What stands for the answer of a request that could not be served."""
+_SIDE_BY_SIDE = 4
+"""Candidates checked at once under a budget of tokens."""
 UNANIMOUS = 0.999
 """Share of the candidates above which one answer needs no checking (rStar's code)."""
 
@@ -65,12 +69,8 @@ def mask(units: Sequence[str], share: float) -> str:
 def shares(config: MutualConfig, seed: int) -> list[float]:
     """How much of a candidate is shown, each in [`low`, `high`]: for one split a uniform draw (the
     paper), for more evenly spread from `low` to `high` (rStar's code, whose words these are of; the
-    paper's are steps). Raises `ConfigError` where `low` is above `high`."""
+    paper's are steps)."""
     low, high = config.low, config.high
-    if low > high:
-        raise ConfigError(
-            f"mutual.low = {low} is above mutual.high = {high}; give low at most as great as high."
-        )
     if config.splits == 1:
         return [low + (high - low) * Random(seed).random()]
     return [low + (high - low) * at / (config.splits - 1) for at in range(config.splits)]
@@ -104,43 +104,50 @@ async def examine(
     group: Grouper,
     config: MutualConfig,
     seed: int,
+    tokens: int | None = None,
 ) -> dict[str, int]:
     """Have every candidate of a tree checked that was not yet, write (agreeing, asked) to its
     node's `peers`, and return how many completions came to no answer, by reason.
 
     A candidate is cut at each of its shares, and the peer completes each beginning once; beginnings
     that are equal, within a candidate or between two, are asked for once and answer for all. A
-    completion agrees if `group` takes its answer for the candidate's; one without an answer, or
-    whose request is refused while the server answers others, does not agree. Where all candidates
-    have one answer nobody is asked: no check could change it.
+    completion agrees if `group` takes its answer for the candidate's; one without an answer does
+    not. A request that is refused while the server answers others is nobody's word: it is not among
+    those asked, and is charged as `unscored`. Where all candidates have one answer nobody is asked:
+    no check could change it.
 
-    All requests of a tree are under way together, and what is asked depends on the tree and the
-    seed alone. The tree is charged. Raises `ModelError` where the peer cannot be asked at all; as
-    when cancelled, what was found by then stays, and a second call asks for the rest.
+    All requests of a tree are under way together; with a budget of sampled `tokens` those of four
+    candidates at a time, until it is spent, and what is left is not checked. What is asked depends
+    on the tree and the seed alone. The tree is charged. Raises `ModelError` where the peer cannot
+    be asked at all; as when cancelled, what was found by then stays, and a second call asks for the
+    rest.
     """
-    shares(config, seed)
     cast, empty = candidates(tree), Counter[str]()
     if not cast or _unanimous(await group([ballot.answer for ballot in cast])):
         return {}
-    new = {
-        ballot: _beginnings(tree, ballot.node, units, config, seed)
+    waiting = [
+        (ballot, _beginnings(tree, ballot.node, units, config, seed))
         for ballot in cast
         if tree.nodes[ballot.node].peers is None
-    }
+    ]
+    side = len(waiting) if tokens is None else _SIDE_BY_SIDE
+    asked: dict[str, asyncio.Task[str | None]] = {}
 
     async def check(ballot: Ballot, shown: Sequence[str]) -> None:
-        said = [await asked[begun] for begun in shown]
-        found = await group([ballot.answer, *(answer for answer in said if answer is not None)])
-        tree.nodes[ballot.node].peers = (found.count(found[0]) - 1, len(shown))
+        heard = [said for begun in shown if (said := await asked[begun]) is not _REFUSED]
+        found = await group([ballot.answer, *(answer for answer in heard if answer is not None)])
+        if heard:
+            tree.nodes[ballot.node].peers = (found.count(found[0]) - 1, len(heard))
 
-    with on_the_bill_of(tree):
-        every = dict.fromkeys(begun for shown in new.values() for begun in shown)
-        asked = {
-            begun: asyncio.create_task(_completed(peer, tree.question, begun, seed, empty))
-            for begun in every
-        }
+    with on_the_bill_of(tree), metering() as spent:
         try:
-            await together(check(ballot, shown) for ballot, shown in new.items())
+            while waiting and (tokens is None or spent.sampled_tokens < tokens):
+                turn, waiting = waiting[:side], waiting[side:]
+                for begun in dict.fromkeys(begun for _, shown in turn for begun in shown):
+                    if begun not in asked:
+                        work = _completed(peer, tree.question, begun, seed, empty)
+                        asked[begun] = asyncio.create_task(work)
+                await together(check(ballot, shown) for ballot, shown in turn)
         finally:
             for task in asked.values():
                 task.cancel()
@@ -227,8 +234,9 @@ async def _completed(
         )
     except tuple(GIVEN_UP) as error:
         empty[GIVEN_UP[type(error)]] += 1
-        return None
-    if not answers or answers[0] is None:
+        charge(Cost(unscored=1))
+        return _REFUSED
+    if not answers or not answers[0]:
         empty["no answer stated"] += 1
         return None
     return answers[0]

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from math import inf
 from typing import Any
 
@@ -25,6 +25,9 @@ _UNSCORED = ("greedy", "sc", "mcts", "zero", "cot", "peer", "gen", "rstar", "ver
 _SIDE_BY_SIDE = 4
 """Runs of one question in flight at once, where no token budget may end them."""
 
+_TURNS, _TOO_LITTLE = 4, 0.1
+"""Most turns of search and review within a budget, and the share of it for which no further one is
+begun."""
 _RSTAR = {"selection": "uct", "ties": "random", "backup": "walks"}
 _HABITS: dict[str, dict[str, Any]] = {"rap": {"backup": "all"}, **dict.fromkeys(ACTIONS, _RSTAR)}
 """Options in which a search differs from rStar-Math's by its own paper."""
@@ -56,22 +59,55 @@ async def pursue(
         )
     tree.stopped = None
     rule = answer_rule(strategy, config, scored=parts.scorer is not None)
-    sure = config.confidence if rule == "majority" else None
+    # What a review chooses, and votes among actions, are no draws from one distribution.
+    votes = rule == "majority" and review is None and strategy.kind not in ACTIONS
+    sure = config.confidence if votes else None
 
-    def enough() -> Enough | None:
-        return None if sure is None else settled(group, sure)
-
-    if strategy.kind in CHAINS:
-        n = 1 if strategy.cold else _chains(strategy, config)
-        await sample_chains(tree, n, parts=parts, config=config, enough=enough())
-    else:
+    async def search(config: SearchConfig) -> None:
+        enough = None if sure is None else settled(group, sure)
+        if strategy.kind in CHAINS:
+            n = 1 if strategy.cold else _chains(strategy, config)
+            await sample_chains(tree, n, parts=parts, config=config, enough=enough)
+            return
         most = strategy.most_runs(endless=config.tokens is not None)
-        one = _run(strategy, parts, enough() if most == 1 else None, on_rollout)
+        one = _run(strategy, parts, enough if most == 1 else None, on_rollout)
         if most == 1:
             await one(tree, config)
         else:
-            await repeat(tree, one, most, config, enough())
-    return await (choose(tree, rule, config, group) if review is None else review(tree))
+            await repeat(tree, one, most, config, enough)
+
+    if review is not None and config.tokens is not None:
+        return await _in_turns(tree, search, review, config, once=strategy.runs is not None)
+    await search(config)
+    if review is not None:
+        return await review.look(tree, None)
+    return await choose(tree, rule, config, group)
+
+
+async def _in_turns(
+    tree: Tree,
+    search: Callable[[SearchConfig], Awaitable[None]],
+    review: Review,
+    config: SearchConfig,
+    *,
+    once: bool,
+) -> Choice:
+    """Search and second look within one budget: what the one leaves over the other is given. The
+    second look has its share in any case."""
+    assert config.tokens is not None
+    whole, before = config.tokens, tree.cost.sampled_tokens
+    reserve = round(review.reserve * whole)
+    for turn in range(_TURNS):
+        spent = tree.cost.sampled_tokens - before
+        part = max(1, round((whole - spent) * (1 - review.reserve)))
+        await search(config.model_copy(update={"tokens": part}))
+        left = whole - (tree.cost.sampled_tokens - before)
+        choice = await review.look(tree, max(left, 0 if turn else reserve))
+        left = whole - (tree.cost.sampled_tokens - before)
+        idle = tree.cost.sampled_tokens - before == spent
+        if once or idle or left < _TOO_LITTLE * whole:
+            break
+    return choice
 
 
 async def choose(tree: Tree, rule: str, config: SearchConfig, group: Grouper) -> Choice:

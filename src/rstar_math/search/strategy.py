@@ -27,6 +27,8 @@ CHAINS = ("greedy", "sc", "bon", "zero", "cot", "peer")
 """Kinds that sample whole solutions and search no tree."""
 ACTIONS = ("gen", "rstar", "verify")
 """Kinds that search over rStar's actions."""
+WORDS = ("zero", "cot", "peer", *ACTIONS)
+"""Kinds that reason in words, by the prompts of `actions.family`."""
 KNOWN = (
     "greedy, sc@8, bon@8, beam@8, dvts@8, tot, rap, value, mcts, mcts@16, mcts@16x4 (4 runs); in "
     "words instead of programs: zero, cot, cot@8, gen@32, rstar@32, verify@32, peer"

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from rstar_math.seeding import derive
 from rstar_math.types import Problem, Question
 
-_NUMBER = re.compile(r"\d+")
+_NUMBER = re.compile(r"\d{1,9}")
 _CONDITION = re.compile(r"Condition \d+:")
 
 
@@ -38,7 +38,7 @@ class Talker:
         """`n` texts that depend on the arguments alone."""
         block = prompt.rpartition("\n\n")[2]
         asked = _CONDITION.sub("", block.partition("\n")[0])
-        numbers = [int(number) for number in _NUMBER.findall(asked)]
+        numbers = [int(number) for number in _NUMBER.findall(asked)] or [0]
         return [
             self._text(block, numbers, random.Random(derive(self._seed, prompt, seed, at)))
             for at in range(n)
@@ -56,10 +56,10 @@ class Talker:
             return " Yes\n" if rng.random() < self.accuracy else " No\n"
         if block.endswith("\nQuestion:"):
             if rng.random() < 0.5:
-                return f" What is {numbers[0]} + {numbers[1]}?\n"
+                return f" What is {numbers[0]} + {numbers[-1]}?\n"
             return " Now we can answer the question: What is the sum of the list?\n"
         if "\nSteps:\n" in block:
             if rng.random() < 0.3:
                 return f"The answer is {said}.\n"
-            return f"{numbers[0]} + {numbers[1]} = {numbers[0] + numbers[1]}.\n"
+            return f"{numbers[0]} + {numbers[-1]} = {numbers[0] + numbers[-1]}.\n"
         return f" {self._filler}The numbers add up to {said}. The answer is {said}.\n\n"

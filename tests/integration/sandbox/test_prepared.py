@@ -22,6 +22,7 @@ PROGRAMS = (
     ("from sympy import *\npi = 3", "from sympy import *\nprint(pi)"),
     ('"""from sympy import *"""\nprint(pi)',),
     ("from sympy import *, os",),
+    ("# A comment\rE = 5\nfrom sympy import *\nprint(E)",),
     ("from sympy import *\nx = Symbol('x')\nimport pickle\nprint(pickle.loads(pickle.dumps(x)))",),
     (
         "from sympy import *\nfrom dataclasses import dataclass\n@dataclass\nclass A:\n"

@@ -65,7 +65,9 @@ def _main() -> types.ModuleType:
 
 
 STAR = "from sympy import *"
-_STAR_FIRST = re.compile(rf"(?:[ \t]*(?:#.*)?\n)*({re.escape(STAR)})[ \t]*(?:#.*)?(?:\n|\Z)")
+_STAR_FIRST = re.compile(
+    rf"(?:[ \t]*(?:#[^\r\n]*)?\n)*({re.escape(STAR)})[ \t]*(?:#[^\r\n]*)?(?:\n|\Z)"
+)
 _starred: types.ModuleType | None = None
 
 

@@ -5,6 +5,7 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from hashlib import sha256
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -39,6 +40,17 @@ class Family:
     """Questions rephrased, for A5."""
     verify: str
     """Solutions judged right or wrong."""
+
+    @property
+    def digest(self) -> str:
+        """Tells texts apart that were changed: 16 hexadecimal digits."""
+        text = "\x1f".join((self.instruction, str(self.depth), *self.texts))
+        return sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All examples."""
+        return self.cot, self.thoughts, self.subquestions, self.rephrase, self.verify
 
 
 class _Card(BaseModel):

@@ -17,6 +17,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
+from rstar_math.errors import ConfigError
 from rstar_math.grading.extract import extract_answer
 from rstar_math.steps.subquestions import asked
 from rstar_math.types import Question, Step
@@ -38,6 +39,13 @@ _STATEMENT = re.compile(
     r"[^\n]*\Z",
     re.IGNORECASE,
 )
+_FINAL = re.compile(
+    r"\\boxed\b|"
+    r"(?:\A|[.!?,:]|\b(?:so|thus|hence|therefore|that))\s*(?:\*\*)?(?:the\s+)?(?:final\s+)?answer"
+    r"(?:\s+to\s+(?:the|this)\s+(?:question|problem)\b)?"
+    r"\s*(?:\*\*)?(?:\s+is\b|:)(?!\s*(?:not|what|how|which|unknown)\b)[^?\n]*(?:\n|\Z)",
+    re.IGNORECASE,
+)
 _UNIT = re.compile(r"\s*\S(?:[^\n]*?[.!?](?=\s|\Z)|[^\n]*)")
 
 
@@ -55,7 +63,13 @@ def legal(prefix: Sequence[Step], allowed: Sequence[str], *, depth: int) -> tupl
     """
     if len(prefix) >= depth or (prefix and ended(prefix[-1])):
         return ()
-    follows = _FOLLOWS[prefix[-1].kind if prefix else None]
+    last = prefix[-1].kind if prefix else None
+    if last not in _FOLLOWS:
+        raise ConfigError(
+            f"A tree with steps of kind {last!r} cannot be searched on by rStar's actions; begin a "
+            "new tree, or take the strategy that it was grown by."
+        )
+    follows = _FOLLOWS[last]
     found = tuple(action for action in follows if action in allowed)
     if len(prefix) + 1 < depth:
         return found
@@ -77,11 +91,23 @@ def solution_units(question: Question, steps: Sequence[Step]) -> list[str]:
 
     Sub-questions are left out, and so is the "The answer is 12." of those on the way; an answer
     given again (A4) takes the place of the first; a rephrased question (A5) is no part of its own
-    solution. Units after the first begin with the space that parts them from the one before.
+    solution. Units after the first begin with the space that parts them from the one before. All
+    from the first statement of the final answer on is one unit: who is shown all but the last is
+    not shown the answer.
     """
     del question  # the same for every question: what a step ends is written in the step
     text = " ".join(filter(None, (said(step) for step in answered(steps))))
-    return _UNIT.findall(text)
+    units = _UNIT.findall(text)
+    for at, unit in enumerate(units):
+        if states(unit):
+            return [*units[:at], "".join(units[at:])]
+    return units
+
+
+def states(text: str) -> bool:
+    """Whether a sentence states the final answer: in a box, or with "the answer is" and something
+    that is no question and no denial."""
+    return _FINAL.search(text) is not None
 
 
 def answered(steps: Sequence[Step]) -> list[Step]:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 
 from rstar_math.grading.extract import extract_answer
+from rstar_math.steps.actions.paths import states
 from rstar_math.steps.grammar import Sample
 from rstar_math.steps.subquestions import STOPS
 from rstar_math.types import Step
@@ -15,7 +16,6 @@ ANSWER_STOPS = STOPS
 REPHRASING_STOPS = ("\n\n", "\nProblem:")
 """Stop strings of a rephrased question, whose last line is its "Question:"."""
 
-_FINAL = re.compile(r"\banswer(?:\s+to\b[^.:\n]{0,80})?\s*(?:\bis\b|:)|\\boxed\b", re.IGNORECASE)
 _LABEL = re.compile(r"(?:Question|Problem|Answer|Steps|Condition \d+):")
 _REPHRASING = re.compile(
     r"(?P<step>(?:Condition \d+: *[^\s].*\n)+Question: *[^\s].*)(?:\n|(?P<open>\Z))"
@@ -40,7 +40,7 @@ def read_thought(text: str, *, finished: bool) -> Sample:
     prose, problem = _line(text, finished=finished)
     if problem:
         return Sample(None, problem)
-    if not _FINAL.search(prose):
+    if not states(prose):
         return Sample(Step(prose=prose, kind="A1"))
     answer = extract_answer(prose)
     if answer is None:
@@ -61,7 +61,7 @@ def read_rephrasing(text: str, *, finished: bool) -> Sample:
     if found is None or (found["open"] is not None and not finished):
         _, problem = _prose(text, finished=finished, stops=REPHRASING_STOPS)
         return Sample(None, problem or "no list of conditions and a question")
-    lines = found["step"].split("\n")
+    lines = [re.sub(r":\s*", ": ", line, count=1) for line in found["step"].split("\n")]
     return Sample(Step(prose="\n".join(" ".join(line.split()) for line in lines), kind="A5"))
 
 
