@@ -95,10 +95,11 @@ class Solver:
         self._grader = await self._stack.enter_async_context(Grader(self.config.grading))
         if executor is None:
             executor = await self._stack.enter_async_context(Sandbox(self.config.sandbox))
-        if policy is not None:
-            self._kit = Kit(self.config, policy, policy, executor, self.group, self._scorer)
-            return
         model, second, scorer = self._completer, self._second, self._scorer
+        if policy is not None:
+            scorer = scorer or await self._valuer(None)
+            self._kit = Kit(self.config, policy, policy, executor, self.group, scorer)
+            return
         if model is None:
             model, self.model_name = await self._connected(self.config.model)
         if second is None:
@@ -109,13 +110,11 @@ class Solver:
         cold = StepPolicy(model, self.config.policy.model_copy(update={"temperature": 0.0}))
         self._kit = Kit(self.config, warm, cold, executor, self.group, scorer, model, second)
 
-    async def _valuer(self, model: Completer) -> Scorer | None:
+    async def _valuer(self, model: Completer | None) -> Scorer | None:
         """What the configuration has steps valued by."""
         search = self.config.search
-        if search.scorer == "self":
-            return judge(model, search)
-        if search.scorer == "none":
-            return None
+        if search.scorer != "ppm":
+            return judge(model, search) if search.scorer == "self" and model else None
         if search.ppm is None:
             raise ConfigError(
                 "search.scorer=ppm needs a checkpoint; name its folder: --set search.ppm=FOLDER."

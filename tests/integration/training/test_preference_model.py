@@ -9,12 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from rstar_math.config import load_config
 from rstar_math.errors import InputError
 from rstar_math.meter import metering
 from rstar_math.models.checkpoints import mark, read_notes
 from rstar_math.models.preference import PreferenceModel, encode
+from rstar_math.solver import Solver
+from rstar_math.testing import ScriptedPolicy
 from rstar_math.training.texts import prompt_text, solution_text
 from rstar_math.types import Question, Step
+from tests.unit.toy import QUESTION, script
 from tests.unit.training.tiny import question, save_tiny_policy, solution
 
 torch = pytest.importorskip("torch", reason="training needs torch: pip install 'rstar-math[train]'")
@@ -197,3 +201,21 @@ def test_being_cancelled_leaves_the_scorer_usable_also_in_another_loop(ppm: Path
     asyncio.run(cancelled())
     plain = plain_value(ppm, question(3), solution(3))
     assert asyncio.run(after()) == [pytest.approx(plain, abs=1e-5)]
+
+
+def test_the_solver_values_steps_with_a_checkpoint(ppm: Path, tmp_path: Path) -> None:
+    async def values(folder: str) -> tuple[list[float], list[float]]:
+        settings = ["search.scorer=ppm", f"search.ppm={folder}", "search.rollouts=3"]
+        config = load_config(None, settings)
+        async with Solver(config, policy=ScriptedPolicy(script)) as solver:
+            tree = (await solver.solve(QUESTION)).tree
+        scored = [index for index, node in enumerate(tree.nodes) if node.score is not None]
+        assert len(scored) == len(tree) - 1
+        scorer = PreferenceModel.load(ppm)
+        again = await scorer.score(QUESTION, [tree.prefix(index) for index in scored])
+        return [tree.nodes[index].score or 0.0 for index in scored], again
+
+    in_search, apart = asyncio.run(values(str(ppm)))
+    assert in_search == pytest.approx(apart, abs=1e-5)
+    with pytest.raises(InputError):
+        asyncio.run(values(str(tmp_path)))
