@@ -77,7 +77,7 @@ Data = Annotated[
     ),
 ]
 AnyFile = Annotated[
-    Path | None, typer.Argument(metavar="[FILE]", help="JSONL with problem and answer.")
+    Path | None, typer.Argument(metavar="FILE", help="JSONL with problem and answer.")
 ]
 
 
