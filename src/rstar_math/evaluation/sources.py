@@ -117,12 +117,11 @@ def answer_of(value: object, read: str) -> str | None:
 
 
 def _column(row: Mapping[str, Any], key: str, where: str) -> object:
-    """A row's value under the first of some keys, separated by |, that it has."""
-    for one in key.split("|"):
-        if one in row:
-            return row[one]
+    """A row's value under a key."""
+    if key in row:
+        return row[key]
     raise InputError(
-        f"{where} has no column {key.replace('|', ' or ')}, but {', '.join(row)}; name the columns "
+        f"{where} has no column {key}, but {', '.join(row)}; name the columns "
         "as in hf:NAME:CONFIG@SPLIT?question=...&answer=...."
     )
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from rstar_math.errors import InputError, MissingExtra, StoreError
+from rstar_math.training import rows as training_rows
 from rstar_math.training.curation import ALL_DATA, Curated, CurationConfig, Data, curate
 from rstar_math.training.export import (
     Origin,
@@ -62,6 +63,22 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
         assert read_rows(tmp_path / "sub" / "out", model) == list(rows_of(what, kind))
     assert read_mark(tmp_path / "sub" / "out") == json.loads(json.dumps(mark))
     assert sorted(os.listdir(tmp_path / "sub")) == ["out"]
+
+
+def test_the_trainers_read_what_is_written(tmp_path: Path) -> None:
+    write(tmp_path / "out")
+    folder = tmp_path / "out"
+    for kind, layout in (
+        ("sft", training_rows.SolutionRow),
+        ("preference", training_rows.PairRow),
+        ("outcome", training_rows.OutcomeRow),
+        ("value", training_rows.ValueRow),
+    ):
+        file = folder / f"{kind}.jsonl"
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        read = training_rows.read_rows(file, layout)
+        shared = [{key: line[key] for key in layout.model_fields} for line in lines]
+        assert [row.model_dump(mode="json") for row in read] == shared
 
 
 def test_the_rows_hold_the_texts_of_inference_and_where_they_come_from() -> None:
