@@ -150,33 +150,13 @@ def _file(data: Path, name: str) -> Path:
 
 def _annotated(path: Path) -> "list[SolutionRow]":
     """The rows of a file of problems with annotated solutions; what is not used is counted."""
-    import gzip
-    import json
-
     from rstar_math.errors import InputError
-    from rstar_math.problems.annotated import annotated_steps
-    from rstar_math.problems.reader import question_id
-    from rstar_math.training.rows import solution_row
-    from rstar_math.types import Question
+    from rstar_math.problems.solutions import read_solutions
+    from rstar_math.training.rows import annotated_rows
 
-    rows: list[SolutionRow] = []
-    reasons: dict[str, int] = {}
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            entries = [json.loads(line) for line in file if line.strip()]
-        for entry in entries:
-            text = str(entry.get("problem") or entry["question"])
-            found = annotated_steps(text, str(entry["solution"]), str(entry["answer"]))
-            if found.reason is None:
-                question = Question(str(entry.get("id") or question_id(text)), text)
-                rows.append(solution_row(question, found.steps))
-            else:
-                reasons[found.reason] = reasons.get(found.reason, 0) + 1
-    except (OSError, EOFError, ValueError, KeyError, AttributeError) as error:
-        raise InputError(
-            f"{path} is not a JSONL file of problems with answer and solution ({error!r})."
-        ) from None
-    _say(f"{len(rows)} of {len(entries)} solutions are used; left out: {reasons or 'none'}")
+    found = list(read_solutions(str(path)))
+    rows, reasons = annotated_rows(found)
+    _say(f"{len(rows)} of {len(found)} solutions are used; left out: {reasons or 'none'}")
     if not rows:
         raise InputError(f"No solution of {path} is annotated so that it can be used.")
     return rows

@@ -20,7 +20,8 @@ class ModelConfig(Section):
     """The policy's language model and how it is asked."""
 
     url: str = "local"
-    """"local" (embedded SmolLM2-135M), a path to a .gguf file, or http://host:port/v1."""
+    """"local" (embedded SmolLM2-135M), a path to a .gguf file, hf:FOLDER (a checkpoint that
+    transformers runs in this process), or http://host:port/v1."""
     name: str | None = None
     """Model name that the server knows; by default the only one it lists."""
     api_key_env: str = "OPENAI_API_KEY"
