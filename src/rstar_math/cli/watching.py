@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic
 
+from rich.box import SIMPLE_HEAD
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -14,8 +15,10 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 
-from rstar_math.cli.show import err, plain
+from rstar_math.cli.show import err, out, plain
+from rstar_math.evolution.plan import Plan
 from rstar_math.types import Problem
 
 _TRAINING = "step "
@@ -101,3 +104,24 @@ def rounds() -> Iterator[Rounds]:
             yield watch
         finally:
             watch.end()
+
+
+def show_plan(plan: Plan) -> None:
+    """The plan as a table on stdout."""
+    table = Table(header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("stage", no_wrap=True)
+    for name in ("problems", "calls", "tokens", "hours"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for part in plan.parts:
+        figures = (f"{part.problems:,}", f"{part.calls:,}", f"{part.tokens:,}", f"{part.hours:.2f}")
+        table.add_row(part.stage, *figures)
+    tokens = sum(part.tokens for part in plan.parts)
+    table.add_row("all", "", "", f"{tokens:,}", f"{plan.hours:.1f}")
+    table.caption_justify = "left"
+    table.caption = (
+        f"From a pilot on this machine: {plan.tokens_a_problem:.0f} tokens a rollout, "
+        f"{plan.tokens_a_second:.0f} a second; in training {plan.trained_a_second:.0f}.\n"
+        f"{plan.counts['to learn from']} problems to learn from, {plan.counts['held out']} held "
+        "out. A trained policy is shorter in its words than the\nbase, so later rounds take less."
+    )
+    out.print(table)

@@ -2,13 +2,13 @@
 short pilot.
 
 The pilot searches a few problems with the base and reckons with its rates; a trained policy writes
-shorter steps, so the figure is an upper one for later rounds. Trainings are reckoned from a rate of
-tokens a second that the machine is asked for by two steps of the optimiser.
+shorter steps, so the figure is an upper one for later rounds. A training is reckoned from the time
+that one step of the optimiser takes.
 """
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -20,12 +20,15 @@ from rstar_math.evolution.recipe import Recipe, RoundSection
 from rstar_math.evolution.watching import Silent, Watch
 from rstar_math.search.strategy import Strategy, parse_strategies
 from rstar_math.solver import Solver
+from rstar_math.steps import trained_prompt
 from rstar_math.types import Cost, Problem
 
 PILOT = 4
 """Problems searched in the pilot."""
 KEPT = 2
 """Solutions reckoned to be kept of a problem."""
+SIDES = 8
+"""Sides of pairs reckoned to be run of a problem in the training of a preference model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,9 @@ class Plan:
     tokens_a_problem: float
     """Sampled tokens of one rollout, as the pilot saw them."""
     tokens_a_second: float
+    """Sampled, by all problems in flight."""
+    trained_a_second: float
+    """Tokens that a training of the policy gets through."""
     parts: list[Part]
 
     @property
@@ -73,6 +79,8 @@ async def estimate(recipe: Recipe, *, watch: Watch | None = None) -> Plan:
         problems = gathering.problems_in(journal, gathering.TRAIN)
         pair = Pair(Made(0, "", learning.base_address(journal, recipe), "base"))
         pilot = await _pilot(recipe, pair, problems[:PILOT], watch)
+        watch.begin("0/pilot", "one step of training", None, 0)
+        pilot = _trained(pilot, recipe, learning.base_of(journal, recipe), problems[:PILOT])
         sizes = [
             len(gathering.problems_in(journal, gathering.evaluation_file(at)))
             for at in range(1, len(recipe.evaluation.sets) + 1)
@@ -87,6 +95,10 @@ class _Pilot:
     calls: float
     tokens: float
     rate: float
+    length: float = 0.0
+    """Tokens of a whole solution with its question."""
+    trained: float = 1.0
+    """Tokens a second of a training."""
 
 
 async def _pilot(recipe: Recipe, pair: Pair, problems: Sequence[Problem], watch: Watch) -> _Pilot:
@@ -108,9 +120,36 @@ async def _pilot(recipe: Recipe, pair: Pair, problems: Sequence[Problem], watch:
         seconds = monotonic() - began
     whole = Cost.total(costs)
     rollouts = 2 * max(len(costs), 1)
-    return _Pilot(
-        whole.calls / rollouts, whole.sampled_tokens / rollouts, whole.sampled_tokens / seconds
-    )
+    rate = whole.sampled_tokens / max(seconds, 1e-9)
+    return _Pilot(whole.calls / rollouts, whole.sampled_tokens / rollouts, rate)
+
+
+def _trained(pilot: _Pilot, recipe: Recipe, base: str, problems: Sequence[Problem]) -> _Pilot:
+    """The pilot with what two steps of the optimiser took; the second is timed."""
+    from rstar_math.models.checkpoints import load_tokenizer
+    from rstar_math.training.policy import train_policy
+    from rstar_math.training.rows import SolutionRow
+
+    text = "# Put the numbers of the question together.\nprint(1 + 2)\n<code/>\n" * 4
+    rows = [
+        SolutionRow(prompt=trained_prompt(problem.question), completion=text, problem=problem.id)
+        for problem in problems
+    ]
+    tokenizer = load_tokenizer(base)
+    lengths = [len(tokenizer(row.prompt + row.completion).input_ids) for row in rows]
+    batch = min(recipe.sft.batch, 8)
+    update = {"batch": batch, "max_steps": 2, "epochs": 1, "save_every": 10**6}
+    settings = recipe.sft.model_copy(update=update)
+    moments: list[float] = []
+
+    def note(line: str) -> None:
+        moments.append(monotonic())
+
+    with tempfile.TemporaryDirectory(prefix="rstar-plan-") as folder:
+        train_policy((rows * batch)[: 2 * batch], base, Path(folder) / "policy", settings, say=note)
+    length = sum(lengths) / len(lengths)
+    seconds = max(moments[-1] - moments[0], 1e-9)
+    return replace(pilot, length=length, trained=batch * length / seconds)
 
 
 def _reckoned(recipe: Recipe, counts: dict[str, int], sizes: list[int], pilot: _Pilot) -> Plan:
@@ -122,6 +161,10 @@ def _reckoned(recipe: Recipe, counts: dict[str, int], sizes: list[int], pilot: _
         hours = tokens / pilot.rate / 3600
         parts.append(Part(stage, problems, round(calls), round(tokens), hours))
 
+    def trained(stage: str, problems: int, texts: float) -> None:
+        tokens = texts * pilot.length
+        parts.append(Part(stage, problems, 0, round(tokens), tokens / pilot.trained / 3600))
+
     train, held = counts["to learn from"], counts["held out"]
     for number, one in enumerate(recipe.rounds, 1):
         size = min(train, one.problems or train)
@@ -129,16 +172,19 @@ def _reckoned(recipe: Recipe, counts: dict[str, int], sizes: list[int], pilot: _
             searched(f"{number}/search", size, _rollouts(one))
             for turn, more in enumerate(one.more, 1):
                 searched(f"{number}/more-{turn} (at most)", size, more)
+        solutions = size * (1 if one.data == "annotated" else KEPT)
         if one.policy:
+            trained(f"{number}/policy", solutions, solutions * recipe.sft.epochs)
             searched(f"{number}/held-out", held, 1 / one.candidates)
         if one.ppm and one.data == "search":
+            trained(f"{number}/ppm", size, size * SIDES * recipe.preference.epochs)
             searched(f"{number}/samples", held, recipe.gate.samples / one.candidates)
         last = number == len(recipe.rounds) or recipe.evaluation.system_rounds == "every"
         names = [*recipe.evaluation.policy, *(recipe.evaluation.system if last else ())]
         for at, problems in enumerate(sizes, 1):
             share = sum(_size(recipe, strategy) for strategy in parse_strategies(",".join(names)))
             searched(f"{number}/measure-{at}", problems, share / one.candidates)
-    return Plan(counts, pilot.tokens, pilot.rate, parts)
+    return Plan(counts, pilot.tokens, pilot.rate, pilot.trained, parts)
 
 
 def _rollouts(one: RoundSection) -> float:

@@ -35,15 +35,15 @@ def read_solutions(source: str) -> Iterator[Solved]:
     if kind.kind == "toy":
         for task in tasks_of(kind):
             problem = task.problem
-            answer = problem.reference or ""
-            yield Solved(problem.id, problem.question.text, task.solution, answer)
+            final = problem.reference or ""
+            yield Solved(problem.id, problem.question.text, task.solution, final)
         return
     if kind.kind == "hf":
         for problem in rows_of(kind):
             text = problem.reference or ""
             if _FINAL in text:
-                answer = text.rpartition(_FINAL)[2].strip()
-                yield Solved(problem.id, problem.question.text, text, answer)
+                final = text.rpartition(_FINAL)[2].strip()
+                yield Solved(problem.id, problem.question.text, text, final)
         return
     for entry in _objects(Path(kind.name)):
         asked = entry.get(kind.options.get("question", "problem")) or entry.get("question")

@@ -40,8 +40,8 @@ _VALUE = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}
 
 
 def toy_tasks(size: int, seed: int = 0) -> Iterator[Task]:
-    """`size` tasks, no two alike (at most `MOST_TASKS`); half of them take two calculations, by `level`.
-    The same for the same seed."""
+    """`size` tasks, no two alike (at most `MOST_TASKS`); half of them take two calculations, as
+    `level` says. The same for the same seed."""
     seen: set[str] = set()
     number = 0
     while len(seen) < size:
