@@ -17,7 +17,7 @@ def evolve(
         str,
         typer.Argument(
             metavar="RECIPE",
-            help="A TOML file, or paper-7b, single-gpu, laptop, learn (one round), smoke.",
+            help="A TOML file, or paper-7b, single-gpu, laptop, smoke.",
         ),
     ],
     folder: Annotated[

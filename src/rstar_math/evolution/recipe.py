@@ -80,6 +80,8 @@ class SetSection(Section):
     """A name that `rstar benchmarks` lists, a JSONL file, hf:NAME or gym:NAME."""
     size: int | None = Field(None, ge=1)
     """Problems drawn from it, by their ids; by default all."""
+    system: bool = True
+    """Whether the system is measured on it too, or the policy alone."""
 
 
 class EvaluationSection(Section):

@@ -189,10 +189,10 @@ async def _measure(shop: Workshop, pair: Pair, *, system: bool) -> None:
     """Measure the models in use on the recipe's sets; what has not changed since an earlier round
     is not measured again."""
     section = shop.recipe.evaluation
-    for at in range(1, len(section.sets) + 1):
+    for at, chosen in enumerate(section.sets, 1):
         problems = gathering.problems_in(shop.journal, gathering.evaluation_file(at))
         parts = [("policy", pair.policy.round, section.policy)]
-        if system:
+        if system and chosen.system:
             latest = max(pair.policy.round, pair.ppm.round if pair.ppm else 0)
             parts.append(("system", latest, section.system))
         for name, number, strategies in parts:
