@@ -13,6 +13,7 @@ from rstar_math.cli import (
     benchmarks,
     curate,
     demo,
+    deploy,
     doctor,
     eval_ppm,
     evaluate,
@@ -49,6 +50,7 @@ app.command("curate")(curate.curate)
 app.command("export")(export.export)
 app.add_typer(train.app, name="train")
 app.command("evolve")(evolve.evolve)
+app.command("deploy")(deploy.deploy)
 app.command("eval-ppm")(eval_ppm.eval_ppm)
 app.command("grade", context_settings={"ignore_unknown_options": True})(grade.grade)
 app.command("doctor")(doctor.doctor)

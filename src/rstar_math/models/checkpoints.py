@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rstar_math.errors import InputError, MissingExtra, RstarError, StoreError
+from rstar_math.models.gguf_header import read_header
 from rstar_math.models.weights import shipped_weights
 
 MARK = "rstar.json"
@@ -165,14 +166,27 @@ def load_policy(base: str) -> tuple[Any, Any]:
 
 
 def load_tokenizer(base: str) -> Any:
-    """The tokenizer of a model, with a padding token."""
+    """The tokenizer of a model, with a padding token; it cuts text as llama.cpp does."""
     from transformers import AutoTokenizer
 
     where, options = locate(base)
     tokenizer = AutoTokenizer.from_pretrained(where, **options)
+    if "gguf_file" in options:
+        _cut_as_llama_cpp(tokenizer, Path(where) / options["gguf_file"])
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _cut_as_llama_cpp(tokenizer: Any, file: Path) -> None:
+    """Have a tokenizer that was read from a GGUF file take digits one by one where the file says
+    so: transformers does not look, and then joins the spaces before a number otherwise."""
+    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
+
+    if read_header(file).facts.get("tokenizer.ggml.pre") == "smollm":
+        tokenizer.backend_tokenizer.pre_tokenizer = Sequence(
+            [Digits(individual_digits=True), ByteLevel(add_prefix_space=False)]
+        )
 
 
 def locate(base: str) -> tuple[str, dict[str, str]]:

@@ -39,6 +39,12 @@ async def connect(config: ModelConfig) -> Connection:
             config.url,
             streams=config.in_flight,
             context_tokens=config.context_tokens,
+            adapter=config.adapter,
+        )
+    if config.adapter is not None:
+        raise ConfigError(
+            "model.adapter is for the embedded model; a server loads adapters itself, by its own "
+            "options. Leave it out."
         )
     if config.url.startswith("hf:"):
         from rstar_math.models.inprocess import TransformersModel
