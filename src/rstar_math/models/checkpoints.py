@@ -209,6 +209,7 @@ def forget_quantisation(model: Any) -> None:
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.hf_quantizer = None
+    model.is_quantized = False
 
 
 @contextmanager
