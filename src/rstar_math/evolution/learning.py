@@ -20,8 +20,8 @@ from rstar_math.training.export.files import write_rows
 from rstar_math.training.rows import PairRow, SolutionRow, annotated_rows, read_rows
 
 SFT, DATA = "sft.jsonl", "data"
-_SHOWN = 200
-"""Problems that the tokenizer of a tiny model is made from."""
+_SHOWN, _VOCABULARY = 200, 512
+"""Of a tiny model: problems and solutions that its tokenizer is made from, and its tokens."""
 Say = Callable[[str], None]
 
 
@@ -125,8 +125,11 @@ def base_of(journal: Journal, recipe: Recipe) -> str:
     if not folder.is_dir():
         from rstar_math.testing.tiny import save_tiny_policy
 
-        texts = [p.question.text for p in problems_in(journal, TRAIN)[:_SHOWN]]
-        save_tiny_policy(folder, size=64, spread=0.1, texts=texts)
+        texts = [problem.question.text for problem in problems_in(journal, TRAIN)[:_SHOWN]]
+        if recipe.rounds[0].data == "annotated":
+            rows, _ = annotated_rows(solutions_in(journal)[:_SHOWN])
+            texts += [row.completion for row in rows]
+        save_tiny_policy(folder, size=64, spread=0.1, vocabulary=_VOCABULARY, texts=texts)
     return str(folder)
 
 

@@ -30,15 +30,18 @@ async def evolve(
     """
     with Journal.open(run, recipe.model_dump(mode="json")) as journal:
         shop = Workshop(recipe, journal, watch or Silent(), budget or Budget())
-        pair, fixed = await _begin(shop), None
+        base = await _begin(shop)
+        pair, fixed = base, None
         for number in range(1, len(recipe.rounds) + 1):
             pair, made = await _round(shop, number, pair, fixed)
             fixed = fixed or made
+        if recipe.first:  # decides nothing, so nobody waits for it
+            await _measure(shop, base, system=False)
         return pair
 
 
 async def _begin(shop: Workshop) -> Pair:
-    """Gather the problems and measure the base."""
+    """Gather the problems, and try the base on those held out."""
     recipe, journal = shop.recipe, shop.journal
     bootstrap = {"bootstrap": recipe.rounds[0].data}
     inputs = {**shop.part("problems"), "sets": shop.part("evaluation"), **bootstrap}
@@ -50,7 +53,6 @@ async def _begin(shop: Workshop) -> Pair:
     pair = Pair(Made(0, base, address, f"base {recipe.base}"))
     if recipe.first:
         await shop.held_out(0, pair.policy)
-        await _measure(shop, pair, system=False)
     return pair
 
 
