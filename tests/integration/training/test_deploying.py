@@ -143,6 +143,29 @@ def test_the_command_writes_what_the_library_writes(models: Path, tmp_path: Path
         CliRunner().invoke(app, ["deploy", "x", "--out", "y"], catch_exceptions=False)
 
 
+def test_the_measuring_command_takes_either(models: Path, tmp_path: Path) -> None:
+    pairs = tmp_path / "preference.jsonl"
+    pairs.write_text("".join(row.model_dump_json() + "\n" for row in PAIRS[:12]))
+    bench = tmp_path / "bench.jsonl"
+    bench.write_text(json.dumps({"id": "1", "problem": "?", "steps": ["a", "b"], "label": -1}))
+    found = []
+    for place, more in (
+        ("ppm", ()),
+        ("ppm.gguf", ()),
+        ("ppm-adapter.gguf", ("--base", str(models / "policy.gguf"))),
+    ):
+        args = ["eval-ppm", str(models / place), "--pairs", str(pairs), "--all", *more]
+        result = CliRunner().invoke(app, [*args, "--processbench", str(bench), "--json"])
+        assert result.exit_code == 0, result.output
+        found.append(json.loads(result.stdout)["pairs"])
+    assert found[0]["pairs"] == found[1]["pairs"] == found[2]["pairs"] == 12
+    for other in found[1:]:
+        assert other["calibration_error"] == pytest.approx(found[0]["calibration_error"], abs=1e-2)
+    args = ["eval-ppm", str(models / "ppm.gguf"), "--pairs", str(pairs)]
+    with pytest.raises(InputError, match="add --all"):
+        CliRunner().invoke(app, args, catch_exceptions=False)
+
+
 def test_what_cannot_be_written_is_a_sentence(models: Path, tmp_path: Path) -> None:
     def refused(folder: Path, match: str) -> None:
         with pytest.raises(InputError, match=match):

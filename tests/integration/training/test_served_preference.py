@@ -132,7 +132,7 @@ def test_vllm_s_two_ways(ppm: Path, plain: list[float], tmp_path: Path) -> None:
         server.routes.discard("/tokenize")
         with pytest.raises(ModelRefused, match="/tokenize"):
             found(there)
-    with pytest.raises(ModelUnreachable):
+    with pytest.raises(ModelUnreachable, match=r"or correct search\.ppm"):
         found(there)
 
 
@@ -227,9 +227,22 @@ def test_the_solver_values_steps_with_a_file(ppm: Path) -> None:
     assert there == pytest.approx(here, abs=1e-2)
 
 
-def test_a_head_is_read_from_every_place_alike(ppm: Path) -> None:
+def test_a_head_is_read_from_every_place_alike(ppm: Path, tmp_path: Path) -> None:
     heads = [ValueHead.load(ppm.parent / place) for place in ("ppm", "ppm.gguf", "adapter.gguf")]
     assert heads[0] == heads[1] == heads[2]
     assert heads[0].values([]) == []
+    from rstar_math.models.heads import probe_head, save_probe
+
+    head = probe_head(32, 0)
+    about: dict[str, object] = {"base": "policy", "hidden": 0, "size": 32, "depth": 2}
+    for name, layers in (("last", [-1]), ("first", [1])):
+        (tmp_path / name).mkdir()
+        save_probe(tmp_path / name, head, {**about, "layers": layers})
+    state = torch.randn(32)
+    value = torch.tanh(head(state)).item()
+    found_here = ValueHead.load(tmp_path / "last").values([state.tolist()])
+    assert found_here == [pytest.approx(value, abs=1e-6)]
+    with pytest.raises(InputError, match="other layers than the last"):
+        ValueHead.load(tmp_path / "first")
     with pytest.raises(ConfigError, match="ppm_head is for a server"):
         found(f"search.ppm={ppm}", f"search.ppm_head={ppm}")
