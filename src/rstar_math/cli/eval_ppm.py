@@ -71,6 +71,11 @@ def eval_ppm(
             await scorer.aclose()
 
     report = asyncio.run(measured())
+    _print(report, as_json)
+
+
+def _print(report: dict[str, Any], as_json: bool) -> None:
+    """The figures, for a program or a person."""
     if as_json:
         print_json(report)
         return

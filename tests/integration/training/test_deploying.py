@@ -86,7 +86,7 @@ def furthest(file: Path, folder: Path, adapter: Path | None = None) -> float:
     tokens, found = asyncio.run(work())
     assert tokens == Tokenizer.from_file(str(folder / "tokenizer.json")).encode(TEXT).ids
     plain = plain_logprobs(folder, tokens)
-    return max(abs(entry["logprob"] - float(plain[entry["id"]])) for entry in found)
+    return max(abs(float(entry["logprob"]) - float(plain[entry["id"]])) for entry in found)
 
 
 def test_a_policy_s_file_gives_what_transformers_gives(models: Path, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@ llama.cpp in this process, hidden states of a server, vLLM's classification."""
 
 import asyncio
 import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -91,6 +93,32 @@ def test_llama_cpp_gives_what_transformers_gives(ppm: Path, plain: list[float]) 
     assert found(f"search.ppm={ppm.parent}/ppm.gguf") == pytest.approx(plain, abs=1e-2)
     half = write_gguf(ppm, ppm.parent / "half.gguf", kind="f16")
     assert values(ServedPreference.load(half, streams=2)) == pytest.approx(plain, abs=1e-2)
+
+
+WITHOUT_TORCH = """
+import asyncio, sys
+sys.modules |= dict.fromkeys(("torch", "transformers", "tokenizers", "safetensors", "peft"))
+from pathlib import Path
+from rstar_math.models.gguf_files import write_gguf
+from rstar_math.models.served_preference import ServedPreference
+from rstar_math.types import Question
+
+async def work():
+    file = write_gguf(Path(sys.argv[1]), Path(sys.argv[2]))
+    scorer = ServedPreference.load(file, streams=1)
+    found = await scorer.score_texts(["Question: What is 1 + 2?"])
+    await scorer.aclose()
+    print(found[0])
+
+asyncio.run(work())
+"""
+
+
+def test_writing_and_scoring_need_no_torch(ppm: Path, tmp_path: Path) -> None:
+    args = [sys.executable, "-c", WITHOUT_TORCH, str(ppm), str(tmp_path / "ppm.gguf")]
+    ended = subprocess.run(args, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert -1.0 < float(ended.stdout) < 1.0
 
 
 def test_an_adapter_scores_on_its_base(ppm: Path, plain: list[float]) -> None:
