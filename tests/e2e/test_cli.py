@@ -30,7 +30,7 @@ def test_help_names_every_verb_and_loads_nothing_heavy() -> None:
     run = rstar("--help")
     assert run.returncode == 0
     verbs = (
-        "solve search eval benchmarks report view serve problems curate export train eval-ppm grade"
+        "solve search eval benchmarks report view serve problems curate export train deploy eval-ppm grade"
     )
     for verb in (*verbs.split(), "doctor", "demo"):
         assert verb in run.stdout
