@@ -251,3 +251,40 @@ def test_a_full_disk_is_a_sentence_and_leaves_no_file(
     assert ended.stderr.startswith("rstar: ")
     assert "out.gguf cannot be written (File too large)" in ended.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_training_and_engine_cut_text_alike_for_the_embedded_model() -> None:
+    import random
+
+    from rstar_math.models.checkpoints import load_tokenizer
+    from rstar_math.models.readers import tokens_of
+
+    tokenizer, rng = load_tokenizer("local"), random.Random(0)
+    pieces = [
+        "  ",
+        "\n",
+        " ",
+        "3",
+        "12",
+        "x",
+        "= ",
+        "total",
+        "\n\n",
+        "    ",
+        "é",
+        "½",
+        "'ll",
+        "...",
+    ]
+    texts = ["".join(rng.choices(pieces, k=12)) for _ in range(100)]
+
+    async def work() -> list[tuple[int, ...]]:
+        model = await connect(ModelConfig(concurrency=1, context_tokens=256))
+        assert isinstance(model, LocalModel)
+        try:
+            return [await tokens_of(model._http, text) for text in texts]
+        finally:
+            await model.aclose()
+
+    assert asyncio.run(work()) == [tuple(tokenizer(text).input_ids) for text in texts]
