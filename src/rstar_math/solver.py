@@ -124,7 +124,8 @@ class Solver:
     async def _second_model(self, first: Completer) -> Completer:
         """The discriminator's model: the first one, or one of its own."""
         second, model = self.config.discriminator, self.config.model
-        if second.url in ("same", model.url) and second.name in (None, model.name):
+        alike = second.url == model.url and second.adapter == model.adapter
+        if (alike or second.url == "same") and second.name in (None, model.name):
             self.discriminator_name = self.model_name
             return first
         try:

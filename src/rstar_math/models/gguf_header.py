@@ -80,7 +80,8 @@ def read_header(path: Path) -> GgufHeader:
         ) from error
     except (struct.error, UnicodeDecodeError, KeyError, ValueError, MemoryError) as error:
         raise InputError(
-            f"{path} is damaged or not a GGUF model file; write it again with rstar deploy."
+            f"{path} is damaged or not a GGUF model file; copy it again, or write it with rstar "
+            "deploy."
         ) from error
     if any(place.start >= size for place in found.tensors.values()):
         raise InputError(f"{path} was not copied whole ({size} bytes); copy it again.")

@@ -32,7 +32,7 @@ class LocalModel:
         self._http.dialect = LLAMA_CPP
         self._http.batch = streams
         self._streams = Streams(streams)
-        self.name = path.stem
+        self.name = path.stem if lora is None else f"{path.stem}+{lora.stem}"
 
     async def complete(
         self,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rstar_math.config import Config
-from rstar_math.errors import ConfigError, InputError
+from rstar_math.errors import ConfigError, InputError, ModelError
 from rstar_math.meter import charge
 from rstar_math.models.encoding import encode_with
 from rstar_math.models.engine import EngineSettings, engine_client, start
@@ -152,6 +152,9 @@ async def _at_address(url: str, head: str | None, config: Config) -> ServedPrefe
         await http.greet()
         reader = ClassificationReader(http) if found is None else EmbeddingReader(http, found)
         await reader.check()
+    except ModelError as error:
+        await http.aclose()
+        raise type(error)(str(error).replace("--model", "search.ppm")) from error
     except BaseException:
         await http.aclose()
         raise
