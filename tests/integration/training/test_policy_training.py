@@ -179,7 +179,7 @@ def test_bad_inputs_are_refused_in_a_sentence(policy: Path, tmp_path: Path) -> N
     (tmp_path / "b").mkdir()
     with pytest.raises(InputError, match="there already"):
         train_policy(ROWS, str(policy), tmp_path / "b", SETTINGS)
-    (tmp_path / "c.training").mkdir()
+    (tmp_path / "c.training" / "checkpoint-2").mkdir(parents=True)
     (tmp_path / "c.training" / "inputs.json").write_text(json.dumps({"other": 1}))
     with pytest.raises(InputError, match="other data or settings"):
         train_policy(ROWS, str(policy), tmp_path / "c", SETTINGS)
