@@ -12,7 +12,7 @@ Judged = PairRow | OutcomeRow | ValueRow
 Member = tuple[Judged, list[tuple[int, ...]]]
 """A row and the tokens of its sides."""
 
-ROOM = 2048
+ROOM = 1024
 """Tokens at which a group of outcomes or values is full: the cost of a row grows with its square,
 and a searched tree has tens of thousands."""
 

@@ -13,8 +13,8 @@ import pytest
 from rstar_math.errors import InputError, StoreError
 from rstar_math.models.checkpoints import load_policy
 from rstar_math.models.heads import load_scored
-from rstar_math.training.rows import PairRow
-from rstar_math.training.settings import PreferenceTraining, ProbeTraining
+from rstar_math.training.settings import PolicyTraining, PreferenceTraining, ProbeTraining
+from tests.integration.training.test_policy_training import ROWS as SOLUTIONS
 from tests.integration.training.test_preference_training import ROWS
 from tests.unit.training.tiny import save_tiny_policy
 
@@ -129,19 +129,28 @@ def few_bytes(most: int) -> Callable[[], None]:
 
 
 @pytest.mark.parametrize("save_every", [1, 50], ids=["a-checkpoint", "the-model"])
-def test_a_full_disk_while_a_ppm_is_saved(policy: Path, tmp_path: Path, save_every: int) -> None:
+@pytest.mark.parametrize("kind", ["policy", "ppm"])
+def test_a_full_disk_is_a_sentence_and_leaves_no_model(
+    policy: Path, tmp_path: Path, kind: str, save_every: int
+) -> None:
+    from rstar_math.training.policy import train_policy
     from rstar_math.training.preference import train_preference
 
-    rows: list[PairRow] = ROWS
-    settings = ONE_STEP.model_copy(update={"save_every": save_every})
+    def train() -> dict[str, Any]:
+        out = tmp_path / "out"
+        over = {"save_every": save_every}
+        if kind == "ppm":
+            return train_preference(ROWS, str(policy), out, ONE_STEP.model_copy(update=over))
+        settings = PolicyTraining(max_steps=1, batch=2, micro=2, bf16=False)
+        return train_policy(SOLUTIONS, str(policy), out, settings.model_copy(update=over))
+
     undo = few_bytes(30_000)
     try:
         with pytest.raises(StoreError, match="cannot be written") as caught:
-            train_preference(rows, str(policy), tmp_path / "out", settings)
+            train()
     finally:
         undo()
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
     assert not list(tmp_path.glob(".*.part"))
-    again = train_preference(rows, str(policy), tmp_path / "out", settings)
-    assert again["steps"] == 1
+    assert train()["steps"] == 1
