@@ -4,19 +4,21 @@ trained, and measured on unseen problems.
     python benchmarks/toy_ppm.py [--json] [--seeds N] [--problems N] [--slips]
 
 Problems of the toy world are searched with their references (MCTS, 8 rollouts) and curated with the
-defaults. A random Llama of some 120,000 weights is fine-tuned on the right solutions; from this policy
-start a PPM (pairs), an ORM (outcomes), a PQM (Q values) and a probe of the frozen policy (pairs).
-Equal data means: the same trees of the same problems, and for the three that train all weights the
-same number of tokens run through the model, in steps of as many tokens, at one learning rate; labels
-to a token differ by kind, as they do in life. Measured: of two next steps after the same right
-beginning, of which one can still lead to the answer and the other cannot, is the first valued higher?
-All such pairs among 16 samples at each step of 40 unseen problems, a tie half; means over problems
-and seeds with 95 % intervals (problems resampled, and within each its seeds).
+defaults. A random Llama of some 120,000 weights is fine-tuned on the right solutions; from this
+policy start a PPM (pairs), an ORM (outcomes), a PQM (Q values) and a probe of the frozen policy
+(pairs). Equal data means: the same trees of the same problems, and for the three that train all
+weights the same number of tokens run through the model, in steps of as many tokens, at one learning
+rate; labels to a token differ by kind, as they do in life.
+
+Measured: of two next steps after the same right beginning, of which one can still lead to the
+answer and the other cannot, is the first valued higher? All such pairs among 16 samples at each step
+of 40 unseen problems, a tie half; means over problems and seeds with 95 % intervals (problems
+resampled, and within each its seeds).
 
 In this world the errors are steps that add a number twice, with a reason: they can be told by their
-text, in three wordings. With `--slips` half of them are slips instead, a number that differs between
-a comment and its code, which only a model that compares numbers can see; this tiny one does not
-learn that from so little.
+text, in three wordings. With `--slips` half of them are slips instead, a number that differs
+between a comment and its code, which only a model that compares numbers can see; this tiny one does
+not learn that from so little.
 """
 
 import argparse
@@ -48,9 +50,9 @@ from rstar_math.training.settings import PolicyTraining, PreferenceTraining, Pro
 from rstar_math.training.texts import prompt_text, solution_text
 from rstar_math.types import Problem, Step
 
-BUDGETS = (30_000, 120_000)
+BUDGETS = (10_000, 60_000)
 """Tokens that a training runs."""
-STEP_TOKENS = 2000
+STEP_TOKENS = 1000
 """Tokens to a step of the optimiser."""
 RATE = 2e-3
 KINDS: dict[str, Any] = {"sft": SolutionRow, "preference": PairRow}
@@ -218,7 +220,12 @@ def trained(
     started = time.process_time()
     report = train_preference(rows, str(base), out, settings)
     seconds = time.process_time() - started
-    return {"rows": len(rows), "steps": report["steps"], "epochs": settings.epochs, "cpu_s": seconds}
+    return {
+        "rows": len(rows),
+        "steps": report["steps"],
+        "epochs": settings.epochs,
+        "cpu_s": seconds,
+    }
 
 
 def ranked(checkpoint: Path, pairs: Sequence[Contest]) -> dict[str, float]:
@@ -272,7 +279,8 @@ def summarised(found: Sequence[dict[str, dict[str, float]]]) -> dict[str, Any]:
         if name.startswith(("orm", "pqm")):
             ours = tables[f"ppm{name[3:]}"]
             gaps = [
-                [a - b for a, b in zip(*rows, strict=True)] for rows in zip(ours, table, strict=True)
+                [a - b for a, b in zip(*rows, strict=True)]
+                for rows in zip(ours, table, strict=True)
             ]
             figures[f"ppm_minus_{name}"] = figure(gaps)
     for name, table in tables.items():
@@ -285,7 +293,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--problems", type=int, default=100, help="problems searched, a seed")
+    parser.add_argument("--problems", type=int, default=60, help="problems searched, a seed")
     parser.add_argument("--slips", action="store_true", help="errors that only comparing shows")
     args = parser.parse_args()
     import torch
@@ -293,9 +301,7 @@ def main() -> None:
     torch.set_num_threads(1)
     started, cpu = time.perf_counter(), time.process_time()
     pairs = contests(world(UNSEEN, slips=args.slips), 40)
-    runs = [
-        seeded(seed, args.problems, pairs, BUDGETS, args.slips) for seed in range(args.seeds)
-    ]
+    runs = [seeded(seed, args.problems, pairs, BUDGETS, args.slips) for seed in range(args.seeds)]
     figures = {
         "ranking_accuracy": summarised([found for found, _ in runs]),
         "pairs": len(pairs),

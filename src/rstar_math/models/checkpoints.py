@@ -235,10 +235,14 @@ def locate(base: str) -> tuple[str, dict[str, str]]:
 
 
 def forget_quantisation(model: Any) -> None:
-    """Let a model that was read from a GGUF file be saved as what it now is: full weights."""
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
+    """Let a model that was read from a GGUF file be trained and saved as what it now is: full
+    weights."""
+    for config in (model.config, *(m.config for m in model.modules() if hasattr(m, "config"))):
+        for name in ("quantization_config", "_is_quantized"):
+            if hasattr(config, name):
+                delattr(config, name)
     model.hf_quantizer = None
+    model.is_quantized = False
 
 
 @contextmanager
