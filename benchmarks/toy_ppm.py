@@ -11,8 +11,8 @@ weights the same number of tokens run through the model, in steps of as many tok
 rate; labels to a token differ by kind, as they do in life.
 
 Measured: of two next steps after the same right beginning, of which one can still lead to the
-answer and the other cannot, is the first valued higher? All such pairs among 16 samples at each step
-of 40 unseen problems, a tie half; means over problems and seeds with 95 % intervals (problems
+answer and the other cannot, is the first valued higher? All such pairs among 16 samples at each
+step of 40 unseen problems, a tie half; means over problems and seeds with 95 % intervals (problems
 resampled, and within each its seeds).
 
 In this world the errors are steps that add a number twice, with a reason: they can be told by their
@@ -31,7 +31,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, Literal
 
 from rstar_math.config import SearchConfig
 from rstar_math.evaluation.intervals import bootstrap_seeds
@@ -39,7 +39,7 @@ from rstar_math.models.preference import PreferenceModel
 from rstar_math.search import Tree, grow
 from rstar_math.testing import ToyWorld
 from rstar_math.testing.toysteps import Effect, effect_of
-from rstar_math.training.curation import ALL_DATA, Searched, curate
+from rstar_math.training.curation import ALL_DATA, Data, Searched, curate
 from rstar_math.training.export.rows import rows_of
 from rstar_math.training.grouping import groups_of
 from rstar_math.training.policy import train_policy
@@ -55,17 +55,22 @@ BUDGETS = (10_000, 60_000)
 STEP_TOKENS = 1000
 """Tokens to a step of the optimiser."""
 RATE = 2e-3
-KINDS: dict[str, Any] = {"sft": SolutionRow, "preference": PairRow}
-KINDS |= {"outcome": OutcomeRow, "value": ValueRow}
-DATA = {"ppm": "preference", "orm": "outcome", "pqm": "value"}
+KINDS: dict[Data, Any] = {
+    "sft": SolutionRow,
+    "preference": PairRow,
+    "outcome": OutcomeRow,
+    "value": ValueRow,
+}
+Objective = Literal["ppm", "orm", "pqm"]
+DATA: dict[Objective, Data] = {"ppm": "preference", "orm": "outcome", "pqm": "value"}
 UNSEEN = 1000
 """Seed of the unseen problems."""
 
 
 def world(seed: int, *, slips: bool = False) -> ToyWorld:
     """The world with problems of a seed."""
-    chances = {"slip": 0.15, "trap": 0.15} if slips else {"slip": 0.0, "trap": 0.3}
-    return ToyWorld(steps=3, **chances, seed=seed)
+    slip = 0.15 if slips else 0.0
+    return ToyWorld(steps=3, slip=slip, trap=0.3 - slip, seed=seed)
 
 
 async def same_text(answers: Sequence[str]) -> list[int]:
@@ -74,10 +79,10 @@ async def same_text(answers: Sequence[str]) -> list[int]:
     return [seen.setdefault(one, len(seen)) for one in answers]
 
 
-def data(toys: ToyWorld, problems: int, rollouts: int = 8) -> dict[str, list[Any]]:
+def data(toys: ToyWorld, problems: int, rollouts: int = 8) -> dict[Data, list[Any]]:
     """The rows that search and curation make of the first problems, by kind."""
 
-    async def work() -> dict[str, list[Any]]:
+    async def work() -> dict[Data, list[Any]]:
         searched = []
         config = SearchConfig(rollouts=rollouts)
         for problem in toys.problems(problems):
@@ -89,7 +94,7 @@ def data(toys: ToyWorld, problems: int, rollouts: int = 8) -> dict[str, list[Any
             searched.append(Searched(problem, (("mcts", tree),)))
         found = await curate(searched, same_text, None, ALL_DATA)
         return {
-            name: [kind.model_validate(row.model_dump()) for row in rows_of(found, name)]  # type: ignore[arg-type]
+            name: [kind.model_validate(row.model_dump()) for row in rows_of(found, name)]
             for name, kind in KINDS.items()
         }
 
@@ -199,7 +204,7 @@ def fine_tuned(rows: Sequence[SolutionRow], base: Path, out: Path, epochs: float
 
 
 def trained(
-    objective: str, rows: Sequence[Any], base: Path, out: Path, tokens: int
+    objective: Objective, rows: Sequence[Any], base: Path, out: Path, tokens: int
 ) -> dict[str, Any]:
     """A scorer that has run so many tokens; how it went."""
     from rstar_math.models.checkpoints import load_tokenizer
@@ -208,7 +213,7 @@ def trained(
     each = mean(group.size for group in groups)
     batch = max(1, round(STEP_TOKENS / each))
     settings = PreferenceTraining(
-        objective=objective,  # type: ignore[arg-type]
+        objective=objective,
         learning_rate=RATE,
         epochs=tokens / (each * len(groups)),
         batch=batch,
@@ -246,7 +251,7 @@ def seeded(
     """Ranking accuracies by scorer and problem, and how the trainings went, under one seed."""
     rows = data(world(seed, slips=slips), problems)
     found: dict[str, dict[str, float]] = {}
-    went: dict[str, Any] = {name: len(some) for name, some in rows.items()}
+    went: dict[str, Any] = {str(name): len(some) for name, some in rows.items()}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         texts = [row.prompt + row.completion for row in rows["outcome"][:300]]
@@ -302,7 +307,7 @@ def main() -> None:
     started, cpu = time.perf_counter(), time.process_time()
     pairs = contests(world(UNSEEN, slips=args.slips), 40)
     runs = [seeded(seed, args.problems, pairs, BUDGETS, args.slips) for seed in range(args.seeds)]
-    figures = {
+    figures: dict[str, Any] = {
         "ranking_accuracy": summarised([found for found, _ in runs]),
         "pairs": len(pairs),
         "seeds": args.seeds,
@@ -310,7 +315,7 @@ def main() -> None:
         "seconds": time.perf_counter() - started,
         "cpu_seconds": time.process_time() - cpu,
     }
-    for name, one in figures["ranking_accuracy"].items():  # type: ignore[attr-defined]
+    for name, one in figures["ranking_accuracy"].items():
         low, high = one["interval_95"]
         print(f"{name:24} {one['mean']:7.3f}  [{low:.3f}, {high:.3f}]")
     print(f"{len(pairs)} pairs, {figures['cpu_seconds']:.0f} s of processor time")

@@ -145,8 +145,8 @@ def _file(data: Path, name: str) -> Path:
     if not path.is_file() and (data / MARK).is_file():
         there = [entry["data"] for entry in read_mark(data)["files"].values()]
         raise InputError(
-            f"{data} has no {name} data as jsonl, only {', '.join(there) or 'none at all'}: curate "
-            f"with --data {name}, a run in which some problems have right and wrong solutions."
+            f"{data} has no {name} data as jsonl (it has {', '.join(there) or 'none at all'}): curate "
+            f"with --data {name}, from a run in which some problems have right and wrong solutions."
         )
     if not path.is_file():
         raise InputError(
@@ -200,7 +200,9 @@ def _print(report: dict[str, Any], out: Path, as_json: bool) -> None:
     from rstar_math.cli.show import out as console
 
     for name, value in report.items():
-        if name == "held_out":
+        if name == "held_out" and not value["problems"]:
+            console.print("held out: no problem; set held_out higher, or learn from more problems")
+        elif name == "held_out":
             for inner, figure in value.items():
                 if inner != "calibration":
                     console.print(f"held out: {inner} {_figure(figure)}")
