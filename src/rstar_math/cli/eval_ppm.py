@@ -11,6 +11,16 @@ from rstar_math.cli.options import AsJson, print_json
 if TYPE_CHECKING:
     from rstar_math.models.preference import PreferenceModel
 
+Sampled = Annotated[
+    Path | None,
+    typer.Option(
+        "--run",
+        metavar="RUN",
+        help="Solutions of your policy to choose from, as rstar eval --strategy sc@8 leaves them: "
+        "is choosing by this model better than majority voting on the same samples?",
+    ),
+]
+
 
 def eval_ppm(
     checkpoint: Annotated[
@@ -28,20 +38,10 @@ def eval_ppm(
         list[Path] | None,
         typer.Option("--processbench", metavar="FILE", help="A ProcessBench file. Repeatable."),
     ] = None,
-    run_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--run",
-            metavar="RUN",
-            help="Solutions of your policy to choose from, as rstar eval --strategy sc@8 leaves "
-            "them: is choosing by this model better than majority voting on the same samples?",
-        ),
-    ] = None,
+    run_file: Sampled = None,
     strategy: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME", help="Which results of RUN.", show_default="its only samples, sc@N"
-        ),
+        typer.Option(metavar="NAME", help="Which results of RUN; by default its only sc@N."),
     ] = None,
     base: Annotated[
         str | None, typer.Option("--base", metavar="MODEL", help="A probe's policy, if it moved.")

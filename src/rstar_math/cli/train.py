@@ -145,8 +145,9 @@ def _file(data: Path, name: str) -> Path:
     if not path.is_file() and (data / MARK).is_file():
         there = [entry["data"] for entry in read_mark(data)["files"].values()]
         raise InputError(
-            f"{data} has no {name} data as jsonl (it has {', '.join(there) or 'none at all'}): curate "
-            f"with --data {name}, from a run in which some problems have right and wrong solutions."
+            f"{data} has no {name} data as jsonl (it has {', '.join(there) or 'none at all'}): "
+            f"curate with --data {name}, from a run in which some problems have right and wrong "
+            "solutions."
         )
     if not path.is_file():
         raise InputError(
