@@ -15,6 +15,16 @@ if TYPE_CHECKING:
 
     Scored = PreferenceModel | ServedPreference
 
+Sampled = Annotated[
+    Path | None,
+    typer.Option(
+        "--run",
+        metavar="RUN",
+        help="Solutions of your policy to choose from, as rstar eval --strategy sc@8 leaves them: "
+        "is choosing by this model better than majority voting on the same samples?",
+    ),
+]
+
 
 def eval_ppm(
     checkpoint: Annotated[
@@ -36,6 +46,11 @@ def eval_ppm(
         list[Path] | None,
         typer.Option("--processbench", metavar="FILE", help="A ProcessBench file. Repeatable."),
     ] = None,
+    run_file: Sampled = None,
+    strategy: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Which results of RUN; by default its only sc@N."),
+    ] = None,
     base: Annotated[
         str | None,
         typer.Option(
@@ -47,13 +62,16 @@ def eval_ppm(
     limit: Annotated[int | None, typer.Option("--limit", min=1, metavar="N")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a preference model: ranking accuracy on pairs of held-out problems, and F1 of finding
-    the first wrong step (ProcessBench)."""
+    """Measure a preference model: ranking accuracy on pairs of held-out problems, F1 of finding the
+    first wrong step (ProcessBench), and whether it beats majority voting on your policy.
+
+    The problems of --run must be ones that it has not learned from.
+    """
     from rstar_math.errors import InputError
 
-    if pairs is None and not processbench:
+    if pairs is None and not processbench and run_file is None:
         raise InputError(
-            "There is nothing to measure on; give --pairs FILE or --processbench FILE."
+            "There is nothing to measure on; give --pairs FILE, --processbench FILE or --run RUN."
         )
 
     async def measured() -> dict[str, Any]:
@@ -66,23 +84,32 @@ def eval_ppm(
             for path in processbench or ():
                 found = await _detected(scorer, path, limit)
                 report.setdefault("processbench", {})[str(path)] = found
+            if run_file is not None:
+                from rstar_math.cli.choosing import against_votes
+
+                report["choosing"] = await against_votes(scorer, run_file, strategy, limit)
             return report
         finally:
             await scorer.aclose()
 
     report = asyncio.run(measured())
-    _print(report, as_json)
-
-
-def _print(report: dict[str, Any], as_json: bool) -> None:
-    """The figures, for a program or a person."""
     if as_json:
         print_json(report)
-        return
+    else:
+        _show(report)
+
+
+def _show(report: dict[str, Any]) -> None:
+    """The figures, and of the choices what they mean."""
     from rstar_math.cli.show import out
 
-    for name, figures in (("pairs", report.get("pairs")), *report.get("processbench", {}).items()):
+    named = {"pairs": report.get("pairs"), **report.get("processbench", {})}
+    for name, figures in {**named, "choosing": report.get("choosing")}.items():
         for key, value in (figures or {}).items():
+            if key == "against_majority":
+                for one in value.values():
+                    out.print(one["sentence"], markup=False)
+                continue
             shown = f"{value:.4f}" if isinstance(value, float) else value
             out.print(f"{name}: {key.replace('_', ' ')} {shown}")
 

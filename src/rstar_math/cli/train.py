@@ -139,8 +139,16 @@ def _settings(section: "type[Section]", given: list[str] | None) -> Any:
 def _file(data: Path, name: str) -> Path:
     """The file of one kind of data: the path itself, or its file in a folder of rstar curate."""
     from rstar_math.errors import InputError
+    from rstar_math.training.export.folder import MARK, read_mark
 
     path = data / f"{name}.jsonl" if data.is_dir() else data
+    if not path.is_file() and (data / MARK).is_file():
+        there = [entry["data"] for entry in read_mark(data)["files"].values()]
+        raise InputError(
+            f"{data} has no {name} data as jsonl (it has {', '.join(there) or 'none at all'}): "
+            f"curate with --data {name}, from a run in which some problems have right and wrong "
+            "solutions."
+        )
     if not path.is_file():
         raise InputError(
             f"There is no file {path}; make it with rstar curate RUN --out {data} (as jsonl)."
@@ -173,7 +181,9 @@ def _print(report: dict[str, Any], out: Path, as_json: bool) -> None:
     from rstar_math.cli.show import out as console
 
     for name, value in report.items():
-        if name == "held_out":
+        if name == "held_out" and not value["problems"]:
+            console.print("held out: no problem; set held_out higher, or learn from more problems")
+        elif name == "held_out":
             for inner, figure in value.items():
                 if inner != "calibration":
                     console.print(f"held out: {inner} {_figure(figure)}")

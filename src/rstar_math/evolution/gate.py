@@ -5,20 +5,21 @@ solutions of each problem, by votes weighted with their values; where there is n
 plain majority of the samples is what a new one has to beat.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
 from rstar_math.config import GradingConfig
+from rstar_math.evaluation.choosing import choose
 from rstar_math.evaluation.paired import compare
 from rstar_math.evolution.journal import Facts
 from rstar_math.evolution.store import RunStore
 from rstar_math.grading import Grader
-from rstar_math.protocols import Scorer
-from rstar_math.search.answers import RULES, ballots
-from rstar_math.types import Problem, Verdict
+from rstar_math.protocols import Scorer, Verifier
+from rstar_math.search import Tree
+from rstar_math.types import Problem, Question, Step, Verdict
 
 RESAMPLES = 10_000
 
@@ -62,13 +63,13 @@ def results_of(path: Path, strategy: str) -> dict[str, bool]:
 
 @dataclass(frozen=True, slots=True)
 class Reranked:
-    """What choosing among the same samples comes to, by problem, for one scorer."""
+    """What choosing among the same samples comes to for one scorer: which problems are right by the
+    majority, by votes weighted with values, by the highest value, and by any sample."""
 
     majority: dict[str, bool]
     weighted: dict[str, bool]
     best: dict[str, bool]
     ceiling: dict[str, bool]
-    """Whether any sample is right."""
 
     def shares(self) -> dict[str, float]:
         """The share right by each rule, in [0, 1]."""
@@ -84,30 +85,29 @@ async def rerank(
     scorer: Scorer | None,
     grading: GradingConfig,
 ) -> Reranked:
-    """Choose an answer from the samples of each problem of a run, with a scorer's values."""
-    found = Reranked({}, {}, {}, {})
+    """Choose an answer from the samples of each problem of a run, with a scorer's values; without a
+    scorer all samples have the same."""
     with RunStore.read(path) as store:
         async with Grader(grading) as grader:
-            for problem in problems:
-                assert problem.reference is not None
-                tree = store.tree(problem.id, strategy)
-                ends = tree.answers()
-                if scorer is not None and ends:
-                    prefixes = [tree.prefix(end) for end in ends]
-                    values = await scorer.score(problem.question, prefixes)
-                    for end, value in zip(ends, values, strict=True):
-                        tree.nodes[end].score = value
-                cast = ballots(tree)
-                verifier = grader.verifier(problem.reference)
-                for rule, kept in (
-                    ("majority", found.majority),
-                    ("weighted", found.weighted),
-                    ("best", found.best),
-                ):
-                    choice = await RULES[rule](cast, grader.group)
-                    answer = choice.answer
-                    verdict = None if answer is None else await verifier.judge(answer)
-                    kept[problem.id] = verdict is Verdict.RIGHT
-                verdicts = [await verifier.judge(ballot.answer) for ballot in cast]
-                found.ceiling[problem.id] = Verdict.RIGHT in verdicts
-    return found
+
+            async def judged() -> AsyncIterator[tuple[Tree, Verifier]]:
+                for problem in problems:
+                    tree = store.tree(problem.id, strategy)
+                    yield tree, grader.verifier(problem.reference or "")
+
+            found = await choose(judged(), scorer or _Even(), grader.group)
+    columns = (found.voted, found.by_value["weighted vote"], found.by_value["best of N"])
+    return Reranked(
+        *(
+            {problem.id: right for problem, right in zip(problems, column, strict=True)}
+            for column in (*columns, found.reachable)
+        )
+    )
+
+
+class _Even:
+    """A scorer that prefers nothing."""
+
+    async def score(self, question: Question, prefixes: Sequence[Sequence[Step]]) -> list[float]:
+        """See `protocols.Scorer`."""
+        return [0.0] * len(prefixes)

@@ -68,12 +68,15 @@ async def _reranked(
     """What a preference model makes of a policy's samples of held-out problems."""
     path = shop.journal.path(f"round-{policy.round}", "samples.rstar")
     problems = gathering.problems_in(shop.journal, gathering.HELD_OUT)
-    scorer = None
-    if ppm is not None:
-        from rstar_math.models.preference import PreferenceModel
+    if ppm is None:
+        return await gate.rerank(path, samples.name, problems, None, shop.recipe.grading)
+    from rstar_math.models.preference import PreferenceModel
 
-        scorer = await asyncio.to_thread(PreferenceModel.load, ppm.folder)
-    return await gate.rerank(path, samples.name, problems, scorer, shop.recipe.grading)
+    scorer = await asyncio.to_thread(PreferenceModel.load, ppm.folder)
+    try:
+        return await gate.rerank(path, samples.name, problems, scorer, shop.recipe.grading)
+    finally:
+        await scorer.aclose()
 
 
 def decision(found: gate.Decision, old: int | None) -> Facts:

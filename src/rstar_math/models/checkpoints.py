@@ -160,9 +160,53 @@ def load_policy(base: str) -> tuple[Any, Any]:
 
     where, options = locate(base)
     with saying_what_is_wrong(base):
-        model = AutoModelForCausalLM.from_pretrained(where, dtype=torch.float32, **options)
+        _require_policy(base, where, options)
+        model, loaded = AutoModelForCausalLM.from_pretrained(
+            where, dtype=torch.float32, output_loading_info=True, **options
+        )
+        if loaded["missing_keys"]:
+            raise InputError(
+                f"{base} lacks {min(map(str, loaded['missing_keys']))}, so it is no whole language "
+                "model; give one that has its word head."
+            )
         forget_quantisation(model)
-        return model, load_tokenizer(base)
+        tokenizer = load_tokenizer(base)
+    require_fit(base, model, tokenizer)
+    return model, tokenizer
+
+
+def _require_policy(base: str, where: str, options: Mapping[str, str]) -> None:
+    """Refuse what was saved as something else than a causal language model: transformers would
+    load it, with a word head of random numbers."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(where, **options)
+    for name in config.architectures or ():
+        if name.endswith("ForSequenceClassification"):
+            raise InputError(
+                f"{base} is a scorer ({name}) and not a policy; give the policy that it was "
+                "trained from, or another language model."
+            )
+        if name.endswith(("ForMaskedLM", "ForTokenClassification", "ForQuestionAnswering")):
+            raise InputError(
+                f"{base} is no causal language model ({name}); give one that continues text."
+            )
+
+
+def require_fit(base: str, model: Any, tokenizer: Any) -> None:
+    """Nothing, where a tokenizer is one for the model; else raises `InputError`."""
+    room = model.get_input_embeddings().num_embeddings
+    largest = max(tokenizer.get_vocab().values(), default=-1)
+    if largest >= room:
+        raise InputError(
+            f"The tokenizer in {base} has {largest + 1} tokens and the model knows {room}: they do "
+            "not belong together; copy the tokenizer that came with the model."
+        )
+    if tokenizer.pad_token is None:
+        raise InputError(
+            f"The tokenizer in {base} has neither a padding nor an end token; give it one "
+            "(eos_token in its tokenizer_config.json)."
+        )
 
 
 def load_tokenizer(base: str) -> Any:
@@ -205,9 +249,12 @@ def locate(base: str) -> tuple[str, dict[str, str]]:
 
 
 def forget_quantisation(model: Any) -> None:
-    """Let a model that was read from a GGUF file be saved as what it now is: full weights."""
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
+    """Let a model that was read from a GGUF file be trained and saved as what it now is: full
+    weights."""
+    for config in (model.config, *(m.config for m in model.modules() if hasattr(m, "config"))):
+        for name in ("quantization_config", "_is_quantized"):
+            if hasattr(config, name):
+                delattr(config, name)
     model.hf_quantizer = None
     model.is_quantized = False
 
