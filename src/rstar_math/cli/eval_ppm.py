@@ -26,14 +26,22 @@ Sampled = Annotated[
 ]
 
 
+Trained = Annotated[
+    Path,
+    typer.Argument(
+        metavar="CHECKPOINT", help="What rstar train ppm wrote, or rstar deploy made of it."
+    ),
+]
+Base = Annotated[
+    str | None,
+    typer.Option(
+        "--base", metavar="MODEL", help="A probe's policy, if it moved, or the model of an adapter."
+    ),
+]
+
+
 def eval_ppm(
-    checkpoint: Annotated[
-        Path,
-        typer.Argument(
-            metavar="CHECKPOINT",
-            help="What rstar train ppm wrote, or rstar deploy made of it.",
-        ),
-    ],
+    checkpoint: Trained,
     pairs: Annotated[
         Path | None,
         typer.Option("--pairs", metavar="FILE", help="preference.jsonl of rstar curate."),
@@ -51,14 +59,7 @@ def eval_ppm(
         str | None,
         typer.Option(metavar="NAME", help="Which results of RUN; by default its only sc@N."),
     ] = None,
-    base: Annotated[
-        str | None,
-        typer.Option(
-            "--base",
-            metavar="MODEL",
-            help="A probe's policy, if it moved, or the model of an adapter.",
-        ),
-    ] = None,
+    base: Base = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, metavar="N")] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -12,6 +12,16 @@ if TYPE_CHECKING:
     from rstar_math.evolution.watching import Budget
 
 
+Options = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Set one option, as in rounds.2.rollouts=8 or sft.epochs=1. Repeatable.",
+    ),
+]
+
+
 def evolve(
     recipe: Annotated[
         str,
@@ -23,14 +33,7 @@ def evolve(
     folder: Annotated[
         Path, typer.Option("--run", metavar="RUN", help="Folder to write or to go on with.")
     ],
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Set one option, as in rounds.2.rollouts=8 or sft.epochs=1. Repeatable.",
-        ),
-    ] = None,
+    set_: Options = None,
     budget: Annotated[
         list[str] | None,
         typer.Option(

@@ -16,7 +16,7 @@ from rstar_math.evaluation.choosing import choose
 from rstar_math.evaluation.paired import compare
 from rstar_math.evolution.journal import Facts
 from rstar_math.evolution.store import RunStore
-from rstar_math.grading import Grader
+from rstar_math.kit import grader
 from rstar_math.protocols import Scorer, Verifier
 from rstar_math.search import Tree
 from rstar_math.types import Problem, Question, Step, Verdict
@@ -88,14 +88,14 @@ async def rerank(
     """Choose an answer from the samples of each problem of a run, with a scorer's values; without a
     scorer all samples have the same."""
     with RunStore.read(path) as store:
-        async with Grader(grading) as grader:
+        async with grader(grading) as judges:
 
             async def judged() -> AsyncIterator[tuple[Tree, Verifier]]:
                 for problem in problems:
                     tree = store.tree(problem.id, strategy)
-                    yield tree, grader.verifier(problem.reference or "")
+                    yield tree, judges.verifier(problem.reference or "")
 
-            found = await choose(judged(), scorer or _Even(), grader.group)
+            found = await choose(judged(), scorer or _Even(), judges.group)
     columns = (found.voted, found.by_value["weighted vote"], found.by_value["best of N"])
     return Reranked(
         *(

@@ -12,7 +12,7 @@ from rstar_math.evolution.models import Made, weights_digest
 from rstar_math.evolution.recipe import Recipe
 from rstar_math.evolution.searching import searched
 from rstar_math.evolution.store import RunStore
-from rstar_math.grading import Grader
+from rstar_math.kit import grader
 from rstar_math.models.checkpoints import is_whole, read_notes
 from rstar_math.training.curation import curate
 from rstar_math.training.export import Origin, write_folder
@@ -60,8 +60,8 @@ async def choose_data(journal: Journal, recipe: Recipe, number: int, runs: Seque
 
 async def _curated(journal: Journal, recipe: Recipe, number: int, runs: Sequence[Path]) -> Facts:
     """Write the folder of a round's data; the counts."""
-    async with Grader(recipe.grading) as grader:
-        found = await curate(searched(runs), grader.group, recipe.curation)
+    async with grader(recipe.grading) as judges:
+        found = await curate(searched(runs), judges.group, recipe.curation)
     with RunStore.read(runs[0]) as store:
         origin = Origin(runs[0].name, store.digest(), store.conditions(), tuple(store.strategies()))
     folder = journal.path(f"round-{number}", DATA)

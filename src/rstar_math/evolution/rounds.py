@@ -86,30 +86,30 @@ async def _searches(shop: Workshop, number: int, pair: Pair) -> list[Path]:
     problems = gathering.drawn(problems, recipe.problems, seed)
     strategy = Strategy("mcts", recipe.rollouts, recipe.runs if recipe.runs > 1 else None)
     runs = [shop.journal.path(f"round-{number}", "search.rstar")]
-    facts = await _guided(shop, f"{number}/search", runs[0], (problems, strategy), pair, None)
+    facts = await _guided(shop, f"{number}/search", (problems, strategy), pair)
     for turn, rollouts in enumerate(recipe.more, 1):
         solved = {name for path in runs for name, s in searching.solved_in(path).items() if s}
         left = [problem for problem in problems if problem.id not in solved]
         if not left:
             break
-        path = shop.journal.path(f"round-{number}", f"more-{turn}.rstar")
         asked = (left, Strategy("mcts", rollouts))
-        facts = await _guided(shop, f"{number}/more-{turn}", path, asked, pair, facts)
-        runs.append(path)
+        facts = await _guided(shop, f"{number}/more-{turn}", asked, pair, facts)
+        runs.append(shop.journal.path(f"round-{number}", f"more-{turn}.rstar"))
     return runs
 
 
 async def _guided(
     shop: Workshop,
     stage: str,
-    path: Path,
     asked: tuple[Sequence[Problem], Strategy],
     pair: Pair,
-    after: Facts | None,
+    after: Facts | None = None,
 ) -> Facts:
     """Search problems with the reference answers at hand, for training data."""
     problems, strategy = asked
-    recipe = shop.recipe.rounds[int(stage.split("/")[0]) - 1]
+    number, what = stage.split("/")
+    path = shop.journal.path(f"round-{number}", f"{what}.rstar")
+    recipe = shop.recipe.rounds[int(number) - 1]
     options = {
         "candidates": recipe.candidates,
         "rollouts": recipe.rollouts,

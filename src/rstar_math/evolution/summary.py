@@ -25,6 +25,14 @@ from rstar_math.serve.page import POLICY, write_whole
 
 TITLE = "Evolution"
 PAPER = "rStar-Math, arXiv:2501.04519"
+LEVELS = ("GSM-level", "MATH-level", "Olympiad-level", "all")
+SOLVED = (
+    ("round 1", "96.61 %", "67.36 %", "20.99 %", "60.17 %"),
+    ("round 2", "97.88 %", "67.40 %", "56.04 %", "66.60 %"),
+    ("round 3", "98.15 %", "88.69 %", "62.16 %", "77.86 %"),
+    ("round 4", "98.15 %", "94.53 %", "80.58 %", "90.25 %"),
+)
+"""Share of the training problems solved, as published: no benchmark, so it is here."""
 
 
 def write_summary(journal: Journal) -> list[Path]:
@@ -104,7 +112,7 @@ def _searches(found: Course) -> Iterator[Block]:
         shares = [_share(*one.by_level.get(level, (0, 0))[::-1]) for level in levels]
         rows.append([f"round {one.number}", *shares, _share(one.solved, one.searched)])
     yield Table(["ours", *levels, "all"], rows)
-    yield _theirs("Table 2", ["GSM-level", "MATH-level", "Olympiad-level", "all"])
+    yield Table(["theirs, Table 2", *LEVELS], SOLVED, folded="The paper's table 2")
     kept = [
         [f"round {one.number}", str(one.solutions), str(one.pairs or 0), str(one.suspects)]
         for one in found.rounds[1:]
