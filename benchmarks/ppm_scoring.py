@@ -4,23 +4,36 @@ it adds, and time against running each prefix from its beginning.
     python benchmarks/ppm_scoring.py [--json] [--base MODEL] [--problems N] [--plain N]
 
 N problems (by default 4) are searched at once: in each of 5 layers 6 steps of some 30 tokens are
-scored together, and the search goes on from one of them. The plain side scores the last layers'
-prefixes one by one, as a classification head does; `over_plain` is the ratio of nodes a second. The
-head is untrained: values do not matter here, only that both sides agree (`largest_difference`).
+scored together, and the search goes on from one of them. The same trees are scored in this process
+(transformers with the shared prefix cache) and by llama.cpp on the same weights as a q8_0 file (its
+prompt cache, no torch); the first also by llama.cpp's embeddings, for which it keeps no prompt. The
+plain side scores some of the prefixes one by one, as a classification head does; `over_plain` is
+the ratio of nodes a second. The head is untrained: values do not matter here, only that all agree
+(`largest_difference`; `llama_cpp_difference` has what 8 bits cost).
 """
 
 import argparse
 import asyncio
 import json
 import random
+import tempfile
 import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from rstar_math.meter import metering
+from rstar_math.models.engine import EngineSettings, engine_client, start
+from rstar_math.models.gguf_files import write_gguf
 from rstar_math.models.preference import PreferenceModel
+from rstar_math.models.readers import EmbeddingReader
+from rstar_math.models.served_preference import OpenScorer, ServedPreference
+from rstar_math.models.value_head import ValueHead
 from rstar_math.training.texts import prompt_text, solution_text
 from rstar_math.types import Question, Step
 
 LAYERS, CHILDREN = 5, 6
+Node = tuple[Question, tuple[Step, ...]]
 
 
 def question(number: int) -> Question:
@@ -39,18 +52,106 @@ def child(rng: random.Random, layer: int) -> Step:
     )
 
 
-async def grown(
-    scorer: PreferenceModel, number: int
-) -> list[tuple[Question, tuple[Step, ...], float]]:
-    """The scored nodes of one search."""
+async def grown(scorer: OpenScorer, number: int) -> list[tuple[Node, float]]:
+    """The scored nodes of one search; it goes on from the same nodes whatever their values."""
     asked, prefix, rng = question(number), tuple[Step, ...](), random.Random(number)
-    nodes = []
+    nodes: list[tuple[Node, float]] = []
     for layer in range(LAYERS):
         children = [(*prefix, child(rng, layer)) for _ in range(CHILDREN)]
         values = await scorer.score(asked, children)
-        nodes += [(asked, one, value) for one, value in zip(children, values, strict=True)]
-        prefix = children[values.index(max(values))]
+        nodes += [((asked, one), value) for one, value in zip(children, values, strict=True)]
+        prefix = rng.choice(children)
     return nodes
+
+
+async def searched(scorer: OpenScorer, problems: int) -> tuple[dict[Node, float], int, float]:
+    """All nodes of searches side by side with their values, tokens run, seconds; after a question
+    to warm up. The scorer is closed."""
+    try:
+        await scorer.score(question(-1), [(child(random.Random(0), 0),)])
+        with metering() as cost:
+            started = time.perf_counter()
+            trees = await asyncio.gather(*(grown(scorer, n) for n in range(problems)))
+            seconds = time.perf_counter() - started
+        return {node: value for tree in trees for node, value in tree}, cost.scorer_tokens, seconds
+    finally:
+        await scorer.aclose()
+
+
+def embedding(file: Path) -> ServedPreference:
+    """The scorer on llama.cpp's embeddings."""
+    server = start(file, EngineSettings(streams=8, context_tokens=1024, embeddings=True))
+    http = engine_client(server, file.stem, 32)
+    reader = EmbeddingReader(http, ValueHead.load(file))
+    return ServedPreference(reader, http, limit=1000, held=server)
+
+
+def apart(model: Any, tokenizer: Any, nodes: Sequence[Node]) -> tuple[list[float], float]:
+    """Values of some nodes, each run from its beginning, and seconds a node."""
+    import torch
+
+    from rstar_math.models.heads import squash
+
+    values, started = [], time.perf_counter()
+    for asked, steps in nodes:
+        text = prompt_text(asked) + solution_text(steps)
+        with torch.inference_mode():
+            raw = model(**tokenizer(text, return_tensors="pt")).logits[0, 0]
+        values.append(float(squash(raw)))
+    return values, (time.perf_counter() - started) / len(nodes)
+
+
+def measure(base: str, problems: int, plain: int) -> dict[str, float]:
+    """All figures."""
+    import torch
+
+    from rstar_math.models.heads import backbone_of, load_scored
+    from rstar_math.training.process import keep_memory
+
+    keep_memory()
+    model, tokenizer = load_scored(base, fresh=True)
+    torch.manual_seed(0)
+    torch.nn.init.normal_(model.score.weight, std=0.02)
+
+    def tokens(asked: Question, prefix: tuple[Step, ...]) -> int:
+        return len(tokenizer(prompt_text(asked) + solution_text(prefix)).input_ids)
+
+    def added(nodes: dict[Node, float]) -> int:
+        """Tokens that the nodes add, with their questions'."""
+        new = sum(tokens(asked, one) - tokens(asked, one[:-1]) for asked, one in nodes)
+        return new + sum(tokens(asked, ()) for asked in {asked for asked, _ in nodes})
+
+    scorer = PreferenceModel(backbone_of(model), model.score, tokenizer)
+    nodes, run, seconds = asyncio.run(searched(scorer, problems))
+    own = added(nodes)
+    some = random.Random(0).sample(list(nodes), min(plain, len(nodes)))
+    values, plain_s = apart(model, tokenizer, some)
+    figures = {
+        "nodes": len(nodes),
+        "own_tokens_per_node": own / len(nodes),
+        "run_over_own": run / own,
+        "nodes_per_s": len(nodes) / seconds,
+        "plain_nodes_per_s": 1 / plain_s,
+        "over_plain": plain_s * len(nodes) / seconds,
+        "largest_difference": max(
+            abs(nodes[node] - value) for node, value in zip(some, values, strict=True)
+        ),
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(f"{folder}/ppm")
+        tokenizer.save_pretrained(f"{folder}/ppm")
+        file = write_gguf(Path(folder) / "ppm", Path(folder) / "ppm.gguf")
+        for name, served, most in (
+            ("llama_cpp", ServedPreference.load, problems),
+            ("embeddings", embedding, 1),
+        ):
+            found, run, seconds = asyncio.run(searched(served(file), most))
+            figures |= {
+                f"{name}_run_over_own": run / added(found),
+                f"{name}_nodes_per_s": len(found) / seconds,
+                f"{name}_difference": max(abs(found[node] - nodes[node]) for node in found),
+            }
+    return figures
 
 
 def main() -> None:
@@ -61,50 +162,7 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=4)
     parser.add_argument("--plain", type=int, default=12, help="nodes that the plain side scores")
     args = parser.parse_args()
-
-    import torch
-
-    from rstar_math.models.heads import backbone_of, load_scored, squash
-    from rstar_math.training.process import keep_memory
-
-    keep_memory()
-    model, tokenizer = load_scored(args.base, fresh=True)
-    torch.manual_seed(0)
-    torch.nn.init.normal_(model.score.weight, std=0.02)
-    scorer = PreferenceModel(backbone_of(model), model.score, tokenizer)
-
-    async def search() -> list[tuple[Question, tuple[Step, ...], float]]:
-        trees = await asyncio.gather(*(grown(scorer, n) for n in range(args.problems)))
-        return [node for tree in trees for node in tree]
-
-    def tokens(asked: Question, prefix: tuple[Step, ...]) -> int:
-        return len(tokenizer(prompt_text(asked) + solution_text(prefix)).input_ids)
-
-    asyncio.run(grown(scorer, -1))
-    with metering() as cost:
-        started = time.perf_counter()
-        nodes = asyncio.run(search())
-        seconds = time.perf_counter() - started
-    own = sum(tokens(asked, one) - tokens(asked, one[:-1]) for asked, one, _ in nodes)
-    own += sum(tokens(question(n), ()) for n in range(args.problems))
-    rng = random.Random(0)
-    some = rng.sample(nodes, min(args.plain, len(nodes)))
-    worst, started = 0.0, time.perf_counter()
-    for asked, one, value in some:
-        text = prompt_text(asked) + solution_text(one)
-        with torch.inference_mode():
-            raw = model(**tokenizer(text, return_tensors="pt")).logits[0, 0]
-        worst = max(worst, abs(float(squash(raw)) - value))
-    plain = (time.perf_counter() - started) / len(some)
-    figures = {
-        "nodes": len(nodes),
-        "own_tokens_per_node": own / len(nodes),
-        "run_over_own": cost.scorer_tokens / own,
-        "nodes_per_s": len(nodes) / seconds,
-        "plain_nodes_per_s": 1 / plain,
-        "over_plain": plain * len(nodes) / seconds,
-        "largest_difference": worst,
-    }
+    figures = measure(args.base, args.problems, args.plain)
     for name, figure in figures.items():
         print(f"{name:24} {figure:12.4f}")
     if args.json:

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from rstar_math.config import Config, SearchConfig
+from rstar_math.config import Config, GradingConfig, SearchConfig
 from rstar_math.errors import ConfigError
+from rstar_math.grading import Grader
 from rstar_math.models import (
     ActionPolicy,
     ChainPolicy,
@@ -89,6 +90,11 @@ class Kit:
                 "its place; leave the policy out, or take another strategy."
             )
         return model
+
+
+def grader(config: GradingConfig) -> Grader:
+    """Who decides, for stages that have answers and no model, whether they are right and equal."""
+    return Grader(config)
 
 
 def judge(model: Completer, search: SearchConfig) -> SelfEvaluator:

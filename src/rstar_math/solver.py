@@ -115,18 +115,17 @@ class Solver:
         search = self.config.search
         if search.scorer != "ppm":
             return judge(model, search) if search.scorer == "self" and model else None
-        if search.ppm is None:
-            raise ConfigError(
-                "search.scorer=ppm needs a checkpoint; name its folder: --set search.ppm=FOLDER."
-            )
-        from rstar_math.models.preference import PreferenceModel
+        from rstar_math.models.served_preference import open_scorer
 
-        return await asyncio.to_thread(PreferenceModel.load, search.ppm)
+        scorer = await open_scorer(self.config)
+        self._stack.push_async_callback(scorer.aclose)
+        return scorer
 
     async def _second_model(self, first: Completer) -> Completer:
         """The discriminator's model: the first one, or one of its own."""
         second, model = self.config.discriminator, self.config.model
-        if second.url in ("same", model.url) and second.name in (None, model.name):
+        alike = second.url == model.url and second.adapter == model.adapter
+        if (alike or second.url == "same") and second.name in (None, model.name):
             self.discriminator_name = self.model_name
             return first
         try:

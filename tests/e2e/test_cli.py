@@ -32,7 +32,7 @@ def test_help_names_every_verb_and_loads_nothing_heavy() -> None:
     verbs = (
         "solve search eval benchmarks report view serve problems curate export train eval-ppm grade"
     )
-    for verb in (*verbs.split(), "doctor", "demo"):
+    for verb in (*verbs.split(), "deploy", "doctor", "demo"):
         assert verb in run.stdout
 
 

@@ -121,8 +121,8 @@ def test_a_damaged_model_file_is_an_error_not_a_crash(tmp_path: Path) -> None:
     file.write_bytes(b"GGUF" + b"\0" * 64)
     command = [sys.executable, "-m", "rstar_math.cli", "solve", "1+1?", "--model", str(file)]
     run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert run.returncode == 1
-    assert "llama.cpp cannot load" in run.stderr
+    assert run.returncode == 2
+    assert "m.gguf is damaged or not a GGUF model file" in run.stderr
     assert "Traceback" not in run.stderr
 
 

@@ -1,6 +1,7 @@
 """The command `rstar`: parses, calls, prints.
 
-Exit codes: 0 done, 1 failed, 2 used wrongly, 130 stopped by Ctrl-C (what was finished is kept).
+Exit codes: 0 done, 1 failed, 2 used wrongly, 3 a budget is spent, 130 stopped by Ctrl-C (what was
+finished is kept).
 """
 
 import os
@@ -12,9 +13,11 @@ from rstar_math.cli import (
     benchmarks,
     curate,
     demo,
+    deploy,
     doctor,
     eval_ppm,
     evaluate,
+    evolve,
     export,
     grade,
     problems,
@@ -46,6 +49,8 @@ app.command("problems")(problems.problems)
 app.command("curate")(curate.curate)
 app.command("export")(export.export)
 app.add_typer(train.app, name="train")
+app.command("evolve")(evolve.evolve)
+app.command("deploy")(deploy.deploy)
 app.command("eval-ppm")(eval_ppm.eval_ppm)
 app.command("grade", context_settings={"ignore_unknown_options": True})(grade.grade)
 app.command("doctor")(doctor.doctor)

@@ -10,12 +10,38 @@ from rstar_math.cli.options import AsJson, print_json
 
 if TYPE_CHECKING:
     from rstar_math.models.preference import PreferenceModel
+    from rstar_math.models.served_preference import ServedPreference
+    from rstar_math.training.rows import PairRow
+
+    Scored = PreferenceModel | ServedPreference
+
+Sampled = Annotated[
+    Path | None,
+    typer.Option(
+        "--run",
+        metavar="RUN",
+        help="Solutions of your policy to choose from, as rstar eval --strategy sc@8 leaves them: "
+        "is choosing by this model better than majority voting on the same samples?",
+    ),
+]
+
+
+Trained = Annotated[
+    Path,
+    typer.Argument(
+        metavar="CHECKPOINT", help="What rstar train ppm wrote, or rstar deploy made of it."
+    ),
+]
+Base = Annotated[
+    str | None,
+    typer.Option(
+        "--base", metavar="MODEL", help="A probe's policy, if it moved, or the model of an adapter."
+    ),
+]
 
 
 def eval_ppm(
-    checkpoint: Annotated[
-        Path, typer.Argument(metavar="CHECKPOINT", help="What rstar train ppm wrote.")
-    ],
+    checkpoint: Trained,
     pairs: Annotated[
         Path | None,
         typer.Option("--pairs", metavar="FILE", help="preference.jsonl of rstar curate."),
@@ -28,50 +54,87 @@ def eval_ppm(
         list[Path] | None,
         typer.Option("--processbench", metavar="FILE", help="A ProcessBench file. Repeatable."),
     ] = None,
-    base: Annotated[
-        str | None, typer.Option("--base", metavar="MODEL", help="A probe's policy, if it moved.")
+    run_file: Sampled = None,
+    strategy: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Which results of RUN; by default its only sc@N."),
     ] = None,
+    base: Base = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, metavar="N")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a preference model: ranking accuracy on pairs of held-out problems, and F1 of finding
-    the first wrong step (ProcessBench)."""
-    from rstar_math.errors import InputError
-    from rstar_math.models.preference import PreferenceModel
+    """Measure a preference model: ranking accuracy on pairs of held-out problems, F1 of finding the
+    first wrong step (ProcessBench), and whether it beats majority voting on your policy.
 
-    if pairs is None and not processbench:
+    The problems of --run must be ones that it has not learned from.
+    """
+    from rstar_math.errors import InputError
+
+    if pairs is None and not processbench and run_file is None:
         raise InputError(
-            "There is nothing to measure on; give --pairs FILE or --processbench FILE."
+            "There is nothing to measure on; give --pairs FILE, --processbench FILE or --run RUN."
         )
-    scorer = PreferenceModel.load(checkpoint, base=base)
-    report: dict[str, Any] = {"checkpoint": str(checkpoint)}
-    if pairs is not None:
-        report["pairs"] = _ranked(scorer, checkpoint, pairs, limit, all_pairs)
-    for path in processbench or ():
-        report.setdefault("processbench", {})[str(path)] = _detected(scorer, path, limit)
+
+    async def measured() -> dict[str, Any]:
+        report: dict[str, Any] = {"checkpoint": str(checkpoint)}
+        rows = None if pairs is None else _rows(checkpoint, pairs, limit, all_pairs)
+        scorer = _loaded(checkpoint, base)
+        try:
+            if rows is not None:
+                report["pairs"] = await _ranked(scorer, rows)
+            for path in processbench or ():
+                found = await _detected(scorer, path, limit)
+                report.setdefault("processbench", {})[str(path)] = found
+            if run_file is not None:
+                from rstar_math.cli.choosing import against_votes
+
+                report["choosing"] = await against_votes(scorer, run_file, strategy, limit)
+            return report
+        finally:
+            await scorer.aclose()
+
+    report = asyncio.run(measured())
     if as_json:
         print_json(report)
-        return
+    else:
+        _show(report)
+
+
+def _show(report: dict[str, Any]) -> None:
+    """The figures, and of the choices what they mean."""
     from rstar_math.cli.show import out
 
-    for name, figures in (("pairs", report.get("pairs")), *report.get("processbench", {}).items()):
+    named = {"pairs": report.get("pairs"), **report.get("processbench", {})}
+    for name, figures in {**named, "choosing": report.get("choosing")}.items():
         for key, value in (figures or {}).items():
+            if key == "against_majority":
+                for one in value.values():
+                    out.print(one["sentence"], markup=False)
+                continue
             shown = f"{value:.4f}" if isinstance(value, float) else value
             out.print(f"{name}: {key.replace('_', ' ')} {shown}")
 
 
-def _ranked(
-    scorer: "PreferenceModel", checkpoint: Path, path: Path, limit: int | None, everything: bool
-) -> dict[str, Any]:
-    """Ranking accuracy on a file's pairs; of problems that the model has not learned from."""
+def _loaded(checkpoint: Path, base: str | None) -> "Scored":
+    """The model of a folder, or of a .gguf file."""
+    from rstar_math.models.preference import PreferenceModel
+    from rstar_math.models.served_preference import ServedPreference
+
+    if checkpoint.suffix == ".gguf":
+        return ServedPreference.load(checkpoint, base=base or "local")
+    return PreferenceModel.load(checkpoint, base=base)
+
+
+def _rows(checkpoint: Path, path: Path, limit: int | None, everything: bool) -> "list[PairRow]":
+    """A file's pairs; of problems that the model has not learned from."""
     from rstar_math.errors import InputError
     from rstar_math.models.checkpoints import read_notes
-    from rstar_math.training.ranking import calibration_error, pair_calibration, ranking_accuracy
     from rstar_math.training.rows import PairRow, held_out, read_rows
 
     rows = read_rows(path, PairRow)
     if not everything:
-        settings = read_notes(checkpoint).get("settings")
+        notes = read_notes(checkpoint) if checkpoint.suffix != ".gguf" else {}
+        settings = notes.get("settings")
         if settings is None:
             raise InputError(
                 f"{checkpoint} does not say which problems it learned from; add --all to rank all "
@@ -80,9 +143,15 @@ def _ranked(
         rows = [r for r in rows if held_out(r.problem, settings["held_out"], settings["seed"])]
     if not rows:
         raise InputError(f"No problem of {path} is held out; add --all to rank all pairs.")
-    rows = rows[:limit]
+    return rows[:limit]
+
+
+async def _ranked(scorer: "Scored", rows: "list[PairRow]") -> dict[str, Any]:
+    """Ranking accuracy on pairs."""
+    from rstar_math.training.ranking import calibration_error, pair_calibration, ranking_accuracy
+
     texts = [text for row in rows for text in (row.prompt + row.chosen, row.prompt + row.rejected)]
-    values = asyncio.run(scorer.score_texts(texts))
+    values = await scorer.score_texts(texts)
     sides = [(a, b) for a, b in zip(values[::2], values[1::2], strict=True) if None not in (a, b)]
     found = [(float(a or 0), float(b or 0)) for a, b in sides]
     return {
@@ -94,22 +163,18 @@ def _ranked(
     }
 
 
-def _detected(scorer: "PreferenceModel", path: Path, limit: int | None) -> dict[str, Any]:
+async def _detected(scorer: "Scored", path: Path, limit: int | None) -> dict[str, Any]:
     """First-error detection on a ProcessBench file."""
     from rstar_math.evaluation.processbench import as_steps, crossed, read_solutions
     from rstar_math.types import Question
 
     solutions = read_solutions(path, limit)
-
-    async def work() -> list[list[float]]:
-        found = []
-        for solution in solutions:
-            steps = as_steps(solution.steps)
-            prefixes = [steps[: n + 1] for n in range(len(steps))]
-            found.append(await scorer.score(Question(solution.id, solution.problem), prefixes))
-        return found
-
-    whole, thresholds = crossed(solutions, asyncio.run(work()))
+    found = []
+    for solution in solutions:
+        steps = as_steps(solution.steps)
+        prefixes = [steps[: n + 1] for n in range(len(steps))]
+        found.append(await scorer.score(Question(solution.id, solution.problem), prefixes))
+    whole, thresholds = crossed(solutions, found)
     return {
         "solutions": len(solutions),
         "f1": whole.f1,

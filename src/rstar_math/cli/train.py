@@ -139,8 +139,16 @@ def _settings(section: "type[Section]", given: list[str] | None) -> Any:
 def _file(data: Path, name: str) -> Path:
     """The file of one kind of data: the path itself, or its file in a folder of rstar curate."""
     from rstar_math.errors import InputError
+    from rstar_math.training.export.folder import MARK, read_mark
 
     path = data / f"{name}.jsonl" if data.is_dir() else data
+    if not path.is_file() and (data / MARK).is_file():
+        there = [entry["data"] for entry in read_mark(data)["files"].values()]
+        raise InputError(
+            f"{data} has no {name} data as jsonl (it has {', '.join(there) or 'none at all'}): "
+            f"curate with --data {name}, from a run in which some problems have right and wrong "
+            "solutions."
+        )
     if not path.is_file():
         raise InputError(
             f"There is no file {path}; make it with rstar curate RUN --out {data} (as jsonl)."
@@ -150,33 +158,13 @@ def _file(data: Path, name: str) -> Path:
 
 def _annotated(path: Path) -> "list[SolutionRow]":
     """The rows of a file of problems with annotated solutions; what is not used is counted."""
-    import gzip
-    import json
-
     from rstar_math.errors import InputError
-    from rstar_math.problems.annotated import annotated_steps
-    from rstar_math.problems.reader import question_id
-    from rstar_math.training.rows import solution_row
-    from rstar_math.types import Question
+    from rstar_math.problems.solutions import read_solutions
+    from rstar_math.training.rows import annotated_rows
 
-    rows: list[SolutionRow] = []
-    reasons: dict[str, int] = {}
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            entries = [json.loads(line) for line in file if line.strip()]
-        for entry in entries:
-            text = str(entry.get("problem") or entry["question"])
-            found = annotated_steps(text, str(entry["solution"]), str(entry["answer"]))
-            if found.reason is None:
-                question = Question(str(entry.get("id") or question_id(text)), text)
-                rows.append(solution_row(question, found.steps))
-            else:
-                reasons[found.reason] = reasons.get(found.reason, 0) + 1
-    except (OSError, EOFError, ValueError, KeyError, AttributeError) as error:
-        raise InputError(
-            f"{path} is not a JSONL file of problems with answer and solution ({error!r})."
-        ) from None
-    _say(f"{len(rows)} of {len(entries)} solutions are used; left out: {reasons or 'none'}")
+    found = list(read_solutions(str(path)))
+    rows, reasons = annotated_rows(found)
+    _say(f"{len(rows)} of {len(found)} solutions are used; left out: {reasons or 'none'}")
     if not rows:
         raise InputError(f"No solution of {path} is annotated so that it can be used.")
     return rows
@@ -193,7 +181,9 @@ def _print(report: dict[str, Any], out: Path, as_json: bool) -> None:
     from rstar_math.cli.show import out as console
 
     for name, value in report.items():
-        if name == "held_out":
+        if name == "held_out" and not value["problems"]:
+            console.print("held out: no problem; set held_out higher, or learn from more problems")
+        elif name == "held_out":
             for inner, figure in value.items():
                 if inner != "calibration":
                     console.print(f"held out: {inner} {_figure(figure)}")

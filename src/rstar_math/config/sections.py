@@ -20,9 +20,12 @@ class ModelConfig(Section):
     """The policy's language model and how it is asked."""
 
     url: str = "local"
-    """"local" (embedded SmolLM2-135M), a path to a .gguf file, or http://host:port/v1."""
+    """"local" (embedded SmolLM2-135M), a path to a .gguf file, hf:FOLDER (a checkpoint that
+    transformers runs in this process), or http://host:port/v1."""
     name: str | None = None
     """Model name that the server knows; by default the only one it lists."""
+    adapter: str | None = None
+    """LoRA adapter for the embedded model: a .gguf file that `rstar deploy --adapter` wrote."""
     api_key_env: str = "OPENAI_API_KEY"
     """Environment variable that holds the server's key."""
     concurrency: int | None = Field(None, ge=1, le=4096)
@@ -111,7 +114,11 @@ class SearchConfig(Section):
     """What values steps: nothing, the model's own judgement (as in Tree of Thoughts), or a trained
     process preference model, `search.ppm`."""
     ppm: str | None = None
-    """Folder of a process preference model that `rstar train ppm` wrote."""
+    """A process preference model: the folder that `rstar train ppm` wrote, the .gguf file that
+    `rstar deploy` made of it, or http://host:port/v1 of a server that runs it."""
+    ppm_head: str | None = None
+    """For a server that gives hidden states (embeddings): the head, as the same folder or .gguf
+    file; without it the server must have vLLM's /classify."""
     self_check: bool = True
     """Whether a model that judges itself first writes a line of checking, as Tree of Thoughts does;
     without it a judgement takes a tenth of the tokens."""

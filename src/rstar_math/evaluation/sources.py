@@ -13,7 +13,7 @@ from typing import Any
 from rstar_math.errors import InputError, MissingExtra
 from rstar_math.evaluation.benchmarks import Benchmark, Hub, benchmark
 from rstar_math.problems import problem_of, read_problems
-from rstar_math.problems.sources import read_source
+from rstar_math.problems.sources import is_source, read_source
 from rstar_math.types import Problem
 
 FOLDER_VARIABLE = "RSTAR_DATA"
@@ -31,11 +31,12 @@ class Loaded:
 
 def load(name: str, *, folder: Path | None = None, limit: int | None = None) -> Loaded:
     """The problems of a benchmark (from `folder` or the one in RSTAR_DATA, else from the hub), or
-    of a source that `problems.sources` reads (`hf:NAME:CONFIG@SPLIT`, `gym:NAME`); at most `limit`.
+    of a source that `problems.sources` reads (`hf:NAME:CONFIG@SPLIT`, a file, ...); at most
+    `limit`.
 
     Raises `InputError`, or `MissingExtra` without the package that it takes.
     """
-    if name.startswith(("hf:", "gym:")):
+    if is_source(name):
         return Loaded(read_source(name, limit), name)
     known = benchmark(name)
     folder = folder or (

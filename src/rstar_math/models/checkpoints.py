@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rstar_math.errors import InputError, MissingExtra, RstarError, StoreError
+from rstar_math.models.gguf_header import read_header
 from rstar_math.models.weights import shipped_weights
 
 MARK = "rstar.json"
@@ -159,20 +160,77 @@ def load_policy(base: str) -> tuple[Any, Any]:
 
     where, options = locate(base)
     with saying_what_is_wrong(base):
-        model = AutoModelForCausalLM.from_pretrained(where, dtype=torch.float32, **options)
+        _require_policy(base, where, options)
+        model, loaded = AutoModelForCausalLM.from_pretrained(
+            where, dtype=torch.float32, output_loading_info=True, **options
+        )
+        if loaded["missing_keys"]:
+            raise InputError(
+                f"{base} lacks {min(map(str, loaded['missing_keys']))}, so it is no whole language "
+                "model; give one that has its word head."
+            )
         forget_quantisation(model)
-        return model, load_tokenizer(base)
+        tokenizer = load_tokenizer(base)
+    require_fit(base, model, tokenizer)
+    return model, tokenizer
+
+
+def _require_policy(base: str, where: str, options: Mapping[str, str]) -> None:
+    """Refuse what was saved as something else than a causal language model: transformers would
+    load it, with a word head of random numbers."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(where, **options)
+    for name in config.architectures or ():
+        if name.endswith("ForSequenceClassification"):
+            raise InputError(
+                f"{base} is a scorer ({name}) and not a policy; give the policy that it was "
+                "trained from, or another language model."
+            )
+        if name.endswith(("ForMaskedLM", "ForTokenClassification", "ForQuestionAnswering")):
+            raise InputError(
+                f"{base} is no causal language model ({name}); give one that continues text."
+            )
+
+
+def require_fit(base: str, model: Any, tokenizer: Any) -> None:
+    """Nothing, where a tokenizer is one for the model; else raises `InputError`."""
+    room = model.get_input_embeddings().num_embeddings
+    largest = max(tokenizer.get_vocab().values(), default=-1)
+    if largest >= room:
+        raise InputError(
+            f"The tokenizer in {base} has {largest + 1} tokens and the model knows {room}: they do "
+            "not belong together; copy the tokenizer that came with the model."
+        )
+    if tokenizer.pad_token is None:
+        raise InputError(
+            f"The tokenizer in {base} has neither a padding nor an end token; give it one "
+            "(eos_token in its tokenizer_config.json)."
+        )
 
 
 def load_tokenizer(base: str) -> Any:
-    """The tokenizer of a model, with a padding token."""
+    """The tokenizer of a model, with a padding token; it cuts text as llama.cpp does."""
     from transformers import AutoTokenizer
 
     where, options = locate(base)
     tokenizer = AutoTokenizer.from_pretrained(where, **options)
+    if "gguf_file" in options:
+        _cut_as_llama_cpp(tokenizer, Path(where) / options["gguf_file"])
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _cut_as_llama_cpp(tokenizer: Any, file: Path) -> None:
+    """Have a tokenizer that was read from a GGUF file take digits one by one where the file says
+    so: transformers does not look, and then joins the spaces before a number otherwise."""
+    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
+
+    if read_header(file).facts.get("tokenizer.ggml.pre") == "smollm":
+        tokenizer.backend_tokenizer.pre_tokenizer = Sequence(
+            [Digits(individual_digits=True), ByteLevel(add_prefix_space=False)]
+        )
 
 
 def locate(base: str) -> tuple[str, dict[str, str]]:
@@ -191,10 +249,14 @@ def locate(base: str) -> tuple[str, dict[str, str]]:
 
 
 def forget_quantisation(model: Any) -> None:
-    """Let a model that was read from a GGUF file be saved as what it now is: full weights."""
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
+    """Let a model that was read from a GGUF file be trained and saved as what it now is: full
+    weights."""
+    for config in (model.config, *(m.config for m in model.modules() if hasattr(m, "config"))):
+        for name in ("quantization_config", "_is_quantized"):
+            if hasattr(config, name):
+                delattr(config, name)
     model.hf_quantizer = None
+    model.is_quantized = False
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """From an address to a Completer."""
 
+import asyncio
 import os
 from typing import Protocol
 
@@ -19,7 +20,8 @@ class Connection(Completer, Protocol):
 
 
 async def connect(config: ModelConfig) -> Connection:
-    """A model that answers: the embedded one, a .gguf file, or an OpenAI-compatible server.
+    """A model that answers: the embedded one, a .gguf file, a checkpoint of transformers
+    (hf:FOLDER), or an OpenAI-compatible server.
 
     Asks a server for its list of models first, so that a wrong address, key or model name is an
     error here and not after an hour. Raises `ModelUnreachable`, `ModelRefused`, `MissingExtra`,
@@ -37,11 +39,22 @@ async def connect(config: ModelConfig) -> Connection:
             config.url,
             streams=config.in_flight,
             context_tokens=config.context_tokens,
+            adapter=config.adapter,
         )
+    if config.adapter is not None:
+        raise ConfigError(
+            "model.adapter is for the embedded model; a server loads adapters itself, by its own "
+            "options. Leave it out."
+        )
+    if config.url.startswith("hf:"):
+        from rstar_math.models.inprocess import TransformersModel
+
+        base, most = config.url.removeprefix("hf:"), config.context_tokens
+        return await asyncio.to_thread(TransformersModel.load, base, limit=most)
     if not config.url.startswith(("http://", "https://")):
         raise ConfigError(
-            f"The model {config.url!r} is neither local, a .gguf file nor an address; "
-            "give local, path/to/model.gguf or http://host:port/v1."
+            f"The model {config.url!r} is neither local, a .gguf file, hf:FOLDER nor an address; "
+            "give local, path/to/model.gguf, hf:path/to/checkpoint or http://host:port/v1."
         )
     from rstar_math.models.http import HttpModel, Retry
 

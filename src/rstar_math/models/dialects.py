@@ -138,6 +138,20 @@ def _read_llama_cpp(ask: Ask, answer: object) -> tuple[list[Completion], Cost]:
     return found, cost
 
 
+def bare(route: str, body: dict[str, Any], *, beside_v1: bool) -> tuple[Dialect, Ask]:
+    """Any other request, as a dialect that says just that."""
+    nothing = Ask("", "", 1, (), 1, 0.0, 0)
+    return Dialect(route, lambda _: body, _read_openai, outside_v1=beside_v1), nothing
+
+
+def context_of(entry: dict[str, Any]) -> int | None:
+    """The longest sequence a model takes, in tokens, as an entry of vLLM's or llama.cpp's list of
+    models tells it."""
+    meta = entry.get("meta")
+    said = meta.get("n_ctx") if isinstance(meta, dict) else entry.get("max_model_len")
+    return _count(said) or None
+
+
 def _count(value: object) -> int:
     """A count as the server gave it; 0 where it is none."""
     return value if isinstance(value, int) and 0 < value < 2**53 else 0

@@ -18,6 +18,7 @@ from rstar_math.models.checkpoints import (
     load_tokenizer,
     locate,
     read_notes,
+    require_fit,
     require_torch,
     saying_what_is_wrong,
 )
@@ -54,6 +55,12 @@ def load_scored(base: str, *, fresh: bool = False, dtype: Any = None) -> tuple[A
             **options,
         )
         tokenizer = load_tokenizer(base)
+    if not hasattr(model, "score"):
+        raise InputError(
+            f"{base} ({type(model).__name__}) is no causal language model with a value head at its "
+            "last token; give a model that continues text, or what rstar train ppm wrote."
+        )
+    require_fit(base, model, tokenizer)
     missing = sorted(str(key) for key in loaded["missing_keys"])
     headless = [key for key in missing if key.startswith("score")]
     if fresh and missing == headless:
@@ -63,7 +70,7 @@ def load_scored(base: str, *, fresh: bool = False, dtype: Any = None) -> tuple[A
         raise InputError(
             f"{base} {what}, so it cannot score; give a checkpoint that rstar train ppm wrote."
         )
-    if getattr(model.config, "num_labels", None) != 1 or not hasattr(model, "score"):
+    if getattr(model.config, "num_labels", None) != 1:
         raise InputError(
             f"{base} gives {model.config.num_labels} outputs and a scorer has one; give a "
             "checkpoint that rstar train ppm wrote."
@@ -124,6 +131,7 @@ def load_probe(folder: Path, base: str | None = None) -> tuple[Any, Any, Any, tu
             where, dtype=torch.float32, attn_implementation="sdpa", **options
         )
         tokenizer = load_tokenizer(base)
+    require_fit(base, backbone, tokenizer)
     size = backbone.config.get_text_config().hidden_size
     if (size, backbone.config.num_hidden_layers) != (about["size"], about["depth"]):
         raise InputError(

@@ -24,7 +24,7 @@ from rstar_math.errors import (
 )
 from rstar_math.foreign import plain
 from rstar_math.meter import charge
-from rstar_math.models.dialects import CHAT, COMPLETIONS, LLAMA_CPP, Ask, Dialect
+from rstar_math.models.dialects import CHAT, COMPLETIONS, LLAMA_CPP, Ask, Dialect, bare, context_of
 from rstar_math.models.lanes import Lanes
 from rstar_math.models.limiter import Limiter
 from rstar_math.models.reply import Reply, retry_after_s
@@ -69,6 +69,7 @@ class HttpModel:
         self.url = url.rstrip("/")
         self.name = name or ""
         self.batch = 128
+        self.context_tokens: int | None = None
         self.dialect = COMPLETIONS
         self._completes = False
         self._retry = retry or Retry()
@@ -99,6 +100,7 @@ class HttpModel:
             return
         entries = _listed(self._checked(reply))
         names = [str(entry.get("id")) for entry in entries]
+        self.context_tokens = min(filter(None, map(context_of, entries)), default=None)
         if any(entry.get("owned_by") == "llamacpp" for entry in entries):
             self.dialect = LLAMA_CPP
         if not names:
@@ -183,6 +185,10 @@ class HttpModel:
         """A request as a dialect says it."""
         root = self.url.removesuffix("/v1") if dialect.outside_v1 else self.url
         return self._lanes.request("POST", root + dialect.route, json=dialect.say(ask))
+
+    async def post(self, route: str, body: dict[str, Any], *, beside_v1: bool = False) -> object:
+        """The JSON answer to any request, tried again as `Retry` says. Raises `ModelError`."""
+        return await self._post(*bare(route, body, beside_v1=beside_v1))
 
     async def _post(self, dialect: Dialect, ask: Ask) -> object:
         """The JSON answer to one request, tried again as `Retry` says."""

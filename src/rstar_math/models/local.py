@@ -1,45 +1,38 @@
 """The embedded model: a llama.cpp server inside this process, spoken to over the loopback like
-any other.
-
-It listens on a port of its own choice behind a random key, so that no other user of the machine
-can use it.
-"""
+any other."""
 
 import asyncio
-import os
-import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
-from rstar_math.errors import MissingExtra, ModelRefused
 from rstar_math.models.dialects import LLAMA_CPP
-from rstar_math.models.http import HttpModel, Retry
+from rstar_math.models.engine import EngineSettings, engine_client, start
+from rstar_math.models.gguf_adapters import check_adapter
+from rstar_math.models.gguf_files import check_policy
 from rstar_math.models.weights import weights_file
 from rstar_math.protocols import Completion
 
-_PATIENCE_S = 86_400.0
-"""Longest wait for the embedded model: it is slow where the machine is busy, and never lost."""
-
 
 class LocalModel:
-    """A Completer on a GGUF file; loads the weights when made (about 1 s for SmolLM2-135M)."""
+    """A Completer on a GGUF file, with a LoRA adapter if one is named; loads the weights when made
+    (about 1 s for SmolLM2-135M)."""
 
-    def __init__(self, model: str, *, streams: int, context_tokens: int) -> None:
+    def __init__(
+        self, model: str, *, streams: int, context_tokens: int, adapter: str | None = None
+    ) -> None:
         path = weights_file(model)
-        self._server = _start(path, streams=streams, context_tokens=context_tokens)
-        self._http = HttpModel(
-            f"{self._server[0].listening_address}/v1",
-            name=path.stem,
-            key=self._server[1],
-            concurrency=4 * streams,
-            retry=Retry(tries=0, timeout_s=_PATIENCE_S),
-        )
+        lora = Path(adapter).expanduser() if adapter else None
+        if model != "local":
+            check_policy(path)
+        if lora is not None:
+            check_adapter(lora, path, kind="policy")
+        self._server = start(path, EngineSettings(streams, context_tokens, lora))
+        self._http = engine_client(self._server, path.stem, 4 * streams)
         self._http.dialect = LLAMA_CPP
         self._http.batch = streams
         self._streams = Streams(streams)
-        self.name = path.stem
+        self.name = path.stem if lora is None else f"{path.stem}+{lora.stem}"
 
     async def complete(
         self,
@@ -99,34 +92,3 @@ class Streams:
                 self._free -= n
                 if not turn.done():
                     turn.set_result(None)
-
-
-def _start(path: Path, *, streams: int, context_tokens: int) -> tuple[Any, str]:
-    """A running server and its key."""
-    try:
-        import xllamacpp
-    except ImportError as error:
-        raise MissingExtra(
-            "The embedded model needs xllamacpp; type: pip install 'rstar-math[local]' "
-            "(or name a server with --model http://host:port/v1)."
-        ) from error
-    key = secrets.token_urlsafe(24)
-    params = xllamacpp.CommonParams()
-    params.model.path = str(path)
-    params.n_parallel = streams
-    params.n_ctx = streams * context_tokens
-    params.kv_unified = False
-    params.cache_ram_mib = 0
-    params.warmup = False
-    params.hostnames = ["127.0.0.1"]
-    params.port = 0
-    params.api_keys = [key]
-    params.ui = False
-    params.verbosity = -1
-    params.cpuparams.n_threads = len(os.sched_getaffinity(0))
-    try:
-        return xllamacpp.Server(params), key
-    except RuntimeError as error:
-        raise ModelRefused(
-            f"llama.cpp cannot load {path}: {error}; is it a whole GGUF file?"
-        ) from error

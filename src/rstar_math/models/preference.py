@@ -15,6 +15,7 @@ from typing import Any
 
 from rstar_math.errors import InputError
 from rstar_math.meter import charge
+from rstar_math.models.encoding import Encoding, encode
 from rstar_math.models.heads import (
     PROBE,
     backbone_of,
@@ -25,37 +26,7 @@ from rstar_math.models.heads import (
 )
 from rstar_math.models.packing import Row, TokenTree, batch
 from rstar_math.models.prefix_cache import PrefixCache, common
-from rstar_math.training.texts import prompt_text, solution_text
 from rstar_math.types import Cost, Question, Step
-
-
-@dataclass(frozen=True, slots=True)
-class Encoding:
-    """A prefix as a model reads it."""
-
-    tokens: tuple[int, ...]
-    cut: bool = False
-    """Whether tokens between the question and the judged step were left out."""
-
-
-def encode(
-    tokenizer: Any, question: Question, prefix: Sequence[Step], *, judged: int, limit: int
-) -> Encoding | None:
-    """The tokens of a prefix whose last `judged` steps are to be judged, at most `limit`.
-
-    What does not fit is cut out after the question, oldest first, never from the judged steps; None
-    where question and judged steps alone do not fit. Training and scoring both come here.
-    """
-    prompt = prompt_text(question)
-    whole = tuple(tokenizer(prompt + solution_text(prefix)).input_ids)
-    if len(whole) <= limit:
-        return Encoding(whole)
-    asked = tuple(tokenizer(prompt).input_ids)
-    before = tokenizer(prompt + solution_text(prefix[: len(prefix) - judged])).input_ids
-    room = limit - len(asked)
-    if room < len(whole) - len(before) + 1:
-        return None
-    return Encoding(asked + whole[-room:], cut=True)
 
 
 class PreferenceModel:
@@ -133,6 +104,10 @@ class PreferenceModel:
         fitting = [Encoding(t) for t in tokens if len(t) <= self._limit]
         values = iter(await self._scored(fitting))
         return [next(values) if len(t) <= self._limit else None for t in tokens]
+
+    async def aclose(self) -> None:
+        """Forget what was run; the weights go with the last who holds them."""
+        self._cache = PrefixCache(0)
 
     async def _scored(self, encodings: Sequence[Encoding | None]) -> list[float]:
         """Values from the next batch that runs; 0 for None."""

@@ -4,7 +4,8 @@ A solution annotated as in GSM8K (Cobbe et al. 2021, arXiv:2110.14168) marks eac
 `48/2 = <<48/2=24>>24`, and ends in a line `#### 72`. Each line that calculates becomes a step: its
 words as a comment, its calculations as assignments; the last one prints, and an answer step
 follows. Every mark is calculated anew, as Python does; a solution in which one does not hold, or
-whose last value is not the answer, is refused with a reason.
+whose last value is not the answer, is refused with a reason. A solution that is one expression, as
+in SVAMP (Patel et al. 2021, arXiv:2103.07191), `( 290.0 / 2.0 )`, is one step.
 """
 
 import ast
@@ -69,7 +70,10 @@ def annotated_steps(question: str, solution: str, answer: str) -> Annotated:
     except ValueError as error:
         return Annotated((), str(error))
     if not any(calculations for _, calculations in parsed):
-        return Annotated((), "no calculation is marked")
+        bare = _bare(lines)
+        if bare is None:
+            return Annotated((), "no calculation is marked")
+        parsed = [("Calculate the answer.", [bare])]
     given = {_plain(number) for number in _NUMBER.findall(question.replace(",", ""))}
     for refer in (True, False):
         steps = _steps(parsed, given, wanted, refer=refer)
@@ -101,6 +105,17 @@ def _calculation(mark: str) -> _Calculation:
     if decimals == 0 and not isclose(value, stated):
         raise ValueError("a mark rounds to a whole number")
     return _Calculation(expression, stated, decimals)
+
+
+def _bare(lines: Sequence[str]) -> _Calculation | None:
+    """The calculation of a solution that is one expression and nothing else."""
+    if len(lines) != 1 or not re.fullmatch(r"[\d\s.()+*/-]+", lines[0]):
+        return None
+    text = _expression(re.sub(r"(?<=\d)\.0+(?!\d)", "", lines[0]))
+    while text.startswith("(") and text.endswith(")") and _evaluate(text[1:-1], {}) is not None:
+        text = text[1:-1]
+    value = _evaluate(text, {})
+    return None if value is None else _Calculation(text, float(value), 0)
 
 
 def _expression(text: str) -> str:

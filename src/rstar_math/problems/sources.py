@@ -3,6 +3,7 @@
     problems.jsonl.gz?question=text&answer=label   a JSONL file, plain or gzipped
     hf:openai/gsm8k:main@test                      a data set for Hugging Face's `datasets`
     gym:chain_sum?size=500&seed=7                  a generator of reasoning-gym
+    toy:tasks?size=200&seed=1                      small problems with solutions, for trying out
 
 `question` and `answer` name the columns, by default "problem" or "question", and "answer" or
 "reference". Of a solution in an answer's column (`#### 72`, a box) the final answer is taken.
@@ -18,6 +19,7 @@ from urllib.parse import parse_qsl
 from rstar_math.errors import InputError, MissingExtra
 from rstar_math.problems.generators import generate
 from rstar_math.problems.reader import COLUMNS, Columns, problem_of, read_problems
+from rstar_math.testing.toytasks import MOST_TASKS, Task, toy_tasks
 from rstar_math.types import Problem, Question
 
 GENERATED = 500
@@ -29,7 +31,7 @@ class Source:
     """Where problems come from."""
 
     kind: str
-    """One of "file", "hf" and "gym"."""
+    """One of "file", "hf", "gym" and "toy"."""
     name: str
     options: Mapping[str, str]
 
@@ -37,16 +39,21 @@ class Source:
     def title(self) -> str:
         """A short name, also for problems that do not say where they come from."""
         if self.kind != "file":
-            return self.name if self.kind == "hf" else f"gym/{self.name}"
+            return self.name if self.kind == "hf" else f"{self.kind}/{self.name}"
         path = Path(self.name)
         stem = path.name.removesuffix(".gz").removesuffix(".jsonl")
         return f"{path.parent.name}/{stem}" if path.parent.name else stem
 
 
+def is_source(text: str) -> bool:
+    """Whether a text names a source, and not a benchmark."""
+    return text.startswith(("hf:", "gym:", "toy:")) or ".jsonl" in text
+
+
 def parse_source(text: str) -> Source:
     """The source that a text names. Raises `InputError`."""
     kind, colon, rest = text.partition(":")
-    if not colon or kind not in ("hf", "gym"):
+    if not colon or kind not in ("hf", "gym", "toy"):
         kind, rest = "file", text
     name, _, query = rest.partition("?") if "=" in rest.partition("?")[2] else (rest, "", "")
     if not name:
@@ -57,7 +64,7 @@ def parse_source(text: str) -> Source:
         raise InputError(
             f"The options of {text!r} are not of the form ?key=value&key=value."
         ) from None
-    if kind != "gym" and (strange := options.keys() - {"question", "answer"}):
+    if kind not in ("gym", "toy") and (strange := options.keys() - {"question", "answer"}):
         raise InputError(
             f"{text!r} has an option {min(strange)!r}; there are question and answer, which name "
             "columns."
@@ -73,8 +80,10 @@ def read_source(text: str, limit: int | None = None) -> list[Problem]:
     source = parse_source(text)
     if source.kind == "file":
         found: Iterable[Problem] = read_problems(Path(source.name), limit, _columns(source))
+    elif source.kind == "toy":
+        found = islice((task.problem for task in tasks_of(source)), limit)
     else:
-        found = islice(_rows(source) if source.kind == "hf" else _generated(source, limit), limit)
+        found = islice(rows_of(source) if source.kind == "hf" else _generated(source, limit), limit)
     problems = [
         replace(problem, source=problem.source or source.title, reference=_final(problem.reference))
         for problem in found
@@ -119,8 +128,9 @@ def _columns(source: Source) -> Columns:
     )
 
 
-def _rows(source: Source) -> Iterator[Problem]:
-    """The problems of a data set."""
+def rows_of(source: Source) -> Iterator[Problem]:
+    """The problems of a data set of the hub, answers as they stand in its column. Raises
+    `InputError` and `MissingExtra`."""
     try:
         import datasets
     except ImportError as error:
@@ -148,6 +158,17 @@ def _rows(source: Source) -> Iterator[Problem]:
     for number, row in enumerate(found):
         entry: dict[str, Any] = {"id": f"{name}/{split}/{number}", **row}
         yield problem_of(entry, f"hf:{source.name}, row {number}", columns)
+
+
+def tasks_of(source: Source) -> Iterator[Task]:
+    """The toy tasks of a source. Raises `InputError`."""
+    options = {key: _value(text) for key, text in source.options.items()}
+    size, seed = options.pop("size", 200), options.pop("seed", 0)
+    if source.name != "tasks" or options or not isinstance(size, int) or not isinstance(seed, int):
+        raise InputError("toy: has one kind of problem; give toy:tasks?size=200&seed=0.")
+    if not 1 <= size <= MOST_TASKS:
+        raise InputError(f"toy:tasks has at most {MOST_TASKS} problems; give a smaller size.")
+    return toy_tasks(size, seed)
 
 
 def _generated(source: Source, limit: int | None) -> Iterator[Problem]:

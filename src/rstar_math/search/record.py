@@ -10,14 +10,14 @@ from rstar_math.search.tree import Node, Tree
 from rstar_math.types import Cost, Execution, ExecutionStatus, Question, Step, Verdict
 
 FORMAT = 1
-_CIRCUMSTANCES = frozenset({"seconds", "retries", "failures", "cached_tokens"})
+CIRCUMSTANCES = frozenset({"seconds", "retries", "failures", "cached_tokens"})
 """Parts of a cost that say how the servers fared, not what the search did."""
 
 
 def to_record(tree: Tree) -> dict[str, Any]:
     """The tree as dictionaries, lists, strings and numbers; fields at their default are left
     out."""
-    cost = {k: v for k, v in asdict(tree.cost).items() if v and k not in _CIRCUMSTANCES}
+    cost = {k: v for k, v in asdict(tree.cost).items() if v and k not in CIRCUMSTANCES}
     return {
         "format": FORMAT,
         "question": {"id": tree.question.id, "text": tree.question.text},

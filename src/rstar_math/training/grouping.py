@@ -9,11 +9,17 @@ from rstar_math.models.packing import Row, TokenTree, batch
 from rstar_math.training.rows import OutcomeRow, PairRow, ValueRow
 
 Judged = PairRow | OutcomeRow | ValueRow
+Member = tuple[Judged, list[tuple[int, ...]]]
+"""A row and the tokens of its sides."""
+
+ROOM = 1024
+"""Tokens at which a group of outcomes or values is full: the cost of a row grows with its square,
+and a searched tree has tens of thousands."""
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The rows of one prompt of one problem.
+    """The rows of one prompt of one problem; of outcomes and values at most some `ROOM` tokens.
 
     `tokens[r]` and `parents[r]` are token trees; `ends` are (r, index) of tokens at which values
     are read. Pairs are (place in `ends` of the better, of the worse); targets, one an end, are
@@ -50,10 +56,27 @@ def groups_of(
         sides = [[tuple(tokenizer(text).input_ids) for text in _texts(row)] for row in members]
         fitting = [i for i, side in enumerate(sides) if max(map(len, side)) <= max_tokens]
         left_out += len(members) - len(fitting)
-        if fitting:
-            kept = [(members[i], sides[i]) for i in fitting]
-            groups.append(_group(problem, kept, shared=shared))
+        kept = [(members[i], sides[i]) for i in fitting]
+        groups += [_group(problem, part, shared=shared) for part in _parts(kept)]
     return groups, left_out
+
+
+def _parts(members: Sequence[Member]) -> Iterator[Sequence[Member]]:
+    """Members that are run together. Those of one node's pairs stay together; outcomes and values
+    are cut into parts, what begins alike side by side."""
+    if any(isinstance(row, PairRow) for row, _ in members):
+        yield members
+        return
+    part: list[Member] = []
+    tree = TokenTree()
+    for row, sides in sorted(members, key=lambda member: member[1]):
+        part.append((row, sides))
+        tree.add(sides[0])
+        if len(tree) >= ROOM:
+            yield part
+            part, tree = [], TokenTree()
+    if part:
+        yield part
 
 
 def _texts(row: Judged) -> list[str]:
@@ -63,16 +86,14 @@ def _texts(row: Judged) -> list[str]:
     return [row.prompt + row.completion]
 
 
-def _group(
-    problem: str, members: Sequence[tuple[Judged, list[tuple[int, ...]]]], *, shared: bool
-) -> Group:
+def _group(problem: str, members: Sequence[Member], *, shared: bool) -> Group:
     trees = [TokenTree()]
     ends: list[list[int]] = []
     pairs, targets, weights = [], [], []
     places: dict[tuple[int, ...], int] = {}
     for row, sides in members:
         for side in sides:
-            if shared and side in places:
+            if shared and isinstance(row, PairRow) and side in places:
                 continue
             if not shared and ends:
                 trees.append(TokenTree())

@@ -128,7 +128,7 @@ def split(
     rows: Sequence[Judged], settings: PreferenceTraining | ProbeTraining
 ) -> tuple[list[Judged], list[Judged]]:
     """Rows to learn from and rows held out, by problem. Raises `InputError` where there is nothing
-    to learn: no rows, or outcomes of one kind only."""
+    to learn: no rows, or outcomes or values that are all the same."""
     kept = [row for row in rows if held_out(row.problem, settings.held_out, settings.seed)]
     learned = [row for row in rows if not held_out(row.problem, settings.held_out, settings.seed)]
     if not learned:
@@ -141,6 +141,12 @@ def split(
         raise InputError(
             f"All {len(learned)} solutions are {'right' if labels.pop() else 'wrong'}, so there is "
             "nothing to tell apart; curate a run that has both."
+        )
+    values = {row.value for row in learned if isinstance(row, ValueRow)}
+    if len(values) == 1:
+        raise InputError(
+            f"All {len(learned)} values are {values.pop():g}, so there is nothing to tell apart; "
+            "curate a run in which some problems have right and wrong solutions."
         )
     return learned, kept
 

@@ -11,6 +11,7 @@ from rstar_math.errors import InputError
 from rstar_math.models.checkpoints import (
     load_tokenizer,
     locate,
+    require_fit,
     saying_what_is_wrong,
     writing,
 )
@@ -84,6 +85,7 @@ def _frozen(base: str, layers: Sequence[int]) -> tuple[Any, Any]:
             where, dtype=torch.float32, attn_implementation="sdpa", **options
         )
         tokenizer = load_tokenizer(base)
+    require_fit(base, backbone, tokenizer)
     depth = backbone.config.get_text_config().num_hidden_layers
     if any(not -depth - 1 <= layer <= depth for layer in layers):
         raise InputError(

@@ -93,14 +93,15 @@ def hushed() -> Iterator[None]:
 def begin(out: Path, inputs: Mapping[str, object]) -> Path:
     """The folder that a training keeps its checkpoints in until it is done, next to `out`.
 
-    Raises `InputError` where `out` is there already, or a training with other inputs was begun.
+    Raises `InputError` where `out` is there already, or a training with other inputs was begun and
+    came to a checkpoint.
     """
     if out.exists():
         raise InputError(f"{out} is there already; name another --out or remove it.")
     work = out.with_name(f"{out.name}.training")
     told = work / "inputs.json"
     with saying_what_fails(work):
-        if told.is_file():
+        if told.is_file() and any(work.glob("checkpoint-*")):
             if json.loads(told.read_text(encoding="utf-8")) != json.loads(json.dumps(inputs)):
                 raise InputError(
                     f"{work} holds a training that was begun with other data or settings; remove "

@@ -4,6 +4,7 @@ adds; other columns are passed over."""
 import gzip
 import json
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from pathlib import Path
@@ -12,6 +13,9 @@ from typing import TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rstar_math.errors import InputError
+from rstar_math.problems import question_id
+from rstar_math.problems.annotated import annotated_steps
+from rstar_math.problems.solutions import Solved
 from rstar_math.training.texts import prompt_text, segments
 from rstar_math.types import Question, Step
 
@@ -73,6 +77,20 @@ def solution_row(question: Question, steps: Sequence[Step]) -> SolutionRow:
         outputs=tuple(outputs),
         problem=question.id,
     )
+
+
+def annotated_rows(solved: Iterable[Solved]) -> tuple[list[SolutionRow], dict[str, int]]:
+    """Rows of annotated solutions (`problems.annotated`), and how many were left out, by reason."""
+    rows: list[SolutionRow] = []
+    reasons: Counter[str] = Counter()
+    for one in solved:
+        found = annotated_steps(one.text, one.solution, one.answer)
+        if found.reason is None:
+            question = Question(one.id or question_id(one.text), one.text)
+            rows.append(solution_row(question, found.steps))
+        else:
+            reasons[found.reason] += 1
+    return rows, dict(reasons)
 
 
 def read_rows(path: Path, kind: type[R]) -> list[R]:

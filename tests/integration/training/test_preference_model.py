@@ -13,7 +13,8 @@ from rstar_math.config import load_config
 from rstar_math.errors import InputError
 from rstar_math.meter import metering
 from rstar_math.models.checkpoints import mark, read_notes
-from rstar_math.models.preference import PreferenceModel, encode
+from rstar_math.models.encoding import encode
+from rstar_math.models.preference import PreferenceModel
 from rstar_math.solver import Solver
 from rstar_math.testing import ScriptedPolicy
 from rstar_math.training.texts import prompt_text, solution_text

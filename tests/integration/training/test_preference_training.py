@@ -183,6 +183,10 @@ def test_nothing_to_learn_is_a_sentence(policy: Path, tmp_path: Path) -> None:
     orm = SETTINGS.model_copy(update={"objective": "orm"})
     with pytest.raises(InputError, match="are right, so there is nothing to tell apart"):
         train_preference(right, str(policy), tmp_path / "b", orm)
+    equal = [ValueRow(**row.model_dump(exclude={"label"}), value=-1) for row in outcomes()]
+    pqm = SETTINGS.model_copy(update={"objective": "pqm"})
+    with pytest.raises(InputError, match="values are -1, so there is nothing to tell apart"):
+        train_preference(equal, str(policy), tmp_path / "b", pqm)
     short = SETTINGS.model_copy(update={"max_tokens": 16})
     with pytest.raises(InputError, match="max_tokens"):
         train_preference(ROWS, str(policy), tmp_path / "c", short)

@@ -1,13 +1,19 @@
 """`rstar train` and `rstar eval-ppm` from files to figures, on a tiny model."""
 
+import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from rstar_math.cli import app
+from rstar_math.config import SearchConfig
 from rstar_math.errors import ConfigError, InputError
+from rstar_math.evolution.store import RunStore
+from rstar_math.search import Choice, Parts, Tree, sample_chains
+from rstar_math.testing import ToyWorld
 from rstar_math.training.rows import solution_row
 from tests.integration.training.test_preference_training import ROWS
 from tests.unit.training.tiny import question, save_tiny_policy, solution
@@ -86,3 +92,41 @@ def test_what_is_missing_is_said(policy: str, tmp_path: Path) -> None:
         fails("train", "policy", str(tmp_path), "--out", "x", "--set", "epochs=-1")
     with pytest.raises(InputError, match="nothing to measure"):
         fails("eval-ppm", policy)
+
+
+def test_choosing_by_a_ppm_is_held_against_votes_on_the_same_samples(
+    policy: str, tmp_path: Path
+) -> None:
+    from rstar_math.models.heads import load_scored
+
+    model, tokenizer = load_scored(policy, fresh=True)
+    model.save_pretrained(tmp_path / "ppm")
+    tokenizer.save_pretrained(tmp_path / "ppm")
+    world, run = ToyWorld(steps=2), tmp_path / "sampled.rstar"
+    with RunStore.open(run, {"model.name": "toy"}) as store:
+        store.add_problems(problems := world.problems(5))
+        for problem in problems:
+            tree = Tree(problem.question)
+            parts = Parts(world.policy, world.executor)
+            asyncio.run(sample_chains(tree, 4, parts=parts, config=SearchConfig()))
+            store.put("sc@4", tree, Choice(None, None, 0.0, {}))
+    found: Any = call("eval-ppm", str(tmp_path / "ppm"), "--run", str(run))["choosing"]
+    assert (found["problems"], found["strategy"]) == (5, "sc@4")
+    assert found["scorer_tokens"] > 0
+    weighted = found["against_majority"]["weighted vote"]
+    # Its head is zero, so that all values are equal and weights change nothing.
+    assert (weighted["difference"], weighted["p"]) == (0, 1)
+    shown = CliRunner().invoke(app, ["eval-ppm", str(tmp_path / "ppm"), "--run", str(run)])
+    assert "It is not shown that choosing by weighted vote beats" in " ".join(shown.output.split())
+    with pytest.raises(InputError, match="sc@4; name one with --strategy"):
+        call("eval-ppm", str(tmp_path / "ppm"), "--run", str(run), "--strategy", "mcts")
+
+
+def test_a_folder_without_pairs_says_what_it_has(policy: str, tmp_path: Path) -> None:
+    from rstar_math.training.curation import Curated, CurationConfig
+    from rstar_math.training.export import Origin, write_folder
+
+    write_folder(tmp_path / "data", Curated(), Origin("r", "0", {}, ()), CurationConfig())
+    with pytest.raises(InputError, match="has no preference data as jsonl"):
+        call("train", "ppm", str(tmp_path / "data"), "--base", policy, "--out", str(tmp_path / "x"))
+    assert not (tmp_path / "x").exists()

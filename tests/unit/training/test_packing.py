@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from rstar_math.models.packing import TokenTree, ancestry
 from rstar_math.models.prefix_cache import PrefixCache
+from rstar_math.training.grouping import ROOM, groups_of
+from rstar_math.training.rows import ValueRow
 
 torch = pytest.importorskip("torch", reason="training needs torch: pip install 'rstar-math[train]'")
 
@@ -49,3 +51,31 @@ def test_the_cache_gives_back_what_was_put_for_that_very_prefix(
         assert cache.find(sequence)[0] == len(sequence)
         assert cache.held == sum(len(run.tokens) for run in cache._runs())
         assert cache.held <= max([room, *map(len, sequences)])
+
+
+class Letters:
+    """A tokenizer with a token a letter."""
+
+    def __call__(self, text: str) -> Any:
+        return type("Encoded", (), {"input_ids": [ord(letter) for letter in text]})()
+
+
+def test_the_values_of_a_large_tree_are_cut_into_rows_that_a_machine_can_hold() -> None:
+    rows = [
+        ValueRow(prompt="ask", completion=f"{n % 40:02d}{'x' * 60}{n}", problem="p", value=n / 400)
+        for n in range(400)
+    ]
+    groups, left_out = groups_of(rows, Letters(), max_tokens=500)
+    assert left_out == 0
+    assert max(group.size for group in groups) <= ROOM + 500
+    assert sum(group.size for group in groups) < sum(len(r.prompt + r.completion) for r in rows) / 4
+    assert sorted(t for group in groups for t in group.targets) == [n / 400 for n in range(400)]
+    for group in groups:
+        assert len(group.ends) == len(group.targets) == len(group.weights)
+
+
+def test_a_prefix_that_two_trees_value_keeps_both_values() -> None:
+    rows = [ValueRow(prompt="a", completion="b", problem="p", value=v) for v in (0.5, -0.5)]
+    (group,), _ = groups_of(rows, Letters(), max_tokens=9)
+    assert (group.size, group.targets) == (2, [0.5, -0.5])
+    assert group.ends[0] == group.ends[1]

@@ -1,0 +1,56 @@
+"""`rstar deploy`: a trained model as one file that runs without torch."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from rstar_math.cli.options import AsJson, print_json
+
+
+def deploy(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help="What rstar train policy or ppm wrote.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FILE.gguf", help="Where the file goes.")
+    ],
+    kind: Annotated[
+        Literal["f32", "f16", "q8_0"] | None,
+        typer.Option(
+            help="How weights are stored; a byte each in q8_0.",
+            show_default="q8_0, f16 for adapters",
+        ),
+    ] = None,
+    adapter: Annotated[
+        bool,
+        typer.Option("--adapter", help="Write only the LoRA adapter, for the model it came from."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a trained policy or preference model as a .gguf file for llama.cpp.
+
+    A policy's file is a --model; a preference model's goes to --set search.ppm=FILE, a policy's
+    adapter to --set model.adapter=FILE.
+    """
+    from rstar_math.errors import ConfigError
+    from rstar_math.models.gguf_adapters import write_adapter
+    from rstar_math.models.gguf_files import write_gguf
+    from rstar_math.models.gguf_header import read_header
+
+    if out.suffix != ".gguf":
+        raise ConfigError(f"--out {out} does not end in .gguf; rename it.")
+    if adapter:
+        write_adapter(checkpoint, out, kind=kind or "f16")
+    else:
+        write_gguf(checkpoint, out, kind=kind or "q8_0")
+    what = str(read_header(out).facts["rstar.kind"])
+    size = out.stat().st_size
+    if as_json:
+        print_json({"out": str(out), "kind": what, "adapter": adapter, "bytes": size})
+        return
+    use = {
+        ("policy", False): f"--model {out}",
+        ("policy", True): f"--set model.adapter={out}",
+    }.get((what, adapter), f"--set search.scorer=ppm --set search.ppm={out}")
+    typer.echo(f"Written to {out} ({size / 1e6:.1f} MB); use it with {use}.")

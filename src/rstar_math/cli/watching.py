@@ -1,0 +1,127 @@
+"""What a person sees of an evolution under way."""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import monotonic
+
+from rich.box import SIMPLE_HEAD
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from rstar_math.cli.show import err, out, plain
+from rstar_math.evolution.plan import Plan
+from rstar_math.types import Problem
+
+_TRAINING = "step "
+
+
+class Rounds:
+    """A bar for the stage under way, and lines that stay for those that are done."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task: TaskID | None = None
+        self._began = monotonic()
+        self._stage = ""
+        self._tokens = self._done = 0
+        self._solved: Counter[str] = Counter()
+        self._tried: Counter[str] = Counter()
+
+    def begin(self, stage: str, what: str, total: int | None, done: int) -> None:
+        """See `evolution.watching.Watch`."""
+        self.end()
+        self._stage, self._began, self._tokens, self._done = stage, monotonic(), 0, 0
+        self._solved.clear()
+        self._tried.clear()
+        number, _, _ = stage.partition("/")
+        name = f"round {number}: {what}" if number != "0" else f"before: {what}"
+        self._task = self._progress.add_task(name, total=total, completed=done, note="")
+
+    def advance(self, problem: Problem, *, solved: bool, tokens: int) -> None:
+        """See `evolution.watching.Watch`."""
+        assert self._task is not None
+        level = problem.level or problem.source or "all"
+        self._tried[level] += 1
+        self._solved[level] += solved
+        self._tokens += tokens
+        self._done += 1
+        self._progress.update(self._task, advance=1, note=self._note())
+
+    def say(self, line: str) -> None:
+        """See `evolution.watching.Watch`."""
+        if line.startswith(_TRAINING) and self._task is not None:
+            self._progress.update(self._task, note=plain(line))
+        else:
+            self._progress.console.print(plain(line), markup=False, soft_wrap=True)
+
+    def end(self) -> None:
+        """The stage under way is over: its bar becomes a line."""
+        if self._task is None:
+            return
+        task = self._progress.tasks[-1]
+        seconds = monotonic() - self._began
+        note = f", {self._note()}" if self._done else ""
+        self._progress.console.print(
+            plain(f"{task.description}: {seconds:.0f} s{note}"), markup=False, style="dim"
+        )
+        self._progress.remove_task(self._task)
+        self._task = None
+
+    def _note(self) -> str:
+        """Rate, and solved share by level."""
+        seconds = max(monotonic() - self._began, 1e-9)
+        shares = [f"{self._solved[name] / n:.0%} of {name}" for name, n in self._tried.items()]
+        right = f"{sum(self._solved.values()) / max(self._done, 1):.0%} right"
+        if 1 < len(shares) <= 4:
+            right += f" ({', '.join(sorted(shares))})"
+        return f"{right}, {self._tokens / seconds:.0f} tokens/s"
+
+
+@contextmanager
+def rounds() -> Iterator[Rounds]:
+    """A watch on stderr."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=err, transient=True) as progress:
+        watch = Rounds(progress)
+        try:
+            yield watch
+        finally:
+            watch.end()
+
+
+def show_plan(plan: Plan) -> None:
+    """The plan as a table on stdout."""
+    table = Table(header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("stage", no_wrap=True)
+    for name in ("problems", "calls", "tokens", "hours"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for part in plan.parts:
+        figures = (f"{part.problems:,}", f"{part.calls:,}", f"{part.tokens:,}", f"{part.hours:.2f}")
+        table.add_row(part.stage, *figures)
+    tokens = sum(part.tokens for part in plan.parts)
+    table.add_row("all", "", "", f"{tokens:,}", f"{plan.hours:.1f}")
+    table.caption_justify = "left"
+    table.caption = (
+        f"From a pilot on this machine: {plan.tokens_a_problem:.0f} tokens a rollout, "
+        f"{plan.tokens_a_second:.0f} a second; in training {plan.trained_a_second:.0f}.\n"
+        f"{plan.counts['to learn from']} problems to learn from, {plan.counts['held out']} held "
+        "out. A trained policy is shorter in its words than the\nbase, so later rounds take less."
+    )
+    out.print(table)

@@ -1,0 +1,159 @@
+"""The problems of an evolution, settled once: read, told apart, kept clear of what is measured on,
+and cut into those to learn from and those held out."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rstar_math.errors import InputError
+from rstar_math.evolution.journal import Facts, Journal, file_digest
+from rstar_math.evolution.recipe import Recipe, SetSection
+from rstar_math.problems import read_problems
+from rstar_math.problems.decontamination import Evaluations, Match, Rule, decontaminate
+from rstar_math.problems.duplicates import deduplicate
+from rstar_math.problems.solutions import Solved, read_solutions
+from rstar_math.problems.sources import is_source, parse_source, read_sources
+from rstar_math.problems.writer import write_problems
+from rstar_math.seeding import derive
+from rstar_math.types import Problem, Verdict
+
+TRAIN, HELD_OUT, SOLUTIONS = "train.jsonl", "held-out.jsonl", "solutions.jsonl"
+_EXAMPLES = 5
+
+
+def evaluation_file(number: int) -> str:
+    """Name of the file of the recipe's nth set to measure on, counted from 1."""
+    return f"set-{number}.jsonl"
+
+
+def gather(journal: Journal, recipe: Recipe) -> Facts:
+    """Write the files of problems; counts, and what was left out and why.
+
+    Raises `InputError` where nothing is left, or a set has no reference answers.
+    """
+    sets = [_set(one, recipe.problems.seed) for one in recipe.evaluation.sets]
+    names = title_sets(recipe.evaluation.sets)
+    section = recipe.problems
+    read = read_sources(section.train)
+    usable = [problem for problem in read if problem.reference is not None]
+    single = deduplicate(usable, same_answer=_same)
+    asked = dict(zip(names, sets, strict=True))
+    clean = decontaminate(single.kept, Evaluations(asked, Rule(templates=section.templates)))
+    kept = drawn(clean.kept, section.limit, section.seed)
+    held = {p.id for p in drawn(kept, section.held_out, derive(section.seed, "held-out"))}
+    train = [problem for problem in kept if problem.id not in held]
+    if not train:
+        raise InputError(
+            f"Of {len(read)} problems {len(kept)} are left and {section.held_out} are to be held "
+            "out; give more problems, or a smaller problems.held_out."
+        )
+    folder = journal.path("round-0")
+    folder.mkdir(exist_ok=True)
+    write_problems(folder / TRAIN, train)
+    write_problems(folder / HELD_OUT, [problem for problem in kept if problem.id in held])
+    for number, problems in enumerate(sets, 1):
+        write_problems(folder / evaluation_file(number), problems)
+    solved = _annotated(folder / SOLUTIONS, section.train, train) if _wants(recipe) else 0
+    files = sorted(path for path in folder.glob("*.jsonl"))
+    return {
+        "counts": {
+            "read": len(read),
+            "without an answer": len(read) - len(usable),
+            "the same as another": len(single.removed),
+            "the same with other answers": sum(map(len, single.conflicts)),
+            "in a set that is measured on": len({m.problem.id for m in clean.removed}),
+            "beyond the limit": len(clean.kept) - len(kept),
+            "to learn from": len(train),
+            "held out": len(held),
+            "with annotated solutions": solved,
+        },
+        "sources": dict(Counter(problem.source or "" for problem in kept)),
+        "overlaps": clean.counts(),
+        "examples": [_example(match) for match in clean.removed[:_EXAMPLES]],
+        "sets": {name: len(problems) for name, problems in asked.items()},
+        "files": {path.name: file_digest(path) for path in files},
+    }
+
+
+def problems_in(journal: Journal, name: str) -> list[Problem]:
+    """The problems of one of the files."""
+    return read_problems(journal.path("round-0", name))
+
+
+def solutions_in(journal: Journal) -> list[Solved]:
+    """The annotated solutions of problems to learn from."""
+    return list(read_solutions(str(journal.path("round-0", SOLUTIONS))))
+
+
+def drawn(problems: Sequence[Problem], size: int | None, seed: int) -> list[Problem]:
+    """At most `size` of some problems, in their order. Who is drawn depends on ids alone, so that a
+    larger draw holds a smaller one."""
+    if size is None or size >= len(problems):
+        return list(problems)
+    ranked = sorted(problems, key=lambda problem: derive(seed, problem.id))
+    chosen = {problem.id for problem in ranked[:size]}
+    return [problem for problem in problems if problem.id in chosen]
+
+
+def title_sets(sets: Sequence[SetSection]) -> list[str]:
+    """Short names of sets to measure on, no two alike."""
+    names: list[str] = []
+    for one in sets:
+        name = parse_source(one.source).title if is_source(one.source) else one.source
+        while name in names:
+            name += "'"
+        names.append(name)
+    return names
+
+
+def _set(one: SetSection, seed: int) -> list[Problem]:
+    """The problems of a set to measure on."""
+    from rstar_math.evaluation.sources import load
+
+    graded = [problem for problem in load(one.source).problems if problem.reference is not None]
+    if not graded:
+        raise InputError(f"{one.source} has no reference answers, so nothing can be measured.")
+    return drawn(graded, one.size, derive(seed, one.source))
+
+
+def _same(first: str, second: str) -> bool:
+    from rstar_math.grading import grade
+
+    return grade(first, second).verdict is Verdict.RIGHT
+
+
+def _wants(recipe: Recipe) -> bool:
+    """Whether a round is made of annotated solutions."""
+    return any(one.data == "annotated" for one in recipe.rounds)
+
+
+def _annotated(path: Path, sources: Sequence[str], train: Sequence[Problem]) -> int:
+    """Write the solutions that sources hold of problems to learn from; how many there are."""
+    by_text = {problem.question.text.strip(): problem for problem in train}
+    lines: dict[str, str] = {}
+    for source in sources:
+        for one in read_solutions(source):
+            problem = by_text.get(one.text.strip())
+            if problem is not None and problem.id not in lines:
+                entry = {"problem": one.text, "solution": one.solution, "answer": one.answer}
+                lines[problem.id] = json.dumps({"id": problem.id, **entry}, ensure_ascii=False)
+    if not lines:
+        raise InputError(
+            "No source has annotated solutions, and a round is to be made of them; name one whose "
+            'lines have a "solution" as in GSM8K, or search with rounds.1.model.'
+        )
+    path.write_text("".join(f"{line}\n" for line in lines.values()), encoding="utf-8")
+    return len(lines)
+
+
+def _example(match: Match) -> dict[str, Any]:
+    """A problem that was left out, and because of what."""
+    return {
+        "problem": match.problem.id,
+        "set": match.evaluation,
+        "item": match.item.id,
+        "kind": match.kind,
+        "overlap": match.overlap[:200],
+    }

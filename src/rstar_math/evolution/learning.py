@@ -1,0 +1,150 @@
+"""From a round's trees to its data, its policy and its preference model."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rstar_math.errors import InputError
+from rstar_math.evolution.gathering import TRAIN, problems_in, solutions_in
+from rstar_math.evolution.journal import Facts, Journal, file_digest
+from rstar_math.evolution.models import Made, weights_digest
+from rstar_math.evolution.recipe import Recipe
+from rstar_math.evolution.searching import searched
+from rstar_math.evolution.store import RunStore
+from rstar_math.kit import grader
+from rstar_math.models.checkpoints import is_whole, read_notes
+from rstar_math.training.curation import curate
+from rstar_math.training.export import Origin, write_folder
+from rstar_math.training.export.files import write_rows
+from rstar_math.training.rows import PairRow, SolutionRow, annotated_rows, read_rows
+
+SFT, DATA = "sft.jsonl", "data"
+_SHOWN, _VOCABULARY = 200, 512
+"""Of a tiny model: problems and solutions that its tokenizer is made from, and its tokens."""
+Say = Callable[[str], None]
+
+
+async def choose_data(journal: Journal, recipe: Recipe, number: int, runs: Sequence[Path]) -> Facts:
+    """Curate a round's runs into `round-N/data`, and write the solutions that its policy is trained
+    on to `round-N/sft.jsonl`."""
+    report: Facts = {"left_out": {}}
+    rows: list[SolutionRow] = []
+    if recipe.rounds[number - 1].data == "annotated":
+        solved = solutions_in(journal)[: recipe.rounds[0].problems]
+        rows, report["left_out"] = annotated_rows(solved)
+    else:
+        report |= await _curated(journal, recipe, number, runs)
+        data = journal.path(f"round-{number}", DATA, SFT)
+        rows = read_rows(data, SolutionRow) if data.is_file() else []
+    report["solutions"] = len(rows)
+    report["problems"] = len({row.problem for row in rows})
+    if recipe.keep == "all":
+        for before in range(number - 1, 0, -1):
+            rows += read_rows(journal.path(f"round-{before}", SFT), SolutionRow)
+    unique = list({(row.problem, row.completion): row for row in rows}.values())
+    if not unique:
+        raise InputError(
+            f"Round {number} found no right solution to learn from; search more problems or with "
+            "more rollouts, or begin with a stronger model (rounds.1.model) or annotated solutions."
+        )
+    path = journal.path(f"round-{number}", SFT)
+    write_rows(path, SolutionRow, unique)
+    pairs = journal.path(f"round-{number}", DATA, "preference.jsonl")
+    hashes = {
+        "file": file_digest(path),
+        "pairs_file": file_digest(pairs) if pairs.is_file() else None,
+    }
+    return {**report, "to_train_on": len(unique), **hashes}
+
+
+async def _curated(journal: Journal, recipe: Recipe, number: int, runs: Sequence[Path]) -> Facts:
+    """Write the folder of a round's data; the counts."""
+    async with grader(recipe.grading) as judges:
+        found = await curate(searched(runs), judges.group, recipe.curation)
+    with RunStore.read(runs[0]) as store:
+        origin = Origin(runs[0].name, store.digest(), store.conditions(), tuple(store.strategies()))
+    folder = journal.path(f"round-{number}", DATA)
+    mark = write_folder(folder, found, origin, recipe.curation)
+    return {
+        "pairs": len(found.pairs),
+        "suspects": [asdict(one) for one in found.suspects],
+        "report": mark["report"],
+        "files": {name: entry["rows"] for name, entry in mark["files"].items()},
+    }
+
+
+def train_round_policy(journal: Journal, recipe: Recipe, number: int, say: Say) -> Facts:
+    """Train a round's policy from the base."""
+    from rstar_math.training.policy import train_policy
+
+    out = journal.path(f"round-{number}", "policy")
+    rows = read_rows(journal.path(f"round-{number}", SFT), SolutionRow)
+    if not is_whole(out):
+        train_policy(rows, base_of(journal, recipe), out, recipe.sft, say=say)
+    return _report(out)
+
+
+def train_round_ppm(
+    journal: Journal, recipe: Recipe, number: int, policy: Made, say: Say
+) -> Facts | None:
+    """Train a round's preference model from its policy; None where the round has no pairs."""
+    from rstar_math.training.preference import train_preference
+    from rstar_math.training.probe import train_probe
+
+    out = journal.path(f"round-{number}", "ppm")
+    data = journal.path(f"round-{number}", DATA, "preference.jsonl")
+    if not data.is_file():
+        return None
+    if not is_whole(out):
+        rows = read_rows(data, PairRow)
+        if recipe.probe:
+            train_probe(rows, policy.folder, out, recipe.head, say=say)
+        else:
+            train_preference(rows, policy.folder, out, recipe.preference, say=say)
+    return _report(out)
+
+
+def deployed(recipe: Recipe, folder: Path) -> str:
+    """The address of a policy for a solver; for llama.cpp its .gguf file, written if need be."""
+    if recipe.engine == "transformers":
+        return f"hf:{folder}"
+    from rstar_math.models.gguf_files import write_gguf
+
+    file = folder.with_suffix(".gguf")
+    if not file.is_file():
+        write_gguf(folder, file)
+    return str(file)
+
+
+def base_of(journal: Journal, recipe: Recipe) -> str:
+    """What the policies are trained from; a tiny model is made when it is first asked for."""
+    if recipe.base != "tiny":
+        return recipe.base
+    folder = journal.path("base")
+    if not folder.is_dir():
+        from rstar_math.testing.tiny import save_tiny_policy
+
+        texts = [problem.question.text for problem in problems_in(journal, TRAIN)[:_SHOWN]]
+        if recipe.rounds[0].data == "annotated":
+            rows, _ = annotated_rows(solutions_in(journal)[:_SHOWN])
+            texts += [row.completion for row in rows]
+        save_tiny_policy(folder, size=64, spread=0.1, vocabulary=_VOCABULARY, texts=texts)
+    return str(folder)
+
+
+def base_address(journal: Journal, recipe: Recipe) -> str:
+    """The address of the base for a solver."""
+    base = base_of(journal, recipe)
+    if recipe.engine == "transformers":
+        return f"hf:{base}"
+    return base if base == "local" or base.endswith(".gguf") else deployed(recipe, Path(base))
+
+
+def _report(out: Path) -> Facts:
+    """What a finished training came to."""
+    report: dict[str, Any] = read_notes(out).get("report", {})
+    held = dict(report.get("held_out") or {})
+    held.pop("calibration", None)
+    kept = {key: value for key, value in report.items() if key not in ("losses", "held_out")}
+    return {**kept, **({"held_out": held} if held else {}), "weights": weights_digest(out)}

@@ -1,0 +1,252 @@
+"""The recipe of an evolution: problems, rounds, trainings, gates, measurements, as one TOML file.
+
+Recipes that come with the package: `paper-7b`, `single-gpu`, `laptop`, `smoke`.
+"""
+
+import tomllib
+from collections.abc import Sequence
+from difflib import get_close_matches
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from rstar_math.config import Config, GradingConfig, ModelConfig, PolicyConfig, SandboxConfig
+from rstar_math.config.sections import SearchConfig, Section
+from rstar_math.errors import ConfigError
+from rstar_math.training.curation.settings import CurationConfig
+from rstar_math.training.settings import PolicyTraining, PreferenceTraining, ProbeTraining
+
+
+class ProblemsSection(Section):
+    """Which problems are searched and trained on."""
+
+    train: tuple[str, ...] = Field(min_length=1)
+    """Sources (a JSONL file, hf:NAME:CONFIG@SPLIT, gym:NAME?size=N) of problems with answers.
+    Solutions annotated as in GSM8K are kept for a round with data = "annotated"."""
+    held_out: int = Field(200, ge=1)
+    """Problems kept back, drawn by their ids: gates are decided on them."""
+    limit: int | None = Field(None, ge=2)
+    """Most problems, drawn by their ids; by default all."""
+    templates: bool = False
+    """Whether problems that are an evaluation's with other numbers are left out too."""
+    seed: int = 0
+    """Seed of the drawing."""
+
+
+class RoundSection(Section):
+    """One round: search, curate, train, evaluate (rStar-Math, arXiv:2501.04519, section 3.4)."""
+
+    data: Literal["search", "annotated"] = "search"
+    """Where its solutions come from: a search, or (a first round without a strong model) annotated
+    solutions turned into code steps."""
+    model: ModelConfig | None = None
+    """A model to search with in the place of the round's policy, as the paper's first round has
+    one, asked by few-shot prompt."""
+    problems: int | None = Field(None, ge=1)
+    """Most problems searched, drawn anew each round; by default all."""
+    rollouts: int = Field(16, ge=1)
+    """Rollouts of a problem (paper: 16; first round 8)."""
+    runs: int = Field(1, ge=1)
+    """Tree expansions of a problem with different seeds (paper: 2 in its last round)."""
+    candidates: int = Field(8, ge=1)
+    """Next steps sampled at a node (paper: 8; first round 5, last round 16)."""
+    more: tuple[int, ...] = ()
+    """Further rollouts, with new seeds, of problems that no path solved: one pass for each number
+    (paper: 64, then 128 in its last round)."""
+    scorer: bool = True
+    """Whether the search goes by the preference model, where there is one (paper: from round 3)."""
+    policy: bool = True
+    """Whether a policy is trained at the end of the round."""
+    ppm: bool = True
+    """Whether a preference model is trained at the end of the round."""
+
+
+class GateSection(Section):
+    """When a new model takes the place of the old one: if it is better on held-out problems."""
+
+    samples: int = Field(16, ge=2)
+    """Solutions of each held-out problem that preference models choose among."""
+    sure: float = Field(0.5, ge=0.5, lt=1)
+    """How sure it must be that the new one is better: the share of paired bootstrap samples in
+    which it is. 0.5 takes what looks better, 0.95 only what is shown to be."""
+
+
+class SetSection(Section):
+    """A set of problems to measure on."""
+
+    source: str
+    """A name that `rstar benchmarks` lists, a JSONL file, hf:NAME or gym:NAME."""
+    size: int | None = Field(None, ge=1)
+    """Problems drawn from it, by their ids; by default all."""
+    system: bool = True
+    """Whether the system is measured on it too, or the policy alone."""
+
+
+class EvaluationSection(Section):
+    """What is measured after each round. Training problems like these are left out."""
+
+    sets: tuple[SetSection, ...] = ()
+    """Sets to measure on, none of them trained on."""
+    policy: tuple[str, ...] = ("greedy",)
+    """Strategies that measure the policy alone, each round."""
+    system: tuple[str, ...] = ("sc@16", "mcts")
+    """Strategies that measure policy and preference model together."""
+    system_rounds: Literal["every", "last"] = "every"
+    """Rounds after which the system is measured."""
+    rollouts: int = Field(16, ge=1)
+    """Rollouts of a measured search (paper's inference setting: one tree a trajectory)."""
+    candidates: int = Field(32, ge=1)
+    """Next steps sampled at a node of a measured search (paper: 32)."""
+    tokens: int | None = Field(None, ge=1)
+    """Sampled tokens a problem that every system strategy is given, for a comparison at equal cost;
+    by default each its own size."""
+    seed: int = 1
+    """Seed of the measured searches."""
+
+
+class Recipe(Section):
+    """Everything that shapes an evolution."""
+
+    base: str = "local"
+    """What every policy is trained from: "local" (the embedded SmolLM2-135M), a .gguf file, a
+    checkpoint folder or a name of the hub; "tiny" is a random model of some 100,000 weights."""
+    engine: Literal["llama.cpp", "transformers"] = "llama.cpp"
+    """What runs trained policies: llama.cpp on a .gguf file in this process, or transformers in
+    this process (a GPU if there is one; repeats to the byte)."""
+    first: bool = True
+    """Whether the untrained base is measured too, by few-shot prompt."""
+    keep: Literal["all", "round"] = "round"
+    """Solutions that a policy is trained on: those of all rounds so far, or of its own (paper)."""
+    probe: bool = False
+    """Whether preference models are heads on the policy's frozen states instead of whole models:
+    trained in seconds, no second model in memory."""
+    problems: ProblemsSection
+    rounds: tuple[RoundSection, ...] = Field(min_length=1)
+    model: ModelConfig = ModelConfig()
+    policy: PolicyConfig = PolicyConfig(temperature=1.0)
+    search: SearchConfig = SearchConfig()
+    sandbox: SandboxConfig = SandboxConfig()
+    grading: GradingConfig = GradingConfig()
+    curation: CurationConfig = CurationConfig()
+    sft: PolicyTraining = PolicyTraining()
+    preference: PreferenceTraining = PreferenceTraining()
+    head: ProbeTraining = ProbeTraining()
+    gate: GateSection = GateSection()
+    evaluation: EvaluationSection = EvaluationSection()
+
+    @model_validator(mode="after")
+    def _orderly(self) -> Self:
+        for number, one in enumerate(self.rounds, 1):
+            if one.data == "annotated" and (number > 1 or one.more or one.model):
+                raise ValueError(
+                    'only the first round may have data = "annotated", and without model and more'
+                )
+        if self.model.url != "local":
+            raise ValueError(
+                "model.url is the policy of the round; name the first model in base, or a strong "
+                "one for a round in rounds.N.model.url"
+            )
+        return self
+
+    def config(self, **sections: Any) -> Config:
+        """The configuration of a solver, with some sections in the place of the recipe's."""
+        names = ("model", "policy", "search", "sandbox", "grading")
+        return Config(**({name: getattr(self, name) for name in names} | sections))
+
+
+def recipes() -> list[str]:
+    """Names of the recipes that come with the package."""
+    folder = files("rstar_math.evolution") / "recipes"
+    names = [entry.name for entry in folder.iterdir()]
+    return sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml"))
+
+
+def load_recipe(source: str, settings: Sequence[str] = ()) -> Recipe:
+    """The recipe of a TOML file or one that comes with the package, with `section.key=value`
+    settings over it (`rounds.1.rollouts=8` for a round, `key=value` at the top).
+
+    Raises `ConfigError` with the option, the value seen and what it may be.
+    """
+    tree = _read(source)
+    for setting in settings:
+        _set(tree, setting)
+    return checked(tree, source)
+
+
+def checked(tree: Any, source: str) -> Recipe:
+    """A recipe of plain values. Raises `ConfigError`."""
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = [str(part + 1) if isinstance(part, int) else str(part) for part in fault["loc"]]
+        key = ".".join(where)
+        if fault["type"] == "extra_forbidden":
+            hint = _nearest(fault["loc"])
+            raise ConfigError(f"{source} has an option {key}, and there is none{hint}.") from error
+        if fault["type"] == "missing":
+            raise ConfigError(f"{source} lacks {key}; see the recipe laptop.") from error
+        said = fault["msg"].removeprefix("Value error, ")
+        what = f"{key} = {fault['input']!r} will not do: " if key else ""
+        raise ConfigError(f"{source}: {what}{said}.") from error
+
+
+def _read(source: str) -> dict[str, Any]:
+    """The tables of a TOML file or a recipe of the package."""
+    if source in recipes():
+        folder = files("rstar_math.evolution") / "recipes"
+        text = (folder / f"{source}.toml").read_text(encoding="utf-8")
+    else:
+        try:
+            text = Path(source).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(
+                f"{source!r} is neither a readable file nor a recipe ({', '.join(recipes())})."
+            ) from error
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source} is not valid TOML: {error}.") from error
+
+
+def _set(tree: dict[str, Any], setting: str) -> None:
+    """Put one setting over a tree of tables."""
+    key, eq, value = setting.partition("=")
+    *path, name = key.strip().split(".")
+    at: Any = tree
+    try:
+        if not eq or not name:
+            raise KeyError(key)
+        for part in path:
+            at = at[int(part) - 1] if isinstance(at, list) else at.setdefault(part, {})
+        at[name] = _value(value.strip())
+    except (KeyError, ValueError, IndexError, AttributeError, TypeError) as error:
+        raise ConfigError(
+            f"--set {setting!r} is not section.key=value; for example "
+            "--set rounds.2.rollouts=8 or --set sft.epochs=1."
+        ) from error
+
+
+def _value(text: str) -> Any:
+    """A setting's value as TOML reads it; a bare word is a string."""
+    try:
+        return tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _nearest(where: Sequence[int | str]) -> str:
+    """A hint at the option that an unknown one may have meant."""
+    fields = Recipe.model_fields
+    inner = {"rounds": RoundSection, "sets": SetSection}
+    named: type[Section] = Recipe
+    for part in where[:-1]:
+        if isinstance(part, str):
+            kind = inner.get(part) or getattr(fields.get(part), "annotation", None)
+            named = kind if isinstance(kind, type) and issubclass(kind, Section) else named
+    close = get_close_matches(str(where[-1]), named.model_fields, 1)
+    return (
+        f"; the nearest is {close[0]}" if close else f"; there are {', '.join(named.model_fields)}"
+    )

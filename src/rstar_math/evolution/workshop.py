@@ -1,0 +1,152 @@
+"""What all stages of an evolution work with: its recipe, its journal, who looks on, what may be
+spent; and the searches that measure."""
+
+import signal
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rstar_math.evaluation.metrics import summarise
+from rstar_math.evolution import gate, gathering, searching
+from rstar_math.evolution.journal import Facts, Journal, digest
+from rstar_math.evolution.models import Made, Pair, config_of
+from rstar_math.evolution.recipe import Recipe
+from rstar_math.evolution.store import RunStore
+from rstar_math.evolution.watching import Budget, Watch
+from rstar_math.search.strategy import Strategy
+from rstar_math.solver import Solution
+from rstar_math.types import Problem, Verdict
+
+GREEDY = Strategy("greedy")
+
+
+class Workshop:
+    """An evolution under way."""
+
+    def __init__(self, recipe: Recipe, journal: Journal, watch: Watch, budget: Budget) -> None:
+        self.recipe, self.journal, self.watch, self.budget = recipe, journal, watch, budget
+
+    async def stage(
+        self, name: str, inputs: Mapping[str, Any], work: Callable[[], Awaitable[Facts]]
+    ) -> Facts:
+        """A stage of the journal, within the budget."""
+        if self.journal.facts(name) is None:
+            self.budget.check()
+            self.journal.path(f"round-{name.split('/')[0]}").mkdir(exist_ok=True)
+        return await self.journal.stage(name, inputs, work)
+
+    async def quiet(
+        self, name: str, what: str, inputs: Mapping[str, Any], work: Callable[[], Facts]
+    ) -> Facts:
+        """A stage that is one long call, such as a training; Ctrl-C ends it."""
+
+        async def interruptible() -> Facts:
+            self.watch.begin(name, what, None, 0)
+            with _ending_at_once():
+                return work()
+
+        return await self.stage(name, inputs, interruptible)
+
+    def part(self, *names: str) -> dict[str, Any]:
+        """Some parts of the recipe, as plain values."""
+        return self.recipe.model_dump(mode="json", include=set(names))
+
+    async def held_out(self, number: int, policy: Made) -> dict[str, bool]:
+        """A policy's greedy answers on held-out problems: which are right."""
+        path = self.journal.path(f"round-{number}", "held-out.rstar")
+        await self.sampled(f"{number}/held-out", path, Pair(policy), [GREEDY])
+        return gate.results_of(path, GREEDY.name)
+
+    async def sampled(
+        self, stage: str, path: Path, pair: Pair, strategies: Sequence[Strategy]
+    ) -> Facts:
+        """A policy's answers to held-out problems, without a preference model."""
+        problems = gathering.problems_in(self.journal, gathering.HELD_OUT)
+        return await self.measured(stage, path, (problems, strategies), pair, scored=False)
+
+    async def measured(
+        self,
+        stage: str,
+        path: Path,
+        asked: tuple[Sequence[Problem], Sequence[Strategy]],
+        pair: Pair,
+        *,
+        scored: bool,
+    ) -> Facts:
+        """Strategies on problems, without the reference answers; the figures of each."""
+        problems, strategies = asked
+        section = self.recipe.evaluation
+        options: dict[str, Any] = {"rollouts": section.rollouts, "candidates": section.candidates}
+        options |= {"seed": section.seed, "tokens": section.tokens if scored else None}
+        config = config_of(self.recipe, pair, scored=scored, **options)
+        inputs = {
+            "made_by": pair.hashes(scored=scored),
+            "strategies": [strategy.name for strategy in strategies],
+            "search": config.search.model_dump(mode="json", exclude={"ppm"}),
+            "problems": digest([problem.id for problem in problems]),
+        }
+
+        async def work() -> Facts:
+            what = f"measure {', '.join(strategy.name for strategy in strategies)}"
+            done = self.bar(stage, what, path, problems, *strategies)
+            await searching.search(
+                path, problems, strategies, config, made_by=pair.hashes(scored=scored), on_done=done
+            )
+            return {"strategies": figures(path), **searching.account(path)}
+
+        return await self.stage(stage, inputs, work)
+
+    def bar(
+        self, stage: str, what: str, path: Path, problems: Sequence[Problem], *strategies: Strategy
+    ) -> searching.OnProblem:
+        """What is told of a search's problems, and charged to the budget."""
+        done = 0
+        if path.is_file():
+            with RunStore.read(path) as store:
+                done = sum(len(store.done(strategy.name)) for strategy in strategies)
+        self.watch.begin(stage, what, len(problems) * len(strategies), done)
+
+        def on_done(problem: Problem, solution: Solution, verdict: Verdict | None) -> None:
+            solved = verdict is Verdict.RIGHT or searching.is_solved(solution.tree)
+            tokens = solution.tree.cost.sampled_tokens
+            self.watch.advance(problem, solved=solved, tokens=tokens)
+            self.budget.charge(tokens)
+
+        return on_done
+
+
+@contextmanager
+def _ending_at_once() -> Iterator[None]:
+    """A block that Ctrl-C ends, though it does not let the event loop run."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def figures(path: Path) -> list[Facts]:
+    """The figures of a run's strategies, without the clock."""
+    with RunStore.read(path) as store:
+        found = []
+        for name in store.strategies():
+            summary = summarise(name, store.results(name))
+            kept = {k: v for k, v in summary.as_json().items() if "cost" not in k}
+            found.append({**kept, "cost": searching.of_the_search(summary.cost)})
+        return found
+
+
+def by_level(problems: Sequence[Problem], solved: Mapping[str, bool]) -> dict[str, list[int]]:
+    """For each level (or source, where problems have none) how many problems, and how many are
+    solved."""
+    found: dict[str, list[int]] = {}
+    for problem in problems:
+        row = found.setdefault(problem.level or problem.source or "all", [0, 0])
+        row[0] += 1
+        row[1] += solved.get(problem.id, False)
+    return dict(sorted(found.items()))

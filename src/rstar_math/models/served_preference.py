@@ -1,0 +1,161 @@
+"""The process preference model as a Scorer on a model that runs elsewhere: in llama.cpp in this
+process, or behind an address. No torch is needed here."""
+
+import asyncio
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from rstar_math.config import Config
+from rstar_math.errors import ConfigError, InputError, ModelError
+from rstar_math.meter import charge
+from rstar_math.models.encoding import encode_with
+from rstar_math.models.engine import EngineSettings, engine_client, start
+from rstar_math.models.gguf_adapters import check_adapter
+from rstar_math.models.gguf_header import read_header
+from rstar_math.models.http import HttpModel, Retry
+from rstar_math.models.readers import (
+    ClassificationReader,
+    EmbeddingReader,
+    Reader,
+    ReadoutReader,
+    Tokens,
+)
+from rstar_math.models.value_head import ValueHead
+from rstar_math.models.weights import weights_file
+from rstar_math.protocols import Scorer
+from rstar_math.types import Cost, Question, Step
+
+STREAMS = 8
+"""Searches whose prefixes the embedded engine keeps at once (SmolLM2-135M: 47 MB each)."""
+LIMIT = 2048
+"""Most tokens read of a prefix, as in `PreferenceModel`."""
+
+
+class OpenScorer(Scorer, Protocol):
+    """A Scorer that holds a model or a connection until closed."""
+
+    async def aclose(self) -> None:
+        """Give back what it holds."""
+        ...
+
+
+async def open_scorer(config: Config) -> OpenScorer:
+    """The preference model that `search.ppm` names: a checkpoint folder (needs torch), a .gguf file
+    (llama.cpp in this process), or an address.
+
+    A .gguf adapter is added to the embedded model that `model.url` names. Raises `ConfigError`,
+    `InputError`, `MissingExtra` and `ModelError` in one sentence.
+    """
+    place, head = config.search.ppm, config.search.ppm_head
+    if place is None:
+        raise ConfigError(
+            "search.scorer=ppm needs a model; name its folder, .gguf file or address: "
+            "--set search.ppm=PLACE."
+        )
+    if place.startswith(("http://", "https://")):
+        return await _at_address(place, head, config)
+    if head is not None:
+        raise ConfigError("search.ppm_head is for a server; a folder or file has its own head.")
+    if place.endswith(".gguf"):
+        base = config.model.url if config.model.embedded else "local"
+        return await asyncio.to_thread(ServedPreference.load, place, base=base)
+    from rstar_math.models.preference import PreferenceModel
+
+    return await asyncio.to_thread(PreferenceModel.load, place)
+
+
+class ServedPreference:
+    """A trained scorer on a `Reader`; `limit` is the most tokens it reads of a prefix, the rule for
+    longer ones that of `PreferenceModel`. `held` is kept for as long as it lives."""
+
+    def __init__(self, reader: Reader, http: HttpModel, *, limit: int, held: Any = None) -> None:
+        self._reader, self._http, self._limit, self._held = reader, http, limit, held
+
+    @classmethod
+    def load(
+        cls, file: str | Path, *, base: str = "local", streams: int = STREAMS, limit: int = LIMIT
+    ) -> "ServedPreference":
+        """The model of a .gguf file that `rstar deploy` wrote of a preference model, in llama.cpp
+        in this process; of an adapter, on `base`. Raises `InputError` for what cannot score."""
+        path = Path(file).expanduser()
+        if not path.is_file():
+            raise InputError(f"There is no file {path}; rstar deploy writes one.")
+        header = read_header(path)
+        head = ValueHead.of_header(header)
+        if header.facts.get("general.type") == "adapter":
+            model, adapter = weights_file(base), path
+            check_adapter(adapter, model, kind="ppm")
+            trained = read_header(model).fact("context_length")
+        else:
+            model, adapter, trained = path, None, header.fact("context_length")
+        limit = min(limit, int(trained or limit))
+        settings = EngineSettings(
+            streams,
+            context_tokens=limit + 8,
+            adapter=adapter,
+            embeddings=adapter is not None,
+            similarity=0.5,
+        )
+        server = start(model, settings)
+        http = engine_client(server, path.stem, 4 * streams)
+        reader = EmbeddingReader(http, head) if adapter else ReadoutReader(http, streams)
+        return cls(reader, http, limit=limit, held=server)
+
+    async def score(self, question: Question, prefixes: Sequence[Sequence[Step]]) -> list[float]:
+        """See `protocols.Scorer`, and `PreferenceModel.score` for prefixes that are too long.
+        Charges the tokens that the server says it ran (`Cost.scorer_tokens`); vLLM counts those it
+        had in its cache too, unless it is told to tell them apart."""
+        encodings = [
+            await encode_with(self._reader.tokens, question, prefix, limit=self._limit)
+            for prefix in prefixes
+        ]
+        charge(Cost(unscored=sum(one is None for one in encodings)))
+        values = await self._values({one.tokens for one in encodings if one is not None})
+        return [0.0 if one is None else values[one.tokens] for one in encodings]
+
+    async def score_texts(self, texts: Sequence[str]) -> list[float | None]:
+        """See `PreferenceModel.score_texts`."""
+        tokens = [await self._reader.tokens(text) for text in texts]
+        values = await self._values({one for one in tokens if len(one) <= self._limit})
+        return [values.get(one) for one in tokens]
+
+    async def aclose(self) -> None:
+        """Close the connections and free the weights."""
+        await self._http.aclose()
+        self._held = None
+
+    async def _values(self, wanted: set[Tokens]) -> dict[Tokens, float]:
+        """The value of each sequence; like ones are asked for together, one after another."""
+        ordered = sorted(wanted)
+        values = await self._reader.values(ordered)
+        return {
+            tokens: value if math.isfinite(value) else 0.0
+            for tokens, value in zip(ordered, values, strict=True)
+        }
+
+
+async def _at_address(url: str, head: str | None, config: Config) -> ServedPreference:
+    """A preference model on a server: its hidden states with a head from here, or its own
+    scores."""
+    model = config.model
+    found = None if head is None else await asyncio.to_thread(ValueHead.load, Path(head))
+    http = HttpModel(
+        url,
+        key=os.environ.get(model.api_key_env),
+        concurrency=model.concurrency or 32,
+        retry=Retry(tries=model.retries, timeout_s=model.timeout_s),
+    )
+    try:
+        await http.greet()
+        reader = ClassificationReader(http) if found is None else EmbeddingReader(http, found)
+        await reader.check()
+    except ModelError as error:
+        await http.aclose()
+        raise type(error)(str(error).replace("--model", "search.ppm")) from error
+    except BaseException:
+        await http.aclose()
+        raise
+    return ServedPreference(reader, http, limit=min(LIMIT, http.context_tokens or LIMIT))

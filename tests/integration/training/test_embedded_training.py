@@ -1,0 +1,35 @@
+"""`rstar train` from the embedded model for real: SmolLM2-135M, read from its GGUF file."""
+
+from pathlib import Path
+
+import pytest
+
+from rstar_math.models.checkpoints import read_notes
+from rstar_math.training.rows import solution_row
+from tests.integration.training.test_preference_training import pairs
+from tests.integration.training.test_training_cli import call
+from tests.unit.training.tiny import question, solution
+
+pytest.importorskip("torch", reason="training needs torch: pip install 'rstar-math[train]'")
+
+pytestmark = pytest.mark.slow
+
+BRIEF = ["--set", "max_steps=2", "--set", "batch=2", "--set", "micro=2"]
+
+
+def test_a_policy_and_a_ppm_start_from_the_embedded_model(tmp_path: Path) -> None:
+    rows = [solution_row(question(n), solution(n)) for n in range(4)]
+    (tmp_path / "sft.jsonl").write_text("".join(row.model_dump_json() + "\n" for row in rows))
+    few = [row for n in range(4) for row in pairs(n)]
+    (tmp_path / "preference.jsonl").write_text("".join(row.model_dump_json() + "\n" for row in few))
+    policy, ppm = tmp_path / "policy", tmp_path / "ppm"
+    trained = call("train", "policy", str(tmp_path), "--out", str(policy), *BRIEF)
+    assert trained["steps"] == 2
+    assert 0 < float(str(trained["last_loss"])) < 5
+    assert read_notes(policy)["base"] == "local"
+    judged = call("train", "ppm", str(tmp_path), "--base", str(policy), "--out", str(ppm), *BRIEF)
+    assert judged["steps"] == 2
+    assert float(str(judged["first_loss"])) == pytest.approx(0.6931, abs=1e-3)
+    file = str(tmp_path / "preference.jsonl")
+    found = call("eval-ppm", str(ppm), "--pairs", file, "--all", "--limit", "2")["pairs"]
+    assert found["pairs"] == 2  # type: ignore[index]

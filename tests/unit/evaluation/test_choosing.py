@@ -1,0 +1,65 @@
+"""Choosing by value against voting, on samples whose true values are known."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+
+from rstar_math.config import SearchConfig
+from rstar_math.errors import InputError
+from rstar_math.evaluation.choosing import Chosen, choose, sentence
+from rstar_math.evaluation.paired import compare
+from rstar_math.protocols import Scorer, Verifier
+from rstar_math.search import Parts, Tree, sample_chains
+from rstar_math.testing import ToyWorld
+from rstar_math.types import Question, Step
+from tests.unit.toy import same_text
+
+WORLD = ToyWorld(steps=3)
+PARTS = Parts(WORLD.policy, WORLD.executor)
+
+
+class Contrary:
+    """A scorer that says the opposite of another."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self._scorer = scorer
+
+    async def score(self, question: Question, prefixes: Sequence[Sequence[Step]]) -> list[float]:
+        return [-value for value in await self._scorer.score(question, prefixes)]
+
+
+async def sampled(problems: int) -> AsyncIterator[tuple[Tree, Verifier]]:
+    for problem in WORLD.problems(problems):
+        tree = Tree(problem.question)
+        await sample_chains(tree, 8, parts=PARTS, config=SearchConfig())
+        yield tree, WORLD.verifier(problem)
+
+
+def chosen(scorer: Scorer, problems: int = 60) -> Chosen:
+    return asyncio.run(choose(sampled(problems), scorer, same_text))
+
+
+def test_true_values_beat_votes_and_their_opposites_lose() -> None:
+    good = chosen(WORLD.scorer(noise=0.0, blind=0))
+    found = good.comparisons()
+    assert good.by_value["best of N"] == good.reachable
+    for name, one in found.items():
+        assert one.first == sum(good.voted) / 60
+        assert one.p < 0.05
+        assert "beats majority voting" in sentence(name, one)
+    bad = chosen(Contrary(WORLD.scorer(noise=0.0, blind=0)))
+    assert bad.voted == good.voted
+    assert "is worse than majority" in sentence("best of N", bad.comparisons()["best of N"])
+    report = good.as_json()
+    assert report["majority"] <= report["any_right"]
+    assert report["problems"] == 60
+    assert report["sampled_tokens"] > report["samples"] > 0
+
+
+def test_too_few_problems_are_said_to_be_too_few() -> None:
+    said = sentence("best of N", compare([True, False, False, True], [True, True, False, True]))
+    assert said.startswith("It is not shown")
+    assert "4 problems" in said
+    with pytest.raises(InputError, match="reference"):
+        Chosen().comparisons()
