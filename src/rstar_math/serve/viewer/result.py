@@ -1,0 +1,195 @@
+"""One answer: what won and why, the chosen path, what it cost."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from html import escape
+from typing import Any
+
+from rstar_math.config import SearchConfig
+from rstar_math.errors import RstarError
+from rstar_math.evolution.store import Result
+from rstar_math.foreign import plain
+from rstar_math.search import Tree
+from rstar_math.search.pursue import answer_rule
+from rstar_math.search.strategy import parse_strategies
+from rstar_math.serve.picture import MAX_NODES, tree_svg
+from rstar_math.serve.viewer.columns import mark, state
+from rstar_math.serve.viewer.formulas import answer_html, prose_html
+from rstar_math.serve.viewer.outline import chosen_path
+from rstar_math.serve.viewer.steps import bar, step_html
+from rstar_math.types import Problem
+
+_ANSWERS = 12
+"""Answers that are listed with their votes."""
+_OPEN_PICTURE = 120
+"""Nodes up to which the picture is shown without being asked for."""
+_RULES = {
+    "majority": "The most votes win; a path's vote counts how likely the model is to write it.",
+    "paths": "The answer that most paths end in wins.",
+    "weighted": "The highest sum of values wins: each vote counts more the better its path's value "
+    "is.",
+    "best": "The single path with the highest value wins, however few paths agree.",
+    "top-of-runs": "Of each independent run the path with the highest value votes, of the best of "
+    "these the majority wins.",
+    "review": "A second look at the solutions decides: the score is highest where it came to the "
+    "same answer.",
+}
+
+
+def problem_html(problem: Problem) -> str:
+    """A problem's question and reference."""
+    facts = [f"<bdi>{escape(plain(problem.id))}</bdi>"]
+    facts += [escape(plain(fact)) for fact in (problem.source, problem.level) if fact]
+    reference = ""
+    if problem.reference is not None:
+        held = answer_html(problem.reference)
+        reference = f'<p class="reference">Reference answer <strong>{held}</strong></p>'
+    return (
+        f'<h2 class="id" tabindex="-1">{" · ".join(facts)}</h2>'
+        f'<p class="question" dir="auto">{prose_html(problem.question.text[:20000])}</p>{reference}'
+    )
+
+
+def result_html(result: Result, tree: Tree, conditions: Mapping[str, Any]) -> str:
+    """A result, without the outline of its tree."""
+    choice = result.choice
+    sign, words = mark(result)
+    answer = "no answer" if choice.answer is None else answer_html(choice.answer)
+    return (
+        f'<p class="answer">Answer <strong>{answer}</strong> '
+        f'<span class="verdict {state(result)}">{sign} {words}</span></p>'
+        f"{_why(result, tree, conditions)}{_path(result, tree)}{_picture(result, tree)}"
+        f"{_cost(result, tree)}"
+    )
+
+
+def _why(result: Result, tree: Tree, conditions: Mapping[str, Any]) -> str:
+    """Why this answer won: the rule, and what all answers had."""
+    choice = result.choice
+    if choice.answer is None:
+        reasons = ", ".join(f"{n} {escape(plain(r))}" for r, n in result.failures.items())
+        ended = f" How paths ended: {reasons}." if reasons else ""
+        said = f"<h3>Why there is no answer</h3><p>No path came to one.{ended}</p>"
+        return f'<div class="why">{said}</div>'
+    rule = _rule(result, tree, conditions)
+    unit = "score" if rule == "review" else "votes"
+    said = _sentence(result, tree, unit)
+    return (
+        f'<div class="why"><h3>Why this answer won</h3><p>{said} '
+        f'<span class="dim">{_RULES[rule]}</span></p>{_table(result, tree, unit)}</div>'
+    )
+
+
+def _rule(result: Result, tree: Tree, conditions: Mapping[str, Any]) -> str:
+    """The rule that chose."""
+    if tree.checked:
+        return "review"
+    with suppress(RstarError, ValueError):
+        config = SearchConfig(answer=conditions.get("search.answer"))
+        (strategy,) = parse_strategies(result.strategy)
+        return answer_rule(strategy, config, scored=any(n.score is not None for n in tree))
+    return "majority"
+
+
+def _sentence(result: Result, tree: Tree, unit: str) -> str:
+    """What won, by how much, before what."""
+    choice = result.choice
+    total = sum(choice.votes.values())
+    ends, many = len(tree.answers()), len(choice.votes)
+    first = f"It had {choice.share:.0%} of the {unit}"
+    if many == 1:
+        paths = "the one path" if ends == 1 else f"all {ends} paths"
+        return f"{first}: {paths} that came to an answer came to this one."
+    others = [(a, v) for a, v in choice.votes.items() if a != choice.answer]
+    text = f"{first}, of {many} different answers at the ends of {ends} paths"
+    if others and total:
+        text += f"; next came {answer_html(others[0][0], 60)} with {others[0][1] / total:.0%}"
+        if others[0][1] > choice.share * total + 1e-9:
+            text += ", which had more votes but no path of as high a value"
+        elif others[0][1] >= choice.share * total - 1e-9:
+            text += ", which had as many and was found later or valued less"
+    return f"{text}."
+
+
+def _table(result: Result, tree: Tree, unit: str) -> str:
+    """The votes by answer, with the paths that end in its very words and their best value."""
+    choice = result.choice
+    paths: dict[str, int] = {}
+    values: dict[str, float] = {}
+    for end in tree.answers():
+        node = tree.nodes[end]
+        answer = (node.step.answer if node.step else None) or ""
+        paths[answer] = paths.get(answer, 0) + 1
+        value = node.q if node.score is None else node.score
+        if value is not None:
+            values[answer] = max(values.get(answer, -2.0), value)
+    total = sum(choice.votes.values()) or 1.0
+    rows = []
+    for answer, votes in list(choice.votes.items())[:_ANSWERS]:
+        won = ' class="won"' if answer == _leader(result) else ""
+        shown = f"{values[answer]:+.2f}" if answer in values else "–"
+        rows.append(
+            f'<tr{won}><th scope="row">{answer_html(answer, 80)}</th>'
+            f"<td>{bar(votes / total)} {votes / total:.0%}</td>"
+            f'<td class="number">{votes:.3g}</td><td class="number">{paths.get(answer, 0)}</td>'
+            f'<td class="number">{shown}</td></tr>'
+        )
+    more = len(choice.votes) - len(rows)
+    rest = f'<p class="dim">and {more} more answers</p>' if more > 0 else ""
+    return (
+        '<div class="scroll"><table class="votes"><thead><tr><th>answer</th>'
+        f'<th>share</th><th class="number">{unit}</th>'
+        '<th class="number" title="paths that end in these very words">paths</th>'
+        '<th class="number" title="the highest value of such a path, -1 to 1">best value</th>'
+        f"</tr></thead><tbody>{''.join(rows)}</tbody></table></div>{rest}"
+    )
+
+
+def _leader(result: Result) -> str | None:
+    """The chosen answer in the words in which its votes are listed."""
+    choice = result.choice
+    if choice.answer in choice.votes:
+        return choice.answer
+    total = sum(choice.votes.values())
+    alike = [a for a, v in choice.votes.items() if total and abs(v / total - choice.share) < 1e-9]
+    return alike[0] if alike else None
+
+
+def _path(result: Result, tree: Tree) -> str:
+    """The chosen path, open to read."""
+    path = chosen_path(tree, result.choice)
+    if not path:
+        return ""
+    steps = "".join(f"<li>{step_html(tree.nodes[index])}</li>" for index in path)
+    many = f"{len(path)} step{'s' if len(path) > 1 else ''}"
+    return (
+        f'<details class="chosen-path" open><summary>The chosen path: {many}</summary>'
+        f'<ol class="path">{steps}</ol></details>'
+    )
+
+
+def _picture(result: Result, tree: Tree) -> str:
+    """The tree drawn, where it is small enough."""
+    if not 1 < len(tree) <= MAX_NODES:
+        return ""
+    shown = " open" if len(tree) <= _OPEN_PICTURE else ""
+    return (
+        f'<details class="drawn"{shown}><summary>Picture</summary>'
+        f'<div class="picture" tabindex="0" role="region" aria-label="Picture of the tree">'
+        f"{tree_svg(tree, result.choice)}</div></details>"
+    )
+
+
+def _cost(result: Result, tree: Tree) -> str:
+    """What the search took."""
+    cost = result.cost
+    parts = [f"{len(tree) - 1} steps", f"{tree.rollouts} rollouts", f"{cost.calls} calls"]
+    parts.append(f"{cost.sampled_tokens} tokens sampled")
+    if cost.code_runs:
+        parts.append(f"{cost.code_runs} programs run, {cost.code_failures} failed")
+    if cost.scorer_tokens:
+        parts.append(f"{cost.scorer_tokens} tokens by the scorer")
+    parts.append(f"{cost.seconds:.1f} s")
+    if tree.stopped is not None:
+        parts.append(f"stopped early: {escape(plain(tree.stopped))}")
+    return f'<p class="cost">{" · ".join(parts)}</p>'
