@@ -19,6 +19,7 @@ from typing import Any
 from rstar_math.errors import InputError
 from rstar_math.foreign import plain
 from rstar_math.search import Tree
+from rstar_math.serve.viewer.choosing import rule_of, vote_shares
 from rstar_math.serve.viewer.columns import Column, cell, columns_of, names, problems_of
 from rstar_math.serve.viewer.listing import FILTERS, row
 from rstar_math.serve.viewer.outline import (
@@ -28,7 +29,6 @@ from rstar_math.serve.viewer.outline import (
     lines_json,
     shape_json,
     steps_json,
-    vote_shares,
 )
 from rstar_math.serve.viewer.overview import overview_html
 from rstar_math.serve.viewer.result import problem_html, result_html
@@ -155,8 +155,10 @@ class Book:
             raise IndexError(name)
         key = (problem, column.key, cell(column, self._problems[problem])[1])
         if key not in self._leaves:
-            tree = self._sources[column.run].tree(name, column.strategy)
-            self._leaves[key] = _Leaf(tree, vote_shares(tree))
+            source = self._sources[column.run]
+            tree, conditions = source.tree(name, column.strategy), source.conditions()
+            rule = rule_of(column.results[name], tree, conditions)
+            self._leaves[key] = _Leaf(tree, vote_shares(tree, rule, conditions))
             while len(self._leaves) > _KEPT:
                 self._leaves.popitem(last=False)
         self._leaves.move_to_end(key)

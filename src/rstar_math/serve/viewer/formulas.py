@@ -31,6 +31,9 @@ _ATTRIBUTES = re.compile(
     "stretchy|fence|form|separator|[lr]space|linethickness|accent(under)?|columnalign|mathvariant"
     "|displaystyle|width|(min|max)size|movablelimits"
 )
+_SIGNS = re.compile(r"[\\^]")
+"""What an answer has that is written as a formula."""
+_WORDS = re.compile(r"[A-Za-z]{2,}\s+[A-Za-z]{2,}")
 _HARMLESS = re.compile(r"[\w .%+-]{0,40}\Z")
 
 
@@ -45,7 +48,8 @@ def prose_html(text: str) -> str:
         end = match.end() if match["e"] is None else _closing(text, match.end())
         display = "block" if match["a"] or match["b"] else "inline"
         tex = next((t for t in match.group("a", "b", "c", "d") if t), text[match.start() : end])
-        made = formula(tex.strip(), display)
+        priced = match["d"] is not None and "\\" not in tex and _WORDS.search(tex)
+        made = None if priced else _boxed(tex.strip()) or formula(tex.strip(), display)
         parts.append(escape(text[match.start() : end]) if made is None else made)
         at = end
     parts.append(escape(text[at:]))
@@ -57,7 +61,7 @@ def answer_html(answer: str, most: int = 200) -> str:
     text = plain(answer)
     if len(text) > most:
         return escape(f"{text[: most - 1]}…")
-    made = formula(text, "inline") if "\\" in text or "^" in text else None
+    made = formula(text, "inline") if _SIGNS.search(text) and "$" not in text else None
     return made or prose_html(text)
 
 
@@ -78,20 +82,28 @@ def formula(tex: str, display: str) -> str | None:
     return f'<math display="{display}">{inside}</math>'
 
 
+def _boxed(tex: str) -> str | None:
+    """A formula that is one box, with what is in it; words and figures stay words. None for
+    others."""
+    inside = tex[7:-1] if tex.startswith("\\boxed{") and tex.endswith("}") else ""
+    if not inside or _closing(tex, 7) != len(tex):
+        return None
+    made = formula(inside, "inline") if _SIGNS.search(inside) else None
+    return f'<span class="box">{escape(inside) if made is None else made}</span>'
+
+
 def _written(element: Element) -> str:
     """An element of MathML, anew."""
-    boxed = element.tag == "menclose"
     tag = element.tag if _ELEMENTS.fullmatch(element.tag) else "mrow"
     given = "".join(
         f' {key}="{value}"'
         for key, value in element.attrib.items()
         if _ATTRIBUTES.fullmatch(key) and _HARMLESS.match(value)
     )
-    mark = ' class="box"' if boxed else given
     text = escape(plain(unescape(element.text or "")))
     if text.strip() and tag == "mrow":
         text = f"<mtext>{text}</mtext>"
-    return f"<{tag}{mark}>{text}{''.join(_written(child) for child in element)}</{tag}>"
+    return f"<{tag}{given}>{text}{''.join(_written(child) for child in element)}</{tag}>"
 
 
 def _closing(text: str, at: int) -> int:

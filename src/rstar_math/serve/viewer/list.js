@@ -73,25 +73,32 @@ function drawRows() {
   const from = Math.max(0, Math.floor(box.scrollTop / ROW) - 6);
   const to = Math.min(list.shown.length, from + Math.ceil(box.clientHeight / ROW) + 13);
   const holder = byId("rows");
-  holder.replaceChildren();
-  for (let at = from; at < to; at++) {
-    const row = list.shown[at];
-    const option = make("div", {
-      role: "option",
-      id: `option${row.i}`,
-      class: `row${at === list.active ? " active" : ""}`,
-      "aria-selected": row.i === view.problem,
-      "aria-posinset": at + 1,
-      "aria-setsize": list.shown.length,
-      "data-at": at,
-    });
-    option.innerHTML = row.html;
-    option.style.top = `${at * ROW}px`;
-    holder.append(option);
-  }
+  const there = new Map([...holder.children].map((option) => [option.id, option]));
+  const wanted = list.shown.slice(from, to).map((row, at) => option(row, from + at, there));
+  for (const old of there.values()) if (!wanted.includes(old)) old.remove();
+  wanted.forEach((one, at) => {
+    if (holder.children[at] !== one) holder.insertBefore(one, holder.children[at] || null);
+  });
   const active = list.shown[list.active];
   if (active) box.setAttribute("aria-activedescendant", `option${active.i}`);
   else box.removeAttribute("aria-activedescendant");
+}
+
+// A row's element: the one that is there, so that a click or a reader is not interrupted.
+function option(row, at, there) {
+  let one = there.get(`option${row.i}`);
+  if (!one) one = make("div", { role: "option", id: `option${row.i}` });
+  if (one.row !== row) {
+    one.innerHTML = row.html;
+    one.row = row;
+  }
+  one.className = `row${at === list.active ? " active" : ""}`;
+  one.dataset.at = at;
+  one.style.top = `${at * ROW}px`;
+  one.setAttribute("aria-selected", row.i === view.problem);
+  one.setAttribute("aria-posinset", at + 1);
+  one.setAttribute("aria-setsize", list.shown.length);
+  return one;
 }
 
 function activate(at) {

@@ -4,7 +4,7 @@ is open and asks for no other block, so that a tree of 20,000 nodes opens as fas
 import json
 from collections.abc import Sequence
 
-from rstar_math.search import ROOT, Choice, Tree, ballots
+from rstar_math.search import ROOT, Choice, Tree
 from rstar_math.serve.viewer.steps import line_html, step_html
 
 LINES = 256
@@ -28,7 +28,7 @@ def shape_json(tree: Tree, choice: Choice) -> str:
 
 
 def lines_json(tree: Tree, choice: Choice, shares: Sequence[float] | None, block: int) -> str:
-    """A block of lines of the outline, as a list of HTML. `shares` come from `vote_shares`."""
+    """A block of lines of the outline, as a list of HTML. `shares` come from `choosing`."""
     chosen = set(chosen_path(tree, choice))
     found = [
         line_html(
@@ -58,19 +58,6 @@ def chosen_path(tree: Tree, choice: Choice) -> list[int]:
     if choice.node is None or not ROOT < choice.node < len(tree):
         return []
     return tree.path(choice.node)
-
-
-def vote_shares(tree: Tree) -> list[float] | None:
-    """For each node, the share in [0, 1] of all votes that paths through it cast, each path
-    weighing what the policy would write it (see `search.answers.ballots`); None without votes."""
-    below = [0.0] * len(tree)
-    for ballot in ballots(tree):
-        below[ballot.node] += ballot.weight
-    for index in range(len(tree) - 1, ROOT, -1):
-        below[tree.nodes[index].parent] += below[index]
-    if not below[ROOT]:
-        return None
-    return [weight / below[ROOT] for weight in below]
 
 
 def _block(tree: Tree, block: int, size: int) -> range:

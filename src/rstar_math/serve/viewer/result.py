@@ -1,18 +1,14 @@
 """One answer: what won and why, the chosen path, what it cost."""
 
 from collections.abc import Mapping
-from contextlib import suppress
 from html import escape
 from typing import Any
 
-from rstar_math.config import SearchConfig
-from rstar_math.errors import RstarError
 from rstar_math.evolution.store import Result
 from rstar_math.foreign import plain
 from rstar_math.search import Tree
-from rstar_math.search.pursue import answer_rule
-from rstar_math.search.strategy import parse_strategies
 from rstar_math.serve.picture import MAX_NODES, tree_svg
+from rstar_math.serve.viewer.choosing import RULES, rule_of
 from rstar_math.serve.viewer.columns import mark, state
 from rstar_math.serve.viewer.formulas import answer_html, prose_html
 from rstar_math.serve.viewer.outline import chosen_path
@@ -21,19 +17,8 @@ from rstar_math.types import Problem
 
 _ANSWERS = 12
 """Answers that are listed with their votes."""
-_OPEN_PICTURE = 120
-"""Nodes up to which the picture is shown without being asked for."""
-_RULES = {
-    "majority": "The most votes win; a path's vote counts how likely the model is to write it.",
-    "paths": "The answer that most paths end in wins.",
-    "weighted": "The highest sum of values wins: each vote counts more the better its path's value "
-    "is.",
-    "best": "The single path with the highest value wins, however few paths agree.",
-    "top-of-runs": "Of each independent run the path with the highest value votes, of the best of "
-    "these the majority wins.",
-    "review": "A second look at the solutions decides: the score is highest where it came to the "
-    "same answer.",
-}
+_SMALLEST_PICTURE, _OPEN_PICTURE = 4, 120
+"""Nodes from which a picture says something, and up to which it is shown unasked."""
 
 
 def problem_html(problem: Problem) -> str:
@@ -71,24 +56,13 @@ def _why(result: Result, tree: Tree, conditions: Mapping[str, Any]) -> str:
         ended = f" How paths ended: {reasons}." if reasons else ""
         said = f"<h3>Why there is no answer</h3><p>No path came to one.{ended}</p>"
         return f'<div class="why">{said}</div>'
-    rule = _rule(result, tree, conditions)
+    rule = rule_of(result, tree, conditions)
     unit = "score" if rule == "review" else "votes"
     said = _sentence(result, tree, unit)
     return (
         f'<div class="why"><h3>Why this answer won</h3><p>{said} '
-        f'<span class="dim">{_RULES[rule]}</span></p>{_table(result, tree, unit)}</div>'
+        f'<span class="dim">{RULES[rule]}</span></p>{_table(result, tree, unit)}</div>'
     )
-
-
-def _rule(result: Result, tree: Tree, conditions: Mapping[str, Any]) -> str:
-    """The rule that chose."""
-    if tree.checked:
-        return "review"
-    with suppress(RstarError, ValueError):
-        config = SearchConfig(answer=conditions.get("search.answer"))
-        (strategy,) = parse_strategies(result.strategy)
-        return answer_rule(strategy, config, scored=any(n.score is not None for n in tree))
-    return "majority"
 
 
 def _sentence(result: Result, tree: Tree, unit: str) -> str:
@@ -161,16 +135,16 @@ def _path(result: Result, tree: Tree) -> str:
     if not path:
         return ""
     steps = "".join(f"<li>{step_html(tree.nodes[index])}</li>" for index in path)
-    many = f"{len(path)} step{'s' if len(path) > 1 else ''}"
     return (
-        f'<details class="chosen-path" open><summary>The chosen path: {many}</summary>'
+        '<details class="chosen-path" open><summary>'
+        f"The chosen path: {_many(len(path), 'step')}</summary>"
         f'<ol class="path">{steps}</ol></details>'
     )
 
 
 def _picture(result: Result, tree: Tree) -> str:
     """The tree drawn, where it is small enough."""
-    if not 1 < len(tree) <= MAX_NODES:
+    if not _SMALLEST_PICTURE <= len(tree) <= MAX_NODES:
         return ""
     shown = " open" if len(tree) <= _OPEN_PICTURE else ""
     return (
@@ -183,13 +157,19 @@ def _picture(result: Result, tree: Tree) -> str:
 def _cost(result: Result, tree: Tree) -> str:
     """What the search took."""
     cost = result.cost
-    parts = [f"{len(tree) - 1} steps", f"{tree.rollouts} rollouts", f"{cost.calls} calls"]
-    parts.append(f"{cost.sampled_tokens} tokens sampled")
+    counts = ((len(tree) - 1, "step"), (tree.rollouts, "rollout"), (cost.calls, "call"))
+    parts = [_many(count, noun) for count, noun in counts]
+    parts.append(f"{_many(cost.sampled_tokens, 'token')} sampled")
     if cost.code_runs:
-        parts.append(f"{cost.code_runs} programs run, {cost.code_failures} failed")
+        parts.append(f"{_many(cost.code_runs, 'program')} run, {cost.code_failures} failed")
     if cost.scorer_tokens:
         parts.append(f"{cost.scorer_tokens} tokens by the scorer")
     parts.append(f"{cost.seconds:.1f} s")
     if tree.stopped is not None:
         parts.append(f"stopped early: {escape(plain(tree.stopped))}")
     return f'<p class="cost">{" · ".join(parts)}</p>'
+
+
+def _many(count: int, noun: str) -> str:
+    """A count with its noun."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"

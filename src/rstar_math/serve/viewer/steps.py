@@ -49,8 +49,6 @@ def step_html(node: Node) -> str:
         facts.append(f"sampled {node.copies} times")
     if node.peers is not None:
         facts.append(f"{node.peers[0]} of {node.peers[1]} second looks agree")
-    if node.walks:
-        facts.append(f"{node.walks} rollouts came through")
     known = f'<p class="facts">{escape(" · ".join(facts))}</p>' if facts else ""
     failure = ""
     if node.failure is not None:
