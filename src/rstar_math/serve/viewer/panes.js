@@ -54,7 +54,10 @@ async function drawPanes() {
       scrollTo(0, before);
     }
   }
-  for (const key of keys) if (view.panes.has(key)) box.append(view.panes.get(key).element);
+  keys.forEach((key, at) => {
+    const element = view.panes.get(key)?.element;
+    if (element && box.children[at] !== element) box.insertBefore(element, box.children[at] || null);
+  });
 }
 
 async function makePane(number, key, stamp) {
