@@ -49,6 +49,11 @@ class Eye:
     faults: list[str] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
 
+    def hear(self, kind: str, text: str) -> None:
+        """What the page, or the browser about it, wrote on the console."""
+        if kind in ("error", "warning"):
+            self.faults.append(text)
+
     def count(self, selector: str) -> int:
         """How many elements there are."""
         number: int = self.page.locator(selector).count()
@@ -117,10 +122,7 @@ def eye(browser: Any) -> Iterator[Eye]:
     seen = Eye(context.new_page())
     seen.page.on("pageerror", lambda error: seen.faults.append(str(error)))
     seen.page.on("request", lambda request: seen.asked.append(request.url))
-    seen.page.on(
-        "console",
-        lambda message: message.type in ("error", "warning") and seen.faults.append(message.text),
-    )
+    seen.page.on("console", lambda message: seen.hear(message.type, message.text))
     yield seen
     context.close()
     assert not seen.faults
