@@ -1,19 +1,24 @@
 """`rstar view`: runs in the browser."""
 
+import asyncio
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from rstar_math.cli.options import AsJson, print_json, run
+from rstar_math.cli.options import AsJson, print_json
 from rstar_math.errors import InputError, MissingExtra
 
 
 def view(
     runs: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN...", help="A run, or the JSON of a tree; two side by side."),
+        typer.Argument(
+            metavar="RUN...",
+            help="A run, a folder of runs or the JSON of a tree; two side by side.",
+        ),
     ],
     export: Annotated[
         Path | None,
@@ -70,11 +75,11 @@ def _export(runs: list[Path], target: Path, *, as_json: bool) -> None:
     from contextlib import ExitStack
 
     from rstar_math.serve.viewer.export import write_page
-    from rstar_math.serve.viewer.sources import opened
+    from rstar_math.serve.viewer.sources import files_of, opened
 
     with ExitStack() as held:
         sources = []
-        for path in runs:
+        for path in files_of(runs):
             sources.append(opened(path))
             held.callback(sources[-1].close)
         trees = write_page(sources, target)
@@ -108,4 +113,5 @@ def _serve(runs: list[Path], port: int, *, as_json: bool, open_: bool) -> None:
         if open_:
             typer.launch(url)
 
-    run(look(runs, port, ready), kept=True)
+    with suppress(KeyboardInterrupt):
+        asyncio.run(look(runs, port, ready))

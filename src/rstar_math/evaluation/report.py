@@ -10,11 +10,10 @@ from rstar_math.evaluation.plots import STYLE
 from rstar_math.evaluation.recorded import Grading
 from rstar_math.evaluation.series import Run, Series, gather
 from rstar_math.evolution.store import RunStore
-from rstar_math.serve.page import write_whole
+from rstar_math.serve.page import POLICY, write_whole
 from rstar_math.serve.viewer.export import write_page
 
 TITLE = "Evaluation report"
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
 async def write_report(
@@ -35,8 +34,9 @@ async def write_report(
     blocks = list(document(runs, series, plots=plots, linked=trees))
     written = [folder / "report.md", folder / "report.html"]
     write_whole(written[0], to_markdown(TITLE, blocks))
-    css = (files("rstar_math.evaluation") / "report.css").read_text(encoding="utf-8")
-    write_whole(written[1], to_html(TITLE, blocks, css + STYLE, POLICY))
+    css = (files("rstar_math.serve") / "page.css").read_text(encoding="utf-8")
+    own = (files("rstar_math.evaluation") / "report.css").read_text(encoding="utf-8")
+    write_whole(written[1], to_html(TITLE, blocks, css + own + STYLE, POLICY))
     if trees:
         for number, run in enumerate(runs, 1):
             written.append(folder / f"trees-{number}.html")

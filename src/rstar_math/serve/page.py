@@ -1,4 +1,5 @@
-"""What pages have in common: the names of places on them, and how they are written to a file."""
+"""What pages have in common: names of places on them, the policy of those without a script (whose
+plain style is page.css), and how they are written to a file."""
 
 import os
 import tempfile
@@ -7,6 +8,9 @@ from hashlib import blake2b
 from pathlib import Path
 
 from rstar_math.errors import InputError
+
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+"""The content security policy of a page without any script."""
 
 
 def anchor(strategy: str, problem: str) -> str:

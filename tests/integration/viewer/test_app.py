@@ -178,6 +178,25 @@ def test_a_run_that_grows_sends_what_is_new(growing: RunStore) -> None:
     assert not client.index(fourth["edition"])["writing"]
 
 
+def test_an_evolution_is_seen_round_by_round(tmp_path: Path) -> None:
+    write_large(tmp_path / "round-1" / "search.rstar", 10)
+    client = Client(tmp_path)
+    first = client.index()
+    assert [column["label"] for column in first["columns"]] == ["mcts"]
+    write_large(tmp_path / "round-2" / "search.rstar", 20)
+    (tmp_path / "round-3").mkdir()
+    (tmp_path / "round-3" / "search.rstar").touch()  # no run yet
+    second = client.index(first["edition"])
+    labels = [column["label"] for column in second["columns"]]
+    assert labels == ["round-1/search.rstar: mcts", "round-2/search.rstar: mcts"]
+    assert second["rows"][0]["cells"].keys() == {"0.0", "1.0"}
+    assert "Rounds" not in client.ask("/piece/overview").text
+    rounds = {"rounds": [{"number": 1, "searched": 4, "solved": 1}]}
+    (tmp_path / "report.json").write_text(json.dumps(rounds))
+    assert client.index(second["edition"])["rows"] == []
+    assert "<h3>Rounds</h3>" in client.ask("/piece/overview").text
+
+
 def test_a_tree_of_20000_nodes_is_sent_in_pieces(tmp_path: Path) -> None:
     client = Client(write_large(tmp_path / "large.rstar", 20_000))
     before = process_time()

@@ -18,7 +18,7 @@ from rstar_math.serve.viewer.columns import Column, flags
 from rstar_math.serve.viewer.document import document, policy
 from rstar_math.serve.viewer.export import write_page
 from rstar_math.serve.viewer.formulas import answer_html, prose_html
-from rstar_math.serve.viewer.overview import read_rounds, rounds_html
+from rstar_math.serve.viewer.rounds import read_rounds, rounds_files, rounds_html
 from rstar_math.serve.viewer.sources import TreeFile, opened
 from rstar_math.serve.viewer.steps import step_html
 from rstar_math.types import Cost, Execution, ExecutionStatus, Problem, Question, Step, Verdict
@@ -87,7 +87,8 @@ PARTS = [
     "$", "$$", "\\(", "\\)", "\\[", "\\]", "{", "}", "<script>", "</math>", "\\text{<b>}",
     "\\href{javascript:x}{y}", "\\style{color:red}{z}", "\\class{a}{b}", "&lt;", "&#60;b&#62;",
     "\\frac{1}{2}", "x^2", " ", "5", "\u202e", "\ud800", '"', "'", "\\color{red}{x}", "\\left(",
-    "\\boxed{", "\\begin{matrix}a&b\\\\c&d\\end{matrix}", "onload=", "\\mathbb{R}", "\\hspace{1em}", "\\",
+    "\\boxed{", "\\begin{matrix}a&b\\\\c&d\\end{matrix}", "onload=", "\\mathbb{R}", "\\hspace{1em}",
+    "\\",
 ]  # fmt: skip
 
 
@@ -251,12 +252,15 @@ def test_rounds_are_a_table_and_curves(tmp_path: Path) -> None:
         file.write_text(text)
         assert read_rounds(file) == []
     rounds = [
-        {"round": 1, "solved": 0.25, "policy": "<b>one</b>", "more": {"nested": 1}},
-        {"round": 2, "solved": 0.5, "policy": "two", "kept": True},
+        {"number": 1, "searched": 8, "solved": 2, "policy": {"svamp": {"greedy": {"share": 0.25}}}},
+        {"number": 2, "searched": 0, "note": "<b>two</b>", "policy": {}, "done": False},
+        {"number": 3, "searched": 8, "solved": 4, "policy": {"svamp": {"greedy": {"share": 0.5}}}},
     ]
-    file.write_text(json.dumps({"rounds": rounds}))
+    file.write_text(json.dumps({"complete": False, "rounds": rounds}))
     html = rounds_html(read_rounds(file))
-    assert "&lt;b&gt;one&lt;/b&gt;" in html
-    assert "nested" not in html
-    assert html.count("<svg") == 1
-    assert "solved, 25% to 50%" in html
+    assert "&lt;b&gt;two&lt;/b&gt;" in html
+    assert html.count("<svg") == 2
+    assert "solved of searched, 25% to 50%" in html
+    assert 'aria-label="policy svamp greedy: 0.25, 0.5"' in html
+    run = tmp_path / "round-1" / "search.rstar"
+    assert rounds_files([run, tmp_path / "other.rstar"]) == [file]

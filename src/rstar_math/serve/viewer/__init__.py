@@ -5,6 +5,7 @@ columns    one strategy of one run, and what it came to on each problem
 listing    the list of problems, with what it can be filtered by
 overview   the figures of the runs, and the rounds of an evolution
 choosing   the rule that chose an answer, and what each path counted
+rounds     the table and the curves of an evolution
 result     one answer and why it won
 steps      one step: its line in a tree, and all of it
 formulas   TeX as MathML

@@ -9,7 +9,7 @@ import asyncio
 import signal
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -20,14 +20,14 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route, Router
 
-from rstar_math.errors import InputError
+from rstar_math.errors import InputError, RstarError
 from rstar_math.serve.door import App, Door, Receive, Rules, Scope, Send
 from rstar_math.serve.listening import bound, server_config, url_of
 from rstar_math.serve.metrics import Metrics
 from rstar_math.serve.refusal import Refusal
 from rstar_math.serve.viewer.book import Book
 from rstar_math.serve.viewer.document import document, policy
-from rstar_math.serve.viewer.sources import Source, opened
+from rstar_math.serve.viewer.sources import Source, files_of, opened
 
 T = TypeVar("T")
 
@@ -119,15 +119,30 @@ _FRAMES = "frame-ancestors 'none'"
 
 
 def _book(paths: Sequence[Path]) -> Book:
-    """The runs, opened in the thread that will read them."""
-    sources: list[Source] = []
-    try:
-        sources.extend(opened(path) for path in paths)
-        return Book(sources, edition=int(time.time()))
-    except BaseException:
-        for source in sources:
-            source.close()
-        raise
+    """The runs, opened in the thread that will read them; of folders also those that come later."""
+    known: set[Path] = set()
+
+    def more() -> Iterator[Source]:
+        for path in files_of(paths):
+            if path not in known:
+                try:
+                    found = opened(path)
+                except RstarError:
+                    if not begun:
+                        raise
+                    continue  # it is being made, and looked at again the next time
+                known.add(path)
+                yield found
+
+    begun = False
+    sources = list(more())
+    begun = True
+    return Book(sources, int(time.time()), more if any(p.is_dir() for p in paths) else _none)
+
+
+def _none() -> Sequence[Source]:
+    """No more runs."""
+    return ()
 
 
 def _check_site(request: Request) -> None:

@@ -12,7 +12,7 @@ P counts problems from 0, C is a column's key, B counts blocks.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,7 @@ from rstar_math.serve.viewer.outline import (
 )
 from rstar_math.serve.viewer.overview import overview_html
 from rstar_math.serve.viewer.result import problem_html, result_html
+from rstar_math.serve.viewer.rounds import rounds_files, stamp
 from rstar_math.serve.viewer.sources import Source, is_written
 from rstar_math.types import Problem
 
@@ -48,10 +49,17 @@ class _Leaf:
 
 
 class Book:
-    """Runs to look at. Belongs to one thread, as its sources do."""
+    """Runs to look at. Belongs to one thread, as its sources do. `more` is asked for runs that were
+    begun since."""
 
-    def __init__(self, sources: Sequence[Source], edition: int = 0) -> None:
-        self._sources = sources
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        edition: int = 0,
+        more: Callable[[], Iterable[Source]] = lambda: (),
+    ) -> None:
+        self._sources = list(sources)
+        self._more = more
         self._versions: list[int] = []
         self._edition = edition
         self._columns: list[Column] = []
@@ -166,7 +174,9 @@ class Book:
 
     def _refresh(self) -> None:
         """Take in what the runs have become; a row's edition is the last that changed it."""
+        self._sources += self._more()
         versions = [source.version() for source in self._sources]
+        versions += [stamp(path) for path in rounds_files(s.path for s in self._sources)]
         if versions == self._versions:
             return
         self._versions = versions

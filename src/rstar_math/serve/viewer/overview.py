@@ -1,20 +1,17 @@
 """The runs as a whole: figures by strategy, options that differ, rounds of an evolution."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
-from pathlib import Path
-from typing import Any
 
 from rstar_math.evaluation.metrics import wilson
 from rstar_math.foreign import plain
 from rstar_math.serve.viewer.columns import Column, names, state
+from rstar_math.serve.viewer.rounds import read_rounds, rounds_files, rounds_html
 from rstar_math.serve.viewer.sources import Source
 from rstar_math.serve.viewer.steps import bar, short
 from rstar_math.types import Cost
 
-ROUNDS = "report.json"
-"""The file beside a run in which an evolution writes what its rounds came to."""
 _MOST_OPTIONS = 60
 
 
@@ -23,8 +20,8 @@ def overview_html(sources: Sequence[Source], columns: Sequence[Column], total: i
     parts = ['<h2 tabindex="-1">Overview</h2>', _strategies(columns, total)]
     if len(sources) > 1:
         parts.append(_differences(sources))
-    seen = dict.fromkeys(source.path.parent / ROUNDS for source in sources)
-    parts += [rounds_html(rounds) for path in seen if (rounds := read_rounds(path))]
+    reports = rounds_files([source.path for source in sources])
+    parts += [rounds_html(rounds) for path in reports if (rounds := read_rounds(path))]
     return "".join(parts)
 
 
@@ -94,57 +91,4 @@ def _differences(sources: Sequence[Source]) -> str:
     return (
         f'<h3>Options in which the runs differ</h3><div class="scroll"><table><thead><tr><th>option'
         f"</th>{heads}</tr></thead><tbody>{shown}</tbody></table></div>"
-    )
-
-
-def read_rounds(path: Path) -> list[Mapping[str, Any]]:
-    """The rounds that a file names: `{"rounds": [{"round": 1, "solved": 0.42, ...}, ...]}`, each a
-    flat object of figures and words; [] where there is no such file or it is of another shape."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))["rounds"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return []
-    return found if isinstance(found, list) and all(isinstance(r, dict) for r in found) else []
-
-
-def rounds_html(rounds: Sequence[Mapping[str, Any]]) -> str:
-    """The rounds as a table, and those of their figures that are shares as curves."""
-    keys = list(dict.fromkeys(key for one in rounds for key in one if _flat(one[key])))
-    heads = "".join(f"<th>{escape(plain(key.replace('_', ' ')))}</th>" for key in keys)
-    rows = "".join(
-        f"<tr>{''.join(f'<td>{_figure(one.get(key))}</td>' for key in keys)}</tr>" for one in rounds
-    )
-    curves = "".join(_curve(key, [one.get(key) for one in rounds]) for key in keys)
-    return (
-        f'<h3>Rounds</h3><div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{rows}'
-        f'</tbody></table></div><div class="curves">{curves}</div>'
-    )
-
-
-def _flat(value: Any) -> bool:
-    """Whether a value fits a cell."""
-    return value is None or isinstance(value, str | int | float)
-
-
-def _figure(value: Any) -> str:
-    """A value of a cell."""
-    if value is None:
-        return "–"
-    return f"{value:.3g}" if isinstance(value, float) else short(str(value), 60)
-
-
-def _curve(key: str, values: Sequence[Any]) -> str:
-    """A figure over the rounds, where it is a share in [0, 1]; "" for others."""
-    if len(values) < 2 or not all(isinstance(v, float) and 0 <= v <= 1 for v in values):
-        return ""
-    step = 200 / (len(values) - 1)
-    points = [(10 + step * at, 70 - 60 * value) for at, value in enumerate(values)]
-    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in points)
-    name = escape(plain(key.replace("_", " ")))
-    said = ", ".join(f"{value:.3g}" for value in values)
-    return (
-        f'<figure><svg class="curve" viewBox="0 0 220 80" role="img" aria-label="{name}: {said}">'
-        f'<path class="axis" d="M10 10V70H210"/><polyline points="{line}"/>{dots}</svg>'
-        f"<figcaption>{name}, {values[0]:.0%} to {values[-1]:.0%}</figcaption></figure>"
     )

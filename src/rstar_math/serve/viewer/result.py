@@ -72,7 +72,7 @@ def _sentence(result: Result, tree: Tree, unit: str) -> str:
     ends, many = len(tree.answers()), len(choice.votes)
     first = f"It had {choice.share:.0%} of the {unit}"
     if many == 1:
-        paths = "the one path" if ends == 1 else f"all {ends} paths"
+        paths = {1: "the one path", 2: "both paths"}.get(ends, f"all {ends} paths")
         return f"{first}: {paths} that came to an answer came to this one."
     others = [(a, v) for a, v in choice.votes.items() if a != choice.answer]
     text = f"{first}, of {many} different answers at the ends of {ends} paths"

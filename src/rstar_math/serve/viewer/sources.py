@@ -60,6 +60,21 @@ def opened(path: Path) -> Source:
     return RunStore.read(path)
 
 
+def files_of(paths: Sequence[Path]) -> list[Path]:
+    """The runs that are meant: files as they are; of a folder its runs, or for an evolution the
+    searches of its rounds. Raises `InputError` for a folder without any."""
+    found: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            found.append(path)
+            continue
+        held = sorted(path.glob("round-*/search.rstar"), key=_round) or sorted(path.glob("*.rstar"))
+        if not held:
+            raise InputError(f"There is no run in the folder {path}; give a run's file.")
+        found += held
+    return found
+
+
 def is_written(path: Path) -> bool:
     """Whether a process is writing a run file now. Asks for no lock, which could be in a writer's
     way, but reads the kernel's list of them; where there is none it is not known and False."""
@@ -134,6 +149,12 @@ class TreeFile:
 
     def close(self) -> None:
         """See `Source`: the file is not held."""
+
+
+def _round(path: Path) -> tuple[int, str]:
+    """The number of a round's folder, for putting them in order."""
+    number = path.parent.name.rpartition("-")[2]
+    return int(number) if number.isdecimal() else 0, str(path)
 
 
 def _is_text(path: Path) -> bool:

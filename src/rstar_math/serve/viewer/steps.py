@@ -97,7 +97,8 @@ def _first_words(index: int, node: Node) -> str:
 
 def _tail(step: Step) -> str:
     """The words beside an answer."""
-    return f'<bdi class="text dim">{short(thought(step), 80)}</bdi>'
+    said = thought(step).replace(f"\\boxed{{{step.answer}}}", step.answer or "")
+    return f'<bdi class="text dim">{short(said, 80)}</bdi>'
 
 
 def _figures(node: Node, share: float | None) -> str:
