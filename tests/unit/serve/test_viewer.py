@@ -18,6 +18,7 @@ from rstar_math.serve.viewer.columns import Column, flags
 from rstar_math.serve.viewer.document import document, policy
 from rstar_math.serve.viewer.export import write_page
 from rstar_math.serve.viewer.formulas import answer_html, prose_html
+from rstar_math.serve.viewer.result import result_html
 from rstar_math.serve.viewer.rounds import read_rounds, rounds_files, rounds_html
 from rstar_math.serve.viewer.sources import TreeFile, opened
 from rstar_math.serve.viewer.steps import step_html
@@ -143,6 +144,21 @@ def test_shares_of_the_votes_follow_the_rule(rule: str, shares: list[float]) -> 
 
 def test_a_tree_without_answers_has_no_shares() -> None:
     assert vote_shares(Tree(Question("q", "?")), "majority", {}) is None
+
+
+def test_why_an_answer_won_counts_those_that_voted() -> None:
+    tree = voted()
+    votes = {"3": 0.75, "4": 0.25}
+    all_vote = Result("q", "sc@8", Choice("3", 2, 0.75, votes), None, Cost(), {})
+    html = result_html(all_vote, tree, {})
+    assert "It had 75% of the votes, of 2 different answers at the ends of 3 paths" in html
+    assert "next came 4 with 25%" in html
+    best_votes = Result("q", "mcts", Choice("3", 2, 1.0, {"3": 1.0}), None, Cost(), {})
+    html = result_html(best_votes, tree, {"search.answer": "top-of-runs"})
+    assert "It had 100% of the votes; 2 of 3 paths end in its words." in html
+    assert re.findall(r'<th scope="row">(\d)</th>.*?(\d+)%', html) == [("3", "100"), ("4", "0")]
+    nothing = Result("q", "mcts", Choice(None, None, 0.0, {}), None, Cost(), {"<cut>": 2})
+    assert "How paths ended: 2 &lt;cut&gt;." in result_html(nothing, Tree(Question("q", "?")), {})
 
 
 def result(answer: str | None, verdict: Verdict | None = None, **more: float) -> Result:

@@ -18,12 +18,14 @@ RULES = {
     "weighted": "The highest sum of values wins: each vote counts more the better its path's value "
     "is.",
     "best": "The single path with the highest value wins, however few paths agree.",
-    "top-of-runs": "Of each independent run the path with the highest value votes, of the best of "
-    "these the majority wins.",
+    "top-of-runs": "The path with the highest value wins; of several independent runs, the best "
+    "paths of the best of them vote.",
     "review": "A second look at the solutions decides: the score is highest where it came to the "
     "same answer.",
 }
 """What is said of each rule."""
+SOME_VOTE = ("top-of-runs", "review")
+"""Rules by which not every path with an answer has a vote."""
 _KEEP = "search.keep"
 
 

@@ -8,11 +8,11 @@ from rstar_math.evolution.store import Result
 from rstar_math.foreign import plain
 from rstar_math.search import Tree
 from rstar_math.serve.picture import MAX_NODES, tree_svg
-from rstar_math.serve.viewer.choosing import RULES, rule_of
+from rstar_math.serve.viewer.choosing import RULES, SOME_VOTE, rule_of
 from rstar_math.serve.viewer.columns import mark, state
 from rstar_math.serve.viewer.formulas import answer_html, prose_html
 from rstar_math.serve.viewer.outline import chosen_path
-from rstar_math.serve.viewer.steps import bar, step_html
+from rstar_math.serve.viewer.steps import bar, short, step_html
 from rstar_math.types import Problem
 
 _ANSWERS = 12
@@ -52,30 +52,36 @@ def _why(result: Result, tree: Tree, conditions: Mapping[str, Any]) -> str:
     """Why this answer won: the rule, and what all answers had."""
     choice = result.choice
     if choice.answer is None:
-        reasons = ", ".join(f"{n} {escape(plain(r))}" for r, n in result.failures.items())
+        reasons = ", ".join(f"{n} {short(r, 80)}" for r, n in result.failures.items())
         ended = f" How paths ended: {reasons}." if reasons else ""
         said = f"<h3>Why there is no answer</h3><p>No path came to one.{ended}</p>"
         return f'<div class="why">{said}</div>'
     rule = rule_of(result, tree, conditions)
-    unit = "score" if rule == "review" else "votes"
-    said = _sentence(result, tree, unit)
+    said = _sentence(result, tree, rule)
     return (
         f'<div class="why"><h3>Why this answer won</h3><p>{said} '
-        f'<span class="dim">{RULES[rule]}</span></p>{_table(result, tree, unit)}</div>'
+        f'<span class="dim">{RULES[rule]}</span></p>{_table(result, tree, rule)}</div>'
     )
 
 
-def _sentence(result: Result, tree: Tree, unit: str) -> str:
+def _sentence(result: Result, tree: Tree, rule: str) -> str:
     """What won, by how much, before what."""
-    choice = result.choice
+    choice, unit = result.choice, _unit(rule)
     total = sum(choice.votes.values())
     ends, many = len(tree.answers()), len(choice.votes)
-    first = f"It had {choice.share:.0%} of the {unit}"
-    if many == 1:
+    if rule in SOME_VOTE:
+        same = sum(_said(tree, end) == _leader(result) for end in tree.answers())
+        text = f"It had {choice.share:.0%} of the {unit}; {same} of {ends} paths end in its words"
+    elif many == 1:
         paths = {1: "the one path", 2: "both paths"}.get(ends, f"all {ends} paths")
-        return f"{first}: {paths} that came to an answer came to this one."
+        return (
+            f"It had {choice.share:.0%} of the {unit}: {paths} that came to an answer came to "
+            "this one."
+        )
+    else:
+        text = f"It had {choice.share:.0%} of the {unit}, of {many} different answers at the ends "
+        text += f"of {ends} paths"
     others = [(a, v) for a, v in choice.votes.items() if a != choice.answer]
-    text = f"{first}, of {many} different answers at the ends of {ends} paths"
     if others and total:
         text += f"; next came {answer_html(others[0][0], 60)} with {others[0][1] / total:.0%}"
         if others[0][1] > choice.share * total + 1e-9:
@@ -85,38 +91,51 @@ def _sentence(result: Result, tree: Tree, unit: str) -> str:
     return f"{text}."
 
 
-def _table(result: Result, tree: Tree, unit: str) -> str:
-    """The votes by answer, with the paths that end in its very words and their best value."""
-    choice = result.choice
+def _table(result: Result, tree: Tree, rule: str) -> str:
+    """The votes by answer, with the paths that end in its very words and their best value; by a
+    rule that asks not all paths, also the answers without a vote."""
+    votes = dict(result.choice.votes)
     paths: dict[str, int] = {}
     values: dict[str, float] = {}
     for end in tree.answers():
-        node = tree.nodes[end]
-        answer = (node.step.answer if node.step else None) or ""
+        node, answer = tree.nodes[end], _said(tree, end)
         paths[answer] = paths.get(answer, 0) + 1
         value = node.q if node.score is None else node.score
         if value is not None:
             values[answer] = max(values.get(answer, -2.0), value)
-    total = sum(choice.votes.values()) or 1.0
+    if rule in SOME_VOTE:
+        votes |= {answer: 0.0 for answer in paths if answer not in votes}
+    total = sum(votes.values()) or 1.0
     rows = []
-    for answer, votes in list(choice.votes.items())[:_ANSWERS]:
+    for answer, count in list(votes.items())[:_ANSWERS]:
         won = ' class="won"' if answer == _leader(result) else ""
         shown = f"{values[answer]:+.2f}" if answer in values else "–"
         rows.append(
             f'<tr{won}><th scope="row">{answer_html(answer, 80)}</th>'
-            f"<td>{bar(votes / total)} {votes / total:.0%}</td>"
-            f'<td class="number">{votes:.3g}</td><td class="number">{paths.get(answer, 0)}</td>'
+            f"<td>{bar(count / total)} {count / total:.0%}</td>"
+            f'<td class="number">{count:.3g}</td><td class="number">{paths.get(answer, 0)}</td>'
             f'<td class="number">{shown}</td></tr>'
         )
-    more = len(choice.votes) - len(rows)
+    more = len(votes) - len(rows)
     rest = f'<p class="dim">and {more} more answers</p>' if more > 0 else ""
     return (
         '<div class="scroll"><table class="votes"><thead><tr><th>answer</th>'
-        f'<th>share</th><th class="number">{unit}</th>'
+        f'<th>share</th><th class="number">{_unit(rule)}</th>'
         '<th class="number" title="paths that end in these very words">paths</th>'
         '<th class="number" title="the highest value of such a path, -1 to 1">best value</th>'
         f"</tr></thead><tbody>{''.join(rows)}</tbody></table></div>{rest}"
     )
+
+
+def _unit(rule: str) -> str:
+    """What is counted."""
+    return "score" if rule == "review" else "votes"
+
+
+def _said(tree: Tree, end: int) -> str:
+    """The answer at the end of a path."""
+    step = tree.nodes[end].step
+    return (step.answer if step else None) or ""
 
 
 def _leader(result: Result) -> str | None:
