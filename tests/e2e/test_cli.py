@@ -211,7 +211,7 @@ def test_mistakes_are_one_sentence_that_says_what_to_do(tmp_path: Path, fake: Fa
         (1, "No model server answers", ("solve", "1?", *dead)),
         (1, "No model server answers", ("eval", good, *dead)),
         (2, "There is no run", ("view", tmp_path / "absent.rstar")),
-        (1, "not a database", ("view", good)),
+        (2, "neither a run nor the JSON of a tree", ("view", good)),
         (1, "not a database", ("search", good, "--run", good, *live)),
     ]
     for code, said, args in cases:

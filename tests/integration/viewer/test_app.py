@@ -216,6 +216,12 @@ def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="not a database"):
         viewer_app([other])
     words = tmp_path / "words.json"
-    words.write_text(json.dumps({"words": 1}))
-    with pytest.raises(StoreError, match="format"):
+    for text in ('{"words": 1}', '{"tree": "3"}', '{"tree": "{"}', "[1]", "{", "{}\n{"):
+        words.write_text(text)
+        with pytest.raises(InputError, match="neither a run nor the JSON of a tree"):
+            viewer_app([words])
+    words.write_text('{"format": 99, "nodes": []}')
+    with pytest.raises(StoreError, match="format 99"):
         viewer_app([words])
+    with pytest.raises(InputError, match="no run in the folder"):
+        viewer_app([tmp_path])

@@ -206,7 +206,7 @@ def test_filters(results: list[Result | None], expected: set[str]) -> None:
     for at, one in enumerate(results):
         others = {f"other{i}": result("1") for i in range(3)}
         held = others if one is None else others | {"p": one}
-        columns.append(Column(f"0.{at}", 0, f"s{at}", f"s{at}", held))
+        columns.append(Column(f"0.{at}", 0, f"s{at}", f"s{at}", held, slow_s=2.0))
     assert set(flags(columns, Problem(Question("p", "?")))) == expected
 
 

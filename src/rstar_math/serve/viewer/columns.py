@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from statistics import median
 from zlib import crc32
 
@@ -34,21 +35,20 @@ class Column:
     label: str
     results: Mapping[str, Result]
     """By problem."""
-
-    @property
-    def slow_s(self) -> float:
-        """Seconds above which a search is slow here."""
-        return _SLOW * median([r.cost.seconds for r in self.results.values()] or [0.0])
+    slow_s: float = inf
+    """Seconds above which a search is slow here."""
 
 
 def columns_of(sources: Sequence[Source]) -> list[Column]:
     """All columns, run by run."""
     found: list[Column] = []
+    called = names(sources)
     for run, source in enumerate(sources):
         for at, strategy in enumerate(source.strategies()):
-            label = strategy if len(sources) == 1 else f"{names(sources)[run]}: {strategy}"
+            label = strategy if len(sources) == 1 else f"{called[run]}: {strategy}"
             results = {result.problem: result for result in source.results(strategy)}
-            found.append(Column(f"{run}.{at}", run, strategy, label, results))
+            slow_s = _SLOW * median([r.cost.seconds for r in results.values()] or [0.0])
+            found.append(Column(f"{run}.{at}", run, strategy, label, results, slow_s))
     return found
 
 

@@ -15,6 +15,10 @@ from rstar_math.types import Problem
 
 _PLAIN = "tree"
 """The strategy of a tree whose file does not name one."""
+_NO_TREE = (
+    "is neither a run nor the JSON of a tree; make one with: rstar solve --json, or rstar export "
+    "RUN --trees."
+)
 _OPENINGS = (b"{", b"[")
 
 
@@ -173,24 +177,26 @@ def _read(path: Path) -> list[_Entry]:
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}).") from error
     try:
-        rows = [json.loads(text)]
+        return [_entry(path, row) for row in _rows(text)]
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InputError(f"{path} {_NO_TREE}") from error
+
+
+def _rows(text: str) -> list[Any]:
+    """The values of a JSON or JSONL text."""
+    try:
+        return [json.loads(text)]
     except ValueError:
-        try:
-            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
-        except (ValueError, RecursionError) as error:
-            raise InputError(
-                f"{path} is neither a run nor the JSON of a tree ({error}); make one with: rstar "
-                "solve --json, or rstar export RUN --trees."
-            ) from None
-    return [_entry(path, row) for row in rows]
+        return [json.loads(line) for line in text.split("\n") if line.strip()]
 
 
 def _entry(path: Path, row: Any) -> _Entry:
     """One tree: a record, or what `solve --json` and `export --trees` put around it."""
-    if not isinstance(row, dict):
-        raise InputError(f"{path} holds something that is no tree; give a run or a tree.")
-    held = row.get("tree", row)
-    tree = from_record(json.loads(held) if isinstance(held, str) else held)
+    held = row.get("tree", row) if isinstance(row, dict) else None
+    record = json.loads(held) if isinstance(held, str) else held
+    if not isinstance(record, dict) or "nodes" not in record:
+        raise InputError(f"{path} {_NO_TREE}")
+    tree = from_record(record)
     choice = _plurality(tree)
     if row is not held and "votes" in row:
         answer, share = row.get("answer"), row.get("share") or 0.0

@@ -102,8 +102,10 @@ function drawState(news) {
 async function poll() {
   let wait = 1000;
   if (!document.hidden) {
+    const began = performance.now();
     try {
       await update(await index(view.edition));
+      wait = Math.max(wait, 4 * (performance.now() - began)); // large runs are asked for less often
       if (view.lost) notice("");
       view.lost = false;
     } catch {
