@@ -17,6 +17,10 @@ from rstar_math.serve.viewer.document import policy
 from rstar_math.types import Problem, Question, Verdict
 from tests.integration.viewer.runs import chosen, grown, write_large, write_pair
 
+LOCKS = Path("/proc/locks")
+"""What the kernel tells of who writes; some sandboxes have none, and then no run is said to be
+written."""
+
 
 class Client:
     """Asks the app as a browser on this machine does."""
@@ -160,7 +164,7 @@ def put(store: RunStore, number: int) -> None:
 def test_a_run_that_grows_sends_what_is_new(growing: RunStore) -> None:
     client = Client(growing.path)
     first = client.index()
-    assert first["writing"]
+    assert first["writing"] == LOCKS.exists()
     assert first["columns"] == []
     assert [row["flags"] for row in first["rows"]] == [["waiting"]] * 4
     put(growing, 2)

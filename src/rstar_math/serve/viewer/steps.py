@@ -115,7 +115,7 @@ def _figures(node: Node, share: float | None) -> str:
     if node.score is not None:
         shown.append(f'<span title="the scorer\'s value, -1 to 1">PPM {node.score:+.2f}</span>')
     if share is not None:
-        votes = f"{share:.0%}"
+        votes = "&lt;1%" if 0 < share < 0.005 else f"{share:.0%}"
         shown.append(f'<span class="share" title="share of the votes">{bar(share)}{votes}</span>')
     return " ".join(shown)
 
