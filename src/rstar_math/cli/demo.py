@@ -15,7 +15,7 @@ def demo(
 ) -> None:
     """Solve three word problems with the embedded model and write the trees to a page."""
     from rstar_math.cli import batch
-    from rstar_math.serve.page import write_page
+    from rstar_math.serve.viewer.export import write_page
     from rstar_math.solver import MCTS
 
     brief = ["search.rollouts=4", "search.candidates=6"]
@@ -25,6 +25,6 @@ def demo(
         with batch.opened(job, settings) as opened:
             run(opened.work(settings), kept=False)
             results = list(opened.store.results(MCTS.name))
-            write_page(opened.store, html)
+            write_page([opened.store], html)
     right = sum(result.verdict == "right" for result in results)
     typer.echo(f"{right} of {len(results)} solved. The trees, step by step: {html}")

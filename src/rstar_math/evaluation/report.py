@@ -10,7 +10,8 @@ from rstar_math.evaluation.plots import STYLE
 from rstar_math.evaluation.recorded import Grading
 from rstar_math.evaluation.series import Run, Series, gather
 from rstar_math.evolution.store import RunStore
-from rstar_math.serve.page import POLICY, write_page, write_whole
+from rstar_math.serve.page import POLICY, write_whole
+from rstar_math.serve.viewer.export import write_page
 
 TITLE = "Evaluation report"
 
@@ -40,7 +41,7 @@ async def write_report(
         for number, run in enumerate(runs, 1):
             written.append(folder / f"trees-{number}.html")
             with RunStore.read(run.path) as store:
-                write_page(store, written[-1])
+                write_page([store], written[-1])
     return written
 
 

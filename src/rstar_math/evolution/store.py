@@ -194,6 +194,11 @@ class RunStore:
             ) from error
         return from_record(record)
 
+    def version(self) -> int:
+        """A number that changes when another process, or connection, has written the run."""
+        number: int = self._rows("PRAGMA data_version")[0][0]
+        return number
+
     def conditions(self) -> dict[str, Any]:
         """What the run's results depend on, as it was given to `open`."""
         rows = self._rows("SELECT value FROM meta WHERE key = 'conditions'")

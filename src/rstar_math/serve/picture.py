@@ -1,9 +1,13 @@
 """A tree as one SVG: root on the left, a column a depth, answers written at their ends."""
 
 from html import escape
+from pathlib import Path
 
+from rstar_math.errors import InputError
+from rstar_math.evolution.store import RunStore
 from rstar_math.foreign import plain
 from rstar_math.search import ROOT, Choice, Node, Tree
+from rstar_math.serve.page import write_whole
 
 _COLUMN = 92
 _ROW = 15
@@ -31,6 +35,22 @@ STYLE = """
 """
 
 
+def write_picture(store: RunStore, problem: str, target: Path) -> None:
+    """Write one problem's tree, as the run's first strategy grew it, as an SVG file."""
+    for strategy in store.strategies():
+        for result in store.results(strategy):
+            if result.problem == problem:
+                tree = store.tree(problem, strategy)
+                if len(tree) > MAX_NODES:
+                    raise InputError(
+                        f"The tree of {problem!r} has {len(tree) - 1} steps, and at most "
+                        f"{MAX_NODES - 1} can be drawn; see it with: rstar view {store.path}"
+                    )
+                write_whole(target, [tree_svg(tree, result.choice, standalone=True)])
+                return
+    raise InputError(f"{store.path} has no result for the problem {problem!r}; see rstar view.")
+
+
 def tree_svg(tree: Tree, choice: Choice, *, standalone: bool = False) -> str:
     """The picture; "" for a tree too large to draw. `standalone` puts the styles in, for a file
     of its own."""
@@ -50,7 +70,7 @@ def tree_svg(tree: Tree, choice: Choice, *, standalone: bool = False) -> str:
         if node.parent >= ROOT
     ]
     marks.sort(key=lambda mark: "chosen" in mark)
-    marks += [_dot(node, place[i], chosen=i in chosen) for i, node in enumerate(tree)]
+    marks += [_dot(i, node, place[i], chosen=i in chosen) for i, node in enumerate(tree)]
     title = (
         f"Search tree: {len(tree) - 1} steps, {len(tree.answers())} answers, "
         f"chosen answer {plain(choice.answer or 'none')}"
@@ -92,13 +112,13 @@ def _edge(start: tuple[int, float], end: tuple[int, float], *, chosen: bool) -> 
     return f'<path class="{mark}" d="{curve}"/>'
 
 
-def _dot(node: Node, place: tuple[int, float], *, chosen: bool) -> str:
+def _dot(index: int, node: Node, place: tuple[int, float], *, chosen: bool) -> str:
     """A node's circle, and its answer or the reason why it has none."""
     x, y = place
     kind = "answer" if node.answered else "failed" if node.failure else "node"
     mark = f"chosen {kind}" if chosen else kind
     radius = 2.5 + min(4.0, node.visits**0.5)
-    dot = f'<circle class="{mark}" cx="{x}" cy="{y:.1f}" r="{radius:.1f}"/>'
+    dot = f'<circle class="{mark}" data-node="{index}" cx="{x}" cy="{y:.1f}" r="{radius:.1f}"/>'
     label = plain((node.step.answer if node.answered and node.step else node.failure) or "")
     if not label:
         return dot

@@ -11,7 +11,7 @@ from pathlib import Path
 from rstar_math.evolution.store import RunStore
 from rstar_math.search import Choice, Tree, from_record, to_record
 from rstar_math.serve.jobs import Found
-from rstar_math.serve.page import write_page
+from rstar_math.serve.viewer.export import write_page
 from rstar_math.types import Cost, Problem
 
 MOST_BYTES = 256 * 2**20
@@ -58,7 +58,7 @@ class Shelf:
             with RunStore.open(Path(folder) / "answer.rstar", {}) as store:
                 store.add_problems([Problem(tree.question)])
                 store.put(kept.strategy, tree, kept.choice)
-                write_page(store, target)
+                write_page([store], target)
             return target.read_bytes()
 
     def __len__(self) -> int:

@@ -212,7 +212,7 @@ def test_the_tree_of_an_answer_has_a_page() -> None:
         page = server.get(path)
         assert page.status_code == 200
         assert "<script>alert" not in page.text
-        assert "&lt;script&gt;alert" in page.text
+        assert "\\u003cscript\\u003ealert" in page.text
         assert "sandbox" in page.headers["Content-Security-Policy"]
         assert page.headers["X-Content-Type-Options"] == "nosniff"
         for _ in range(2):

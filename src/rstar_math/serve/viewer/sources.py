@@ -1,0 +1,223 @@
+"""What there is to look at: run files, also while they are written, and single trees."""
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from rstar_math.errors import InputError
+from rstar_math.evolution.store import Result, RunStore
+from rstar_math.search import Choice, Tree, ballots, from_record
+from rstar_math.search.answers import NO_CHOICE
+from rstar_math.types import Problem
+
+_PLAIN = "tree"
+"""The strategy of a tree whose file does not name one."""
+_NO_TREE = (
+    "is neither a run nor the JSON of a tree; make one with: rstar solve --json, or rstar export "
+    "RUN --trees."
+)
+_OPENINGS = (b"{", b"[")
+
+
+class Source(Protocol):
+    """One run to look at."""
+
+    path: Path
+
+    def version(self) -> int:
+        """A number that changes when the run does."""
+        ...
+
+    def problems(self) -> list[Problem]:
+        """All problems, in order."""
+        ...
+
+    def strategies(self) -> list[str]:
+        """The strategies that have results; later ones are put behind."""
+        ...
+
+    def results(self, strategy: str) -> Iterable[Result]:
+        """A strategy's results, in the order of the problems."""
+        ...
+
+    def tree(self, problem: str, strategy: str) -> Tree:
+        """The tree of a result. Raises `RstarError`."""
+        ...
+
+    def conditions(self) -> Mapping[str, Any]:
+        """What the run was made with."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the file."""
+        ...
+
+
+def opened(path: Path) -> Source:
+    """A run file, or the tree that `rstar solve --json` or `rstar export --trees` wrote. Raises
+    `InputError` or `StoreError`. Belongs to the thread that calls."""
+    if path.is_file() and _is_text(path):
+        return TreeFile(path)
+    return RunStore.read(path)
+
+
+def files_of(paths: Sequence[Path]) -> list[Path]:
+    """The runs that are meant: files as they are; of a folder its runs, or for an evolution the
+    searches of its rounds. Raises `InputError` for a folder without any."""
+    found: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            found.append(path)
+            continue
+        held = sorted(path.glob("round-*/search.rstar"), key=_round) or sorted(path.glob("*.rstar"))
+        if not held:
+            raise InputError(f"There is no run in the folder {path}; give a run's file.")
+        found += held
+    return found
+
+
+def is_written(path: Path) -> bool:
+    """Whether a process is writing a run file now. Asks for no lock, which could be in a writer's
+    way, but reads the kernel's list of them; where there is none it is not known and False."""
+    try:
+        inode = os.stat(f"{path.resolve()}-lock").st_ino
+        locks = Path("/proc/locks").read_text(encoding="ascii")
+    except OSError:
+        return False
+    return any(
+        "FLOCK" in line and "->" not in line and f":{inode} " in line for line in locks.splitlines()
+    )
+
+
+@dataclass(slots=True)
+class _Entry:
+    """A tree of a file."""
+
+    problem: Problem
+    strategy: str
+    tree: Tree
+    choice: Choice
+
+
+@dataclass
+class TreeFile:
+    """Trees of a JSON or JSONL file, read again when the file changes."""
+
+    path: Path
+    _stamp: int = 0
+    _entries: dict[tuple[str, str], _Entry] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.version()
+
+    def version(self) -> int:
+        """See `Source`."""
+        try:
+            stamp = self.path.stat().st_mtime_ns
+        except OSError as error:
+            raise InputError(f"{self.path} cannot be read ({error.strerror}).") from error
+        if stamp != self._stamp:
+            self._entries = {(e.problem.id, e.strategy): e for e in _read(self.path)}
+            self._stamp = stamp
+        return self._stamp
+
+    def problems(self) -> list[Problem]:
+        """See `Source`."""
+        return list({e.problem.id: e.problem for e in self._entries.values()}.values())
+
+    def strategies(self) -> list[str]:
+        """See `Source`."""
+        return list(dict.fromkeys(e.strategy for e in self._entries.values()))
+
+    def results(self, strategy: str) -> list[Result]:
+        """See `Source`."""
+        return [
+            Result(e.problem.id, strategy, e.choice, None, e.tree.cost, e.tree.failures())
+            for e in self._entries.values()
+            if e.strategy == strategy
+        ]
+
+    def tree(self, problem: str, strategy: str) -> Tree:
+        """See `Source`."""
+        entry = self._entries.get((problem, strategy))
+        if entry is None:
+            raise InputError(f"{self.path} has no tree of {strategy} on the problem {problem!r}.")
+        return entry.tree
+
+    def conditions(self) -> Mapping[str, Any]:
+        """See `Source`: a tree does not say."""
+        return {}
+
+    def close(self) -> None:
+        """See `Source`: the file is not held."""
+
+
+def _round(path: Path) -> tuple[int, str]:
+    """The number of a round's folder, for putting them in order."""
+    number = path.parent.name.rpartition("-")[2]
+    return int(number) if number.isdecimal() else 0, str(path)
+
+
+def _is_text(path: Path) -> bool:
+    """Whether a file begins as JSON does."""
+    try:
+        with path.open("rb") as file:
+            return file.read(64).lstrip().startswith(_OPENINGS)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}).") from error
+
+
+def _read(path: Path) -> list[_Entry]:
+    """The trees of a file."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}).") from error
+    try:
+        return [_entry(path, row) for row in _rows(text)]
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InputError(f"{path} {_NO_TREE}") from error
+
+
+def _rows(text: str) -> list[Any]:
+    """The values of a JSON or JSONL text."""
+    try:
+        return [json.loads(text)]
+    except ValueError:
+        return [json.loads(line) for line in text.split("\n") if line.strip()]
+
+
+def _entry(path: Path, row: Any) -> _Entry:
+    """One tree: a record, or what `solve --json` and `export --trees` put around it."""
+    held = row.get("tree", row) if isinstance(row, dict) else None
+    record = json.loads(held) if isinstance(held, str) else held
+    if not isinstance(record, dict) or "nodes" not in record:
+        raise InputError(f"{path} {_NO_TREE}")
+    tree = from_record(record)
+    choice = _plurality(tree)
+    if row is not held and "votes" in row:
+        answer, share = row.get("answer"), row.get("share") or 0.0
+        choice = Choice(answer, row.get("node"), share, dict(row["votes"]))
+    problem = Problem(tree.question, row.get("reference"), row.get("source"))
+    return _Entry(problem, str(row.get("strategy") or _PLAIN), tree, choice)
+
+
+def _plurality(tree: Tree) -> Choice:
+    """The answer with the most votes, of a tree whose file says nothing of a choice; answers are
+    equal here where their text is."""
+    votes: dict[str, float] = {}
+    best: dict[str, tuple[float, int]] = {}
+    cast: Sequence[Any] = ballots(tree)
+    for ballot in cast:
+        votes[ballot.answer] = votes.get(ballot.answer, 0.0) + ballot.weight
+        value = -2.0 if ballot.value is None else ballot.value
+        if ballot.answer not in best or value > best[ballot.answer][0]:
+            best[ballot.answer] = (value, ballot.node)
+    if not votes:
+        return NO_CHOICE
+    ranked = sorted(votes.items(), key=lambda item: -item[1])
+    answer, most = ranked[0]
+    return Choice(answer, best[answer][1], most / sum(votes.values()), dict(ranked))
