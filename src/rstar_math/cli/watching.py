@@ -71,7 +71,10 @@ class Rounds:
         seconds = monotonic() - self._began
         note = f", {self._note()}" if self._done else ""
         self._progress.console.print(
-            plain(f"{task.description}: {seconds:.0f} s{note}"), markup=False, style="dim"
+            plain(f"{task.description}: {seconds:.0f} s{note}"),
+            markup=False,
+            style="dim",
+            soft_wrap=True,
         )
         self._progress.remove_task(self._task)
         self._task = None

@@ -146,7 +146,7 @@ def _preferences(found: Course) -> Iterator[Block]:
         rows.append(
             [
                 f"round {one.number}",
-                _percent(held.get("ranking_accuracy")),
+                _percent(held.get("accuracy")),
                 *[_percent(shares[name]) for name in ("majority", "weighted", "best", "ceiling")],
                 _percent(fixed.get("weighted")),
                 _gate(gate),

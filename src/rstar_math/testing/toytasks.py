@@ -33,6 +33,8 @@ _TWO = (
 )
 MOST_TASKS = 1000
 """Most tasks of one seed: there are some thousand."""
+_FIRST, _SECOND, _THIRD = (6, 7, 8, 9), (3, 4, 5), (1, 2)
+"""Numbers that tell by themselves in which place they stand."""
 _WHO = ("Ann", "Bob", "Eve", "Tom")
 _WHAT = ("pears", "books", "coins", "cards")
 _WORDS = {"+": "Put them together.", "-": "Take them away.", "*": "Count all bags."}
@@ -49,7 +51,7 @@ def toy_tasks(size: int, seed: int = 0) -> Iterator[Task]:
         number += 1
         hard = rng.random() < 0.5
         pattern, signs = rng.choice(_TWO if hard else _ONE)
-        a, b, c = rng.randint(6, 9), rng.randint(3, 5), rng.randint(1, 2)
+        a, b, c = rng.choice(_FIRST), rng.choice(_SECOND), rng.choice(_THIRD)
         names = {"who": rng.choice(_WHO), "what": rng.choice(_WHAT)}
         text = (pattern + " How many {what} are there now?").format(a=a, b=b, c=c, **names)
         if text in seen:

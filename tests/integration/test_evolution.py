@@ -1,0 +1,158 @@
+"""Rounds of self-evolution of a tiny model for real: sampled, run, judged, curated, trained, gated,
+measured; stopped and killed at any moment, they come to the same."""
+
+import asyncio
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("trl", reason="training needs trl: pip install 'rstar-math[train]'")
+
+from rstar_math.errors import ConfigError
+from rstar_math.evolution.journal import Journal
+from rstar_math.evolution.recipe import Recipe, load_recipe
+from rstar_math.evolution.rounds import evolve
+from rstar_math.evolution.state import course
+from rstar_math.evolution.summary import write_summary
+from rstar_math.evolution.watching import Budget, BudgetSpent, Silent
+
+SETTINGS = (
+    'problems.train=["toy:tasks?size=200&seed=1"]',
+    "problems.held_out=6",
+    "sft.epochs=20",
+    "sft.save_every=20",
+    "rounds.2.problems=16",
+    "rounds.3.problems=6",
+    "rounds.3.more=[2]",
+    "preference.epochs=1",
+    "preference.held_out=0.3",
+    "gate.samples=2",
+    'evaluation.sets=[{source="toy:tasks?size=4&seed=2"}]',
+    'evaluation.system=["mcts@2"]',
+)
+
+
+class Told(Silent):
+    """Remembers which stages were begun."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+
+    def begin(self, stage: str, what: str, total: int | None, done: int) -> None:
+        self.begun.append(stage)
+
+
+def outcome(run: Path) -> dict[str, Any]:
+    """What a run came to, stage by stage, without the clock."""
+    return {one["stage"]: (one["inputs"], one["found"]) for one in Journal.read(run).manifests()}
+
+
+@pytest.fixture(scope="module")
+def recipe() -> Recipe:
+    return load_recipe("smoke", SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("evolution") / "run"
+    asyncio.run(evolve(recipe, run))
+    return run
+
+
+def test_all_rounds_are_done_and_told(undisturbed: Path) -> None:
+    found = course(Journal.read(undisturbed))
+    assert found.complete
+    _, first, second, third = found.rounds
+    assert first.solutions == 60
+    assert second.searched == 16
+    assert 0 < second.solved <= 16
+    assert second.pairs
+    assert second.solutions is not None
+    assert second.solutions > 60
+    assert third.searched == 6
+    for one in (second, third):
+        assert one.policy_gate is not None
+        assert one.ppm_gate is None or 0 <= one.ppm_gate["shares"]["weighted"] <= 1
+    assert second.ppm is not None
+    measured = [one.system for one in found.rounds if one.system]
+    assert len(measured) == 1, "the system is measured after the last round only"
+    with Journal.read(undisturbed) as journal:
+        page, _, data = write_summary(journal)
+    text = page.read_text()
+    assert f"{100 * second.solved / 16:.1f} % of 16" in text
+    assert "theirs, Table 3" in text
+    assert json.loads(data.read_text())["rounds"][2]["solved"] == second.solved
+
+
+def test_every_label_is_the_verifiers_and_no_held_out_problem_is_learned(undisturbed: Path) -> None:
+    rows = (undisturbed / "round-3" / "sft.jsonl").read_text().splitlines()
+    learned = {json.loads(row)["problem"] for row in rows}
+    ids = {
+        name: {json.loads(line)["id"] for line in path.read_text().splitlines()}
+        for name in ("train", "held-out", "set-1")
+        for path in [undisturbed / "round-0" / f"{name}.jsonl"]
+    }
+    assert learned <= ids["train"]
+    assert not learned & (ids["held-out"] | ids["set-1"])
+
+
+def test_a_second_call_does_nothing(recipe: Recipe, undisturbed: Path) -> None:
+    watch = Told()
+    before = outcome(undisturbed)
+    asyncio.run(evolve(recipe, undisturbed, watch=watch))
+    assert watch.begun == []
+    assert outcome(undisturbed) == before
+
+
+def test_stopped_again_and_again_it_comes_to_the_same(
+    recipe: Recipe, undisturbed: Path, tmp_path: Path
+) -> None:
+    run, stops = tmp_path / "run", 0
+    while stops < 100:
+        try:
+            asyncio.run(evolve(recipe, run, budget=Budget(tokens=900 + 331 * (stops % 7))))
+            break
+        except BudgetSpent:
+            stops += 1
+    assert stops > 2
+    assert outcome(run) == outcome(undisturbed)
+
+
+def test_another_recipe_is_refused(undisturbed: Path) -> None:
+    other = load_recipe("smoke", (*SETTINGS, "sft.epochs=3"))
+    with pytest.raises(ConfigError, match=r"sft\.epochs was 20.* and now is 3"):
+        asyncio.run(evolve(other, undisturbed))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_killed_at_twenty_moments_it_comes_to_the_same(undisturbed: Path, tmp_path: Path) -> None:
+    run, rng, kills = tmp_path / "run", random.Random(7), 0
+    command = [sys.executable, "-m", "rstar_math.cli", "evolve", "smoke", "--run", str(run)]
+    for setting in SETTINGS:
+        command += ["--set", setting]
+    while True:
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+        )
+        wait = rng.uniform(5, 16) if kills < 20 else 1800.0
+        try:
+            _, said = process.communicate(timeout=wait)
+        except subprocess.TimeoutExpired:
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+            kills += 1
+            time.sleep(0.2)
+            continue
+        assert process.returncode == 0, said.decode()
+        break
+    assert kills >= 10, "it was done before it could be killed often; wait less"
+    assert outcome(run) == outcome(undisturbed)

@@ -1,0 +1,115 @@
+"""A stage is done once, whole or not at all, and from the same inputs."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rstar_math.errors import ConfigError, InputError, StoreError
+from rstar_math.evolution.journal import Facts, Journal, digest, write_json
+
+RECIPE: dict[str, Any] = {"base": "local", "rounds": [{"rollouts": 4}]}
+
+
+def do(journal: Journal, name: str, inputs: dict[str, Any], found: Facts, log: list[str]) -> Facts:
+    async def work() -> Facts:
+        log.append(name)
+        return found
+
+    return asyncio.run(journal.stage(name, inputs, work))
+
+
+def test_a_stage_is_done_once_also_by_a_later_process(tmp_path: Path) -> None:
+    log: list[str] = []
+    for _ in range(2):
+        with Journal.open(tmp_path / "run", RECIPE) as journal:
+            assert do(journal, "1/search", {"seed": 1}, {"solved": 3}, log) == {"solved": 3}
+    assert log == ["1/search"]
+    assert Journal.read(tmp_path / "run").facts("1/search") == {"solved": 3}
+    assert Journal.read(tmp_path / "run").facts("1/curate") is None
+
+
+def test_a_stage_that_fails_leaves_nothing_and_is_done_again(tmp_path: Path) -> None:
+    async def fails() -> Facts:
+        raise StoreError("no room")
+
+    with Journal.open(tmp_path / "run", RECIPE) as journal:
+        with pytest.raises(StoreError):
+            asyncio.run(journal.stage("1/search", {}, fails))
+        assert journal.facts("1/search") is None
+        log: list[str] = []
+        do(journal, "1/search", {}, {}, log)
+        assert log == ["1/search"]
+
+
+def test_other_inputs_are_refused_and_named(tmp_path: Path) -> None:
+    with Journal.open(tmp_path / "run", RECIPE) as journal:
+        do(journal, "1/search", {"search": {"seed": 1}}, {}, [])
+        with pytest.raises(ConfigError, match=r"search\.seed was 1 and now is 2"):
+            do(journal, "1/search", {"search": {"seed": 2}}, {}, [])
+
+
+def test_rounds_may_be_added_and_nothing_else_changed(tmp_path: Path) -> None:
+    more = {**RECIPE, "rounds": [*RECIPE["rounds"], {"rollouts": 16}]}
+    with Journal.open(tmp_path / "run", RECIPE):
+        pass
+    with Journal.open(tmp_path / "run", more) as journal:
+        assert len(journal.recipe()["rounds"]) == 2
+    with pytest.raises(ConfigError, match=r"rounds was .* and now is"):
+        Journal.open(tmp_path / "run", RECIPE)
+    with pytest.raises(ConfigError, match=r'base was "local" and now is "tiny"'):
+        Journal.open(tmp_path / "run", {**more, "base": "tiny"})
+    changed = {**more, "rounds": [{"rollouts": 5}, {"rollouts": 16}]}
+    with pytest.raises(ConfigError, match=r"rounds\.1\.rollouts was 4 and now is 5"):
+        Journal.open(tmp_path / "run", changed)
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    with (
+        Journal.open(tmp_path / "run", RECIPE),
+        pytest.raises(StoreError, match="Another process"),
+    ):
+        Journal.open(tmp_path / "run", RECIPE)
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").write_text("mine")
+    with pytest.raises(InputError, match="holds something else"):
+        Journal.open(tmp_path / "run", RECIPE)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.tex"]
+
+
+def test_looking_at_what_is_none(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is no evolution; begin one with: rstar evolve"):
+        Journal.read(tmp_path)
+
+
+def test_a_damaged_manifest_is_a_sentence(tmp_path: Path) -> None:
+    with Journal.open(tmp_path / "run", RECIPE) as journal:
+        do(journal, "1/search", {}, {}, [])
+        (tmp_path / "run" / "round-1" / "search.stage.json").write_text("{")
+        with pytest.raises(StoreError, match="is damaged"):
+            journal.facts("1/search")
+
+
+def test_another_format_is_refused(tmp_path: Path) -> None:
+    with Journal.open(tmp_path / "run", RECIPE):
+        pass
+    told = tmp_path / "run" / "recipe.json"
+    told.write_text(json.dumps({**json.loads(told.read_text()), "format": 9}))
+    with pytest.raises(StoreError, match="format 9"):
+        Journal.open(tmp_path / "run", RECIPE)
+
+
+def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"x": 1})
+    write_json(tmp_path / "a.json", {"x": 2})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"x": 2}
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_digest_depends_on_content_alone() -> None:
+    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1}) != digest({"a": 2, "b": 1})

@@ -1,0 +1,84 @@
+"""Recipes: those of the package read, and what is wrong with others in a sentence."""
+
+from pathlib import Path
+
+import pytest
+
+from rstar_math.errors import ConfigError
+from rstar_math.evolution.gathering import drawn, title_sets
+from rstar_math.evolution.recipe import SetSection, load_recipe, recipes
+from rstar_math.types import Problem, Question
+
+
+@pytest.mark.parametrize("name", ["laptop", "paper-7b", "single-gpu", "smoke"])
+def test_the_recipes_of_the_package_are_read(name: str) -> None:
+    assert name in recipes()
+    assert load_recipe(name).rounds
+
+
+def test_the_papers_figures() -> None:
+    """rStar-Math, arXiv:2501.04519, section 3.4 and appendix A.1."""
+    recipe = load_recipe("paper-7b")
+    first, second, third, fourth = recipe.rounds
+    assert (first.rollouts, first.candidates, first.scorer) == (8, 5, False)
+    assert (second.rollouts, second.candidates, second.scorer) == (16, 8, False)
+    assert (third.rollouts, third.candidates, third.scorer) == (16, 8, True)
+    assert (fourth.rollouts, fourth.candidates, fourth.runs) == (16, 16, 2)
+    assert fourth.more == (64, 128)
+    assert recipe.keep == "round"
+    assert (recipe.sft.learning_rate, recipe.sft.batch, recipe.sft.epochs) == (7e-6, 128, 2)
+    assert recipe.evaluation.candidates == 32
+
+
+def test_settings_over_a_recipe() -> None:
+    settings = ("rounds.2.rollouts=5", "sft.epochs=1", "keep=round", "rounds.3.more=[64, 128]")
+    recipe = load_recipe("smoke", settings)
+    assert recipe.rounds[1].rollouts == 5
+    assert recipe.sft.epochs == 1
+    assert recipe.keep == "round"
+    assert recipe.rounds[2].more == (64, 128)
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("rounds.2.rolouts=5", r"rounds\.2\.rolouts, and there is none; the nearest is rollouts"),
+        ("sft.epoch=1", r"sft\.epoch, and there is none; the nearest is epochs"),
+        ("bse=local", r"bse, and there is none; the nearest is base"),
+        ("rounds.9.rollouts=5", "is not section.key=value"),
+        ("rounds.2.rollouts", "is not section.key=value"),
+        ("rounds.2.rollouts=0", r"rounds\.2\.rollouts = 0 will not do"),
+        ("gate.sure=1", r"gate\.sure = 1 will not do"),
+        ("model.url=http://x/v1", "name the first model in base"),
+        ('rounds.2.data="annotated"', "only the first round"),
+    ],
+)
+def test_a_wrong_option_is_named(setting: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        load_recipe("smoke", (setting,))
+
+
+def test_a_file_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"neither a readable file nor a recipe \(laptop"):
+        load_recipe(str(tmp_path / "none.toml"))
+    (tmp_path / "bad.toml").write_text("rounds = [")
+    with pytest.raises(ConfigError, match="is not valid TOML"):
+        load_recipe(str(tmp_path / "bad.toml"))
+    (tmp_path / "empty.toml").write_text("")
+    with pytest.raises(ConfigError, match="lacks problems"):
+        load_recipe(str(tmp_path / "empty.toml"))
+
+
+def test_a_larger_draw_holds_a_smaller_one_in_order() -> None:
+    problems = [Problem(Question(f"q{n}", f"What is {n}?"), str(n)) for n in range(50)]
+    small, large = drawn(problems, 10, 7), drawn(problems, 20, 7)
+    assert len(small) == 10
+    assert set(small) < set(large)
+    assert large == [problem for problem in problems if problem in large]
+    assert drawn(problems, None, 7) == drawn(problems, 99, 7) == problems
+    assert drawn(problems, 10, 8) != small
+
+
+def test_sets_have_names_of_their_own() -> None:
+    sets = [SetSection(source=s) for s in ("svamp", "svamp", "data/mine.jsonl", "toy:tasks?size=3")]
+    assert title_sets(sets) == ["svamp", "svamp'", "data/mine", "toy/tasks"]
