@@ -1,7 +1,7 @@
 """What our server adds to the model behind it, with 200 chats at once.
 
     python benchmarks/serve.py [--json] [--clients 200] [--chats 10] [--model rstar-greedy]
-                               [--token-ms 25]
+                               [--token-ms 50]
 
 A scripted model server writes 40 tokens a second for each of its streams, after 50 ms for the
 prompt; steps have 20 to 60 tokens. The bare model: each client takes a question through its steps
@@ -172,7 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--clients", type=int, default=200)
     parser.add_argument("--chats", type=int, default=10, help="questions of each client")
     parser.add_argument("--model", default="rstar-greedy")
-    parser.add_argument("--token-ms", type=float, default=25.0)
+    parser.add_argument("--token-ms", type=float, default=50.0)
     options = parser.parse_args(arguments)
     where = machine()
     pace = Pace(options.token_ms / 1000)

@@ -32,7 +32,7 @@ FEWEST, MOST = 20, 60
 class Pace:
     """How fast the model is."""
 
-    token_s: float = 0.025
+    token_s: float = 0.05
     prefill_s: float = 0.05
 
 
@@ -72,11 +72,14 @@ class _Model(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
+        self.counts["connections"] += 1
 
     def connection_lost(self, error: Exception | None) -> None:
+        self.counts["connections"] -= 1
         if self.pending is not None:
             self.pending.cancel()
             self.counts["dropped"] += 1
+            self.counts["pending"] -= 1
 
     def data_received(self, data: bytes) -> None:
         self.seen += data
@@ -93,6 +96,7 @@ class _Model(asyncio.Protocol):
             return
         texts, tokens = said(json.loads(rest[:size]))
         self.counts["requests"] += 1
+        self.counts["pending"] += 1
         usage = {"prompt_tokens": 100, "completion_tokens": tokens * len(texts)}
         choices = [
             {"index": i, "text": text, "finish_reason": "stop"} for i, text in enumerate(texts)
@@ -103,7 +107,9 @@ class _Model(asyncio.Protocol):
 
     def send(self, body: object) -> None:
         """One answer."""
-        self.pending = None
+        if self.pending is not None:
+            self.counts["pending"] -= 1
+            self.pending = None
         data = json.dumps(body).encode()
         head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(data)}"
         self.transport.write(f"{head}\r\n\r\n".encode() + data)
@@ -111,7 +117,7 @@ class _Model(asyncio.Protocol):
 
 def _model(pace: Pace, door: Connection) -> None:
     """Serve until told to end; report when asked."""
-    counts = {"requests": 0, "dropped": 0}
+    counts = {"requests": 0, "dropped": 0, "pending": 0, "connections": 0}
 
     async def serve() -> None:
         loop = asyncio.get_running_loop()
@@ -143,7 +149,8 @@ class Model:
     door: Connection
 
     def counts(self) -> dict[str, int]:
-        """Requests so far, and of these `dropped` by their clients."""
+        """Requests so far, and of these `dropped` by their clients and `pending`;
+        and open `connections`."""
         self.door.send("counts")
         found: dict[str, int] = self.door.recv()
         return found

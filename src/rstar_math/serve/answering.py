@@ -114,15 +114,17 @@ class Answering:
         while not gone.done():
             done = work.done()
             for index in searches:
-                news, line = await self._job.progress(index)
+                far = self._job.progress(index, work.result()[index] if done else None)
                 before, when = told[index]
+                news = far.news or far.line
                 if news == before and monotonic() - when < REMIND_S:
                     continue
                 told[index] = (news, monotonic())
                 if self._frame.chat:
-                    await stream.event(chunk(self._frame, index, {"reasoning_content": line}))
+                    thought = {"reasoning_content": far.line}
+                    await stream.event(chunk(self._frame, index, thought, rstar=far.facts))
                 else:
-                    await stream.text(f": {line}\n")
+                    await stream.text(f": {far.line}\n")
             if done:
                 return
             await asyncio.wait({work, gone}, timeout=PULSE_S, return_when=asyncio.FIRST_COMPLETED)

@@ -171,6 +171,7 @@ class _Api:
             searching=self._desk.taken,
             waiting=len(self._desk.waiting),
             trees_kept=len(self._shelf),
+            tasks=len(asyncio.all_tasks()),
         )
         return Response(text, headers={"Content-Type": CONTENT_TYPE})
 
