@@ -3,15 +3,17 @@
     python benchmarks/serve.py [--json] [--clients 200] [--chats 10] [--model rstar-greedy]
                                [--token-ms 50]
 
-A scripted model server writes 40 tokens a second for each of its streams, after 50 ms for the
-prompt; steps have 20 to 60 tokens. The bare model: each client takes a question through its steps
-itself, one request after the other, with the program's output put in (three requests, 3.3 s on
-average). Our server (`rstar serve`, all processes apart): the same clients ask the same questions,
-whole and as streams, for rstar-greedy, which asks the model for just the same texts; what comes on
-top is the search, the sandbox in which the program really runs, grading, JSON, the log and the
-trees that are kept. Each client begins at its own moment of the first seconds and asks its next
-question as soon as it has an answer, so that all chats are in flight all the time. Overhead is
-taken question by question: time through our server less time of the bare model.
+A scripted model server writes 20 tokens a second for each of its streams (4,000 a second for all:
+about one 7B model on one large card), after 50 ms for the prompt; steps have 20 to 60 tokens. The
+bare model: each client takes a question through its steps itself, one request after the other,
+with the program's output put in (three requests, 6.2 s on average). Our server (`rstar serve`, all
+processes apart): the same clients ask, whole and as streams, for rstar-greedy, which asks the model
+for just the same texts; what comes on top is the search, the sandbox in which the program really
+runs, grading, JSON, the log and the trees that are kept. The questions take the model as long each
+time and have other programs, so that none is answered from the sandbox's memory. Each client begins
+at its own moment of the first seconds and asks its next question as soon as it has an answer, so
+that all chats are in flight all the time. Overhead is taken question by question: time through our
+server less time of the bare model.
 
 The last line with --json is one object of named figures:
 
@@ -36,6 +38,7 @@ from functools import partial
 
 from saturation import machine
 from serve_world import (
+    AGAIN,
     MOST,
     Client,
     Pace,
@@ -94,8 +97,10 @@ async def chat(client: Client, number: int, *, name: str, stream: bool) -> tuple
     return good, first
 
 
-async def load(port: int, ask: Chat, clients: int, chats: int, spread_s: float) -> Load:
-    """All clients, each with its questions one after the other."""
+async def load(
+    port: int, ask: Chat, clients: int, chats: int, spread_s: float, *, first: int = 0
+) -> Load:
+    """All clients, each with its questions one after the other, counted from `first`."""
     seen = Load()
 
     async def one(at: int) -> None:
@@ -104,12 +109,12 @@ async def load(port: int, ask: Chat, clients: int, chats: int, spread_s: float) 
         for number in range(at * chats, (at + 1) * chats):
             started = time.monotonic()
             try:
-                good, first = await ask(client, number)
+                good, begun = await ask(client, first + number)
             except (OSError, EOFError, ValueError, KeyError):
-                good, first = False, 0.0
+                good, begun = False, 0.0
                 client.hang_up()
             seen.seconds[number] = time.monotonic() - started
-            seen.begun.append(first)
+            seen.begun.append(begun)
             seen.lost += not good
         client.hang_up()
 
@@ -134,16 +139,17 @@ def measure(clients: int, chats: int, name: str, pace: Pace) -> dict[str, float]
         pid = server.process.pid
         plain = partial(chat, name=name, stream=False)
 
-        def run(port: int, ask: Chat, chats: int = chats) -> Load:
-            return asyncio.run(load(port, ask, clients, chats, spread_s))
+        def run(port: int, ask: Chat, turn: int, chats: int = chats) -> Load:
+            asking = load(port, ask, clients, chats, spread_s, first=turn * AGAIN)
+            return asyncio.run(asking)
 
-        run(server.port, plain, max(1, chats // 10))
+        run(server.port, plain, 1, max(1, chats // 10))
         before_mb, files = memory_mb(pid), descriptors(pid)
-        alone = run(at.port, bare)
+        alone = run(at.port, bare, 0)
         spent = [(cpu_s(pid), below_cpu_s(pid))]
-        whole = run(server.port, plain)
+        whole = run(server.port, plain, 2)
         spent.append((cpu_s(pid), below_cpu_s(pid)))
-        streamed = run(server.port, partial(chat, name=name, stream=True))
+        streamed = run(server.port, partial(chat, name=name, stream=True), 3)
         spent.append((cpu_s(pid), below_cpu_s(pid)))
         time.sleep(1)
         figures = {

@@ -1,5 +1,4 @@
-"""Asks our server thousands of times as clients do that read slowly, break off and vanish, and looks
-for what is left behind.
+"""Asks our server thousands of times as clients do that read slowly, break off and vanish.
 
     python benchmarks/serve_soak.py [--requests 5000] [--clients 64] [--json]
 

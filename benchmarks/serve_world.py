@@ -25,7 +25,9 @@ from typing import Any
 from rstar_math.seeding import derive
 
 FEWEST, MOST = 20, 60
-"""Tokens of a step, drawn evenly by its content."""
+"""Tokens of a step, drawn evenly."""
+AGAIN = 100_000
+"""Questions that lie so far apart take as long as each other, with other programs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ def said(body: dict[str, Any]) -> tuple[list[str], int]:
     at, texts, longest = solution.count("<step/>") + 2 * solution.count("<code/>"), [], 0
     for index in range(body["n"]):
         seed = derive(body["seed"], solution, index)
-        tokens = FEWEST + derive(a, at, index) % (MOST - FEWEST)
+        tokens = FEWEST + derive(a % AGAIN, at, index) % (MOST - FEWEST)
         words, longest = " word" * tokens, max(longest, tokens)
         if at >= 2:
             number = solution.rpartition("<output>\n")[2].partition("\n")[0]
@@ -198,7 +200,8 @@ def served(at: Model, *more: str) -> Iterator[Served]:
         try:
             end = time.monotonic() + 60
             while not (found := re.search(r"127\.0\.0\.1:(\d+)/v1\"", Path(log.name).read_text())):
-                assert time.monotonic() < end and process.poll() is None, Path(log.name).read_text()
+                if time.monotonic() > end or process.poll() is not None:
+                    raise RuntimeError(Path(log.name).read_text())
                 time.sleep(0.05)
             yield Served(int(found[1]), process)
         finally:
