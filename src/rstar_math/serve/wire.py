@@ -13,7 +13,15 @@ MOST_ITEMS = 4096
 """Longest list in a request."""
 
 T = TypeVar("T")
-Items = Annotated[list[T], Field(max_length=MOST_ITEMS, fail_fast=True)]
+
+
+def _unsaid(schema: dict[str, Any]) -> None:
+    """Leave the length out of the API's description: a body of so many items may be refused for
+    its size first."""
+    schema.pop("maxItems", None)
+
+
+Items = Annotated[list[T], Field(max_length=MOST_ITEMS, fail_fast=True, json_schema_extra=_unsaid)]
 """A list that is read up to its first fault: the faults of a large body would take seconds, in
 which nobody else is answered, and a gigabyte."""
 
