@@ -8,7 +8,7 @@ the search are handed a `Question`, which has none: that is the gold-answer fire
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -198,8 +198,9 @@ class Cost:
 
     def add(self, other: "Cost") -> None:
         """Add another cost to this one, field by field."""
-        for f in fields(self):
-            setattr(self, f.name, getattr(self, f.name) + getattr(other, f.name))
+        for name in Cost.__slots__:
+            if more := getattr(other, name):
+                setattr(self, name, getattr(self, name) + more)
 
     @classmethod
     def total(cls, costs: Iterable["Cost"]) -> "Cost":

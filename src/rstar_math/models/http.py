@@ -25,7 +25,7 @@ from rstar_math.errors import (
 from rstar_math.foreign import plain
 from rstar_math.meter import charge
 from rstar_math.models.dialects import CHAT, COMPLETIONS, LLAMA_CPP, Ask, Dialect, bare, context_of
-from rstar_math.models.lanes import Lanes
+from rstar_math.models.lanes import Lanes, Sending
 from rstar_math.models.limiter import Limiter
 from rstar_math.models.reply import Reply, retry_after_s
 from rstar_math.protocols import Completion
@@ -87,7 +87,7 @@ class HttpModel:
         waited for.
         """
         try:
-            request = self._lanes.request("GET", f"{self.url}/models")
+            request = self._lanes.sending("GET", f"{self.url}/models")
             reply = await self._send(request, 30.0)
         except (httpx.InvalidURL, ValueError) as error:
             raise ConfigError(f"{self.url} is not an address ({error}).") from error
@@ -181,10 +181,10 @@ class HttpModel:
             return False
         return True
 
-    def _request(self, dialect: Dialect, ask: Ask) -> httpx.Request:
+    def _request(self, dialect: Dialect, ask: Ask) -> Sending:
         """A request as a dialect says it."""
         root = self.url.removesuffix("/v1") if dialect.outside_v1 else self.url
-        return self._lanes.request("POST", root + dialect.route, json=dialect.say(ask))
+        return self._lanes.sending("POST", root + dialect.route, dialect.say(ask))
 
     async def post(self, route: str, body: dict[str, Any], *, beside_v1: bool = False) -> object:
         """The JSON answer to any request, tried again as `Retry` says. Raises `ModelError`."""
@@ -214,7 +214,7 @@ class HttpModel:
             f"tries ({trouble}); see to the server, then run the same command again."
         )
 
-    async def _try(self, request: httpx.Request) -> Reply:
+    async def _try(self, request: Sending) -> Reply:
         """The reply to one try, sent when its turn comes; pauses between tries hold up nobody."""
         async with self._limiter:
             since = self._limiter.cuts
@@ -229,23 +229,17 @@ class HttpModel:
                 self._limiter.succeeded()
             return reply
 
-    async def _send(self, request: httpx.Request, timeout_s: float) -> Reply:
+    async def _send(self, request: Sending, timeout_s: float) -> Reply:
         """The whole reply, in at most `timeout_s` seconds and `_MAX_BYTES` bytes."""
-        async with asyncio.timeout(timeout_s), self._lanes.free() as client:
-            response = await client.send(request, stream=True)
-            body = bytearray()
-            try:
-                async for part in response.aiter_bytes():
-                    body += part
-                    if len(body) > _MAX_BYTES:
-                        raise ModelRefused(
-                            f"{self.url} sent more than {_MAX_BYTES >> 20} MiB for one request; "
-                            "is it a model server?"
-                        )
-            finally:
-                await response.aclose()
-        pause_s = retry_after_s(response.headers.get("retry-after"))
-        return Reply(response.status_code, bytes(body), pause_s)
+        async with asyncio.timeout(timeout_s):
+            answer = await self._lanes.send(request, _MAX_BYTES)
+        if answer.too_long:
+            raise ModelRefused(
+                f"{self.url} sent more than {_MAX_BYTES >> 20} MiB for one request; "
+                "is it a model server?"
+            )
+        pause_s = retry_after_s(answer.headers.get("retry-after"))
+        return Reply(answer.status, bytes(answer.body), pause_s)
 
     def _checked(self, reply: Reply, dialect: Dialect | None = None) -> object:
         """The JSON of a good answer; the right error for any other."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.responses import JSONResponse
 
-from rstar_math.serve.door import Receive, Scope, Send, Visit
+from rstar_math.serve.door import Receive, Scope, Send, Unread, Visit
 from rstar_math.serve.jobs import Found, Job
 from rstar_math.serve.metrics import Metrics
 from rstar_math.serve.refusal import refusal_of
@@ -21,8 +21,6 @@ PULSE_S = 0.5
 """Time between two looks at what is new, for a stream's lines of progress."""
 REMIND_S = 10.0
 """Time after which a line is sent though nothing is new, so that the connection is kept."""
-SEND_S = 60.0
-"""Longest time that a client may take to read a piece of a stream before it counts as gone."""
 
 
 class Answering:
@@ -91,7 +89,7 @@ class Answering:
                 return False
             for piece in answer_chunks(self._frame, work.result()):
                 await stream.event(piece)
-        except TimeoutError:
+        except Unread:
             return False
         except Exception as error:
             await stream.event(refusal_of(error).body)
@@ -114,15 +112,17 @@ class Answering:
         while not gone.done():
             done = work.done()
             for index in searches:
-                news, line = await self._job.progress(index)
+                far = self._job.progress(index, work.result()[index] if done else None)
                 before, when = told[index]
+                news = far.news or far.line
                 if news == before and monotonic() - when < REMIND_S:
                     continue
                 told[index] = (news, monotonic())
                 if self._frame.chat:
-                    await stream.event(chunk(self._frame, index, {"reasoning_content": line}))
+                    thought = {"reasoning_content": far.line}
+                    await stream.event(chunk(self._frame, index, thought, rstar=far.facts))
                 else:
-                    await stream.text(f": {line}\n")
+                    await stream.text(f": {far.line}\n")
             if done:
                 return
             await asyncio.wait({work, gone}, timeout=PULSE_S, return_when=asyncio.FIRST_COMPLETED)
@@ -164,11 +164,8 @@ class _Stream:
         await self.text(f"data: {json.dumps(value, ensure_ascii=False)}\n\n")
 
     async def text(self, text: str) -> None:
-        """Send text as it is. Raises `TimeoutError` where the client does not read."""
-        async with asyncio.timeout(SEND_S):
-            await self._send(
-                {"type": "http.response.body", "body": text.encode(), "more_body": True}
-            )
+        """Send text as it is."""
+        await self._send({"type": "http.response.body", "body": text.encode(), "more_body": True})
 
     async def end(self) -> None:
         """Send the end."""

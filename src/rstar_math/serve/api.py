@@ -171,6 +171,7 @@ class _Api:
             searching=self._desk.taken,
             waiting=len(self._desk.waiting),
             trees_kept=len(self._shelf),
+            tasks=len(asyncio.all_tasks()),
         )
         return Response(text, headers={"Content-Type": CONTENT_TYPE})
 
@@ -178,7 +179,8 @@ class _Api:
         return JSONResponse(description())
 
     async def _tree(self, request: Request) -> Response:
-        page = await asyncio.to_thread(self._shelf.page, request.path_params["name"])
+        name = request.path_params["name"]
+        page = await asyncio.to_thread(self._shelf.page, name) if name in self._shelf else None
         if page is None:
             raise Refusal("This tree is not, or no longer, kept.", 404, code="tree_not_found")
         headers = {"Content-Security-Policy": _PAGE_POLICY, "Referrer-Policy": "no-referrer"}

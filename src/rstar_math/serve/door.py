@@ -5,6 +5,7 @@ a request from a foreign origin, and, where no key is asked for, one under a for
 rebinding).
 """
 
+import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from dataclasses import dataclass, field
@@ -35,6 +36,8 @@ ROUTES = (
 )
 OPEN = ("/health", "/openapi.json", "/trees/")
 """Paths that need no key: what they tell is no secret, or has a name that cannot be guessed."""
+SEND_S = 60.0
+"""Longest time that a client may take to read a piece of an answer before it counts as gone."""
 GONE = 499
 """The status that is written down for a client that left before its answer."""
 
@@ -50,6 +53,10 @@ class Rules:
     """Sites whose pages may ask, as in https://chat.example.org."""
     body_bytes: int = 2**20
     """Largest body."""
+
+
+class Unread(Exception):
+    """A client did not read what it was sent, for `SEND_S`."""
 
 
 class Door:
@@ -70,6 +77,8 @@ class Door:
         self._metrics.in_flight += 1
         try:
             await self._admit(scope, receive, visit, headers)
+        except Unread:
+            visit.gone = True
         except Exception as error:
             if not isinstance(error, RstarError):
                 LOG.exception("a bug", extra={"facts": visit.facts})
@@ -125,7 +134,7 @@ class Visit:
         self.facts |= trace_of(headers.get("traceparent", ""))
 
     async def send(self, message: MutableMapping[str, Any]) -> None:
-        """Send, with the headers that all answers have."""
+        """Send, with the headers that all answers have. Raises `Unread`."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
             headers = MutableHeaders(raw=message.setdefault("headers", []))
@@ -138,7 +147,11 @@ class Visit:
                 headers["Access-Control-Allow-Methods"] = "GET, POST"
                 headers["Access-Control-Expose-Headers"] = "X-Request-Id, X-Rstar-Tree, Retry-After"
                 headers["Vary"] = "Origin"
-        await self._send(message)
+        try:
+            async with asyncio.timeout(SEND_S):
+                await self._send(message)
+        except TimeoutError:
+            raise Unread from None
 
     def write_down(self) -> None:
         """Write the visit into the log."""

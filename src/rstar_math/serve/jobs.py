@@ -11,10 +11,11 @@ from math import ceil
 from time import monotonic
 from typing import Literal
 
+from rstar_math.errors import RstarError
 from rstar_math.search import Choice, Tree
 from rstar_math.seeding import derive
 from rstar_math.serve.orders import Order
-from rstar_math.serve.prose import progress_line
+from rstar_math.serve.prose import Progress, progress
 from rstar_math.serve.refusal import Refusal
 from rstar_math.solver import Solver
 from rstar_math.tasks import together
@@ -111,7 +112,9 @@ class Job:
         self._solver = solver
         self._ticket = ticket
         self._ending = ending
-        self._told: dict[int, tuple[int, Choice]] = {}
+        self._seen: dict[int, tuple[int, Choice]] = {}
+        """By search: how many answers there were at the last look, and what led."""
+        self._looks: dict[int, asyncio.Task[None]] = {}
         self._begun = monotonic()
 
     @property
@@ -120,7 +123,9 @@ class Job:
         return monotonic() - self._begun
 
     def give_up(self) -> None:
-        """Give the seat back, also where `run` never began."""
+        """Give the seat back, also where `run` never began, and look no more."""
+        for look in self._looks.values():
+            look.cancel()
         self._ticket.desk.leave(self._ticket)
 
     async def run(self) -> list[Found]:
@@ -135,20 +140,31 @@ class Job:
         finally:
             self.give_up()
 
-    async def progress(self, index: int) -> tuple[str, str]:
-        """How far a search is: what is new in it, to compare with the last time, and a line for a
-        person."""
+    def progress(self, index: int, found: Found | None = None) -> Progress:
+        """How far a search is; its last word where what it `found` is there. Never waits: the best
+        answer is the one of the last look, and where there are new answers a look is begun."""
         tree = self.trees[index]
         if not self._ticket.turn.is_set():
-            line = f"Waiting for a turn, {self._ticket.ahead} before this one.\n"
-            return line, line
-        answers, choice = self._told.get(index, (0, None))
-        if len(tree.answers()) != answers:
-            answers = len(tree.answers())
-            choice = await self._solver.choice(tree, self.order.strategy, search=self.order.search)
-            self._told[index] = (answers, choice)
-        news = f"{len(tree)} {answers} {tree.cost.calls}"
-        return news, progress_line(tree, choice, self.seconds, self.order)
+            return Progress(f"Waiting for a turn, {self._ticket.ahead} before this one.\n")
+        answers = len(tree.answers())
+        seen, choice = self._seen.get(index, (0, None))
+        if found is not None:
+            choice = found.choice
+        elif answers != seen and index not in self._looks:
+            self._looks[index] = asyncio.create_task(self._look(index, answers))
+        return progress(tree, choice, self.seconds, self.order)
+
+    async def _look(self, index: int, answers: int) -> None:
+        """See which answer leads; grading may take its time."""
+        order = self.order
+        try:
+            with suppress(RstarError):
+                choice = await self._solver.choice(
+                    self.trees[index], order.strategy, search=order.search
+                )
+                self._seen[index] = answers, choice
+        finally:
+            del self._looks[index]
 
     async def _think(self, index: int) -> Found:
         """One search, to its end or to a limit; then the best answer so far."""

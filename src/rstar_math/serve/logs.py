@@ -11,7 +11,9 @@ from typing import Any
 from rstar_math.foreign import plain
 
 LOG = logging.getLogger("rstar_math.serve")
-_TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
+_TRACE = re.compile(
+    r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})"
+)
 
 
 def set_up(*, as_json: bool) -> None:
@@ -26,9 +28,11 @@ def set_up(*, as_json: bool) -> None:
 
 
 def trace_of(traceparent: str) -> dict[str, str]:
-    """The ids of a W3C `traceparent` header under OpenTelemetry's names; {} where it has none."""
+    """The ids of a W3C `traceparent` header under OpenTelemetry's names; {} where it has none
+    that count."""
     match = _TRACE.fullmatch(traceparent)
-    return {"trace_id": match[1], "span_id": match[2]} if match else {}
+    names = ("trace_id", "span_id", "trace_flags")
+    return dict(zip(names, match.groups(), strict=True)) if match else {}
 
 
 class _Json(logging.Formatter):

@@ -23,8 +23,10 @@ PROFILES: dict[str, dict[str, Any]] = {
 LISTED = ("", "fast", "deep", "greedy", "sc8", "mcts", "mcts16")
 """Suffixes of the model names that are listed; others are taken too."""
 
-_NAME = re.compile(r"rstar(?:-([a-z]+)(?:@?(\d{1,6}))?(?:x(\d{1,4}))?)?")
+_NAME = re.compile(r"rstar(?:-([a-z]+)(?:@?([0-9]{1,6}))?(?:x([0-9]{1,4}))?)?")
 _MOST_STOPS = 4
+_MOST_FAULTS = 200
+"""Faults of one body that are looked at."""
 
 R = TypeVar("R", bound=BaseModel)
 
@@ -69,6 +71,11 @@ def read(kind: type[R], body: bytes) -> R:
     try:
         return kind.model_validate_json(body)
     except ValidationError as error:
+        if error.error_count() > _MOST_FAULTS:
+            said = (
+                f"The body has more than {_MOST_FAULTS} faults; see /openapi.json for its fields."
+            )
+            raise Refusal(said, code="too_many_faults") from None
         fault = error.errors(include_url=False, include_context=False)[0]
         where = ".".join(str(part) for part in fault["loc"])
         if fault["type"] == "json_invalid":

@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from rstar_math.foreign import plain
 from rstar_math.grading.extract import boxed
@@ -49,20 +50,37 @@ def answer_text(tree: Tree, choice: Choice, limit: str | None = None) -> str:
     return plain("\n\n".join(parts))
 
 
-def progress_line(tree: Tree, choice: Choice | None, seconds: float, order: Order) -> str:
-    """How far a search is: what was tried, at what rate, and the best answer so far."""
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a search is."""
+
+    line: str
+    """For a person."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """For a program: steps, answers, and where one leads answer and share of the votes."""
+    news: str = ""
+    """What is compared to see whether there is anything new."""
+
+
+def progress(tree: Tree, choice: Choice | None, seconds: float, order: Order) -> Progress:
+    """How far a search is: what was tried, at what rate, and the best answer so far with its share
+    of the votes."""
+    steps, answers = len(tree) - 1, len(tree.answers())
     rate = tree.cost.sampled_tokens / max(seconds, 1e-9)
     line = (
-        f"{order.strategy.name}, {seconds:.1f} s: {_many(len(tree) - 1, 'step')} tried, "
-        f"{_many(len(tree.answers()), 'answer')}, {_many(tree.cost.code_failures, 'program')} "
+        f"{order.strategy.name}, {seconds:.1f} s: {_many(steps, 'step')} tried, "
+        f"{_many(answers, 'answer')}, {_many(tree.cost.code_failures, 'program')} "
         f"failed, {rate:.0f} tokens/s."
     )
+    facts: dict[str, Any] = {"steps": steps, "answers": answers, "answer": None, "share": None}
     if choice is not None and choice.answer is not None:
+        facts |= {"answer": plain(choice.answer), "share": round(choice.share, 6)}
         answer = choice.answer
         if len(answer) > _LONGEST_ANSWER:
             answer = f"{answer[:_LONGEST_ANSWER]}…"
         line += f" Best so far: {plain(answer)} ({choice.share:.0%} of the votes)."
-    return f"{line}\n"
+    news = f"{steps} {answers} {tree.cost.calls} {facts['share']} {facts['answer']}"
+    return Progress(f"{line}\n", facts, news)
 
 
 def verdict_line(tree: Tree, choice: Choice) -> str:

@@ -61,6 +61,9 @@ class Shelf:
                 write_page([store], target)
             return target.read_bytes()
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._kept
+
     def __len__(self) -> int:
         return len(self._kept)
 

@@ -1,12 +1,29 @@
 """What clients send. Types are taken strictly; fields that are not listed are ignored, as OpenAI
 clients send many, except inside `rstar`, which is ours."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 MOST_WALKS = 1024
 """Most rollouts, chains or runs that one request may ask for; time is limited besides."""
+
+
+MOST_ITEMS = 4096
+"""Longest list in a request."""
+
+T = TypeVar("T")
+
+
+def _unsaid(schema: dict[str, Any]) -> None:
+    """Leave the length out of the API's description: a body of so many items may be refused for
+    its size first."""
+    schema.pop("maxItems", None)
+
+
+Items = Annotated[list[T], Field(max_length=MOST_ITEMS, fail_fast=True, json_schema_extra=_unsaid)]
+"""A list that is read up to its first fault: the faults of a large body would take seconds, in
+which nobody else is answered, and a gigabyte."""
 
 
 class _Wire(BaseModel):
@@ -26,7 +43,7 @@ class Message(_Wire):
     """One turn of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | list[Part] | None = None
+    content: str | Items[Part] | None = None
 
 
 class StreamOptions(_Wire):
@@ -67,7 +84,7 @@ class _Request(_Wire):
     """rstar, or with a suffix for the strategy, as in rstar-mcts, rstar-sc8 or rstar-fast."""
     n: int | None = Field(None, ge=1, le=128)
     """Answers, each searched for under a seed of its own."""
-    stop: str | list[str] | None = None
+    stop: str | Items[str] | None = None
     """Up to 4 texts before which the answer is cut."""
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     """The same seed gives the same answer, unless a limit of time ends the search; by default the
@@ -83,20 +100,20 @@ class _Request(_Wire):
 class ChatRequest(_Request):
     """A request for a chat completion."""
 
-    messages: list[Message] = Field(min_length=1)
+    messages: Items[Message] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1, le=2**31)
     """Most tokens of search and answer together: the search ends when they are sampled."""
     tools: list[Any] | None = None
     functions: list[Any] | None = None
     response_format: dict[str, Any] | None = None
     logprobs: bool | None = None
-    modalities: list[str] | None = None
+    modalities: Items[str] | None = None
 
 
 class TextRequest(_Request):
     """A request for a text completion."""
 
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: str | Items[str] | Items[int] | Items[Items[int]]
     """A question, or several."""
     echo: bool | None = None
     suffix: str | None = None

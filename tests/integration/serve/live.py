@@ -16,6 +16,7 @@ from rstar_math.config import Config, SearchConfig, load_config
 from rstar_math.errors import ModelUnreachable
 from rstar_math.meter import charge
 from rstar_math.serve.api import Limits, build
+from rstar_math.serve.connections import sweep
 from rstar_math.serve.door import Rules
 from rstar_math.serve.listening import bound, server_config
 from rstar_math.serve.orders import Terms
@@ -106,6 +107,8 @@ def live(
     terms: Terms | None = None,
     limits: Limits | None = None,
     rules: Rules | None = None,
+    head_s: float = 30.0,
+    most: int = 1024,
 ) -> Iterator[Live]:
     """A server while the block runs; without a policy with the configuration's own model."""
     config = config or load_config(None, ["search.rollouts=4", "search.candidates=4"])
@@ -124,9 +127,11 @@ def live(
                 rules=rules,
                 ending=server.end.is_set,
             )
-            uvicorns.append(uvicorn.Server(server_config(app)))
+            uvicorns.append(uvicorn.Server(server_config(app, most)))
             ready.set()
+            sweeping = asyncio.create_task(sweep(uvicorns[0], head_s, 0.05))
             await uvicorns[0].serve(sockets=[listener])
+            sweeping.cancel()
 
     thread = threading.Thread(target=lambda: asyncio.run(run()), daemon=True)
     thread.start()

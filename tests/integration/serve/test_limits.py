@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -57,7 +58,7 @@ def test_who_leaves_ends_the_search(
 def test_who_leaves_the_line_is_never_searched_for() -> None:
     policy = Adder(0.05)
     with live(policy, terms=LONG, limits=Limits(concurrency=1)) as server:
-        first = threading.Thread(target=leave, args=(server, _endless("Add 1 and 2."), 2.5))
+        first = threading.Thread(target=leave, args=(server, _endless("Add 1 and 2."), 4.0))
         first.start()
         server.until("rstar_searching", 1)
         leave(server, _endless("Add 3 and 4."), 0.5)
@@ -238,3 +239,49 @@ def test_a_reader_that_stops_reading_holds_no_seat() -> None:
             server.until("rstar_searching", 0)
             assert server.post({**CHAT, "model": "rstar-greedy"}).status_code == 200
         server.until("rstar_in_flight", 1)
+
+
+def _connected(server: Live, count: int, said: bytes = b"") -> list[socket.socket]:
+    """Connections on which only this was said."""
+    port = int(server.root.rpartition(":")[2])
+    opened = [socket.create_connection(("127.0.0.1", port)) for _ in range(count)]
+    for each in opened:
+        each.settimeout(5)
+        each.sendall(said)
+    return opened
+
+
+def test_connections_on_which_nothing_comes_are_broken() -> None:
+    with live(Adder(0.1), terms=LONG, head_s=0.4) as server:
+        idle = _connected(server, 20) + _connected(server, 20, b"POST /v1/models HTTP/1.1\r\nX-A:")
+        assert server.post(_timed(1.2)).status_code == 200, "one under way was broken"
+        for each in idle:
+            with suppress(ConnectionResetError):
+                assert each.recv(100) == b""
+            each.close()
+        with httpx.Client() as client:
+            for _ in range(4):
+                assert client.get(f"{server.root}/health").status_code == 200
+                time.sleep(0.15)
+
+
+def test_more_connections_than_there_is_room_for_are_told_so() -> None:
+    with live(Adder(), most=10) as server:
+        idle = _connected(server, 10)
+        time.sleep(0.2)
+        assert server.get("/health").status_code == 503
+        for each in idle:
+            each.close()
+        time.sleep(0.2)
+        assert server.get("/health").status_code == 200
+
+
+def test_a_head_without_end_is_refused() -> None:
+    with live(Adder()) as server:
+        (one,) = _connected(server, 1, b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-A: ")
+        with suppress(ConnectionError):
+            for _ in range(64):
+                one.sendall(b"x" * 16_384)
+            assert one.recv(100).startswith(b"HTTP/1.1 400")
+        one.close()
+        assert server.get("/health").status_code == 200

@@ -1,5 +1,6 @@
 """From a request to a search: names, fields, limits; and what is shown of what was found."""
 
+import asyncio
 import json
 import pickle
 import subprocess
@@ -9,16 +10,19 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from rstar_math.config import SearchConfig
 from rstar_math.errors import ConfigError, ModelUnreachable
 from rstar_math.search import Choice, Tree
+from rstar_math.serve import door
+from rstar_math.serve.door import Door, Receive, Rules, Scope, Send
 from rstar_math.serve.jobs import Desk
 from rstar_math.serve.keys import Keys, check_open, is_loopback
 from rstar_math.serve.logs import trace_of
 from rstar_math.serve.metrics import BUCKETS_S, Metrics
 from rstar_math.serve.orders import Order, Terms, chat_order, model_names, model_options, read
-from rstar_math.serve.prose import PIECE, answer_text, shown
+from rstar_math.serve.prose import PIECE, answer_text, progress, shown
 from rstar_math.serve.refusal import Refusal, refusal_of
 from rstar_math.serve.wire import ChatRequest
 from rstar_math.types import Execution, ExecutionStatus, Question, Step
@@ -176,11 +180,87 @@ def test_metrics_are_cumulative() -> None:
 
 
 def test_traces_are_read_strictly() -> None:
-    assert trace_of(f"00-{'a' * 32}-{'b' * 16}-01") == {"trace_id": "a" * 32, "span_id": "b" * 16}
-    assert trace_of(f"00-{'a' * 31}-{'b' * 16}-01") == {}
+    found = {"trace_id": "a" * 32, "span_id": "b" * 16, "trace_flags": "01"}
+    assert trace_of(f"00-{'a' * 32}-{'b' * 16}-01") == found
+    for trace, span, version in (
+        ("a" * 31, "b" * 16, "00"),
+        ("0" * 32, "b" * 16, "00"),
+        ("a" * 32, "0" * 16, "00"),
+        ("a" * 32, "b" * 16, "ff"),
+    ):
+        assert trace_of(f"{version}-{trace}-{span}-01") == {}
 
 
 def test_the_command_s_help_loads_no_server() -> None:
     code = "import sys, rstar_math.cli; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"starlette", "uvicorn", "pydantic"} & set(run.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        '"messages": [%s]',
+        '"messages": [{"role": "user", "content": [%s]}]',
+        '"messages": [{"role": "user", "content": "1?"}], "stop": [%s]',
+    ],
+)
+@pytest.mark.parametrize("item", ["{}", "1", "null"])
+def test_of_a_body_full_of_faults_the_first_is_told(field: str, item: str) -> None:
+    body = f'{{"model": "rstar", {field % ",".join([item] * 5000)}}}'
+    with pytest.raises(ValidationError) as fault:
+        ChatRequest.model_validate_json(body)
+    assert fault.value.error_count() < 5, "it reads on after a fault"
+    with pytest.raises(Refusal) as refused:
+        read(ChatRequest, body.encode())
+    assert refused.value.status == 400
+
+
+def test_lists_and_unknown_wishes_without_end_are_refused() -> None:
+    turns = [{"role": "user", "content": "1?"}] * 5000
+    with pytest.raises(Refusal, match="at most 4096"):
+        order({"messages": turns})
+    with pytest.raises(Refusal, match="more than 200 faults"):
+        order({"rstar": {f"k{i}": 1 for i in range(1000)}})
+
+
+def test_a_model_s_name_is_ascii() -> None:
+    for name in ("rstar-mcts\uff11\uff16", "\uff52star", "rstar-mcts16\n", "rstar\u200b"):
+        with pytest.raises(Refusal, match="does not exist"):
+            model_options(name)
+
+
+def test_a_client_that_does_not_read_counts_as_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "SEND_S", 0.02)
+    metrics = Metrics()
+    ended = []
+
+    async def page(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+        finally:
+            ended.append(True)
+
+    async def stuck(message: Any) -> None:
+        await asyncio.sleep(60)
+
+    async def nothing() -> Any:
+        await asyncio.sleep(60)
+
+    headers = [(b"host", b"localhost")]
+    scope = {"type": "http", "method": "GET", "path": "/metrics", "headers": headers}
+    asyncio.run(Door(page, Rules(), metrics)(scope, nothing, stuck))
+    assert ended == [True]
+    assert metrics.in_flight == 0
+
+
+def test_progress_is_told_to_people_and_programs() -> None:
+    tree = Tree(Question("q", "1 + 1?"))
+    asked = order({"model": "rstar-sc4"})
+    begun = progress(tree, None, 1.0, asked)
+    assert begun.facts == {"steps": 0, "answers": 0, "answer": None, "share": None}
+    tree.add(0, Step(prose="\\boxed{2}", kind="answer", answer="2"))
+    led = progress(tree, Choice("2", 1, 2 / 3, {"2": 2.0, "3": 1.0}), 2.0, asked)
+    assert led.facts == {"steps": 1, "answers": 1, "answer": "2", "share": 0.666667}
+    assert "Best so far: 2 (67% of the votes)." in led.line
+    assert led.news != begun.news
