@@ -1,0 +1,5 @@
+"""`rstar plan`: placeholder."""
+
+
+def plan() -> None:
+    """Reckon."""
