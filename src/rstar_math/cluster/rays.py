@@ -7,20 +7,21 @@ it dies, however it dies, and the same command goes on with the run.
 
 import asyncio
 import contextlib
-import os
+import sys
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterable
 from importlib import import_module
 from time import monotonic
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from rstar_math import __version__
+from rstar_math.cluster.actors import RayHand, WithoutRay, connect, disconnect, start
 from rstar_math.cluster.dispatch import Dispatch, WorkerLost
 from rstar_math.cluster.progress import Progress
-from rstar_math.cluster.worker import Papers, Worker, room
+from rstar_math.cluster.worker import Papers
 from rstar_math.config import Config
-from rstar_math.errors import ClusterError, MissingExtra, RstarError
+from rstar_math.errors import ClusterError, RstarError
 from rstar_math.evolution.packing import Packed
 from rstar_math.search.strategy import Strategy
 from rstar_math.types import Problem
@@ -36,55 +37,6 @@ STARTS = 3
 PAUSE_S = 5.0
 """Before a node is tried again where no worker would start; twice as long each time, at most 64
 times."""
-
-
-class RayHand:
-    """A worker on a node."""
-
-    def __init__(self, actor: Any, name: str, node: str, config: Config) -> None:
-        self.name = name
-        self.node = node
-        self._actor = actor
-        self._config = config
-
-    def room(self, strategy: Strategy) -> int:
-        """See `dispatch.Hand`."""
-        return room(self._config, strategy)
-
-    async def search(self, problem: Problem, strategy: Strategy, *, guided: bool) -> Packed:
-        """See `dispatch.Hand`."""
-        found = await asked(self._actor.search.remote(problem, strategy, guided))
-        if isinstance(found, RstarError):
-            raise found
-        assert isinstance(found, Packed)
-        return found
-
-    async def open(self) -> Papers:
-        """What it says of itself, once it is ready. Raises `RstarError` or `WorkerLost`."""
-        found = await asked(self._actor.open.remote())
-        if isinstance(found, RstarError):
-            raise found
-        assert isinstance(found, Papers)
-        return found
-
-    def end(self) -> None:
-        """Kill it; harmless where it is dead."""
-        with contextlib.suppress(Exception):
-            import_module("ray").kill(self._actor, no_restart=True)
-
-
-async def asked(reference: Any) -> Any:
-    """What an actor answers. Raises `WorkerLost` where it is gone; a cancellation is passed on."""
-    exceptions = import_module("ray.exceptions")
-    try:
-        return await reference
-    except asyncio.CancelledError:
-        with contextlib.suppress(Exception):
-            import_module("ray").cancel(reference)
-        raise
-    except exceptions.RayError as error:
-        text = str(error).strip().splitlines() or [type(error).__name__]
-        raise WorkerLost(f"{type(error).__name__}: {text[0]}") from error
 
 
 class Workers:
@@ -103,6 +55,7 @@ class Workers:
         self._papers: Papers | None = None
         self._ready = asyncio.Event()
         self._watch: asyncio.Task[None] | None = None
+        self._quiet = contextlib.ExitStack()
         self._connected = False
         self._trouble: RstarError | None = None
 
@@ -127,6 +80,7 @@ class Workers:
 
     async def __aenter__(self) -> Self:
         try:
+            self._quiet.enter_context(contextlib.redirect_stdout(WithoutRay(sys.stdout)))
             await asyncio.to_thread(connect, self._address)
             self._connected = True
             self._watch = asyncio.create_task(self._look())
@@ -255,45 +209,12 @@ class Workers:
         for hand in self._hands.values():
             hand.end()
         if self._connected:
-            await asyncio.to_thread(import_module("ray").shutdown)
+            await asyncio.to_thread(disconnect)
+        self._quiet.close()
 
 
 def _died(name: str, error: Exception) -> ClusterError:
     return ClusterError(
         f"The worker {name} died while it started ({error}). Is rstar-math installed on that "
         "node? Its log is in Ray's folder there, /tmp/ray/session_latest/logs."
-    )
-
-
-def connect(address: str) -> None:
-    """Join a Ray cluster as its driver. Raises `MissingExtra` or `ClusterError`."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        ray = import_module("ray")
-    except ImportError as error:
-        raise MissingExtra(
-            "--cluster needs Ray, here and on all nodes: pip install 'rstar-math[ray]'"
-        ) from error
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-    except Exception as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ClusterError(
-            f"There is no Ray cluster at {address} ({reason[0]}); start one with: ray start --head"
-        ) from error
-
-
-def start(config: Config, node: str, cores: int) -> Any:
-    """An actor on a node; it starts when the node has the cores to give."""
-    ray = import_module("ray")
-    strategies = import_module("ray.util.scheduling_strategies")
-    return (
-        ray.remote(Worker)
-        .options(
-            num_cpus=cores,
-            max_concurrency=4096,
-            max_restarts=0,
-            scheduling_strategy=strategies.NodeAffinitySchedulingStrategy(node, soft=False),
-        )
-        .remote(config, cores)
     )
