@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import io
 import os
+import socket
 import threading
 from importlib import import_module
 from typing import Any, TextIO
@@ -15,6 +16,9 @@ from rstar_math.errors import ClusterError, MissingExtra, RstarError
 from rstar_math.evolution.packing import Packed
 from rstar_math.search.strategy import Strategy
 from rstar_math.types import Problem
+
+REACH_S = 10.0
+"""Longest wait for a cluster to answer at its address."""
 
 
 class WithoutRay(io.TextIOBase):
@@ -100,12 +104,22 @@ def connect(address: str) -> None:
             "--cluster needs Ray, here and on all nodes: pip install 'rstar-math[ray]'"
         ) from error
     try:
+        if address != "auto":
+            reach(address)
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ClusterError(
             f"There is no Ray cluster at {address} ({reason[0]}); start one with: ray start --head"
         ) from error
+
+
+def reach(address: str) -> None:
+    """Raise `OSError` where nobody listens: Ray would wait for minutes. `ValueError` where it is no
+    address."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=REACH_S):
+        pass
 
 
 def start(config: Config, node: str, cores: int) -> Any:
