@@ -36,7 +36,7 @@ SETTINGS = [
 def cluster() -> Iterator[Any]:
     """A cluster whose head has no core to give; tests bring the nodes."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["RAY_memory_monitor_refresh_ms"] = "0"
+    os.environ["RAY_memory_monitor_refresh_ms"] = "0"  # noqa: SIM112
     head = NODE | {"num_cpus": 0, "include_dashboard": False}
     found = cluster_utils.Cluster(initialize_head=True, head_node_args=head)
     yield found
