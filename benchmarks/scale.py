@@ -112,16 +112,17 @@ class LocalHand:
         raise AssertionError
 
 
-def config(url: str, delay: float) -> Config:
+def config(url: str) -> Config:
     """How the scripted server is searched with."""
-    settings = ["search.rollouts=4", f"search.candidates={CANDIDATES}", "grading.workers=1"]
+    settings = ["search.rollouts=2", f"search.candidates={CANDIDATES}", "grading.workers=1"]
     settings += ["policy.prompt=trained", f"search.trees={FLIGHT}", "sandbox.workers=1"]
     return load_config(None, settings, model=url)
 
 
-async def scaled(workers: int, count: int, url: str, delay: float, run: Path) -> float:
-    """Seconds for so many problems by so many workers in this process."""
-    how = config(url, delay)
+async def scaled(workers: int, count: int, url: str, run: Path) -> tuple[float, float]:
+    """Seconds, and our own processor seconds, for so many problems by so many workers in this
+    process."""
+    how = config(url)
     solvers = [Solver(how, executor=Cheap()) for _ in range(workers)]
     dispatch = Dispatch()
     for number, solver in enumerate(solvers):
@@ -131,10 +132,10 @@ async def scaled(workers: int, count: int, url: str, delay: float, run: Path) ->
     try:
         with RunStore.open(run, conditions(how, guided=False)) as store:
             store.add_problems(problems(count))
-            began = time.monotonic()
+            began, cpu = time.monotonic(), time.thread_time()
             async for _, one in dispatch.finished(problems(count), MCTS, guided=False):
                 store.keep(one)
-            return time.monotonic() - began
+            return time.monotonic() - began, time.thread_time() - cpu
     finally:
         for solver in solvers:
             await solver.__aexit__(None, None, None)
@@ -146,15 +147,17 @@ def scaling(folder: Path, delay: float) -> dict[str, float]:
     rates: dict[int, float] = {}
     with serving(answer, delay_s=delay) as fake:
         for workers in (1, 2, 4, 8):
-            run, count = folder / f"scaling-{workers}", 4 * FLIGHT * workers
-            seconds = asyncio.run(scaled(workers, count, fake.url, delay, run))
+            run, count = folder / f"scaling-{workers}", 2 * FLIGHT * workers
+            seconds, cpu = asyncio.run(scaled(workers, count, fake.url, run))
             rates[workers] = count / seconds
             found[f"efficiency_{workers}"] = round(rates[workers] / rates[1] / workers, 3)
             if workers == 1:
-                load = load_of(habits_of(run), count, 4, CANDIDATES)
+                load = load_of(habits_of(run), count, 2, CANDIDATES)
                 engine = Engine(10**6, load.tokens / delay, 1e12)
                 load = Load(count, load.calls, load.samples, load.tokens, 0.0, 0.0)
-                machines = Machines(engine, in_flight=FLIGHT, node_ms=0.8, keep_ms=2.0)
+                nodes = count * load.calls * load.samples
+                own = {"node_ms": 1000 * cpu / nodes, "keep_ms": 0.0}
+                machines = Machines(engine, in_flight=FLIGHT, **own)
                 played = simulate(load, machines)
                 found["simulated_over_real"] = round(played.seconds / seconds, 3)
             note(f"{workers} workers: {rates[workers]:.2f} problems/s")
@@ -165,7 +168,7 @@ async def on_ray(address: str, delay: float, folder: Path) -> dict[str, float]:
     """Problems a second of the workers that a Ray cluster has."""
     count = 64
     with serving(answer, delay_s=delay) as fake:
-        how = config(fake.url, delay)
+        how = config(fake.url)
         async with searching(how, address) as searchers:
             with RunStore.open(folder / "ray", conditions(how, guided=False)) as store:
                 store.add_problems(problems(count))
@@ -334,7 +337,7 @@ def main() -> None:
     parser.add_argument("--part", action="append", default=None)
     parser.add_argument("--problems", type=int, default=100_000)
     parser.add_argument("--nodes", type=int, default=500)
-    parser.add_argument("--delay", type=float, default=0.25)
+    parser.add_argument("--delay", type=float, default=0.75)
     parser.add_argument("--folder", type=Path, default=None)
     parser.add_argument("--cluster", default=None)
     args = parser.parse_args()

@@ -12,48 +12,56 @@ if TYPE_CHECKING:
     from rstar_math.cluster.capacity import Capacity
 
 
+Measured = Annotated[
+    Path | None,
+    typer.Option(
+        "--from",
+        metavar="RUN",
+        help="A run whose searches say how many calls, tokens and programs a problem takes.",
+        show_default="assumed",
+    ),
+]
+Speed = Annotated[
+    float | None,
+    typer.Option(
+        min=1,
+        help="Sampled tokens a second of one GPU that is full, as measured.",
+        show_default="reckoned from its data sheet",
+    ),
+]
+Cores = Annotated[
+    int | None,
+    typer.Option(min=1, help="Cores that run code, all nodes.", show_default="8 a GPU"),
+]
+Gpus = Annotated[
+    str, typer.Option(metavar="COUNTxNAME", help="GPUs that serve the policy, as 60xA100.")
+]
+RecipeName = Annotated[
+    str, typer.Option(help="Recipe whose rounds are reckoned, as for rstar evolve.")
+]
+Params = Annotated[float, typer.Option(min=0.01, metavar="BILLION", help="Size of the policy.")]
+Slots = Annotated[int, typer.Option(min=1, help="Samples decoded at once by one GPU.")]
+Programs = Annotated[float, typer.Option(min=0.01, help="Programs a second and core, as measured.")]
+Unsolved = Annotated[
+    float, typer.Option(min=0, max=1, help="Share of problems left to further rollouts.")
+]
+Price = Annotated[
+    float | None, typer.Option(min=0, metavar="MONEY", help="Price of a GPU for an hour.")
+]
+
+
 def plan(
     problems: Annotated[int, typer.Option(min=1, help="Problems to search.")],
-    gpus: Annotated[
-        str, typer.Option(metavar="COUNTxNAME", help="GPUs that serve the policy, as 60xA100.")
-    ],
-    recipe: Annotated[
-        str, typer.Option(help="Recipe whose rounds are reckoned, as for rstar evolve.")
-    ] = "paper-7b",
-    run_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--from",
-            metavar="RUN",
-            help="A run whose searches say how many calls, tokens and programs a problem takes.",
-            show_default="assumed",
-        ),
-    ] = None,
-    params: Annotated[
-        float, typer.Option(min=0.01, metavar="BILLION", help="Size of the policy.")
-    ] = 7.6,
-    tokens_a_second: Annotated[
-        float | None,
-        typer.Option(
-            min=1,
-            help="Sampled tokens a second of one GPU that is full, as measured.",
-            show_default="reckoned from its data sheet",
-        ),
-    ] = None,
-    slots: Annotated[int, typer.Option(min=1, help="Samples decoded at once by one GPU.")] = 256,
-    cores: Annotated[
-        int | None,
-        typer.Option(min=1, help="Cores that run code, all nodes.", show_default="8 a GPU"),
-    ] = None,
-    programs: Annotated[
-        float, typer.Option(min=0.01, help="Programs a second and core, as measured.")
-    ] = 100.0,
-    unsolved: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of problems left to further rollouts.")
-    ] = 0.2,
-    price: Annotated[
-        float | None, typer.Option(min=0, metavar="MONEY", help="Price of a GPU for an hour.")
-    ] = None,
+    gpus: Gpus,
+    recipe: RecipeName = "paper-7b",
+    run_file: Measured = None,
+    params: Params = 7.6,
+    tokens_a_second: Speed = None,
+    slots: Slots = 256,
+    cores: Cores = None,
+    programs: Programs = 100.0,
+    unsolved: Unsolved = 0.2,
+    price: Price = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what the searches of a recipe's rounds would take on a cluster: hours, GPU hours, price,
