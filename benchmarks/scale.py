@@ -12,8 +12,9 @@ driver      512 simulated workers hand in packed searches of --nodes nodes as fa
             takes them: back through pickle as from another process, into a run on this disk.
 simulation  The discrete-event simulation of `rstar plan` against the real run of one worker above,
             and of 8 to 512 workers of 8 cores with a replica each, with the driver as measured.
-store       --problems problems through a run: added, finished one by one, opened again at every
-            tenth, summed up and merged; memory, times and bytes a tree.
+store       --problems problems through a run of small trees: added, opened again at every tenth,
+            some searches kept one by one and the others in lots, then summed up and merged; memory,
+            times and bytes a tree. Wall times hold the disk's, `cpu` is our own.
 
 The last line with --json is one object of named figures:
 
@@ -25,8 +26,8 @@ The last line with --json is one object of named figures:
     tree_bytes                    of the run file, a tree of --nodes nodes
     simulated_over_real           seconds, simulation over real run
     simulated_efficiency_N        problems a second over N times those of one worker
-    store_*                       see the code: each `first` is at a tenth of the problems, each
-                                  `last` at all of them
+    store_*_first, _middle, _last   with a tenth, a half and nine tenths of the problems finished
+    store_*                         of the whole
 """
 
 import argparse
@@ -278,51 +279,67 @@ def memory() -> float:
     return pages * resource.getpagesize() / 2**20
 
 
+APPENDS = 50
+"""Searches that are kept one by one at each tenth; the others are taken in as a merge does it."""
+
+
 def store(folder: Path, count: int, nodes: int) -> dict[str, float]:
     """A run of many problems; the trees are small, so that the disk is not what is measured."""
-    path, how = folder / "store", {"x": 1}
+    path = folder / "store"
     found: dict[str, float] = {"store_problems": count}
     given = problems(count)
     began = time.monotonic()
-    with RunStore.open(path, how) as run:
+    with RunStore.open(path, {"x": 1}) as run:
         run.add_problems(given)
     found["store_add_s"] = round(time.monotonic() - began, 2)
     shuffled = random.Random(1).sample(given, count)
-    tenth = count // 10
-    small = big_tree(given[0].question, nodes, 0)
     for part in range(10):
-        began = time.monotonic()
-        with RunStore.open(path, how) as run:
-            run.add_problems(given[:100])
-            done = run.done("mcts")
-            resume = time.monotonic() - began
-            began = time.monotonic()
-            for problem in shuffled[part * tenth : (part + 1) * tenth]:
-                assert problem.id not in done
-                small.question = problem.question
-                run.put("mcts", small, Choice("7", 1, 1.0, {"7": 3.0}), Verdict.RIGHT)
-            append = (time.monotonic() - began) / tenth
-        del done
-        if part in (1, 9):
-            name = "first" if part == 1 else "last"
-            found[f"store_append_ms_{name}"] = round(1000 * append, 3)
-            found[f"store_resume_ms_{name}"] = round(1000 * resume, 1)
-            found[f"store_memory_mb_{name}"] = round(memory(), 1)
-        note(f"store: {(part + 1) * tenth} of {count}")
+        batch = shuffled[part * count // 10 : (part + 1) * count // 10]
+        figures = tenth(path, batch, nodes, given[:100])
+        if part in (1, 5, 9):
+            name = {1: "first", 5: "middle", 9: "last"}[part]
+            found |= {f"store_{key}_{name}": value for key, value in figures.items()}
+        note(f"store: {(part + 1) * count // 10} of {count}")
     found["store_bytes_a_tree"] = round(path.stat().st_size / count)
     with RunStore.read(path) as run:
         before, began = memory(), time.monotonic()
-        summary = summarise("mcts", run.results("mcts"))
-        assert summary.problems == 10 * tenth
+        assert summarise("mcts", run.results("mcts")).problems == count
         found["store_summary_s"] = round(time.monotonic() - began, 2)
         found["store_summary_memory_mb"] = round(memory() - before, 1)
-    began = time.monotonic()
+    before, began = memory(), time.monotonic()
     merge(folder / "merged", [path])
     found["store_merge_s"] = round(time.monotonic() - began, 2)
-    found["store_memory_most_mb"] = round(
-        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1
-    )
+    found["store_merge_memory_mb"] = round(memory() - before, 1)
     return found
+
+
+def tenth(
+    path: Path, batch: Sequence[Problem], nodes: int, begun: Sequence[Problem]
+) -> dict[str, float]:
+    """Open a run again and add a tenth of its searches; what it took."""
+    small = big_tree(batch[0].question, nodes, 0)
+    choice = Choice("7", 1, 1.0, {"7": 3.0})
+    row = packed("mcts", small, choice, Verdict.RIGHT).row()
+    began, cpu = time.monotonic(), time.process_time()
+    with RunStore.open(path, {"x": 1}) as run:
+        run.add_problems(begun)
+        done = len(run.done("mcts"))
+        resume, resume_cpu = time.monotonic() - began, time.process_time() - cpu
+        began, cpu = time.monotonic(), time.process_time()
+        for problem in batch[:APPENDS]:
+            small.question = problem.question
+            run.put("mcts", small, choice, Verdict.RIGHT)
+        append, append_cpu = time.monotonic() - began, time.process_time() - cpu
+        for start in range(APPENDS, len(batch), 500):
+            run.take([(problem.id, *row[1:]) for problem in batch[start : start + 500]])
+        return {
+            "done": done,
+            "resume_ms": round(1000 * resume, 1),
+            "resume_cpu_ms": round(1000 * resume_cpu, 1),
+            "append_ms": round(1000 * append / APPENDS, 3),
+            "append_cpu_ms": round(1000 * append_cpu / APPENDS, 3),
+            "memory_mb": round(memory(), 1),
+        }
 
 
 def note(line: str) -> None:

@@ -21,9 +21,13 @@ from rstar_math.testing import FakeServer, serving
 from tests.e2e.adder import answer
 from tests.e2e.rstar import COMMAND, rstar, write_problems
 
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["RAY_memory_monitor_refresh_ms"] = "0"  # noqa: SIM112
+os.environ["RAY_raylet_start_wait_time_s"] = "120"  # noqa: SIM112
 cluster_utils = pytest.importorskip(
     "ray.cluster_utils", reason="Ray is not installed: pip install 'rstar-math[ray]'"
 )
+pytestmark = pytest.mark.timeout(900)
 NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
 COUNT = 16
 SETTINGS = [
@@ -35,8 +39,6 @@ SETTINGS = [
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """A cluster whose head has no core to give; tests bring the nodes."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["RAY_memory_monitor_refresh_ms"] = "0"  # noqa: SIM112
     head = NODE | {"num_cpus": 0, "include_dashboard": False}
     found = cluster_utils.Cluster(initialize_head=True, head_node_args=head)
     yield found
@@ -74,7 +76,7 @@ class Driver:
 
     def wait_for(self, done: int) -> None:
         """Until so many problems are in the run."""
-        end = time.monotonic() + 120
+        end = time.monotonic() + 240
         while time.monotonic() < end and self.process.poll() is None:
             if self.run.is_file() and self.finished() >= done:
                 return
@@ -94,7 +96,7 @@ class Driver:
 
     def report(self) -> dict[str, Any]:
         """What it printed, once it is done."""
-        assert self.process.wait(180) == 0, self.said()
+        assert self.process.wait(240) == 0, self.said()
         assert "Traceback" not in self.said()
         self._out.seek(0)
         found: dict[str, Any] = json.load(self._out)
