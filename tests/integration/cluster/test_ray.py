@@ -23,7 +23,6 @@ from tests.e2e.rstar import COMMAND, rstar, write_problems
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_memory_monitor_refresh_ms"] = "0"  # noqa: SIM112
-os.environ["RAY_raylet_start_wait_time_s"] = "120"  # noqa: SIM112
 cluster_utils = pytest.importorskip(
     "ray.cluster_utils", reason="Ray is not installed: pip install 'rstar-math[ray]'"
 )
