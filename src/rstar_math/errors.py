@@ -11,6 +11,7 @@
     |  `- ContextExceeded    prompt and answer do not fit the model's context
     |- SandboxError       code cannot be run safely here (never raised for bad code: that is data)
     |- GradingError       the grader's own workers cannot be started or kept up
+    |- ClusterError       the workers of a cluster cannot be had, or differ from the driver
     `- StoreError         a run file is damaged, of another version, or in use
 
 All pickle, so they cross process borders whole. Exit codes: `ConfigError`, `InputError` and
@@ -69,6 +70,10 @@ class SandboxError(RstarError):
 
 class GradingError(RstarError):
     """The grader's worker processes cannot be started or kept running."""
+
+
+class ClusterError(RstarError):
+    """The workers of a cluster cannot be had, or do not work alike."""
 
 
 class StoreError(RstarError):

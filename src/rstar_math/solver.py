@@ -216,7 +216,7 @@ class Solver:
         failure: RstarError | None = None
         try:
             while True:
-                while failure is None and len(running) < self._in_flight(strategy):
+                while failure is None and len(running) < self.in_flight(strategy):
                     problem = next(waiting, None)
                     if problem is None:
                         break
@@ -241,7 +241,7 @@ class Solver:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
 
-    def _in_flight(self, strategy: Strategy) -> int:
+    def in_flight(self, strategy: Strategy) -> int:
         """Searches that keep the model busy: what it takes at once, twice, over what one search
         asks for at once. A server counts requests, the embedded model samples."""
         search, model = self.config.search, self.config.model

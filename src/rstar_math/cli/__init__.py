@@ -20,6 +20,8 @@ from rstar_math.cli import (
     evolve,
     export,
     grade,
+    merge,
+    plan,
     problems,
     report,
     search,
@@ -41,6 +43,8 @@ app = typer.Typer(
 app.command("solve")(solve.solve)
 app.command("search")(search.search)
 app.command("eval")(evaluate.evaluate)
+app.command("merge")(merge.merge)
+app.command("plan")(plan.plan)
 app.command("benchmarks")(benchmarks.benchmarks)
 app.command("report")(report.report)
 app.command("view")(view.view)

@@ -5,16 +5,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from rstar_math.cli import show
+from rstar_math.cluster import progress_of, searching
 from rstar_math.config import Config
 from rstar_math.errors import InputError
 from rstar_math.evaluation.metrics import Summary, summarise
-from rstar_math.evolution.fill import conditions, default_conditions, fill
+from rstar_math.evolution.fill import Searchers, conditions, default_conditions, fill
+from rstar_math.evolution.packing import Packed
+from rstar_math.evolution.shards import Shard, pin_shard
 from rstar_math.evolution.store import RunStore
 from rstar_math.problems import read_problems
 from rstar_math.search.strategy import Strategy
-from rstar_math.solver import Solution, Solver
 from rstar_math.types import Problem, Verdict
 
 
@@ -32,6 +35,10 @@ class Job:
     """Whether the job is pointless without reference answers."""
     show_each: bool = False
     given: list[Problem] | None = None
+    cluster: str | None = None
+    """Whose workers search; None is this process."""
+    shard: Shard | None = None
+    """Which part of the problems is searched; None is all."""
 
 
 class OpenJob:
@@ -41,6 +48,8 @@ class OpenJob:
         self.job = job
         self.problems = problems
         self.store = store
+        self.workers: dict[str, Any] | None = None
+        """How the workers of a cluster fared, once the work is done."""
 
     def done(self, strategy: Strategy) -> int:
         """How many of the job's problems a strategy has finished."""
@@ -52,39 +61,54 @@ class OpenJob:
         results = self.store.results(strategy.name)
         return summarise(strategy.name, (r for r in results if r.problem in wanted))
 
+    def cluster_json(self) -> dict[str, Any]:
+        """How the workers fared, for the end of a report; empty where this process searched."""
+        return {} if self.workers is None else {"cluster": self.workers}
+
     async def work(self, config: Config) -> None:
         """Do what is left of the job, with a bar for each strategy."""
         if all(self.done(s) == len(self.problems) for s in self.job.strategies):
             show.err.print("Everything was done already; nothing to search.")
             return
+        where = searching(config, self.job.cluster)
         with show.err.status("loading the model ..."):
-            solver = await Solver(config).__aenter__()
+            searchers = await where.__aenter__()
         try:
             for strategy in self.job.strategies:
-                await self._one(strategy, solver)
+                await self._one(strategy, searchers)
         finally:
-            await solver.__aexit__(None, None, None)
+            await where.__aexit__(None, None, None)
+            if (progress := progress_of(searchers)) is not None:
+                self.workers = progress.as_json()
 
-    async def _one(self, strategy: Strategy, solver: Solver) -> None:
+    async def _one(self, strategy: Strategy, searchers: Searchers) -> None:
         """Do what is left of one strategy."""
         right = 0
+        progress = progress_of(searchers)
         with show.counting(strategy.name, len(self.problems), self.done(strategy)) as bar:
 
-            def note(problem: Problem, found: Solution, verdict: Verdict | None) -> None:
+            def note(problem: Problem, done: Packed) -> None:
                 nonlocal right
+                verdict = done.result.verdict
                 right += verdict is Verdict.RIGHT
-                bar.update(bar.task_ids[0], advance=1, note=f"{right} right")
+                workers = f", {progress.line()}" if progress is not None else ""
+                bar.update(bar.task_ids[0], advance=1, note=f"{right} right{workers}")
                 if self.job.show_each:
-                    bar.console.print(show.verdict_line(problem, found.answer, verdict))
+                    answer = done.result.choice.answer
+                    bar.console.print(show.verdict_line(problem, answer, verdict))
 
             guided = self.job.guided
-            await fill(solver, self.store, strategy, self.problems, guided=guided, on_done=note)
+            await fill(searchers, self.store, strategy, self.problems, guided=guided, on_done=note)
 
 
 @contextmanager
 def opened(job: Job, config: Config) -> Iterator[OpenJob]:
     """The job with its run open; the problems are read before anything is started."""
     problems = _problems(job)
+    positions = None
+    if job.shard is not None:
+        positions = list(job.shard.positions(len(problems)))
+        problems = [problems[at - 1] for at in positions]
     if (job.graded or job.guided) and all(p.reference is None for p in problems):
         raise InputError(
             f'{job.file or "The data set"} has no "answer" in any line, and this needs them.'
@@ -93,8 +117,14 @@ def opened(job: Job, config: Config) -> Iterator[OpenJob]:
         path = job.run or Path(folder) / "run.rstar"
         how = conditions(config, guided=job.guided)
         with RunStore.open(path, how, default_conditions()) as store:
-            store.add_problems(problems)
+            pin_shard(store, job.shard)
+            store.add_problems(problems, positions)
             yield OpenJob(job, problems, store)
+
+
+def part(text: str | None) -> Shard | None:
+    """What --shard asks for. Raises `ConfigError`."""
+    return None if text is None else Shard.parse(text)
 
 
 def _problems(job: Job) -> list[Problem]:

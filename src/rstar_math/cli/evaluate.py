@@ -8,10 +8,12 @@ import typer
 
 from rstar_math.cli.options import (
     AsJson,
+    Cluster,
     ConfigSource,
     Discriminator,
     Limit,
     Model,
+    Part,
     Settings,
     configure,
     print_json,
@@ -92,6 +94,8 @@ def evaluate(
     published: Published = None,
     model: Model = None,
     discriminator: Discriminator = None,
+    cluster: Cluster = None,
+    shard: Part = None,
     limit: Limit = None,
     config: ConfigSource = None,
     set_: Settings = None,
@@ -108,7 +112,16 @@ def evaluate(
     settings = configure(config, [*(set_ or []), *_budget(budget)], model, discriminator)
     strategies = parse_strategies(strategy or f"greedy,sc@8,{settings.search.strategy}")
     given, name = _given(file, dataset, data, limit)
-    job = batch.Job(file, run_file, limit, strategies, graded=True, given=given)
+    job = batch.Job(
+        file,
+        run_file,
+        limit,
+        strategies,
+        graded=True,
+        given=given,
+        cluster=cluster,
+        shard=batch.part(shard),
+    )
     with batch.opened(job, settings) as opened:
         run(opened.work(settings), kept=run_file is not None)
         rows = [opened.summary(s) for s in strategies]
@@ -118,6 +131,7 @@ def evaluate(
             "file": name,
             "run": run_file and str(run_file),
             "strategies": [row.as_json() for row in rows],
+            **opened.cluster_json(),
         }
         if gates is not None:
             report["check"] = [gate.as_json() for gate in gates]

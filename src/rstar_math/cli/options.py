@@ -51,6 +51,23 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on s
 Limit = Annotated[
     int | None, typer.Option("--limit", min=1, metavar="N", help="Take the first N problems.")
 ]
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Search on the workers of a Ray cluster: auto (the one this machine belongs to), "
+        "HOST:PORT or ray://HOST:PORT.",
+        show_default="this process searches",
+    ),
+]
+Part = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="I/N",
+        help="Search every N-th problem from the I-th on; rstar merge makes the runs one.",
+    ),
+]
 ProblemFile = Annotated[
     Path, typer.Argument(metavar="FILE", help="JSONL with problem, and answer if known.")
 ]

@@ -7,10 +7,12 @@ import typer
 
 from rstar_math.cli.options import (
     AsJson,
+    Cluster,
     ConfigSource,
     Discriminator,
     Limit,
     Model,
+    Part,
     ProblemFile,
     Settings,
     configure,
@@ -41,6 +43,8 @@ def search(
         ),
     ] = None,
     discriminator: Discriminator = None,
+    cluster: Cluster = None,
+    shard: Part = None,
     config: ConfigSource = None,
     set_: Settings = None,
     as_json: AsJson = False,
@@ -50,12 +54,13 @@ def search(
 
     settings = configure(config, set_, model, discriminator)
     chosen = one_strategy(strategy, settings, "search")
-    job = batch.Job(file, run_file, limit, [chosen], guided=guided)
+    part = batch.part(shard)
+    job = batch.Job(file, run_file, limit, [chosen], guided=guided, cluster=cluster, shard=part)
     with batch.opened(job, settings) as opened:
         run(opened.work(settings), kept=True)
         summary = opened.summary(chosen)
     if as_json:
-        print_json({"run": str(run_file), **summary.as_json()})
+        print_json({"run": str(run_file), **summary.as_json(), **opened.cluster_json()})
         return
     from rstar_math.cli import show
 

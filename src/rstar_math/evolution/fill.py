@@ -1,17 +1,18 @@
 """From problems to results in a run: the loop that `rstar search` and `rstar eval` share."""
 
 import json
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import AsyncGenerator, Callable, Iterable
+from typing import Any, Protocol
 
 from rstar_math.config import Config
+from rstar_math.evolution.packing import Packed, packed
 from rstar_math.evolution.store import RunStore
 from rstar_math.search.strategy import WORDS, Strategy
-from rstar_math.solver import Solution, Solver
+from rstar_math.solver import Solver
 from rstar_math.steps.actions import family
-from rstar_math.types import Problem, Verdict
+from rstar_math.types import Problem
 
-OnDone = Callable[[Problem, Solution, Verdict | None], None]
+OnDone = Callable[[Problem, Packed], None]
 
 _CONNECTION = {"url", "api_key_env", "concurrency", "timeout_s", "retries"}
 _FREE = {
@@ -45,8 +46,71 @@ def default_conditions() -> dict[str, Any]:
     return conditions(Config(), guided=False)
 
 
+class Searchers(Protocol):
+    """Whoever searches problems: a solver in this process (`Here`), or the workers of a cluster."""
+
+    @property
+    def config(self) -> Config:
+        """What is searched with."""
+        ...
+
+    @property
+    def model_name(self) -> str | None:
+        """The model's name as its server gives it."""
+        ...
+
+    @property
+    def discriminator_name(self) -> str | None:
+        """The same of the discriminator's."""
+        ...
+
+    def library_versions(self) -> dict[str, str]:
+        """Versions of what model-written code runs with."""
+        ...
+
+    def finished(
+        self, problems: Iterable[Problem], strategy: Strategy, *, guided: bool
+    ) -> AsyncGenerator[tuple[Problem, Packed], None]:
+        """Searches as they are finished and judged; no more are begun than are asked for."""
+        ...
+
+
+class Here:
+    """An open solver as `Searchers`."""
+
+    def __init__(self, solver: Solver) -> None:
+        self._solver = solver
+        self.config = solver.config
+        self.library_versions = solver.library_versions
+
+    @property
+    def model_name(self) -> str | None:
+        """See `Searchers`."""
+        return self._solver.model_name
+
+    @property
+    def discriminator_name(self) -> str | None:
+        """See `Searchers`."""
+        return self._solver.discriminator_name
+
+    async def finished(
+        self, problems: Iterable[Problem], strategy: Strategy, *, guided: bool
+    ) -> AsyncGenerator[tuple[Problem, Packed], None]:
+        """See `Searchers`. The reference answer is used after a search to judge the choice, and in
+        it only where `guided`."""
+        found = self._solver.map(problems, strategy, guided=guided)
+        try:
+            async for problem, solution in found:
+                verdict = None
+                if problem.reference is not None:
+                    verdict = await self._solver.judge(solution.answer, problem.reference)
+                yield problem, packed(strategy.name, solution.tree, solution.choice, verdict)
+        finally:
+            await found.aclose()
+
+
 async def fill(
-    solver: Solver,
+    searchers: Searchers,
     store: RunStore,
     strategy: Strategy,
     problems: Iterable[Problem],
@@ -60,23 +124,20 @@ async def fill(
     search to judge the choice, and in it only where `guided`. Raises the first `RstarError`,
     results before it kept.
     """
-    if solver.model_name is not None:
-        store.pin("model", solver.model_name)
-    if strategy.kind in ("rstar", "peer") and solver.discriminator_name is not None:
-        store.pin("discriminator", solver.discriminator_name)
+    if searchers.model_name is not None:
+        store.pin("model", searchers.model_name)
+    if strategy.kind in ("rstar", "peer") and searchers.discriminator_name is not None:
+        store.pin("discriminator", searchers.discriminator_name)
     if strategy.kind in WORDS:
-        store.pin("prompts", family(solver.config.actions.family).digest)
-    store.note("libraries", json.dumps(solver.library_versions()))
+        store.pin("prompts", family(searchers.config.actions.family).digest)
+    store.note("libraries", json.dumps(searchers.library_versions()))
     done = store.done(strategy.name)
-    todo = [problem for problem in problems if problem.id not in done]
-    found = solver.map(todo, strategy, guided=guided)
+    todo = (problem for problem in problems if problem.id not in done)
+    found = searchers.finished(todo, strategy, guided=guided)
     try:
-        async for problem, solution in found:
-            verdict = None
-            if problem.reference is not None:
-                verdict = await solver.judge(solution.answer, problem.reference)
-            store.put(strategy.name, solution.tree, solution.choice, verdict)
+        async for problem, one in found:
+            store.keep(one)
             if on_done is not None:
-                on_done(problem, solution, verdict)
+                on_done(problem, one)
     finally:
         await found.aclose()

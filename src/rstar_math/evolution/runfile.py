@@ -89,7 +89,7 @@ def plain_errors(path: Path) -> Iterator[None]:
             f"The run {path} cannot be used ({error}); free disk space if it is full, "
             "else give another --run."
         ) from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise StoreError(
             f"The run {path} is damaged ({type(error).__name__}: {error}); give another --run."
         ) from error

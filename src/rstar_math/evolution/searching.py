@@ -6,18 +6,19 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from rstar_math.cluster import searching
 from rstar_math.config import Config
 from rstar_math.evolution.fill import conditions, fill
 from rstar_math.evolution.journal import Facts
+from rstar_math.evolution.packing import Packed
 from rstar_math.evolution.store import RunStore
 from rstar_math.search import Tree
 from rstar_math.search.record import CIRCUMSTANCES
 from rstar_math.search.strategy import Strategy
-from rstar_math.solver import Solution, Solver
 from rstar_math.training.curation import Searched
 from rstar_math.types import Cost, Problem, Verdict
 
-OnProblem = Callable[[Problem, Solution, Verdict | None], None]
+OnProblem = Callable[[Problem, Packed], None]
 
 
 async def search(
@@ -29,17 +30,19 @@ async def search(
     made_by: dict[str, str],
     guided: bool = False,
     on_done: OnProblem | None = None,
+    cluster: str | None = None,
 ) -> None:
     """Search problems into a run, or do what is left of it. `made_by` names the models by what they
-    are (hashes), since their places may move. Raises the first `RstarError`."""
+    are (hashes), since their places may move; `cluster` says whose workers search, by default this
+    process. Raises the first `RstarError`."""
     how = conditions(config, guided=guided) | {"model.name": None, "search.ppm": None} | made_by
     with RunStore.open(path, how) as store:
         store.add_problems(problems)
         if all(len(store.done(s.name)) >= len(problems) for s in strategies):
             return
-        async with Solver(config) as solver:
+        async with searching(config, cluster) as searchers:
             for strategy in strategies:
-                await fill(solver, store, strategy, problems, guided=guided, on_done=on_done)
+                await fill(searchers, store, strategy, problems, guided=guided, on_done=on_done)
 
 
 def is_solved(tree: Tree) -> bool:

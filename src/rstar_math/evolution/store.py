@@ -9,15 +9,16 @@ import json
 import os
 import sqlite3
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import sha256
+from itertools import repeat
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from rstar_math import __version__
 from rstar_math.errors import ConfigError, InputError, StoreError
+from rstar_math.evolution.packing import Packed, Result, packed, read_result
 from rstar_math.evolution.runfile import (
     APPLICATION,
     FORMAT,
@@ -28,21 +29,13 @@ from rstar_math.evolution.runfile import (
     opened,
     plain_errors,
 )
-from rstar_math.search import Choice, Tree, from_record, to_record
-from rstar_math.types import Cost, Problem, Question, Verdict
+from rstar_math.search import Choice, Tree, from_record
+from rstar_math.types import Problem, Question, Verdict
+
+__all__ = ["Result", "RunStore"]
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What one strategy came to on one problem, without its tree."""
-
-    problem: str
-    strategy: str
-    choice: Choice
-    verdict: Verdict | None
-    cost: Cost
-    failures: dict[str, int]
-    """Paths that ended without an answer, by reason."""
+INSERT = "INSERT INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
 class RunStore:
@@ -107,13 +100,18 @@ class RunStore:
             os.close(self._lock)
             self._lock = None
 
-    def add_problems(self, problems: Iterable[Problem]) -> None:
-        """Put problems into the run; those it has are left as they are.
+    def add_problems(
+        self, problems: Iterable[Problem], positions: Iterable[int] | None = None
+    ) -> None:
+        """Put problems into the run; those it has are left as they are. `positions`, counted from
+        1, are their places in a whole of which the run holds a part; by default the next ones.
 
-        Raises `InputError` where an id of the run stands for another question or reference now.
+        Raises `InputError` where an id of the run stands for another question or reference now, or
+        a place is taken.
         """
         with plain_errors(self.path), self._db:
-            for problem in problems:
+            places: Iterable[int | None] = repeat(None) if positions is None else positions
+            for problem, at in zip(problems, places, strict=False):
                 row = (problem.question.text, problem.reference)
                 sql = "SELECT question, reference FROM problems WHERE id = ?"
                 there = self._db.execute(sql, (problem.id,)).fetchone()
@@ -123,11 +121,17 @@ class RunStore:
                         "now; give a new --run, or ids that do not repeat."
                     )
                 if there is None:
-                    self._db.execute(
-                        "INSERT INTO problems (id, question, reference, source, level) "
-                        "VALUES (?, ?, ?, ?, ?)",
-                        (problem.id, *row, problem.source, problem.level),
+                    values = (at, problem.id, *row, problem.source, problem.level)
+                    added = self._db.execute(
+                        "INSERT INTO problems VALUES (?, ?, ?, ?, ?, ?) "
+                        "ON CONFLICT (position) DO NOTHING",
+                        values,
                     )
+                    if not added.rowcount:
+                        raise InputError(
+                            f"Place {at} of {self.path} holds another problem than {problem.id!r}; "
+                            "shards are parts of one list of problems."
+                        )
 
     def problems(self) -> list[Problem]:
         """All problems, in the order they were added."""
@@ -145,23 +149,38 @@ class RunStore:
         self, strategy: str, tree: Tree, choice: Choice, verdict: Verdict | None = None
     ) -> None:
         """Keep a finished search. When this returns it is on the disk."""
-        blob = zlib.compress(json.dumps(to_record(tree), ensure_ascii=False).encode(), 6)
+        self.keep(packed(strategy, tree, choice, verdict))
+
+    def keep(self, done: Packed) -> None:
+        """The same for one that was packed before, maybe on another machine."""
         with plain_errors(self.path), self._db:
             self._db.execute(
-                "INSERT INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    tree.question.id,
-                    strategy,
-                    choice.answer,
-                    choice.share,
-                    choice.node,
-                    json.dumps(choice.votes, ensure_ascii=False),
-                    None if verdict is None else verdict.value,
-                    json.dumps(asdict(tree.cost)),
-                    json.dumps(tree.failures()),
-                    blob,
-                ),
+                "INSERT INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", done.row()
             )
+
+    def take(self, rows: Iterable[tuple[Any, ...]]) -> tuple[int, int]:
+        """Add rows of another run's results, all or none; those of a search that the run has are
+        left out. How many were added, and how many of the others have another tree."""
+        added = differing = 0
+        with plain_errors(self.path), self._db:
+            for row in rows:
+                sql = "SELECT tree FROM results WHERE problem = ? AND strategy = ?"
+                there = self._db.execute(sql, row[:2]).fetchone()
+                if there is None:
+                    self._db.execute(INSERT, row)
+                    added += 1
+                else:
+                    differing += there[0] != row[-1]
+        return added, differing
+
+    def rows(self) -> Iterator[tuple[Any, ...]]:
+        """All results as they lie in the file, in the order in which they were kept."""
+        with plain_errors(self.path):
+            yield from self._db.execute("SELECT * FROM results ORDER BY rowid")
+
+    def places(self) -> list[int]:
+        """The places of all problems, in their order; see `add_problems`."""
+        return [row[0] for row in self._rows("SELECT position FROM problems ORDER BY position")]
 
     def strategies(self) -> list[str]:
         """Names of the strategies that have results, in order of their first one."""
@@ -175,9 +194,9 @@ class RunStore:
             "FROM results r JOIN problems p ON p.id = r.problem WHERE strategy = ? "
             "ORDER BY position"
         )
-        for row in self._rows(sql, strategy):
-            with plain_errors(self.path):
-                yield _result(strategy, row)
+        with plain_errors(self.path):
+            for row in self._db.execute(sql, (strategy,)):
+                yield read_result(strategy, row)
 
     def tree(self, problem: str, strategy: str) -> Tree:
         """The tree of one result. Raises `StoreError` where it is damaged, `InputError` where there
@@ -272,16 +291,3 @@ class RunStore:
                     f"{self.path} was made with {key} = {before.get(key)!r} and now it is "
                     f"{wanted.get(key)!r}; {remedy}, or give a new --run."
                 )
-
-
-def _result(strategy: str, row: Sequence[Any]) -> Result:
-    """A row of results, read."""
-    problem, answer, share, node, votes, verdict, cost, failures = row
-    return Result(
-        problem=problem,
-        strategy=strategy,
-        choice=Choice(answer, node, share, json.loads(votes)),
-        verdict=None if verdict is None else Verdict(verdict),
-        cost=Cost(**json.loads(cost)),
-        failures=json.loads(failures),
-    )

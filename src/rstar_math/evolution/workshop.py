@@ -12,12 +12,12 @@ from rstar_math.evaluation.metrics import summarise
 from rstar_math.evolution import gate, gathering, searching
 from rstar_math.evolution.journal import Facts, Journal, digest
 from rstar_math.evolution.models import Made, Pair, config_of
+from rstar_math.evolution.packing import Packed
 from rstar_math.evolution.recipe import Recipe
 from rstar_math.evolution.store import RunStore
 from rstar_math.evolution.watching import Budget, Watch
 from rstar_math.search.strategy import Strategy
-from rstar_math.solver import Solution
-from rstar_math.types import Problem, Verdict
+from rstar_math.types import Problem
 
 GREEDY = Strategy("greedy")
 
@@ -108,10 +108,9 @@ class Workshop:
                 done = sum(len(store.done(strategy.name)) for strategy in strategies)
         self.watch.begin(stage, what, len(problems) * len(strategies), done)
 
-        def on_done(problem: Problem, solution: Solution, verdict: Verdict | None) -> None:
-            solved = verdict is Verdict.RIGHT or searching.is_solved(solution.tree)
-            tokens = solution.tree.cost.sampled_tokens
-            self.watch.advance(problem, solved=solved, tokens=tokens)
+        def on_done(problem: Problem, done: Packed) -> None:
+            tokens = done.result.cost.sampled_tokens
+            self.watch.advance(problem, solved=done.solved, tokens=tokens)
             self.budget.charge(tokens)
 
         return on_done

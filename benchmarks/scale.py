@@ -1,0 +1,382 @@
+"""From one worker to many: scaling, the driver's own load, and a run of 100,000 problems.
+
+    python benchmarks/scale.py [--json] [--part scaling|driver|store|simulation ...]
+                               [--problems 100000] [--nodes 500] [--cluster ADDRESS]
+
+scaling     The project's own `Dispatch` over 1, 2, 4 and 8 workers in this process, each a `Solver`
+            of its own with 4 searches in flight, on one scripted HTTP server that takes its time
+            (--delay seconds a request) and never fills up. The time is waiting: on one core it
+            shows that the driver and the hand-out do not get in the way, not that eight workers
+            do eight times the computing. With --cluster the same over the workers of a Ray cluster.
+driver      512 simulated workers hand in packed searches of --nodes nodes as fast as the driver
+            takes them: back through pickle as from another process, into a run on this disk.
+simulation  The discrete-event simulation of `rstar plan` against the real run of one worker above,
+            and of 8 to 512 workers of 8 cores with a replica each, with the driver as measured.
+store       --problems problems through a run of small trees: added, opened again at every tenth,
+            some searches kept one by one and the others in lots, then summed up and merged; memory,
+            times and bytes a tree. Wall times hold the disk's, `cpu` is our own.
+
+The last line with --json is one object of named figures:
+
+    efficiency_2, _4, _8          problems a second over so many times those of one worker
+    scaling_cores                 cores that this process may use
+    driver_trees_a_minute         finished trees that one driver takes in
+    driver_ms                     its processor time for one, with the time of the disk in
+                                  driver_wall_ms; pack_ms is what the worker pays for packing it
+    tree_bytes                    of the run file, a tree of --nodes nodes
+    simulated_over_real           seconds, simulation over real run
+    simulated_efficiency_N        problems a second over N times those of one worker
+    store_*_first, _middle, _last   with a tenth, a half and nine tenths of the problems finished
+    store_*                         of the whole
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import pickle
+import random
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rstar_math.cluster import searching
+from rstar_math.cluster.capacity import habits_of, load_of
+from rstar_math.cluster.dispatch import Dispatch
+from rstar_math.cluster.simulation import simulate
+from rstar_math.cluster.timeline import Engine, Load, Machines
+from rstar_math.config import Config, load_config
+from rstar_math.evaluation.metrics import summarise
+from rstar_math.evolution.fill import Here, conditions, fill
+from rstar_math.evolution.packing import Packed, packed
+from rstar_math.evolution.shards import merge
+from rstar_math.evolution.store import RunStore
+from rstar_math.search import Choice, Tree
+from rstar_math.search.strategy import Strategy
+from rstar_math.seeding import derive
+from rstar_math.solver import Solver
+from rstar_math.testing import serving
+from rstar_math.types import Execution, ExecutionStatus, Problem, Question, Step, Verdict
+
+MCTS = Strategy("mcts")
+FLIGHT = 4
+HANDS = 512
+CANDIDATES = 4
+WORDS = [
+    f"{a}{b}{c}" for a in "bdfgkl" for b in ("a", "en", "or", "ist") for c in ("", "ed", "ing")
+]
+
+
+def answer(body: Mapping[str, Any]) -> list[str]:
+    """A running sum in prose, a number a step, sometimes off by a little; then the answer."""
+    prompt = str(body["prompt"]).rpartition("Question: ")[2]
+    done = prompt.count("<step/>")
+    rng = random.Random(derive(body["seed"], prompt))
+    if done == 3:
+        return [f"It is \\boxed{{{15 + rng.choice((0, 0, 1))}}}.\n<answer/>"] * body["n"]
+    return [f"# So far {rng.randrange(30)} of {done}.\n<step/>" for _ in range(body["n"])]
+
+
+def problems(count: int, start: int = 0) -> list[Problem]:
+    """Additions."""
+    text = "Task {}: add 3, 5 and 7, and say how it was done, step by step, in words."
+    return [Problem(Question(f"p{i}", text.format(i)), "15") for i in range(start, start + count)]
+
+
+class Cheap:
+    """An Executor that is not asked to run anything here."""
+
+    async def run(self, prefix: Sequence[Step], step: Step) -> Execution:
+        """See `protocols.Executor`."""
+        return Execution(ExecutionStatus.OK)
+
+
+class LocalHand:
+    """A worker in this process."""
+
+    def __init__(self, name: str, solver: Solver) -> None:
+        self.name, self.node = name, "here"
+        self._here = Here(solver)
+
+    def room(self, strategy: Strategy) -> int:
+        """See `dispatch.Hand`."""
+        return FLIGHT
+
+    async def search(self, problem: Problem, strategy: Strategy, *, guided: bool) -> Packed:
+        """See `dispatch.Hand`."""
+        async for _, found in self._here.finished([problem], strategy, guided=guided):
+            return found
+        raise AssertionError
+
+
+def config(url: str) -> Config:
+    """How the scripted server is searched with."""
+    settings = ["search.rollouts=2", f"search.candidates={CANDIDATES}", "grading.workers=1"]
+    settings += ["policy.prompt=trained", f"search.trees={FLIGHT}", "sandbox.workers=1"]
+    return load_config(None, settings, model=url)
+
+
+async def scaled(workers: int, count: int, url: str, run: Path) -> tuple[float, float]:
+    """Seconds, and our own processor seconds, for so many problems by so many workers in this
+    process."""
+    how = config(url)
+    solvers = [Solver(how, executor=Cheap()) for _ in range(workers)]
+    dispatch = Dispatch()
+    for number, solver in enumerate(solvers):
+        await solver.__aenter__()
+        await solver.judge("1", "1")
+        dispatch.join(LocalHand(f"w{number}", solver))
+    try:
+        with RunStore.open(run, conditions(how, guided=False)) as store:
+            store.add_problems(problems(count))
+            began, cpu = time.monotonic(), time.thread_time()
+            async for _, one in dispatch.finished(problems(count), MCTS, guided=False):
+                store.keep(one)
+            return time.monotonic() - began, time.thread_time() - cpu
+    finally:
+        for solver in solvers:
+            await solver.__aexit__(None, None, None)
+
+
+def scaling(folder: Path, delay: float) -> dict[str, float]:
+    """Problems a second by workers, and the simulation of one worker's run."""
+    found: dict[str, float] = {"scaling_cores": len(os.sched_getaffinity(0))}
+    rates: dict[int, float] = {}
+    with serving(answer, delay_s=delay) as fake:
+        for workers in (1, 2, 4, 8):
+            run, count = folder / f"scaling-{workers}", 2 * FLIGHT * workers
+            seconds, cpu = asyncio.run(scaled(workers, count, fake.url, run))
+            rates[workers] = count / seconds
+            found[f"efficiency_{workers}"] = round(rates[workers] / rates[1] / workers, 3)
+            if workers == 1:
+                load = load_of(habits_of(run), count, 2, CANDIDATES)
+                engine = Engine(10**6, load.tokens / delay, 1e12)
+                load = Load(count, load.calls, load.samples, load.tokens, 0.0, 0.0)
+                nodes = count * load.calls * load.samples
+                own = {"node_ms": 1000 * cpu / nodes, "keep_ms": 0.0}
+                machines = Machines(engine, in_flight=FLIGHT, **own)
+                played = simulate(load, machines)
+                found["simulated_over_real"] = round(played.seconds / seconds, 3)
+            note(f"{workers} workers: {rates[workers]:.2f} problems/s")
+    return found
+
+
+async def on_ray(address: str, delay: float, folder: Path) -> dict[str, float]:
+    """Problems a second of the workers that a Ray cluster has."""
+    count = 64
+    with serving(answer, delay_s=delay) as fake:
+        how = config(fake.url)
+        async with searching(how, address) as searchers:
+            with RunStore.open(folder / "ray", conditions(how, guided=False)) as store:
+                store.add_problems(problems(count))
+                began = time.monotonic()
+                await fill(searchers, store, MCTS, problems(count))
+                return {"ray_problems_a_second": round(count / (time.monotonic() - began), 2)}
+
+
+def big_tree(question: Question, nodes: int, seed: int) -> Tree:
+    """A tree as large as real ones: steps of some 250 characters with what they printed, in words
+    that repeat less than a model's do (a real run takes 35 to 60 bytes a node)."""
+    rng = random.Random(seed)
+    tree = Tree(question)
+    ran = Execution(ExecutionStatus.OK, stdout="12\n")
+    for number in range(nodes):
+        value, rest = rng.randrange(10**9), rng.randrange(97)
+        prose = f"# {' '.join(rng.choices(WORDS, k=14))} {value}.\n"
+        code = (
+            f"total_{rest} = {value} + {number}\nrest = total_{rest} % {rest + 2}  # what stays\n"
+        )
+        step = Step(prose=prose, code=code, kind="code", execution=ran)
+        tree.add(max(0, number // 8 - 1), step)
+        tree.backup(len(tree) - 1, rng.choice((-1.0, 1.0)))
+    tree.rollouts = 16
+    tree.cost.sampled_tokens, tree.cost.calls = 60 * nodes, nodes // 8
+    return tree
+
+
+class Ready:
+    """A simulated worker whose searches are done: it hands in pickled ones."""
+
+    def __init__(self, name: str, searches: Sequence[bytes]) -> None:
+        self.name, self.node = name, "simulated"
+        self._searches = searches
+
+    def room(self, strategy: Strategy) -> int:
+        """See `dispatch.Hand`."""
+        return 2 * FLIGHT
+
+    async def search(self, problem: Problem, strategy: Strategy, *, guided: bool) -> Packed:
+        """See `dispatch.Hand`."""
+        await asyncio.sleep(0)
+        number = int(problem.id[1:])
+        found: Packed = pickle.loads(self._searches[number])
+        return found
+
+
+async def driven(searches: list[bytes], store: RunStore) -> tuple[float, float]:
+    """Wall and processor seconds of the driver for so many finished searches."""
+    dispatch = Dispatch()
+    for number in range(HANDS):
+        dispatch.join(Ready(f"w{number}", searches))
+    wall, cpu = time.monotonic(), time.process_time()
+    async for _, one in dispatch.finished(problems(len(searches)), MCTS, guided=False):
+        store.keep(one)
+    return time.monotonic() - wall, time.process_time() - cpu
+
+
+def driver(folder: Path, nodes: int, count: int = 2000) -> dict[str, float]:
+    """The driver's own load."""
+    given = problems(count)
+    kinds = [big_tree(given[0].question, nodes, seed) for seed in range(8)]
+    began = time.process_time()
+    searches = []
+    for problem in given:
+        tree = kinds[len(searches) % len(kinds)]
+        tree.question = problem.question
+        one = packed("mcts", tree, Choice("7", 1, 1.0, {"7": 3.0}), Verdict.RIGHT)
+        searches.append(pickle.dumps(one))
+    pack = (time.process_time() - began) / count
+    path = folder / "driver"
+    with RunStore.open(path, {"x": 1}) as store:
+        store.add_problems(given)
+        before = path.stat().st_size
+        wall, cpu = asyncio.run(driven(searches, store))
+    note(f"driver: {60 * count / wall:.0f} trees a minute")
+    return {
+        "driver_trees_a_minute": round(60 * count / wall),
+        "driver_ms": round(1000 * cpu / count, 3),
+        "driver_wall_ms": round(1000 * wall / count, 3),
+        "pack_ms": round(1000 * pack, 2),
+        "tree_nodes": nodes,
+        "tree_bytes": round((path.stat().st_size - before) / count),
+        "pickled_bytes": round(sum(map(len, searches)) / count),
+    }
+
+
+def simulation(keep_ms: float) -> dict[str, float]:
+    """Workers of 8 cores with a replica each, by the simulation."""
+    found: dict[str, float] = {}
+    one = 0.0
+    for workers in (1, 8, 64, 512):
+        load = Load(400 * workers, calls=64, samples=8, tokens=60, programs=0.8)
+        machines = Machines(Engine(256, 72, 4320), workers, 8 * workers, workers, keep_ms=keep_ms)
+        played = simulate(load, machines)
+        rate = load.problems / played.seconds
+        one = one or rate
+        found[f"simulated_efficiency_{workers}"] = round(rate / one / workers, 3)
+        found[f"simulated_driver_busy_{workers}"] = round(played.busy["driver"], 4)
+        found[f"simulated_trees_a_minute_{workers}"] = round(60 * rate)
+    return found
+
+
+def memory() -> float:
+    """Megabytes that this process holds now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
+APPENDS = 50
+"""Searches that are kept one by one at each tenth; the others are taken in as a merge does it."""
+
+
+def store(folder: Path, count: int, nodes: int) -> dict[str, float]:
+    """A run of many problems; the trees are small, so that the disk is not what is measured."""
+    path = folder / "store"
+    found: dict[str, float] = {"store_problems": count}
+    given = problems(count)
+    began = time.monotonic()
+    with RunStore.open(path, {"x": 1}) as run:
+        run.add_problems(given)
+    found["store_add_s"] = round(time.monotonic() - began, 2)
+    shuffled = random.Random(1).sample(given, count)
+    for part in range(10):
+        batch = shuffled[part * count // 10 : (part + 1) * count // 10]
+        figures = tenth(path, batch, nodes, given[:100])
+        if part in (1, 5, 9):
+            name = {1: "first", 5: "middle", 9: "last"}[part]
+            found |= {f"store_{key}_{name}": value for key, value in figures.items()}
+        note(f"store: {(part + 1) * count // 10} of {count}")
+    found["store_bytes_a_tree"] = round(path.stat().st_size / count)
+    with RunStore.read(path) as run:
+        before, began = memory(), time.monotonic()
+        assert summarise("mcts", run.results("mcts")).problems == count
+        found["store_summary_s"] = round(time.monotonic() - began, 2)
+        found["store_summary_memory_mb"] = round(memory() - before, 1)
+    before, began = memory(), time.monotonic()
+    merge(folder / "merged", [path])
+    found["store_merge_s"] = round(time.monotonic() - began, 2)
+    found["store_merge_memory_mb"] = round(memory() - before, 1)
+    return found
+
+
+def tenth(
+    path: Path, batch: Sequence[Problem], nodes: int, begun: Sequence[Problem]
+) -> dict[str, float]:
+    """Open a run again and add a tenth of its searches; what it took."""
+    small = big_tree(batch[0].question, nodes, 0)
+    choice = Choice("7", 1, 1.0, {"7": 3.0})
+    row = packed("mcts", small, choice, Verdict.RIGHT).row()
+    began, cpu = time.monotonic(), time.process_time()
+    with RunStore.open(path, {"x": 1}) as run:
+        run.add_problems(begun)
+        done = len(run.done("mcts"))
+        resume, resume_cpu = time.monotonic() - began, time.process_time() - cpu
+        began, cpu = time.monotonic(), time.process_time()
+        for problem in batch[:APPENDS]:
+            small.question = problem.question
+            run.put("mcts", small, choice, Verdict.RIGHT)
+        append, append_cpu = time.monotonic() - began, time.process_time() - cpu
+        for start in range(APPENDS, len(batch), 500):
+            run.take([(problem.id, *row[1:]) for problem in batch[start : start + 500]])
+        return {
+            "done": done,
+            "resume_ms": round(1000 * resume, 1),
+            "resume_cpu_ms": round(1000 * resume_cpu, 1),
+            "append_ms": round(1000 * append / APPENDS, 3),
+            "append_cpu_ms": round(1000 * append_cpu / APPENDS, 3),
+            "memory_mb": round(memory(), 1),
+        }
+
+
+def note(line: str) -> None:
+    """A line on stderr."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--part", action="append", default=None)
+    parser.add_argument("--problems", type=int, default=100_000)
+    parser.add_argument("--nodes", type=int, default=500)
+    parser.add_argument("--delay", type=float, default=0.75)
+    parser.add_argument("--folder", type=Path, default=None)
+    parser.add_argument("--cluster", default=None)
+    args = parser.parse_args()
+    parts = args.part or ["scaling", "driver", "simulation", "store"]
+    found: dict[str, float] = {}
+    with tempfile.TemporaryDirectory(prefix="rstar-scale-", dir=args.folder) as name:
+        folder = Path(name)
+        if "scaling" in parts:
+            found |= scaling(folder, args.delay)
+        if args.cluster is not None:
+            found |= asyncio.run(on_ray(args.cluster, args.delay, folder))
+        if "driver" in parts:
+            found |= driver(folder, args.nodes)
+        if "simulation" in parts:
+            found |= simulation(found.get("driver_ms", 2.0))
+        if "store" in parts:
+            found |= store(folder, args.problems, nodes=20)
+    for key, value in found.items():
+        print(f"{key:30} {value}")
+    if args.json:
+        print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""A worker as an actor of Ray, and the way into a cluster and out of it."""
+
+import asyncio
+import contextlib
+import io
+import os
+import socket
+import threading
+from importlib import import_module
+from typing import Any, TextIO
+
+from rstar_math.cluster.dispatch import WorkerLost
+from rstar_math.cluster.worker import Papers, Worker, room
+from rstar_math.config import Config
+from rstar_math.errors import ClusterError, MissingExtra, RstarError
+from rstar_math.evolution.packing import Packed
+from rstar_math.search.strategy import Strategy
+from rstar_math.types import Problem
+
+REACH_S = 10.0
+"""Longest wait for a cluster to answer at its address."""
+
+
+class WithoutRay(io.TextIOBase):
+    """Standard output without what Ray's threads print there, such as a dead node's log."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """See `io.TextIOBase`."""
+        mute = threading.current_thread().name.startswith("ray_")
+        return len(text) if mute else self._stream.write(text)
+
+    def flush(self) -> None:
+        """See `io.TextIOBase`."""
+        self._stream.flush()
+
+    def isatty(self) -> bool:
+        """See `io.TextIOBase`."""
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        """See `io.TextIOBase`."""
+        return self._stream.fileno()
+
+
+class RayHand:
+    """A worker on a node."""
+
+    def __init__(self, actor: Any, name: str, node: str, config: Config) -> None:
+        self.name = name
+        self.node = node
+        self._actor = actor
+        self._config = config
+
+    def room(self, strategy: Strategy) -> int:
+        """See `dispatch.Hand`."""
+        return room(self._config, strategy)
+
+    async def search(self, problem: Problem, strategy: Strategy, *, guided: bool) -> Packed:
+        """See `dispatch.Hand`."""
+        found = await asked(self._actor.search.remote(problem, strategy, guided))
+        if isinstance(found, RstarError):
+            raise found
+        assert isinstance(found, Packed)
+        return found
+
+    async def open(self) -> Papers:
+        """What it says of itself, once it is ready. Raises `RstarError` or `WorkerLost`."""
+        found = await asked(self._actor.open.remote())
+        if isinstance(found, RstarError):
+            raise found
+        assert isinstance(found, Papers)
+        return found
+
+    def end(self) -> None:
+        """Kill it; harmless where it is dead."""
+        with contextlib.suppress(Exception):
+            import_module("ray").kill(self._actor, no_restart=True)
+
+
+async def asked(reference: Any) -> Any:
+    """What an actor answers. Raises `WorkerLost` where it is gone; a cancellation is passed on."""
+    exceptions = import_module("ray.exceptions")
+    try:
+        return await reference
+    except asyncio.CancelledError:
+        with contextlib.suppress(Exception):
+            import_module("ray").cancel(reference)
+        raise
+    except exceptions.RayError as error:
+        text = str(error).strip().splitlines() or [type(error).__name__]
+        raise WorkerLost(f"{type(error).__name__}: {text[0]}") from error
+
+
+def connect(address: str) -> None:
+    """Join a Ray cluster as its driver. Raises `MissingExtra` or `ClusterError`."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        ray = import_module("ray")
+    except ImportError as error:
+        raise MissingExtra(
+            "--cluster needs Ray, here and on all nodes: pip install 'rstar-math[ray]'"
+        ) from error
+    try:
+        if address != "auto":
+            reach(address)
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    except Exception as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ClusterError(
+            f"There is no Ray cluster at {address} ({reason[0]}); start one with: ray start --head"
+        ) from error
+
+
+def reach(address: str) -> None:
+    """Raise `OSError` where nobody listens: Ray would wait for minutes. `ValueError` where it is no
+    address."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=REACH_S):
+        pass
+
+
+def start(config: Config, node: str, cores: int) -> Any:
+    """An actor on a node; it starts when the node has the cores to give."""
+    ray = import_module("ray")
+    strategies = import_module("ray.util.scheduling_strategies")
+    return (
+        ray.remote(Worker)
+        .options(
+            num_cpus=cores,
+            max_concurrency=4096,
+            max_restarts=0,
+            scheduling_strategy=strategies.NodeAffinitySchedulingStrategy(node, soft=False),
+        )
+        .remote(config, cores)
+    )
+
+
+def disconnect() -> None:
+    """Leave the cluster; what Ray prints then is as mute as its threads are."""
+    thread = threading.current_thread()
+    name, thread.name = thread.name, "ray_leaving"
+    try:
+        import_module("ray").shutdown()
+    finally:
+        thread.name = name

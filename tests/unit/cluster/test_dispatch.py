@@ -1,0 +1,237 @@
+"""Problems over workers that come and go: nothing lost, nothing doubled, nobody overworked."""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rstar_math.cluster.dispatch import LOSSES, Dispatch, WorkerLost
+from rstar_math.errors import ClusterError, ModelRefused, ModelUnreachable, RstarError
+from rstar_math.evolution.packing import Packed, packed
+from rstar_math.search import Choice, Tree
+from rstar_math.search.strategy import Strategy
+from rstar_math.types import Problem, Question, Step
+
+STRATEGY = Strategy("mcts")
+
+
+def problems(count: int) -> list[Problem]:
+    return [Problem(Question(f"p{i}", f"What is {i}?"), str(i)) for i in range(count)]
+
+
+def answered(problem: Problem) -> Packed:
+    tree = Tree(problem.question)
+    tree.add(0, Step(prose=f"It is {problem.reference}", kind="answer", answer=problem.reference))
+    return packed("mcts", tree, Choice(problem.reference, 1, 1.0, {}), None)
+
+
+class Hand:
+    """A worker that takes some turns of the loop for a search, and dies or fails as told."""
+
+    def __init__(self, name: str, room: int = 3, seed: int = 0, dies_after: int | None = None):
+        self.name, self.node, self._room = name, f"node-{name}", room
+        self._rng = random.Random(seed)
+        self._left = dies_after
+        self.under_way = self.most = self.begun = 0
+        self.error: RstarError | None = None
+        self.poison: str | None = None
+        self.dead = False
+
+    def room(self, strategy: Strategy) -> int:
+        return self._room
+
+    async def search(self, problem: Problem, strategy: Strategy, *, guided: bool) -> Packed:
+        self.begun += 1
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        try:
+            for _ in range(self._rng.randrange(1, 6)):
+                await asyncio.sleep(0)
+                if self.dead:
+                    raise WorkerLost("it died")
+            if self._left is not None:
+                self._left -= 1
+                self.dead = self._left < 0
+            if problem.id == self.poison:
+                self.dead = True
+            if self.dead:
+                raise WorkerLost("it died")
+            if self.error is not None:
+                raise self.error
+            return answered(problem)
+        finally:
+            self.under_way -= 1
+
+
+def searched(dispatch: Dispatch, given_problems: list[Problem]) -> list[str]:
+    """Ids in the order in which they were finished; each with the tree of its own question."""
+
+    async def once() -> list[str]:
+        found = []
+        async for problem, one in dispatch.finished(given_problems, STRATEGY, guided=False):
+            assert one == answered(problem)
+            found.append(problem.id)
+        return found
+
+    return asyncio.run(asyncio.wait_for(once(), 20))
+
+
+@given(
+    count=st.integers(0, 40),
+    deaths=st.lists(st.integers(0, 8), max_size=4),
+    room=st.integers(1, 5),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=60, deadline=None)
+def test_each_problem_is_finished_once_whoever_dies(
+    count: int, deaths: list[int], room: int, seed: int
+) -> None:
+    dispatch = Dispatch()
+    hands = [Hand(f"m{i}", room, seed + i, after) for i, after in enumerate(deaths)]
+    hands.append(Hand("steady", room, seed))
+    for hand in hands:
+        dispatch.join(hand)
+    try:
+        found = searched(dispatch, problems(count))
+    except ClusterError:
+        assert len(deaths) >= LOSSES
+    else:
+        assert Counter(found) == Counter(problem.id for problem in problems(count))
+    assert all(hand.most <= room for hand in hands)
+    assert all(hand.under_way == 0 for hand in hands)
+    progress = dispatch.progress.as_json()
+    assert progress["problems"] == count
+    assert sum(hand.begun for hand in hands) == count + progress["searched_again"]
+
+
+def test_a_worker_that_joins_late_is_given_work_and_one_that_leaves_is_not() -> None:
+    dispatch = Dispatch()
+    first, late = Hand("first", 2), Hand("late", 2)
+    dispatch.join(first)
+
+    async def once() -> list[str]:
+        found = []
+        async for problem, _ in dispatch.finished(problems(40), STRATEGY, guided=False):
+            found.append(problem.id)
+            if len(found) == 10:
+                dispatch.join(late)
+            if len(found) == 30:
+                dispatch.leave("first", "spot")
+                assert "first" not in dispatch
+                begun = first.begun
+        assert first.begun == begun
+        return found
+
+    found = asyncio.run(asyncio.wait_for(once(), 20))
+    assert sorted(found) == sorted(problem.id for problem in problems(40))
+    assert late.begun > 5
+    first_account, _ = dispatch.progress.as_json()["workers"]
+    assert first_account["left"] == "spot"
+
+
+def test_few_problems_are_spread_over_all_workers() -> None:
+    dispatch = Dispatch()
+    hands = [Hand(f"h{i}", room=8) for i in range(4)]
+    for hand in hands:
+        dispatch.join(hand)
+    searched(dispatch, problems(8))
+    assert [hand.begun for hand in hands] == [2, 2, 2, 2]
+
+
+def test_nothing_new_is_begun_while_the_writer_is_busy() -> None:
+    begun: list[str] = []
+
+    def source() -> Iterator[Problem]:
+        for problem in problems(50):
+            begun.append(problem.id)
+            yield problem
+
+    async def once() -> None:
+        dispatch = Dispatch()
+        for i in range(2):
+            dispatch.join(Hand(f"h{i}", room=3))
+        taken = 0
+        async for _ in dispatch.finished(source(), STRATEGY, guided=False):
+            taken += 1
+            for _ in range(30):
+                await asyncio.sleep(0)
+            assert len(begun) <= taken + 2 * 2 * 3
+
+    asyncio.run(asyncio.wait_for(once(), 20))
+    assert len(begun) == 50
+
+
+def test_a_problem_that_kills_its_workers_is_named() -> None:
+    dispatch = Dispatch()
+    for i in range(LOSSES + 1):
+        hand = Hand(f"h{i}", room=1)
+        hand.poison = "p3"
+        dispatch.join(hand)
+    with pytest.raises(ClusterError, match="'p3' was under way"):
+        searched(dispatch, problems(6))
+
+
+def test_a_worker_that_cannot_reach_the_model_is_put_aside() -> None:
+    dispatch = Dispatch()
+    cut_off, well = Hand("cut off"), Hand("well")
+    cut_off.error = ModelUnreachable("no route")
+    dispatch.join(cut_off)
+    dispatch.join(well)
+    assert len(searched(dispatch, problems(20))) == 20
+    assert "cut off" not in dispatch
+    assert dispatch.progress.as_json()["workers"][0]["left"] == "no route"
+
+
+def test_an_error_of_the_search_ends_it_after_what_was_finished() -> None:
+    dispatch = Dispatch()
+    refused, well = Hand("refused", room=1), Hand("well", room=1)
+    refused.error = ModelRefused("bad key")
+    dispatch.join(refused)
+    dispatch.join(well)
+    with pytest.raises(ModelRefused, match="bad key"):
+        searched(dispatch, problems(20))
+    alone = Dispatch()
+    cut_off = Hand("alone")
+    cut_off.error = ModelUnreachable("no route")
+    alone.join(cut_off)
+    with pytest.raises(ModelUnreachable, match="no route"):
+        searched(alone, problems(4))
+
+
+def test_a_search_that_is_left_ends_what_is_under_way() -> None:
+    hand = Hand("h", room=4)
+
+    async def once() -> None:
+        dispatch = Dispatch()
+        dispatch.join(hand)
+        found = dispatch.finished(problems(20), STRATEGY, guided=False)
+        await anext(found)
+        await found.aclose()
+        assert hand.under_way == 0
+        again = [p.id async for p, _ in dispatch.finished(problems(3), STRATEGY, guided=False)]
+        assert sorted(again) == ["p0", "p1", "p2"]
+
+    asyncio.run(asyncio.wait_for(once(), 20))
+
+
+def test_who_is_slow_is_named() -> None:
+    dispatch = Dispatch()
+    for i in range(3):
+        dispatch.join(Hand(f"h{i}"))
+    with suppress(StopAsyncIteration):
+        searched(dispatch, problems(30))
+    accounts = dispatch.progress.accounts
+    for account in accounts:
+        account.busy_s = 0.1 * account.done
+    accounts[1].busy_s *= 30
+    accounts[2].under_way["late"] = accounts[2].joined_at - 1000
+    assert dispatch.progress.slow_workers() == ["h1"]
+    (straggler,) = dispatch.progress.stragglers()
+    assert (straggler["problem"], straggler["worker"]) == ("late", "h2")
+    assert "3 workers" in dispatch.progress.line()
+    assert "1 stragglers" in dispatch.progress.line()
