@@ -118,7 +118,7 @@ def test_stopped_again_and_again_it_comes_to_the_same(
     run, stops = tmp_path / "run", 0
     while stops < 100:
         try:
-            asyncio.run(evolve(recipe, run, budget=Budget(tokens=900 + 331 * (stops % 7))))
+            asyncio.run(evolve(recipe, run, budget=Budget(tokens=1900 + 331 * (stops % 7))))
             break
         except BudgetSpent:
             stops += 1
