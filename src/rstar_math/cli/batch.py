@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from rstar_math.cli import show
 from rstar_math.config import Config
@@ -12,6 +13,7 @@ from rstar_math.errors import InputError
 from rstar_math.evaluation.metrics import Summary, summarise
 from rstar_math.evolution.fill import conditions, default_conditions, fill
 from rstar_math.evolution.store import RunStore
+from rstar_math.models.utilisation import Utilisation, observed
 from rstar_math.problems import read_problems
 from rstar_math.search.strategy import Strategy
 from rstar_math.solver import Solution, Solver
@@ -41,6 +43,8 @@ class OpenJob:
         self.job = job
         self.problems = problems
         self.store = store
+        self.servers: dict[str, Utilisation] = {}
+        """How busy the servers of each model were; of those that tell."""
 
     def done(self, strategy: Strategy) -> int:
         """How many of the job's problems a strategy has finished."""
@@ -60,10 +64,18 @@ class OpenJob:
         with show.err.status("loading the model ..."):
             solver = await Solver(config).__aenter__()
         try:
-            for strategy in self.job.strategies:
-                await self._one(strategy, solver)
+            async with observed(solver.servers) as self.servers:
+                for strategy in self.job.strategies:
+                    await self._one(strategy, solver)
         finally:
             await solver.__aexit__(None, None, None)
+        for name, use in self.servers.items():
+            show.err.print(f"{name}: {use.line()}", markup=False, soft_wrap=True)
+
+    def servers_json(self) -> dict[str, Any]:
+        """How busy the servers were, as a part of a report: empty where none tells."""
+        told = {name: use.as_json() for name, use in self.servers.items()}
+        return {"servers": told} if told else {}
 
     async def _one(self, strategy: Strategy, solver: Solver) -> None:
         """Do what is left of one strategy."""
@@ -73,7 +85,8 @@ class OpenJob:
             def note(problem: Problem, found: Solution, verdict: Verdict | None) -> None:
                 nonlocal right
                 right += verdict is Verdict.RIGHT
-                bar.update(bar.task_ids[0], advance=1, note=f"{right} right")
+                said = "".join(f"; {name}: {use.now()}" for name, use in self.servers.items())
+                bar.update(bar.task_ids[0], advance=1, note=f"{right} right{said}")
                 if self.job.show_each:
                     bar.console.print(show.verdict_line(problem, found.answer, verdict))
 

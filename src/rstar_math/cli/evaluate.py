@@ -118,6 +118,7 @@ def evaluate(
             "file": name,
             "run": run_file and str(run_file),
             "strategies": [row.as_json() for row in rows],
+            **opened.servers_json(),
         }
         if gates is not None:
             report["check"] = [gate.as_json() for gate in gates]

@@ -55,7 +55,7 @@ def search(
         run(opened.work(settings), kept=True)
         summary = opened.summary(chosen)
     if as_json:
-        print_json({"run": str(run_file), **summary.as_json()})
+        print_json({"run": str(run_file), **summary.as_json(), **opened.servers_json()})
         return
     from rstar_math.cli import show
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from rstar_math.config import Config
+from rstar_math.config.servers import VLLM
 from rstar_math.evolution.store import RunStore
 from rstar_math.search.strategy import WORDS, Strategy
 from rstar_math.solver import Solution, Solver
@@ -13,13 +14,14 @@ from rstar_math.types import Problem, Verdict
 
 OnDone = Callable[[Problem, Solution, Verdict | None], None]
 
-_CONNECTION = {"url", "api_key_env", "concurrency", "timeout_s", "retries"}
+_CONNECTION = {"url", "api_key_env", "concurrency", "timeout_s", "retries", "affinity"}
 _FREE = {
     "model": _CONNECTION,
     "discriminator": _CONNECTION,
     "search": {"trees", "strategy"},
     "sandbox": {"workers"},
     "grading": {"workers"},
+    "servers": {"command", "machine", "replicas", "gpus", "ppm_gpus", "start_s", "logs"},
 }
 """Options that change how fast a run goes and not what it finds."""
 
@@ -34,8 +36,11 @@ def conditions(config: Config, *, guided: bool) -> dict[str, Any]:
                 flat[f"{section}.{key}"] = value
     if config.model.embedded:
         flat["model.name"] = config.model.url
+    elif config.model.url.startswith(VLLM):
+        flat["model.name"] = " ".join(filter(None, (config.model.url, config.model.name)))
     second = config.discriminator.url
-    if second != "same" and config.discriminator.embedded and second != config.model.url:
+    placed = config.discriminator.embedded or second.startswith(VLLM)
+    if second != "same" and placed and second != config.model.url:
         flat["discriminator.url"] = second
     return flat
 
