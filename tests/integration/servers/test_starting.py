@@ -132,8 +132,7 @@ def test_a_start_that_is_cancelled_leaves_nothing(
     async def use() -> None:
         config = Config(model=ModelConfig(url=f"vllm:{checkpoint}"), servers=fake)
         starting = asyncio.create_task(connect(config.model, config.servers))
-        while not starting.done() and len(await asyncio.to_thread(_lines, begun)) < 3:
-            await asyncio.sleep(0.05)
+        await asyncio.to_thread(_wait_for_three, begun)
         starting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await starting
@@ -142,11 +141,16 @@ def test_a_start_that_is_cancelled_leaves_nothing(
     assert not any(map(is_running, begun()))
 
 
-def _lines(begun: Begun) -> list[int]:
-    try:
-        return begun()
-    except OSError:
-        return []
+def _wait_for_three(begun: Begun) -> None:
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        try:
+            if len(begun()) == 3:
+                return
+        except OSError:
+            pass
+        time.sleep(0.05)
+    pytest.fail("the fake has not begun")
 
 
 _RUN = """
@@ -183,23 +187,15 @@ def test_a_killed_warden_takes_the_server_with_it(
 ) -> None:
     """The server's main process, that is; vLLM's others then end by themselves."""
 
-    async def use() -> int:
+    async def use() -> None:
         async with serving_vllm(checkpoint, config=fake) as served:
             served.process.kill()
             await served.process.wait()
-            return begun()[0]
 
-    main = _main_of(begun, asyncio.run(use()))
-    assert ended_within([main])
-    for pid in begun():
-        if is_running(pid):
-            os.kill(pid, signal.SIGKILL)
-
-
-def _main_of(begun: Begun, first: int) -> int:
-    """The fake's own process: the lowest number."""
-    del first
-    return min(begun())
+    asyncio.run(use())
+    assert ended_within([min(begun())])
+    for pid in filter(is_running, begun()):
+        os.kill(pid, signal.SIGKILL)
 
 
 def test_what_is_wrong_with_an_order_is_said_before_anything_starts(
@@ -290,9 +286,7 @@ def test_a_server_that_died_is_started_anew_for_the_next(
         async with keeping():
             first = await connect(config, fake)
             os.kill(min(begun()), signal.SIGKILL)
-            until = time.monotonic() + 20
-            while any(map(is_running, begun())) and time.monotonic() < until:
-                await asyncio.sleep(0.05)
+            assert await asyncio.to_thread(ended_within, begun())
             with pytest.raises(ModelUnreachable):
                 await ask(first)
             await first.aclose()
