@@ -18,9 +18,9 @@ TROUBLE = (httpx.RequestError, TimeoutError)
 _OVERLOAD = frozenset({429, 503})
 _MAX_BYTES = 64 << 20
 """Largest reply read, in bytes: hundreds of samples of thousands of tokens."""
-_SPREAD = 0.5
-"""How much more than its share a server may have to do before trees that live there ask another.
-Chosen as the largest of 0.25, 0.5 and 1 that kept all busy in `benchmarks/affinity.py`."""
+SPREAD = 0.25
+"""How much more than its share a server may have to do before trees that live there ask another:
+of 0.25, 0.5, 1 and no bound that with the shortest time in `benchmarks/affinity.py`."""
 _PAUSE_S, _LONGEST_S = 0.5, 30.0
 """First and longest time that a server in trouble is left alone before it is probed."""
 _PROBE_S = 10.0
@@ -140,7 +140,7 @@ class Replicas:
         if not self._affinity or not tree:
             return min(fit, key=lambda r: r.outstanding)
         share = (sum(r.outstanding for r in fit) + tokens) / len(fit)
-        most = max((1 + _SPREAD) * share, 8 * tokens)
+        most = max((1 + SPREAD) * share, 8 * tokens)
         ranked = sorted(fit, key=lambda r: _rank(tree, r.url), reverse=True)
         chosen = next((r for r in ranked if r.outstanding + tokens <= most), ranked[0])
         self.moved += chosen is not ranked[0]

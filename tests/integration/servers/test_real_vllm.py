@@ -40,6 +40,7 @@ EXACT = ("--dtype", "float32")
 CPU = (
     *("--enforce-eager", "--max-model-len", "1024", "--block-size", "32"),
     *("--no-enable-chunked-prefill", "--max-num-batched-tokens", "8192"),
+    *("--num-gpu-blocks-override", "512"),
 )
 LONG = "Eve keeps a list of her numbers: " + ", ".join(str(n) for n in range(10, 60)) + ". "
 
@@ -176,13 +177,15 @@ def test_who_hangs_up_frees_the_server(two: Lease, runner: asyncio.Runner) -> No
         async with client(two, 0) as model:
             seen = Utilisation(model.replicas)
             asking = asyncio.ensure_future(
-                model.complete("Question: ", n=16, stop=[], max_tokens=900, temperature=3.0, seed=1)
+                model.complete("Question: ", n=64, stop=[], max_tokens=900, temperature=3.0, seed=1)
             )
-            await asyncio.sleep(1.0)
-            await seen.look()
+            while not asking.done() and not any(seen.running):
+                await asyncio.sleep(0.1)
+                await seen.look()
+            assert not asking.done()
             asking.cancel()
             await asyncio.gather(asking, return_exceptions=True)
-            for _ in range(20):
+            for _ in range(100):
                 await asyncio.sleep(0.2)
                 await seen.look()
                 if not seen.running[-1]:
@@ -190,14 +193,14 @@ def test_who_hangs_up_frees_the_server(two: Lease, runner: asyncio.Runner) -> No
             return seen.running
 
     running = runner.run(use())
-    assert running[0] > 0
+    assert max(running) > 0
     assert running[-1] == 0
 
 
 def problems(start: int, text: str = "") -> list[Problem]:
     return [
         Problem(Question(f"p{n}", f"{text}What is {n} + {n + 3}?"))
-        for n in range(start, start + 10)
+        for n in range(start, start + 16)
     ]
 
 
@@ -230,9 +233,10 @@ def test_prefix_affinity_in_figures(two: Lease, runner: asyncio.Runner) -> None:
     async def use(affinity: bool, text: str) -> None:
         async with client(two, affinity=affinity) as model:
             trees, seen = await searched(model, problems(0, text))
-            assert sum(len(tree["nodes"]) for tree in trees.values()) > 30
+            assert sum(len(tree["nodes"]) for tree in trees.values()) > 20
             rates[affinity] = seen.hit_rate
-            print(f"\naffinity {affinity}: {seen.line()}; moved {model.replicas.moved}")
+            asked = sum(one.queried - seen.first[url].queried for url, one in seen.last.items())
+            print(f"\naffinity {affinity}: {seen.line()}; moved {model.replicas.moved}; {asked}")
 
     runner.run(use(False, "Without: " + LONG))
     runner.run(use(True, "Together: " + LONG))

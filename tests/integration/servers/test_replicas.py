@@ -94,7 +94,7 @@ def test_a_busy_server_is_spared() -> None:
         moved = asyncio.run(use(fakes))
         counts = sorted(len(fake.requests) for fake in fakes)
     assert sum(counts) == 48
-    assert counts[2] <= 30, "half more than its share, and what came while it had time"
+    assert counts[2] <= 28, "a fourth more than its share, and what came while it had time"
     assert counts[1] >= 12
     assert moved > 0
 

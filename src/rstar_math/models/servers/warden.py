@@ -5,6 +5,7 @@
 A program of its own, of the standard library alone. It ends the server when it is told to (SIGTERM)
 or when the process PARENT is gone, however that ended: first politely, after GRACE_S seconds by
 force, and with all that the server has started, also what has left its session or lost its parent.
+A second process, the guard, kills the server's process group should the first be killed itself.
 Exits with the server's code, or 128 and the signal's number.
 """
 
@@ -30,6 +31,8 @@ def run(parent: int, grace_s: float, command: Sequence[str]) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
+    _guard(signals)
+
     def prepare() -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -50,6 +53,20 @@ def run(parent: int, grace_s: float, command: Sequence[str]) -> int:
             code = _reaped(server.pid)
     last = _end_all(server.pid)
     return code if code is not None else last
+
+
+def _guard(signals: set[signal.Signals]) -> None:
+    """Start the guard, which ends like all that is below this process."""
+    warden, group = os.getpid(), os.getpgrp()
+    if os.fork() != 0:
+        return
+    os.setsid()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+    while os.getppid() == warden:
+        time.sleep(_EVERY_S)
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, signal.SIGKILL)
+    os._exit(0)
 
 
 def _reaped(server: int) -> int | None:
