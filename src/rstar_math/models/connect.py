@@ -2,12 +2,15 @@
 
 import asyncio
 import os
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from rstar_math.config import ModelConfig
 from rstar_math.config.servers import VLLM, ServersConfig
 from rstar_math.errors import ConfigError
 from rstar_math.protocols import Completer
+
+if TYPE_CHECKING:
+    from rstar_math.models.http import HttpModel
 
 
 class Connection(Completer, Protocol):
@@ -54,40 +57,37 @@ async def connect(config: ModelConfig, servers: ServersConfig | None = None) -> 
 
         base, most = config.url.removeprefix("hf:"), config.context_tokens
         return await asyncio.to_thread(TransformersModel.load, base, limit=most)
-    from rstar_math.models.http import HttpModel, Retry, addresses
-
-    retry = Retry(tries=config.retries, timeout_s=config.timeout_s)
-    if config.url.startswith(VLLM):
-        from rstar_math.models.servers.shelf import policy_servers
-
-        lease = await policy_servers(config.url, servers or ServersConfig())
-        model = HttpModel(
-            ",".join(lease.urls),
-            name=config.name or lease.name,
-            key=lease.key,
-            concurrency=config.in_flight,
-            retry=retry,
-            affinity=config.affinity,
-            held=lease.end,
-        )
-    else:
-        if not all(one.startswith(("http://", "https://")) for one in addresses(config.url)):
-            raise ConfigError(
-                f"The model {config.url!r} is neither local, a .gguf file, hf:FOLDER, vllm:FOLDER "
-                "nor an address; give local, path/to/model.gguf, hf:path/to/checkpoint or "
-                "http://host:port/v1."
-            )
-        model = HttpModel(
-            config.url,
-            name=config.name,
-            key=os.environ.get(config.api_key_env),
-            concurrency=config.in_flight,
-            retry=retry,
-            affinity=config.affinity,
-        )
+    model = await _on_servers(config, servers or ServersConfig())
     try:
         await model.greet()
     except BaseException:
         await model.aclose()
         raise
     return model
+
+
+async def _on_servers(config: ModelConfig, servers: ServersConfig) -> "HttpModel":
+    """A client of the servers that an address names, or that are started for it."""
+    from rstar_math.models.http import HttpModel, Retry, addresses
+
+    url, name, key, held = config.url, config.name, os.environ.get(config.api_key_env), None
+    if url.startswith(VLLM):
+        from rstar_math.models.servers.shelf import policy_servers
+
+        lease = await policy_servers(url, servers)
+        url, name, key, held = ",".join(lease.urls), name or lease.name, lease.key, lease.end
+    elif not all(one.startswith(("http://", "https://")) for one in addresses(url)):
+        raise ConfigError(
+            f"The model {url!r} is neither local, a .gguf file, hf:FOLDER, vllm:FOLDER nor an "
+            "address; give local, path/to/model.gguf, hf:path/to/checkpoint or "
+            "http://host:port/v1."
+        )
+    return HttpModel(
+        url,
+        name=name,
+        key=key,
+        concurrency=config.in_flight,
+        retry=Retry(tries=config.retries, timeout_s=config.timeout_s),
+        affinity=config.affinity,
+        held=held,
+    )

@@ -112,8 +112,8 @@ def test_without_affinity_the_one_with_least_to_do_is_asked() -> None:
 def test_a_server_that_dies_is_left_out_and_taken_back() -> None:
     async def use(fakes: list[FakeServer], stack: ExitStack, dying: ExitStack) -> Cost:
         async with client(fakes) as model:
-            homes = [model.replicas.pick(f"q{tree}", 9).url for tree in range(20)]
-            trees = [f"q{tree}" for tree in range(20) if homes[tree] == fakes[1].url]
+            homes = [model.replicas.pick(f"q{tree}", 9).url for tree in range(30)]
+            trees = [f"q{tree}" for tree in range(30) if homes[tree] == fakes[1].url]
             before = [await ask(model, tree) for tree in trees]
             port = fakes[1].port
             dying.close()
@@ -165,14 +165,14 @@ def test_what_one_server_fails_at_another_answers_at_once(fault: Any) -> None:
         patient = Retry(tries=0, timeout_s=5.0, pause_s=1000.0)
         async with client(fakes, retry=patient) as model:
             with metering() as cost:
-                for tree in range(6):
+                for tree in range(24):
                     await ask(model, f"q{tree}")
             return cost
 
     with fleet(2) as fakes:
         fakes[0].trouble = lambda body: fault
         cost = asyncio.run(use(fakes))
-    assert (cost.calls, cost.failures) == (6, 0)
+    assert (cost.calls, cost.failures) == (24, 0)
     assert cost.retries >= 1
 
 

@@ -56,6 +56,21 @@ class Served:
     process: asyncio.subprocess.Process = field(repr=False)
     keep_log: bool = True
 
+    async def answers(self) -> bool:
+        """Whether it lists its model."""
+        door = Replica(self.url, self.key, 1)
+        try:
+            reply = await door.get(f"{door.url}/models", 10.0)
+        except TROUBLE:
+            return False
+        finally:
+            await door.aclose()
+        listed = reply.json() if reply.status == 200 else None
+        entries = listed.get("data") if isinstance(listed, dict) else None
+        return isinstance(entries, list) and self.name in [
+            entry.get("id") for entry in entries if isinstance(entry, dict)
+        ]
+
     async def stop(self) -> None:
         """End it with all its processes; returns when they are gone. A cancellation does not keep
         it from being ended."""
@@ -222,10 +237,9 @@ async def _begin(
 
 async def _come_up(served: Served, start_s: float) -> None:
     """Wait until a server answers, to its key and with its model. Raises `ModelUnreachable`."""
-    door = Replica(served.url, served.key, 1)
     try:
         async with asyncio.timeout(start_s):
-            while not await _answers(door, served.name):
+            while not await served.answers():
                 if served.process.returncode is not None:
                     raise ModelUnreachable(
                         f"vllm serve ended with code {served.process.returncode} before it "
@@ -237,21 +251,6 @@ async def _come_up(served: Served, start_s: float) -> None:
             f"vllm serve did not answer within {start_s:.0f} s (servers.start_s): "
             f"{what_went_wrong(served.log)} (its log: {served.log})"
         ) from None
-    finally:
-        await door.aclose()
-
-
-async def _answers(door: Replica, name: str) -> bool:
-    """Whether a server lists a model."""
-    try:
-        reply = await door.get(f"{door.url}/models", 10.0)
-    except TROUBLE:
-        return False
-    listed = reply.json() if reply.status == 200 else None
-    entries = listed.get("data") if isinstance(listed, dict) else None
-    return isinstance(entries, list) and name in [
-        entry.get("id") for entry in entries if isinstance(entry, dict)
-    ]
 
 
 def _free_port() -> int:

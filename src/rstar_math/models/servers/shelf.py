@@ -112,7 +112,7 @@ async def lease(orders: Sequence[Order], config: ServersConfig) -> Lease:
     shelf = _shelf()
     async with shelf.lock:
         group = next((one for one in shelf.groups if one.orders == tuple(orders)), None)
-        if group is not None and any(s.process.returncode is not None for s in group.servers):
+        if group is not None and not await _all_answer(group):
             await _end(shelf, [group])
             group = group if group.users else None
         if group is None:
@@ -140,6 +140,11 @@ async def _started(orders: Sequence[Order], config: ServersConfig, key: str) -> 
         await asyncio.gather(*(server.stop() for server in servers))
         raise
     return servers
+
+
+async def _all_answer(group: _Group) -> bool:
+    """Whether servers that were started are still there."""
+    return all(await asyncio.gather(*(server.answers() for server in group.servers)))
 
 
 async def _end(shelf: Shelf, groups: Sequence[_Group]) -> None:
