@@ -23,6 +23,7 @@ import pytest
 
 from rstar_math.config import Config, load_config
 from rstar_math.config.servers import ServersConfig
+from rstar_math.models.affinity import belonging
 from rstar_math.models.http import HttpModel
 from rstar_math.models.servers.shelf import Lease, policy_servers
 from rstar_math.models.servers.warden import descendants
@@ -225,21 +226,36 @@ async def searched(
     return trees, use["policy"]
 
 
+async def grow(model: HttpModel, tree: str) -> None:
+    """The requests of a tree: layer by layer two prompts, which grow by a step."""
+    text = f"Question: {tree} {LONG}\n"
+    with belonging(tree):
+        for layer in range(6):
+            await asyncio.gather(
+                *(
+                    model.complete(
+                        f"{text}{part}", n=2, stop=[], max_tokens=8, temperature=1.0, seed=layer
+                    )
+                    for part in range(2)
+                )
+            )
+            text += f"# Step {layer} of tree {tree}: now add {layer + 3} to it.\n"
+
+
 def test_prefix_affinity_in_figures(two: Lease, runner: asyncio.Runner) -> None:
-    """The same kind of search without and with it; other questions, so that neither finds what the
-    other left in the caches."""
+    """Requests as searches ask them, without affinity and with it; other trees, so that neither
+    finds what the other left in the caches."""
     rates: dict[bool, float | None] = {}
 
-    async def use(affinity: bool, text: str) -> None:
+    async def use(affinity: bool) -> None:
         async with client(two, affinity=affinity) as model:
-            trees, seen = await searched(model, problems(0, text))
-            assert sum(len(tree["nodes"]) for tree in trees.values()) > 20
-            rates[affinity] = seen.hit_rate
-            asked = sum(one.queried - seen.first[url].queried for url, one in seen.last.items())
-            print(f"\naffinity {affinity}: {seen.line()}; moved {model.replicas.moved}; {asked}")
+            async with observed({"policy": model.replicas}, every_s=1.0) as seen:
+                await asyncio.gather(*(grow(model, f"{affinity}{at}") for at in range(16)))
+            rates[affinity] = seen["policy"].hit_rate
+            print(f"\naffinity {affinity}: {seen['policy'].line()}; moved {model.replicas.moved}")
 
-    runner.run(use(False, "Without: " + LONG))
-    runner.run(use(True, "Together: " + LONG))
+    runner.run(use(False))
+    runner.run(use(True))
     with_it, without = rates[True], rates[False]
     assert with_it is not None
     assert without is not None
