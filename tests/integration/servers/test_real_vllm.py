@@ -178,7 +178,7 @@ def test_who_hangs_up_frees_the_server(two: Lease, runner: asyncio.Runner) -> No
         async with client(two, 0) as model:
             seen = Utilisation(model.replicas)
             asking = asyncio.ensure_future(
-                model.complete("Question: ", n=64, stop=[], max_tokens=900, temperature=3.0, seed=1)
+                model.complete("Question: ", n=64, stop=[], max_tokens=900, temperature=2.0, seed=1)
             )
             while not asking.done() and not any(seen.running):
                 await asyncio.sleep(0.1)
