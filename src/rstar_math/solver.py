@@ -5,12 +5,13 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rstar_math.config import Config, ModelConfig, SearchConfig
 from rstar_math.errors import ConfigError, ModelError, RstarError
 from rstar_math.kit import Kit, judge
 from rstar_math.models import StepPolicy, connect
+from rstar_math.models.affinity import belonging
 from rstar_math.protocols import Completer, Executor, Grouper, Policy, Scorer, Verifier
 from rstar_math.search import Choice, Tree, pursue
 from rstar_math.search.pursue import answer_rule, choose
@@ -67,6 +68,9 @@ class Solver:
         """The model's name as its server gives it; None for parts of one's own."""
         self.discriminator_name: str | None = None
         """The same of the discriminator's, which may be the first."""
+        self.servers: dict[str, Any] = {}
+        """Of the models "policy", "discriminator" and "ppm" those that run on servers: their
+        `models.replicas.Replicas`, as `models.utilisation` takes them."""
         self._stack = AsyncExitStack()
         self._kit: Kit
 
@@ -101,7 +105,7 @@ class Solver:
             self._kit = Kit(self.config, policy, policy, executor, self.group, scorer)
             return
         if model is None:
-            model, self.model_name = await self._connected(self.config.model)
+            model, self.model_name = await self._connected(self.config.model, "policy")
         if second is None:
             second = await self._second_model(model)
         if scorer is None:
@@ -119,7 +123,13 @@ class Solver:
 
         scorer = await open_scorer(self.config)
         self._stack.push_async_callback(scorer.aclose)
+        self._note("ppm", scorer)
         return scorer
+
+    def _note(self, use: str, model: object) -> None:
+        """Remember the servers of a model that has any."""
+        if (replicas := getattr(model, "replicas", None)) is not None:
+            self.servers[use] = replicas
 
     async def _second_model(self, first: Completer) -> Completer:
         """The discriminator's model: the first one, or one of its own."""
@@ -129,15 +139,16 @@ class Solver:
             self.discriminator_name = self.model_name
             return first
         try:
-            found, self.discriminator_name = await self._connected(second)
+            found, self.discriminator_name = await self._connected(second, "discriminator")
         except ModelError as error:
             raise type(error)(str(error).replace("--model", "--discriminator")) from error
         return found
 
-    async def _connected(self, config: ModelConfig) -> tuple[Completer, str]:
+    async def _connected(self, config: ModelConfig, use: str) -> tuple[Completer, str]:
         """A model that is closed with the solver, and its name."""
-        connection = await connect(config)
+        connection = await connect(config, self.config.servers)
         self._stack.push_async_callback(connection.aclose)
+        self._note(use, connection)
         return connection, connection.name
 
     @property
@@ -175,15 +186,16 @@ class Solver:
         """
         tree = tree or Tree(question)
         search = search or self.config.search
-        choice = await pursue(
-            tree,
-            strategy,
-            self._kit.parts(strategy, search, verifier),
-            self._kit.search(strategy, search),
-            group=self.group,
-            on_rollout=on_progress,
-            review=self._kit.review(strategy, search),
-        )
+        with belonging(question.id):
+            choice = await pursue(
+                tree,
+                strategy,
+                self._kit.parts(strategy, search, verifier),
+                self._kit.search(strategy, search),
+                group=self.group,
+                on_rollout=on_progress,
+                review=self._kit.review(strategy, search),
+            )
         return Solution(question, tree, choice)
 
     async def choice(
@@ -254,4 +266,4 @@ class Solver:
             each = actions.votes + 2 * actions.candidates if model.embedded else 4
         else:
             each = search.in_flight * (search.candidates if model.embedded else 1)
-        return max(2, 2 * model.in_flight // each)
+        return max(2, 2 * model.in_flight * self.config.servers_of_policy // each)

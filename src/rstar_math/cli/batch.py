@@ -16,6 +16,7 @@ from rstar_math.evolution.fill import Searchers, conditions, default_conditions,
 from rstar_math.evolution.packing import Packed
 from rstar_math.evolution.shards import Shard, pin_shard
 from rstar_math.evolution.store import RunStore
+from rstar_math.models.utilisation import Utilisation, observed
 from rstar_math.problems import read_problems
 from rstar_math.search.strategy import Strategy
 from rstar_math.types import Problem, Verdict
@@ -50,6 +51,8 @@ class OpenJob:
         self.store = store
         self.workers: dict[str, Any] | None = None
         """How the workers of a cluster fared, once the work is done."""
+        self.servers: dict[str, Utilisation] = {}
+        """How busy the servers of each model were; of those that tell."""
 
     def done(self, strategy: Strategy) -> int:
         """How many of the job's problems a strategy has finished."""
@@ -74,12 +77,20 @@ class OpenJob:
         with show.err.status("loading the model ..."):
             searchers = await where.__aenter__()
         try:
-            for strategy in self.job.strategies:
-                await self._one(strategy, searchers)
+            async with observed(searchers.servers) as self.servers:
+                for strategy in self.job.strategies:
+                    await self._one(strategy, searchers)
         finally:
             await where.__aexit__(None, None, None)
             if (progress := progress_of(searchers)) is not None:
                 self.workers = progress.as_json()
+        for name, use in self.servers.items():
+            show.err.print(f"{name}: {use.line()}", markup=False, soft_wrap=True)
+
+    def servers_json(self) -> dict[str, Any]:
+        """How busy the servers were, as a part of a report: empty where none tells."""
+        told = {name: use.as_json() for name, use in self.servers.items()}
+        return {"servers": told} if told else {}
 
     async def _one(self, strategy: Strategy, searchers: Searchers) -> None:
         """Do what is left of one strategy."""
@@ -91,8 +102,9 @@ class OpenJob:
                 nonlocal right
                 verdict = done.result.verdict
                 right += verdict is Verdict.RIGHT
-                workers = f", {progress.line()}" if progress is not None else ""
-                bar.update(bar.task_ids[0], advance=1, note=f"{right} right{workers}")
+                said = f", {progress.line()}" if progress is not None else ""
+                said += "".join(f"; {name}: {use.now()}" for name, use in self.servers.items())
+                bar.update(bar.task_ids[0], advance=1, note=f"{right} right{said}")
                 if self.job.show_each:
                     answer = done.result.choice.answer
                     bar.console.print(show.verdict_line(problem, answer, verdict))

@@ -132,6 +132,7 @@ def evaluate(
             "run": run_file and str(run_file),
             "strategies": [row.as_json() for row in rows],
             **opened.cluster_json(),
+            **opened.servers_json(),
         }
         if gates is not None:
             report["check"] = [gate.as_json() for gate in gates]

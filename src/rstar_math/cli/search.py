@@ -60,7 +60,8 @@ def search(
         run(opened.work(settings), kept=True)
         summary = opened.summary(chosen)
     if as_json:
-        print_json({"run": str(run_file), **summary.as_json(), **opened.cluster_json()})
+        more = {**opened.cluster_json(), **opened.servers_json()}
+        print_json({"run": str(run_file), **summary.as_json(), **more})
         return
     from rstar_math.cli import show
 

@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Iterable
 from importlib import import_module
 from time import monotonic
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rstar_math import __version__
 from rstar_math.cluster.actors import RayHand, WithoutRay, connect, disconnect, start
@@ -73,6 +73,11 @@ class Workers:
     def discriminator_name(self) -> str | None:
         """See `Searchers`."""
         return self._papers.discriminator_name if self._papers else None
+
+    @property
+    def servers(self) -> dict[str, Any]:
+        """See `Searchers`: the workers have them."""
+        return {}
 
     def library_versions(self) -> dict[str, str]:
         """See `Searchers`: those of the nodes."""

@@ -6,14 +6,10 @@ speaks, the docstring says what the number was chosen for.
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-
-class Section(BaseModel):
-    """A frozen group of options; unknown keys are refused, field docstrings are the
-    descriptions."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+from rstar_math.config.section import Section as Section
+from rstar_math.config.servers import VLLM, ServersConfig
 
 
 class ModelConfig(Section):
@@ -21,15 +17,17 @@ class ModelConfig(Section):
 
     url: str = "local"
     """"local" (embedded SmolLM2-135M), a path to a .gguf file, hf:FOLDER (a checkpoint that
-    transformers runs in this process), or http://host:port/v1."""
+    transformers runs in this process), vllm:FOLDER (one that vLLM serves as long as it is needed,
+    section `servers`), or http://host:port/v1; several such with commas between them share the
+    work."""
     name: str | None = None
-    """Model name that the server knows; by default the only one it lists."""
+    """Model name, or LoRA adapter's, that the server knows; by default the only one it lists."""
     adapter: str | None = None
     """LoRA adapter for the embedded model: a .gguf file that `rstar deploy --adapter` wrote."""
     api_key_env: str = "OPENAI_API_KEY"
     """Environment variable that holds the server's key."""
     concurrency: int | None = Field(None, ge=1, le=4096)
-    """Most requests in flight at once to a server (by default 128; fewer while it answers 429 or
+    """Most requests in flight at once to each server (by default 128; fewer while it answers 429 or
     503); for the embedded model, samples decoded together (by default 32)."""
     context_tokens: int = Field(2048, ge=256)
     """Context of one sample in the embedded model, prompt and answer together."""
@@ -37,11 +35,24 @@ class ModelConfig(Section):
     """Longest time for one try of a request to a server; the embedded model is never given up."""
     retries: int = Field(4, ge=0)
     """Further tries after a refused or dropped connection or a 408, 429 or 5xx answer."""
+    affinity: bool = True
+    """Whether of several servers one gets all requests of a tree, whose prefix it then has in its
+    cache, as long as it has not more than its share to do; else the one with least to do."""
+
+    @field_validator("url", mode="before")
+    @classmethod
+    def _joined(cls, url: object) -> object:
+        return ",".join(map(str, url)) if isinstance(url, list | tuple) else url
 
     @property
     def embedded(self) -> bool:
         """Whether the model runs inside this process."""
-        return not self.url.startswith(("http://", "https://"))
+        return not self.url.startswith(("http://", "https://", VLLM))
+
+    @property
+    def addresses(self) -> int:
+        """How many servers `url` names."""
+        return len([part for part in self.url.split(",") if part.strip()])
 
     @property
     def in_flight(self) -> int:
@@ -114,8 +125,9 @@ class SearchConfig(Section):
     """What values steps: nothing, the model's own judgement (as in Tree of Thoughts), or a trained
     process preference model, `search.ppm`."""
     ppm: str | None = None
-    """A process preference model: the folder that `rstar train ppm` wrote, the .gguf file that
-    `rstar deploy` made of it, or http://host:port/v1 of a server that runs it."""
+    """A process preference model: the folder that `rstar train ppm` wrote, vllm:FOLDER, the .gguf
+    file that `rstar deploy` made of it, or http://host:port/v1 of a server that runs it (or of
+    several, with commas)."""
     ppm_head: str | None = None
     """For a server that gives hidden states (embeddings): the head, as the same folder or .gguf
     file; without it the server must have vLLM's /classify."""
@@ -248,3 +260,9 @@ class Config(Section):
     mutual: MutualConfig = MutualConfig()
     sandbox: SandboxConfig = SandboxConfig()
     grading: GradingConfig = GradingConfig()
+    servers: ServersConfig = ServersConfig()
+
+    @property
+    def servers_of_policy(self) -> int:
+        """How many servers share the policy's work; 1 for a model in this process."""
+        return self.servers.count if self.model.url.startswith(VLLM) else self.model.addresses

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 from typing import Any, Protocol
 
 from rstar_math.config import Config
+from rstar_math.config.servers import VLLM
 from rstar_math.evolution.packing import Packed, packed
 from rstar_math.evolution.store import RunStore
 from rstar_math.search.strategy import WORDS, Strategy
@@ -14,13 +15,14 @@ from rstar_math.types import Problem
 
 OnDone = Callable[[Problem, Packed], None]
 
-_CONNECTION = {"url", "api_key_env", "concurrency", "timeout_s", "retries"}
+_CONNECTION = {"url", "api_key_env", "concurrency", "timeout_s", "retries", "affinity"}
 _FREE = {
     "model": _CONNECTION,
     "discriminator": _CONNECTION,
     "search": {"trees", "strategy"},
     "sandbox": {"workers"},
     "grading": {"workers"},
+    "servers": {"command", "machine", "replicas", "gpus", "ppm_gpus", "start_s", "logs"},
 }
 """Options that change how fast a run goes and not what it finds."""
 
@@ -35,8 +37,11 @@ def conditions(config: Config, *, guided: bool) -> dict[str, Any]:
                 flat[f"{section}.{key}"] = value
     if config.model.embedded:
         flat["model.name"] = config.model.url
+    elif config.model.url.startswith(VLLM):
+        flat["model.name"] = " ".join(filter(None, (config.model.url, config.model.name)))
     second = config.discriminator.url
-    if second != "same" and config.discriminator.embedded and second != config.model.url:
+    placed = config.discriminator.embedded or second.startswith(VLLM)
+    if second != "same" and placed and second != config.model.url:
         flat["discriminator.url"] = second
     return flat
 
@@ -64,6 +69,11 @@ class Searchers(Protocol):
         """The same of the discriminator's."""
         ...
 
+    @property
+    def servers(self) -> dict[str, Any]:
+        """The replicas of those models that run on servers this process knows."""
+        ...
+
     def library_versions(self) -> dict[str, str]:
         """Versions of what model-written code runs with."""
         ...
@@ -81,6 +91,7 @@ class Here:
     def __init__(self, solver: Solver) -> None:
         self._solver = solver
         self.config = solver.config
+        self.servers = solver.servers
         self.library_versions = solver.library_versions
 
     @property

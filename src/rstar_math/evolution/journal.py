@@ -110,7 +110,7 @@ class Journal:
         path = self._manifest(name)
         if path.is_file():
             manifest = _read(path)
-            if manifest["inputs"] != given:
+            if not _agree(manifest["inputs"], given):
                 raise ConfigError(
                     f"The stage {name} of {self.folder} was made from other inputs "
                     f"({_difference(manifest['inputs'], given)}); give a new --run."
@@ -187,22 +187,31 @@ def _same_recipe(folder: Path, before: Any, now: Any) -> None:
     now = json.loads(json.dumps(now))
     rounds = len(before["rounds"])
     shorter = {**now, "rounds": now["rounds"][:rounds]}
-    if shorter != before:
+    if not _agree(before, shorter):
         raise ConfigError(
             f"{folder} was begun with another recipe ({_difference(before, shorter)}); set it "
             "back, or give a new --run."
         )
 
 
+def _agree(before: Any, now: Any) -> bool:
+    """Whether two JSON values are the same, but for options that a later version added."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        return all(key in now and _agree(value, now[key]) for key, value in before.items())
+    if isinstance(before, list) and isinstance(now, list):
+        return len(before) == len(now) and all(map(_agree, before, now))
+    return bool(before == now)
+
+
 def _difference(before: Any, now: Any, where: str = "") -> str:
     """Where two JSON values first differ, in words."""
     if isinstance(before, dict) and isinstance(now, dict):
-        for key in [*before, *(k for k in now if k not in before)]:
-            if before.get(key) != now.get(key):
+        for key in before:
+            if not _agree(before[key], now.get(key)):
                 return _difference(before.get(key), now.get(key), f"{where}.{key}".lstrip("."))
     if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
         for at, (a, b) in enumerate(zip(before, now, strict=True), 1):
-            if a != b:
+            if not _agree(a, b):
                 return _difference(a, b, f"{where}.{at}")
     return f"{where} was {_short(before)} and now is {_short(now)}"
 

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rstar_math.config.servers import VLLM
 from rstar_math.errors import InputError
 from rstar_math.evolution.gathering import TRAIN, problems_in, solutions_in
 from rstar_math.evolution.journal import Facts, Journal, file_digest
@@ -13,7 +14,7 @@ from rstar_math.evolution.recipe import Recipe
 from rstar_math.evolution.searching import searched
 from rstar_math.evolution.store import RunStore
 from rstar_math.kit import grader
-from rstar_math.models.checkpoints import is_whole, read_notes
+from rstar_math.models.checkpoints import is_whole, load_policy, read_notes, writing
 from rstar_math.training.curation import curate
 from rstar_math.training.export import Origin, write_folder
 from rstar_math.training.export.files import write_rows
@@ -22,6 +23,7 @@ from rstar_math.training.rows import PairRow, SolutionRow, annotated_rows, read_
 SFT, DATA = "sft.jsonl", "data"
 _SHOWN, _VOCABULARY = 200, 512
 """Of a tiny model: problems and solutions that its tokenizer is made from, and its tokens."""
+_PREFIX = {"transformers": "hf:", "vllm": VLLM}
 Say = Callable[[str], None]
 
 
@@ -107,8 +109,8 @@ def train_round_ppm(
 
 def deployed(recipe: Recipe, folder: Path) -> str:
     """The address of a policy for a solver; for llama.cpp its .gguf file, written if need be."""
-    if recipe.engine == "transformers":
-        return f"hf:{folder}"
+    if recipe.engine != "llama.cpp":
+        return f"{_PREFIX[recipe.engine]}{folder}"
     from rstar_math.models.gguf_files import write_gguf
 
     file = folder.with_suffix(".gguf")
@@ -136,9 +138,23 @@ def base_of(journal: Journal, recipe: Recipe) -> str:
 def base_address(journal: Journal, recipe: Recipe) -> str:
     """The address of the base for a solver."""
     base = base_of(journal, recipe)
-    if recipe.engine == "transformers":
-        return f"hf:{base}"
+    if recipe.engine == "vllm" and (base == "local" or base.endswith(".gguf")):
+        return f"{VLLM}{_unpacked(journal, base)}"
+    if recipe.engine != "llama.cpp":
+        return f"{_PREFIX[recipe.engine]}{base}"
     return base if base == "local" or base.endswith(".gguf") else deployed(recipe, Path(base))
+
+
+def _unpacked(journal: Journal, base: str) -> Path:
+    """The checkpoint of a model that is one file, for servers that read folders; written when it
+    is first asked for."""
+    folder = journal.path("base")
+    if not is_whole(folder):
+        model, tokenizer = load_policy(base)
+        with writing(folder, {"kind": "policy", "from": base}) as part:
+            model.save_pretrained(part)
+            tokenizer.save_pretrained(part)
+    return folder
 
 
 def _report(out: Path) -> Facts:

@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from rstar_math.config import Config, GradingConfig, ModelConfig, PolicyConfig, SandboxConfig
 from rstar_math.config.sections import SearchConfig, Section
+from rstar_math.config.servers import ServersConfig
 from rstar_math.errors import ConfigError
 from rstar_math.training.curation.settings import CurationConfig
 from rstar_math.training.settings import PolicyTraining, PreferenceTraining, ProbeTraining
@@ -112,9 +113,10 @@ class Recipe(Section):
     base: str = "local"
     """What every policy is trained from: "local" (the embedded SmolLM2-135M), a .gguf file, a
     checkpoint folder or a name of the hub; "tiny" is a random model of some 100,000 weights."""
-    engine: Literal["llama.cpp", "transformers"] = "llama.cpp"
-    """What runs trained policies: llama.cpp on a .gguf file in this process, or transformers in
-    this process (a GPU if there is one; repeats to the byte)."""
+    engine: Literal["llama.cpp", "transformers", "vllm"] = "llama.cpp"
+    """What runs trained policies: llama.cpp on a .gguf file in this process, transformers in
+    this process (a GPU if there is one; repeats to the byte), or vLLM servers that are started and
+    ended as they are needed (section `servers`)."""
     first: bool = True
     """Whether the untrained base is measured too, by few-shot prompt."""
     keep: Literal["all", "round"] = "round"
@@ -129,6 +131,7 @@ class Recipe(Section):
     search: SearchConfig = SearchConfig()
     sandbox: SandboxConfig = SandboxConfig()
     grading: GradingConfig = GradingConfig()
+    servers: ServersConfig = ServersConfig()
     curation: CurationConfig = CurationConfig()
     sft: PolicyTraining = PolicyTraining()
     preference: PreferenceTraining = PreferenceTraining()
@@ -152,7 +155,7 @@ class Recipe(Section):
 
     def config(self, **sections: Any) -> Config:
         """The configuration of a solver, with some sections in the place of the recipe's."""
-        names = ("model", "policy", "search", "sandbox", "grading")
+        names = ("model", "policy", "search", "sandbox", "grading", "servers")
         return Config(**({name: getattr(self, name) for name in names} | sections))
 
 

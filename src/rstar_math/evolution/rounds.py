@@ -15,6 +15,7 @@ from rstar_math.evolution.promotion import policy_gate, ppm_gate
 from rstar_math.evolution.recipe import Recipe
 from rstar_math.evolution.watching import Budget, Silent, Watch
 from rstar_math.evolution.workshop import Workshop, by_level
+from rstar_math.models.servers import keeping
 from rstar_math.search.strategy import Strategy, parse_strategies
 from rstar_math.seeding import derive
 from rstar_math.types import Problem
@@ -30,13 +31,14 @@ async def evolve(
     """
     with Journal.open(run, recipe.model_dump(mode="json")) as journal:
         shop = Workshop(recipe, journal, watch or Silent(), budget or Budget())
-        base = await _begin(shop)
-        pair, fixed = base, None
-        for number in range(1, len(recipe.rounds) + 1):
-            pair, made = await _round(shop, number, pair, fixed)
-            fixed = fixed or made
-        if recipe.first:  # decides nothing, so nobody waits for it
-            await _measure(shop, base, system=False)
+        async with keeping():
+            base = await _begin(shop)
+            pair, fixed = base, None
+            for number in range(1, len(recipe.rounds) + 1):
+                pair, made = await _round(shop, number, pair, fixed)
+                fixed = fixed or made
+            if recipe.first:  # decides nothing, so nobody waits for it
+                await _measure(shop, base, system=False)
         return pair
 
 

@@ -16,6 +16,7 @@ from rstar_math.evolution.packing import Packed
 from rstar_math.evolution.recipe import Recipe
 from rstar_math.evolution.store import RunStore
 from rstar_math.evolution.watching import Budget, Watch
+from rstar_math.models.servers import put_away
 from rstar_math.search.strategy import Strategy
 from rstar_math.types import Problem
 
@@ -40,10 +41,12 @@ class Workshop:
     async def quiet(
         self, name: str, what: str, inputs: Mapping[str, Any], work: Callable[[], Facts]
     ) -> Facts:
-        """A stage that is one long call, such as a training; Ctrl-C ends it."""
+        """A stage that is one long call, such as a training; Ctrl-C ends it. It has the machine
+        to itself: servers that wait to be used again are ended."""
 
         async def interruptible() -> Facts:
             self.watch.begin(name, what, None, 0)
+            await put_away()
             with _ending_at_once():
                 return work()
 

@@ -2,11 +2,15 @@
 
 import asyncio
 import os
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from rstar_math.config import ModelConfig
+from rstar_math.config.servers import VLLM, ServersConfig
 from rstar_math.errors import ConfigError
 from rstar_math.protocols import Completer
+
+if TYPE_CHECKING:
+    from rstar_math.models.http import HttpModel
 
 
 class Connection(Completer, Protocol):
@@ -19,9 +23,10 @@ class Connection(Completer, Protocol):
         ...
 
 
-async def connect(config: ModelConfig) -> Connection:
+async def connect(config: ModelConfig, servers: ServersConfig | None = None) -> Connection:
     """A model that answers: the embedded one, a .gguf file, a checkpoint of transformers
-    (hf:FOLDER), or an OpenAI-compatible server.
+    (hf:FOLDER), one that vLLM serves (vllm:FOLDER; `servers` says how), or OpenAI-compatible
+    servers.
 
     Asks a server for its list of models first, so that a wrong address, key or model name is an
     error here and not after an hour. Raises `ModelUnreachable`, `ModelRefused`, `MissingExtra`,
@@ -44,30 +49,45 @@ async def connect(config: ModelConfig) -> Connection:
     if config.adapter is not None:
         raise ConfigError(
             "model.adapter is for the embedded model; a server loads adapters itself, by its own "
-            "options. Leave it out."
+            "options (one that is started here, those of servers.adapters), and model.name chooses "
+            "among them. Leave it out."
         )
     if config.url.startswith("hf:"):
         from rstar_math.models.inprocess import TransformersModel
 
         base, most = config.url.removeprefix("hf:"), config.context_tokens
         return await asyncio.to_thread(TransformersModel.load, base, limit=most)
-    if not config.url.startswith(("http://", "https://")):
-        raise ConfigError(
-            f"The model {config.url!r} is neither local, a .gguf file, hf:FOLDER nor an address; "
-            "give local, path/to/model.gguf, hf:path/to/checkpoint or http://host:port/v1."
-        )
-    from rstar_math.models.http import HttpModel, Retry
-
-    model = HttpModel(
-        config.url,
-        name=config.name,
-        key=os.environ.get(config.api_key_env),
-        concurrency=config.in_flight,
-        retry=Retry(tries=config.retries, timeout_s=config.timeout_s),
-    )
+    model = await _on_servers(config, servers or ServersConfig())
     try:
         await model.greet()
     except BaseException:
         await model.aclose()
         raise
     return model
+
+
+async def _on_servers(config: ModelConfig, servers: ServersConfig) -> "HttpModel":
+    """A client of the servers that an address names, or that are started for it."""
+    from rstar_math.models.http import HttpModel, Retry, addresses
+
+    url, name, key, held = config.url, config.name, os.environ.get(config.api_key_env), None
+    if url.startswith(VLLM):
+        from rstar_math.models.servers.shelf import policy_servers
+
+        lease = await policy_servers(url, servers)
+        url, name, key, held = ",".join(lease.urls), name or lease.name, lease.key, lease.end
+    elif not all(one.startswith(("http://", "https://")) for one in addresses(url)):
+        raise ConfigError(
+            f"The model {url!r} is neither local, a .gguf file, hf:FOLDER, vllm:FOLDER nor an "
+            "address; give local, path/to/model.gguf, hf:path/to/checkpoint or "
+            "http://host:port/v1."
+        )
+    return HttpModel(
+        url,
+        name=name,
+        key=key,
+        concurrency=config.in_flight,
+        retry=Retry(tries=config.retries, timeout_s=config.timeout_s),
+        affinity=config.affinity,
+        held=held,
+    )

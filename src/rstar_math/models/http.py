@@ -3,12 +3,13 @@
 Text completions with stop strings are used where the server has them; where it has only chat, the
 prompt is sent as a message that asks to be continued. Refused and dropped connections and the
 answers 408, 429 and 5xx are tried again with growing pauses; other refusals are not. A server that
-says it has too much to do, or is too slow, is given fewer requests at once.
+says it has too much to do, or is too slow, is given fewer requests at once. Several servers of one
+model share its requests (`replicas`); what one fails at, another is asked without a pause.
 """
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,21 +25,18 @@ from rstar_math.errors import (
 )
 from rstar_math.foreign import plain
 from rstar_math.meter import charge
+from rstar_math.models.affinity import belongs_to
 from rstar_math.models.dialects import CHAT, COMPLETIONS, LLAMA_CPP, Ask, Dialect, bare, context_of
-from rstar_math.models.lanes import Lanes, Sending
-from rstar_math.models.limiter import Limiter
-from rstar_math.models.reply import Reply, retry_after_s
+from rstar_math.models.replicas import TOO_SLOW, TROUBLE, Replica, Replicas
+from rstar_math.models.reply import NoSuchRoute, Reply, checked
 from rstar_math.protocols import Completion
 from rstar_math.seeding import derive
 from rstar_math.tasks import together
 from rstar_math.types import Cost
 
 _AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
-_OVERLOAD = frozenset({429, 503})
-_TOO_SLOW = (TimeoutError, httpx.TimeoutException)
-_TROUBLE = (httpx.RequestError, TimeoutError)
-_MAX_BYTES = 64 << 20
-"""Largest reply read, in bytes: hundreds of samples of thousands of tokens."""
+_BUSY = frozenset({408, 409, 425, 429})
+"""Of these, what a server says that is not in trouble."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +52,9 @@ class Retry:
 
 
 class HttpModel:
-    """A Completer on an OpenAI-compatible server. `batch` is the most samples it gives for one
-    request."""
+    """A Completer on an OpenAI-compatible server, or on several (addresses with commas between
+    them) that run the same model. `batch` is the most samples it gives for one request,
+    `concurrency` the most requests in flight at one server; `held` is called when it is closed."""
 
     def __init__(
         self,
@@ -65,54 +64,79 @@ class HttpModel:
         key: str | None = None,
         concurrency: int = 32,
         retry: Retry | None = None,
+        affinity: bool = True,
+        held: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        self.url = url.rstrip("/")
+        self.replicas = Replicas(addresses(url), key, concurrency, affinity=affinity)
+        self.url = ",".join(replica.url for replica in self.replicas.all)
         self.name = name or ""
         self.batch = 128
         self.context_tokens: int | None = None
         self.dialect = COMPLETIONS
         self._completes = False
         self._retry = retry or Retry()
-        self._limiter = Limiter(concurrency)
-        self._lanes = Lanes(self.url, key)
+        self._held = held
 
     async def aclose(self) -> None:
         """Close all connections; requests in flight are cancelled."""
-        await self._lanes.aclose()
+        try:
+            await self.replicas.aclose()
+        finally:
+            held, self._held = self._held, None
+            if held is not None:
+                await held()
 
     async def greet(self) -> None:
         """Check the address, the key and the model's name; settle the name where none was given.
 
         Raises `ModelUnreachable` or `ModelRefused` at once: a server that is not there yet is not
-        waited for.
+        waited for. Of several one must be there; the others are used once they are.
         """
+        away: list[ModelUnreachable] = []
+        for replica in self.replicas.all:
+            try:
+                await self._meet(replica)
+            except ModelUnreachable as error:
+                self.replicas.failed(replica)
+                away.append(error)
+        if len(away) == len(self.replicas.all):
+            raise away[0]
+        self.replicas.serves = self._is_here
+
+    async def _meet(self, replica: Replica) -> None:
+        """As `greet`, for one server."""
         try:
-            request = self._lanes.sending("GET", f"{self.url}/models")
-            reply = await self._send(request, 30.0)
+            reply = await replica.get(f"{replica.url}/models", 30.0)
         except (httpx.InvalidURL, ValueError) as error:
-            raise ConfigError(f"{self.url} is not an address ({error}).") from error
-        except _TROUBLE as error:
+            raise ConfigError(f"{replica.url} is not an address ({error}).") from error
+        except TROUBLE as error:
             raise ModelUnreachable(
-                f"No model server answers at {self.url} ({_why(error)}); "
+                f"No model server answers at {replica.url} ({_why(error)}); "
                 "start it, or correct --model."
             ) from error
         if reply.status == 404 and self.name:
             return
-        entries = _listed(self._checked(reply))
+        entries = _listed(self._checked(reply, replica.url))
         names = [str(entry.get("id")) for entry in entries]
-        self.context_tokens = min(filter(None, map(context_of, entries)), default=None)
+        lengths = [*map(context_of, entries), self.context_tokens]
+        self.context_tokens = min(filter(None, lengths), default=None)
         if any(entry.get("owned_by") == "llamacpp" for entry in entries):
             self.dialect = LLAMA_CPP
         if not names:
-            raise ModelRefused(f"The server at {self.url} lists no model; load one there first.")
+            raise ModelRefused(f"The server at {replica.url} lists no model; load one there first.")
         if not self.name and len(names) == 1:
             self.name = names[0]
         elif self.name not in names:
             asked = f"has no model {self.name!r}" if self.name else "has several models"
             raise ModelRefused(
-                f"The server at {self.url} {asked}; "
+                f"The server at {replica.url} {asked}; "
                 f"give --set model.name= one of: {', '.join(names[:20])}."
             )
+
+    def _is_here(self, reply: Reply) -> bool:
+        """Whether a list of models is that of a server of this model."""
+        entries = _listed(reply.json()) if reply.status < 300 else []
+        return reply.status == 404 or any(entry.get("id") == self.name for entry in entries)
 
     async def complete(
         self,
@@ -154,7 +178,7 @@ class HttpModel:
         try:
             try:
                 answer = await self._post(self.dialect, ask)
-            except _NoSuchRoute:
+            except NoSuchRoute:
                 self.dialect = CHAT
                 answer = await self._post(self.dialect, ask)
             completions, cost = self.dialect.read(ask, answer)
@@ -170,111 +194,88 @@ class HttpModel:
         return completions, cost.samples
 
     async def _answers(self, ask: Ask) -> bool:
-        """Whether the server answers the same request about next to nothing: tells one that is
+        """Whether a server answers the same request about next to nothing: tells one that is
         down, or refuses the options, from one that cannot serve a certain prompt."""
         ask = replace(ask, prompt="1 + 1 =", max_tokens=1)
+        replica = self.replicas.pick("", 1)
         try:
-            request = self._request(self.dialect, ask)
-            reply = await self._send(request, min(30.0, self._retry.timeout_s))
-            self.dialect.read(ask, self._checked(reply, self.dialect))
-        except (*_TROUBLE, ModelError):
+            where = _address(replica, self.dialect)
+            timeout_s = min(30.0, self._retry.timeout_s)
+            reply = await replica.post(where, self.dialect.say(ask), timeout_s)
+            self.dialect.read(ask, self._checked(reply, replica.url, self.dialect))
+        except (*TROUBLE, ModelError):
             return False
         return True
 
-    def _request(self, dialect: Dialect, ask: Ask) -> Sending:
-        """A request as a dialect says it."""
-        root = self.url.removesuffix("/v1") if dialect.outside_v1 else self.url
-        return self._lanes.sending("POST", root + dialect.route, dialect.say(ask))
-
-    async def post(self, route: str, body: dict[str, Any], *, beside_v1: bool = False) -> object:
-        """The JSON answer to any request, tried again as `Retry` says. Raises `ModelError`."""
-        return await self._post(*bare(route, body, beside_v1=beside_v1))
+    async def post(
+        self, route: str, body: dict[str, Any], *, beside_v1: bool = False, tokens: int = 1
+    ) -> object:
+        """The JSON answer to any request, tried again as `Retry` says; `tokens` is what it gives
+        the server to do. Raises `ModelError`."""
+        dialect, nothing = bare(route, body, beside_v1=beside_v1)
+        return await self._post(dialect, replace(nothing, max_tokens=tokens))
 
     async def _post(self, dialect: Dialect, ask: Ask) -> object:
-        """The JSON answer to one request, tried again as `Retry` says."""
-        request = self._request(dialect, ask)
-        pause = self._retry.pause_s
-        for left in range(self._retry.tries, -1, -1):
-            wait = pause
-            try:
-                reply = await self._try(request)
-            except _TROUBLE as error:
-                trouble: str = _why(error)
-            else:
-                if reply.status not in _AGAIN:
-                    return self._checked(reply, dialect)
-                trouble = f"status {reply.status}: {reply.message}"
-                wait = max(wait, reply.retry_after_s)
+        """The JSON answer to one request, tried again as `Retry` says; with several servers, at
+        another as long as there is one that was not asked yet."""
+        body, tree, tokens = dialect.say(ask), belongs_to(ask.prompt), ask.n * ask.max_tokens
+        pause, asked = self._retry.pause_s, list[Replica]()
+        replica = self.replicas.pick(tree, tokens)
+        tries = self._retry.tries + len(self.replicas.all)
+        for left in range(tries - 1, -1, -1):
+            reply, trouble = await self._try(replica, dialect, body, tokens)
+            if reply is not None and reply.status not in _AGAIN:
+                return self._checked(reply, replica.url, dialect)
             if left:
                 charge(Cost(retries=1))
-                await asyncio.sleep(min(wait, 30.0) * random.uniform(0.5, 1.0))
-                pause *= 2
+                asked.append(replica)
+                replica = self.replicas.pick(tree, tokens, asked)
+                if replica in asked:
+                    wait = max(pause, reply.retry_after_s if reply else 0.0)
+                    await asyncio.sleep(min(wait, 30.0) * random.uniform(0.5, 1.0))
+                    pause *= 2
+                    asked = []
         raise ModelUnreachable(
-            f"The model server at {self.url} gave no answer after {self._retry.tries + 1} "
+            f"The model server at {self.url} gave no answer after {tries} "
             f"tries ({trouble}); see to the server, then run the same command again."
         )
 
-    async def _try(self, request: Sending) -> Reply:
-        """The reply to one try, sent when its turn comes; pauses between tries hold up nobody."""
-        async with self._limiter:
-            since = self._limiter.cuts
-            try:
-                reply = await self._send(request, self._retry.timeout_s)
-            except _TOO_SLOW:
-                self._limiter.overloaded(since)
-                raise
-            if reply.status in _OVERLOAD:
-                self._limiter.overloaded(since)
-            elif reply.status < 300:
-                self._limiter.succeeded()
-            return reply
+    async def _try(
+        self, replica: Replica, dialect: Dialect, body: object, tokens: int
+    ) -> tuple[Reply | None, str]:
+        """The reply to one try, or None; and what the trouble is, if any. Sent when its turn comes:
+        pauses between tries hold up nobody."""
+        try:
+            where, timeout_s = _address(replica, dialect), self._retry.timeout_s
+            reply = await replica.work(where, body, timeout_s, tokens)
+        except TROUBLE as error:
+            self.replicas.failed(replica)
+            return None, _why(error)
+        if reply.status in _AGAIN - _BUSY:
+            self.replicas.failed(replica)
+        elif reply.status < 300:
+            self.replicas.succeeded(replica)
+        return reply, f"status {reply.status}: {reply.message}" if reply.status in _AGAIN else ""
 
-    async def _send(self, request: Sending, timeout_s: float) -> Reply:
-        """The whole reply, in at most `timeout_s` seconds and `_MAX_BYTES` bytes."""
-        async with asyncio.timeout(timeout_s):
-            answer = await self._lanes.send(request, _MAX_BYTES)
-        if answer.too_long:
-            raise ModelRefused(
-                f"{self.url} sent more than {_MAX_BYTES >> 20} MiB for one request; "
-                "is it a model server?"
-            )
-        pause_s = retry_after_s(answer.headers.get("retry-after"))
-        return Reply(answer.status, bytes(answer.body), pause_s)
-
-    def _checked(self, reply: Reply, dialect: Dialect | None = None) -> object:
+    def _checked(self, reply: Reply, url: str, dialect: Dialect | None = None) -> object:
         """The JSON of a good answer; the right error for any other."""
-        status = reply.status
-        if status < 300:
-            body = reply.json()
-            if body is None:
-                raise ModelRefused(
-                    f"{self.url} did not answer in JSON; is it an OpenAI-compatible server, "
-                    "and does the address end in /v1?"
-                )
-            return body
-        said = reply.message
-        if status < 400:
-            raise ModelRefused(f"{self.url} sends elsewhere (status {status}); give that address.")
-        if status in (401, 403):
-            raise ModelRefused(
-                f"{self.url} refused the key ({said}); put the right one into the environment "
-                "variable that model.api_key_env names."
-            )
-        chat_only = "chat/completions" in said or "chat model" in said
-        if status in (404, 405) and (chat_only or "model" not in said.lower()):
-            if dialect is COMPLETIONS and not self._completes:
-                raise _NoSuchRoute(said)
-            raise ModelRefused(
-                f"{self.url} has no {dialect.route if dialect else '/models'}; "
-                "does the address end in /v1?"
-            )
-        if status == 400 and ("context" in said.lower() or "too long" in said.lower()):
-            raise ContextExceeded(f"The prompt does not fit the model's context ({said}).")
-        raise ModelRefused(f"{self.url} refused the request (status {status}: {said}).")
+        chat = dialect is COMPLETIONS and not self._completes
+        try:
+            return checked(reply, url, dialect.route if dialect else "/models")
+        except NoSuchRoute as error:
+            if chat:
+                raise
+            raise ModelRefused(str(error)) from error
 
 
-class _NoSuchRoute(ModelError):
-    """The server does not know a path."""
+def addresses(url: str) -> list[str]:
+    """The addresses in a list with commas between them, each once."""
+    return list(dict.fromkeys(part.strip().rstrip("/") for part in url.split(",") if part.strip()))
+
+
+def _address(replica: Replica, dialect: Dialect) -> str:
+    """Where a dialect is spoken at a server."""
+    return (replica.root if dialect.outside_v1 else replica.url) + dialect.route
 
 
 def _listed(body: object) -> list[dict[str, Any]]:
@@ -285,7 +286,7 @@ def _listed(body: object) -> list[dict[str, Any]]:
 
 def _why(error: Exception) -> str:
     """A transport error in words."""
-    if isinstance(error, _TOO_SLOW):
+    if isinstance(error, TOO_SLOW):
         return "it did not answer in time"
     if isinstance(error, httpx.ConnectError):
         return f"nothing listens there: {error}"

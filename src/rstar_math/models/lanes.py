@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import ssl
 from dataclasses import dataclass
 from functools import lru_cache
 from urllib.request import getproxies, proxy_bypass
@@ -40,7 +41,7 @@ class Lanes:
         self._headers = {"Accept-Encoding": "identity"}
         if key is not None and key.strip():
             self._headers["Authorization"] = f"Bearer {key.strip()}"
-        self._tls = httpx.create_ssl_context(trust_env=self._trust_env)
+        self._tls = _tls(self._trust_env)
         self._all: list[httpx.AsyncClient] = []
         self._idle: list[httpx.AsyncClient] = [self._open()]
         self._plain = _plain(url, local=local)
@@ -161,6 +162,12 @@ def _plain(url: str, *, local: bool) -> httpx.URL | None:
     proxies = getproxies()
     between = not local and ("http" in proxies or "all" in proxies) and not proxy_bypass(to.host)
     return None if between else to
+
+
+@lru_cache(2)
+def _tls(trust_env: bool) -> ssl.SSLContext:
+    """What connections are secured with: takes 30 ms to make, so all servers share it."""
+    return httpx.create_ssl_context(trust_env=trust_env)
 
 
 @lru_cache(16)

@@ -112,7 +112,8 @@ class EmbeddingReader:
             "embd_normalize": -1,
             "use_activation": False,
         }
-        answer = await self._http.post("/embeddings", body)
+        tokens = sum(map(len, sequences))
+        answer = await self._http.post("/embeddings", body, tokens=tokens)
         return [[float(x) for x in entry] for entry in entries(answer, "embedding", len(sequences))]
 
 
@@ -149,7 +150,8 @@ class ClassificationReader:
             "input": [list(tokens) for tokens in sequences],
             "use_activation": activated,
         }
-        answer = await self._http.post("/classify", body, beside_v1=True)
+        tokens = sum(map(len, sequences))
+        answer = await self._http.post("/classify", body, beside_v1=True, tokens=tokens)
         found = entries(answer, "probs", len(sequences))
         if any(len(scores) != 1 for scores in found):
             raise ModelRefused(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rstar_math.config import Config
+from rstar_math.config.servers import VLLM
 from rstar_math.errors import ConfigError, InputError, ModelError
 from rstar_math.meter import charge
 from rstar_math.models.encoding import encode_with
@@ -23,6 +24,7 @@ from rstar_math.models.readers import (
     ReadoutReader,
     Tokens,
 )
+from rstar_math.models.replicas import Replicas
 from rstar_math.models.value_head import ValueHead
 from rstar_math.models.weights import weights_file
 from rstar_math.protocols import Scorer
@@ -43,8 +45,8 @@ class OpenScorer(Scorer, Protocol):
 
 
 async def open_scorer(config: Config) -> OpenScorer:
-    """The preference model that `search.ppm` names: a checkpoint folder (needs torch), a .gguf file
-    (llama.cpp in this process), or an address.
+    """The preference model that `search.ppm` names: a checkpoint folder (needs torch), one that
+    vLLM serves (vllm:FOLDER), a .gguf file (llama.cpp in this process), or an address.
 
     A .gguf adapter is added to the embedded model that `model.url` names. Raises `ConfigError`,
     `InputError`, `MissingExtra` and `ModelError` in one sentence.
@@ -55,7 +57,7 @@ async def open_scorer(config: Config) -> OpenScorer:
             "search.scorer=ppm needs a model; name its folder, .gguf file or address: "
             "--set search.ppm=PLACE."
         )
-    if place.startswith(("http://", "https://")):
+    if place.startswith(("http://", "https://", VLLM)):
         return await _at_address(place, head, config)
     if head is not None:
         raise ConfigError("search.ppm_head is for a server; a folder or file has its own head.")
@@ -122,6 +124,11 @@ class ServedPreference:
         values = await self._values({one for one in tokens if len(one) <= self._limit})
         return [values.get(one) for one in tokens]
 
+    @property
+    def replicas(self) -> Replicas:
+        """The servers that it asks."""
+        return self._http.replicas
+
     async def aclose(self) -> None:
         """Close the connections and free the weights."""
         await self._http.aclose()
@@ -142,11 +149,19 @@ async def _at_address(url: str, head: str | None, config: Config) -> ServedPrefe
     scores."""
     model = config.model
     found = None if head is None else await asyncio.to_thread(ValueHead.load, Path(head))
+    key, held = os.environ.get(model.api_key_env), None
+    if url.startswith(VLLM):
+        from rstar_math.models.servers.shelf import ppm_server
+
+        lease = await ppm_server(url, config.servers)
+        url, key, held = ",".join(lease.urls), lease.key, lease.end
     http = HttpModel(
         url,
-        key=os.environ.get(model.api_key_env),
+        key=key,
         concurrency=model.concurrency or 32,
         retry=Retry(tries=model.retries, timeout_s=model.timeout_s),
+        affinity=model.affinity,
+        held=held,
     )
     try:
         await http.greet()

@@ -13,6 +13,7 @@ real ones do and can be told to fail.
 """
 
 from rstar_math.testing.batching import Batching
+from rstar_math.testing.caching import PromptCache
 from rstar_math.testing.cassette import Cassette
 from rstar_math.testing.completer import Answering, Request, ScriptedCompleter
 from rstar_math.testing.script import Script, ScriptedPolicy
@@ -28,6 +29,7 @@ __all__ = [
     "Cassette",
     "FakeServer",
     "Fault",
+    "PromptCache",
     "Request",
     "Script",
     "ScriptedCompleter",

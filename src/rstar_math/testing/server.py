@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 
 from rstar_math.testing.batching import Batching, Slots
+from rstar_math.testing.caching import PromptCache
 from rstar_math.testing.replies import Sampled, reply, sampled
 
 Fault = Literal[
@@ -55,12 +56,17 @@ class FakeServer:
         """Requests answered with 429 because of `most`."""
         self.slots: Slots | None = None
         """Where samples are decoded, with continuous batching; times are `time.monotonic`."""
+        self.adapters: tuple[str, ...] = ()
+        """Further names that it answers to."""
+        self.cache: PromptCache | None = None
+        """A prefix cache that is modelled, and told of at /metrics."""
         self.model = model
         self.delay_s = delay_s
         self.answer = answer
         self.stop = threading.Event()
         self.url = ""
-        self._in_flight = 0
+        self.in_flight = 0
+        """Requests for completions under way."""
         self.lock = threading.Lock()
 
     @property
@@ -71,16 +77,16 @@ class FakeServer:
     def enter(self) -> bool:
         """Count a request in flight; False where that would be more than `most`."""
         with self.lock:
-            if self.most is not None and self._in_flight >= self.most:
+            if self.most is not None and self.in_flight >= self.most:
                 self.refused += 1
                 return False
-            self._in_flight += 1
+            self.in_flight += 1
             return True
 
     def leave(self) -> None:
         """Count a request as answered."""
         with self.lock:
-            self._in_flight -= 1
+            self.in_flight -= 1
 
     def wait(self, samples: Sequence[Sampled]) -> None:
         """Let the time pass that sampling takes."""
@@ -181,10 +187,15 @@ class _Handler(BaseHTTPRequestHandler):
         """The list of models."""
         if self._refused():
             return
+        fake = self.server_state
+        if self.path == "/metrics" and fake.cache is not None:
+            self._send(200, fake.cache.metrics(fake.in_flight).encode())
+            return
         if self.path != "/v1/models":
             self._send(404, {"error": {"message": "Not Found"}})
             return
-        self._send(200, {"data": [{"id": self.server_state.model, "object": "model"}]})
+        names = (fake.model, *fake.adapters)
+        self._send(200, {"data": [{"id": name, "object": "model"} for name in names]})
 
     def do_POST(self) -> None:
         """A completion."""
@@ -214,10 +225,12 @@ class _Handler(BaseHTTPRequestHandler):
             time.sleep(fake.delay_s)
             self._fail(fault)
             return
-        if body.get("model") != fake.model:
+        if body.get("model") not in (fake.model, *fake.adapters):
             message = f"The model `{body.get('model')}` does not exist."
             self._send(404, {"error": {"message": message}})
             return
+        if fake.cache is not None:
+            fake.cache.take(str(body.get("prompt", "")))
         samples = sampled(body, list(fake.answer(body)))
         fake.wait(samples)
         if fake.stop.is_set():

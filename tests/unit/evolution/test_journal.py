@@ -66,6 +66,16 @@ def test_rounds_may_be_added_and_nothing_else_changed(tmp_path: Path) -> None:
         Journal.open(tmp_path / "run", changed)
 
 
+def test_options_that_a_later_version_added_are_no_change(tmp_path: Path) -> None:
+    later = {**RECIPE, "rounds": [{"rollouts": 4, "tempo": 1}], "servers": {}}
+    with Journal.open(tmp_path / "run", RECIPE) as journal:
+        do(journal, "1/search", {"search": {"seed": 1}}, {}, [])
+    with Journal.open(tmp_path / "run", later) as journal:
+        log: list[str] = []
+        do(journal, "1/search", {"search": {"seed": 1, "new": 0}, "more": 1}, {}, log)
+        assert log == []
+
+
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     with (
         Journal.open(tmp_path / "run", RECIPE),

@@ -1,0 +1,139 @@
+"""What prefix affinity is worth, and how even the work stays, on servers that exist in time only.
+
+    python benchmarks/affinity.py [--json] [--servers N] [--trees N] [--blocks N]
+
+Trees ask one after another for samples of prompts that grow, as searches do. Servers decode with a
+limited batch (`rstar_math.testing.Batching`) and keep a limited number of prompt blocks
+(`rstar_math.testing.PromptCache`: words for tokens, 16 a block); what is not found costs prefill
+time. The clock is simulated, so the figures are the same on any machine. Told for each rule: the
+share of prompt tokens found in the caches, the share of requests that went elsewhere than where
+their tree lives, the share of the servers' time in use, and the simulated seconds.
+"""
+
+import argparse
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from itertools import count
+from typing import Any
+
+from rstar_math.models import replicas
+from rstar_math.models.replicas import Replica, Replicas
+from rstar_math.seeding import derive
+from rstar_math.testing import Batching, PromptCache
+from rstar_math.testing.batching import Slots
+
+EXAMPLES = " ".join(f"example{at}" for at in range(160))
+DEPTH, WIDTH, SAMPLES, MOST = 8, 2, 4, 48
+"""Layers of a tree, requests of a layer, samples of a request, most tokens of a sample."""
+SLOTS, TOKEN_S, PREFILL_S = 32, 0.02, 0.0005
+"""Samples decoded at once, seconds a sampled token, seconds a prompt token that was not found."""
+IN_FLIGHT = 12
+"""Trees in flight for each server: 1.5 to 3 times what fills its slots."""
+RULES = (None, 0.25, 0.5, 1.0, 1e9)
+"""How much more than its share a server may have to do; None is without affinity."""
+
+
+@dataclass
+class World:
+    """Servers, their clock, and what is to come."""
+
+    servers: Replicas
+    slots: dict[Replica, Slots]
+    caches: dict[Replica, PromptCache]
+    now: float = 0.0
+    requests: int = 0
+    events: list[tuple[float, int, Replica, int, Iterator[None]]] = field(default_factory=list)
+    left: dict[Iterator[None], int] = field(default_factory=dict)
+    numbers: Iterator[int] = field(default_factory=count)
+
+    def ask(self, tree: str, prompt: str, seed: int, asker: Iterator[None]) -> None:
+        """Give a request to the server that is chosen for it."""
+        tokens = SAMPLES * MOST
+        chosen = self.servers.pick(tree, tokens)
+        chosen.outstanding += tokens
+        self.requests += 1
+        missed = len(prompt.split()) - self.caches[chosen].take(prompt)
+        rng = random.Random(derive(prompt, seed))
+        holds = [TOKEN_S * rng.randint(10, MOST) for _ in range(SAMPLES)]
+        holds[0] += PREFILL_S * missed
+        done = self.slots[chosen].take(holds, self.now)
+        heappush(self.events, (done, next(self.numbers), chosen, tokens, asker))
+
+    def run(self, trees: Iterator[int], at_once: int) -> None:
+        """Grow all trees, so many at a time."""
+        for tree in [next(trees) for _ in range(at_once)]:
+            self.begin(tree)
+        while self.events:
+            self.now, _, server, tokens, asker = heappop(self.events)
+            server.outstanding -= tokens
+            self.left[asker] -= 1
+            if self.left[asker] == 0 and next(asker, False) is False:
+                following = next(trees, None)
+                if following is not None:
+                    self.begin(following)
+
+    def begin(self, tree: int) -> None:
+        """Ask for the first layer of a tree."""
+        holder: list[Iterator[None]] = []
+        holder.append(self.grow(tree, holder))
+        next(holder[0])
+
+    def grow(self, tree: int, holder: list[Iterator[None]]) -> Iterator[None]:
+        """The requests of one tree, a layer each time it is asked: a long question, then steps."""
+        asked = " ".join(f"q{tree}w{at}" for at in range(80))
+        for layer in range(DEPTH):
+            self.left[holder[0]] = WIDTH
+            for part in range(WIDTH):
+                self.ask(f"tree {tree}", f"{EXAMPLES} {asked} {layer}.{part}", layer, holder[0])
+            yield
+            asked += " " + " ".join(f"t{tree}s{layer}w{at}" for at in range(30))
+
+
+def measure(spread: float | None, servers: int, trees: int, blocks: int) -> dict[str, float]:
+    """The figures of one rule."""
+    urls = [f"http://10.0.0.{at}:8000/v1" for at in range(servers)]
+    chooser = Replicas(urls, None, 64, affinity=spread is not None)
+    batching = Batching(slots=SLOTS, token_s=TOKEN_S)
+    slots = {one: Slots(batching) for one in chooser.all}
+    caches = {one: PromptCache(blocks=blocks) for one in chooser.all}
+    world = World(chooser, slots, caches)
+    before = replicas.SPREAD
+    replicas.SPREAD = before if spread is None else spread
+    try:
+        world.run(iter(range(trees)), min(trees, IN_FLIGHT * servers))
+    finally:
+        replicas.SPREAD = before
+    queried = sum(cache.queried for cache in caches.values())
+    return {
+        "cache_hit_rate": round(sum(cache.found for cache in caches.values()) / queried, 3),
+        "moved": round(chooser.moved / world.requests, 3),
+        "utilisation": round(
+            sum(one.busy_s for one in slots.values()) / (SLOTS * servers * world.now), 3
+        ),
+        "seconds": round(world.now, 1),
+    }
+
+
+def main() -> None:
+    """Measure all rules and print them."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--servers", type=int, default=4)
+    parser.add_argument("--trees", type=int, default=400)
+    parser.add_argument("--blocks", type=int, default=400, help="blocks a server's cache holds")
+    given = parser.parse_args()
+    found: dict[str, Any] = {}
+    for rule in RULES:
+        name = "none" if rule is None else f"spread {rule:g}"
+        found[name] = measure(rule, given.servers, given.trees, given.blocks)
+        if not given.json:
+            print(f"{name:>14}", found[name])
+    if given.json:
+        print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

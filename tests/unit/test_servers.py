@@ -1,0 +1,167 @@
+"""Parts of what starts, chooses and watches model servers; no process, no connection."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rstar_math.config.servers import ServersConfig
+from rstar_math.evolution.learning import deployed
+from rstar_math.evolution.models import Made, Pair, config_of
+from rstar_math.evolution.recipe import load_recipe
+from rstar_math.models.affinity import belonging, belongs_to
+from rstar_math.models.replicas import Replica, Replicas
+from rstar_math.models.servers.launch import Order, arguments
+from rstar_math.models.servers.logs import what_went_wrong
+from rstar_math.models.utilisation import Reading, Utilisation, read_metrics
+from rstar_math.steps import few_shot_prompt, trained_prompt
+from rstar_math.testing import PromptCache
+from rstar_math.types import Question
+
+URLS = [f"http://10.0.0.{host}:8000/v1" for host in range(1, 9)]
+
+METRICS = """
+# HELP vllm:num_requests_running Number of requests in model execution batches.
+# TYPE vllm:num_requests_running gauge
+vllm:num_requests_running{engine="0",model_name="a b"} 3.0
+vllm:num_requests_running{engine="1",model_name="a b"} 4.0
+vllm:num_requests_waiting{engine="0",model_name="a b"} 1.0
+vllm:num_requests_waiting_by_reason{engine="0",model_name="a b",reason="capacity"} 9.0
+vllm:prefix_cache_queries_total{engine="0",model_name="a b"} 1.2e+03
+vllm:prefix_cache_queries_created{engine="0",model_name="a b"} 1.7953478e+09
+vllm:prefix_cache_hits_total{engine="0",model_name="a b"} 900.0
+"""
+
+
+def fleet(count: int, **options: bool) -> Replicas:
+    return Replicas(URLS[:count], None, 8, **options)
+
+
+FIVE, TURNED = fleet(5), Replicas(list(reversed(URLS[:5])), None, 8)
+
+
+def test_what_vllm_tells_is_read() -> None:
+    assert read_metrics(METRICS) == Reading(running=7, waiting=1, queried=1200, found=900)
+    assert read_metrics("<html>It works!</html>") is None
+    assert read_metrics("llamacpp:requests_processing 3") is None
+    assert read_metrics("vllm:num_requests_running nonsense\nvllm:num_requests_running -e") is None
+
+
+def test_only_what_a_run_added_counts_also_when_a_server_began_again() -> None:
+    use = Utilisation(fleet(2))
+    for url in URLS[:2]:
+        use.first[url] = Reading(0, 0, 1000, 100)
+    use.last[URLS[0]] = Reading(0, 0, 1300, 400)
+    use.last[URLS[1]] = Reading(0, 0, 1100, 100)
+    assert use.hit_rate == pytest.approx(300 / 400)
+    use.running, use.waiting = [2.0, 4.0], [0.0, 1.0]
+    assert use.as_json()["running"] == {"mean": 3.0, "most": 4.0}
+    assert use.line() == (
+        "2 servers, 3 running (most 4), 0 waiting (most 1), 75% of prompt tokens from the cache"
+    )
+
+
+@given(st.lists(st.text(max_size=8).filter(bool), min_size=1, max_size=30), st.data())
+def test_a_tree_has_one_home_and_stays_when_another_server_goes(
+    trees: list[str], data: st.DataObject
+) -> None:
+    servers = FIVE
+    for replica in servers.all:
+        replica.out_until, replica.outstanding = 0.0, 0
+    homes = {tree: servers.pick(tree, 10).url for tree in trees}
+    assert {tree: TURNED.pick(tree, 10).url for tree in trees} == homes
+    gone = data.draw(st.sampled_from(servers.all))
+    gone.out_until = float("inf")
+    for tree, home in homes.items():
+        assert servers.pick(tree, 10).url == home or home == gone.url
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 900)), max_size=200))
+def test_no_server_gets_much_more_than_its_share(requests: list[tuple[int, int]]) -> None:
+    """Bounded loads: a fourth more than the share, or eight requests where there are few."""
+    servers = FIVE
+    for replica in servers.all:
+        replica.out_until, replica.outstanding = 0.0, 0
+    for tree, tokens in requests:
+        chosen = servers.pick(f"q{tree}", tokens)
+        total = sum(replica.outstanding for replica in servers.all) + tokens
+        assert chosen.outstanding + tokens <= max(1.25 * total / 5, 8 * tokens) + 1e-6
+        chosen.outstanding += tokens
+
+
+def test_who_has_just_failed_is_asked_last_and_the_last_one_anyway() -> None:
+    servers = fleet(2)
+    first, second = servers.all
+    assert servers.pick("q", 1, [first]) is second
+    servers.failed(second)
+    assert servers.pick("q", 1, [first]) is first, "the other is in trouble"
+    servers.failed(first)
+    assert isinstance(servers.pick("q", 1), Replica)
+    pauses = []
+    for _ in range(8):
+        servers.failed(second)
+        pauses.append(second.out_until)
+    assert pauses == sorted(pauses)
+    assert second.out_until - first.out_until < 31
+    servers.succeeded(second)
+    assert servers.pick("q", 1) is second
+
+
+def test_a_request_belongs_to_its_tree_or_else_to_its_question() -> None:
+    question = Question("q1", "What is 6 times 7?")
+    few, trained = few_shot_prompt(question), trained_prompt(question)
+    assert belongs_to(few) == belongs_to(trained + "<code>\n# More.") == trained.rstrip()
+    assert belongs_to("Go on: ") == "Go on: "
+    assert belongs_to("") == ""
+    with belonging("q1"):
+        assert belongs_to(few) == belongs_to("") == "q1"
+
+
+def test_orders_are_said_as_vllm_understands_them(tmp_path: Path) -> None:
+    plain = arguments(Order("runs/policy", "policy", options=("--dtype", "half")))
+    assert plain[:3] == ["runs/policy", "--served-model-name", "policy"]
+    assert plain[-2:] == ["--dtype", "half"], "what the user says comes last, and wins"
+    assert "--enable-lora" not in plain
+    scorer = arguments(Order("runs/ppm", "ppm", gpus="0", pooling=True))
+    assert scorer == ["runs/ppm", "--served-model-name", "ppm", "--runner", "pooling"]
+    for rank, said in ((4, "8"), (16, "16"), (48, "64")):
+        (tmp_path / "adapter_config.json").write_text(f'{{"r": {rank}}}')
+        tuned = arguments(Order("base", "base", adapters=(("tuned", str(tmp_path)),)))
+        assert tuned[tuned.index("--max-lora-rank") + 1] == said
+
+
+def test_the_cause_is_found_in_a_log(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text(
+        "INFO starting\n(Worker pid=1) ValueError: No available memory for the cache blocks.\n"
+        "  File x\nRuntimeError: Engine core initialization failed.\x1b[0m\nINFO bye\n"
+    )
+    said = what_went_wrong(log)
+    assert said.startswith("ValueError: No available memory for the cache blocks. | RuntimeError")
+    assert "\x1b" not in said
+    log.write_text("one\n\ntwo\n")
+    assert what_went_wrong(log) == "one | two"
+    log.write_text("")
+    assert what_went_wrong(log) == "it wrote nothing"
+    assert "cannot be read" in what_went_wrong(tmp_path / "absent")
+
+
+def test_a_round_is_served_by_vllm_where_the_recipe_says_so() -> None:
+    recipe = load_recipe("smoke", ['engine="vllm"', 'servers.machine=["--enforce-eager"]'])
+    address = deployed(recipe, Path("runs/round-1/policy"))
+    assert address == "vllm:runs/round-1/policy"
+    config = config_of(recipe, Pair(Made(1, "x", address, "d")), scored=False)
+    assert config.model.url == address
+    assert config.servers == ServersConfig(machine=("--enforce-eager",))
+    assert not config.model.embedded
+
+
+def test_a_modelled_cache_finds_what_it_was_asked_for_before() -> None:
+    cache = PromptCache(blocks=4, block=2)
+    assert cache.take("a b c d e") == 0
+    assert cache.take("a b c d x y") == 4
+    assert cache.take("z b c d") == 0, "a block counts with all that is before it"
+    assert cache.take("a b") == 0, "and what was used longest ago is gone"
+    assert (cache.queried, cache.found) == (5 + 6 + 4 + 2, 4)
+    assert read_metrics(cache.metrics(3)) == Reading(3, 0, 17, 4)
