@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rstar_math.cluster import searching
 from rstar_math.config import Config
-from rstar_math.evolution.fill import conditions, fill
+from rstar_math.evolution.fill import conditions, default_conditions, fill
 from rstar_math.evolution.journal import Facts
 from rstar_math.evolution.packing import Packed
 from rstar_math.evolution.store import RunStore
@@ -36,7 +36,7 @@ async def search(
     are (hashes), since their places may move; `cluster` says whose workers search, by default this
     process. Raises the first `RstarError`."""
     how = conditions(config, guided=guided) | {"model.name": None, "search.ppm": None} | made_by
-    with RunStore.open(path, how) as store:
+    with RunStore.open(path, how, default_conditions()) as store:
         store.add_problems(problems)
         if all(len(store.done(s.name)) >= len(problems) for s in strategies):
             return

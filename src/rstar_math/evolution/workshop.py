@@ -18,6 +18,7 @@ from rstar_math.evolution.store import RunStore
 from rstar_math.evolution.watching import Budget, Watch
 from rstar_math.models.servers import put_away
 from rstar_math.search.strategy import Strategy
+from rstar_math.training.process import give_memory_back
 from rstar_math.types import Problem
 
 GREEDY = Strategy("greedy")
@@ -48,7 +49,9 @@ class Workshop:
             self.watch.begin(name, what, None, 0)
             await put_away()
             with _ending_at_once():
-                return work()
+                found = work()
+            give_memory_back()
+            return found
 
         return await self.stage(name, inputs, interruptible)
 

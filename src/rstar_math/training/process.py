@@ -2,6 +2,7 @@
 from the last whole checkpoint, to a finished model or none."""
 
 import ctypes
+import gc
 import json
 import os
 import shutil
@@ -42,6 +43,14 @@ def keep_memory() -> None:
         libc.mallopt(mmap_max, 0)
         libc.mallopt(trim_threshold, 2**31 - 1)
         libc.mallopt(top_pad, 256 * 2**20)
+
+
+def give_memory_back() -> None:
+    """Return what a finished training kept (`keep_memory`) to the system, for what comes next in
+    this process. Nothing happens where the C library is not glibc."""
+    gc.collect()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def on_gpu() -> bool:
