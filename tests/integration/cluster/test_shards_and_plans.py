@@ -56,6 +56,7 @@ def test_two_drivers_and_a_merge_come_to_one_run(tmp_path: Path) -> None:
     assert rstar("merge", out, runs["whole"]).stdout.splitlines()[1].startswith("5 were there")
 
 
+@pytest.mark.slow  # it measures time: a quiet machine is needed
 @pytest.mark.parametrize("slots", [4, 64])
 def test_the_simulation_is_right_about_a_real_search(slots: int, tmp_path: Path) -> None:
     """The same search where a server's slots hold it up, and where waiting does. Our own processor
