@@ -55,8 +55,8 @@ def answer(pieces: Sequence[bytes], *, most: int = 100, close: bool = False) -> 
 
 
 def cut(data: bytes, places: Sequence[int]) -> list[bytes]:
-    """Data in pieces."""
-    ends = sorted({place % (len(data) + 1) for place in places})
+    """Data in pieces, none of them empty."""
+    ends = sorted({place % len(data) for place in places} - {0})
     return [data[a:b] for a, b in zip([0, *ends], [*ends, len(data)], strict=True)]
 
 
