@@ -1,6 +1,5 @@
 """`rstar curate`: a run of trees into a folder of training data."""
 
-import tomllib
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict
@@ -103,6 +102,7 @@ def curation_config(settings: Sequence[str]) -> "CurationConfig":
     """The options of a command line. Raises `ConfigError`."""
     from pydantic import ValidationError
 
+    from rstar_math.config.loading import setting_value
     from rstar_math.training.curation import CurationConfig
 
     values: dict[str, object] = {}
@@ -114,7 +114,7 @@ def curation_config(settings: Sequence[str]) -> "CurationConfig":
                 f"--set {setting!r} is not curation.key=value; for example "
                 "--set curation.margin=0.5."
             )
-        values[name] = _value(value.strip())
+        values[name] = setting_value(value.strip())
     try:
         return CurationConfig.model_validate(values)
     except ValidationError as error:
@@ -128,14 +128,6 @@ def curation_config(settings: Sequence[str]) -> "CurationConfig":
         raise ConfigError(
             f"curation.{name} = {fault['input']!r} will not do: {fault['msg']}."
         ) from error
-
-
-def _value(text: str) -> object:
-    """A setting's value as TOML reads it; a bare word is a string."""
-    try:
-        return tomllib.loads(f"v = {text}")["v"]
-    except tomllib.TOMLDecodeError:
-        return text
 
 
 def _kinds(text: str) -> list["Data"]:

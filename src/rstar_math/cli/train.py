@@ -110,10 +110,9 @@ def ppm(
 
 def _settings(section: "type[Section]", given: list[str] | None) -> Any:
     """A section with `key=value` settings over its defaults."""
-    import tomllib
-
     from pydantic import ValidationError
 
+    from rstar_math.config.loading import setting_value
     from rstar_math.errors import ConfigError
 
     over: dict[str, Any] = {}
@@ -121,10 +120,7 @@ def _settings(section: "type[Section]", given: list[str] | None) -> Any:
         key, eq, value = setting.partition("=")
         if not eq:
             raise ConfigError(f"--set {setting!r} is not key=value; for example --set epochs=1.")
-        try:
-            over[key.strip()] = tomllib.loads(f"v = {value.strip()}")["v"]
-        except tomllib.TOMLDecodeError:
-            over[key.strip()] = value.strip()
+        over[key.strip()] = setting_value(value.strip())
     try:
         return section.model_validate(over)
     except ValidationError as error:

@@ -37,7 +37,7 @@ def load_config(
                 f"--set {setting!r} is not section.key=value; for example --set search.rollouts=32."
             )
         section, name = key.strip().split(".")
-        over.setdefault(section, {})[name] = _value(value.strip())
+        over.setdefault(section, {})[name] = setting_value(value.strip())
     for name, address in (("model", model), ("discriminator", discriminator)):
         if address is not None:
             over.setdefault(name, {})["url"] = address
@@ -79,7 +79,7 @@ def _read(source: str) -> dict[str, Any]:
         raise ConfigError(f"{source} is not valid TOML: {error}.") from error
 
 
-def _value(text: str) -> Any:
+def setting_value(text: str) -> Any:
     """A setting's value as TOML reads it; a bare word is a string."""
     try:
         return tomllib.loads(f"v = {text}")["v"]

@@ -53,11 +53,16 @@ class Packed:
         )
 
 
+def is_solved(tree: Tree) -> bool:
+    """Whether any path of a guided search came to the right answer."""
+    return any(node.verdict is Verdict.RIGHT for node in tree)
+
+
 def packed(strategy: str, tree: Tree, choice: Choice, verdict: Verdict | None) -> Packed:
     """A finished search, packed: record, JSON, zlib."""
     blob = zlib.compress(json.dumps(to_record(tree), ensure_ascii=False).encode(), LEVEL)
     result = Result(tree.question.id, strategy, choice, verdict, tree.cost, tree.failures())
-    solved = verdict is Verdict.RIGHT or any(node.verdict is Verdict.RIGHT for node in tree)
+    solved = verdict is Verdict.RIGHT or is_solved(tree)
     return Packed(result, blob, solved)
 
 

@@ -13,6 +13,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from rstar_math.config import Config, GradingConfig, ModelConfig, PolicyConfig, SandboxConfig
+from rstar_math.config.loading import setting_value
 from rstar_math.config.sections import SearchConfig, Section
 from rstar_math.config.servers import ServersConfig
 from rstar_math.errors import ConfigError
@@ -224,20 +225,12 @@ def _set(tree: dict[str, Any], setting: str) -> None:
             raise KeyError(key)
         for part in path:
             at = at[int(part) - 1] if isinstance(at, list) else at.setdefault(part, {})
-        at[name] = _value(value.strip())
+        at[name] = setting_value(value.strip())
     except (KeyError, ValueError, IndexError, AttributeError, TypeError) as error:
         raise ConfigError(
             f"--set {setting!r} is not section.key=value; for example "
             "--set rounds.2.rollouts=8 or --set sft.epochs=1."
         ) from error
-
-
-def _value(text: str) -> Any:
-    """A setting's value as TOML reads it; a bare word is a string."""
-    try:
-        return tomllib.loads(f"v = {text}")["v"]
-    except tomllib.TOMLDecodeError:
-        return text
 
 
 def _nearest(where: Sequence[int | str]) -> str:

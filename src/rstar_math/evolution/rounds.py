@@ -5,7 +5,7 @@ Every stage has a manifest in the journal and does what is left of it when it is
 evolution can be killed at any moment.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rstar_math.evolution import gathering, learning, searching
@@ -63,7 +63,7 @@ async def _round(
 ) -> tuple[Pair, Made | None]:
     """One round; the models in use after it, and the policy it trained."""
     recipe = shop.recipe.rounds[number - 1]
-    runs = await _searches(shop, number, pair) if recipe.data == "search" else []
+    runs = await _searches(shop, number, pair) if recipe.data == "search" else {}
     data = await _curate(shop, number, runs)
     made = None
     if recipe.policy:
@@ -80,23 +80,26 @@ async def _round(
     return pair, made
 
 
-async def _searches(shop: Workshop, number: int, pair: Pair) -> list[Path]:
-    """Search the round's problems, then those unsolved with more rollouts; the runs."""
+async def _searches(shop: Workshop, number: int, pair: Pair) -> dict[Path, str]:
+    """Search the round's problems, then those unsolved with more rollouts; the runs with their
+    digests."""
     recipe = shop.recipe.rounds[number - 1]
     problems = gathering.problems_in(shop.journal, gathering.TRAIN)
     seed = derive(shop.recipe.search.seed, "round", number)
     problems = gathering.drawn(problems, recipe.problems, seed)
     strategy = Strategy("mcts", recipe.rollouts, recipe.runs if recipe.runs > 1 else None)
-    runs = [shop.journal.path(f"round-{number}", "search.rstar")]
+    path, left = shop.journal.path(f"round-{number}", "search.rstar"), problems
     facts = await _guided(shop, f"{number}/search", (problems, strategy), pair)
+    runs = {path: str(facts["digest"])}
     for turn, rollouts in enumerate(recipe.more, 1):
-        solved = {name for path in runs for name, s in searching.solved_in(path).items() if s}
-        left = [problem for problem in problems if problem.id not in solved]
+        solved = searching.solved_in(path)
+        left = [problem for problem in left if not solved[problem.id]]
         if not left:
             break
         asked = (left, Strategy("mcts", rollouts))
         facts = await _guided(shop, f"{number}/more-{turn}", asked, pair, facts)
-        runs.append(shop.journal.path(f"round-{number}", f"more-{turn}.rstar"))
+        path = shop.journal.path(f"round-{number}", f"more-{turn}.rstar")
+        runs[path] = str(facts["digest"])
     return runs
 
 
@@ -143,18 +146,18 @@ async def _guided(
     return await shop.stage(stage, inputs, work)
 
 
-async def _curate(shop: Workshop, number: int, runs: Sequence[Path]) -> Facts:
+async def _curate(shop: Workshop, number: int, runs: Mapping[Path, str]) -> Facts:
     """The round's training data."""
     before = [shop.journal.facts(f"{n}/curate") or {} for n in range(1, number)]
     inputs = {
         **shop.part("curation", "keep"),
-        "runs": [searching.account(path)["digest"] for path in runs],
+        "runs": list(runs.values()),
         "before": [facts.get("file") for facts in before],
     }
 
     async def work() -> Facts:
         shop.watch.begin(f"{number}/curate", "choose training data", None, 0)
-        return await learning.choose_data(shop.journal, shop.recipe, number, runs)
+        return await learning.choose_data(shop.journal, shop.recipe, number, list(runs))
 
     return await shop.stage(f"{number}/curate", inputs, work)
 

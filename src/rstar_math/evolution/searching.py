@@ -10,13 +10,12 @@ from rstar_math.cluster import searching
 from rstar_math.config import Config
 from rstar_math.evolution.fill import conditions, default_conditions, fill
 from rstar_math.evolution.journal import Facts
-from rstar_math.evolution.packing import Packed
+from rstar_math.evolution.packing import Packed, is_solved
 from rstar_math.evolution.store import RunStore
-from rstar_math.search import Tree
 from rstar_math.search.record import CIRCUMSTANCES
 from rstar_math.search.strategy import Strategy
 from rstar_math.training.curation import Searched
-from rstar_math.types import Cost, Problem, Verdict
+from rstar_math.types import Cost, Problem
 
 OnProblem = Callable[[Problem, Packed], None]
 
@@ -43,11 +42,6 @@ async def search(
         async with searching(config, cluster) as searchers:
             for strategy in strategies:
                 await fill(searchers, store, strategy, problems, guided=guided, on_done=on_done)
-
-
-def is_solved(tree: Tree) -> bool:
-    """Whether any path of a guided search came to the right answer."""
-    return any(node.verdict is Verdict.RIGHT for node in tree)
 
 
 def solved_in(path: Path) -> dict[str, bool]:
