@@ -251,6 +251,7 @@ class Sandbox:
                 waiter.set_result(outcome)
             else:
                 waiter.set_exception(outcome)
+        job.unit = None  # No cycle is left for the garbage collector.
 
     def _refused(self, job: Job, why: str) -> None:
         job.refusals += 1

@@ -90,6 +90,7 @@ class Door:
             self._metrics.in_flight -= 1
             self._metrics.requests[route_of(scope["path"]), visit.status or GONE] += 1
             visit.write_down()
+            del scope["visit"]  # It knows uvicorn's request, which knows the scope.
 
     async def _admit(
         self, scope: Scope, receive: Receive, visit: "Visit", headers: Headers
