@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rstar_math.cli.options import AsJson, print_json, run
+from rstar_math.cli.options import AsJson, Cluster, print_json, run
 
 if TYPE_CHECKING:
     from rstar_math.evolution.watching import Budget
@@ -45,6 +45,7 @@ def evolve(
         bool,
         typer.Option("--plan", help="Only say what it would take: problems, calls, tokens, hours."),
     ] = False,
+    cluster: Cluster = None,
     as_json: AsJson = False,
 ) -> None:
     """Search, curate, train a policy and a preference model, put them to use if they are better on
@@ -66,7 +67,8 @@ def evolve(
         return
     with watching.rounds() as watch:
         try:
-            run(work(chosen, folder, watch=watch, budget=spending), kept=True)
+            rounds = work(chosen, folder, watch=watch, budget=spending, cluster=cluster)
+            run(rounds, kept=True)
         finally:
             if (folder / "recipe.json").is_file():
                 with Journal.read(folder) as journal:

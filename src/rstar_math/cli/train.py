@@ -1,5 +1,6 @@
 """`rstar train`: a policy from solutions, a preference model from pairs."""
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -167,10 +168,18 @@ def _annotated(path: Path) -> "list[SolutionRow]":
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr)
+    if _first():
+        print(line, file=sys.stderr)
+
+
+def _first() -> bool:
+    """Whether this process speaks for a training of several."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _print(report: dict[str, Any], out: Path, as_json: bool) -> None:
+    if not _first():
+        return
     if as_json:
         print_json({"out": str(out), **report})
         return

@@ -20,6 +20,9 @@ from rstar_math.types import Problem
 REACH_S = 10.0
 """Longest wait for a cluster to answer at its address."""
 
+LEAVE_S = 30.0
+"""Longest wait for a worker to end its servers."""
+
 
 class WithoutRay(io.TextIOBase):
     """Standard output without what Ray's threads print there, such as a dead node's log."""
@@ -74,6 +77,13 @@ class RayHand:
         assert isinstance(found, Papers)
         return found
 
+    async def leave(self) -> None:
+        """Let it end what it started, then kill it."""
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(LEAVE_S):
+                await asked(self._actor.close.remote())
+        self.end()
+
     def end(self) -> None:
         """Kill it; harmless where it is dead."""
         with contextlib.suppress(Exception):
@@ -122,14 +132,15 @@ def reach(address: str) -> None:
         pass
 
 
-def start(config: Config, node: str, cores: int) -> Any:
-    """An actor on a node; it starts when the node has the cores to give."""
+def start(config: Config, node: str, cores: int, gpus: int = 0) -> Any:
+    """An actor on a node; it starts when the node has the cores and the GPUs to give."""
     ray = import_module("ray")
     strategies = import_module("ray.util.scheduling_strategies")
     return (
         ray.remote(Worker)
         .options(
             num_cpus=cores,
+            num_gpus=gpus,
             max_concurrency=4096,
             max_restarts=0,
             scheduling_strategy=strategies.NodeAffinitySchedulingStrategy(node, soft=False),

@@ -1,8 +1,9 @@
 """Workers on a Ray cluster: found when a node joins, missed when it leaves.
 
 Each node has a worker for every `CORES` of its cores (one at least), which searches, runs code and
-judges; models are reached by their addresses. The driver is one process. Ray ends the workers when
-it dies, however it dies, and the same command goes on with the run.
+judges; models are reached by their addresses. Where the workers start the models' servers
+(vllm:FOLDER), a node has one worker, and one server on each of its GPUs. The driver is one process.
+Ray ends the workers when it dies, however it dies, and the same command goes on with the run.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ from rstar_math import __version__
 from rstar_math.cluster.actors import RayHand, WithoutRay, connect, disconnect, start
 from rstar_math.cluster.dispatch import Dispatch, WorkerLost
 from rstar_math.cluster.progress import Progress
-from rstar_math.cluster.worker import Papers
+from rstar_math.cluster.worker import Papers, sized, starts_servers
 from rstar_math.config import Config
 from rstar_math.errors import ClusterError, RstarError
 from rstar_math.evolution.packing import Packed
@@ -116,12 +117,14 @@ class Workers:
 
     async def _first(self) -> None:
         """Wait for a worker."""
+        servers_s = self.config.servers.start_s if starts_servers(self.config) else 0.0
         try:
-            async with asyncio.timeout(FIRST_S):
+            async with asyncio.timeout(FIRST_S + servers_s):
                 await self._ready.wait()
         except TimeoutError:
             raise self._trouble or ClusterError(
-                f"No node of the cluster {self._address} gave a worker a core in {FIRST_S:.0f} s; "
+                f"No node of the cluster {self._address} gave a worker a core in "
+                f"{FIRST_S + servers_s:.0f} s; "
                 "look at it with: ray status"
             ) from None
         if not len(self._dispatch) and self._trouble is not None:
@@ -139,27 +142,30 @@ class Workers:
                 elif name not in self._dispatch:
                     self._gone(name, "")
             for ident, node in alive.items():
-                self._fill_up(ident, int(node["Resources"].get("CPU", 0)))
+                has = node["Resources"]
+                self._fill_up(ident, int(has.get("CPU", 0)), int(has.get("GPU", 0)))
             await asyncio.sleep(LOOK_S)
 
-    def _fill_up(self, node: str, cpus: int) -> None:
-        """Start the workers that a node lacks."""
+    def _fill_up(self, node: str, cpus: int, gpus: int) -> None:
+        """Start the workers that a node lacks. One that starts servers has the node to itself."""
         here = sum(hand.node == node for hand in self._hands.values())
         here += sum(at == node for at in self._opening.values())
         if monotonic() < self._paused.get(node, 0.0):
             return
-        wanted = max(1, cpus // self._cores) if cpus else 0
+        whole = starts_servers(self.config)
+        cores = cpus if whole else min(cpus, self._cores)
+        wanted = max(1, cpus // max(1, cores)) if cpus else 0
         for _ in range(wanted - here):
             self._numbers[node] += 1
             name = f"{node[:8]}/{self._numbers[node]}"
-            task = asyncio.create_task(self._open(node, name, min(cpus, self._cores)))
+            task = asyncio.create_task(self._open(node, name, cores, gpus if whole else 0))
             self._opening[task] = node
             task.add_done_callback(lambda task: self._opening.pop(task, None))
 
-    async def _open(self, node: str, name: str, cores: int) -> None:
+    async def _open(self, node: str, name: str, cores: int, gpus: int) -> None:
         """Start one worker; it joins when it is ready."""
-        actor = await asyncio.to_thread(start, self.config, node, cores)
-        hand = RayHand(actor, name, node, self.config)
+        actor = await asyncio.to_thread(start, self.config, node, cores, gpus)
+        hand = RayHand(actor, name, node, sized(self.config, cores, [""] * gpus))
         try:
             papers = await hand.open()
             self._check(papers, name)
@@ -211,6 +217,8 @@ class Workers:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if starts_servers(self.config):
+            await asyncio.gather(*(hand.leave() for hand in self._hands.values()))
         for hand in self._hands.values():
             hand.end()
         if self._connected:

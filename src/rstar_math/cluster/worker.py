@@ -2,10 +2,12 @@
 
 import asyncio
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rstar_math import __version__
 from rstar_math.config import Config
+from rstar_math.config.servers import VLLM
 from rstar_math.errors import ClusterError, RstarError
 from rstar_math.evolution.fill import Here
 from rstar_math.evolution.packing import Packed
@@ -29,7 +31,8 @@ class Worker:
     """An actor. Errors of ours are given back as values, since Ray would wrap them."""
 
     def __init__(self, config: Config, cores: int) -> None:
-        self._config = sized(config, cores)
+        given = os.environ.get("CUDA_VISIBLE_DEVICES", "") if starts_servers(config) else ""
+        self._config = sized(config, cores, [gpu for gpu in given.split(",") if gpu])
         self._solver: Solver | None = None
 
     async def open(self) -> Papers | RstarError:
@@ -66,12 +69,20 @@ class Worker:
             await self._solver.__aexit__(None, None, None)
 
 
-def sized(config: Config, cores: int) -> Config:
-    """The configuration with sandbox and grader for so many cores, unless it says how many."""
+def sized(config: Config, cores: int, gpus: Sequence[str] = ()) -> Config:
+    """The configuration with sandbox and grader for so many cores, and a server of its own on each
+    of these GPUs, unless it says so itself."""
     sandbox = config.sandbox.model_copy(update={"workers": config.sandbox.workers or cores})
     few = config.grading.workers or min(2, cores)
     grading = config.grading.model_copy(update={"workers": few})
-    return config.model_copy(update={"sandbox": sandbox, "grading": grading})
+    servers = config.servers.model_copy(update={"gpus": config.servers.gpus or tuple(gpus)})
+    return config.model_copy(update={"sandbox": sandbox, "grading": grading, "servers": servers})
+
+
+def starts_servers(config: Config) -> bool:
+    """Whether a solver of the configuration starts model servers, so that a node needs one."""
+    places = (config.model.url, config.discriminator.url, config.search.ppm or "")
+    return any(place.startswith(VLLM) for place in places)
 
 
 def room(config: Config, strategy: Strategy) -> int:

@@ -16,7 +16,7 @@ from rstar_math.types import Problem
 OnDone = Callable[[Problem, Packed], None]
 
 _CONNECTION = {"url", "api_key_env", "concurrency", "timeout_s", "retries", "affinity"}
-_FREE = {
+FREE = {
     "model": _CONNECTION,
     "discriminator": _CONNECTION,
     "search": {"trees", "strategy"},
@@ -33,7 +33,7 @@ def conditions(config: Config, *, guided: bool) -> dict[str, Any]:
     flat: dict[str, Any] = {"guided": guided}
     for section, values in config.model_dump(mode="json").items():
         for key, value in values.items():
-            if key not in _FREE.get(section, set()):
+            if key not in FREE.get(section, set()):
                 flat[f"{section}.{key}"] = value
     if config.model.embedded:
         flat["model.name"] = config.model.url

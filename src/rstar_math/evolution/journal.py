@@ -18,6 +18,7 @@ from typing import Any, Self
 
 from rstar_math import __version__
 from rstar_math.errors import ConfigError, InputError, StoreError
+from rstar_math.evolution.fill import FREE
 
 FORMAT = 1
 RECIPE = "recipe.json"
@@ -183,15 +184,25 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _same_recipe(folder: Path, before: Any, now: Any) -> None:
-    """Raise `ConfigError` where a recipe does more than add rounds to another."""
+    """Raise `ConfigError` where a recipe does more than add rounds to another, or change how fast
+    it goes."""
     now = json.loads(json.dumps(now))
     rounds = len(before["rounds"])
-    shorter = {**now, "rounds": now["rounds"][:rounds]}
+    before, shorter = _shaping(before), _shaping({**now, "rounds": now["rounds"][:rounds]})
     if not _agree(before, shorter):
         raise ConfigError(
             f"{folder} was begun with another recipe ({_difference(before, shorter)}); set it "
             "back, or give a new --run."
         )
+
+
+def _shaping(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe without the options that change how fast an evolution goes and not what it finds."""
+    found = {key: value for key, value in recipe.items() if key != "launch"}
+    for section, free in FREE.items():
+        if isinstance(options := found.get(section), dict):
+            found[section] = {key: value for key, value in options.items() if key not in free}
+    return found
 
 
 def _agree(before: Any, now: Any) -> bool:

@@ -9,6 +9,7 @@ from rstar_math.config.servers import VLLM
 from rstar_math.errors import InputError
 from rstar_math.evolution.gathering import TRAIN, problems_in, solutions_in
 from rstar_math.evolution.journal import Facts, Journal, file_digest
+from rstar_math.evolution.launching import launched
 from rstar_math.evolution.models import Made, weights_digest
 from rstar_math.evolution.recipe import Recipe
 from rstar_math.evolution.searching import searched
@@ -82,8 +83,12 @@ def train_round_policy(journal: Journal, recipe: Recipe, number: int, say: Say) 
 
     out = journal.path(f"round-{number}", "policy")
     rows = read_rows(journal.path(f"round-{number}", SFT), SolutionRow)
-    if not is_whole(out):
-        train_policy(rows, base_of(journal, recipe), out, recipe.sft, say=say)
+    base = base_of(journal, recipe)
+    if not is_whole(out) and recipe.launch:
+        data = journal.path(f"round-{number}", SFT)
+        launched(recipe.launch, ["policy", str(data), "--base", base], out, recipe.sft, say=say)
+    elif not is_whole(out):
+        train_policy(rows, base, out, recipe.sft, say=say)
     return _report(out)
 
 
@@ -102,6 +107,10 @@ def train_round_ppm(
         rows = read_rows(data, PairRow)
         if recipe.probe:
             train_probe(rows, policy.folder, out, recipe.head, say=say)
+        elif recipe.launch:
+            training = ["ppm", str(data), "--base", policy.folder]
+            training += ["--objective", recipe.preference.objective]
+            launched(recipe.launch, training, out, recipe.preference, say=say)
         else:
             train_preference(rows, policy.folder, out, recipe.preference, say=say)
     return _report(out)

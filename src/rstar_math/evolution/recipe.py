@@ -120,6 +120,9 @@ class Recipe(Section):
     ended as they are needed (section `servers`)."""
     first: bool = True
     """Whether the untrained base is measured too, by few-shot prompt."""
+    launch: tuple[str, ...] = ()
+    """What starts trainings, as ["accelerate", "launch", "--num_processes", "8", "-m"]: a command
+    line that takes a Python module and its arguments; by default this process trains itself."""
     keep: Literal["all", "round"] = "round"
     """Solutions that a policy is trained on: those of all rounds so far, or of its own (paper)."""
     probe: bool = False

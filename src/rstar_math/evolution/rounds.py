@@ -22,15 +22,21 @@ from rstar_math.types import Problem
 
 
 async def evolve(
-    recipe: Recipe, run: Path, *, watch: Watch | None = None, budget: Budget | None = None
+    recipe: Recipe,
+    run: Path,
+    *,
+    watch: Watch | None = None,
+    budget: Budget | None = None,
+    cluster: str | None = None,
 ) -> Pair:
     """Do all rounds of a recipe, or what is left of them, in the folder `run`; the models in use at
-    the end.
+    the end. The workers of a `cluster` search, where one is named; the folder must then be at the
+    same path on all its nodes.
 
     Raises `BudgetSpent` where the budget ends it, and any `RstarError`; the same call goes on.
     """
     with Journal.open(run, recipe.model_dump(mode="json")) as journal:
-        shop = Workshop(recipe, journal, watch or Silent(), budget or Budget())
+        shop = Workshop(recipe, journal, watch or Silent(), budget or Budget(), cluster=cluster)
         async with keeping():
             base = await _begin(shop)
             pair, fixed = base, None
@@ -137,7 +143,14 @@ async def _guided(
     async def work() -> Facts:
         done = shop.bar(stage, f"search with {strategy.name}", path, problems, strategy)
         await searching.search(
-            path, problems, [strategy], config, made_by=made_by, guided=True, on_done=done
+            path,
+            problems,
+            [strategy],
+            config,
+            made_by=made_by,
+            guided=True,
+            on_done=done,
+            cluster=shop.cluster,
         )
         solved = searching.solved_in(path)
         counts = {"problems": len(problems), "solved": sum(solved.values())}

@@ -27,8 +27,18 @@ GREEDY = Strategy("greedy")
 class Workshop:
     """An evolution under way."""
 
-    def __init__(self, recipe: Recipe, journal: Journal, watch: Watch, budget: Budget) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        journal: Journal,
+        watch: Watch,
+        budget: Budget,
+        *,
+        cluster: str | None = None,
+    ) -> None:
         self.recipe, self.journal, self.watch, self.budget = recipe, journal, watch, budget
+        self.cluster = cluster
+        """Whose workers search; None for this process."""
 
     async def stage(
         self, name: str, inputs: Mapping[str, Any], work: Callable[[], Awaitable[Facts]]
@@ -97,8 +107,9 @@ class Workshop:
         async def work() -> Facts:
             what = f"measure {', '.join(strategy.name for strategy in strategies)}"
             done = self.bar(stage, what, path, problems, *strategies)
+            made_by, where = pair.hashes(scored=scored), self.cluster
             await searching.search(
-                path, problems, strategies, config, made_by=pair.hashes(scored=scored), on_done=done
+                path, problems, strategies, config, made_by=made_by, on_done=done, cluster=where
             )
             return {"strategies": figures(path), **searching.account(path)}
 

@@ -22,6 +22,7 @@ from rstar_math.training.process import (
     progressing,
     require_training,
     run,
+    trimming,
 )
 from rstar_math.training.rows import SolutionRow, fingerprint
 from rstar_math.training.settings import PolicyTraining
@@ -122,7 +123,7 @@ def policy_trainer(
         train_dataset=Dataset.from_list([examples[index] for index in order]),
         processing_class=tokenizer,
         peft_config=lora_config(settings.lora, settings.lora_alpha, "CAUSAL_LM"),
-        callbacks=[marking()],
+        callbacks=[marking(), trimming()],
     )
 
 

@@ -27,6 +27,7 @@ from rstar_math.training.process import (
     progressing,
     require_training,
     run,
+    trimming,
 )
 from rstar_math.training.ranking import (
     calibration,
@@ -170,7 +171,7 @@ def preference_trainer(
         processing_class=tokenizer,
         data_collator=lambda batch: collate(batch, tokenizer.pad_token_id),
         peft_config=lora_config(settings.lora, settings.lora_alpha, "SEQ_CLS"),
-        callbacks=[marking()],
+        callbacks=[marking(), trimming()],
     )
     _in_float32(head_of(trainer.model))
     return trainer

@@ -53,6 +53,36 @@ def give_memory_back() -> None:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
+def resident() -> int:
+    """Bytes of memory that this process holds; 0 where the system does not tell."""
+    with suppress(OSError, ValueError, IndexError):
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+    return 0
+
+
+def trimming() -> Any:
+    """A callback that bounds what `keep_memory` keeps. Batches of many shapes leave the kept memory
+    in pieces that fit none of the next: of 135M weights it grew to 16 GB. When the process holds
+    half as much again as after the last return (the first comes after the first step), it goes
+    back to the system, and the next step takes anew what it needs."""
+    from transformers import TrainerCallback
+
+    class Trimming(TrainerCallback):  # type: ignore[misc,unused-ignore]
+        most = 0
+        trimmed = True
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            held = resident()
+            if self.trimmed:
+                self.most, self.trimmed = max(self.most, held + held // 2), False
+            elif held > self.most:
+                give_memory_back()
+                self.trimmed = True
+
+    return Trimming()
+
+
 def on_gpu() -> bool:
     """Whether training goes to a GPU."""
     import torch
@@ -159,7 +189,7 @@ def progressing(say: Callable[[str], None]) -> Any:
             self.started = self.started or (time.monotonic(), state.global_step)
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-            if logs and "loss" in logs and self.started:
+            if logs and "loss" in logs and self.started and state.is_world_process_zero:
                 done = max(1, state.global_step - self.started[1])
                 each = (time.monotonic() - self.started[0]) / done
                 left = each * (state.max_steps - state.global_step)

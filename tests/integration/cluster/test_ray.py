@@ -6,8 +6,10 @@ Skipped where Ray is not installed: pip install 'rstar-math[ray]'.
 
 import json
 import os
+import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -20,6 +22,7 @@ from rstar_math.evolution.store import RunStore
 from rstar_math.testing import FakeServer, serving
 from tests.e2e.adder import answer
 from tests.e2e.rstar import COMMAND, rstar, write_problems
+from tests.integration.servers.conftest import ended_within
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_memory_monitor_refresh_ms"] = "0"  # noqa: SIM112
@@ -63,9 +66,10 @@ def digest(path: Path) -> str:
 class Driver:
     """`rstar search --cluster` in a process of its own."""
 
-    def __init__(self, cluster: Any, folder: Path, fake: FakeServer, *more: str) -> None:
+    def __init__(self, cluster: Any, folder: Path, model: FakeServer | str, *more: str) -> None:
         self.run = folder / "run"
-        args = (write_problems(folder, COUNT), "--run", self.run, "--model", fake.url, *SETTINGS)
+        url = model if isinstance(model, str) else model.url
+        args = (write_problems(folder, COUNT), "--run", self.run, "--model", url, *SETTINGS)
         args += ("--cluster", cluster.address, "--json", *more)
         self._out = (folder / "out").open("w+")
         self._err = (folder / "err").open("w+")
@@ -123,6 +127,38 @@ def test_a_node_and_a_driver_killed_in_the_middle(
         assert {worker["node"] for worker in report["workers"]} >= {second.node_id}
     finally:
         cluster.remove_node(second)
+
+
+@pytest.mark.slow
+def test_each_node_starts_a_server_on_each_of_its_gpus(
+    cluster: Any, undisturbed: str, tmp_path: Path
+) -> None:
+    (checkpoint := tmp_path / "scripted").mkdir()
+    (checkpoint / "config.json").write_text("{}")
+    first = cluster.add_node(**NODE, num_gpus=2)
+    second = cluster.add_node(**NODE, num_gpus=1)
+    fake = Path(__file__).parents[1] / "servers" / "fake_vllm.py"
+    source = Path(__file__).parents[3] / "src"
+    told = {"FAKE_ADDS": "1", "FAKE_PIDS": tmp_path / "pids", "PYTHONPATH": source}
+    command = ["env", *(f"{k}={v}" for k, v in told.items()), sys.executable, str(fake)]
+    servers = (f"servers.command={json.dumps(command)}", f'servers.logs="{tmp_path / "logs"}"')
+    driver = Driver(
+        cluster, tmp_path, f"vllm:{checkpoint}", *(word for s in servers for word in ("--set", s))
+    )
+    report = driver.report()
+    cluster.remove_node(first)
+    cluster.remove_node(second)
+    placed = {worker["node"]: worker["problems"] for worker in report["workers"]}
+    assert set(placed) == {first.node_id, second.node_id}
+    assert sum(placed.values()) == COUNT
+    with RunStore.read(driver.run) as store:
+        assert len(store.done("mcts")) == COUNT
+    pids = [int(line) for line in (tmp_path / "pids").read_text().split()]
+    assert len(pids) == 9, "three servers of three processes each"
+    assert ended_within(pids)
+    logs = sorted(path.read_text() for path in (tmp_path / "logs").iterdir())
+    assert sorted(re.findall(r"CUDA: (\S+)", "".join(logs))) == ["0", "0", "1"]
+    assert digest(driver.run) == undisturbed
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ of, and answers like a model server. What it does is set by environment variable
 FAKE_PIDS    file that gets the numbers of all its processes
 FAKE_FAULT   "crash" before it answers, "hang" without ever answering, "taken" the first time as if
              its port were taken, "deaf" to being told to end
+FAKE_ADDS    if set, it answers questions for sums
 """
 
 import argparse
@@ -11,9 +12,13 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from rstar_math.testing import PromptCache, serving
+
+Answers = Callable[[Mapping[str, Any]], list[str]]
 
 
 def options() -> argparse.Namespace:
@@ -47,6 +52,16 @@ def _note(pids: Path) -> None:
         file.write(f"{os.getpid()}\n")
 
 
+def answers() -> Answers:
+    """What it says."""
+    if "FAKE_ADDS" not in os.environ:
+        return lambda body: ["It is \\boxed{42}.<answer/>"] * int(body["n"])
+    sys.path.append(str(Path(__file__).resolve().parents[3]))
+    from tests.e2e.adder import answer
+
+    return answer
+
+
 def main() -> None:
     found = options()
     fault = os.environ.get("FAKE_FAULT", "")
@@ -63,10 +78,7 @@ def main() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if fault == "hang":
         time.sleep(600)
-    answers = ["It is \\boxed{42}.<answer/>"]
-    with serving(
-        lambda body: answers * body["n"], model=found.served_model_name, port=found.port
-    ) as fake:
+    with serving(answers(), model=found.served_model_name, port=found.port) as fake:
         fake.key = os.environ["VLLM_API_KEY"]
         fake.adapters = tuple(one.partition("=")[0] for one in found.lora_modules)
         fake.cache = PromptCache(block=4)
