@@ -1,14 +1,15 @@
 """Do the trainers learn to rank steps? In a world whose true values are known: searched, curated,
 trained, and measured on unseen problems.
 
-    python benchmarks/toy_ppm.py [--json] [--seeds N] [--problems N] [--slips]
+    python benchmarks/toy_ppm.py [--json] [--seeds N] [--problems N] [--rollouts N] [--slips]
 
 Problems of the toy world are searched with their references (MCTS, 8 rollouts) and curated with the
-defaults. A random Llama of some 120,000 weights is fine-tuned on the right solutions; from this
-policy start a PPM (pairs), an ORM (outcomes), a PQM (Q values) and a probe of the frozen policy
-(pairs). Equal data means: the same trees of the same problems, and for the three that train all
-weights the same number of tokens run through the model, in steps of as many tokens, at one learning
-rate; labels to a token differ by kind, as they do in life.
+defaults. Fewer rollouts make values of steps that are less sure. A random Llama of some 120,000
+weights is fine-tuned on the right solutions; from this policy start a PPM (pairs), an ORM
+(outcomes), a PQM (Q values) and a probe of the frozen policy (pairs). Equal data means: the same
+trees of the same problems, and for the three that train all weights the same number of tokens run
+through the model, in steps of as many tokens, at one learning rate; labels to a token differ by
+kind, as they do in life.
 
 Measured: of two next steps after the same right beginning, of which one can still lead to the
 answer and the other cannot, is the first valued higher? All such pairs among 16 samples at each
@@ -246,10 +247,10 @@ def ranked(checkpoint: Path, pairs: Sequence[Contest]) -> dict[str, float]:
 
 
 def seeded(
-    seed: int, problems: int, pairs: Sequence[Contest], budgets: Sequence[int], slips: bool
+    seed: int, pairs: Sequence[Contest], args: argparse.Namespace
 ) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:
     """Ranking accuracies by scorer and problem, and how the trainings went, under one seed."""
-    rows = data(world(seed, slips=slips), problems)
+    rows = data(world(seed, slips=args.slips), args.problems, args.rollouts)
     found: dict[str, dict[str, float]] = {}
     went: dict[str, Any] = {str(name): len(some) for name, some in rows.items()}
     with tempfile.TemporaryDirectory() as folder:
@@ -257,7 +258,7 @@ def seeded(
         texts = [row.prompt + row.completion for row in rows["outcome"][:300]]
         went["weights"] = save_random_policy(root / "random", texts, seed)
         fine_tuned(rows["sft"], root / "random", root / "policy")
-        for tokens in budgets:
+        for tokens in BUDGETS:
             for objective, name in DATA.items():
                 out = root / f"{objective}-{tokens}"
                 went[out.name] = trained(objective, rows[name], root / "policy", out, tokens)
@@ -299,6 +300,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--problems", type=int, default=60, help="problems searched, a seed")
+    parser.add_argument("--rollouts", type=int, default=8, help="of each search")
     parser.add_argument("--slips", action="store_true", help="errors that only comparing shows")
     args = parser.parse_args()
     import torch
@@ -306,7 +308,7 @@ def main() -> None:
     torch.set_num_threads(1)
     started, cpu = time.perf_counter(), time.process_time()
     pairs = contests(world(UNSEEN, slips=args.slips), 40)
-    runs = [seeded(seed, args.problems, pairs, BUDGETS, args.slips) for seed in range(args.seeds)]
+    runs = [seeded(seed, pairs, args) for seed in range(args.seeds)]
     figures: dict[str, Any] = {
         "ranking_accuracy": summarised([found for found, _ in runs]),
         "pairs": len(pairs),

@@ -5,13 +5,11 @@ Skipped where Ray is not installed: pip install 'rstar-math[ray]'.
 """
 
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -22,29 +20,15 @@ from rstar_math.evolution.store import RunStore
 from rstar_math.testing import FakeServer, serving
 from tests.e2e.adder import answer
 from tests.e2e.rstar import COMMAND, rstar, write_problems
+from tests.integration.cluster.conftest import NODE
 from tests.integration.servers.conftest import ended_within
 
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-os.environ["RAY_memory_monitor_refresh_ms"] = "0"  # noqa: SIM112
-cluster_utils = pytest.importorskip(
-    "ray.cluster_utils", reason="Ray is not installed: pip install 'rstar-math[ray]'"
-)
 pytestmark = pytest.mark.timeout(900)
-NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
 COUNT = 16
 SETTINGS = [
     *("--set", "search.rollouts=4", "--set", "search.candidates=3"),
     *("--set", "model.concurrency=6", "--set", "search.trees=3"),
 ]
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    """A cluster whose head has no core to give; tests bring the nodes."""
-    head = NODE | {"num_cpus": 0, "include_dashboard": False}
-    found = cluster_utils.Cluster(initialize_head=True, head_node_args=head)
-    yield found
-    found.shutdown()
 
 
 @pytest.fixture(scope="module")
