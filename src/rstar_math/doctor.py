@@ -10,22 +10,27 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
+from rstar_math.config.servers import ServersConfig
+from rstar_math.errors import MissingExtra, RstarError
+from rstar_math.models.servers.launch import COMMAND, program
 from rstar_math.models.weights import FILE, PACKAGE, REPACKED, cache_dir
 
 _INSTALL = "pip install 'rstar-math[{extra}]'"
-_LATER = frozenset({"train", "ray", "serve"})
-"""Extras that nothing in this version uses yet."""
 _NEEDS = {
     "local": ("xllamacpp", "gguf"),
     "train": ("torch", "transformers", "trl", "peft", "accelerate", "datasets"),
     "ray": ("ray",),
     "serve": ("starlette", "uvicorn"),
+    "report": ("matplotlib",),
+    "gym": ("reasoning_gym",),
 }
 _FOR = {
     "local": "the embedded model",
     "train": "training a policy or a PPM",
     "ray": "searching on several machines",
     "serve": "the live viewer and the server",
+    "report": "plots in reports",
+    "gym": "generated problems",
 }
 
 
@@ -60,15 +65,25 @@ def _machine() -> Iterator[Check]:
 def _packages() -> Iterator[Check]:
     for extra, names in _NEEDS.items():
         missing = [name for name in names if find_spec(name) is None]
-        there = ", ".join(f"{n} {_version(n)}" for n in names if n not in missing)
+        there = ", ".join(f"{n} {_version(n)}".strip() for n in names if n not in missing)
         detail = f"for {_FOR[extra]}: {there or 'not installed'}"
         if missing and there:
             detail += f"; missing {', '.join(missing)}"
-        if extra in _LATER:
-            yield Check("packages", extra, True, f"{detail} (not used by this version yet)")
-        else:
-            fix = _INSTALL.format(extra=extra) if missing else None
-            yield Check("packages", extra, not missing, detail, fix)
+        fix = _INSTALL.format(extra=extra) if missing else None
+        yield Check("packages", extra, not missing, detail, fix)
+    yield _vllm()
+
+
+def _vllm() -> Check:
+    """Whether there is a vLLM to start."""
+    what = "for serving models (vllm:FOLDER): "
+    try:
+        found = program(ServersConfig())
+    except RstarError as error:
+        fix = f"pip install vllm, or export {COMMAND}='/path/to/venv/bin/vllm serve'"
+        missing = "not installed" if isinstance(error, MissingExtra) else str(error)
+        return Check("packages", "vllm", False, what + missing, fix)
+    return Check("packages", "vllm", True, what + " ".join(found))
 
 
 def _weights() -> Iterator[Check]:
