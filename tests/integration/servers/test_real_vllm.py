@@ -41,7 +41,7 @@ EXACT = ("--dtype", "float32")
 CPU = (
     *("--enforce-eager", "--max-model-len", "1024", "--block-size", "32"),
     *("--no-enable-chunked-prefill", "--max-num-batched-tokens", "8192"),
-    *("--num-gpu-blocks-override", "512"),
+    *("--num-gpu-blocks-override", "512", "--gpu-memory-utilization", "0.2"),
 )
 LONG = "Eve keeps a list of her numbers: " + ", ".join(str(n) for n in range(10, 60)) + ". "
 

@@ -9,6 +9,8 @@ from rstar_math.foreign import plain
 from rstar_math.models.weights import cache_dir
 
 _FAULT = re.compile(r"\b[A-Z]\w*(?:Error|Exception)\b: .+|\berror: .+|No module named .+")
+_HARMLESS = re.compile(r"\b(?:DEBUG|INFO|WARNING) \d\d-\d\d ")
+"""Lines that vLLM itself does not call errors, whatever they speak of."""
 _READ = 256 << 10
 """Bytes of the end of a log that are looked through."""
 
@@ -31,6 +33,7 @@ def what_went_wrong(log: Path) -> str:
     except OSError as error:
         return f"its log cannot be read ({error.strerror})"
     lines = [plain(line.strip()) for line in lines if line.strip()]
-    faults = list(dict.fromkeys(m[0][:240] for line in lines if (m := _FAULT.search(line))))
+    grave = [line for line in lines if not _HARMLESS.search(line)]
+    faults = list(dict.fromkeys(m[0][:240] for line in grave if (m := _FAULT.search(line))))
     told = [faults[0], *faults[-1:]] if faults else lines[-3:]
     return " | ".join(dict.fromkeys(told))[:500] or "it wrote nothing"
