@@ -135,7 +135,8 @@ def test_the_cause_is_found_in_a_log(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text(
         "INFO starting\n(APIServer pid=2) WARNING 11-22 15:20:51 [a.py:1] may cause errors like "
-        "`OSError: [Errno 24] Too many open files`\n(Worker pid=1) ValueError: No available memory for the cache blocks.\n"
+        "`OSError: [Errno 24] Too many open files`\n"
+        "(Worker pid=1) ValueError: No available memory for the cache blocks.\n"
         "  File x\nRuntimeError: Engine core initialization failed.\x1b[0m\nINFO bye\n"
     )
     said = what_went_wrong(log)
