@@ -38,10 +38,11 @@ pytestmark = [pytest.mark.live, pytest.mark.slow, pytest.mark.timeout(1200)]
 # On a CPU vLLM 0.32 dies of a seeded request whose prompt it computes in parts ("CPU Generator does
 # not use offset"), so that is turned off.
 EXACT = ("--dtype", "float32")
+SMALL = ("--gpu-memory-utilization", "0.2")  # by default vLLM wants nearly all memory to be free
 CPU = (
     *("--enforce-eager", "--max-model-len", "1024", "--block-size", "32"),
     *("--no-enable-chunked-prefill", "--max-num-batched-tokens", "8192"),
-    *("--num-gpu-blocks-override", "512", "--gpu-memory-utilization", "0.2"),
+    *("--num-gpu-blocks-override", "512", *SMALL),
 )
 LONG = "Eve keeps a list of her numbers: " + ", ".join(str(n) for n in range(10, 60)) + ". "
 
@@ -292,7 +293,7 @@ def test_rstar_starts_both_models_and_ends_them(made: Made, tmp_path: Path) -> N
     settings = [
         f"servers.options={json.dumps(EXACT)}",
         f"servers.machine={json.dumps(CPU)}",
-        f"servers.ppm={json.dumps([*EXACT, '--enforce-eager'])}",
+        f"servers.ppm={json.dumps([*EXACT, '--enforce-eager', *SMALL])}",
         f"servers.adapters={{tuned = '{made.adapter}'}}",
         "model.name=tuned",
         "search.scorer=ppm",
