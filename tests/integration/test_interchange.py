@@ -1,6 +1,6 @@
 """Exports for inspect_ai and lm-eval, and our Solver as a solver of inspect_ai.
 
-Where inspect_ai is installed (pip install inspect-ai) its own reader judges.
+Where inspect_ai and lm_eval are installed (pip install inspect-ai lm-eval) their own readers judge.
 """
 
 import importlib
@@ -72,6 +72,15 @@ def test_results_for_lm_eval(run_file: Path, tmp_path: Path) -> None:
     tasks = set(found["results"])
     for key in ("configs", "versions", "n-shot", "higher_is_better", "n-samples"):
         assert set(found[key]) == tasks
+
+
+def test_lm_eval_makes_its_table_of_them(run_file: Path, tmp_path: Path) -> None:
+    their: Any = pytest.importorskip("lm_eval.utils")
+    table = their.make_table(json.loads(write_lm_eval(run_file, tmp_path).read_text()))
+    (row,) = [line for line in table.splitlines() if "svamp_mcts" in line]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert "exact_match" in cells
+    assert "rstar" in cells
 
 
 def test_our_solver_as_one_of_inspect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
