@@ -3,12 +3,14 @@
 import inspect
 import typing
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from docs.reference.markdown import cell, plain
 
 
+@cache
 def commands() -> dict[str, Any]:
     """Every command of `rstar` by its words after `rstar`, as in "train ppm"."""
     import typer.main
