@@ -17,6 +17,7 @@ PROBLEMS = [
     ("Tom has 3 apples and buys 4 more. How many apples has he?", "7"),
     ("A box holds 6 pens. How many pens are in 5 boxes?", "30"),
 ]
+SMALL = ("search.rollouts=2", "search.candidates=3", "search.in_flight=2")
 
 
 def rstar(*words: object) -> str:
@@ -31,7 +32,8 @@ def main(folder: Path) -> None:
     lines = [json.dumps({"problem": text, "answer": answer}) for text, answer in PROBLEMS]
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
-    found = json.loads(rstar("search", file, "--run", run, "--set", "search.rollouts=2", "--json"))
+    few = [word for setting in SMALL for word in ("--set", setting)]
+    found = json.loads(rstar("search", file, "--run", run, *few, "--json"))
     print(f"{found['problems']} problems searched, {found['right']} right")
     print(rstar("view", run, "--export", folder / "trees.html").strip())
     print(rstar("export", run, "--trajectories", "--out", folder / "paths.jsonl").strip())

@@ -7,11 +7,13 @@ python examples/solve.py
 from rstar_math import load_config, solve
 
 QUESTION = "Ben has 23 cards and gets 18 more. How many cards does he have now?"
+SMALL = ["search.rollouts=2", "search.candidates=3", "search.in_flight=2"]
+"""A quick look; without it the search is some ten times larger."""
 
 
 def main() -> None:
     """Search, then show the answer, the votes and the path that won."""
-    solution = solve(QUESTION, config=load_config("laptop", ["search.rollouts=3"]))
+    solution = solve(QUESTION, config=load_config("laptop", SMALL))
     print(f"{len(solution.tree) - 1} steps tried, {len(solution.tree.answers())} answers")
     print(f"answer: {solution.answer}")
     for answer, share in solution.choice.votes.items():

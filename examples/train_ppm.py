@@ -5,8 +5,7 @@ from bad ones.
     python examples/train_ppm.py
 
 Searched with the references, curated by the paper's rules, trained on a random Llama of some
-80,000 weights: what `rstar search --guided`, `rstar curate` and `rstar train ppm` do, without a file
-in between.
+80,000 weights. With files it is `rstar search --guided`, `rstar curate` and `rstar train ppm`.
 """
 
 import asyncio
@@ -71,7 +70,8 @@ def main(folder: Path) -> None:
     base = save_tiny_policy(folder / "base", size=64, vocabulary=600, spread=0.1, texts=texts)
     settings = PreferenceTraining(learning_rate=2e-3, epochs=3, batch=4, micro=4, bf16=False)
     report = train_preference(train, str(base), folder / "ppm", settings)
-    print(f"loss from {report['first_loss']:.3f} to {report['last_loss']:.3f} (0.693 knows nothing, 0.127 is the least)")
+    first, last = report["first_loss"], report["last_loss"]
+    print(f"loss from {first:.3f} to {last:.3f} (0.693 knows nothing, 0.127 is the least)")
     print(f"ranked right, of unseen problems: {asyncio.run(ranked(folder / 'ppm', unseen)):.1%}")
 
 

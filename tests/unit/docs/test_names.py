@@ -16,9 +16,9 @@ FILE = re.compile(r"(?:[\w.<>-]+/)*[\w-]+\.(?:py|toml|css|svg|yml)\Z")
 OTHER_FILES = (".md", ".json", ".jsonl", ".gz", ".gguf", ".rstar", ".html")
 USERS_FILES = {"score.py"}
 """Files of the reader's."""
-FOREIGN = {
-    "generation_config.json", "inspect_ai.log.read_eval_log", "chrome_sandbox",
-}  # fmt: skip
+FOREIGN = {"generation_config.json", "inspect_ai.log.read_eval_log"}
+DIARY = "docs/lab-notes.md"
+"""Dated: it may name what is gone."""
 
 
 def known_file(path: str) -> bool:
