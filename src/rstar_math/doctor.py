@@ -13,19 +13,21 @@ from importlib.util import find_spec
 from rstar_math.models.weights import FILE, PACKAGE, REPACKED, cache_dir
 
 _INSTALL = "pip install 'rstar-math[{extra}]'"
-_LATER = frozenset({"train", "ray", "serve"})
-"""Extras that nothing in this version uses yet."""
 _NEEDS = {
     "local": ("xllamacpp", "gguf"),
     "train": ("torch", "transformers", "trl", "peft", "accelerate", "datasets"),
     "ray": ("ray",),
     "serve": ("starlette", "uvicorn"),
+    "report": ("matplotlib",),
+    "gym": ("reasoning_gym",),
 }
 _FOR = {
     "local": "the embedded model",
     "train": "training a policy or a PPM",
     "ray": "searching on several machines",
     "serve": "the live viewer and the server",
+    "report": "plots in reports",
+    "gym": "problems that reasoning-gym makes",
 }
 
 
@@ -64,11 +66,8 @@ def _packages() -> Iterator[Check]:
         detail = f"for {_FOR[extra]}: {there or 'not installed'}"
         if missing and there:
             detail += f"; missing {', '.join(missing)}"
-        if extra in _LATER:
-            yield Check("packages", extra, True, f"{detail} (not used by this version yet)")
-        else:
-            fix = _INSTALL.format(extra=extra) if missing else None
-            yield Check("packages", extra, not missing, detail, fix)
+        fix = _INSTALL.format(extra=extra) if missing else None
+        yield Check("packages", extra, not missing, detail, fix)
 
 
 def _weights() -> Iterator[Check]:

@@ -40,7 +40,9 @@ def shown(name: str) -> str:
 
 def pattern(text: str) -> str:
     """A text as a pattern in which any number stands for any other."""
-    return re.sub(r"\d[\d,.]*", r"[\\d.,]+", re.escape(text).replace("\\,", ",").replace("\\.", "."))
+    return re.sub(
+        r"\d[\d,.]*", r"[\\d.,]+", re.escape(text).replace("\\,", ",").replace("\\.", ".")
+    )
 
 
 def needs(*modules: str) -> None:
