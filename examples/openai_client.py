@@ -36,17 +36,14 @@ def main() -> None:
     """Ask once, then once more while watching the search."""
     with served() as address:
         api = OpenAI(base_url=address, api_key="none")
-        question = "A shop sells 25 apples and then 17 more. How many apples does it sell?"
-        got = api.chat.completions.create(
-            model="rstar-sc4", messages=[{"role": "user", "content": question}]
-        )
+        question = "A shop sells 25 apples and then 17 more. How many apples does it sell in all?"
+        asked = [{"role": "user", "content": question}]
+        got = api.chat.completions.create(model="rstar-sc8", messages=asked, seed=1)
         choice = got.choices[0]
         print(f"answer {choice.rstar['answer']}, {choice.rstar['share']:.0%} of the votes")
         print(f"{got.usage.completion_tokens} tokens sampled, tree at {choice.rstar['tree']}")
 
-        stream = api.chat.completions.create(
-            model="rstar-sc4", messages=[{"role": "user", "content": question}], stream=True
-        )
+        stream = api.chat.completions.create(model="rstar-sc8", messages=asked, seed=1, stream=True)
         said = [part.choices[0].delta for part in stream if part.choices]
         print("the text of the chosen path:")
         print("".join(delta.content or "" for delta in said).strip())

@@ -14,10 +14,10 @@ import tempfile
 from pathlib import Path
 
 PROBLEMS = [
-    ("Tom has 3 apples and buys 4 more. How many apples has he?", "7"),
+    ("A shop sells 25 apples and then 17 more. How many apples does it sell in all?", "42"),
     ("A box holds 6 pens. How many pens are in 5 boxes?", "30"),
 ]
-SMALL = ("search.rollouts=2", "search.candidates=3", "search.in_flight=2")
+SMALL = ("search.rollouts=1", "search.candidates=6", "search.in_flight=1")
 
 
 def rstar(*words: object) -> str:

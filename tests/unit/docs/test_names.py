@@ -5,6 +5,7 @@ import re
 from functools import cache
 
 import pytest
+from pydantic import BaseModel
 
 from rstar_math.config import Config
 from rstar_math.evolution.recipe import Recipe
@@ -144,7 +145,7 @@ def test_the_functions_of_the_fidelity_page_are_where_it_says() -> None:
     assert checked >= 20
 
 
-def _models() -> list[type]:
+def _models() -> list[type[BaseModel]]:
     """Every section of the configuration, of curation, of training and of a recipe."""
     from rstar_math.evolution import recipe
     from rstar_math.training import settings
