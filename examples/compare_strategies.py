@@ -6,6 +6,15 @@ The world is a toy (adding numbers, a step a number, by a model that is sometime
 it takes seconds and prints the same everywhere. With a real model the same comparison is
 
     rstar eval problems.jsonl --budget tokens=2000 --strategy greedy,sc@8,mcts --run run.rstar
+
+Printed (2 s of one core):
+
+    strategy     right   95 % interval  tokens
+    greedy          8%        2% - 25%      90
+    sc             52%       33% - 70%   4,057
+    bon            96%       80% - 99%   4,057
+    beam           28%       14% - 48%   4,479
+    mcts           72%       52% - 86%   4,062
 """
 
 import asyncio
@@ -17,7 +26,7 @@ from rstar_math.search import Parts, Tree, pursue
 from rstar_math.search.strategy import parse_strategies
 from rstar_math.testing import ToyWorld
 
-PROBLEMS, TOKENS = 40, 8000
+PROBLEMS, TOKENS = 25, 4000
 
 
 async def same_text(answers: Sequence[str]) -> list[int]:

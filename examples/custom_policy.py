@@ -4,6 +4,14 @@
 
 This one asks no model. It solves "give change with few coins" by proposing, for what is left, each
 coin that fits; each step is Python that the sandbox runs, and a path ends where nothing is left.
+
+Printed (4 s of one core):
+
+    175 steps tried, 7 ways found
+    A coin of 10.
+    A coin of 10.
+    A coin of 10.
+    That is 3 coins.
 """
 
 import asyncio

@@ -6,6 +6,12 @@ from bad ones.
 
 Searched with the references, curated by the paper's rules, trained on a random Llama of some
 80,000 weights. With files it is `rstar search --guided`, `rstar curate` and `rstar train ppm`.
+
+Printed (13 s of one core):
+
+    340 pairs to learn from, 155 of other problems
+    loss from 0.693 to 0.131 (0.693 knows nothing, 0.127 is the least)
+    ranked right, of unseen problems: 89.0%
 """
 
 import asyncio
