@@ -3,7 +3,8 @@
     python examples/compare_strategies.py
 
 The world is a toy (adding numbers, a step a number, by a model that is sometimes wrong), so that
-it takes seconds and prints the same everywhere. With a real model the same comparison is
+it takes seconds and prints the same everywhere. Best-of-N is ahead at this budget;
+benchmarks/toy_quality.py has other budgets and worlds. With a real model it is
 
     rstar eval problems.jsonl --budget tokens=2000 --strategy greedy,sc@8,mcts --run run.rstar
 
