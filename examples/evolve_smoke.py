@@ -14,11 +14,12 @@ from pathlib import Path
 
 
 def main(folder: Path) -> None:
-    """Evolve, then print the report's first tables."""
+    """Evolve, then print the report's tables of what the rounds came to."""
     command = [sys.executable, "-m", "rstar_math.cli", "evolve", "smoke", "--run", str(folder)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     report = (folder / "report.md").read_text(encoding="utf-8")
-    print("\n".join(line for line in report.splitlines() if line.startswith(("#", "|"))))
+    tables = [part for part in report.split("\n\n") if part.startswith(("| ours", "| kept"))]
+    print("\n\n".join(tables))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,9 @@ TRAINING = ("train_ppm", "evolve_smoke")
 FOREIGN = ("inspect_solver",)
 """Run by another program, which is not installed here; it is compiled and type-checked by hand."""
 
+MEASURED_ELSEWHERE = ("evolve_smoke",)
+"""What it prints changes with its recipe; docs/evolution.md tells of it."""
+
 
 def run(name: str) -> str:
     """What an example prints."""
@@ -58,7 +61,7 @@ def test_every_example_is_run_by_a_test_and_says_how() -> None:
     for name in there - set(FOREIGN):
         doc = ast.get_docstring(ast.parse((EXAMPLES / f"{name}.py").read_text(encoding="utf-8")))
         assert f"    python examples/{name}.py" in (doc or "")
-        assert shown(name)
+        assert shown(name) or name in MEASURED_ELSEWHERE
 
 
 @pytest.mark.parametrize("name", EXACT)
@@ -91,7 +94,8 @@ def test_an_example_with_the_embedded_model_ends_well(name: str) -> None:
 def test_the_smoke_recipe_evolves() -> None:
     needs("torch", "trl")
     printed = run("evolve_smoke")
-    assert "| policy |" in printed or "policy" in printed
+    assert "| ours" in printed
+    assert "| round 1 |" in printed
 
 
 def test_examples_compile() -> None:
