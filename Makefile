@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 #   make test TORCH='torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu'
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test lint types unit integration e2e clean
+.PHONY: demo test lint types unit integration e2e docs clean
 
 demo: $(VENV)/.local
 	$(BIN)/rstar demo --html demo.html
@@ -28,6 +28,15 @@ types: $(VENV)/.dev
 unit integration e2e: $(VENV)/.dev
 	$(BIN)/pytest tests/$@
 
+# The site, in an environment of its own; what the package's pages are made from needs no more.
+docs: .venv-docs/.done
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=src .venv-docs/bin/mkdocs build --strict
+
+.venv-docs/.done: pyproject.toml
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check 'mkdocs-material>=9.6,<10' httpx pydantic typer
+	@touch $@
+
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "rstar-math needs Python 3.11 or newer; this is $$($(PYTHON) --version). Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
@@ -46,4 +55,4 @@ $(VENV)/.dev: $(VENV)/.local
 	@touch $@
 
 clean:
-	rm -rf $(VENV) dist build demo.html
+	rm -rf $(VENV) .venv-docs site dist build demo.html

@@ -30,7 +30,7 @@ _FOR = {
     "ray": "searching on several machines",
     "serve": "the live viewer and the server",
     "report": "plots in reports",
-    "gym": "generated problems",
+    "gym": "problems that reasoning-gym makes",
 }
 
 

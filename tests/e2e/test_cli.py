@@ -272,8 +272,9 @@ def test_doctor_says_what_to_type() -> None:
     report = json.loads(rstar("doctor", "--json").stdout)
     names = {check["name"]: check for check in report["checks"]}
     assert names["SmolLM2-135M weights"]["ok"]
-    packages = [check for check in report["checks"] if check["group"] == "packages"]
-    assert all(check["ok"] == (check["fix"] is None) for check in packages)
+    for extra in ("local", "train", "ray", "serve", "report", "gym"):
+        asked = f"pip install 'rstar-math[{extra}]'"
+        assert names[extra]["ok"] or names[extra]["fix"] == asked
     assert names["vllm"]["ok"] or "RSTAR_VLLM" in names["vllm"]["fix"]
     assert names["seccomp"]["group"] == "sandbox"
     assert {"machine", "packages", "model"} <= {check["group"] for check in report["checks"]}

