@@ -4,6 +4,25 @@
     python examples/openai_client.py
 
 The server runs the embedded model and listens on this machine alone; the program ends it.
+
+Printed (25 s of one core):
+
+    answer None, 0% of the votes
+    356 tokens sampled, tree at /trees/OMY9icnVhaPimEH83RlhcpN0XFHeeOpY
+    the text of the chosen path:
+    ```python
+    # Calculate the number of apples sold.
+    num_apples = 25 + 17
+    print(num_apples)
+    ```
+
+    Output:
+
+    ```
+    42
+    ```
+
+    Mia sells \\boxed{42} apples in all.
 """
 
 import re

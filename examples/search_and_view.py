@@ -5,6 +5,12 @@
 
 The commands are those that one types. Started again with the same folder, the search finds
 everything done; stopped in between, it goes on.
+
+Printed (32 s of one core):
+
+    2 problems searched, 0 right
+    /tmp/tmp5nrvlxw4/trees.html: 2 trees
+    /tmp/tmp5nrvlxw4/paths.jsonl: 3 rows
 """
 
 import json
@@ -14,10 +20,10 @@ import tempfile
 from pathlib import Path
 
 PROBLEMS = [
-    ("A shop sells 25 apples and then 17 more. How many apples does it sell in all?", "42"),
+    ("Tom has 3 apples and buys 4 more. How many apples has he?", "7"),
     ("A box holds 6 pens. How many pens are in 5 boxes?", "30"),
 ]
-SMALL = ("search.rollouts=1", "search.candidates=6", "search.in_flight=1")
+SMALL = ("search.rollouts=2", "search.candidates=3", "search.in_flight=2")
 
 
 def rstar(*words: object) -> str:

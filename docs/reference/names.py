@@ -25,7 +25,7 @@ MODULES = {
 
 def api_page() -> str:
     """The page of public names."""
-    lines = ["# Python", "", "What has a docstring here is kept stable; all else may move.", ""]
+    lines = ["# Python", "", "Names that are not on this page may change without notice.", ""]
     for name, said in MODULES.items():
         lines += [f"## {name}", "", said, ""]
         for public in public_names(name):

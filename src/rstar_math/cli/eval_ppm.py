@@ -39,6 +39,13 @@ Base = Annotated[
     ),
 ]
 
+First = Annotated[
+    int | None,
+    typer.Option(
+        "--limit", min=1, metavar="N", help="Take the first N pairs, solutions and problems."
+    ),
+]
+
 
 def eval_ppm(
     checkpoint: Trained,
@@ -60,12 +67,7 @@ def eval_ppm(
         typer.Option(metavar="NAME", help="Which results of RUN; by default its only sc@N."),
     ] = None,
     base: Base = None,
-    limit: Annotated[
-        int | None,
-        typer.Option(
-            "--limit", min=1, metavar="N", help="Take the first N pairs, solutions and problems."
-        ),
-    ] = None,
+    limit: First = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure a preference model: ranking accuracy on pairs of held-out problems, F1 of finding the
