@@ -44,7 +44,7 @@ def words() -> frozenset[str]:
 
 
 @cache
-def there_are_tests() -> frozenset[str]:
+def known_tests() -> frozenset[str]:
     """The names of all tests."""
     files = (ROOT / "tests").rglob("test_*.py")
     return frozenset(n for f in files for n in re.findall(r"def (test_\w+)", f.read_text()))
@@ -72,8 +72,8 @@ def test_every_file_that_is_named_exists(page: str) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_every_test_that_is_named_exists(page: str) -> None:
     named = [span for span in spans(page) if re.match(r"test_\w+(\.\.\.)?\Z", span)]
-    lost = [one for one in named if not any(t.startswith(one.rstrip(".")) for t in there_are_tests())]
-    lost += [one for one in named if not one.endswith("...") and one not in there_are_tests()]
+    lost = [one for one in named if not any(t.startswith(one.rstrip(".")) for t in known_tests())]
+    lost += [one for one in named if not one.endswith("...") and one not in known_tests()]
     assert lost == []
 
 
