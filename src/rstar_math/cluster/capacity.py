@@ -9,7 +9,9 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
+from math import log
 from pathlib import Path
+from statistics import pstdev
 from typing import Any
 
 from rstar_math.cluster.simulation import simulate
@@ -43,6 +45,10 @@ class Habits:
     """Programs run for a sample."""
     read: float = 60.0
     """Tokens read for a request that are in no cache."""
+    spread: float = 0.8
+    """Sigma of the log-normal lengths of samples; of a run's steps, in characters."""
+    varies: float = 0.3
+    """Standard deviation of a search's requests, over their mean."""
     measured: str | None = None
     """The run they were measured in; None where they are assumed."""
 
@@ -119,6 +125,7 @@ def engine_of(gpu: str, *, params: float, slots: int) -> Engine:
 def habits_of(path: Path) -> Habits:
     """What the searches of a run did. Raises `InputError` where it has none with rollouts."""
     costs: list[Cost] = []
+    lengths: list[float] = []
     rollouts = 0
     candidates = 1
     with RunStore.read(path) as store:
@@ -128,7 +135,10 @@ def habits_of(path: Path) -> Habits:
                 continue
             for result in store.results(name):
                 costs.append(result.cost)
-                rollouts += store.tree(result.problem, name).rollouts
+                tree = store.tree(result.problem, name)
+                rollouts += tree.rollouts
+                texts = (node.step.text for node in tree.nodes if node.step)
+                lengths += [log(max(1, len(text))) for text in texts]
     whole = Cost.total(costs)
     if not (rollouts and whole.calls and whole.samples):
         raise InputError(f"{path} has no results of mcts; name a run of rstar search.")
@@ -138,6 +148,8 @@ def habits_of(path: Path) -> Habits:
         tokens=whole.sampled_tokens / whole.samples,
         programs=whole.code_runs / whole.samples,
         read=(whole.sampled_tokens + whole.scorer_tokens) / whole.calls,
+        spread=pstdev(lengths) if lengths else 0.0,
+        varies=pstdev(cost.calls for cost in costs) * len(costs) / whole.calls,
         measured=str(path),
     )
 
@@ -151,6 +163,8 @@ def load_of(habits: Habits, problems: int, rollouts: float, candidates: int) -> 
         tokens=habits.tokens,
         programs=habits.programs,
         read=habits.read,
+        spread=habits.spread,
+        varies=habits.varies,
     )
 
 

@@ -12,7 +12,7 @@ are lost, and speeds that change with the length of a text.
 import random
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
-from math import exp, log
+from math import exp, log, sqrt
 
 from rstar_math.cluster.timeline import Clock, Line, Load, Machines, Replica
 from rstar_math.seeding import derive
@@ -85,6 +85,7 @@ def _played(
     }
     rng = random.Random(derive(seed, "simulate"))
     mu = log(max(load.tokens, 1e-9)) - load.spread**2 / 2
+    even = min(1.0, sqrt(3) * load.varies)
     extra = _extra(load, machines)
     marks: list[tuple[float, dict[str, float]]] = []
     begun = 0
@@ -95,7 +96,8 @@ def _played(
         if begun in (max(1, count // 2), count):
             marks.append((clock.now, {name: line.used for name, line in lines.items()}))
         together = max(1, round(load.samples)) * load.side
-        for _ in range(max(1, round(load.calls / load.side * rng.uniform(0.5, 1.5)))):
+        about = max(0.0, rng.uniform(1 - even, 1 + even))
+        for _ in range(max(1, round(load.calls / load.side * about))):
             yield lines["trees"], [together * machines.node_ms / 1000 * hands_slower]
             yield (
                 lines["servers"],

@@ -53,6 +53,8 @@ class Load:
     """Tokens of a sample."""
     spread: float = 0.8
     """Sigma of the log-normal lengths of samples."""
+    varies: float = 0.3
+    """Standard deviation of a search's requests, over their mean."""
     programs: float = 1.0
     """Programs run for a sample."""
     read: float = 0.0
