@@ -7,16 +7,19 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 #   make test TORCH='torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu'
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test lint types unit integration e2e docs clean
+.PHONY: demo test check lint types unit integration e2e docs clean
 
 demo: $(VENV)/.local
 	$(BIN)/rstar demo --html demo.html
 
 test: $(VENV)/.dev
+	$(MAKE) --no-print-directory -j2 -Otarget check unit
+	$(BIN)/pytest tests/e2e tests/integration --durations=25 --durations-min=2
+
+check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

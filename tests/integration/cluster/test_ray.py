@@ -23,6 +23,7 @@ from tests.e2e.rstar import COMMAND, rstar, write_problems
 from tests.integration.cluster.conftest import NODE
 from tests.integration.servers.conftest import ended_within
 
+pytest.importorskip("ray", reason="Ray is not installed: pip install 'rstar-math[ray]'")
 pytestmark = pytest.mark.timeout(900)
 COUNT = 16
 SETTINGS = [
