@@ -31,8 +31,14 @@ def evolve(
         ),
     ],
     folder: Annotated[
-        Path, typer.Option("--run", metavar="RUN", help="Folder to write or to go on with.")
-    ],
+        Path | None,
+        typer.Option(
+            "--run",
+            metavar="RUN",
+            help="Folder to write or to go on with; not needed with --plan.",
+            show_default=False,
+        ),
+    ] = None,
     set_: Options = None,
     budget: Annotated[
         list[str] | None,
@@ -55,6 +61,7 @@ def evolve(
     and RUN/report.html say what it came to.
     """
     from rstar_math.cli import watching
+    from rstar_math.errors import ConfigError
     from rstar_math.evolution.journal import Journal
     from rstar_math.evolution.recipe import load_recipe
     from rstar_math.evolution.rounds import evolve as work
@@ -65,6 +72,8 @@ def evolve(
     if plan:
         _plan(chosen, as_json)
         return
+    if folder is None:
+        raise ConfigError(f"Name a folder for the rounds: rstar evolve {recipe} --run RUN.")
     with watching.rounds() as watch:
         try:
             rounds = work(chosen, folder, watch=watch, budget=spending, cluster=cluster)

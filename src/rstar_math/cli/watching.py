@@ -113,18 +113,29 @@ def show_plan(plan: Plan) -> None:
     """The plan as a table on stdout."""
     table = Table(header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("stage", no_wrap=True)
-    for name in ("problems", "calls", "tokens", "hours"):
+    for name in ("problems", "calls", "tokens", "time"):
         table.add_column(name, justify="right", no_wrap=True)
     for part in plan.parts:
-        figures = (f"{part.problems:,}", f"{part.calls:,}", f"{part.tokens:,}", f"{part.hours:.2f}")
+        calls = f"{part.calls:,}" if part.calls else "-"
+        figures = (f"{part.problems:,}", calls, f"{part.tokens:,}", _lasting(part.hours))
         table.add_row(part.stage, *figures)
-    tokens = sum(part.tokens for part in plan.parts)
-    table.add_row("all", "", "", f"{tokens:,}", f"{plan.hours:.1f}")
-    table.caption_justify = "left"
-    table.caption = (
-        f"From a pilot on this machine: {plan.tokens_a_problem:.0f} tokens a rollout, "
-        f"{plan.tokens_a_second:.0f} a second; in training {plan.trained_a_second:.0f}.\n"
-        f"{plan.counts['to learn from']} problems to learn from, {plan.counts['held out']} held "
-        "out. A trained policy is shorter in its words than the\nbase, so later rounds take less."
-    )
+    calls, tokens = (sum(getattr(p, name) for p in plan.parts) for name in ("calls", "tokens"))
+    table.add_row("all", "", f"{calls:,}", f"{tokens:,}", _lasting(plan.hours))
+    pilot = plan.pilot
     out.print(table)
+    out.print(
+        f"From a short pilot on this machine: {pilot.rollout.tokens:.0f} tokens a rollout, "
+        f"{pilot.rate:.0f} a second; {pilot.whole.tokens:.0f} tokens a greedy answer, in "
+        f"{pilot.whole.seconds:.2g} s; {pilot.trained:.0f} tokens a second in a training. "
+        f"{plan.counts['to learn from']} problems to learn from, {plan.counts['held out']} held "
+        "out. A trained policy says it shorter than a base that goes by examples, and further "
+        "rollouts are only for what is unsolved, so it may take less.",
+        highlight=False,
+    )
+
+
+def _lasting(hours: float) -> str:
+    """A time for people."""
+    if hours < 1 / 30:
+        return f"{3600 * hours:.0f} s"
+    return f"{60 * hours:.0f} min" if hours < 2 else f"{hours:.1f} h"

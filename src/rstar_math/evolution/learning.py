@@ -22,8 +22,11 @@ from rstar_math.training.export.files import write_rows
 from rstar_math.training.rows import PairRow, SolutionRow, annotated_rows, read_rows
 
 SFT, DATA = "sft.jsonl", "data"
-_SHOWN, _VOCABULARY = 200, 512
-"""Of a tiny model: problems and solutions that its tokenizer is made from, and its tokens."""
+TINY = "tiny"
+"""The base that is made on the spot."""
+_SHOWN, _VOCABULARY, _COPYING = 200, 512, 250
+"""Of a tiny model: problems and solutions that its tokenizer is made from, its tokens, and the
+steps in which it learns to copy a number."""
 _PREFIX = {"transformers": "hf:", "vllm": VLLM}
 Say = Callable[[str], None]
 
@@ -130,7 +133,7 @@ def deployed(recipe: Recipe, folder: Path) -> str:
 
 def base_of(journal: Journal, recipe: Recipe) -> str:
     """What the policies are trained from; a tiny model is made when it is first asked for."""
-    if recipe.base != "tiny":
+    if recipe.base != TINY:
         return recipe.base
     folder = journal.path("base")
     if not folder.is_dir():
@@ -140,7 +143,8 @@ def base_of(journal: Journal, recipe: Recipe) -> str:
         if recipe.rounds[0].data == "annotated":
             rows, _ = annotated_rows(solutions_in(journal)[:_SHOWN])
             texts += [row.completion for row in rows]
-        save_tiny_policy(folder, size=64, spread=0.1, vocabulary=_VOCABULARY, texts=texts)
+        sizes: dict[str, Any] = {"size": 64, "spread": 0.1, "vocabulary": _VOCABULARY}
+        save_tiny_policy(folder, **sizes, texts=texts, copying=_COPYING)
     return str(folder)
 
 

@@ -9,6 +9,7 @@ have no mark and are taken as they are.
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -110,9 +111,11 @@ def read_notes(folder: Path) -> dict[str, Any]:
 
 @contextmanager
 def saying_what_fails(target: Path) -> Iterator[None]:
-    """A block in which an error of the disk becomes one sentence (`StoreError`)."""
+    """A block in which an error of the disk becomes one sentence (`StoreError`), and files are
+    written without bars."""
     try:
-        yield
+        with _without_bars():
+            yield
     except RstarError:
         raise
     except Exception as error:
@@ -265,11 +268,11 @@ def saying_what_is_wrong(base: str) -> Iterator[None]:
     bad ones becomes one sentence (`InputError`), and their bars and reports are not shown."""
     from transformers.utils import logging
 
-    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    before = logging.get_verbosity()
     logging.set_verbosity_error()
-    logging.disable_progress_bar()
     try:
-        yield
+        with _without_bars():
+            yield
     except (RstarError, MemoryError):
         raise
     except Exception as error:
@@ -280,5 +283,17 @@ def saying_what_is_wrong(base: str) -> Iterator[None]:
         ) from error
     finally:
         logging.set_verbosity(before)
-        if bars:
-            logging.enable_progress_bar()
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """A block in which transformers, if it is loaded, shows no bars."""
+    logging: Any = sys.modules.get("transformers.utils.logging")
+    if logging is None or not logging.is_progress_bar_enabled():
+        yield
+        return
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()

@@ -1,10 +1,12 @@
-"""A tiny policy, made on the spot: a random Llama and a tokenizer of bytes with a few merges."""
+"""A tiny policy, made on the spot: a Llama, random or taught to copy, and a tokenizer of bytes with
+a few merges."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rstar_math.models.checkpoints import require_torch, writing
+from rstar_math.testing.pretraining import pretrain
 
 TEXTS = ("Question: What is 1 + 2?\n<code>\n# Add.\nprint(1 + 2)\n<code/>\n<output>\n3\n</output>",)
 
@@ -19,11 +21,14 @@ def save_tiny_policy(
     spread: float = 0.02,
     head: int | None = None,
     texts: Sequence[str] = (),
+    copying: int = 0,
 ) -> Path:
     """Write the checkpoint of a random Llama with `layers` layers of width `size` and weights of
     standard deviation `spread` (0.1 learns at once at width 64, the usual 0.02 does not), 4 heads
     of width `head` (vLLM needs 32 on a CPU; by default a fourth of `size`), and a tokenizer of at
-    most `vocabulary` tokens made from `texts`; the folder. The same for the same arguments.
+    most `vocabulary` tokens made from `texts`; the folder. With `copying` it is trained so many
+    steps to answer with a number it has read (`testing.pretraining`). The same for the same
+    arguments.
 
     Raises `MissingExtra` without torch and transformers, `InputError` where the folder is there.
     """
@@ -50,6 +55,8 @@ def save_tiny_policy(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config)
+    if copying:
+        pretrain(model, tokenizer, copying, seed=seed)
     with writing(folder, {"kind": "tiny"}) as part:
         model.save_pretrained(part)
         tokenizer.save_pretrained(part)

@@ -1,5 +1,5 @@
-"""Small word problems with solutions marked as in GSM8K, from a few patterns: what a model of some
-100,000 weights can learn in seconds.
+"""Small word problems with solutions marked as in GSM8K, from fourteen patterns: what a model of
+some 100,000 weights can learn in seconds, and the better the more solutions it sees.
 
     list(toy_tasks(3, seed=1))[0].problem.question.text
 """
@@ -23,18 +23,27 @@ class Task:
 
 _ONE = (
     ("{who} has {a} {what} and gets {b} more.", "+"),
+    ("{who} finds {b} {what} and has {a} at home.", "+"),
+    ("{who} puts {a} {what} next to {b} others.", "+"),
     ("{who} has {a} {what} and gives {b} away.", "-"),
+    ("Of {a} {what} {who} loses {b}.", "-"),
+    ("{who} sells {b} out of {a} {what}.", "-"),
     ("There are {a} bags with {b} {what} each.", "*"),
+    ("{b} {what} lie in each of {a} boxes.", "*"),
 )
 _TWO = (
     ("{who} has {a} {what}, gets {b} more and then {c} more.", "++"),
     ("{who} has {a} {what}, gets {b} more and gives {c} away.", "+-"),
+    ("{who} has {a} {what}, gives {b} away and gets {c} more.", "-+"),
+    ("{who} has {a} {what}, loses {b} and gives {c} away.", "--"),
     ("There are {a} bags with {b} {what} each and {c} loose ones.", "*+"),
+    ("Of {a} bags with {b} {what} each {c} {what} are gone.", "*-"),
 )
 MOST_TASKS = 1000
 """Most tasks of one seed: there are some thousand."""
-_FIRST, _SECOND, _THIRD = (6, 7, 8, 9), (3, 4, 5), (1, 2)
-"""Numbers that tell by themselves in which place they stand."""
+_FIRST, _SECOND, _THIRD = (40, 50, 70, 80), (3, 6, 9), (1, 2)
+"""Numbers that tell by themselves in which place they stand, and of which no other calculation with
+one wrong number gives the same: a right answer is seldom luck."""
 _WHO = ("Ann", "Bob", "Eve", "Tom")
 _WHAT = ("pears", "books", "coins", "cards")
 _WORDS = {"+": "Put them together.", "-": "Take them away.", "*": "Count all bags."}
