@@ -27,10 +27,12 @@ from rstar_math.evolution.watching import Budget, BudgetSpent, Silent
 SETTINGS = (
     'problems.train=["toy:tasks?size=200&seed=1"]',
     "problems.held_out=6",
-    "sft.epochs=20",
-    "sft.save_every=20",
+    "sft.epochs=50",
+    "sft.save_every=40",
     "rounds.2.problems=16",
+    "rounds.2.rollouts=4",
     "rounds.3.problems=6",
+    "rounds.3.rollouts=4",
     "rounds.3.more=[2]",
     "preference.epochs=1",
     "preference.held_out=0.3",
@@ -71,12 +73,12 @@ def test_all_rounds_are_done_and_told(undisturbed: Path) -> None:
     found = course(Journal.read(undisturbed))
     assert found.complete
     _, first, second, third = found.rounds
-    assert first.solutions == 60
+    assert first.solutions == 28
     assert second.searched == 16
     assert 0 < second.solved <= 16
     assert second.pairs
     assert second.solutions is not None
-    assert second.solutions > 60
+    assert second.solutions > 28
     assert third.searched == 6
     for one in (second, third):
         assert one.policy_gate is not None
@@ -128,8 +130,27 @@ def test_stopped_again_and_again_it_comes_to_the_same(
 
 def test_another_recipe_is_refused(undisturbed: Path) -> None:
     other = load_recipe("smoke", (*SETTINGS, "sft.epochs=3"))
-    with pytest.raises(ConfigError, match=r"sft\.epochs was 20.* and now is 3"):
+    with pytest.raises(ConfigError, match=r"sft\.epochs was 50.* and now is 3"):
         asyncio.run(evolve(other, undisturbed))
+
+
+@pytest.mark.timeout(600)
+def test_the_policy_is_better_after_every_round(tmp_path: Path) -> None:
+    """The recipe as it is: what the second and third round are better at, they learned from
+    solutions that they found themselves."""
+    run = tmp_path / "run"
+    asyncio.run(evolve(load_recipe("smoke"), run))
+    _, first, second, third = course(Journal.read(run)).rounds
+    shares = [next(iter(one.policy.values()))["greedy"]["share"] for one in (first, second, third)]
+    assert shares[0] < shares[1] < shares[2]
+    assert shares[2] - shares[0] > 0.25
+    assert shares[2] > 0.6
+    for one in (second, third):
+        assert one.policy_gate is not None
+        assert one.policy_gate["promoted"]
+    assert third.solved / third.searched > second.solved / second.searched
+    assert third.ppm is not None
+    assert third.ppm["held_out"]["accuracy"] > 0.5
 
 
 @pytest.mark.slow

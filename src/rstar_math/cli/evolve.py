@@ -12,6 +12,15 @@ if TYPE_CHECKING:
     from rstar_math.evolution.watching import Budget
 
 
+Folder = Annotated[
+    Path | None,
+    typer.Option(
+        "--run",
+        metavar="RUN",
+        help="Folder to write or to go on with; not needed with --plan.",
+        show_default=False,
+    ),
+]
 Options = Annotated[
     list[str] | None,
     typer.Option(
@@ -30,15 +39,7 @@ def evolve(
             help="A TOML file, or paper-7b, single-gpu, laptop, smoke.",
         ),
     ],
-    folder: Annotated[
-        Path | None,
-        typer.Option(
-            "--run",
-            metavar="RUN",
-            help="Folder to write or to go on with; not needed with --plan.",
-            show_default=False,
-        ),
-    ] = None,
+    folder: Folder = None,
     set_: Options = None,
     budget: Annotated[
         list[str] | None,

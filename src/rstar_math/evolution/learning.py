@@ -143,9 +143,14 @@ def base_of(journal: Journal, recipe: Recipe) -> str:
         if recipe.rounds[0].data == "annotated":
             rows, _ = annotated_rows(solutions_in(journal)[:_SHOWN])
             texts += [row.completion for row in rows]
-        sizes: dict[str, Any] = {"size": 64, "spread": 0.1, "vocabulary": _VOCABULARY}
+        sizes: dict[str, Any] = {"size": 88, "layers": 1, "spread": 0.1, "vocabulary": _VOCABULARY}
         save_tiny_policy(folder, **sizes, texts=texts, copying=_COPYING)
     return str(folder)
+
+
+def make(journal: Journal, recipe: Recipe) -> Facts:
+    """Make a tiny base, where it is not made yet; what it came to."""
+    return {"weights": weights_digest(Path(base_of(journal, recipe)))}
 
 
 def base_address(journal: Journal, recipe: Recipe) -> str:

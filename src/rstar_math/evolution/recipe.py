@@ -113,7 +113,8 @@ class Recipe(Section):
 
     base: str = "local"
     """What every policy is trained from: "local" (the embedded SmolLM2-135M), a .gguf file, a
-    checkpoint folder or a name of the hub; "tiny" is a random model of some 100,000 weights."""
+    checkpoint folder or a name of the hub; "tiny" is a model of some 100,000 weights, made on the
+    spot, that knows nothing but how to copy a number."""
     engine: Literal["llama.cpp", "transformers", "vllm"] = "llama.cpp"
     """What runs trained policies: llama.cpp on a .gguf file in this process, transformers in
     this process (a GPU if there is one; repeats to the byte), or vLLM servers that are started and

@@ -56,6 +56,9 @@ async def _begin(shop: Workshop) -> Pair:
     await shop.quiet(
         "0/problems", "gather problems", inputs, lambda: gathering.gather(journal, recipe)
     )
+    if recipe.base == learning.TINY:
+        inputs = {**shop.part("base"), "problems": journal.facts("0/problems")}
+        await shop.quiet("0/base", "make the base", inputs, lambda: learning.make(journal, recipe))
     base = learning.base_of(journal, recipe)
     address = learning.base_address(journal, recipe)
     pair = Pair(Made(0, base, address, f"base {recipe.base}"))

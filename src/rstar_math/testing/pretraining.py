@@ -52,7 +52,7 @@ def pretrain(model: Any, tokenizer: Any, steps: int, *, seed: int = 0) -> float:
             group["lr"] = _RATE * min(1.0, (step + 1) / _WARMUP) * (1 - step / steps)
         ids, labels = _batch(tokenizer, [next(texts) for _ in range(BATCH)])
         loss = model(input_ids=ids, labels=labels, use_cache=False).loss
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         optimiser.zero_grad()
