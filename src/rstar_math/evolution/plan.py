@@ -72,7 +72,15 @@ async def estimate(recipe: Recipe, *, watch: Watch | None = None) -> Plan:
             len(gathering.problems_in(journal, gathering.evaluation_file(at)))
             for at in range(1, len(recipe.evaluation.sets) + 1)
         ]
-    return Plan(counts, pilot, _Reckoning(recipe, pilot).parts(counts, sizes))
+    return Plan(counts, pilot, reckon(recipe, pilot, counts, sizes))
+
+
+def reckon(
+    recipe: Recipe, pilot: Pilot, counts: dict[str, int], sizes: Sequence[int]
+) -> list[Part]:
+    """The parts of all rounds; `counts` are those of the problems "to learn from" and "held out",
+    `sizes` those of the sets to measure on."""
+    return _Reckoning(recipe, pilot).parts(counts, sizes)
 
 
 class _Reckoning:
@@ -83,7 +91,7 @@ class _Reckoning:
         self._parts: list[Part] = []
 
     def parts(self, counts: dict[str, int], sizes: Sequence[int]) -> list[Part]:
-        """Of all rounds. `sizes` are those of the sets to measure on."""
+        """See `reckon`."""
         train, held = counts["to learn from"], counts["held out"]
         kept = 0.0
         for number, one in enumerate(self.recipe.rounds, 1):

@@ -1,0 +1,77 @@
+"""What a plan reckons from a pilot, and how it is shown."""
+
+import pytest
+from rich.console import Console
+
+from rstar_math.cli import watching
+from rstar_math.evolution.pilot import Habit, Pilot
+from rstar_math.evolution.plan import Plan, reckon
+from rstar_math.evolution.recipe import Recipe, load_recipe
+
+PILOT = Pilot(
+    rollout=Habit(calls=3, tokens=80, seconds=0.1),
+    candidates=16,
+    whole=Habit(calls=2, tokens=40, seconds=0.2),
+    start_s=2.0,
+    length=90,
+    trained=9000,
+)
+COUNTS = {"to learn from": 300, "held out": 40}
+SETTINGS = (
+    "sft.epochs=10",
+    "sft.max_steps=100000",
+    "rounds.1.problems=24",
+    "rounds.2.problems=50",
+    "rounds.2.rollouts=4",
+    "rounds.3.more=[6]",
+    'evaluation.sets=[{source="toy:tasks?size=60&seed=2", system=false}, {source="toy:tasks"}]',
+    'evaluation.system=["sc@4", "mcts@2"]',
+    "evaluation.candidates=32",
+)
+
+
+def planned(*settings: str) -> Plan:
+    recipe: Recipe = load_recipe("smoke", (*SETTINGS, *settings))
+    return Plan(COUNTS, PILOT, reckon(recipe, PILOT, COUNTS, [60, 20]))
+
+
+def test_a_search_takes_its_rollouts_and_the_start_of_its_model() -> None:
+    parts = {part.stage: part for part in planned().parts}
+    search = parts["2/search"]
+    assert (search.problems, search.calls, search.tokens) == (50, 600, 16_000)
+    assert search.hours * 3600 == pytest.approx(2 + 50 * 4 * 0.1)
+    assert "1/search" not in parts, "annotated solutions take no search"
+    assert parts["2/held-out"].tokens == 40 * 40
+    assert parts["3/more-1 (at most)"].calls == parts["3/more-1 (at most)"].problems * 6 * 3
+
+
+def test_a_training_ends_with_its_steps_and_sees_the_solutions_that_are_kept() -> None:
+    parts = {part.stage: part for part in planned().parts}
+    assert parts["1/policy"].tokens == 24 * 10 * 90
+    assert parts["2/policy"].problems == 24 + 2 * 50, "keep is all"
+    alone = {part.stage: part for part in planned('keep="round"').parts}
+    assert alone["2/policy"].problems == 2 * 50
+    short = {part.stage: part for part in planned("sft.max_steps=5").parts}
+    assert short["2/policy"].tokens == 5 * 8 * 90
+
+
+def test_what_is_measured_is_planned_and_nothing_else() -> None:
+    parts = {part.stage: part for part in planned().parts}
+    assert "3/system-1" not in parts
+    assert "2/system-2" not in parts
+    system = parts["3/system-2"]
+    assert system.tokens == 20 * (4 * 40 + 2 * 80 * 32 / 16)
+
+
+def test_a_plan_fits_a_terminal_of_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    console = Console(width=80, record=True, force_terminal=False)
+    monkeypatch.setattr(watching, "out", console)
+    plan = planned()
+    watching.show_plan(plan)
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= 80
+    text = "\n".join(lines)
+    for part in plan.parts:
+        assert part.stage in text
+    assert "300 problems to learn from" in " ".join(text.split())
+    assert f"{sum(part.calls for part in plan.parts):,}" in text
