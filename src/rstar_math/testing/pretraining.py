@@ -19,7 +19,7 @@ from rstar_math.types import Execution, ExecutionStatus, Step
 BATCH = 16
 """Texts to a step of the optimiser."""
 _RATE, _WARMUP, _DECAY = 3e-3, 20, 0.1
-_DIGITS = (1, 2, 2, 3, 3, 3)
+_DIGITS = (1, 2, 2, 2, 2, 3)
 
 
 def copying_texts(seed: int = 0) -> Iterator[tuple[str, str]]:

@@ -41,9 +41,9 @@ _TWO = (
 )
 MOST_TASKS = 1000
 """Most tasks of one seed: there are some thousand."""
-_FIRST, _SECOND, _THIRD = (40, 50, 70, 80), (3, 6, 9), (1, 2)
-"""Numbers that tell by themselves in which place they stand, and of which no other calculation with
-one wrong number gives the same: a right answer is seldom luck."""
+_FIRST, _SECOND, _THIRD = (17, 18, 19), (3, 5), (1, 2)
+"""Numbers that tell by themselves in which place they stand, and whose results all have two digits;
+few other calculations come to the same, so that a right answer is seldom luck."""
 _WHO = ("Ann", "Bob", "Eve", "Tom")
 _WHAT = ("pears", "books", "coins", "cards")
 _WORDS = {"+": "Put them together.", "-": "Take them away.", "*": "Count all bags."}
