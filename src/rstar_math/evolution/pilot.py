@@ -23,8 +23,8 @@ from rstar_math.types import Cost, Problem
 
 PROBLEMS = 4
 """Problems searched in the pilot."""
-ROLLOUTS = 4
-"""Rollouts of each, at most."""
+ROLLOUTS = 8
+"""Rollouts of each, at most; the first of a tree sample more than the later ones."""
 _SHOWN, _STEPS = 64, 2
 """Solutions whose length is looked at, and steps of the optimiser that are timed, after a first."""
 _GREEDY = Strategy("greedy")
@@ -101,11 +101,12 @@ async def fly(journal: Journal, recipe: Recipe, watch: Watch) -> Pilot:
     began = monotonic()
     async with Solver(config) as solver:
         start_s = monotonic() - began
+        watch.begin("0/pilot", "a few greedy answers", 2 * len(problems), 0)
+        await _timed(solver, problems, _GREEDY, watch)  # the first ones wait for all to be loaded
+        whole = await _timed(solver, problems, _GREEDY, watch)
         strategy = Strategy("mcts", min(ROLLOUTS, one.rollouts))
         watch.begin("0/pilot", "a short search", len(problems), 0)
         search = await _timed(solver, problems, strategy, watch)
-        watch.begin("0/pilot", "a few greedy answers", len(problems), 0)
-        whole = await _timed(solver, problems, _GREEDY, watch)
     rollout = search.times(1 / (strategy.n or 1))
     return Pilot(rollout, one.candidates, whole, start_s, length, trained)
 
