@@ -72,7 +72,8 @@ async def _reranked(
         return await gate.rerank(path, samples.name, problems, None, shop.recipe.grading)
     from rstar_math.models.preference import PreferenceModel
 
-    scorer = await asyncio.to_thread(PreferenceModel.load, ppm.folder)
+    alone = shop.recipe.engine == "transformers"
+    scorer = await asyncio.to_thread(PreferenceModel.load, ppm.folder, alone=alone)
     try:
         return await gate.rerank(path, samples.name, problems, scorer, shop.recipe.grading)
     finally:

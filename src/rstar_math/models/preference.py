@@ -35,7 +35,7 @@ class PreferenceModel:
     `limit` is the most tokens it reads of a prefix; `cache_tokens` how many tokens' keys and values
     it keeps (SmolLM2-135M: 46 kB each in float32); `batch_tokens` how many new tokens it runs at
     once. The same prefix gets the same value up to rounding (1e-5 in float32), which depends on
-    what it is batched with.
+    what it is batched with; `alone` runs each whole and by itself, slower and the same to the bit.
     """
 
     def __init__(
@@ -48,11 +48,13 @@ class PreferenceModel:
         limit: int = 2048,
         cache_tokens: int = 16_384,
         batch_tokens: int = 2048,
+        alone: bool = False,
     ) -> None:
         self._backbone, self._head, self._tokenizer = backbone.eval(), head.eval(), tokenizer
         self._layers = layers
         self._limit = min(limit, backbone.config.get_text_config().max_position_embeddings)
         self._batch_tokens = batch_tokens
+        self._alone = alone
         self._cache = PrefixCache(cache_tokens)
         self._lock = threading.Lock()
         self._waiting: list[tuple[Sequence[Encoding | None], asyncio.Future[_Scores]]] = []
@@ -149,7 +151,8 @@ class PreferenceModel:
         for call in calls:
             here = [item.tokens for item in call if item is not None]
             run = sum(values[t][1] for t in {*here} - billed)
-            billed |= {*here}
+            if not self._alone:
+                billed |= {*here}
             row = [0.0 if item is None else values[item.tokens][0] for item in call]
             results.append(_Scores(row, run, sum(item is None for item in call)))
         return results
@@ -160,8 +163,9 @@ class PreferenceModel:
         """Value and tokens run, for each sequence."""
         groups: list[_Group] = []
         for tokens in sequences:
-            length, pieces = self._cache.find(tokens[:-1])
-            if not groups or not groups[-1].takes(tokens, length, self._batch_tokens):
+            length, pieces = (0, []) if self._alone else self._cache.find(tokens[:-1])
+            apart = self._alone or not groups
+            if apart or not groups[-1].takes(tokens, length, self._batch_tokens):
                 groups.append(_Group(length, pieces))
             groups[-1].add(tokens)
         found: dict[tuple[int, ...], tuple[float, int]] = {}
@@ -174,7 +178,7 @@ class PreferenceModel:
         chunks: list[list[_Group]] = []
         for group in sorted(groups, key=lambda g: (len(g.tree), g.length)):
             size = len(group.tree) * (len(chunks[-1]) + 1 if chunks else 1)
-            if not chunks or size > self._batch_tokens:
+            if self._alone or not chunks or size > self._batch_tokens:
                 chunks.append([])
             chunks[-1].append(group)
         return chunks
@@ -208,7 +212,8 @@ class PreferenceModel:
                     group.sequences, group.paths, group.new, values, strict=True
                 ):
                     found[tokens] = (value, new)
-                    self._cache.put(tokens, group.length, kept[:, :, index][..., path, :])
+                    if not self._alone:
+                        self._cache.put(tokens, group.length, kept[:, :, index][..., path, :])
         return found
 
 

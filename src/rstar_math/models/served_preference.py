@@ -48,7 +48,8 @@ async def open_scorer(config: Config) -> OpenScorer:
     """The preference model that `search.ppm` names: a checkpoint folder (needs torch), one that
     vLLM serves (vllm:FOLDER), a .gguf file (llama.cpp in this process), or an address.
 
-    A .gguf adapter is added to the embedded model that `model.url` names. Raises `ConfigError`,
+    A .gguf adapter is added to the embedded model that `model.url` names. Beside a policy of
+    transformers (hf:FOLDER), which repeats to the byte, a folder's model does so too. Raises `ConfigError`,
     `InputError`, `MissingExtra` and `ModelError` in one sentence.
     """
     place, head = config.search.ppm, config.search.ppm_head
@@ -66,7 +67,8 @@ async def open_scorer(config: Config) -> OpenScorer:
         return await asyncio.to_thread(ServedPreference.load, place, base=base)
     from rstar_math.models.preference import PreferenceModel
 
-    return await asyncio.to_thread(PreferenceModel.load, place)
+    alone = config.model.url.startswith("hf:")
+    return await asyncio.to_thread(PreferenceModel.load, place, alone=alone)
 
 
 class ServedPreference:

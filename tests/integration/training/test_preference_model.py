@@ -85,6 +85,32 @@ def test_concurrent_questions_run_as_one_batch_and_get_their_own_values(ppm: Pat
     assert runs == [9, 9]
 
 
+def test_alone_the_same_prefix_gets_the_same_bits_and_the_same_bill(ppm: Path) -> None:
+    """Whatever else is asked at the time, or was asked before."""
+    prefixes = [solution(n)[:depth] for n in range(6) for depth in (1, 2)]
+
+    async def asked(order: Sequence[int], together: bool) -> dict[int, tuple[float, int]]:
+        scorer = PreferenceModel.load(ppm, alone=True)
+        found = {}
+
+        async def one(at: int) -> None:
+            with metering() as cost:
+                (value,) = await scorer.score(question(4), [prefixes[at]])
+            found[at] = (value, cost.scorer_tokens)
+
+        if together:
+            await asyncio.gather(*(one(at) for at in order))
+        else:
+            for at in order:
+                await one(at)
+        return found
+
+    first = asyncio.run(asked(range(12), together=True))
+    second = asyncio.run(asked((*range(11, -1, -1), 3, 3), together=False))
+    assert first == second
+    assert first[5][0] == pytest.approx(plain_value(ppm, question(4), prefixes[5]), abs=1e-5)
+
+
 def test_a_new_node_costs_its_own_tokens(ppm: Path) -> None:
     """A search-shaped workload: 8 children a layer, of which one is gone on from."""
     scorer = PreferenceModel.load(ppm)
