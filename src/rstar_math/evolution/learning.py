@@ -143,7 +143,7 @@ def base_of(journal: Journal, recipe: Recipe) -> str:
         if recipe.rounds[0].data == "annotated":
             rows, _ = annotated_rows(solutions_in(journal)[:_SHOWN])
             texts += [row.completion for row in rows]
-        sizes: dict[str, Any] = {"size": 88, "layers": 1, "spread": 0.1, "vocabulary": _VOCABULARY}
+        sizes: dict[str, Any] = {"size": 64, "layers": 2, "spread": 0.1, "vocabulary": _VOCABULARY}
         save_tiny_policy(folder, **sizes, texts=texts, copying=_COPYING)
     return str(folder)
 
