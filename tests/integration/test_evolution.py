@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -23,6 +22,7 @@ from rstar_math.evolution.rounds import evolve
 from rstar_math.evolution.state import course
 from rstar_math.evolution.summary import write_summary
 from rstar_math.evolution.watching import Budget, BudgetSpent, Silent
+from tests.integration.outcomes import outcome
 
 SETTINGS = (
     'problems.train=["toy:tasks?size=200&seed=1"]',
@@ -51,11 +51,6 @@ class Told(Silent):
 
     def begin(self, stage: str, what: str, total: int | None, done: int) -> None:
         self.begun.append(stage)
-
-
-def outcome(run: Path) -> dict[str, Any]:
-    """What a run came to, stage by stage, without the clock."""
-    return {one["stage"]: (one["inputs"], one["found"]) for one in Journal.read(run).manifests()}
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,7 @@
 """Trainings that a launcher starts, on several processes or GPUs, instead of this process."""
 
 import json
-import os
-import shutil
 import subprocess
-import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -14,10 +11,8 @@ from typing import Any
 from rstar_math.config.sections import Section
 from rstar_math.errors import InputError, MissingExtra
 from rstar_math.models.checkpoints import is_whole
-from rstar_math.models.servers.launch import WARDEN
+from rstar_math.models.servers.launch import place_of, under_warden
 
-GRACE_S = 20.0
-"""Between the request to end and the end by force."""
 _KEPT = 40
 """Lines of a training's words that are looked through for why it failed."""
 
@@ -41,10 +36,9 @@ def launched(
     command += ["--out", str(out)]
     for name, value in settings.model_dump(mode="json", exclude_defaults=True).items():
         command += ["--set", f"{name}={json.dumps(value)}"]
-    warden = [sys.executable, "-I", "-S", str(WARDEN), str(os.getpid()), str(GRACE_S)]
     last: deque[str] = deque(maxlen=_KEPT)
     with subprocess.Popen(
-        [*warden, *command],
+        under_warden(command),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -67,9 +61,8 @@ def launched(
 
 
 def _found(name: str) -> str:
-    """The launcher's program: on the path, or beside this Python."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    found = shutil.which(name, path=path)
+    """The launcher's program."""
+    found = place_of(name)
     if found is None:
         raise MissingExtra(
             f"There is no program {name} to start a training with; install it or change launch."

@@ -85,13 +85,14 @@ def train_round_policy(journal: Journal, recipe: Recipe, number: int, say: Say) 
     from rstar_math.training.policy import train_policy
 
     out = journal.path(f"round-{number}", "policy")
-    rows = read_rows(journal.path(f"round-{number}", SFT), SolutionRow)
+    data = journal.path(f"round-{number}", SFT)
     base = base_of(journal, recipe)
-    if not is_whole(out) and recipe.launch:
-        data = journal.path(f"round-{number}", SFT)
+    if is_whole(out):
+        return _report(out)
+    if recipe.launch:
         launched(recipe.launch, ["policy", str(data), "--base", base], out, recipe.sft, say=say)
-    elif not is_whole(out):
-        train_policy(rows, base, out, recipe.sft, say=say)
+    else:
+        train_policy(read_rows(data, SolutionRow), base, out, recipe.sft, say=say)
     return _report(out)
 
 
@@ -106,16 +107,18 @@ def train_round_ppm(
     data = journal.path(f"round-{number}", DATA, "preference.jsonl")
     if not data.is_file():
         return None
-    if not is_whole(out):
-        rows = read_rows(data, PairRow)
-        if recipe.probe:
-            train_probe(rows, policy.folder, out, recipe.head, say=say)
-        elif recipe.launch:
-            training = ["ppm", str(data), "--base", policy.folder]
-            training += ["--objective", recipe.preference.objective]
-            launched(recipe.launch, training, out, recipe.preference, say=say)
-        else:
-            train_preference(rows, policy.folder, out, recipe.preference, say=say)
+    if is_whole(out):
+        return _report(out)
+    if recipe.launch and not recipe.probe:
+        training = ["ppm", str(data), "--base", policy.folder]
+        training += ["--objective", recipe.preference.objective]
+        launched(recipe.launch, training, out, recipe.preference, say=say)
+        return _report(out)
+    rows = read_rows(data, PairRow)
+    if recipe.probe:
+        train_probe(rows, policy.folder, out, recipe.head, say=say)
+    else:
+        train_preference(rows, policy.folder, out, recipe.preference, say=say)
     return _report(out)
 
 

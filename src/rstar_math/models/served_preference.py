@@ -49,8 +49,8 @@ async def open_scorer(config: Config) -> OpenScorer:
     vLLM serves (vllm:FOLDER), a .gguf file (llama.cpp in this process), or an address.
 
     A .gguf adapter is added to the embedded model that `model.url` names. Beside a policy of
-    transformers (hf:FOLDER), which repeats to the byte, a folder's model does so too. Raises `ConfigError`,
-    `InputError`, `MissingExtra` and `ModelError` in one sentence.
+    transformers (hf:FOLDER), which repeats to the byte, a folder's model does so too. Raises
+    `ConfigError`, `InputError`, `MissingExtra` and `ModelError` in one sentence.
     """
     place, head = config.search.ppm, config.search.ppm_head
     if place is None:

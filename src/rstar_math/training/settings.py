@@ -18,7 +18,8 @@ class PolicyTraining(Section):
     batch: int = Field(128, ge=1)
     """Solutions to one step of the optimiser (code: 128); fewer where there are fewer."""
     micro: int = Field(8, ge=1)
-    """Solutions computed at once: memory, not results."""
+    """Solutions of like length computed at once: memory and speed. Of a few hundred solutions,
+    those of one length are often of one kind, and 1 or 2 learn better (docs/lab-notes.md)."""
     weight_decay: float = Field(0.1, ge=0)
     """Weight decay of AdamW (code: 0.1)."""
     max_tokens: int = Field(2048, ge=16)

@@ -11,11 +11,11 @@ import pytest
 
 pytest.importorskip("trl", reason="training needs trl: pip install 'rstar-math[train]'")
 
-from rstar_math.evolution.journal import Journal
 from rstar_math.evolution.recipe import load_recipe
 from rstar_math.evolution.rounds import evolve
 from tests.e2e.rstar import rstar
 from tests.integration.cluster.conftest import NODE
+from tests.integration.outcomes import outcome
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 SETTINGS = (
@@ -32,11 +32,6 @@ SETTINGS = (
     'evaluation.sets=[{source="toy:tasks?size=4&seed=2"}]',
     'evaluation.system=["mcts@2"]',
 )
-
-
-def outcome(run: Path) -> dict[str, Any]:
-    """What a run came to, stage by stage, without the clock."""
-    return {one["stage"]: (one["inputs"], one["found"]) for one in Journal.read(run).manifests()}
 
 
 def test_on_a_cluster_it_comes_to_the_same(cluster: Any, tmp_path: Path) -> None:

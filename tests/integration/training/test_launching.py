@@ -3,7 +3,6 @@ fails."""
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -12,6 +11,7 @@ from rstar_math.evolution.launching import launched
 from rstar_math.training.export.files import write_rows
 from rstar_math.training.rows import SolutionRow, solution_row
 from rstar_math.training.settings import PolicyTraining
+from tests.integration.training.checkpoint import weights
 from tests.unit.training.tiny import question, save_tiny_policy, solution
 
 torch = pytest.importorskip("torch", reason="training needs torch: pip install 'rstar-math[train]'")
@@ -27,12 +27,6 @@ def data(tmp_path: Path) -> Path:
     path = tmp_path / "sft.jsonl"
     write_rows(path, SolutionRow, ROWS)
     return path
-
-
-def weights(folder: Path) -> Any:
-    from safetensors.torch import load_file
-
-    return load_file(str(folder / "model.safetensors"))
 
 
 def test_two_processes_train_the_model_that_one_trains(tmp_path: Path, data: Path) -> None:

@@ -10,6 +10,7 @@ from rstar_math.errors import InputError
 from rstar_math.models.checkpoints import load_policy, read_notes
 from rstar_math.training.rows import SolutionRow, solution_row
 from rstar_math.training.settings import PolicyTraining
+from tests.integration.training.checkpoint import weights
 from tests.unit.training.tiny import question, save_tiny_policy, solution
 
 torch = pytest.importorskip("torch", reason="training needs torch: pip install 'rstar-math[train]'")
@@ -23,12 +24,6 @@ ROWS = [solution_row(question(n), solution(n)) for n in range(12)]
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_policy(tmp_path_factory.mktemp("tiny") / "policy")
-
-
-def weights(folder: Path) -> Any:
-    from safetensors.torch import load_file
-
-    return load_file(str(folder / "model.safetensors"))
 
 
 def equal(a: Path, b: Path) -> bool:

@@ -24,7 +24,7 @@ COMMAND = "RSTAR_VLLM"
 """Environment variable with the beginning of vLLM's command line."""
 WARDEN = Path(__file__).with_name("warden.py")
 GRACE_S = 20.0
-"""How long a server may take to end when it is told to."""
+"""How long what is started may take to end when it is told to."""
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes as the highest rank of its adapters."""
 
@@ -158,12 +158,28 @@ def program(config: ServersConfig) -> list[str]:
     except ValueError as error:
         raise ConfigError(f"{COMMAND} is no command line ({error}); correct it.") from error
     command = [*(config.command or said or ("vllm", "serve"))]
-    if shutil.which(command[0]) is None:
+    place = place_of(command[0])
+    if place is None:
         raise MissingExtra(
             f"There is no program {command[0]!r} to serve models with; type: pip install vllm, or "
             f"name the one of another environment: {COMMAND}='/path/to/venv/bin/vllm serve'."
         )
-    return command
+    return [place, *command[1:]]
+
+
+def place_of(program: str) -> str | None:
+    """Where a program is, beside this Python or on the path; None where it is not."""
+    folders = [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
+    return shutil.which(program, path=os.pathsep.join(folders))
+
+
+def under_warden(command: Sequence[str]) -> list[str]:
+    """A command line that runs another, and ends it with all its processes when this process ends,
+    however that does."""
+    return [
+        *(sys.executable, "-I", "-S", str(WARDEN), str(os.getpid()), str(GRACE_S)),
+        *command,
+    ]
 
 
 def check_order(order: Order) -> None:
@@ -219,13 +235,9 @@ async def _begin(
     environment["VLLM_NO_USAGE_STATS"] = "1"
     if order.gpus is not None:
         environment["CUDA_VISIBLE_DEVICES"] = order.gpus
-    warden = [sys.executable, "-I", "-S", str(WARDEN), str(os.getpid()), str(GRACE_S)]
     with log.open("ab") as file:
         process = await asyncio.create_subprocess_exec(
-            *warden,
-            *command,
-            *arguments(order),
-            *where,
+            *under_warden([*command, *arguments(order), *where]),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=file,
             stderr=file,
