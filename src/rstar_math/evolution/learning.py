@@ -80,13 +80,12 @@ async def _curated(journal: Journal, recipe: Recipe, number: int, runs: Sequence
     }
 
 
-def train_round_policy(journal: Journal, recipe: Recipe, number: int, say: Say) -> Facts:
-    """Train a round's policy from the base."""
+def train_round_policy(journal: Journal, recipe: Recipe, number: int, base: str, say: Say) -> Facts:
+    """Train a round's policy from `base`."""
     from rstar_math.training.policy import train_policy
 
     out = journal.path(f"round-{number}", "policy")
     data = journal.path(f"round-{number}", SFT)
-    base = base_of(journal, recipe)
     if is_whole(out):
         return _report(out)
     if recipe.launch:

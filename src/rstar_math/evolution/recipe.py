@@ -126,6 +126,9 @@ class Recipe(Section):
     line that takes a Python module and its arguments; by default this process trains itself."""
     keep: Literal["all", "round"] = "round"
     """Solutions that a policy is trained on: those of all rounds so far, or of its own (paper)."""
+    start: Literal["base", "policy"] = "base"
+    """What a round's policy is trained from: the base anew (paper), or the policy in use, so that a
+    round with keep = "round" costs no more than what it found."""
     probe: bool = False
     """Whether preference models are heads on the policy's frozen states instead of whole models:
     trained in seconds, no second model in memory."""

@@ -76,7 +76,7 @@ async def _round(
     data = await _curate(shop, number, runs)
     made = None
     if recipe.policy:
-        made = await _policy(shop, number, data)
+        made = await _policy(shop, number, pair.policy, data)
         pair = await policy_gate(shop, number, pair, made)
     if recipe.ppm and recipe.data == "search":
         new = await _ppm(shop, number, pair.policy, data)
@@ -178,14 +178,17 @@ async def _curate(shop: Workshop, number: int, runs: Mapping[Path, str]) -> Fact
     return await shop.stage(f"{number}/curate", inputs, work)
 
 
-async def _policy(shop: Workshop, number: int, data: Facts) -> Made:
-    """The round's policy, trained from the base."""
+async def _policy(shop: Workshop, number: int, policy: Made, data: Facts) -> Made:
+    """The round's policy, trained from the base or from the policy in use."""
     journal, recipe = shop.journal, shop.recipe
+    onward = recipe.start == "policy" and policy.round > 0
+    base = policy.folder if onward else learning.base_of(journal, recipe)
 
     def work() -> Facts:
-        return learning.train_round_policy(journal, recipe, number, shop.watch.say)
+        return learning.train_round_policy(journal, recipe, number, base, shop.watch.say)
 
     inputs = {**shop.part("sft", "base"), "data": data["file"]}
+    inputs |= {"from": policy.digest} if onward else {}
     facts = await shop.quiet(f"{number}/policy", "train the policy", inputs, work)
     folder = journal.path(f"round-{number}", "policy")
     return Made(number, str(folder), learning.deployed(recipe, folder), facts["weights"])
