@@ -53,7 +53,7 @@ class Bin:
     """Steps of about the same value."""
 
     value: float
-    """Their mean value, in [-1, 1]."""
+    """The mean chance of being right that their values stand for, in [0, 1]."""
     right: float
     """Mean share of right answers below them, in [0, 1]."""
     steps: int
@@ -62,14 +62,15 @@ class Bin:
 def calibration(
     steps: Sequence[StepRecord], *, by_score: bool = False, bins: int = 10
 ) -> list[Bin]:
-    """Steps by their Q (or score), in bins of equal width over [-1, 1] that are not empty: a value
-    v is calibrated where (v + 1) / 2 of the answers below are right."""
+    """Steps by their Q (or score), in bins of equal width that are not empty: a value is calibrated
+    where it stands for the share of answers below that are right."""
     held: list[list[tuple[float, float]]] = [[] for _ in range(bins)]
     for step in steps:
-        value = step.score if by_score else step.q
+        value = step.q
+        if by_score:
+            value = None if step.score is None else (step.score + 1) / 2
         if value is not None:
-            at = min(bins - 1, max(0, int((value + 1) / 2 * bins)))
-            held[at].append((value, step.right))
+            held[min(bins - 1, max(0, int(value * bins)))].append((value, step.right))
     return [
         Bin(sum(v for v, _ in b) / len(b), sum(r for _, r in b) / len(b), len(b)) for b in held if b
     ]
@@ -81,4 +82,4 @@ def calibration_error(bins: Sequence[Bin]) -> float | None:
     total = sum(b.steps for b in bins)
     if not total:
         return None
-    return sum(b.steps * abs((b.value + 1) / 2 - b.right) for b in bins) / total
+    return sum(b.steps * abs(b.value - b.right) for b in bins) / total

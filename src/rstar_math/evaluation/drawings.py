@@ -92,8 +92,8 @@ def _calibration(series: Sequence[Series], *, by_score: bool) -> Figure | None:
     return Figure(
         plots.reliability(curves, what),
         f"{what.capitalize()} of the steps that led to answers, against the share of right answers "
-        "below them; "
-        "on the line a value v has (v + 1) / 2 of them right. Larger dots hold more steps. "
+        "below them; a value in [-1, 1] stands for the chance (v + 1) / 2, one in [0, 1], as "
+        "rStar's, for itself. Larger dots hold more steps. "
         f"Expected calibration error: {', '.join(errors)}. A tree keeps fewer wrong paths below "
         "steps that the search turned away from, so this judges the values where the search went.",
     )

@@ -84,25 +84,25 @@ def reliability(curves: Sequence[tuple[int, str, Sequence[Bin]]], what: str) -> 
     curve with its series' number, so that it has the same colour in all plots."""
 
     def draw(axes: Any) -> None:
-        axes.plot([-1, 1], [0, 100], color=_LINE, lw=1, zorder=0)
+        axes.plot([0, 100], [0, 100], color=_LINE, lw=1, zorder=0)
         for at, label, bins in curves:
             most = max(b.steps for b in bins)
             axes.plot(
-                [b.value for b in bins],
+                [100 * b.value for b in bins],
                 [100 * b.right for b in bins],
                 color=_SERIES[at % len(_SERIES)],
                 lw=1.2,
                 label=label,
             )
             axes.scatter(
-                [b.value for b in bins],
+                [100 * b.value for b in bins],
                 [100 * b.right for b in bins],
                 s=[10 + 70 * b.steps / most for b in bins],
                 color=_SERIES[at % len(_SERIES)],
             )
-        axes.set_xlim(-1.05, 1.05)
+        axes.set_xlim(-3, 103)
         axes.set_ylim(-3, 103)
-        _name(axes, what, "right answers below, %")
+        _name(axes, f"{what} as a chance, %", "right answers below, %")
         _legend(axes)
 
     return svg(f"calibration-{what}", f"Calibration of {what}", draw)

@@ -10,6 +10,7 @@ from rstar_math.evolution.store import Result
 from rstar_math.protocols import Grouper
 from rstar_math.search import ROOT, Ballot, Tree, ballots, top_of_runs
 from rstar_math.search.answers import RULES
+from rstar_math.search.strategy import ACTIONS
 from rstar_math.types import Problem, Verdict
 
 JudgeAnswer = Callable[[str, str], Awaitable[Verdict]]
@@ -24,7 +25,10 @@ class StepRecord:
     """What was thought of a step, and what came of it."""
 
     q: float | None
+    """The chance of being right that its Q stands for, in [0, 1]: (Q + 1) / 2 where ends are worth
+    -1 or 1; Q itself, at most 1, in rStar's trees, where they are worth the share that agrees."""
     score: float | None
+    """In [-1, 1]."""
     right: float
     """Share of the answers below it, or of its own, that are right, in [0, 1]."""
 
@@ -90,7 +94,7 @@ async def read(
         any_right=right or any(verdicts.values()),
         attempts=_attempts(found, terms, result),
         course=await _course(found, terms, result, right),
-        steps=_steps(found),
+        steps=_steps(found, shares=terms.kind in ACTIONS),
     )
 
 
@@ -179,8 +183,9 @@ def _spent(tree: Tree, total: float) -> list[float]:
     return [total * length / whole for length in accumulate(lengths)]
 
 
-def _steps(found: _Found) -> tuple[StepRecord, ...]:
-    """The valued steps that led to answers."""
+def _steps(found: _Found, *, shares: bool) -> tuple[StepRecord, ...]:
+    """The valued steps that led to answers; `shares` tells values in [0, 1] from those in
+    [-1, 1]."""
     tree = found.tree
     right, every = [0.0] * len(tree), [0.0] * len(tree)
     for ballot, good in zip(found.cast, found.right, strict=True):
@@ -192,10 +197,16 @@ def _steps(found: _Found) -> tuple[StepRecord, ...]:
         every[parent] += every[index]
     valued = any(node.value_sum for node in tree)
     return tuple(
-        StepRecord(node.q if valued else None, node.score, right[i] / every[i])
+        StepRecord(_chance(node.q, shares) if valued else None, node.score, right[i] / every[i])
         for i, node in enumerate(tree)
         if i != ROOT and every[i] and (node.score is not None or (valued and node.q is not None))
     )
+
+
+def _chance(q: float | None, shares: bool) -> float | None:
+    if q is None:
+        return None
+    return min(1.0, max(0.0, q if shares else (q + 1) / 2))
 
 
 def _value(ballot: Ballot) -> float:

@@ -15,13 +15,15 @@ from rstar_math.evaluation.attempts import maj_at_k, scorer_at_k, top_of_runs
 from rstar_math.evaluation.curves import anytime, calibration, calibration_error
 from rstar_math.evaluation.markup import Heading, Link, Table, to_html, to_markdown
 from rstar_math.evaluation.published import published, published_on
-from rstar_math.evaluation.recorded import StepRecord
+from rstar_math.evaluation.recorded import StepRecord, Terms, read
 from rstar_math.evaluation.report import write_report
 from rstar_math.evaluation.series import Series, gather, seeds_pooled
 from rstar_math.evaluation.tables import holm
-from rstar_math.evolution.store import RunStore
-from rstar_math.types import Problem, Question
+from rstar_math.evolution.store import Result, RunStore
+from rstar_math.search import Tree, ballots, majority
+from rstar_math.types import Problem, Question, Step, Verdict
 from tests.unit.evaluation.toyruns import GRADING, HOSTILE, problems, write_run
+from tests.unit.toy import same_text
 
 COUNT = 8
 
@@ -203,12 +205,26 @@ def test_an_ungraded_run_still_has_its_costs(tmp_path: Path) -> None:
 
 
 def test_calibration_by_hand() -> None:
-    steps = [StepRecord(0.9, None, 1.0), StepRecord(0.9, None, 0.5), StepRecord(-1.0, 0.2, 0.0)]
+    steps = [StepRecord(0.95, None, 1.0), StepRecord(0.95, None, 0.5), StepRecord(0.0, 0.0, 0.0)]
     bins = calibration(steps)
-    assert [(b.steps, b.value, b.right) for b in bins] == [(1, -1.0, 0.0), (2, 0.9, 0.75)]
+    assert [(b.steps, b.value, b.right) for b in bins] == [(1, 0.0, 0.0), (2, 0.95, 0.75)]
     assert calibration_error(bins) == pytest.approx((0 + 2 * 0.2) / 3)
-    assert [b.value for b in calibration(steps, by_score=True)] == [0.2]
+    assert [b.value for b in calibration(steps, by_score=True)] == [0.5]
     assert calibration_error([]) is None
+
+
+@pytest.mark.parametrize(("kind", "chances"), [("mcts", [0.75, 0.95]), ("rstar", [0.5, 0.9])])
+def test_a_value_stands_for_a_chance_on_its_own_scale(kind: str, chances: list[float]) -> None:
+    """rStar's values are shares of agreeing answers; the others count wrong ends as -1."""
+    tree = Tree(Question("q", "?"))
+    for value, answer in ((0.5, "1"), (0.9, "2")):
+        node = tree.nodes[tree.add(0, Step(f"It is {answer}.", kind="answer", answer=answer))]
+        node.visits, node.value_sum, node.closed = 1, value, True
+    choice = asyncio.run(majority(ballots(tree), same_text))
+    result = Result("q", kind, choice, Verdict.RIGHT, tree.cost, {})
+    problem, terms = Problem(tree.question, "2"), Terms(kind, 8, "majority")
+    reading = asyncio.run(read(problem, result, tree, GRADING, terms))
+    assert [step.q for step in reading.steps] == pytest.approx(chances)
 
 
 def test_holms_correction_by_hand() -> None:
