@@ -107,8 +107,11 @@ def evaluate(
     reference answer; they are used afterwards to grade, and --check proves it.
     """
     from rstar_math.cli import batch
+    from rstar_math.errors import ConfigError
     from rstar_math.search.strategy import parse_strategies
 
+    if published is not None and not check:
+        raise ConfigError("--published is held against the plain baseline of --check; add --check.")
     settings = configure(config, [*(set_ or []), *_budget(budget)], model, discriminator)
     strategies = parse_strategies(strategy or f"greedy,sc@8,{settings.search.strategy}")
     given, name = _given(file, dataset, data, limit)

@@ -64,10 +64,10 @@ def plan(
     price: Price = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what the searches of a recipe's rounds would take on a cluster: hours, GPU hours, price,
-    and what holds them up. Nothing is run.
+    """Reckon what a recipe's searches would take on a cluster: hours, price, what holds them up.
 
-    For this machine, and for the trainings too, there is: rstar evolve RECIPE --run RUN --plan.
+    Nothing is run. For this machine, and for the trainings too, there is: rstar evolve RECIPE
+    --run RUN --plan.
     """
     from dataclasses import replace
 

@@ -56,7 +56,10 @@ def weights_file(model: str) -> Path:
             )
         with path.open("rb") as file:
             if file.read(4) != b"GGUF":
-                raise InputError(f"{path} is not a GGUF model file; convert the model first.")
+                raise InputError(
+                    f"{path} is not a GGUF model file; make one with rstar deploy (of a model that "
+                    "rstar trained) or with llama.cpp's converter."
+                )
         return path
     source = shipped_weights()
     target = cache_dir() / REPACKED
