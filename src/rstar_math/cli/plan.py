@@ -89,9 +89,7 @@ def plan(
         workers=max(1, hands // CORES),
         programs=programs,
     )
-    loads = capacity.reckon(
-        load_recipe(recipe).rounds, problems, machines, habits, unsolved=unsolved
-    )
+    loads = capacity.reckon(load_recipe(recipe).rounds, problems, habits, unsolved=unsolved)
     parts = [capacity.part(name, load, machines, count, price) for name, load in loads]
     found = capacity.Capacity(parts, machines, habits, count, gpu, tokens_a_second is not None)
     if as_json:

@@ -97,8 +97,9 @@ def _checked(tree: Mapping[str, Any]) -> Config:
         key = ".".join(where)
         if fault["type"] == "extra_forbidden":
             raise ConfigError(f"There is no option {key}{_nearest(where)}.") from error
-        a_list = fault["type"] in ("tuple_type", "list_type")
-        said = 'it is a list, as ["a", "b"]' if a_list else fault["msg"]
+        said = fault["msg"].removeprefix("Value error, ")
+        if fault["type"] in ("tuple_type", "list_type"):
+            said = 'it is a list, as ["a", "b"]'
         raise ConfigError(f"{key} = {fault['input']!r} will not do: {said}.") from error
 
 
