@@ -19,7 +19,8 @@ from tests.unit.docs.pages import ROOT, WRITTEN, blocks, name
 
 SMALL = ("search.rollouts=2", "search.candidates=2", "sandbox.workers=1", "grading.workers=1")
 PROBLEMS = "".join(
-    f'{{"problem": "Add {i} and {i + 3}.", "answer": "{2 * i + 3}"}}\n' for i in range(3)
+    f'{{"id": "add/{i}", "problem": "Add {i} and {i + 3}.", "answer": "{2 * i + 3}"}}\n'
+    for i in range(3)
 )
 COPIES = {"pilot.rstar": "first.rstar", "other.rstar": "run.rstar", "guided.rstar": "run.rstar"}
 """Runs that a page takes for granted, and which of the others stands for them."""
@@ -33,6 +34,7 @@ RUN = [
     r"grade '0.5' '\frac{1}{2}'",
     "search problems.jsonl --guided --run run.rstar",
     "view run.rstar --export page.html",
+    "view run.rstar --picture add/1",
     "curate run.rstar --out data",
     "export trees.rstar --trees --out trees.jsonl",
     "export trees.rstar --trajectories --format parquet",
