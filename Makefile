@@ -13,7 +13,7 @@ demo: $(VENV)/.local
 	$(BIN)/rstar demo --html demo.html
 
 test: $(VENV)/.dev
-	$(MAKE) --no-print-directory -j2 -Otarget check unit
+	$(MAKE) --no-print-directory -j3 -Otarget check unit docs
 	$(BIN)/pytest tests/e2e tests/integration --durations=25 --durations-min=2
 
 check: $(VENV)/.dev
@@ -31,7 +31,8 @@ types: $(VENV)/.dev
 unit integration e2e: $(VENV)/.dev
 	$(BIN)/pytest tests/$@
 
-# The site, in an environment of its own; what the package's pages are made from needs no more.
+# The site, in an environment of its own; what the package's pages are made from needs no more. A lost
+# link is an error, and so is a theme that cannot be installed: the site is never skipped.
 docs: .venv-docs/.done
 	NO_MKDOCS_2_WARNING=1 PYTHONPATH=src .venv-docs/bin/mkdocs build --strict
 

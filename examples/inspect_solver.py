@@ -1,6 +1,6 @@
 """rstar-math as a solver, and its grader as a scorer, of inspect_ai.
 
-    pip install rstar-math inspect-ai
+    pip install . inspect-ai
     inspect eval examples/inspect_solver.py --model none -T file=problems.jsonl \\
         -S strategy=mcts -S url=http://localhost:8000/v1
 

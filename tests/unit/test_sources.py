@@ -118,10 +118,11 @@ def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
-    for target in (tmp_path / "absent" / "p.jsonl", tmp_path / "folder"):
+    (tmp_path / "file").write_text("")
+    for target in (tmp_path / "file" / "p.jsonl", tmp_path / "folder"):
         with pytest.raises(InputError, match="cannot be written"):
             write_problems(target, [Problem(Question("a", "1?"))])
-    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
 
 
 def test_the_documentation_lists_the_generators() -> None:

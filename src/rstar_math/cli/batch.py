@@ -122,8 +122,10 @@ def opened(job: Job, config: Config) -> Iterator[OpenJob]:
         positions = list(job.shard.positions(len(problems)))
         problems = [problems[at - 1] for at in positions]
     if (job.graded or job.guided) and all(p.reference is None for p in problems):
+        todo = "leave --guided out" if job.guided else "see the trees alone with rstar search"
         raise InputError(
-            f'{job.file or "The data set"} has no "answer" in any line, and this needs them.'
+            f'{job.file or "The data set"} has no "answer" in any line, and this needs them; add '
+            f"them, or {todo}."
         )
     with TemporaryDirectory(prefix="rstar-") as folder:
         path = job.run or Path(folder) / "run.rstar"

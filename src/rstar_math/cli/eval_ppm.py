@@ -70,10 +70,11 @@ def eval_ppm(
     limit: First = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a preference model: ranking accuracy on pairs of held-out problems, F1 of finding the
-    first wrong step (ProcessBench), and whether it beats majority voting on your policy.
+    """Measure a preference model, and whether choosing by it beats the majority on your policy.
 
-    The problems of --run must be ones that it has not learned from.
+    Ranking accuracy on pairs of held-out problems, F1 of finding the first wrong step
+    (ProcessBench), answers chosen by value against a majority of the same samples. The problems of
+    --run must be ones that it has not learned from.
     """
     from rstar_math.errors import InputError
 

@@ -109,6 +109,7 @@ def evaluate(
     from rstar_math.cli import batch
     from rstar_math.search.strategy import parse_strategies
 
+    share = _share(published, check=check)
     settings = configure(config, [*(set_ or []), *_budget(budget)], model, discriminator)
     strategies = parse_strategies(strategy or f"greedy,sc@8,{settings.search.strategy}")
     given, name = _given(file, dataset, data, limit)
@@ -125,7 +126,7 @@ def evaluate(
     with batch.opened(job, settings) as opened:
         run(opened.work(settings), kept=run_file is not None)
         rows = [opened.summary(s) for s in strategies]
-        gates = _gates(opened, settings, published) if check else None
+        gates = _gates(opened, settings, share) if check else None
     if as_json:
         report = {
             "file": name,
@@ -169,12 +170,20 @@ def _show(rows: "list[Summary]", gates: "list[Gate]") -> None:
         show.out.print(show.gate_line(gate), soft_wrap=True)
 
 
+def _share(published: float | None, *, check: bool) -> float | None:
+    """A published score as a share in [0, 1]."""
+    from rstar_math.errors import ConfigError
+
+    if published is not None and not check:
+        raise ConfigError("--published is held against the plain baseline of --check; add --check.")
+    return None if published is None else published / 100
+
+
 def _gates(job: "OpenJob", settings: "Config", published: float | None) -> "list[Gate]":
     """The gates of --check."""
     from rstar_math.cli.checking import gates
 
-    share = None if published is None else published / 100
-    return run(gates(job, settings, share), kept=True)
+    return run(gates(job, settings, published), kept=True)
 
 
 def _budget(text: str | None) -> list[str]:

@@ -55,8 +55,7 @@ def evolve(
     cluster: Cluster = None,
     as_json: AsJson = False,
 ) -> None:
-    """Search, curate, train a policy and a preference model, put them to use if they are better on
-    held-out problems, measure; round after round.
+    """Search, curate, train, keep what is better on held-out problems, measure; round after round.
 
     Can be stopped or killed at any moment: the same command goes on. After each round RUN/report.md
     and RUN/report.html say what it came to.

@@ -64,10 +64,10 @@ def plan(
     price: Price = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what the searches of a recipe's rounds would take on a cluster: hours, GPU hours, price,
-    and what holds them up. Nothing is run.
+    """Reckon what a recipe's searches would take on a cluster: hours, price, what holds them up.
 
-    For this machine, and for the trainings too, there is: rstar evolve RECIPE --run RUN --plan.
+    Nothing is run. For this machine, and for the trainings too, there is: rstar evolve RECIPE
+    --run RUN --plan.
     """
     from dataclasses import replace
 
@@ -89,9 +89,7 @@ def plan(
         workers=max(1, hands // CORES),
         programs=programs,
     )
-    loads = capacity.reckon(
-        load_recipe(recipe).rounds, problems, machines, habits, unsolved=unsolved
-    )
+    loads = capacity.reckon(load_recipe(recipe).rounds, problems, habits, unsolved=unsolved)
     parts = [capacity.part(name, load, machines, count, price) for name, load in loads]
     found = capacity.Capacity(parts, machines, habits, count, gpu, tokens_a_second is not None)
     if as_json:

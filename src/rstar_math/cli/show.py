@@ -224,7 +224,7 @@ def summaries(rows: Sequence[Summary]) -> Table:
             f"{row.cost.seconds / n:.1f}",
         )
     table.caption = (
-        "none: problems without any answer. Means over the problems: calls to the\n"
+        "none: problems without any answer. Means over the problems: calls to the "
         "model, tokens sampled, programs run and failed, seconds from start to end."
     )
     for row in rows:

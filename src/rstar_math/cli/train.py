@@ -127,10 +127,10 @@ def _settings(section: "type[Section]", given: list[str] | None) -> Any:
     except ValidationError as error:
         fault = error.errors()[0]
         name = ".".join(map(str, fault["loc"]))
-        raise ConfigError(
-            f"--set {name}={over.get(name)!r}: {fault['msg']}; there are "
-            f"{', '.join(section.model_fields)}."
-        ) from None
+        if fault["type"] == "extra_forbidden":
+            known = ", ".join(section.model_fields)
+            raise ConfigError(f"There is no option {name} here; there are {known}.") from None
+        raise ConfigError(f"--set {name}={over.get(name)!r} will not do: {fault['msg']}.") from None
 
 
 def _file(data: Path, name: str) -> Path:

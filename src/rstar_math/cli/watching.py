@@ -31,7 +31,6 @@ class Rounds:
         self._progress = progress
         self._task: TaskID | None = None
         self._began = monotonic()
-        self._stage = ""
         self._tokens = self._done = 0
         self._solved: Counter[str] = Counter()
         self._tried: Counter[str] = Counter()
@@ -39,7 +38,7 @@ class Rounds:
     def begin(self, stage: str, what: str, total: int | None, done: int) -> None:
         """See `evolution.watching.Watch`."""
         self.end()
-        self._stage, self._began, self._tokens, self._done = stage, monotonic(), 0, 0
+        self._began, self._tokens, self._done = monotonic(), 0, 0
         self._solved.clear()
         self._tried.clear()
         number, _, _ = stage.partition("/")

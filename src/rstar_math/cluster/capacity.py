@@ -107,8 +107,8 @@ def engine_of(gpu: str, *, params: float, slots: int) -> Engine:
     known = _gpus()
     if gpu not in known:
         raise ConfigError(
-            f"{gpu!r} is not in the list of GPUs ({', '.join(known)}); take one of these, or give "
-            "the speed that you measured with --tokens-a-second."
+            f"{gpu!r} is not in the list of GPUs ({', '.join(gpu_names())}); take the one most "
+            "like it, with --tokens-a-second for the speed that you measured."
         )
     facts = known[gpu]
     weights, cache = 2e9 * params, KV_BYTES * CONTEXT * params / 7.6
@@ -188,7 +188,6 @@ def alone(load: Load, machines: Machines) -> dict[str, float]:
 def reckon(
     rounds: Sequence[RoundSection],
     problems: int,
-    machines: Machines,
     habits: Habits,
     *,
     unsolved: float = 0.2,

@@ -97,7 +97,10 @@ def _checked(tree: Mapping[str, Any]) -> Config:
         key = ".".join(where)
         if fault["type"] == "extra_forbidden":
             raise ConfigError(f"There is no option {key}{_nearest(where)}.") from error
-        raise ConfigError(f"{key} = {fault['input']!r} will not do: {fault['msg']}.") from error
+        said = fault["msg"].removeprefix("Value error, ")
+        if fault["type"] in ("tuple_type", "list_type"):
+            said = 'it is a list, as ["a", "b"]'
+        raise ConfigError(f"{key} = {fault['input']!r} will not do: {said}.") from error
 
 
 def _nearest(where: Sequence[str]) -> str:

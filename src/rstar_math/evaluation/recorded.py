@@ -92,7 +92,7 @@ async def read(
         result=result,
         right=right,
         any_right=right or any(verdicts.values()),
-        attempts=_attempts(found, terms, result),
+        attempts=_attempts(found, terms),
         course=await _course(found, terms, result, right),
         steps=_steps(found, shares=terms.kind in ACTIONS),
     )
@@ -108,7 +108,7 @@ class _Found:
     right: list[bool]
 
 
-def _attempts(found: _Found, terms: Terms, result: Result) -> tuple[Attempt, ...]:
+def _attempts(found: _Found, terms: Terms) -> tuple[Attempt, ...]:
     """One attempt a run: its best path where paths are scored, else its majority."""
     tree = found.tree
     if tree.stopped is not None or terms.budgeted:

@@ -65,7 +65,7 @@ def document(
     blocks += tables.failures(series)
     for name in ("q", "score", "scores"):
         blocks += _drawn(figures, name)
-    blocks += tables.problem_by_problem(runs, series, linked=linked)
+    blocks += tables.problem_by_problem(series, linked=linked)
     blocks += tables.papers(runs, series)
     blocks += tables.circumstances(runs)
     return blocks

@@ -3,7 +3,7 @@ papers' figures beside ours, and what the runs were made with."""
 
 import json
 from collections.abc import Sequence
-from hashlib import sha256
+from hashlib import file_digest
 
 from rstar_math import __version__
 from rstar_math.evaluation.markup import Block, Cell, Heading, Link, Paragraph, Table
@@ -18,9 +18,7 @@ _ANSWER_CHARS = 24
 _MOST_IN_MARKDOWN = 60
 
 
-def problem_by_problem(
-    runs: Sequence[Run], series: Sequence[Series], *, linked: bool
-) -> list[Block]:
+def problem_by_problem(series: Sequence[Series], *, linked: bool) -> list[Block]:
     """Each problem with every strategy's answer and, if `linked`, the way to its tree; those on
     which the strategies disagree first."""
     by_series = [{r.problem.id: r for r in one.readings} for one in series]
@@ -146,11 +144,8 @@ def cut(text: str, most: int) -> str:
 
 def _hash(run: Run) -> str:
     """The run file's checksum. A file that is being written has another one each time."""
-    digest = sha256()
     with run.path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return file_digest(file, "sha256").hexdigest()
 
 
 def _libraries(run: Run) -> str:

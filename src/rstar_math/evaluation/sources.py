@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from hashlib import sha256
+from hashlib import file_digest
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -136,13 +136,11 @@ def _note(known: Benchmark, path: Path) -> str | None:
     """What to say where a file is not the one that our figures are made on."""
     if known.sha256 is None:
         return None
-    digest = sha256()
     with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    if digest.hexdigest() == known.sha256:
+        found = file_digest(file, "sha256").hexdigest()
+    if found == known.sha256:
         return None
     return (
         f"{path} is not the file that this project's own figures on {known.title} are made on "
-        f"(SHA-256 {digest.hexdigest()[:12]}..., ours {known.sha256[:12]}...); they may differ."
+        f"(SHA-256 {found[:12]}..., ours {known.sha256[:12]}...); they may differ."
     )

@@ -6,6 +6,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from rstar_math.grading import brackets, calls
+from rstar_math.grading.cleaning import GREEK
 from rstar_math.grading.limits import MAX_ITEMS, Refused, Unreadable
 from rstar_math.grading.nodes import (
     EMPTY,
@@ -25,52 +26,11 @@ if TYPE_CHECKING:
     from rstar_math.grading.parser import Parser
 
 _MATRICES = frozenset(("matrix", "pmatrix", "bmatrix", "Bmatrix", "smallmatrix", "array"))
-_GREEK = frozenset(
-    [
-        "alpha",
-        "beta",
-        "gamma",
-        "delta",
-        "epsilon",
-        "varepsilon",
-        "zeta",
-        "eta",
-        "theta",
-        "vartheta",
-        "iota",
-        "kappa",
-        "lambda",
-        "mu",
-        "nu",
-        "xi",
-        "rho",
-        "sigma",
-        "tau",
-        "upsilon",
-        "phi",
-        "varphi",
-        "chi",
-        "psi",
-        "omega",
-        "Gamma",
-        "Delta",
-        "Theta",
-        "Lambda",
-        "Xi",
-        "Sigma",
-        "Upsilon",
-        "Phi",
-        "Psi",
-        "Omega",
-        "ell",
-        "hbar",
-        "partial",
-        "nabla",
-        "angle",
-        "triangle",
-        "odot",
-    ]
-)
+_LETTERS = frozenset((
+    *GREEK.values(), "varepsilon", "vartheta", "varphi", "Upsilon", "ell", "hbar", "partial",
+    "nabla", "angle", "triangle", "odot",
+))  # fmt: skip
+"""Commands that stand for a letter."""
 
 
 def base(p: Parser) -> Node:
@@ -214,7 +174,7 @@ def _command(p: Parser, token: Token) -> Node:
         p.expect("{")
         text = "".join(brackets.until_brace(p))
         return Sym(f"vector {text}")
-    if name in _GREEK:
+    if name in _LETTERS:
         return Sym(name.removeprefix("var"))
     raise Unreadable
 

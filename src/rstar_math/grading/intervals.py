@@ -63,11 +63,6 @@ def variables(node: Node) -> set[str]:
     return set()
 
 
-def one_variable(relation: Rel) -> bool:
-    """Whether a relation bounds one variable, alone on its side, by constants."""
-    return pieces(relation) is not None
-
-
 def pieces(node: Node) -> tuple[Piece, ...] | None:
     """The pieces of a set of reals from left to right; None if it is no such set, or its order is
     open."""

@@ -87,12 +87,11 @@ def _same_under(a: Node, b: Node, rough: bool) -> bool:
     names = sorted(symbols(a) | symbols(b))
     if not names:
         return _close(_evaluate(a, {}), _evaluate(b, {}), rough)
-    passed, skipped = 0, 0
+    passed = 0
     unreal = uses(a, frozenset("i")) or uses(b, frozenset("i"))
     for point in _points(names):
         left, right = _at(a, point), _at(b, point)
         if left is None or right is None or not (unreal or (_real(left) and _real(right))):
-            skipped += 1
             continue
         if not _close(left, right, rough):
             return False

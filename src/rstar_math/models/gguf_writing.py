@@ -1,7 +1,5 @@
 """GGUF files written tensor by tensor, whole or not at all."""
 
-import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,6 +8,7 @@ from typing import Any, Literal
 
 from rstar_math.errors import InputError, MissingExtra
 from rstar_math.models.checkpoints import saying_what_fails
+from rstar_math.whole_files import replacing
 
 Kind = Literal["f32", "f16", "q8_0"]
 _BLOCK = 32
@@ -55,26 +54,9 @@ def write_pieces(
     gguf = require_gguf()
     if out.exists():
         raise InputError(f"{out} is there already; name another place or remove it.")
-    with saying_what_fails(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        handle, part = tempfile.mkstemp(dir=out.parent, prefix=out.name, suffix=".part")
-        os.close(handle)
-        try:
-            os.chmod(part, 0o666 & ~_umask())
-            _write(gguf, Path(part), architecture, facts, pieces)
-            with open(part, "rb+") as file:
-                os.fsync(file.fileno())
-            os.replace(part, out)
-        finally:
-            Path(part).unlink(missing_ok=True)
+    with saying_what_fails(out), replacing(out) as part:
+        _write(gguf, part, architecture, facts, pieces)
     return out
-
-
-def _umask() -> int:
-    """The mask of new files, which can only be read by setting it."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
 
 
 def _write(
@@ -85,7 +67,7 @@ def _write(
     writer = gguf.GGUFWriter(part, arch=architecture)
     try:
         for key, value in facts.items():
-            _add_fact(gguf, writer, key, value)
+            _add_fact(writer, key, value)
         for piece in pieces:
             kind = getattr(gguf.GGMLQuantizationType, piece.stored.upper())
             row, size = gguf.GGML_QUANT_SIZES[kind]
@@ -129,7 +111,7 @@ def _encoded(gguf: Any, piece: Piece) -> bytes:
     return found
 
 
-def _add_fact(gguf: Any, writer: Any, key: str, value: Any) -> None:
+def _add_fact(writer: Any, key: str, value: Any) -> None:
     """One fact; whole numbers as uint32, fractions as float32."""
     import numpy as np
 

@@ -50,8 +50,6 @@ class Utilisation:
     """What the servers of one model did over some time."""
 
     replicas: Replicas
-    looks: int = 0
-    """How often they were looked at."""
     running: list[float] = field(default_factory=list)
     """At each look, requests that were running on all of them together."""
     waiting: list[float] = field(default_factory=list)
@@ -69,7 +67,6 @@ class Utilisation:
                 self.last[replica.url] = reading
         there = [reading for reading in found if reading is not None]
         if counted and there:
-            self.looks += 1
             self.running.append(sum(reading.running for reading in there))
             self.waiting.append(sum(reading.waiting for reading in there))
 

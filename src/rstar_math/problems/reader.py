@@ -33,6 +33,7 @@ class Columns:
 
 
 COLUMNS = Columns()
+_A_LINE = 'write one object a line, as {"problem": "...", "answer": "..."}'
 
 
 def question_id(text: str) -> str:
@@ -79,8 +80,12 @@ def _entries(path: Path, columns: Columns) -> Iterator[tuple[int, Problem]]:
                     yield number, problem_of(_object(line, where), where, columns)
     except FileNotFoundError:
         raise InputError(f"There is no file {path}; give a JSONL file of problems.") from None
+    except IsADirectoryError:
+        raise InputError(f"{path} is a folder; give a JSONL file of problems.") from None
     except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path} cannot be read ({error}).") from error
+        raise InputError(
+            f"{path} cannot be read ({error}); give a JSONL file of problems, plain or gzipped."
+        ) from error
 
 
 def _object(line: bytes, where: str) -> Mapping[str, Any]:
@@ -88,9 +93,9 @@ def _object(line: bytes, where: str) -> Mapping[str, Any]:
     try:
         entry = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{where} is not JSON ({error}).") from None
+        raise InputError(f"{where} is not JSON ({error}); {_A_LINE}.") from None
     if not isinstance(entry, dict):
-        raise InputError(f'{where} is not a JSON object like {{"problem": "..."}}.')
+        raise InputError(f"{where} is not a JSON object; {_A_LINE}.")
     return entry
 
 
@@ -100,7 +105,10 @@ def problem_of(entry: Mapping[str, Any], where: str, columns: Columns = COLUMNS)
     if text is None or not text.strip():
         seen = ", ".join(map(str, list(entry)[:8])) or "nothing"
         wanted = " or ".join(f'"{key}"' for key in columns.question)
-        raise InputError(f"{where} has no text under {wanted} (it has {seen}).")
+        todo = "write the question there"
+        if columns == COLUMNS:
+            todo += ", or name its column: rstar problems 'FILE?question=COLUMN&answer=COLUMN'"
+        raise InputError(f"{where} has no text under {wanted} (it has {seen}); {todo}.")
     if len(text) > MAX_QUESTION_CHARS:
         raise InputError(
             f"{where}: the question has {len(text)} characters and the most is "

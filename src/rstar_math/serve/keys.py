@@ -40,7 +40,9 @@ def load_keys(file: Path | None) -> Keys:
         try:
             lines = file.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"The file of keys {file} cannot be read ({error}).") from None
+            raise InputError(
+                f"The file of keys {file} cannot be read ({error}); give one with a key a line."
+            ) from None
         listed = [line.strip() for line in lines if not line.lstrip().startswith("#")]
         if not any(listed):
             raise InputError(f"{file} holds no keys; put one on each line.")

@@ -83,7 +83,7 @@ def progress(tree: Tree, choice: Choice | None, seconds: float, order: Order) ->
     return Progress(f"{line}\n", facts, news)
 
 
-def verdict_line(tree: Tree, choice: Choice) -> str:
+def verdict_line(choice: Choice) -> str:
     """What speaks for the answer: the votes, first ones first."""
     if choice.answer is None:
         return "No path came to an answer.\n"

@@ -48,7 +48,7 @@ def reply(frame: Frame, found: Sequence[Found]) -> dict[str, Any]:
             choice["message"] = {
                 "role": "assistant",
                 "content": text.text,
-                "reasoning_content": verdict_line(one.tree, one.choice),
+                "reasoning_content": verdict_line(one.choice),
                 "refusal": None,
             }
         else:
@@ -72,7 +72,7 @@ def answer_chunks(frame: Frame, found: Sequence[Found]) -> Iterator[dict[str, An
     texts = [_shown(frame.order, one) for one in found]
     for index, (one, text) in enumerate(zip(found, texts, strict=True)):
         if frame.chat:
-            why = verdict_line(one.tree, one.choice)
+            why = verdict_line(one.choice)
             yield chunk(frame, index, {"reasoning_content": why})
         for line in text.text.splitlines(keepends=True):
             yield chunk(frame, index, {"content": line} if frame.chat else line)

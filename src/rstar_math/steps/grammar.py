@@ -25,7 +25,7 @@ departure listed in docs/fidelity.md.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from rstar_math.errors import InputError
 from rstar_math.grading.extract import extract_answer
@@ -164,11 +164,6 @@ def thought(step: Step) -> str:
         return step.prose.strip()
     lines = (line.strip().lstrip("#").strip() for line in step.prose.splitlines())
     return "\n".join(line for line in lines if line)
-
-
-def without_executions(steps: Sequence[Step]) -> list[Step]:
-    """The steps as they were before they ran."""
-    return [replace(step, execution=None) for step in steps]
 
 
 def _complaint(run: Execution) -> str:

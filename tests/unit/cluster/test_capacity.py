@@ -99,7 +99,7 @@ def test_waiting_holds_up_too_few_searches() -> None:
 
 
 def test_the_rounds_of_the_paper() -> None:
-    loads = reckon(load_recipe("paper-7b").rounds, 1000, AMPLE, Habits(), unsolved=0.1)
+    loads = reckon(load_recipe("paper-7b").rounds, 1000, Habits(), unsolved=0.1)
     sizes = {name: (load.problems, round(load.calls), round(load.samples)) for name, load in loads}
     assert sizes == {
         "1/search": (1000, 32, 5),

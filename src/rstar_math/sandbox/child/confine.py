@@ -18,8 +18,6 @@ from collections.abc import Callable, Collection, Iterable
 from . import filters, kernel, landlock, syscalls
 from .limits import Limits
 
-ZYGOTE_LAYERS = ("capabilities", "dumpable", "landlock")
-CHILD_LAYERS = ("descriptors", "rlimits", "seccomp")
 SECCOMP_MODE_FILTER = 2
 NEW_LISTENER = 1 << 3
 SYS_SECCOMP = {"x86_64": 317, "aarch64": 277}

@@ -29,8 +29,6 @@ FRESH_AT_ONCE = 1
 RUNNING_AT_ONCE = 4
 GRACE_S = 5.0
 """For the forks themselves, and for a fork to say that it is there."""
-MAX_STEP = 1 << 16
-"""Longest step, in bytes of JSON, that may be fanned out; the parent keeps to it."""
 CREDENTIALS = struct.Struct("=iII")
 
 
@@ -239,7 +237,8 @@ class Fan:
         self.judge.listen(run.out, partial(self.judge.read_on, run.out, run.read_output))
         self.judge.listen(run.err, partial(self.judge.read_on, run.err, run.read_errors))
         try:
-            # Fits the socket's buffer (see MAX_STEP), so this neither waits nor sends a part.
+            # The parent fans out no long steps (FAN_STEP): this fits the socket's buffer, so it
+            # neither waits nor sends a part.
             channel.send(json.dumps(candidate.step).encode("ascii"))
             channel.shutdown(socket.SHUT_WR)
         except OSError:

@@ -11,7 +11,6 @@ from . import bpf, kernel, syscalls
 
 EPERM = 1
 EACCES = 13
-ENOSYS = 38
 SIGKILL = 9
 
 _SIMPLE = """
