@@ -7,14 +7,21 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 #   make test TORCH='torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu'
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test check lint types unit integration e2e docs clean
+.PHONY: demo test check lint types unit integration e2e learning acting docs clean
 
 demo: $(VENV)/.local
 	$(BIN)/rstar demo --html demo.html
 
 test: $(VENV)/.dev
-	$(MAKE) --no-print-directory -j3 -Otarget check unit docs
-	$(BIN)/pytest tests/e2e tests/integration --durations=25 --durations-min=2
+	$(MAKE) --no-print-directory -k -j2 -Otarget check docs unit learning acting
+
+# The long tests in two halves that run beside each other, on one core each as far as they compute.
+LEARNING := tests/integration/training tests/integration/test_evolution.py tests/integration/sandbox
+SLOWEST := --durations=15 --durations-min=3
+learning: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(LEARNING) $(SLOWEST)
+acting: $(VENV)/.dev
+	$(BIN)/pytest tests/e2e tests/integration $(addprefix --ignore=,$(LEARNING)) $(SLOWEST)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
