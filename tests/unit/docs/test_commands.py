@@ -1,7 +1,9 @@
 """Every command line of the documentation exists as it is written."""
 
+import ast
 import re
 import tomllib
+from pathlib import Path
 
 import pytest
 from docs.reference.commands import commands
@@ -32,6 +34,16 @@ def test_every_command_line_of_a_block_parses(page: str) -> None:
         for fault in faults(words)
     ]
     assert found == []
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "examples").glob("*.py")), ids=lambda f: f.name)
+def test_every_command_line_of_an_example_parses(file: Path) -> None:
+    doc = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+    lines = "\n".join(line.strip() for line in doc.splitlines() if line.startswith("    "))
+    assert [fault for words in command_lines(lines, "rstar") for fault in faults(words)] == []
+    assert [
+        f for words in command_lines(lines, "python") for f in benchmark_faults(words, ROOT)
+    ] == []
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -8,6 +8,8 @@ import pytest
 from tests.unit.docs.pages import ROOT, WRITTEN, anchors, links, made, name, text
 
 PAGES = [name(path) for path in WRITTEN]
+FOREIGN = {"docs/gguf.md"}
+"""ggml's description of its format."""
 
 
 @pytest.mark.parametrize("page", [*PAGES, *made()])
@@ -40,6 +42,21 @@ def test_generated_pages_are_whole() -> None:
     for page in made():
         assert text(page).startswith("# ")
         assert " object at 0x" not in text(page)
+
+
+def test_every_page_and_program_that_code_names_exists() -> None:
+    """In docstrings, help texts and comments, of the examples too."""
+    named = re.compile(
+        r"(?<![\w/.-])(?:docs|examples|benchmarks|tests)/[\w./-]+\.(?:md|py|toml|css)\b"
+    )
+    lost = [
+        f"{name(file)}: {path}"
+        for folder in ("src", "examples", "benchmarks", "tests", "docs")
+        for file in (ROOT / folder).rglob("*.py")
+        for path in named.findall(file.read_text(encoding="utf-8"))
+        if not (ROOT / path).exists() and path not in made() and path not in FOREIGN
+    ]
+    assert lost == []
 
 
 def _normal(path: PurePosixPath) -> str:
