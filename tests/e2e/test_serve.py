@@ -55,6 +55,7 @@ def test_it_answers_and_ends_when_told_to(fake: FakeServer, number: int, code: i
         _, said = process.communicate(timeout=60)
         assert process.returncode == code
         assert "Traceback" not in said
+        assert "nothing was kept" not in said
         assert "POST" in said
         assert "20 and 22" not in said
 

@@ -97,16 +97,16 @@ def one_strategy(text: str | None, config: "Config", verb: str) -> "Strategy":
     return chosen
 
 
-def run(work: Coroutine[Any, Any, T], *, kept: bool) -> T:
+def run(work: Coroutine[Any, Any, T], *, kept: bool | None) -> T:
     """The result of a coroutine; Ctrl-C ends it cleanly and the process with code 130.
 
-    `kept` says whether what was finished by then is in a run.
+    `kept` says whether what was finished by then is in a run; None where nothing is to be kept.
     """
     try:
         return asyncio.run(work)
     except KeyboardInterrupt:
-        state = "what was finished is kept" if kept else "nothing was kept"
-        print(f"\nrstar: stopped; {state}.", file=sys.stderr)
+        state = {True: "; what was finished is kept", False: "; nothing was kept", None: ""}[kept]
+        print(f"\nrstar: stopped{state}.", file=sys.stderr)
         raise typer.Exit(130) from None
 
 
