@@ -45,7 +45,8 @@ Results = dict[str, list[Execution]]
 @pytest.fixture(scope="module")
 def fanned_and_alone() -> tuple[Results, Results]:
     """Every candidate after every prefix, in fan-outs and one at a time."""
-    config = SandboxConfig(workers=1, wall_s=4, cpu_s=1, memory_mb=128)
+    # Much wall time: on a busy machine the processor's must still end what never ends.
+    config = SandboxConfig(workers=1, wall_s=20, cpu_s=1, memory_mb=128)
     prefixes = {name: steps("w = 0", code) for name, code in PREFIXES.items()}
 
     async def together() -> Results:
