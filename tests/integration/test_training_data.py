@@ -225,7 +225,9 @@ def test_runs_that_cannot_be_curated_say_why_in_a_sentence(tmp_path: Path) -> No
 def test_damaged_runs_and_other_versions_say_so(tmp_path: Path) -> None:
     where = ("--out", tmp_path / "out")
     (tmp_path / "text").write_text("no database at all, but long enough to be one" * 30)
-    assert "not a database" in refused(StoreError, "curate", tmp_path / "text", *where)
+    assert "text is not a run of rstar-math" in refused(
+        StoreError, "curate", tmp_path / "text", *where
+    )
     path = made(tmp_path / "run.rstar", {"mcts": grown({"a": "+", "b": "-"})})
     for blob, sentence in (
         (b"nonsense", "is damaged"),

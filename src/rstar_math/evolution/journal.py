@@ -7,9 +7,9 @@ come to the same manifests but for the last part.
 """
 
 import fcntl
+import hashlib
 import json
 import os
-import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from hashlib import blake2b
@@ -19,6 +19,7 @@ from typing import Any, Self
 from rstar_math import __version__
 from rstar_math.errors import ConfigError, InputError, StoreError
 from rstar_math.evolution.fill import FREE
+from rstar_math.whole_files import replacing
 
 FORMAT = 1
 RECIPE = "recipe.json"
@@ -142,28 +143,17 @@ def digest(value: object) -> str:
 
 def file_digest(path: Path) -> str:
     """A hash of a file's bytes, 32 hexadecimal digits."""
-    found = blake2b(digest_size=16)
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            found.update(block)
-    return found.hexdigest()
+        return hashlib.file_digest(file, lambda: blake2b(digest_size=16)).hexdigest()
 
 
 def write_json(path: Path, value: object) -> None:
     """Write a JSON file, whole or not at all. Raises `StoreError`."""
     text = json.dumps(value, ensure_ascii=False, indent=1) + "\n"
-    part = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}", suffix=".part")
-        with os.fdopen(handle, "wb") as file:
-            file.write(text.encode("utf-8", "replace"))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
+        with replacing(path) as part:
+            part.write_bytes(text.encode("utf-8", "replace"))
     except OSError as error:
-        if part is not None:
-            Path(part).unlink(missing_ok=True)
         raise StoreError(
             f"{path} cannot be written ({error.strerror}); make room, then type the same again."
         ) from error

@@ -1,11 +1,13 @@
 """The run file as a file: its tables, its one writer, its version, and its errors as sentences."""
 
 import fcntl
+import json
 import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rstar_math.errors import StoreError
 
@@ -45,6 +47,8 @@ def locked(path: Path) -> int:
 
 def opened(path: Path) -> sqlite3.Connection:
     """A connection to a run or to a new file; a file of something else is refused untouched."""
+    if path.is_dir():
+        raise StoreError(f"{path} is a folder, and a run is a file; name a file in it.")
     with plain_errors(path):
         db = sqlite3.connect(path, timeout=30.0)
         if not is_empty(db):
@@ -85,6 +89,8 @@ def plain_errors(path: Path) -> Iterator[None]:
             f"The run {path} has this result already ({error}); is another process writing it?"
         ) from error
     except sqlite3.Error as error:
+        if error.sqlite_errorname == "SQLITE_NOTADB":
+            raise StoreError(f"{path} is not a run of rstar-math; give another --run.") from error
         raise StoreError(
             f"The run {path} cannot be used ({error}); free disk space if it is full, "
             "else give another --run."
@@ -93,3 +99,12 @@ def plain_errors(path: Path) -> Iterator[None]:
         raise StoreError(
             f"The run {path} is damaged ({type(error).__name__}: {error}); give another --run."
         ) from error
+
+
+def way_back(key: str, value: Any) -> str:
+    """How an option gets the value again that a run was made with."""
+    if "." not in key:
+        return "change it back"
+    if value is None:
+        return f"leave {key} out"
+    return f"set it back with --set {key}={value if isinstance(value, str) else json.dumps(value)}"

@@ -28,6 +28,7 @@ from rstar_math.evolution.runfile import (
     make_durable,
     opened,
     plain_errors,
+    way_back,
 )
 from rstar_math.search import Choice, Tree, from_record
 from rstar_math.types import Problem, Question, Verdict
@@ -73,7 +74,7 @@ class RunStore:
     @classmethod
     def read(cls, path: Path) -> Self:
         """Open a run to look at, also while another process writes it."""
-        if not path.is_file():
+        if not path.exists():
             raise InputError(
                 f"There is no run {path}; make one with: rstar search FILE --run {path}."
             )
@@ -286,8 +287,7 @@ class RunStore:
         before = defaults | self.conditions()
         for key in sorted(before.keys() | wanted.keys()):
             if before.get(key) != wanted.get(key):
-                remedy = f"set it back with --set {key}=" if "." in key else "change it back"
                 raise ConfigError(
                     f"{self.path} was made with {key} = {before.get(key)!r} and now it is "
-                    f"{wanted.get(key)!r}; {remedy}, or give a new --run."
+                    f"{wanted.get(key)!r}; {way_back(key, before.get(key))}, or give a new --run."
                 )

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from rstar_math.errors import InputError, MissingExtra, StoreError
+from rstar_math.whole_files import replacing
 
 Format = Literal["jsonl", "parquet"]
 M = TypeVar("M", bound=BaseModel)
@@ -73,15 +74,11 @@ def whole(target: Path) -> Iterator[Path]:
 
     Raises `StoreError` where the disk will not have it.
     """
-    partial = target.with_name(f".partial-{target.name}")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        os.replace(partial, target)
+        with replacing(target) as part:
+            yield part
     except OSError as error:
         raise unwritable(target, error) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def unwritable(target: Path, error: OSError) -> StoreError:

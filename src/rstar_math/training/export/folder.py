@@ -7,12 +7,12 @@
 All is written beside its place and moved there at the end. Equal runs and options give equal bytes.
 """
 
+import hashlib
 import json
 import os
 import shutil
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -160,10 +160,7 @@ def _write(path: Path, text: str) -> None:
 
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
-        found = sha256()
-        while block := file.read(1 << 20):
-            found.update(block)
-    return found.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_replaceable(target: Path) -> None:
