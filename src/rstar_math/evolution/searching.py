@@ -37,7 +37,8 @@ async def search(
     how = conditions(config, guided=guided) | {"model.name": None, "search.ppm": None} | made_by
     with RunStore.open(path, how, default_conditions()) as store:
         store.add_problems(problems)
-        if all(len(store.done(s.name)) >= len(problems) for s in strategies):
+        wanted = {problem.id for problem in problems}
+        if all(wanted <= store.done(s.name) for s in strategies):
             return
         async with searching(config, cluster) as searchers:
             for strategy in strategies:
