@@ -24,45 +24,57 @@ _EXAMPLES = 3
 """Examples shown of each reason."""
 
 
+Seeds = Annotated[
+    list[str],
+    typer.Argument(metavar="SOURCE...", help="Seed problems, as for rstar problems."),
+]
+Out = Annotated[Path, typer.Option(metavar="FILE", help="JSONL file to write; .gz is gzipped.")]
+Folder = Annotated[
+    Path, typer.Option("--run", metavar="RUN", help="Folder to write drafts to, or to go on with.")
+]
+Requests = Annotated[
+    int, typer.Option(min=1, metavar="N", help="Requests for new problems; more may be added.")
+]
+Without = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="SOURCE", help="Leave out drafts that this evaluation set asks. Repeatable."
+    ),
+]
+Templates = Annotated[
+    bool,
+    typer.Option("--templates", help="Leave out an evaluation's questions with other numbers too."),
+]
+Each = Annotated[int, typer.Option(min=1, help="New problems sampled with a request.")]
+Shots = Annotated[int, typer.Option(min=1, help="Seed problems shown in a request.")]
+Solutions = Annotated[
+    int, typer.Option(min=1, help="Independent solutions of each new problem (paper: 10).")
+]
+Agreeing = Annotated[
+    int, typer.Option(min=1, help="Solutions that must agree on the answer (paper: 3).")
+]
+Temperature = Annotated[
+    float, typer.Option(min=0, max=5, help="Sampling temperature of the new problems.")
+]
+MaxTokens = Annotated[int, typer.Option(min=1, help="Most tokens of a new problem.")]
+Seed = Annotated[int, typer.Option(help="Seed of the drawing and of the sampling.")]
+
+
 def synthesise(
-    sources: Annotated[
-        list[str],
-        typer.Argument(metavar="SOURCE...", help="Seed problems, as for rstar problems."),
-    ],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="JSONL file to write; .gz is gzipped.")],
-    run_folder: Annotated[
-        Path,
-        typer.Option("--run", metavar="RUN", help="Folder to write drafts to, or to go on with."),
-    ],
-    requests: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Requests for new problems; more may be added.")
-    ],
+    sources: Seeds,
+    out: Out,
+    run_folder: Folder,
+    requests: Requests,
     model: Model = None,
-    without: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="SOURCE", help="Leave out drafts that this evaluation set asks. Repeatable."
-        ),
-    ] = None,
-    templates: Annotated[
-        bool,
-        typer.Option(
-            "--templates", help="Leave out an evaluation's questions with other numbers too."
-        ),
-    ] = False,
-    each: Annotated[int, typer.Option(min=1, help="New problems sampled with a request.")] = 4,
-    shots: Annotated[int, typer.Option(min=1, help="Seed problems shown in a request.")] = 3,
-    solutions: Annotated[
-        int, typer.Option(min=1, help="Independent solutions of each new problem.")
-    ] = 10,
-    agreeing: Annotated[
-        int, typer.Option(min=1, help="Solutions that must agree on the answer.")
-    ] = 3,
-    temperature: Annotated[
-        float, typer.Option(min=0, max=5, help="Sampling temperature of the new problems.")
-    ] = 1.0,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of a new problem.")] = 256,
-    seed: Annotated[int, typer.Option(help="Seed of the drawing and of the sampling.")] = 0,
+    without: Without = None,
+    templates: Templates = False,
+    each: Each = 4,
+    shots: Shots = 3,
+    solutions: Solutions = 10,
+    agreeing: Agreeing = 3,
+    temperature: Temperature = 1.0,
+    max_tokens: MaxTokens = 256,
+    seed: Seed = 0,
     cluster: Cluster = None,
     config: ConfigSource = None,
     set_: Settings = None,
@@ -125,11 +137,12 @@ def _order(
     from rstar_math.evolution.synthesis import Order, solving
     from rstar_math.problems.decontamination import Rule
     from rstar_math.problems.sources import parse_source, read_source, read_sources
-    from rstar_math.problems.synthesis import Known
+    from rstar_math.problems.synthesis import Known, require_seeds
 
     sources, without, templates = asked
     with show.err.status("reading ..."):
         seeds = read_sources(sources)
+        require_seeds(seeds, wanted)
         sets = {}
         for text in without:
             title = parse_source(text).title

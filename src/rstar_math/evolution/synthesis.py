@@ -13,7 +13,7 @@ from typing import Any
 from rstar_math.config import Config
 from rstar_math.evolution.journal import Facts, digest
 from rstar_math.evolution.packing import Packed, Result
-from rstar_math.evolution.searching import account, of_the_search, search
+from rstar_math.evolution.searching import account, finished_in, of_the_search, search
 from rstar_math.evolution.store import RunStore
 from rstar_math.evolution.watching import Silent, Watch
 from rstar_math.models import connect
@@ -180,7 +180,7 @@ async def _write(order: Order, file: DraftFile, look: Onlooker) -> None:
 async def _solve(order: Order, run: Path, fresh: Fresh, look: Onlooker) -> None:
     """Solve the drafts that are not solved."""
     strategy, wanted = order.strategy, order.wanted
-    done = {problem.id for problem in fresh.problems} & _solved(run, strategy)
+    done = {problem.id for problem in fresh.problems} & finished_in(run, strategy)
     what = f"solve them {wanted.solutions} times"
     look.watch.begin(look.stage, what, len(fresh.problems), len(done))
 
@@ -200,14 +200,6 @@ async def _solve(order: Order, run: Path, fresh: Fresh, look: Onlooker) -> None:
         on_done=on_done,
         cluster=order.cluster,
     )
-
-
-def _solved(run: Path, strategy: Strategy) -> set[str]:
-    """Drafts that are solved."""
-    if not run.is_file():
-        return set()
-    with RunStore.read(run) as store:
-        return store.done(strategy.name)
 
 
 def _agreements(run: Path, order: Order) -> dict[str, tuple[Agreement, bool]]:
