@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
@@ -26,10 +27,11 @@ from rstar_math.evolution.rounds import evolve
 from rstar_math.evolution.searching import finished_in, solved_in
 from rstar_math.evolution.store import RunStore
 from rstar_math.evolution.summary import write_summary
-from rstar_math.evolution.synthesis import Order, solving, synthesise
-from rstar_math.evolution.watching import Budget, BudgetSpent
+from rstar_math.evolution.synthesis import DRAFTS, Order, Synthesis, solving, synthesise
+from rstar_math.evolution.watching import BudgetSpent, Silent
 from rstar_math.problems import read_problems
 from rstar_math.problems.settings import SynthesisConfig
+from rstar_math.problems.sources import read_sources
 from rstar_math.problems.synthesis import Known
 from rstar_math.search.strategy import Strategy
 from rstar_math.testing import FakeServer, serving
@@ -68,15 +70,15 @@ class Place:
         self.train = write(folder / "train.jsonl", TRAIN)
         self.exam = write(folder / "exam.jsonl", [EXAM])
 
-    def recipe(self, **synthesis: Any) -> Recipe:
+    def recipe(self) -> Recipe:
         """Two rounds of search by the server's model."""
         one = {"model": {"url": self.server.url}, "rollouts": 2, "candidates": 2}
         one |= {"policy": False, "ppm": False, "scorer": False}
         tree = {
             "first": False,
             "problems": {"train": [str(self.train)], "held_out": 3},
-            "synthesis": {"requests": 10, "solutions": 6, **synthesis},
-            "rounds": [one, one] if synthesis.get("requests", 1) else [{**one, "problems": 3}],
+            "synthesis": {"requests": 10, "solutions": 6},
+            "rounds": [one, one],
             "sandbox": {"workers": 1},
             "grading": {"workers": 1},
             "evaluation": {"sets": [{"source": str(self.exam)}], "policy": [], "system": []},
@@ -201,105 +203,137 @@ def test_they_are_learned_from_until_their_solutions_contradict_them(whole: Path
     assert f"| a held-out problem | {counts['a held-out problem']} |" in page
 
 
+class Stopping(Silent):
+    """Ends the work when a stage has done so much."""
+
+    def __init__(self, stage: str, after: int) -> None:
+        self.stage, self.left, self.now = stage, after, ""
+
+    def begin(self, stage: str, what: str, total: int | None, done: int) -> None:
+        self.now = stage
+        self._look()
+
+    def advance(self, problem: Problem, *, solved: bool, tokens: int) -> None:
+        self.left -= self.now == self.stage
+        self._look()
+
+    def _look(self) -> None:
+        if self.now == self.stage and self.left <= 0:
+            raise BudgetSpent("enough")
+
+
 def test_stopped_again_and_again_it_comes_to_the_same(
     place: Place, whole: Path, tmp_path: Path
 ) -> None:
     run, stages = tmp_path / "run", ("0/problems", "0/synthesis")
-    for stop, tokens in enumerate((250, 900, 2000)):
+    for stage, after in (("0/synthesis-drafts", 3), ("0/synthesis", 4), ("1/search", 0)):
         with pytest.raises(BudgetSpent):
-            asyncio.run(evolve(place.recipe(), run, budget=Budget(tokens=tokens)))
-        assert (run / "round-0/synthetic.rstar").exists() == (stop > 0)
-        assert (run / "round-0/synthesis.stage.json").exists() == (stop == 2)
-        if stop == 0:  # as a kill in the middle of a line leaves it
+            asyncio.run(evolve(place.recipe(), run, watch=Stopping(stage, after)))
+        if after == 3:  # as a kill in the middle of a line leaves it
             with (run / "round-0/drafts.jsonl").open("ab") as file:
                 file.write(b'{"request": 9, "se')
-        if stop == 1:  # as a kill before anything is in it leaves it
-            left = run / "round-1/search.rstar"
-            left.parent.mkdir()
-            left.touch()
-    before, after = outcome(whole), outcome(run)
-    assert {stage: after[stage] for stage in stages} == {stage: before[stage] for stage in stages}
-    files = ("drafts.jsonl", "synthetic.jsonl")
-    lines = [[(at / "round-0" / f).read_text().splitlines() for f in files] for at in (run, whole)]
-    assert sorted(lines[0][0]) == sorted(lines[1][0])
-    assert lines[0][1] == lines[1][1]
+        if after == 4:  # as a kill before anything is in it leaves it
+            (run / "round-1").mkdir()
+            sqlite3.connect(run / "round-1/search.rstar").execute("PRAGMA journal_mode = WAL")
+        assert (run / "round-0/synthesis.stage.json").exists() == (after == 0)
+    before, after_all = outcome(whole), outcome(run)
+    assert {at: after_all[at] for at in stages} == {at: before[at] for at in stages}
+    files = [[at / "round-0" / name for at in (run, whole)] for name in (DRAFTS, "synthetic.jsonl")]
+    drafts, kept = ([file.read_text().splitlines() for file in both] for both in files)
+    assert sorted(drafts[0]) == sorted(drafts[1])
+    assert kept[0] == kept[1]
 
 
-def test_an_evolution_without_it_has_the_stages_it_had(place: Place, tmp_path: Path) -> None:
+def test_an_evolution_without_it_has_the_inputs_and_stages_it_had(tmp_path: Path) -> None:
+    def recipe(**synthesis: Any) -> Recipe:
+        one = {"data": "annotated", "problems": 5, "policy": False, "ppm": False}
+        train = {"train": ["toy:tasks?size=20"], "held_out": 3}
+        tree = {"first": False, "problems": train, "synthesis": synthesis, "rounds": [one]}
+        return checked(tree, "test")
+
     run = tmp_path / "run"
-    asyncio.run(evolve(place.recipe(requests=0), run))
-    assert set(outcome(run)) == {"0/problems", "1/search", "1/curate"}
-    assert not list((run / "round-0").glob("*synthetic*"))
-    assert "unreliable" not in facts(run, "1/curate")
+    asyncio.run(evolve(recipe(), run))
+    found = outcome(run)
+    assert {stage: set(inputs) for stage, (inputs, _) in found.items()} == {
+        "0/problems": {"problems", "sets", "bootstrap"},
+        "1/curate": {"curation", "keep", "runs", "before"},
+    }
+    assert set(found["1/curate"][0]["curation"]) == {
+        *("solutions", "per_source", "positives", "negatives", "alone", "margin", "edits"),
+        *("reworded", "completions", "descend", "final", "noise_paths", "noise_share"),
+    }
+    assert "unreliable" not in found["1/curate"][1]
     told = run / "recipe.json"
     older = json.loads(told.read_text())
     del older["recipe"]["synthesis"]
     told.write_text(json.dumps(older))
-    asyncio.run(evolve(place.recipe(requests=0), run))
+    asyncio.run(evolve(recipe(), run))
+    assert outcome(run) == found
     told.write_text(json.dumps(older))
+    asked = recipe(requests=10, model={"url": "http://localhost:1/v1"})
     with pytest.raises(ConfigError, match=r"synthesis\.requests was 0 and now is 10"):
-        asyncio.run(evolve(place.recipe(), run))
+        asyncio.run(evolve(asked, run))
+
+
+ONE = ("--set", "sandbox.workers=1", "--set", "grading.workers=1", "--set", "model.concurrency=2")
+ARGS = ("--requests", "6", "--solutions", "5", "--json", *ONE)
 
 
 def order(place: Place, **options: Any) -> Order:
-    """What is asked for without an evolution."""
-    settings = ["sandbox.workers=1", "grading.workers=1"]
-    config = load_config(None, settings, model=place.server.url)
+    """What the command below asks for."""
+    config = load_config(None, ONE[1::2], model=place.server.url)
+    seeds, exam = read_sources([str(place.train)]), read_problems(place.exam)
     return Order(
-        SynthesisConfig(**{"requests": 2, "solutions": 4, **options}),
+        SynthesisConfig(**{"requests": 6, "solutions": 5, **options}),
         solving(config),
-        read_problems(place.train),
-        [Known("in a set", {"exam": read_problems(place.exam)})],
+        seeds,
+        [Known("in an evaluation set", {"exam": exam}), Known("a seed problem", {"seeds": seeds})],
     )
 
 
-def test_more_requests_go_on_with_what_is_there(place: Place, tmp_path: Path) -> None:
-    few = asyncio.run(synthesise(order(place), tmp_path))
+@pytest.fixture(scope="module")
+def six(place: Place, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Synthesis]:
+    """Six requests without an evolution, and the folder."""
+    folder = tmp_path_factory.mktemp("six")
+    return folder, asyncio.run(synthesise(order(place), folder))
+
+
+def test_the_same_folder_goes_on(place: Place, six: tuple[Path, Synthesis]) -> None:
+    folder, found = six
     drafts, asked = place.drafter.drafts, len(place.drafter.asked)
-    again = asyncio.run(synthesise(order(place), tmp_path))
-    assert again == few
-    assert (place.drafter.drafts, len(place.drafter.asked)) == (drafts, asked)
-    more = asyncio.run(synthesise(order(place, requests=4), tmp_path))
-    assert place.drafter.drafts == drafts + 2
-    assert {one.problem.id for one in few.kept} <= {one.problem.id for one in more.kept}
-    stricter = asyncio.run(synthesise(order(place, agreeing=4), tmp_path))
-    assert all(one.agreement.agreeing == 4 for one in stricter.kept)
+    assert asyncio.run(synthesise(order(place), folder)) == found
+    fewer = asyncio.run(synthesise(order(place, requests=3), folder))
+    assert {one.problem.id for one in fewer.kept} <= {one.problem.id for one in found.kept}
+    stricter = asyncio.run(synthesise(order(place, agreeing=4), folder))
+    assert all(one.agreement.agreeing >= 4 for one in stricter.kept)
     with pytest.raises(ConfigError, match="made with shots = 3 and now it is 2"):
-        asyncio.run(synthesise(order(place, shots=2), tmp_path))
+        asyncio.run(synthesise(order(place, shots=2), folder))
+    assert (place.drafter.drafts, len(place.drafter.asked)) == (drafts, asked)
 
 
-ONE = ("--set", "sandbox.workers=1", "--set", "grading.workers=1")
-ARGS = ("--requests", "8", "--solutions", "5", "--json", *ONE)
-
-
-def test_a_killed_command_goes_on_to_the_same_file(place: Place, tmp_path: Path) -> None:
-    def command(name: str) -> tuple[str, ...]:
-        out, run = tmp_path / f"{name}.jsonl", tmp_path / name
-        places = ("--out", str(out), "--run", str(run), "--without", str(place.exam))
-        model = ("--model", place.server.url)
-        return ("synthesise", str(place.train), *places, *model, *ARGS)
-
-    undisturbed = rstar(*command("whole"))
-    assert undisturbed.returncode == 0, undisturbed.stderr
-    report = json.loads(undisturbed.stdout)
-    assert report["counts"]["kept"] == len(read_problems(tmp_path / "whole.jsonl"))
-    assert report["counts"]["asked for"] == sum(report["counts"].values()) / 2 == 32
-
-    slow = 0.15
+def test_a_killed_command_goes_on_to_the_same_file(
+    place: Place, six: tuple[Path, Synthesis], tmp_path: Path
+) -> None:
+    out, run = tmp_path / "out.jsonl", tmp_path / "run"
+    places = ("--out", str(out), "--run", str(run), "--without", str(place.exam))
+    command = ("synthesise", str(place.train), *places, "--model", place.server.url, *ARGS)
     for at in ("drafts", "solutions"):
-        place.server.delay_s = slow
+        place.server.delay_s = 0.1
         process = subprocess.Popen(
-            [*COMMAND, *command("killed")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [*COMMAND, *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        wait_for(tmp_path / "killed", at)
+        wait_for(run, at)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         place.server.delay_s = 0.0
-        assert not (tmp_path / "killed.jsonl").exists()
-    again = rstar(*command("killed"))
+        assert not out.exists()
+    again = rstar(*command)
     assert again.returncode == 0, again.stderr
-    assert (tmp_path / "killed.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
-    assert json.loads(again.stdout)["counts"] == report["counts"]
+    report = json.loads(again.stdout)
+    assert report["counts"] == six[1].counts
+    assert report["counts"]["asked for"] == sum(report["counts"].values()) / 2 == 24
+    six[1].write(tmp_path / "undisturbed.jsonl")
+    assert out.read_bytes() == (tmp_path / "undisturbed.jsonl").read_bytes()
 
 
 def wait_for(run: Path, what: str) -> None:
