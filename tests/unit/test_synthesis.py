@@ -132,7 +132,7 @@ def test_every_draft_ends_in_one_place_and_known_ones_before_they_are_solved() -
     assert sum(out.counts.values()) + 1 == config.most
     told = {one["why"]: one for one in out.examples}
     assert told["in a set"]["because"].startswith("exam e (overlap): in an exam hall")
-    assert told["without agreement"]["because"] == "3 of 10 agree"
+    assert told["without agreement"]["because"] == "several answers of 3 of 10 each"
     assert {match.evaluation for match in fresh.matches} == {"exam", "held", "seeds"}
 
 

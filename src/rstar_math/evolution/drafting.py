@@ -1,6 +1,7 @@
 """The stage of an evolution in which a model writes problems to learn from."""
 
 from rstar_math.evolution import gathering
+from rstar_math.evolution.fill import FREE
 from rstar_math.evolution.journal import Facts, Journal, file_digest
 from rstar_math.evolution.models import strong_config
 from rstar_math.evolution.recipe import Recipe
@@ -23,7 +24,7 @@ async def draft(shop: Workshop) -> Facts:
         "made_by": order.made_by,
         "synthesis": order.wanted.model_dump(mode="json"),
         "templates": recipe.problems.templates,
-        "search": order.config.search.model_dump(mode="json", exclude={"ppm"}),
+        "search": order.config.search.model_dump(mode="json", exclude={"ppm", *FREE["search"]}),
         "problems": (journal.facts("0/problems") or {})["files"],
     }
 

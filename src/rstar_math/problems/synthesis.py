@@ -219,13 +219,22 @@ def settle(
         reference = agreed.reference(config.agreeing)
         if reference is None:
             reason = DISAGREED if agreed.agreeing else SILENT if asked else UNASKED
-            said = f"{agreed.agreeing} of {agreed.solutions} agree" if agreed.agreeing else ""
-            out.add(reason, problem.question.text, said)
+            out.add(reason, problem.question.text, _said(agreed))
             continue
         origin = fresh.origins[problem.id]
         solved = Problem(problem.question, reference, SYNTHETIC)
         kept.append(Synthetic(solved, origin.seeds, origin.model, agreed))
     return kept
+
+
+def _said(agreed: Agreement) -> str:
+    """What some solutions came to, in words."""
+    if not agreed.agreeing:
+        return ""
+    share = f"{agreed.agreeing} of {agreed.solutions}"
+    if agreed.answer is None:
+        return f"several answers of {share} each"
+    return f"{share} say {agreed.answer}"
 
 
 def _short(text: str) -> str:
