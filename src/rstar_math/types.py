@@ -11,6 +11,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+SYNTHETIC = "synthetic"
+"""`Problem.source` of problems that a model wrote, whose references are what its solutions agreed
+on."""
+
 
 @dataclass(frozen=True, slots=True)
 class Question:

@@ -69,6 +69,7 @@ ELSEWHERE = {
     r"eval .*--check": "tests/integration/test_sanity.py",
     r"eval ": "tests/e2e/test_evaluation.py",
     r"evolve ": "tests/integration/test_evolution.py",
+    r"synthesise ": "tests/integration/test_synthesis.py",
 }
 """Of the other command lines, what runs the like: the first pattern that fits."""
 

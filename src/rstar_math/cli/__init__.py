@@ -27,6 +27,7 @@ from rstar_math.cli import (
     search,
     serve,
     solve,
+    synthesise,
     train,
     view,
 )
@@ -50,6 +51,7 @@ app.command("report")(report.report)
 app.command("view")(view.view)
 app.command("serve")(serve.serve)
 app.command("problems")(problems.problems)
+app.command("synthesise")(synthesise.synthesise)
 app.command("curate")(curate.curate)
 app.command("export")(export.export)
 app.add_typer(train.app, name="train")

@@ -68,6 +68,7 @@ def curate(
     if as_json:
         left_out = {"trees_of_other_grammars": material.left_out}
         report = {**mark["report"], **left_out, "suspects": suspects}
+        report["unreliable"] = mark.get("unreliable", [])
         print_json({"run": str(run_file), "folder": str(out), "rows": files, **report})
         return
     from rstar_math.cli import tables

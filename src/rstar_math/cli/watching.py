@@ -22,6 +22,8 @@ from rstar_math.evolution.plan import Plan
 from rstar_math.types import Problem
 
 _TRAINING = "step "
+_WORDS = {"synthesis-drafts": "with a problem", "synthesis": "kept"}
+"""What is counted in stages where nothing is right or wrong."""
 
 
 class Rounds:
@@ -31,6 +33,7 @@ class Rounds:
         self._progress = progress
         self._task: TaskID | None = None
         self._began = monotonic()
+        self._stage = ""
         self._tokens = self._done = 0
         self._solved: Counter[str] = Counter()
         self._tried: Counter[str] = Counter()
@@ -39,10 +42,12 @@ class Rounds:
         """See `evolution.watching.Watch`."""
         self.end()
         self._began, self._tokens, self._done = monotonic(), 0, 0
+        self._stage = stage
         self._solved.clear()
         self._tried.clear()
-        number, _, _ = stage.partition("/")
+        number, of_round, _ = stage.partition("/")
         name = f"round {number}: {what}" if number != "0" else f"before: {what}"
+        name = name if of_round else what
         self._task = self._progress.add_task(name, total=total, completed=done, note="")
 
     def advance(self, problem: Problem, *, solved: bool, tokens: int) -> None:
@@ -82,7 +87,8 @@ class Rounds:
         """Rate, and solved share by level."""
         seconds = max(monotonic() - self._began, 1e-9)
         shares = [f"{self._solved[name] / n:.0%} of {name}" for name, n in self._tried.items()]
-        right = f"{sum(self._solved.values()) / max(self._done, 1):.0%} right"
+        word = _WORDS.get(self._stage.rpartition("/")[2], "right")
+        right = f"{sum(self._solved.values()) / max(self._done, 1):.0%} {word}"
         if 1 < len(shares) <= 4:
             right += f" ({', '.join(sorted(shares))})"
         return f"{right}, {self._tokens / seconds:.0f} tokens/s"
@@ -122,6 +128,13 @@ def show_plan(plan: Plan) -> None:
     table.add_row("all", "", f"{calls:,}", f"{tokens:,}", _lasting(plan.hours))
     pilot = plan.pilot
     out.print(table)
+    if any(part.stage.startswith("0/drafts") for part in plan.parts):
+        out.print(
+            "Drafts are reckoned from the recipe, as if all were as long as they may be and none "
+            "were left out; their solutions by the pilot's greedy answers; and all of them are "
+            "searched in the rounds.",
+            highlight=False,
+        )
     out.print(
         f"From a short pilot on this machine: {pilot.rollout.tokens:.0f} tokens a rollout, "
         f"{pilot.rate:.0f} a second; {pilot.whole.tokens:.0f} tokens a greedy answer, in "

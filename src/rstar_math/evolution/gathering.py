@@ -20,6 +20,8 @@ from rstar_math.seeding import derive
 from rstar_math.types import Problem, Verdict
 
 TRAIN, HELD_OUT, SOLUTIONS = "train.jsonl", "held-out.jsonl", "solutions.jsonl"
+SYNTHETIC = "synthetic.jsonl"
+"""Problems that a model wrote, where the recipe asks for them."""
 _EXAMPLES = 5
 
 
@@ -80,6 +82,23 @@ def gather(journal: Journal, recipe: Recipe) -> Facts:
 def problems_in(journal: Journal, name: str) -> list[Problem]:
     """The problems of one of the files."""
     return read_problems(journal.path("round-0", name))
+
+
+def to_learn_from(journal: Journal, number: int) -> list[Problem]:
+    """What a round may search: the problems to learn from, and those that a model wrote, but for
+    these that an earlier round found to be unreliable."""
+    problems = problems_in(journal, TRAIN)
+    if ((journal.facts("0/synthesis") or {}).get("counts") or {}).get("kept"):
+        problems += problems_in(journal, SYNTHETIC)
+    doubted = doubted_before(journal, number)
+    return [problem for problem in problems if problem.id not in doubted]
+
+
+def doubted_before(journal: Journal, number: int) -> set[str]:
+    """Ids of the synthetic problems whose solutions in a round before this mostly contradicted
+    their references."""
+    found = (journal.facts(f"{before}/curate") or {} for before in range(1, number))
+    return {one["problem"] for facts in found for one in facts.get("unreliable", ())}
 
 
 def solutions_in(journal: Journal) -> list[Solved]:

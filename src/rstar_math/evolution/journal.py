@@ -23,6 +23,9 @@ from rstar_math.whole_files import replacing
 
 FORMAT = 1
 RECIPE = "recipe.json"
+ADDED = {"synthesis": {"requests": 0}}
+"""What the recipe of an evolution that an older version began had of sections that shape it from
+its beginning."""
 Facts = dict[str, Any]
 """What a stage came to, as JSON."""
 
@@ -178,7 +181,8 @@ def _same_recipe(folder: Path, before: Any, now: Any) -> None:
     it goes."""
     now = json.loads(json.dumps(now))
     rounds = len(before["rounds"])
-    before, shorter = _shaping(before), _shaping({**now, "rounds": now["rounds"][:rounds]})
+    now = {**ADDED, **now, "rounds": now["rounds"][:rounds]}
+    before, shorter = _shaping({**ADDED, **before}), _shaping(now)
     if not _agree(before, shorter):
         raise ConfigError(
             f"{folder} was begun with another recipe ({_difference(before, shorter)}); set it "

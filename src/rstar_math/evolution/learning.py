@@ -7,7 +7,7 @@ from typing import Any
 
 from rstar_math.config.servers import VLLM
 from rstar_math.errors import InputError
-from rstar_math.evolution.gathering import TRAIN, problems_in, solutions_in
+from rstar_math.evolution.gathering import TRAIN, doubted_before, problems_in, solutions_in
 from rstar_math.evolution.journal import Facts, Journal, file_digest
 from rstar_math.evolution.launching import launched
 from rstar_math.evolution.models import Made, weights_digest
@@ -48,6 +48,9 @@ async def choose_data(journal: Journal, recipe: Recipe, number: int, runs: Seque
     if recipe.keep == "all":
         for before in range(number - 1, 0, -1):
             rows += read_rows(journal.path(f"round-{before}", SFT), SolutionRow)
+        doubted = {one["problem"] for one in report.get("unreliable", ())}
+        doubted |= doubted_before(journal, number)
+        rows = [row for row in rows if row.problem not in doubted]
     unique = list({(row.problem, row.completion): row for row in rows}.values())
     if not unique:
         raise InputError(
@@ -70,11 +73,13 @@ async def _curated(journal: Journal, recipe: Recipe, number: int, runs: Sequence
         found = await curate(searched(runs), judges.group, recipe.curation)
     with RunStore.read(runs[0]) as store:
         origin = Origin(runs[0].name, store.digest(), store.conditions(), tuple(store.strategies()))
+    dropped = [asdict(one) for one in found.unreliable]
     folder = journal.path(f"round-{number}", DATA)
     mark = write_folder(folder, found, origin, recipe.curation)
     return {
         "pairs": len(found.pairs),
         "suspects": [asdict(one) for one in found.suspects],
+        **({"unreliable": dropped} if dropped else {}),
         "report": mark["report"],
         "files": {name: entry["rows"] for name, entry in mark["files"].items()},
     }

@@ -31,6 +31,7 @@ class Part:
     """A part of the work."""
 
     stage: str
+    """Its name, with "(at most)" where it may be less."""
     problems: int
     calls: int
     """Requests to a model; 0 in a training."""
@@ -94,6 +95,7 @@ class _Reckoning:
     def parts(self, counts: dict[str, int], sizes: Sequence[int]) -> list[Part]:
         """See `reckon`."""
         train, held = counts["to learn from"], counts["held out"]
+        train += self._synthesis()
         kept = 0.0
         for number, one in enumerate(self.recipe.rounds, 1):
             size = min(train, one.problems or train)
@@ -107,6 +109,18 @@ class _Reckoning:
                 self._ppm(number, size, held)
             self._measure(number, sizes)
         return self._parts
+
+    def _synthesis(self) -> int:
+        """New problems, reckoned as if all drafts were as long as they may be, new and kept: how
+        many. Their solutions are reckoned to be as long as the pilot's."""
+        wanted = self.recipe.synthesis
+        if wanted.requests:
+            tokens = wanted.most * wanted.max_tokens
+            habit = Habit(wanted.requests, tokens, tokens / max(self.pilot.rate, 1e-9))
+            self._sampled("0/drafts (at most)", 1, habit, shown=wanted.most)
+            solutions = self.pilot.sampled(wanted.solutions)
+            self._sampled("0/synthesis (at most)", wanted.most, solutions)
+        return wanted.most
 
     def _search(self, number: int, one: RoundSection, size: int) -> None:
         self._sampled(f"{number}/search", size, self.pilot.rollout.times(one.rollouts * one.runs))
@@ -154,10 +168,13 @@ class _Reckoning:
         wide = self.pilot.rollout.wider(section.candidates / self.pilot.candidates)
         return wide.times(rollouts)
 
-    def _sampled(self, stage: str, problems: int, habit: Habit) -> None:
+    def _sampled(
+        self, stage: str, problems: int, habit: Habit, *, shown: int | None = None
+    ) -> None:
         whole = habit.times(problems)
         hours = (self.pilot.start_s + whole.seconds) / 3600
-        self._parts.append(Part(stage, problems, round(whole.calls), round(whole.tokens), hours))
+        size = problems if shown is None else shown
+        self._parts.append(Part(stage, size, round(whole.calls), round(whole.tokens), hours))
 
     def _trained(self, stage: str, problems: float, texts: float) -> None:
         tokens = texts * self.pilot.length

@@ -17,6 +17,7 @@ from rstar_math.config.loading import setting_value
 from rstar_math.config.sections import SearchConfig, Section
 from rstar_math.config.servers import ServersConfig
 from rstar_math.errors import ConfigError
+from rstar_math.problems.settings import SynthesisConfig
 from rstar_math.training.curation.settings import CurationConfig
 from rstar_math.training.settings import PolicyTraining, PreferenceTraining, ProbeTraining
 
@@ -63,6 +64,16 @@ class RoundSection(Section):
     """Whether a policy is trained at the end of the round."""
     ppm: bool = True
     """Whether a preference model is trained at the end of the round."""
+
+
+class SynthesisSection(SynthesisConfig):
+    """New problems that a model writes from those to learn from, before the first round; kept where
+    its independent solutions agree (rStar-Math, arXiv:2501.04519: at least 3 of 10). Off unless
+    `requests` says how many."""
+
+    model: ModelConfig | None = None
+    """Who writes and solves them, asked by few-shot prompt; by default the model of the first
+    round."""
 
 
 class GateSection(Section):
@@ -133,6 +144,7 @@ class Recipe(Section):
     """Whether preference models are heads on the policy's frozen states instead of whole models:
     trained in seconds, no second model in memory."""
     problems: ProblemsSection
+    synthesis: SynthesisSection = SynthesisSection()
     rounds: tuple[RoundSection, ...] = Field(min_length=1)
     model: ModelConfig = ModelConfig()
     policy: PolicyConfig = PolicyConfig(temperature=1.0)
@@ -159,7 +171,17 @@ class Recipe(Section):
                 "model.url is the policy of the round; name the first model in base, or a strong "
                 "one for a round in rounds.N.model.url"
             )
+        if self.synthesis.requests and self.writer is None:
+            raise ValueError(
+                f"synthesis.requests = {self.synthesis.requests} asks for new problems and nobody "
+                "is there to write them; name a model in synthesis.model or rounds.1.model"
+            )
         return self
+
+    @property
+    def writer(self) -> ModelConfig | None:
+        """Who writes and solves new problems."""
+        return self.synthesis.model or self.rounds[0].model
 
     def config(self, **sections: Any) -> Config:
         """The configuration of a solver, with some sections in the place of the recipe's."""

@@ -8,7 +8,7 @@ evolution can be killed at any moment.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rstar_math.evolution import gathering, learning, searching
+from rstar_math.evolution import drafting, gathering, learning, searching
 from rstar_math.evolution.journal import Facts, Journal, digest
 from rstar_math.evolution.models import Made, Pair, config_of, strong_config
 from rstar_math.evolution.promotion import policy_gate, ppm_gate
@@ -56,6 +56,8 @@ async def _begin(shop: Workshop) -> Pair:
     await shop.quiet(
         "0/problems", "gather problems", inputs, lambda: gathering.gather(journal, recipe)
     )
+    if recipe.synthesis.requests:
+        await drafting.draft(shop)
     if recipe.base == learning.TINY:
         inputs = {**shop.part("base"), "problems": journal.facts("0/problems")}
         await shop.quiet("0/base", "make the base", inputs, lambda: learning.make(journal, recipe))
@@ -93,7 +95,7 @@ async def _searches(shop: Workshop, number: int, pair: Pair) -> dict[Path, str]:
     """Search the round's problems, then those unsolved with more rollouts; the runs with their
     digests."""
     recipe = shop.recipe.rounds[number - 1]
-    problems = gathering.problems_in(shop.journal, gathering.TRAIN)
+    problems = gathering.to_learn_from(shop.journal, number)
     seed = derive(shop.recipe.search.seed, "round", number)
     problems = gathering.drawn(problems, recipe.problems, seed)
     strategy = Strategy("mcts", recipe.rollouts, recipe.runs if recipe.runs > 1 else None)

@@ -3,11 +3,13 @@ new seeds (rStar-Math, arXiv:2501.04519, section 3.4)."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
 from rstar_math.cluster import searching
 from rstar_math.config import Config
+from rstar_math.errors import StoreError
 from rstar_math.evolution.fill import conditions, default_conditions, fill
 from rstar_math.evolution.journal import Facts
 from rstar_math.evolution.packing import Packed, is_solved
@@ -37,11 +39,21 @@ async def search(
     how = conditions(config, guided=guided) | {"model.name": None, "search.ppm": None} | made_by
     with RunStore.open(path, how, default_conditions()) as store:
         store.add_problems(problems)
-        if all(len(store.done(s.name)) >= len(problems) for s in strategies):
+        wanted = {problem.id for problem in problems}
+        if all(wanted <= store.done(s.name) for s in strategies):
             return
         async with searching(config, cluster) as searchers:
             for strategy in strategies:
                 await fill(searchers, store, strategy, problems, guided=guided, on_done=on_done)
+
+
+def finished_in(path: Path, strategy: Strategy) -> set[str]:
+    """Ids of the problems that a strategy has finished in a run, which need not be there yet; of
+    one that was only just begun, or is damaged, none: whoever opens it next is told."""
+    if path.is_file():
+        with suppress(StoreError), RunStore.read(path) as store:
+            return store.done(strategy.name)
+    return set()
 
 
 def solved_in(path: Path) -> dict[str, bool]:

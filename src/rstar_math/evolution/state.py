@@ -24,6 +24,8 @@ class RoundState:
     pairs: int | None = None
     suspects: int = 0
     """Problems whose reference is probably wrong."""
+    unreliable: int = 0
+    """Problems that a model wrote and whose solutions mostly contradict their reference."""
     held_out: Facts | None = None
     """The policy's greedy answers on held-out problems: share, interval_95, graded, tokens."""
     policy: dict[str, dict[str, Facts]] = field(default_factory=dict)
@@ -88,6 +90,7 @@ def _learned(one: RoundState, journal: Journal) -> None:
     if curated is not None:
         one.solutions, one.pairs = curated["to_train_on"], curated.get("pairs")
         one.suspects = len(curated.get("suspects", ()))
+        one.unreliable = len(curated.get("unreliable", ()))
     one.ppm = journal.facts(f"{one.number}/ppm")
     one.policy_gate = journal.facts(f"{one.number}/policy-gate")
     one.ppm_gate = journal.facts(f"{one.number}/ppm-gate")

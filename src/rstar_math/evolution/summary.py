@@ -54,7 +54,9 @@ def outcome(journal: Journal) -> dict[str, Any]:
     """The figures of all rounds so far: per round what was solved, learned, decided and measured,
     with the models in use after it."""
     found = course(journal)
-    return {"complete": found.complete, "rounds": [one.as_json() for one in found.rounds]}
+    written = journal.facts("0/synthesis")
+    more = {} if written is None else {"synthesis": written["counts"]}
+    return {"complete": found.complete, "rounds": [one.as_json() for one in found.rounds], **more}
 
 
 def document(journal: Journal) -> Iterator[Block]:
@@ -63,6 +65,7 @@ def document(journal: Journal) -> Iterator[Block]:
     found = course(journal)
     yield Paragraph(_opening(recipe, found))
     yield from _problems(journal.facts("0/problems"))
+    yield from _synthesis(journal.facts("0/synthesis"))
     yield from _searches(found)
     yield from _policies(recipe, found)
     yield from _preferences(found)
@@ -100,6 +103,17 @@ def _problems(facts: Facts | None) -> Iterator[Block]:
         yield Table(["left out", "because of", "how"], examples, words=3, folded="Examples")
 
 
+def _synthesis(facts: Facts | None) -> Iterator[Block]:
+    """What became of the problems that a model wrote."""
+    if facts is None:
+        return
+    yield Heading("New problems written by a model")
+    yield Table(["drafts", "number"], [[name, str(n)] for name, n in facts["counts"].items()])
+    if facts["examples"]:
+        rows = [[e["why"], e["draft"], e["because"]] for e in facts["examples"]]
+        yield Table(["left out", "draft", "because of"], rows, words=3, folded="Examples")
+
+
 def _searches(found: Course) -> Iterator[Block]:
     """Solved share by level and round (the paper's table 2)."""
     rounds = [one for one in found.rounds[1:] if one.searched]
@@ -114,11 +128,14 @@ def _searches(found: Course) -> Iterator[Block]:
     yield Table(["ours", *levels, "all"], rows)
     yield Table(["theirs, Table 2", *LEVELS], SOLVED, folded="The paper's table 2")
     kept = [
-        [f"round {one.number}", str(one.solutions), str(one.pairs or 0), str(one.suspects)]
-        for one in found.rounds[1:]
-        if one.solutions is not None
+        [f"round {n.number}", *map(str, (n.solutions, n.pairs or 0, n.suspects, n.unreliable))]
+        for n in found.rounds[1:]
+        if n.solutions is not None
     ]
-    yield Table(["kept for training", "solutions", "pairs", "probably mislabelled"], kept)
+    columns = ["kept for training", "solutions", "pairs", "probably mislabelled"]
+    if any(one.unreliable for one in found.rounds):
+        columns.append("synthetic, mostly contradicted")
+    yield Table(columns, [row[: len(columns)] for row in kept])
 
 
 def _policies(recipe: Recipe, found: Course) -> Iterator[Block]:

@@ -119,10 +119,7 @@ class Workshop:
         self, stage: str, what: str, path: Path, problems: Sequence[Problem], *strategies: Strategy
     ) -> searching.OnProblem:
         """What is told of a search's problems, and charged to the budget."""
-        done = 0
-        if path.is_file():
-            with RunStore.read(path) as store:
-                done = sum(len(store.done(strategy.name)) for strategy in strategies)
+        done = sum(len(searching.finished_in(path, strategy)) for strategy in strategies)
         self.watch.begin(stage, what, len(problems) * len(strategies), done)
 
         def on_done(problem: Problem, done: Packed) -> None:

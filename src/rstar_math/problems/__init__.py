@@ -2,7 +2,8 @@
 
 `sources` reads them from files, data sets and generators, `duplicates` and `decontamination` leave
 out what is there twice and what evaluations ask, `difficulty` says how hard they are for a model,
-`synthesis` has a model write new ones, `writer` puts them into a file.
+`synthesis` has a model write new ones (`evolution.synthesis` from start to end), `writer` puts them
+into a file.
 """
 
 from rstar_math.problems.reader import problem_of, question_id, read_problems

@@ -76,6 +76,16 @@ def test_options_that_a_later_version_added_are_no_change(tmp_path: Path) -> Non
         assert log == []
 
 
+def test_new_problems_cannot_be_asked_for_in_the_middle(tmp_path: Path) -> None:
+    off, on = ({**RECIPE, "synthesis": {"requests": n}} for n in (0, 5))
+    with Journal.open(tmp_path / "run", RECIPE):
+        pass
+    with pytest.raises(ConfigError, match=r"synthesis\.requests was 0 and now is 5"):
+        Journal.open(tmp_path / "run", on)
+    with Journal.open(tmp_path / "run", off) as journal:
+        assert journal.recipe()["synthesis"] == {"requests": 0}
+
+
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     with (
         Journal.open(tmp_path / "run", RECIPE),

@@ -63,15 +63,30 @@ def test_what_is_measured_is_planned_and_nothing_else() -> None:
     assert system.tokens == 20 * (4 * 40 + 2 * 80 * 32 / 16)
 
 
+WRITER = ("synthesis.requests=20", "synthesis.model.url=http://localhost:8000/v1")
+
+
+def test_new_problems_are_planned_as_if_all_were_kept() -> None:
+    assert not [part for part in planned().parts if part.stage.startswith("0/")]
+    parts = {part.stage: part for part in planned(*WRITER).parts}
+    drafts = parts["0/drafts (at most)"]
+    assert (drafts.problems, drafts.calls, drafts.tokens) == (80, 20, 80 * 256)
+    solved = parts["0/synthesis (at most)"]
+    assert (solved.problems, solved.calls, solved.tokens) == (80, 80 * 20, 80 * 10 * 40)
+    assert drafts.hours * 3600 == pytest.approx(2 + 80 * 256 / 800)
+    assert parts["2/search"].problems == 50, "what a round draws stays as it is"
+
+
 def test_a_plan_fits_a_terminal_of_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     console = Console(width=80, record=True, force_terminal=False)
     monkeypatch.setattr(watching, "out", console)
-    plan = planned()
+    plan = planned(*WRITER)
     watching.show_plan(plan)
     lines = console.export_text().splitlines()
     assert max(map(len, lines)) <= 80
     text = "\n".join(lines)
     for part in plan.parts:
         assert part.stage in text
+    assert "Drafts are reckoned from the recipe" in " ".join(text.split())
     assert "300 problems to learn from" in " ".join(text.split())
     assert f"{sum(part.calls for part in plan.parts):,}" in text

@@ -28,6 +28,19 @@ def test_the_papers_figures() -> None:
     assert recipe.keep == "round"
     assert (recipe.sft.learning_rate, recipe.sft.batch, recipe.sft.epochs) == (7e-6, 128, 2)
     assert recipe.evaluation.candidates == 32
+    assert (recipe.synthesis.solutions, recipe.synthesis.agreeing) == (10, 3)
+    assert recipe.synthesis.requests
+    assert recipe.writer == first.model
+
+
+@pytest.mark.parametrize("name", ["laptop", "single-gpu", "smoke"])
+def test_new_problems_are_asked_for_where_a_recipe_says_so(name: str) -> None:
+    assert load_recipe(name).synthesis.requests == 0
+    with pytest.raises(ConfigError, match=r"name a model in synthesis\.model or rounds\.1\.model"):
+        load_recipe(name, ("synthesis.requests=5",))
+    named = load_recipe(name, ("synthesis.requests=5", "synthesis.model.url=http://x/v1"))
+    assert named.writer is not None
+    assert named.writer.url == "http://x/v1"
 
 
 def test_settings_over_a_recipe() -> None:
@@ -48,6 +61,9 @@ def test_settings_over_a_recipe() -> None:
         ("rounds.9.rollouts=5", "is not section.key=value"),
         ("rounds.2.rollouts", "is not section.key=value"),
         ("rounds.2.rollouts=0", r"rounds\.2\.rollouts = 0 will not do"),
+        ("synthesis.request=1", r"synthesis\.request, and there is none; the nearest is requests"),
+        ("synthesis.agreeing=11", "agreeing = 11 is above solutions = 10"),
+        ("synthesis.each=0", r"synthesis\.each = 0 will not do"),
         ("gate.sure=1", r"gate\.sure = 1 will not do"),
         ("model.url=http://x/v1", "name the first model in base"),
         ('rounds.2.data="annotated"', "only the first round"),

@@ -8,6 +8,7 @@ from rstar_math.training.curation.ledger import Ledger
 from rstar_math.training.curation.noise import suspect
 from rstar_math.training.curation.pairs import final_pairs, step_pairs
 from rstar_math.training.curation.records import Curated, Data, Searched, count
+from rstar_math.training.curation.reliability import unreliable
 from rstar_math.training.curation.settings import CurationConfig
 from rstar_math.training.curation.solutions import best_solutions, within_sources
 
@@ -28,6 +29,11 @@ async def curate(
     found = Curated()
     for one in searched:
         ledgers = [Ledger(strategy, tree) for strategy, tree in one.trees]
+        drafted = unreliable(one.problem, ledgers)
+        if drafted is not None:
+            found.unreliable.append(drafted)
+            count(found.report.problems, "synthetic, mostly contradicted")
+            continue
         doubted = await suspect(one.problem, ledgers, config, group)
         if doubted is not None:
             found.suspects.append(doubted)

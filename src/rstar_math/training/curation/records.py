@@ -101,6 +101,17 @@ class Suspect:
     """Different programs that answered."""
 
 
+@dataclass(frozen=True, slots=True)
+class Unreliable:
+    """A problem that a model wrote and whose solutions mostly contradict its reference."""
+
+    problem: str
+    share: float
+    """Share of the judged paths that come to the reference, in [0, 1]."""
+    ends: int
+    """Judged paths."""
+
+
 @dataclass(slots=True)
 class Report:
     """Counts of what was kept and dropped, by reason; every count starts at 0."""
@@ -146,6 +157,8 @@ class Curated:
     steps: list[LabelledSteps] = field(default_factory=list)
     suspects: list[Suspect] = field(default_factory=list)
     """Probably mislabelled problems, of which nothing is in the data."""
+    unreliable: list[Unreliable] = field(default_factory=list)
+    """Synthetic problems that are left out because their reference is in doubt."""
     sources: dict[str, str | None] = field(default_factory=dict)
     """Where each problem comes from, by its id."""
     report: Report = field(default_factory=Report)

@@ -137,12 +137,14 @@ def _fill(
             else:
                 path.unlink()
     sources = sorted({source or "" for source in found.sources.values()})
+    unreliable = [asdict(one) for one in found.unreliable]
     mark = {
         "format": FORMAT,
         "version": __version__,
         "files": files,
         "report": found.report.as_json(),
         "suspects": [asdict(one) for one in found.suspects],
+        **({"unreliable": unreliable} if unreliable else {}),
         "config": config.model_dump(mode="json"),
         "origin": {**asdict(origin), "sources": sources},
     }

@@ -1,0 +1,222 @@
+"""New problems written and solved by a model, in a folder that goes on wherever it was stopped:
+drafts request by request, solutions in a run (rStar-Math, arXiv:2501.04519).
+
+Solutions are the chains of the strategy `sc`, read as an evaluation's majority reads them: each
+chain is one vote, equal ones too, and one without an answer is one that does not agree.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rstar_math.config import Config
+from rstar_math.evolution.journal import Facts, digest
+from rstar_math.evolution.packing import Packed, Result
+from rstar_math.evolution.searching import account, finished_in, of_the_search, search
+from rstar_math.evolution.store import RunStore
+from rstar_math.evolution.watching import Silent, Watch
+from rstar_math.models import connect
+from rstar_math.problems.draft_file import DraftFile, Written
+from rstar_math.problems.drafts import Agreement, agreement, read_draft, synthesis_prompt
+from rstar_math.problems.settings import SynthesisConfig
+from rstar_math.problems.synthesis import (
+    Fresh,
+    Known,
+    LeftOut,
+    Synthetic,
+    require_seeds,
+    settle,
+    tell_apart,
+    write_drafts,
+)
+from rstar_math.problems.writer import write_problems
+from rstar_math.search.expansion import GIVEN_UP
+from rstar_math.search.strategy import Strategy
+from rstar_math.types import SYNTHETIC, Cost, Problem, Question
+
+DRAFTS, RUN = "drafts.jsonl", "synthetic.rstar"
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is asked for, of whom, and what it may not ask again."""
+
+    wanted: SynthesisConfig
+    config: Config
+    """Of whoever writes and solves; see `solving`."""
+    seeds: Sequence[Problem]
+    known: Sequence[Known]
+    made_by: dict[str, str] = field(default_factory=dict)
+    """What the model is, as for `searching.search`."""
+    cluster: str | None = None
+    """Whose workers solve; the drafts are asked for by this process."""
+
+    @property
+    def strategy(self) -> Strategy:
+        """How a draft is solved."""
+        return Strategy("sc", self.wanted.solutions)
+
+
+@dataclass(frozen=True, slots=True)
+class Onlooker:
+    """Whom it is told, and who pays."""
+
+    watch: Watch = field(default_factory=Silent)
+    charge: Callable[[int], None] = lambda tokens: None
+    """Told of sampled tokens; may raise."""
+    stage: str = "synthesis"
+
+
+@dataclass(frozen=True, slots=True)
+class Synthesis:
+    """What became of the drafts; each is kept or counted by one reason."""
+
+    kept: list[Synthetic]
+    counts: dict[str, int]
+    """Drafts asked for, left out by reason, and kept; they add up."""
+    examples: list[dict[str, str]]
+    """Some that were left out: "why", "draft", "because"."""
+    overlaps: dict[str, int]
+    """Drafts that are known problems, by the set that asks the same."""
+    facts: Facts
+    """Cost without the clock, failures by reason, a hash of the solutions."""
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it but the problems, under plain names."""
+        shown = {name: getattr(self, name) for name in ("counts", "overlaps", "examples")}
+        return {**shown, **self.facts}
+
+    def write(self, path: Path) -> None:
+        """Write the problems with their provenance, whole or not at all."""
+        extra = {one.problem.id: {"provenance": one.provenance()} for one in self.kept}
+        write_problems(path, [one.problem for one in self.kept], extra)
+
+
+def solving(config: Config) -> Config:
+    """A configuration with the options that the count of agreeing solutions goes by: all chains
+    are sampled, none is scored, and each is a vote."""
+    options = {"tokens": None, "confidence": None, "scorer": "none", "ppm": None}
+    options["answer"] = "majority"
+    return config.model_copy(update={"search": config.search.model_copy(update=options)})
+
+
+async def synthesise(order: Order, folder: Path, look: Onlooker | None = None) -> Synthesis:
+    """Write drafts, tell them apart, solve them, keep those on which enough solutions agree; or do
+    what is left of it in `folder`. The same answers of the model give the same problems.
+
+    Raises `ConfigError` where the folder was begun otherwise, and any `RstarError`; the same call
+    goes on.
+    """
+    look, wanted = look or Onlooker(), order.wanted
+    require_seeds(order.seeds, wanted)
+    out = LeftOut()
+    with DraftFile.open(folder / DRAFTS, _conditions(order)) as file:
+        await _write(order, file, look)
+        written = file.first(wanted.requests)
+        look.watch.begin(look.stage, "tell drafts apart", None, 0)
+        fresh = tell_apart(written, wanted, order.known, out)
+        facts: Facts = {"cost": {}, "failures": {}, "digest": None}
+        found: dict[str, tuple[Agreement, bool]] = {}
+        if fresh.problems:
+            await _solve(order, folder / RUN, fresh, look)
+            facts = account(folder / RUN)
+            found = _agreements(folder / RUN, order)
+    kept = settle(fresh, found, wanted, out)
+    facts["cost"] = _sum([facts["cost"], *(one.cost for one in written)])
+    asked = {"asked for": wanted.most}
+    overlaps: dict[str, int] = {}
+    for match in fresh.matches:
+        overlaps[match.evaluation] = overlaps.get(match.evaluation, 0) + 1
+    counts = {**asked, **out.counts, "kept": len(kept)}
+    return Synthesis(kept, counts, out.examples, overlaps, facts)
+
+
+def _conditions(order: Order) -> dict[str, Any]:
+    """What drafts depend on, but for how many requests there are."""
+    shaping = order.wanted.model_dump(exclude={"requests", "solutions", "agreeing"})
+    asked = [[problem.id, problem.question.text] for problem in order.seeds]
+    return {
+        **shaping,
+        "model": order.made_by.get("model.name"),
+        "seed problems": digest(asked),
+        "prompt": digest(synthesis_prompt([])),
+    }
+
+
+async def _write(order: Order, file: DraftFile, look: Onlooker) -> None:
+    """Ask for the drafts that are not there."""
+    wanted, model = order.wanted, order.config.model
+    done = len(file.first(wanted.requests))
+    if done == wanted.requests:
+        return
+    look.watch.begin(f"{look.stage}-drafts", "write new problems", wanted.requests, done)
+    most = model.in_flight * order.config.servers_of_policy
+    width = max(1, most // wanted.each) if model.embedded else most
+
+    def on_written(written: Written) -> None:
+        name = Question(f"{SYNTHETIC}/request-{written.request}", "")
+        readable = any(text is not None and read_draft(text) for text in written.texts)
+        tokens = int(written.cost.get("sampled_tokens", 0))
+        look.watch.advance(Problem(name, None, SYNTHETIC), solved=readable, tokens=tokens)
+        look.charge(tokens)
+
+    connection = await connect(model, order.config.servers)
+    try:
+        file.require_model(connection.name)
+        await write_drafts(
+            connection,
+            order.seeds,
+            wanted,
+            file,
+            model=connection.name,
+            width=width,
+            on_written=on_written,
+        )
+    finally:
+        await connection.aclose()
+
+
+async def _solve(order: Order, run: Path, fresh: Fresh, look: Onlooker) -> None:
+    """Solve the drafts that are not solved."""
+    strategy, wanted = order.strategy, order.wanted
+    done = {problem.id for problem in fresh.problems} & finished_in(run, strategy)
+    what = f"solve them {wanted.solutions} times"
+    look.watch.begin(look.stage, what, len(fresh.problems), len(done))
+
+    def on_done(problem: Problem, packed: Packed) -> None:
+        agreed, _ = _agreed(packed.result, wanted)
+        tokens = packed.result.cost.sampled_tokens
+        kept = agreed.reference(wanted.agreeing) is not None
+        look.watch.advance(problem, solved=kept, tokens=tokens)
+        look.charge(tokens)
+
+    await search(
+        run,
+        fresh.problems,
+        [strategy],
+        order.config,
+        made_by=order.made_by,
+        on_done=on_done,
+        cluster=order.cluster,
+    )
+
+
+def _agreements(run: Path, order: Order) -> dict[str, tuple[Agreement, bool]]:
+    """By problem what its solutions agree on, and whether the solver could be asked."""
+    with RunStore.read(run) as store:
+        results = store.results(order.strategy.name)
+        return {result.problem: _agreed(result, order.wanted) for result in results}
+
+
+def _agreed(result: Result, wanted: SynthesisConfig) -> tuple[Agreement, bool]:
+    """The same of one problem."""
+    found = agreement(result.choice.votes, wanted.solutions)
+    asked = bool(result.failures.keys() - set(GIVEN_UP.values())) or not result.failures
+    return found, asked
+
+
+def _sum(costs: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Costs without the clock, added up."""
+    whole = Cost.total(Cost(**dict(cost)) for cost in costs)  # type: ignore[arg-type]
+    return of_the_search(whole)
