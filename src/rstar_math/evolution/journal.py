@@ -23,9 +23,9 @@ from rstar_math.whole_files import replacing
 
 FORMAT = 1
 RECIPE = "recipe.json"
-ADDED = {"synthesis": {"requests": 0}}
-"""What the recipe of an evolution that an older version began had of sections that shape it from
-its beginning."""
+ADDED: dict[str, Any] = {"start": "base", "synthesis": {"requests": 0}}
+"""What the recipe of an evolution that an older version began had of options that came later and
+shape it from its beginning."""
 Facts = dict[str, Any]
 """What a stage came to, as JSON."""
 
@@ -115,10 +115,11 @@ class Journal:
         path = self._manifest(name)
         if path.is_file():
             manifest = _read(path)
-            if not _agree(manifest["inputs"], given):
+            before, now = _shaping(manifest["inputs"]), _shaping(given)
+            if not _agree(before, now):
                 raise ConfigError(
                     f"The stage {name} of {self.folder} was made from other inputs "
-                    f"({_difference(manifest['inputs'], given)}); give a new --run."
+                    f"({_difference(before, now)}); give a new --run."
                 )
             found: Facts = manifest["found"]
             return found
@@ -191,7 +192,8 @@ def _same_recipe(folder: Path, before: Any, now: Any) -> None:
 
 
 def _shaping(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe without the options that change how fast an evolution goes and not what it finds."""
+    """A recipe, or what a stage was made from, without the options that change how fast an evolution
+    goes and not what it finds."""
     found = {key: value for key, value in recipe.items() if key != "launch"}
     for section, free in FREE.items():
         if isinstance(options := found.get(section), dict):

@@ -51,6 +51,21 @@ def test_other_inputs_are_refused_and_named(tmp_path: Path) -> None:
             do(journal, "1/search", {"search": {"seed": 2}}, {}, [])
 
 
+def test_what_only_changes_the_pace_is_no_other_input(tmp_path: Path) -> None:
+    with Journal.open(tmp_path / "run", RECIPE) as journal:
+        do(journal, "1/search", {"search": {"seed": 1, "trees": None}}, {"solved": 3}, [])
+        slow = {"search": {"seed": 1, "trees": 3}}
+        assert do(journal, "1/search", slow, {}, []) == {"solved": 3}
+
+
+def test_a_policy_cannot_go_on_from_another_in_the_middle_of_an_older_run(tmp_path: Path) -> None:
+    for _ in range(2):
+        with Journal.open(tmp_path / "run", RECIPE):
+            pass
+    with pytest.raises(ConfigError, match=r'start was "base" and now is "policy"'):
+        Journal.open(tmp_path / "run", {**RECIPE, "start": "policy"})
+
+
 def test_rounds_may_be_added_and_nothing_else_changed(tmp_path: Path) -> None:
     more = {**RECIPE, "rounds": [*RECIPE["rounds"], {"rollouts": 16}]}
     with Journal.open(tmp_path / "run", RECIPE):
