@@ -105,9 +105,9 @@ def test_files_that_are_no_runs(tmp_path: Path) -> None:
         RunStore.read(tmp_path / "absent")
     text = tmp_path / "text"
     text.write_text("I am not a database at all, but long enough to look like one." * 20)
-    with pytest.raises(StoreError, match="not a database"):
+    with pytest.raises(StoreError, match="not a run of rstar-math"):
         RunStore.read(text)
-    with pytest.raises(StoreError, match="not a database"):
+    with pytest.raises(StoreError, match="not a run of rstar-math"):
         RunStore.open(text, HOW)
     other = tmp_path / "other.db"
     db = sqlite3.connect(other)
@@ -120,6 +120,30 @@ def test_files_that_are_no_runs(tmp_path: Path) -> None:
         RunStore.open(other, HOW)
     with pytest.raises(StoreError, match="cannot be written"):
         RunStore.open(text / "below" / "a.rstar", HOW)
+
+
+def test_a_folder_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="is a folder, and a run is a file"):
+        RunStore.read(tmp_path)
+    with pytest.raises(StoreError, match="is a folder, and a run is a file"):
+        RunStore.open(tmp_path, {})
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "told"),
+    [
+        ({"search.candidates": 8}, {"search.candidates": 2}, "--set search.candidates=8, or"),
+        ({"policy.prompt": "trained"}, {"policy.prompt": "few-shot"}, "policy.prompt=trained, or"),
+        ({}, {"search.tokens": 5}, "leave search.tokens out, or"),
+        ({"guided": True}, {"guided": False}, "change it back, or"),
+    ],
+)
+def test_the_way_back_can_be_typed(
+    tmp_path: Path, before: dict[str, object], now: dict[str, object], told: str
+) -> None:
+    RunStore.open(tmp_path / "run.rstar", before).close()
+    with pytest.raises(ConfigError, match=told):
+        RunStore.open(tmp_path / "run.rstar", now)
 
 
 def test_a_run_of_another_format_is_refused(tmp_path: Path) -> None:

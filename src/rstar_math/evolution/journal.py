@@ -192,8 +192,8 @@ def _same_recipe(folder: Path, before: Any, now: Any) -> None:
 
 
 def _shaping(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe, or what a stage was made from, without the options that change how fast an evolution
-    goes and not what it finds."""
+    """A recipe, or what a stage was made from, without the options that change how fast an
+    evolution goes and not what it finds."""
     found = {key: value for key, value in recipe.items() if key != "launch"}
     for section, free in FREE.items():
         if isinstance(options := found.get(section), dict):
