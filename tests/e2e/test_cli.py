@@ -199,7 +199,7 @@ def test_mistakes_are_one_sentence_that_says_what_to_do(tmp_path: Path, fake: Fa
         (2, "20000 characters", ("solve", " ")),
         (2, "no model file", ("solve", "1?", "--model", "/absent.gguf")),
         (1, "No model server answers", ("eval", good, *dead)),
-        (1, "not a database", ("search", good, "--run", good, *live)),
+        (1, "not a run of rstar-math", ("search", good, "--run", good, *live)),
     ]
     for code, said, args in cases:
         run = rstar(*args)

@@ -70,15 +70,17 @@ def test_requests_of_a_tree_go_where_its_prefix_is() -> None:
     async def use(fakes: Sequence[FakeServer]) -> None:
         async with client(fakes) as model:
             for at in range(6):
-                await asyncio.gather(*(ask(model, f"q{tree}", at) for tree in range(8)))
+                await asyncio.gather(*(ask(model, f"q{tree}", at) for tree in range(24)))
 
     with fleet(3) as fakes:
         asyncio.run(use(fakes))
         homes = [trees_at(fake) for fake in fakes]
-    moved = sum(map(len, homes)) - 8
-    assert set.union(*homes) == {f"q{tree}" for tree in range(8)}
-    assert moved <= 2, "a tree lives at one server, but where that one is clearly busier"
-    assert all(homes), "and the trees are spread"
+    moved = sum(map(len, homes)) - 24
+    assert set.union(*homes) == {f"q{tree}" for tree in range(24)}
+    assert moved <= 6, "a tree lives at one server, but where that one is clearly busier"
+    assert all(homes), (
+        "and the trees are spread: by chance all 24 miss a server once in 5,000 times"
+    )
 
 
 def test_a_busy_server_is_spared() -> None:

@@ -217,7 +217,7 @@ def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
         viewer_app([tmp_path / "absent.rstar"])
     other = tmp_path / "other.txt"
     other.write_text("nothing of the kind")
-    with pytest.raises(StoreError, match="not a database"):
+    with pytest.raises(StoreError, match="not a run of rstar-math"):
         viewer_app([other])
     words = tmp_path / "words.json"
     for text in ('{"words": 1}', '{"tree": "3"}', '{"tree": "{"}', "[1]", "{", "{}\n{"):
