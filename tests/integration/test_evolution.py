@@ -160,7 +160,11 @@ def test_the_policy_is_better_after_every_round(tmp_path: Path) -> None:
     """The recipe as it is: what the second and third round are better at, they learned from
     solutions that they found themselves."""
     run = tmp_path / "run"
-    asyncio.run(evolve(load_recipe("smoke"), run))
+    example = Path(__file__).parents[2] / "examples" / "evolve_smoke.py"
+    done = subprocess.run(
+        [sys.executable, str(example), str(run)], capture_output=True, text=True, check=True
+    )
+    assert "| round 3 |" in done.stdout
     _, first, second, third = course(Journal.read(run)).rounds
     shares = [next(iter(one.policy.values()))["greedy"]["share"] for one in (first, second, third)]
     assert shares[0] < shares[1] < shares[2]
