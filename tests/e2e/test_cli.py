@@ -30,10 +30,19 @@ def test_help_names_every_verb_and_loads_nothing_heavy() -> None:
     run = rstar("--help")
     assert run.returncode == 0
     verbs = (
-        "solve search eval benchmarks report view serve problems curate export train eval-ppm grade"
+        "solve search eval merge plan benchmarks report view serve problems synthesise curate "
+        "export train evolve deploy eval-ppm grade doctor demo"
     )
-    for verb in (*verbs.split(), "deploy", "doctor", "demo"):
+    for verb in verbs.split():
         assert verb in run.stdout
+
+
+def test_help_flows_and_brackets_stay() -> None:
+    text = " ".join(re.sub("[│╭╮╰╯─]", " ", rstar("curate", "--help").stdout).split())
+    assert "rstar-math[train]" in text
+    lines = rstar("evolve", "--help").stdout.splitlines()
+    at = next(n for n, line in enumerate(lines) if "Can be stopped or killed" in line)
+    assert len(lines[at + 1].split()) > 5, "a paragraph flows to the width of the terminal"
 
 
 def test_solve_shows_steps_code_output_and_answer(fake: FakeServer) -> None:

@@ -72,9 +72,9 @@ def eval_ppm(
 ) -> None:
     """Measure a preference model, and whether choosing by it beats the majority on your policy.
 
-    Ranking accuracy on pairs of held-out problems, F1 of finding the first wrong step
-    (ProcessBench), answers chosen by value against a majority of the same samples. The problems of
-    --run must be ones that it has not learned from.
+    Ranking accuracy on pairs of held-out problems; F1 of finding the first wrong
+    step (ProcessBench); answers chosen by value against a majority of the same
+    samples. The problems of --run must be ones that it has not learned from.
     """
     from rstar_math.errors import InputError
 
