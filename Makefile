@@ -21,7 +21,7 @@ SLOWEST := --durations=15 --durations-min=3
 learning: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest $(LEARNING) $(SLOWEST)
 acting: $(VENV)/.dev
-	$(BIN)/pytest tests/e2e tests/integration $(addprefix --ignore=,$(LEARNING)) $(SLOWEST)
+	OMP_WAIT_POLICY=passive $(BIN)/pytest tests/e2e tests/integration $(addprefix --ignore=,$(LEARNING)) $(SLOWEST)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
