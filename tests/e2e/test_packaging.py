@@ -92,7 +92,6 @@ def pip(python: Path, *packages: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.slow
 def test_the_wheel_is_small_typed_and_has_what_the_package_reads(built: Path) -> None:
     (wheel,) = (built / "dist").glob("*.whl")
     (source,) = (built / "dist").glob("*.tar.gz")
@@ -116,30 +115,40 @@ def usable(python: str) -> bool:
     return where is not None and not subprocess.run([where, "-V"], capture_output=True).returncode
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("kind", "python"),
-    [
-        ("*.tar.gz", sys.executable),
-        *(("*.whl", f"python3.{minor}") for minor in range(11, 16)),
-    ],
-)
-def test_it_installs_in_a_clean_environment_and_works(
-    built: Path, tmp_path: Path, kind: str, python: str
-) -> None:
-    if not usable(python):
-        pytest.skip(f"there is no {python} here")
-    (archive,) = (built / "dist").glob(kind)
-    subprocess.run([python, "-m", "venv", tmp_path / "venv"], check=True)
-    pip(tmp_path / "venv" / "bin" / "python", str(archive))
-    command = tmp_path / "venv" / "bin" / "rstar"
+def works(command: Path, folder: Path) -> None:
+    """Assert that an installed command runs from a folder of its own."""
 
     def said(*words: str) -> str:
         run = subprocess.run(
-            [command, *words], capture_output=True, text=True, check=True, cwd=tmp_path
+            [command, *words], capture_output=True, text=True, check=True, cwd=folder
         )
         return run.stdout
 
     assert "solve" in said("--help")
     assert said("grade", "0.5", r"\frac{1}{2}").startswith("right")
     assert "Packages" in said("doctor")
+
+
+def test_both_install_in_a_clean_environment_and_work(built: Path, tmp_path: Path) -> None:
+    (wheel,) = (built / "dist").glob("*.whl")
+    (source,) = (built / "dist").glob("*.tar.gz")
+    venv.create(tmp_path / "venv", with_pip=True)
+    python, command = (tmp_path / "venv" / "bin" / name for name in ("python", "rstar"))
+    pip(python, str(source))
+    works(command, tmp_path)
+    pip(python, "--force-reinstall", "--no-deps", str(wheel))
+    works(command, tmp_path)
+
+
+OTHERS = [f"python3.{minor}" for minor in range(11, 16) if minor != sys.version_info.minor]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("python", OTHERS)
+def test_the_wheel_works_on_other_pythons(built: Path, tmp_path: Path, python: str) -> None:
+    if not usable(python):
+        pytest.skip(f"there is no {python} here")
+    (wheel,) = (built / "dist").glob("*.whl")
+    subprocess.run([python, "-m", "venv", tmp_path / "venv"], check=True)
+    pip(tmp_path / "venv" / "bin" / "python", str(wheel))
+    works(tmp_path / "venv" / "bin" / "rstar", tmp_path)

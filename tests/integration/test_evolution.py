@@ -10,13 +10,14 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("trl", reason="training needs trl: pip install 'rstar-math[train]'")
 
-from rstar_math.errors import ConfigError
+from rstar_math.errors import ConfigError, MissingExtra
 from rstar_math.evolution.journal import Journal
 from rstar_math.evolution.recipe import Recipe, load_recipe
 from rstar_math.evolution.rounds import evolve
@@ -203,3 +204,15 @@ def test_killed_at_twenty_moments_it_comes_to_the_same(undisturbed: Path, tmp_pa
         break
     assert kills == 20, "it was done before it could be killed so often; wait less"
     assert outcome(run) == outcome(undisturbed)
+
+
+def test_an_evolution_that_cannot_train_says_so_before_it_begins(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("rstar_math.training.process.version", none)
+    with pytest.raises(MissingExtra, match=r"rstar-math\[train\]"):
+        asyncio.run(evolve(recipe, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()

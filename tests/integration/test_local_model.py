@@ -11,7 +11,7 @@ import pytest
 from rstar_math.config import ModelConfig, PolicyConfig
 from rstar_math.errors import ContextExceeded, InputError, MissingExtra
 from rstar_math.meter import metering
-from rstar_math.models import StepPolicy, connect, weights
+from rstar_math.models import StepPolicy, connect, gguf_merging, weights
 from rstar_math.protocols import Completer
 from rstar_math.types import Question
 
@@ -84,14 +84,13 @@ def test_repacking_is_whole_or_not_at_all(
     monkeypatch.setenv("RSTAR_CACHE", str(tmp_path / "file" / "cache"))
     (tmp_path / "file").write_text("in the way")
     assert weights.weights_file("local") == weights.shipped_weights()
-    assert "cannot keep the faster weights" in capsys.readouterr().err
+    assert "using slower weights" in capsys.readouterr().err
 
-    def broken(gguf: object, source: Path, target: Path) -> None:
-        target.write_bytes(b"half")
+    def broken(gguf: object, reader: object, writer: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setenv("RSTAR_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(weights, "_write_q8", broken)
+    monkeypatch.setattr(gguf_merging, "_copy_facts", broken)
     assert weights.weights_file("local") == weights.shipped_weights()
     assert "No space left" in capsys.readouterr().err
     assert list((tmp_path / "cache").iterdir()) == []

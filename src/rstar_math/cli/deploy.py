@@ -26,6 +26,15 @@ def deploy(
         bool,
         typer.Option("--adapter", help="Write only the LoRA adapter, for the model it came from."),
     ] = False,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Write the adapter that makes the checkpoint of this model (local or a .gguf "
+            "file), whatever it was trained in between.",
+        ),
+    ] = None,
+    rank: Annotated[int, typer.Option(min=1, help="Rank of that adapter.")] = 16,
     as_json: AsJson = False,
 ) -> None:
     """Write a trained policy or preference model as a .gguf file for llama.cpp.
@@ -35,22 +44,30 @@ def deploy(
     """
     from rstar_math.errors import ConfigError
     from rstar_math.models.gguf_adapters import write_adapter
+    from rstar_math.models.gguf_differences import write_difference
     from rstar_math.models.gguf_files import write_gguf
     from rstar_math.models.gguf_header import read_header
 
     if out.suffix != ".gguf":
         raise ConfigError(f"--out {out} does not end in .gguf; rename it.")
-    if adapter:
+    share = None
+    if adapter and base is not None:
+        share = write_difference(checkpoint, out, base=base, rank=rank, kind=kind or "f16")
+    elif base is not None:
+        raise ConfigError("--base is for adapters; give --adapter too, or leave it out.")
+    elif adapter:
         write_adapter(checkpoint, out, kind=kind or "f16")
     else:
         write_gguf(checkpoint, out, kind=kind or "q8_0")
     what = str(read_header(out).facts["rstar.kind"])
     size = out.stat().st_size
     if as_json:
-        print_json({"out": str(out), "kind": what, "adapter": adapter, "bytes": size})
+        told = {"out": str(out), "kind": what, "adapter": adapter, "bytes": size}
+        print_json(told if share is None else {**told, "share_of_change": share})
         return
     use = {
         ("policy", False): f"--model {out}",
         ("policy", True): f"--set model.adapter={out}",
     }.get((what, adapter), f"--set search.scorer=ppm --set search.ppm={out}")
-    typer.echo(f"Written to {out} ({size / 1e6:.1f} MB); use it with {use}.")
+    holds = "" if share is None else f" It holds {share:.1%} of what was learned (squared size)."
+    typer.echo(f"Written to {out} ({size / 1e6:.1f} MB); use it with {use}.{holds}")

@@ -21,8 +21,8 @@ Model = Annotated[
         "--model",
         "-m",
         metavar="MODEL",
-        help="local (embedded), a .gguf file, hf:FOLDER, vllm:FOLDER, or "
-        "http://host:port/v1 (of several servers with commas).",
+        help="local (embedded), trained (the same after training), a .gguf file, hf:FOLDER, "
+        "vllm:FOLDER, or http://host:port/v1 (of several servers with commas).",
         show_default="local",
     ),
 ]

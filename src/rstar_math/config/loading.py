@@ -14,6 +14,8 @@ from rstar_math.errors import ConfigError
 
 EMBEDDED = "local"
 """The address of the embedded model."""
+_OWN = {EMBEDDED: "laptop", "trained": "trained"}
+"""The presets that models come with."""
 
 
 def load_config(
@@ -26,8 +28,9 @@ def load_config(
     """The configuration of a TOML file or a preset's name, with `section.key=value` settings and
     the models' addresses over it.
 
-    Without a source, the embedded model comes with the preset `laptop` and any other model with the
-    papers' defaults. Raises `ConfigError` with the option, the value seen and what it may be.
+    Without a source, the embedded model comes with the preset `laptop`, what was trained of it with
+    the preset `trained`, and any other model with the papers' defaults. Raises `ConfigError` with
+    the option, the value seen and what it may be.
     """
     over: dict[str, Any] = {}
     for setting in settings:
@@ -41,8 +44,8 @@ def load_config(
     for name, address in (("model", model), ("discriminator", discriminator)):
         if address is not None:
             over.setdefault(name, {})["url"] = address
-    if source is None and over.get("model", {}).get("url", EMBEDDED) == EMBEDDED:
-        source = "laptop"
+    if source is None:
+        source = _OWN.get(over.get("model", {}).get("url", EMBEDDED))
     tree: dict[str, Any] = _read(source) if source else {}
     for section, values in over.items():
         group = tree.setdefault(section, {})

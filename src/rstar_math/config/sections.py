@@ -16,10 +16,10 @@ class ModelConfig(Section):
     """The policy's language model and how it is asked."""
 
     url: str = "local"
-    """"local" (embedded SmolLM2-135M), a path to a .gguf file, hf:FOLDER (a checkpoint that
-    transformers runs in this process), vllm:FOLDER (one that vLLM serves as long as it is needed,
-    section `servers`), or http://host:port/v1; several such with commas between them share the
-    work."""
+    """"local" (embedded SmolLM2-135M), "trained" (the same after `rstar evolve laptop`), a path to
+    a .gguf file, hf:FOLDER (a checkpoint that transformers runs in this process), vllm:FOLDER (one
+    that vLLM serves as long as it is needed, section `servers`), or http://host:port/v1; several
+    such with commas between them share the work."""
     name: str | None = None
     """Model name, or LoRA adapter's, that the server knows; by default the only one it lists."""
     adapter: str | None = None
@@ -126,8 +126,8 @@ class SearchConfig(Section):
     process preference model, `search.ppm`."""
     ppm: str | None = None
     """A process preference model: the folder that `rstar train ppm` wrote, vllm:FOLDER, the .gguf
-    file that `rstar deploy` made of it, or http://host:port/v1 of a server that runs it (or of
-    several, with commas)."""
+    file that `rstar deploy` made of it, http://host:port/v1 of a server that runs it (or of
+    several, with commas), or "trained", the one that comes with this package."""
     ppm_head: str | None = None
     """For a server that gives hidden states (embeddings): the head, as the same folder or .gguf
     file; without it the server must have vLLM's /classify."""

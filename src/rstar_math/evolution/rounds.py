@@ -18,6 +18,7 @@ from rstar_math.evolution.workshop import Workshop, by_level
 from rstar_math.models.servers import keeping
 from rstar_math.search.strategy import Strategy, parse_strategies
 from rstar_math.seeding import derive
+from rstar_math.training.process import require_training
 from rstar_math.types import Problem
 
 
@@ -33,8 +34,11 @@ async def evolve(
     the end. The workers of a `cluster` search, where one is named; the folder must then be at the
     same path on all its nodes.
 
-    Raises `BudgetSpent` where the budget ends it, and any `RstarError`; the same call goes on.
+    Raises `BudgetSpent` where the budget ends it, `MissingExtra` at once where training's packages
+    are not installed, and any `RstarError`; the same call goes on.
     """
+    if not recipe.launch and any(one.policy or one.ppm for one in recipe.rounds):
+        require_training()
     with Journal.open(run, recipe.model_dump(mode="json")) as journal:
         shop = Workshop(recipe, journal, watch or Silent(), budget or Budget(), cluster=cluster)
         async with keeping():

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 from rstar_math.config import ModelConfig
 from rstar_math.config.servers import VLLM, ServersConfig
 from rstar_math.errors import ConfigError
+from rstar_math.models.weights import LOCAL, TRAINED
 from rstar_math.protocols import Completer
 
 if TYPE_CHECKING:
@@ -24,15 +25,15 @@ class Connection(Completer, Protocol):
 
 
 async def connect(config: ModelConfig, servers: ServersConfig | None = None) -> Connection:
-    """A model that answers: the embedded one, a .gguf file, a checkpoint of transformers
-    (hf:FOLDER), one that vLLM serves (vllm:FOLDER; `servers` says how), or OpenAI-compatible
-    servers.
+    """A model that answers: the embedded one as published or trained, a .gguf file, a checkpoint of
+    transformers (hf:FOLDER), one that vLLM serves (vllm:FOLDER; `servers` says how), or
+    OpenAI-compatible servers.
 
     Asks a server for its list of models first, so that a wrong address, key or model name is an
     error here and not after an hour. Raises `ModelUnreachable`, `ModelRefused`, `MissingExtra`,
     `InputError` or `ConfigError`.
     """
-    if config.url == "local" or config.url.endswith(".gguf"):
+    if config.url in (LOCAL, TRAINED) or config.url.endswith(".gguf"):
         if config.name is not None:
             raise ConfigError(
                 "model.name is for servers that hold several models; leave it out for "
@@ -78,8 +79,8 @@ async def _on_servers(config: ModelConfig, servers: ServersConfig) -> "HttpModel
         url, name, key, held = ",".join(lease.urls), name or lease.name, lease.key, lease.end
     elif not all(one.startswith(("http://", "https://")) for one in addresses(url)):
         raise ConfigError(
-            f"The model {url!r} is neither local, a .gguf file, hf:FOLDER, vllm:FOLDER nor an "
-            "address; give local, path/to/model.gguf, hf:path/to/checkpoint or "
+            f"The model {url!r} is neither local, trained, a .gguf file, hf:FOLDER, vllm:FOLDER "
+            "nor an address; give local, trained, path/to/model.gguf, hf:path/to/checkpoint or "
             "http://host:port/v1."
         )
     return HttpModel(

@@ -32,12 +32,13 @@ def write_adapter(checkpoint: Path, out: Path, *, kind: Kind = "f16") -> Path:
     if not (folder / "adapter_config.json").is_file():
         raise InputError(
             f"{checkpoint} has no adapter: it was trained without LoRA; deploy it without "
-            "--adapter, or train it with --set lora=16."
+            "--adapter, or say what it was trained from (--base local)."
         )
     scale, rank = _settings(folder)
     weights = WeightFiles(folder, "adapter_model")
-    whole = WeightFiles(checkpoint)
-    facts = shared_facts(checkpoint, shape, "adapter") | _base(shape, whole)
+    norm = norm_fingerprint(WeightFiles(checkpoint)["model.norm.weight"].tobytes())
+    layers, size = (int(shape.config[key]) for key in ("num_hidden_layers", "hidden_size"))
+    facts = shared_facts(checkpoint, shape, "adapter") | base_facts(layers, size, norm)
     facts |= {"adapter.type": "lora", "adapter.lora.alpha": scale * rank}
     return write_pieces(out, shape.architecture, facts, _pieces(folder, shape, weights, kind))
 
@@ -93,13 +94,10 @@ def _evened(one: Any, other: Any) -> float:
     return 2.0 ** round(math.log2(sizes[1] / sizes[0]) / 2)
 
 
-def _base(shape: Shape, whole: WeightFiles) -> dict[str, Any]:
-    """What tells an adapter's base from other models."""
-    return {
-        BASE + "layers": int(shape.config["num_hidden_layers"]),
-        BASE + "size": int(shape.config["hidden_size"]),
-        BASE + "norm": norm_fingerprint(whole["model.norm.weight"].tobytes()),
-    }
+def base_facts(layers: int, size: int, norm: str) -> dict[str, Any]:
+    """What tells an adapter's base from other models: its layers, the length of a hidden state, and
+    the fingerprint of its last norm."""
+    return {BASE + "layers": layers, BASE + "size": size, BASE + "norm": norm}
 
 
 def check_adapter(adapter: Path, base: Path, *, kind: str) -> GgufHeader:

@@ -106,7 +106,7 @@ def write_gguf(checkpoint: Path, out: Path, *, kind: Kind = "q8_0") -> Path:
     """
     shape = read_shape(checkpoint)
     weights = WeightFiles(checkpoint)
-    names = _named(checkpoint, shape, weights)
+    names = named_tensors(checkpoint, shape, weights)
     vocabulary = weights.shape("model.embed_tokens.weight")[0]
     facts = shared_facts(checkpoint, shape, "model") | _sizes(shape, vocabulary)
     facts["general.file_type"] = _FILE_TYPES[kind]
@@ -122,7 +122,8 @@ def write_gguf(checkpoint: Path, out: Path, *, kind: Kind = "q8_0") -> Path:
     ]
     if shape.scorer:
         size = (vocabulary, weights.shape("score.weight")[1])
-        pieces.append(Piece("output.weight", size, kind, lambda: _readout(weights, size)))
+        rows = partial(readout, weights["score.weight"][0], vocabulary)
+        pieces.append(Piece("output.weight", size, kind, rows))
     return write_pieces(out, shape.architecture, facts, pieces)
 
 
@@ -159,8 +160,9 @@ def shared_facts(checkpoint: Path, shape: Shape, role: str) -> dict[str, Any]:
     return facts | {"rstar.objective": objective, "rstar.value": "tanh(score)"} | head.facts()
 
 
-def _named(checkpoint: Path, shape: Shape, weights: WeightFiles) -> dict[str, str]:
-    """llama.cpp's name for each tensor of a checkpoint that goes into the file."""
+def named_tensors(checkpoint: Path, shape: Shape, weights: WeightFiles) -> dict[str, str]:
+    """llama.cpp's name for each tensor of a checkpoint that goes into its file. Raises `InputError`
+    where one is unknown or lacking."""
     tied = bool(shape.config.get("tie_word_embeddings"))
     names: dict[str, str] = {}
     for tensor in weights:
@@ -211,13 +213,13 @@ def _sizes(shape: Shape, vocabulary: int) -> dict[str, Any]:
     return {f"{shape.architecture}.{key}": value for key, value in facts.items()}
 
 
-def _readout(weights: WeightFiles, size: tuple[int, int]) -> Any:
-    """The output matrix that has the head's score as token 0's logit, and its negative as token
-    1's."""
+def readout(head: Any, vocabulary: int) -> Any:
+    """The output matrix that has the score of a head's weights as token 0's logit, and its negative
+    as token 1's."""
     import numpy as np
 
-    rows: Any = np.zeros(size, dtype=np.float32)
-    rows[0] = weights["score.weight"][0]
+    rows: Any = np.zeros((vocabulary, len(head)), dtype=np.float32)
+    rows[0] = head
     rows[1] = -rows[0]
     return rows
 

@@ -67,7 +67,7 @@ def _write(
     writer = gguf.GGUFWriter(part, arch=architecture)
     try:
         for key, value in facts.items():
-            _add_fact(writer, key, value)
+            add_fact(writer, key, value)
         for piece in pieces:
             kind = getattr(gguf.GGMLQuantizationType, piece.stored.upper())
             row, size = gguf.GGML_QUANT_SIZES[kind]
@@ -111,8 +111,8 @@ def _encoded(gguf: Any, piece: Piece) -> bytes:
     return found
 
 
-def _add_fact(writer: Any, key: str, value: Any) -> None:
-    """One fact; whole numbers as uint32, fractions as float32."""
+def add_fact(writer: Any, key: str, value: Any) -> None:
+    """Add one fact to a writer; whole numbers as uint32, fractions as float32."""
     import numpy as np
 
     if isinstance(value, np.ndarray):

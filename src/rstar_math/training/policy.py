@@ -109,6 +109,7 @@ def policy_trainer(
         settings.seed,
     )
     packed = settings.packing and on_gpu()
+    model.config.use_cache = False
     with hushed():
         args = SFTConfig(
             **arguments(settings, work, examples=len(order)),
@@ -116,15 +117,14 @@ def policy_trainer(
             packing=packed,
             dataset_kwargs=None if packed else {"skip_prepare_dataset": True},
         )
-    model.config.use_cache = False
-    return _trainer_class()(
-        model=model,
-        args=args,
-        train_dataset=Dataset.from_list([examples[index] for index in order]),
-        processing_class=tokenizer,
-        peft_config=lora_config(settings.lora, settings.lora_alpha, "CAUSAL_LM"),
-        callbacks=[marking(), trimming()],
-    )
+        return _trainer_class()(
+            model=model,
+            args=args,
+            train_dataset=Dataset.from_list([examples[index] for index in order]),
+            processing_class=tokenizer,
+            peft_config=lora_config(settings.lora, settings.lora_alpha, "CAUSAL_LM"),
+            callbacks=[marking(), trimming()],
+        )
 
 
 def lora_config(rank: int, alpha: float, task: str) -> Any:

@@ -160,19 +160,19 @@ def preference_trainer(
     from trl import RewardConfig
 
     micro = min(settings.micro, len(groups))
+    model.config.use_cache = False
     order = bucketed([g.size for g in groups], micro, settings.epochs, settings.seed)
     with hushed():
         args = RewardConfig(**arguments(settings, work, examples=len(order)), max_length=None)
-    model.config.use_cache = False
-    trainer = _trainer_class(settings.objective)(
-        model=model,
-        args=args,
-        train_dataset=Dataset.from_list([asdict(groups[index]) for index in order]),
-        processing_class=tokenizer,
-        data_collator=lambda batch: collate(batch, tokenizer.pad_token_id),
-        peft_config=lora_config(settings.lora, settings.lora_alpha, "SEQ_CLS"),
-        callbacks=[marking(), trimming()],
-    )
+        trainer = _trainer_class(settings.objective)(
+            model=model,
+            args=args,
+            train_dataset=Dataset.from_list([asdict(groups[index]) for index in order]),
+            processing_class=tokenizer,
+            data_collator=lambda batch: collate(batch, tokenizer.pad_token_id),
+            peft_config=lora_config(settings.lora, settings.lora_alpha, "SEQ_CLS"),
+            callbacks=[marking(), trimming()],
+        )
     _in_float32(head_of(trainer.model))
     return trainer
 

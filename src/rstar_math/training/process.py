@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from rstar_math import __version__
 from rstar_math.errors import InputError, MissingExtra
 from rstar_math.models.checkpoints import is_whole, mark, saying_what_fails, writing
 
@@ -123,9 +124,11 @@ def arguments(settings: Any, work: Path, *, examples: int) -> dict[str, Any]:
 
 @contextmanager
 def hushed() -> Iterator[None]:
-    """A block in which libraries keep to themselves what they will change in later versions."""
+    """A block in which libraries keep to themselves what they will change in later versions, and
+    that a base of one file has no configuration beside it (peft)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
+        warnings.filterwarnings("ignore", "Could not find a config file")
         yield
 
 
@@ -208,7 +211,7 @@ def run(trainer: Any, work: Path) -> list[dict[str, float]]:
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
-    with saying_what_fails(work):
+    with hushed(), saying_what_fails(work):
         trainer.train(resume_from_checkpoint=last_checkpoint(work))
     history = trainer.state.log_history
     return [{"step": e["step"], "loss": e["loss"]} for e in history if "loss" in e]
@@ -224,7 +227,8 @@ def finish(trainer: Any, out: Path, work: Path, notes: Mapping[str, object]) -> 
     state = trainer.accelerator.get_state_dict(trainer.model)
     if trainer.accelerator.is_main_process:
         versions = {name: version(name) for name in _PACKAGES}
-        with writing(out, {**notes, "versions": versions}) as part:
+        versions["rstar-math"] = __version__
+        with hushed(), writing(out, {**notes, "versions": versions}) as part:
             if hasattr(model, "merge_and_unload"):
                 model.save_pretrained(part / "adapter", state_dict=state)
                 model.merge_and_unload().save_pretrained(part)

@@ -1,0 +1,122 @@
+"""What several trainings left in the weights, as one adapter of the model they began from, and that
+adapter put back into the weights."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from rstar_math.cli import app
+from rstar_math.errors import ConfigError, InputError
+from rstar_math.models.gguf_differences import write_difference
+from rstar_math.models.gguf_files import write_gguf
+from rstar_math.models.gguf_header import read_header
+from rstar_math.models.gguf_merging import repack
+from rstar_math.models.served_preference import ServedPreference
+from rstar_math.training.rows import solution_row
+from rstar_math.training.settings import PolicyTraining, PreferenceTraining
+from tests.integration.training.test_deploying import furthest
+from tests.integration.training.test_preference_training import ROWS as PAIRS
+from tests.unit.training.tiny import question, save_tiny_policy, solution
+
+STEPS: dict[str, Any] = {"learning_rate": 0.03, "max_steps": 2, "batch": 4, "bf16": False}
+
+
+@pytest.fixture(scope="module")
+def rounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a base, a policy that was trained from it twice by adapters of rank 2, a
+    preference model of that, and a policy trained in full."""
+    from rstar_math.training.policy import train_policy
+    from rstar_math.training.preference import train_preference
+
+    root = tmp_path_factory.mktemp("rounds")
+    save_tiny_policy(root / "base")
+    write_gguf(root / "base", root / "base.gguf", kind="f32")
+    rows = [solution_row(question(n), solution(n)) for n in range(8)]
+    light, full = PolicyTraining(lora=2, **STEPS), PolicyTraining(**STEPS)
+    train_policy(rows, str(root / "base"), root / "once", light)
+    train_policy(rows[:4], str(root / "once"), root / "twice", light)
+    train_policy(rows, str(root / "base"), root / "full", full)
+    scoring = PreferenceTraining(lora=2, **STEPS)
+    train_preference(PAIRS[:24], str(root / "twice"), root / "ppm", scoring)
+    return root
+
+
+def test_two_trainings_become_one_adapter(rounds: Path, tmp_path: Path) -> None:
+    base = rounds / "base.gguf"
+    exact, cut = tmp_path / "exact.gguf", tmp_path / "cut.gguf"
+    held = write_difference(rounds / "twice", exact, base=str(base), rank=4, kind="f32")
+    assert held == pytest.approx(1.0, abs=1e-6)
+    assert furthest(base, rounds / "twice") > 0.1
+    assert furthest(base, rounds / "twice", exact) < 1e-2
+    less = write_difference(rounds / "twice", cut, base=str(base), rank=1, kind="f32")
+    assert 0.25 < less < 0.999
+    assert furthest(base, rounds / "twice", cut) > furthest(base, rounds / "twice", exact)
+    facts = read_header(cut).facts
+    assert facts["rstar.base"] == "base.gguf"
+    assert facts["adapter.lora.alpha"] == 1.0
+
+
+def test_an_adapter_put_into_the_weights_is_the_trained_model(rounds: Path, tmp_path: Path) -> None:
+    base, adapter = rounds / "base.gguf", tmp_path / "adapter.gguf"
+    write_difference(rounds / "twice", adapter, base=str(base), rank=4)
+    repack(base, tmp_path / "merged.gguf", adapter)
+    small = write_gguf(rounds / "twice", tmp_path / "small.gguf")
+    far = furthest(tmp_path / "merged.gguf", rounds / "twice")
+    assert far < max(0.2, 2 * furthest(small, rounds / "twice"))
+    repack(base, tmp_path / "same.gguf")
+    assert furthest(tmp_path / "same.gguf", rounds / "base") < 1e-2
+
+
+def test_a_preference_model_is_put_into_its_base_with_its_head(
+    rounds: Path, tmp_path: Path
+) -> None:
+    base, adapter = rounds / "base.gguf", tmp_path / "adapter.gguf"
+    write_difference(rounds / "ppm", adapter, base=str(base), rank=6)
+    repack(base, tmp_path / "merged.gguf", adapter)
+    whole = write_gguf(rounds / "ppm", tmp_path / "whole.gguf", kind="f32")
+    texts = [row.prompt + side for row in PAIRS[:8] for side in (row.chosen, row.rejected)]
+
+    def values(file: Path) -> list[float]:
+        async def work() -> list[float | None]:
+            model = ServedPreference.load(file)
+            try:
+                return await model.score_texts(texts)
+            finally:
+                await model.aclose()
+
+        return [value for value in asyncio.run(work()) if value is not None]
+
+    there, here = values(whole), values(tmp_path / "merged.gguf")
+    assert len(there) == len(here) == 16
+    assert max(there) - min(there) > 0.05
+    assert here == pytest.approx(there, abs=0.05)
+
+
+def test_what_an_adapter_cannot_hold_is_refused(rounds: Path, tmp_path: Path) -> None:
+    base, out = str(rounds / "base.gguf"), tmp_path / "out.gguf"
+    wide = write_gguf(save_tiny_policy(tmp_path / "wide", size=64), tmp_path / "wide.gguf")
+    for folder, options, match in (
+        (rounds / "full", {"base": base}, "an adapter cannot hold"),
+        (rounds / "base", {"base": base}, "nothing was trained"),
+        (rounds / "once", {"base": base, "rank": 17}, "lower --rank"),
+        (rounds / "once", {"base": str(wide)}, "was not trained from"),
+        (rounds / "once", {"base": base, "kind": "q8_0"}, "f16 or f32"),
+        (rounds / "once", {"base": str(tmp_path / "no.gguf")}, "cannot be read"),
+    ):
+        with pytest.raises(InputError, match=match):
+            write_difference(folder, out, **options)
+    assert not out.exists()
+
+
+def test_the_command_says_how_much_the_adapter_holds(rounds: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.gguf"
+    args = ["deploy", str(rounds / "twice"), "--out", str(out), "--base", str(rounds / "base.gguf")]
+    told = CliRunner().invoke(app, [*args, "--adapter", "--rank", "4", "--json"])
+    assert told.exit_code == 0, told.output
+    assert json.loads(told.stdout)["share_of_change"] == pytest.approx(1.0, abs=1e-5)
+    with pytest.raises(ConfigError, match="give --adapter too"):
+        CliRunner().invoke(app, args, catch_exceptions=False)
