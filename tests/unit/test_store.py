@@ -2,7 +2,7 @@
 
 import multiprocessing
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -29,6 +29,13 @@ def put(store: RunStore, problem: Problem, verdict: Verdict | None = Verdict.RIG
     store.put("mcts", tree_of(problem), Choice("0", 1, 1.0, {"0": 1.0}), verdict)
 
 
+def begun(path: Path, how: Mapping[str, object]) -> None:
+    """Leave a run with one result."""
+    with RunStore.open(path, how) as store:
+        store.add_problems(PROBLEMS)
+        put(store, PROBLEMS[0])
+
+
 def test_what_is_put_comes_back(tmp_path: Path) -> None:
     path = tmp_path / "runs" / "a.rstar"
     with RunStore.open(path, HOW) as store:
@@ -53,6 +60,7 @@ def test_a_run_goes_on_with_more_problems_but_not_with_changed_ones(tmp_path: Pa
     path = tmp_path / "a.rstar"
     with RunStore.open(path, HOW) as store:
         store.add_problems(PROBLEMS[:2])
+        put(store, PROBLEMS[0])
     with RunStore.open(path, HOW) as store:
         store.add_problems(PROBLEMS)
         assert len(store.problems()) == 3
@@ -63,12 +71,31 @@ def test_a_run_goes_on_with_more_problems_but_not_with_changed_ones(tmp_path: Pa
 
 def test_results_of_two_configurations_do_not_mix(tmp_path: Path) -> None:
     path = tmp_path / "a.rstar"
-    RunStore.open(path, HOW).close()
+    begun(path, HOW)
     other = conditions(load_config(None, ["model.url=local", "search.rollouts=99"]), guided=False)
     with pytest.raises(ConfigError, match=r"search.rollouts = 5 and now it is 99"):
         RunStore.open(path, other)
     faster = conditions(load_config(None, ["model.concurrency=2", "search.trees=1"]), guided=False)
     RunStore.open(path, faster).close()
+
+
+def test_a_run_that_came_to_no_result_may_become_another(tmp_path: Path) -> None:
+    path = tmp_path / "a.rstar"
+    with RunStore.open(path, HOW) as store:
+        store.add_problems(PROBLEMS)
+        store.pin("model", "a")
+        store.note("libraries", "old")
+    other, changed = {**HOW, "search.rollouts": 99}, Problem(Question("p1", "Else?"), "1")
+    with RunStore.open(path, other) as store:
+        store.add_problems([changed])
+        store.pin("model", "b")
+        assert store.problems() == [changed]
+        assert store.conditions() == other
+        assert "libraries" not in store.facts()
+        store.add_problems(PROBLEMS[:1])
+        put(store, PROBLEMS[0])
+    with pytest.raises(ConfigError, match=r"search.rollouts = 99 and now it is 5"):
+        RunStore.open(path, HOW)
 
 
 def test_a_result_is_kept_once(tmp_path: Path) -> None:
@@ -141,7 +168,7 @@ def test_a_folder_is_no_run(tmp_path: Path) -> None:
 def test_the_way_back_can_be_typed(
     tmp_path: Path, before: dict[str, object], now: dict[str, object], told: str
 ) -> None:
-    RunStore.open(tmp_path / "run.rstar", before).close()
+    begun(tmp_path / "run.rstar", before)
     with pytest.raises(ConfigError, match=told):
         RunStore.open(tmp_path / "run.rstar", now)
 
@@ -207,7 +234,7 @@ def test_a_run_that_is_damaged_anywhere_is_an_error_of_ours(tmp_path: Path) -> N
 
 def test_an_option_that_came_later_does_not_lock_an_old_run(tmp_path: Path) -> None:
     path = tmp_path / "a.rstar"
-    RunStore.open(path, HOW).close()
+    begun(path, HOW)
     later = {**HOW, "search.novelty": 3}
     RunStore.open(path, later, {"search.novelty": 3}).close()
     with pytest.raises(ConfigError, match=r"search\.novelty = 3 and now it is 4"):

@@ -46,7 +46,6 @@ def deploy(
     from rstar_math.models.gguf_adapters import write_adapter
     from rstar_math.models.gguf_differences import write_difference
     from rstar_math.models.gguf_files import write_gguf
-    from rstar_math.models.gguf_header import read_header
 
     if out.suffix != ".gguf":
         raise ConfigError(f"--out {out} does not end in .gguf; rename it.")
@@ -59,6 +58,13 @@ def deploy(
         write_adapter(checkpoint, out, kind=kind or "f16")
     else:
         write_gguf(checkpoint, out, kind=kind or "q8_0")
+    _tell(out, adapter, share, as_json)
+
+
+def _tell(out: Path, adapter: bool, share: float | None, as_json: bool) -> None:
+    """Say what was written and how it is used."""
+    from rstar_math.models.gguf_header import read_header
+
     what = str(read_header(out).facts["rstar.kind"])
     size = out.stat().st_size
     if as_json:

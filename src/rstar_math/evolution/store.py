@@ -37,6 +37,7 @@ __all__ = ["Result", "RunStore"]
 
 
 INSERT = "INSERT INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_TREE = "SELECT tree FROM results WHERE problem = ? AND strategy = ?"
 
 
 class RunStore:
@@ -51,7 +52,8 @@ class RunStore:
     def open(
         cls, path: Path, conditions: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
     ) -> Self:
-        """Start a run, or go on with one that was made under the same conditions.
+        """Start a run, or go on with one that was made under the same conditions; one that came to
+        no result, because its model did not answer, say, starts anew.
 
         `defaults` holds the values of conditions that an older run did not record. Raises
         `StoreError` (damaged, of another version, in use) or `ConfigError` (other conditions).
@@ -64,6 +66,8 @@ class RunStore:
                 make_durable(db)
                 if is_empty(db):
                     store._create(conditions)
+                elif not store._rows("SELECT 1 FROM results LIMIT 1"):
+                    store._begin_anew(conditions)
                 else:
                     store._check_conditions({**conditions}, {**(defaults or {})})
             return store
@@ -97,9 +101,9 @@ class RunStore:
     def close(self) -> None:
         """Close the file and let others write it."""
         self._db.close()
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            os.close(lock)
 
     def add_problems(
         self, problems: Iterable[Problem], positions: Iterable[int] | None = None
@@ -155,9 +159,7 @@ class RunStore:
     def keep(self, done: Packed) -> None:
         """The same for one that was packed before, maybe on another machine."""
         with plain_errors(self.path), self._db:
-            self._db.execute(
-                "INSERT INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", done.row()
-            )
+            self._db.execute(INSERT, done.row())
 
     def take(self, rows: Iterable[tuple[Any, ...]]) -> tuple[int, int]:
         """Add rows of another run's results, all or none; those of a search that the run has are
@@ -165,8 +167,7 @@ class RunStore:
         added = differing = 0
         with plain_errors(self.path), self._db:
             for row in rows:
-                sql = "SELECT tree FROM results WHERE problem = ? AND strategy = ?"
-                there = self._db.execute(sql, row[:2]).fetchone()
+                there = self._db.execute(_TREE, row[:2]).fetchone()
                 if there is None:
                     self._db.execute(INSERT, row)
                     added += 1
@@ -202,8 +203,7 @@ class RunStore:
     def tree(self, problem: str, strategy: str) -> Tree:
         """The tree of one result. Raises `StoreError` where it is damaged, `InputError` where there
         is none."""
-        sql = "SELECT tree FROM results WHERE problem = ? AND strategy = ?"
-        rows = self._rows(sql, problem, strategy)
+        rows = self._rows(_TREE, problem, strategy)
         if not rows:
             raise InputError(f"{self.path} has no result of {strategy} on the problem {problem!r}.")
         try:
@@ -278,10 +278,17 @@ class RunStore:
                 self._db.execute(statement)
             self._db.execute(f"PRAGMA application_id = {APPLICATION}")
             self._db.execute(f"PRAGMA user_version = {FORMAT}")
-            self._db.executemany(
-                "INSERT INTO meta VALUES (?, ?)",
-                [("conditions", json.dumps(conditions)), ("version", __version__)],
-            )
+            self._describe(conditions)
+
+    def _begin_anew(self, conditions: Mapping[str, Any]) -> None:
+        with self._db:
+            self._db.execute("DELETE FROM problems")
+            self._db.execute("DELETE FROM meta")
+            self._describe(conditions)
+
+    def _describe(self, conditions: Mapping[str, Any]) -> None:
+        about = [("conditions", json.dumps(conditions)), ("version", __version__)]
+        self._db.executemany("INSERT INTO meta VALUES (?, ?)", about)
 
     def _check_conditions(self, wanted: dict[str, Any], defaults: dict[str, Any]) -> None:
         before = defaults | self.conditions()
