@@ -114,6 +114,17 @@ def test_every_label_is_the_verifiers_and_no_held_out_problem_is_learned(undistu
     assert not learned & (ids["held-out"] | ids["set-1"])
 
 
+def test_pairs_of_earlier_rounds_are_learned_from_again(undisturbed: Path) -> None:
+    def pairs(file: str) -> list[tuple[str, str, str]]:
+        rows = map(json.loads, (undisturbed / file).read_text().splitlines())
+        return [(row["problem"], row["chosen"], row["rejected"]) for row in rows]
+
+    second, third = pairs("round-2/data/preference.jsonl"), pairs("round-3/pairs.jsonl")
+    assert pairs("round-2/pairs.jsonl") == second
+    assert third[-len(second) :] == second
+    assert len(third) > len(second)
+
+
 def test_a_second_call_does_nothing(recipe: Recipe, undisturbed: Path) -> None:
     watch = Told()
     before = outcome(undisturbed)

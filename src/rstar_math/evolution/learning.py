@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rstar_math.config.servers import VLLM
 from rstar_math.errors import InputError
@@ -21,50 +21,59 @@ from rstar_math.training.export import Origin, write_folder
 from rstar_math.training.export.files import write_rows
 from rstar_math.training.rows import PairRow, SolutionRow, annotated_rows, read_rows
 
-SFT, DATA = "sft.jsonl", "data"
+SFT, PAIRS, DATA = "sft.jsonl", "pairs.jsonl", "data"
 TINY = "tiny"
 """The base that is made on the spot."""
 _SHOWN, _VOCABULARY, _COPYING = 200, 512, 250
 """Of a tiny model: problems and solutions that its tokenizer is made from, its tokens, and the
 steps in which it learns to copy a number."""
+R = TypeVar("R", SolutionRow, PairRow)
 _PREFIX = {"transformers": "hf:", "vllm": VLLM}
 Say = Callable[[str], None]
 
 
 async def choose_data(journal: Journal, recipe: Recipe, number: int, runs: Sequence[Path]) -> Facts:
-    """Curate a round's runs into `round-N/data`, and write the solutions that its policy is trained
-    on to `round-N/sft.jsonl`."""
+    """Curate a round's runs into `round-N/data`, and write what its models are trained on:
+    solutions to `round-N/sft.jsonl`, pairs to `round-N/pairs.jsonl`."""
     report: Facts = {"left_out": {}}
     rows: list[SolutionRow] = []
+    pairs: list[PairRow] = []
     if recipe.rounds[number - 1].data == "annotated":
         solved = solutions_in(journal)[: recipe.rounds[0].problems]
         rows, report["left_out"] = annotated_rows(solved)
     else:
         report |= await _curated(journal, recipe, number, runs)
-        data = journal.path(f"round-{number}", DATA, SFT)
-        rows = read_rows(data, SolutionRow) if data.is_file() else []
+        rows = _rows(journal.path(f"round-{number}", DATA, SFT), SolutionRow)
+        pairs = _rows(journal.path(f"round-{number}", DATA, "preference.jsonl"), PairRow)
     report["solutions"] = len(rows)
     report["problems"] = len({row.problem for row in rows})
     if recipe.keep == "all":
         for before in range(number - 1, 0, -1):
             rows += read_rows(journal.path(f"round-{before}", SFT), SolutionRow)
+            pairs += _rows(journal.path(f"round-{before}", DATA, "preference.jsonl"), PairRow)
         doubted = {one["problem"] for one in report.get("unreliable", ())}
         doubted |= doubted_before(journal, number)
         rows = [row for row in rows if row.problem not in doubted]
+        pairs = [pair for pair in pairs if pair.problem not in doubted]
     unique = list({(row.problem, row.completion): row for row in rows}.values())
     if not unique:
         raise InputError(
             f"Round {number} found no right solution to learn from; search more problems or with "
             "more rollouts, or begin with a stronger model (rounds.1.model) or annotated solutions."
         )
-    path = journal.path(f"round-{number}", SFT)
+    path, other = (journal.path(f"round-{number}", name) for name in (SFT, PAIRS))
     write_rows(path, SolutionRow, unique)
-    pairs = journal.path(f"round-{number}", DATA, "preference.jsonl")
-    hashes = {
-        "file": file_digest(path),
-        "pairs_file": file_digest(pairs) if pairs.is_file() else None,
-    }
+    hashes: Facts = {"file": file_digest(path), "pairs_file": None}
+    if pairs:
+        write_rows(other, PairRow, pairs)
+        hashes["pairs_file"] = file_digest(other)
+        hashes["pairs_to_train_on"] = len(pairs)
     return {**report, "to_train_on": len(unique), **hashes}
+
+
+def _rows(file: Path, kind: type[R]) -> list[R]:
+    """The rows of a file; none where there is no such file."""
+    return read_rows(file, kind) if file.is_file() else []
 
 
 async def _curated(journal: Journal, recipe: Recipe, number: int, runs: Sequence[Path]) -> Facts:
@@ -108,7 +117,7 @@ def train_round_ppm(
     from rstar_math.training.probe import train_probe
 
     out = journal.path(f"round-{number}", "ppm")
-    data = journal.path(f"round-{number}", DATA, "preference.jsonl")
+    data = journal.path(f"round-{number}", PAIRS)
     if not data.is_file():
         return None
     if is_whole(out):

@@ -136,7 +136,8 @@ class Recipe(Section):
     """What starts trainings, as ["accelerate", "launch", "--num_processes", "8", "-m"]: a command
     line that takes a Python module and its arguments; by default this process trains itself."""
     keep: Literal["all", "round"] = "round"
-    """Solutions that a policy is trained on: those of all rounds so far, or of its own (paper)."""
+    """Solutions and pairs that a round's models are trained on: those of all rounds so far, or of
+    its own (paper)."""
     start: Literal["base", "policy"] = "base"
     """What a round's policy is trained from: the base anew (paper), or the policy in use, so that a
     round with keep = "round" costs no more than what it found."""
