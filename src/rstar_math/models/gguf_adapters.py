@@ -25,8 +25,6 @@ def write_adapter(checkpoint: Path, out: Path, *, kind: Kind = "f16") -> Path:
     The base is known again by its shape and last norm. Raises `InputError`, `MissingExtra`, and
     `StoreError` for the disk.
     """
-    if kind == "q8_0":
-        raise InputError("An adapter is stored as f16 or f32; leave --kind out for f16.")
     shape = read_shape(checkpoint)
     folder = checkpoint / "adapter"
     if not (folder / "adapter_config.json").is_file():

@@ -49,8 +49,6 @@ def write_difference(
     Raises `InputError` where other weights than attention's and MLP's matrices were trained, which
     an adapter cannot hold; `MissingExtra`, and `StoreError` for the disk.
     """
-    if kind == "q8_0":
-        raise InputError("An adapter is stored as f16 or f32; leave --kind out for f16.")
     file = shipped_weights() if base == "local" else Path(base).expanduser()
     shape, header = read_shape(checkpoint), read_header(file)
     changes = list(_changes(checkpoint, file, rank))
