@@ -1,4 +1,4 @@
-"""`rstar demo`: three word problems, the embedded model, a page to look at."""
+"""`rstar demo`: three word problems, the embedded model as it was trained, a page to look at."""
 
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -13,13 +13,14 @@ def demo(
     html: Annotated[Path, typer.Option(help="Page to write.")] = Path("demo.html"),
     model: Model = None,
 ) -> None:
-    """Solve three word problems with the embedded model and write the trees to a page."""
+    """Solve three word problems with the embedded model, after training, and write the trees to a
+    page."""
     from rstar_math.cli import batch
     from rstar_math.serve.viewer.export import write_page
     from rstar_math.solver import MCTS
 
     brief = ["search.rollouts=4", "search.candidates=6"]
-    settings = configure("laptop", brief, model)
+    settings = configure("trained" if model is None else "laptop", brief, model)
     with as_file(files("rstar_math.presets") / "demo.jsonl") as file:
         job = batch.Job(file, None, None, [MCTS], show_each=True)
         with batch.opened(job, settings) as opened:
