@@ -255,12 +255,13 @@ class Solver:
 
     def in_flight(self, strategy: Strategy) -> int:
         """Searches that keep the model busy: what it takes at once, twice, over what one search
-        asks for at once. A server counts requests, the embedded model samples."""
+        asks for at once. A server counts requests, the embedded model samples; of single chains it
+        gets no more than it has streams, each of which then keeps its chain's beginning."""
         search, model = self.config.search, self.config.model
         if search.trees is not None:
             return search.trees
         if strategy.kind in CHAINS:
-            each = strategy.n or 1
+            each = strategy.n or (2 if model.embedded else 1)
         elif strategy.kind in ACTIONS:
             actions = self.config.actions
             each = actions.votes + 2 * actions.candidates if model.embedded else 4

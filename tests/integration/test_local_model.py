@@ -96,6 +96,37 @@ def test_repacking_is_whole_or_not_at_all(
     assert list((tmp_path / "cache").iterdir()) == []
 
 
+def test_the_trained_model_writes_steps_without_being_shown_any(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RSTAR_CACHE", str(tmp_path))
+    asked = Question("q", "Ann has 12 pens and buys 5 more. How many pens does she have?")
+
+    async def steps(url: str) -> list[str]:
+        model = await connect(ModelConfig(url=url, concurrency=4, context_tokens=512))
+        try:
+            policy = StepPolicy(model, PolicyConfig(prompt="trained"))
+            return [step.code for step in await policy.propose(asked, [], 4, seed=1)]
+        finally:
+            await model.aclose()
+
+    def fitting(url: str) -> int:
+        return sum("12 + 5" in code or "5 + 12" in code for code in asyncio.run(steps(url)))
+
+    assert fitting("trained") >= max(2, fitting("local") + 1)
+    (kept,) = tmp_path.glob("SmolLM2-135M-rstar-policy.*.gguf")
+    assert kept.stat().st_size > 100_000_000
+
+
+def test_a_trained_model_that_cannot_be_kept_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RSTAR_CACHE", str(tmp_path / "file" / "cache"))
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InputError, match="set RSTAR_CACHE"):
+        weights.weights_file("trained")
+
+
 def nothing(path: Path) -> None:
     path.unlink(missing_ok=True)
 
