@@ -16,7 +16,8 @@ test: $(VENV)/.dev
 	$(MAKE) --no-print-directory -k -j2 -Otarget check docs unit learning acting
 
 # The long tests in two halves that run beside each other, on one core each as far as they compute.
-LEARNING := tests/integration/training tests/integration/test_evolution.py tests/integration/sandbox
+LEARNING := tests/integration/training tests/integration/test_evolution.py tests/integration/sandbox \
+	tests/e2e/test_packaging.py tests/e2e/test_evaluation.py
 SLOWEST := --durations=15 --durations-min=3
 learning: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest $(LEARNING) $(SLOWEST)
