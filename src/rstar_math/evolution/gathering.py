@@ -11,6 +11,7 @@ from rstar_math.errors import InputError
 from rstar_math.evolution.journal import Facts, Journal, file_digest
 from rstar_math.evolution.recipe import Recipe, SetSection
 from rstar_math.problems import read_problems
+from rstar_math.problems.annotated import annotated_steps
 from rstar_math.problems.decontamination import Evaluations, Match, Rule, decontaminate
 from rstar_math.problems.duplicates import deduplicate
 from rstar_math.problems.solutions import Solved, read_solutions
@@ -59,6 +60,12 @@ def gather(journal: Journal, recipe: Recipe) -> Facts:
         write_problems(folder / evaluation_file(number), problems)
     solved = _annotated(folder / SOLUTIONS, section.train, train) if _wants(recipe) else 0
     files = sorted(path for path in folder.glob("*.jsonl"))
+    for steps in {one.steps for one in recipe.rounds if one.steps is not None}:
+        if not to_learn_from(journal, 1, steps):
+            raise InputError(
+                f"No problem to learn from has an annotated solution of at most {steps} steps; "
+                "leave out rounds.steps, or give problems with solutions as GSM8K has them."
+            )
     return {
         "counts": {
             "read": len(read),
@@ -84,14 +91,22 @@ def problems_in(journal: Journal, name: str) -> list[Problem]:
     return read_problems(journal.path("round-0", name))
 
 
-def to_learn_from(journal: Journal, number: int) -> list[Problem]:
+def to_learn_from(journal: Journal, number: int, steps: int | None = None) -> list[Problem]:
     """What a round may search: the problems to learn from, and those that a model wrote, but for
-    these that an earlier round found to be unreliable."""
+    these that an earlier round found to be unreliable; with `steps`, only those that have an
+    annotated solution of at most so many."""
     problems = problems_in(journal, TRAIN)
     if ((journal.facts("0/synthesis") or {}).get("counts") or {}).get("kept"):
         problems += problems_in(journal, SYNTHETIC)
     doubted = doubted_before(journal, number)
-    return [problem for problem in problems if problem.id not in doubted]
+    kept = [problem for problem in problems if problem.id not in doubted]
+    if steps is None:
+        return kept
+    lengths = {
+        one.id: len(annotated_steps(one.text, one.solution, one.answer).steps)
+        for one in solutions_in(journal)
+    }
+    return [problem for problem in kept if 1 <= lengths.get(problem.id, 0) <= steps]
 
 
 def doubted_before(journal: Journal, number: int) -> set[str]:
@@ -144,8 +159,8 @@ def _same(first: str, second: str) -> bool:
 
 
 def _wants(recipe: Recipe) -> bool:
-    """Whether a round is made of annotated solutions."""
-    return any(one.data == "annotated" for one in recipe.rounds)
+    """Whether a round is made of annotated solutions, or chooses its problems by their length."""
+    return any(one.data == "annotated" or one.steps is not None for one in recipe.rounds)
 
 
 def _annotated(path: Path, sources: Sequence[str], train: Sequence[Problem]) -> int:

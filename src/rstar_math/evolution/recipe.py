@@ -49,6 +49,10 @@ class RoundSection(Section):
     one, asked by few-shot prompt."""
     problems: int | None = Field(None, ge=1)
     """Most problems searched, drawn anew each round; by default all."""
+    steps: int | None = Field(None, ge=1)
+    """Search only problems that have an annotated solution of at most so many steps, the one that
+    states the answer included: a policy that solves no longer ones learns nothing from searching
+    them. By default all are searched."""
     rollouts: int = Field(16, ge=1)
     """Rollouts of a problem (paper: 16; first round 8)."""
     runs: int = Field(1, ge=1)

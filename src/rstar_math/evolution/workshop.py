@@ -18,7 +18,7 @@ from rstar_math.evolution.store import RunStore
 from rstar_math.evolution.watching import Budget, Watch
 from rstar_math.models.servers import put_away
 from rstar_math.search.strategy import Strategy
-from rstar_math.training.process import give_memory_back
+from rstar_math.training.process import end_idle_threads, give_memory_back
 from rstar_math.types import Problem
 
 GREEDY = Strategy("greedy")
@@ -61,6 +61,7 @@ class Workshop:
             with _ending_at_once():
                 found = work()
             give_memory_back()
+            end_idle_threads()
             return found
 
         return await self.stage(name, inputs, interruptible)

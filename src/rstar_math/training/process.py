@@ -54,6 +54,16 @@ def give_memory_back() -> None:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
+def end_idle_threads() -> None:
+    """End the threads that OpenMP keeps for the next parallel work of the calling thread; they come
+    back when it has some. Kept, they made the embedded model a quarter slower after a training:
+    PyTorch's and its own are counted together, and as they are more than the cores, none waits
+    actively for the others. Nothing happens where OpenMP's library is not GNU's, or not loaded."""
+    soft = 1
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libgomp.so.1", mode=os.RTLD_NOLOAD).omp_pause_resource_all(soft)
+
+
 def resident() -> int:
     """Bytes of memory that this process holds; 0 where the system does not tell."""
     with suppress(OSError, ValueError, IndexError):

@@ -45,6 +45,14 @@ def test_a_search_takes_its_rollouts_and_the_start_of_its_model() -> None:
     assert parts["3/more-1 (at most)"].calls == parts["3/more-1 (at most)"].problems * 6 * 3
 
 
+def test_a_search_of_short_problems_has_no_more_than_there_are() -> None:
+    recipe = load_recipe("smoke", (*SETTINGS, "rounds.2.steps=3"))
+    counts = COUNTS | {"solved in at most 3 steps": 30}
+    parts = {part.stage: part for part in reckon(recipe, PILOT, counts, [60, 20])}
+    assert (parts["2/search"].problems, parts["2/search"].calls) == (30, 360)
+    assert parts["3/search"].problems == 200, "the recipe's own"
+
+
 def test_a_training_ends_with_its_steps_and_sees_the_solutions_that_are_kept() -> None:
     parts = {part.stage: part for part in planned().parts}
     assert parts["1/policy"].tokens == 24 * 10 * 90

@@ -1,0 +1,64 @@
+"""The problems of an evolution, and which of them a round may search."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rstar_math.errors import InputError
+from rstar_math.evolution.gathering import gather, to_learn_from
+from rstar_math.evolution.journal import Facts, Journal
+from rstar_math.evolution.recipe import Recipe, load_recipe
+
+LONG = "Tom has 3 pens and buys 4, so <<3+4=7>>7 pens.\nHe loses 2, so <<7-2=5>>5.\n#### 5"
+SOLUTIONS = {
+    "one": ("Ann has 8 cows and sells 3. How many are left?", "She has <<8-3=5>>5.\n#### 5", "5"),
+    "two": ("Tom has 3 pens, buys 4 and loses 2. How many has he?", LONG, "5"),
+    "none": ("Kim reads 6 pages a day. How many in 9 days?", None, "54"),
+    "kept": ("Sue eats 2 of 6 figs. How many are left?", "<<6-2=4>>4\n#### 4", "4"),
+    "wrong": ("Lee bakes 7 pies and eats 1. How many are left?", "<<7-1=5>>5\n#### 5", "6"),
+}
+
+
+def recipe_of(folder: Path, *settings: str) -> Recipe:
+    source = folder / "problems.jsonl"
+    with source.open("w") as file:
+        for name, (problem, solution, answer) in SOLUTIONS.items():
+            row: dict[str, Any] = {"id": name, "problem": problem, "answer": answer}
+            file.write(json.dumps(row | ({"solution": solution} if solution else {})) + "\n")
+    train = f"problems.train={json.dumps([str(source)])}"
+    return load_recipe("smoke", (train, "problems.held_out=1", "problems.limit=9", *settings))
+
+
+async def gathered(folder: Path, recipe: Recipe) -> tuple[Facts, dict[int | None, list[str]]]:
+    with Journal.open(folder / "run", recipe.model_dump(mode="json")) as journal:
+
+        async def work() -> Facts:
+            return gather(journal, recipe)
+
+        facts = await journal.stage("0/problems", {}, work)
+        steps: tuple[int | None, ...] = (None, 2, 3)
+        return facts, {at: [p.id for p in to_learn_from(journal, 2, at)] for at in steps}
+
+
+def test_a_round_may_keep_to_problems_with_short_solutions(tmp_path: Path) -> None:
+    recipe = recipe_of(tmp_path, "rounds.2.steps=2")
+    facts, chosen = asyncio.run(gathered(tmp_path, recipe))
+    assert facts["counts"]["to learn from"] == 4
+    everything = ["one", "two", "none", "wrong"]  # "kept" is held out
+    assert chosen == {None: everything, 2: ["one"], 3: ["one", "two"]}
+
+
+def test_solutions_are_kept_for_choosing_where_no_round_learns_from_them(
+    tmp_path: Path,
+) -> None:
+    settings = ("rounds.1.data=search", "rounds.1.steps=3", "rounds.1.model.url=local")
+    _, chosen = asyncio.run(gathered(tmp_path, recipe_of(tmp_path, *settings)))
+    assert chosen[3] == ["one", "two"]
+
+
+def test_no_problem_of_so_few_steps_is_said_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"at most 1 steps; leave out rounds\.steps"):
+        asyncio.run(gathered(tmp_path, recipe_of(tmp_path, "rounds.2.steps=1")))
