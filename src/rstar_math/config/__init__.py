@@ -4,8 +4,10 @@ sections   every option with its default and where that comes from
 loading    TOML files, presets and `--set section.key=value`
 """
 
-from rstar_math.config.loading import EMBEDDED, load_config, presets
+from rstar_math.config.loading import load_config, presets
 from rstar_math.config.sections import (
+    LOCAL,
+    TRAINED,
     ActionsConfig,
     Config,
     DiscriminatorConfig,
@@ -19,7 +21,8 @@ from rstar_math.config.sections import (
 )
 
 __all__ = [
-    "EMBEDDED",
+    "LOCAL",
+    "TRAINED",
     "ActionsConfig",
     "Config",
     "DiscriminatorConfig",

@@ -9,12 +9,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from rstar_math.config.sections import Config
+from rstar_math.config.sections import LOCAL, TRAINED, Config
 from rstar_math.errors import ConfigError
 
-EMBEDDED = "local"
-"""The address of the embedded model."""
-_OWN = {EMBEDDED: "laptop", "trained": "trained"}
+_OWN = {LOCAL: "laptop", TRAINED: "trained"}
 """The presets that models come with."""
 
 
@@ -45,7 +43,7 @@ def load_config(
         if address is not None:
             over.setdefault(name, {})["url"] = address
     if source is None:
-        source = _OWN.get(over.get("model", {}).get("url", EMBEDDED))
+        source = _OWN.get(over.get("model", {}).get("url", LOCAL))
     tree: dict[str, Any] = _read(source) if source else {}
     for section, values in over.items():
         group = tree.setdefault(section, {})

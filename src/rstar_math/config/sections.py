@@ -11,11 +11,14 @@ from pydantic import Field, field_validator, model_validator
 from rstar_math.config.section import Section as Section
 from rstar_math.config.servers import VLLM, ServersConfig
 
+LOCAL, TRAINED = "local", "trained"
+"""The addresses of the embedded model, as it was published and after training."""
+
 
 class ModelConfig(Section):
     """The policy's language model and how it is asked."""
 
-    url: str = "local"
+    url: str = LOCAL
     """"local" (embedded SmolLM2-135M), "trained" (the same after `rstar evolve laptop`), a path to
     a .gguf file, hf:FOLDER (a checkpoint that transformers runs in this process), vllm:FOLDER (one
     that vLLM serves as long as it is needed, section `servers`), or http://host:port/v1; several

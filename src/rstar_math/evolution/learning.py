@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
+from rstar_math.config import LOCAL
 from rstar_math.config.servers import VLLM
 from rstar_math.errors import InputError
 from rstar_math.evolution.gathering import TRAIN, doubted_before, problems_in, solutions_in
@@ -172,11 +173,11 @@ def make(journal: Journal, recipe: Recipe) -> Facts:
 def base_address(journal: Journal, recipe: Recipe) -> str:
     """The address of the base for a solver."""
     base = base_of(journal, recipe)
-    if recipe.engine == "vllm" and (base == "local" or base.endswith(".gguf")):
+    if recipe.engine == "vllm" and (base == LOCAL or base.endswith(".gguf")):
         return f"{VLLM}{_unpacked(journal, base)}"
     if recipe.engine != "llama.cpp":
         return f"{_PREFIX[recipe.engine]}{base}"
-    return base if base == "local" or base.endswith(".gguf") else deployed(recipe, Path(base))
+    return base if base == LOCAL or base.endswith(".gguf") else deployed(recipe, Path(base))
 
 
 def _unpacked(journal: Journal, base: str) -> Path:

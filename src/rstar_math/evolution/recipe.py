@@ -12,7 +12,14 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from rstar_math.config import Config, GradingConfig, ModelConfig, PolicyConfig, SandboxConfig
+from rstar_math.config import (
+    LOCAL,
+    Config,
+    GradingConfig,
+    ModelConfig,
+    PolicyConfig,
+    SandboxConfig,
+)
 from rstar_math.config.loading import setting_value
 from rstar_math.config.sections import SearchConfig, Section
 from rstar_math.config.servers import ServersConfig
@@ -126,7 +133,7 @@ class EvaluationSection(Section):
 class Recipe(Section):
     """Everything that shapes an evolution."""
 
-    base: str = "local"
+    base: str = LOCAL
     """What every policy is trained from: "local" (the embedded SmolLM2-135M), a .gguf file, a
     checkpoint folder or a name of the hub; "tiny" is a model of some 100,000 weights, made on the
     spot, that knows nothing but how to copy a number."""
@@ -171,7 +178,7 @@ class Recipe(Section):
                 raise ValueError(
                     'only the first round may have data = "annotated", and without model and more'
                 )
-        if self.model.url != "local":
+        if self.model.url != LOCAL:
             raise ValueError(
                 "model.url is the policy of the round; name the first model in base, or a strong "
                 "one for a round in rounds.N.model.url"

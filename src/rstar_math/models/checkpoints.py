@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rstar_math.config import LOCAL
 from rstar_math.errors import InputError, MissingExtra, RstarError, StoreError
 from rstar_math.models.gguf_header import read_header
 from rstar_math.models.weights import shipped_weights
@@ -238,7 +239,7 @@ def _cut_as_llama_cpp(tokenizer: Any, file: Path) -> None:
 
 def locate(base: str) -> tuple[str, dict[str, str]]:
     """What to hand to `from_pretrained` for a model: a place, and options."""
-    path = shipped_weights() if base == "local" else Path(base).expanduser()
+    path = shipped_weights() if base == LOCAL else Path(base).expanduser()
     if path.suffix == ".gguf":
         if not path.is_file():
             raise InputError(f"There is no model file {path}; give a .gguf file or a checkpoint.")

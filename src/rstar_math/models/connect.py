@@ -4,10 +4,9 @@ import asyncio
 import os
 from typing import TYPE_CHECKING, Protocol
 
-from rstar_math.config import ModelConfig
+from rstar_math.config import LOCAL, TRAINED, ModelConfig
 from rstar_math.config.servers import VLLM, ServersConfig
 from rstar_math.errors import ConfigError
-from rstar_math.models.weights import LOCAL, TRAINED
 from rstar_math.protocols import Completer
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rstar_math.config import LOCAL
 from rstar_math.errors import InputError
 from rstar_math.models.gguf_adapters import base_facts
 from rstar_math.models.gguf_files import named_tensors, read_shape, shared_facts
@@ -40,7 +41,7 @@ class _Change:
 
 
 def write_difference(
-    checkpoint: Path, out: Path, *, base: str = "local", rank: int = 16, kind: Kind = "f16"
+    checkpoint: Path, out: Path, *, base: str = LOCAL, rank: int = 16, kind: Kind = "f16"
 ) -> float:
     """Write to `out`, whole or not at all, the adapter that turns `base` ("local" or a .gguf file)
     into the checkpoint of a policy or preference model; the share of the change that it holds, in
@@ -49,7 +50,7 @@ def write_difference(
     Raises `InputError` where other weights than attention's and MLP's matrices were trained, which
     an adapter cannot hold; `MissingExtra`, and `StoreError` for the disk.
     """
-    file = shipped_weights() if base == "local" else Path(base).expanduser()
+    file = shipped_weights() if base == LOCAL else Path(base).expanduser()
     shape, header = read_shape(checkpoint), read_header(file)
     changes = list(_changes(checkpoint, file, rank))
     sides = [(f"{one.name}.lora_{side}", getattr(one, side)) for one in changes for side in "ab"]
@@ -57,7 +58,7 @@ def write_difference(
     facts = shared_facts(checkpoint, shape, "adapter") | base_facts(
         header.fact("block_count"), header.fact("embedding_length"), header.fingerprint()
     )
-    facts |= {"rstar.base": base if base == "local" else file.name}
+    facts |= {"rstar.base": base if base == LOCAL else file.name}
     facts |= {"adapter.type": "lora", "adapter.lora.alpha": float(rank)}
     write_pieces(out, shape.architecture, facts, pieces)
     return 1 - sum(one.lost for one in changes) / sum(one.size for one in changes)

@@ -6,11 +6,12 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from rstar_math.config import LOCAL, TRAINED
 from rstar_math.models.dialects import LLAMA_CPP
 from rstar_math.models.engine import EngineSettings, engine_client, start
 from rstar_math.models.gguf_adapters import check_adapter
 from rstar_math.models.gguf_files import check_policy
-from rstar_math.models.weights import LOCAL, TRAINED, weights_file
+from rstar_math.models.weights import weights_file
 from rstar_math.protocols import Completion
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from rstar_math.config import Config
+from rstar_math.config import LOCAL, Config
 from rstar_math.config.servers import VLLM
 from rstar_math.errors import ConfigError, InputError, ModelError
 from rstar_math.meter import charge
@@ -63,7 +63,7 @@ async def open_scorer(config: Config) -> OpenScorer:
     if head is not None:
         raise ConfigError("search.ppm_head is for a server; a folder or file has its own head.")
     if place.endswith(".gguf"):
-        base = config.model.url if config.model.embedded else "local"
+        base = config.model.url if config.model.embedded else LOCAL
         return await asyncio.to_thread(ServedPreference.load, place, base=base)
     from rstar_math.models.preference import PreferenceModel
 
@@ -80,7 +80,7 @@ class ServedPreference:
 
     @classmethod
     def load(
-        cls, file: str | Path, *, base: str = "local", streams: int = STREAMS, limit: int = LIMIT
+        cls, file: str | Path, *, base: str = LOCAL, streams: int = STREAMS, limit: int = LIMIT
     ) -> "ServedPreference":
         """The model of a .gguf file that `rstar deploy` wrote of a preference model, in llama.cpp
         in this process; of an adapter, on `base`. Raises `InputError` for what cannot score."""

