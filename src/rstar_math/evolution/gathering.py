@@ -60,12 +60,8 @@ def gather(journal: Journal, recipe: Recipe) -> Facts:
         write_problems(folder / evaluation_file(number), problems)
     solved = _annotated(folder / SOLUTIONS, section.train, train) if _wants(recipe) else 0
     files = sorted(path for path in folder.glob("*.jsonl"))
-    for steps in {one.steps for one in recipe.rounds if one.steps is not None}:
-        if not to_learn_from(journal, 1, steps):
-            raise InputError(
-                f"No problem to learn from has an annotated solution of at most {steps} steps; "
-                "leave out rounds.steps, or give problems with solutions as GSM8K has them."
-            )
+    chosen = sorted({one.steps for one in recipe.rounds if one.steps is not None})
+    short = {of_steps(steps): len(to_learn_from(journal, 1, steps)) for steps in chosen}
     return {
         "counts": {
             "read": len(read),
@@ -77,6 +73,7 @@ def gather(journal: Journal, recipe: Recipe) -> Facts:
             "to learn from": len(train),
             "held out": len(held),
             "with annotated solutions": solved,
+            **short,
         },
         "sources": dict(Counter(problem.source or "" for problem in kept)),
         "overlaps": clean.counts(),
@@ -94,7 +91,7 @@ def problems_in(journal: Journal, name: str) -> list[Problem]:
 def to_learn_from(journal: Journal, number: int, steps: int | None = None) -> list[Problem]:
     """What a round may search: the problems to learn from, and those that a model wrote, but for
     these that an earlier round found to be unreliable; with `steps`, only those that have an
-    annotated solution of at most so many."""
+    annotated solution of at most so many. Raises `InputError` where there are none."""
     problems = problems_in(journal, TRAIN)
     if ((journal.facts("0/synthesis") or {}).get("counts") or {}).get("kept"):
         problems += problems_in(journal, SYNTHETIC)
@@ -102,11 +99,22 @@ def to_learn_from(journal: Journal, number: int, steps: int | None = None) -> li
     kept = [problem for problem in problems if problem.id not in doubted]
     if steps is None:
         return kept
+    solved = solutions_in(journal) if journal.path("round-0", SOLUTIONS).is_file() else []
     lengths = {
-        one.id: len(annotated_steps(one.text, one.solution, one.answer).steps)
-        for one in solutions_in(journal)
+        one.id: len(annotated_steps(one.text, one.solution, one.answer).steps) for one in solved
     }
-    return [problem for problem in kept if 1 <= lengths.get(problem.id, 0) <= steps]
+    short = [problem for problem in kept if 1 <= lengths.get(problem.id, 0) <= steps]
+    if not short:
+        raise InputError(
+            f"No problem to learn from has an annotated solution of at most {steps} steps; leave "
+            "out rounds.steps, or begin a new run on problems with solutions as GSM8K has them."
+        )
+    return short
+
+
+def of_steps(steps: int) -> str:
+    """The name of a count: problems to learn from with short annotated solutions."""
+    return f"solved in at most {steps} steps"
 
 
 def doubted_before(journal: Journal, number: int) -> set[str]:
@@ -175,8 +183,9 @@ def _annotated(path: Path, sources: Sequence[str], train: Sequence[Problem]) -> 
                 lines[problem.id] = json.dumps({"id": problem.id, **entry}, ensure_ascii=False)
     if not lines:
         raise InputError(
-            "No source has annotated solutions, and a round is to be made of them; name one whose "
-            'lines have a "solution" as in GSM8K, or search with rounds.1.model.'
+            "No source has annotated solutions, and a round is to be made of them or, by "
+            'rounds.steps, to go by them; name one whose lines have a "solution" as in GSM8K, or '
+            "search with rounds.1.model and without steps."
         )
     path.write_text("".join(f"{line}\n" for line in lines.values()), encoding="utf-8")
     return len(lines)

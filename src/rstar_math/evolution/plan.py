@@ -69,8 +69,6 @@ async def estimate(recipe: Recipe, *, watch: Watch | None = None) -> Plan:
     ):
         watch.begin("0/problems", "gather problems", None, 0)
         counts = gathering.gather(journal, recipe)["counts"]
-        for steps in sorted({one.steps for one in recipe.rounds if one.steps is not None}):
-            counts[_of_steps(steps)] = len(gathering.to_learn_from(journal, 1, steps))
         pilot = await fly(journal, recipe, watch)
         sizes = [
             len(gathering.problems_in(journal, gathering.evaluation_file(at)))
@@ -87,11 +85,6 @@ def reckon(
     return _Reckoning(recipe, pilot).parts(counts, sizes)
 
 
-def _of_steps(steps: int) -> str:
-    """The name of a count: problems to learn from with short annotated solutions."""
-    return f"solved in at most {steps} steps"
-
-
 class _Reckoning:
     """The parts of a plan from the pilot's rates."""
 
@@ -105,7 +98,7 @@ class _Reckoning:
         train += self._synthesis()
         kept = 0.0
         for number, one in enumerate(self.recipe.rounds, 1):
-            pool = train if one.steps is None else counts[_of_steps(one.steps)]
+            pool = train if one.steps is None else counts[gathering.of_steps(one.steps)]
             size = min(pool, one.problems or pool)
             if one.data == "search":
                 self._search(number, one, size)

@@ -59,7 +59,7 @@ class RoundSection(Section):
     steps: int | None = Field(None, ge=1)
     """Search only problems that have an annotated solution of at most so many steps, the one that
     states the answer included: a policy that solves no longer ones learns nothing from searching
-    them. By default all are searched."""
+    them. New problems (`synthesis`) have no such solution. By default all are searched."""
     rollouts: int = Field(16, ge=1)
     """Rollouts of a problem (paper: 16; first round 8)."""
     runs: int = Field(1, ge=1)
@@ -174,9 +174,10 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _orderly(self) -> Self:
         for number, one in enumerate(self.rounds, 1):
-            if one.data == "annotated" and (number > 1 or one.more or one.model):
+            if one.data == "annotated" and (number > 1 or one.more or one.model or one.steps):
                 raise ValueError(
-                    'only the first round may have data = "annotated", and without model and more'
+                    'only the first round may have data = "annotated", and without model, more '
+                    "and steps"
                 )
         if self.model.url != LOCAL:
             raise ValueError(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rstar_math.errors import InputError
+from rstar_math.errors import ConfigError, InputError
 from rstar_math.evolution.gathering import gather, to_learn_from
 from rstar_math.evolution.journal import Facts, Journal
 from rstar_math.evolution.recipe import Recipe, load_recipe
@@ -47,6 +47,7 @@ def test_a_round_may_keep_to_problems_with_short_solutions(tmp_path: Path) -> No
     recipe = recipe_of(tmp_path, "rounds.2.steps=2")
     facts, chosen = asyncio.run(gathered(tmp_path, recipe))
     assert facts["counts"]["to learn from"] == 4
+    assert facts["counts"]["solved in at most 2 steps"] == 1
     everything = ["one", "two", "none", "wrong"]  # "kept" is held out
     assert chosen == {None: everything, 2: ["one"], 3: ["one", "two"]}
 
@@ -62,3 +63,14 @@ def test_solutions_are_kept_for_choosing_where_no_round_learns_from_them(
 def test_no_problem_of_so_few_steps_is_said_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"at most 1 steps; leave out rounds\.steps"):
         asyncio.run(gathered(tmp_path, recipe_of(tmp_path, "rounds.2.steps=1")))
+
+
+def test_a_round_added_later_says_that_no_solutions_were_kept(tmp_path: Path) -> None:
+    settings = ("rounds.1.data=search", "rounds.1.model.url=local")
+    with pytest.raises(InputError, match="begin a new run on problems with solutions"):
+        asyncio.run(gathered(tmp_path, recipe_of(tmp_path, *settings)))
+
+
+def test_a_round_of_annotated_solutions_searches_none_and_takes_no_steps(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="without model, more and steps"):
+        recipe_of(tmp_path, "rounds.1.steps=2")
