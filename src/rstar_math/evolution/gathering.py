@@ -9,7 +9,7 @@ from typing import Any
 
 from rstar_math.errors import InputError
 from rstar_math.evolution.journal import Facts, Journal, file_digest
-from rstar_math.evolution.recipe import Recipe, SetSection
+from rstar_math.evolution.recipe import Recipe, RoundSection, SetSection
 from rstar_math.problems import read_problems
 from rstar_math.problems.annotated import annotated_steps
 from rstar_math.problems.decontamination import Evaluations, Match, Rule, decontaminate
@@ -24,6 +24,8 @@ TRAIN, HELD_OUT, SOLUTIONS = "train.jsonl", "held-out.jsonl", "solutions.jsonl"
 SYNTHETIC = "synthetic.jsonl"
 """Problems that a model wrote, where the recipe asks for them."""
 _EXAMPLES = 5
+ANY = RoundSection()
+"""A round that may search all problems."""
 
 
 def evaluation_file(number: int) -> str:
@@ -60,8 +62,8 @@ def gather(journal: Journal, recipe: Recipe) -> Facts:
         write_problems(folder / evaluation_file(number), problems)
     solved = _annotated(folder / SOLUTIONS, section.train, train) if _wants(recipe) else 0
     files = sorted(path for path in folder.glob("*.jsonl"))
-    chosen = sorted({one.steps for one in recipe.rounds if one.steps is not None})
-    short = {of_steps(steps): len(to_learn_from(journal, 1, steps)) for steps in chosen}
+    chosen = {chosen_by(one): one for one in recipe.rounds if one.steps or one.sources}
+    parts = {name: len(to_learn_from(journal, 1, one)) for name, one in sorted(chosen.items())}
     return {
         "counts": {
             "read": len(read),
@@ -73,7 +75,7 @@ def gather(journal: Journal, recipe: Recipe) -> Facts:
             "to learn from": len(train),
             "held out": len(held),
             "with annotated solutions": solved,
-            **short,
+            **parts,
         },
         "sources": dict(Counter(problem.source or "" for problem in kept)),
         "overlaps": clean.counts(),
@@ -88,33 +90,45 @@ def problems_in(journal: Journal, name: str) -> list[Problem]:
     return read_problems(journal.path("round-0", name))
 
 
-def to_learn_from(journal: Journal, number: int, steps: int | None = None) -> list[Problem]:
+def to_learn_from(journal: Journal, number: int, one: RoundSection = ANY) -> list[Problem]:
     """What a round may search: the problems to learn from, and those that a model wrote, but for
-    these that an earlier round found to be unreliable; with `steps`, only those that have an
-    annotated solution of at most so many. Raises `InputError` where there are none."""
+    these that an earlier round found to be unreliable; only those that the round's `steps` and
+    `sources` let through. Raises `InputError` where there are none."""
     problems = problems_in(journal, TRAIN)
     if ((journal.facts("0/synthesis") or {}).get("counts") or {}).get("kept"):
         problems += problems_in(journal, SYNTHETIC)
     doubted = doubted_before(journal, number)
     kept = [problem for problem in problems if problem.id not in doubted]
-    if steps is None:
+    if one.sources:
+        there = sorted({problem.source or "" for problem in kept})
+        kept = [p for p in kept if any(part in (p.source or "") for part in one.sources)]
+        if not kept:
+            raise InputError(
+                f"No problem to learn from is of a source with {' or '.join(one.sources)} in its "
+                f"name; there are {', '.join(there)} (rounds.sources)."
+            )
+    if one.steps is None:
         return kept
     solved = solutions_in(journal) if journal.path("round-0", SOLUTIONS).is_file() else []
     lengths = {
         one.id: len(annotated_steps(one.text, one.solution, one.answer).steps) for one in solved
     }
-    short = [problem for problem in kept if 1 <= lengths.get(problem.id, 0) <= steps]
+    short = [problem for problem in kept if 1 <= lengths.get(problem.id, 0) <= one.steps]
     if not short:
         raise InputError(
-            f"No problem to learn from has an annotated solution of at most {steps} steps; leave "
-            "out rounds.steps, or begin a new run on problems with solutions as GSM8K has them."
+            f"No problem to learn from has an annotated solution of at most {one.steps} steps; "
+            "leave out rounds.steps, or begin a new run on problems with solutions as GSM8K has "
+            "them."
         )
     return short
 
 
-def of_steps(steps: int) -> str:
-    """The name of a count: problems to learn from with short annotated solutions."""
-    return f"solved in at most {steps} steps"
+def chosen_by(one: RoundSection) -> str:
+    """The name of a count: problems to learn from that a round's `steps` and `sources` let
+    through."""
+    named = [f"of {', '.join(one.sources)}"] if one.sources else []
+    named += [f"solved in at most {one.steps} steps"] if one.steps else []
+    return " ".join(named)
 
 
 def doubted_before(journal: Journal, number: int) -> set[str]:

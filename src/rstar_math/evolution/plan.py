@@ -98,7 +98,7 @@ class _Reckoning:
         train += self._synthesis()
         kept = 0.0
         for number, one in enumerate(self.recipe.rounds, 1):
-            pool = train if one.steps is None else counts[gathering.of_steps(one.steps)]
+            pool = counts.get(gathering.chosen_by(one), train)
             size = min(pool, one.problems or pool)
             if one.data == "search":
                 self._search(number, one, size)

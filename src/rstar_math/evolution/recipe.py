@@ -60,6 +60,9 @@ class RoundSection(Section):
     """Search only problems that have an annotated solution of at most so many steps, the one that
     states the answer included: a policy that solves no longer ones learns nothing from searching
     them. New problems (`synthesis`) have no such solution. By default all are searched."""
+    sources: tuple[str, ...] = ()
+    """Search only problems of sources with one of these in their names, as "gsm8k" is in
+    "openai/gsm8k:main@train". By default all are searched."""
     rollouts: int = Field(16, ge=1)
     """Rollouts of a problem (paper: 16; first round 8)."""
     runs: int = Field(1, ge=1)
@@ -174,10 +177,11 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _orderly(self) -> Self:
         for number, one in enumerate(self.rounds, 1):
-            if one.data == "annotated" and (number > 1 or one.more or one.model or one.steps):
+            searching = one.more or one.model or one.steps or one.sources
+            if one.data == "annotated" and (number > 1 or searching):
                 raise ValueError(
-                    'only the first round may have data = "annotated", and without model, more '
-                    "and steps"
+                    'only the first round may have data = "annotated", and without model, more, '
+                    "steps and sources"
                 )
         if self.model.url != LOCAL:
             raise ValueError(

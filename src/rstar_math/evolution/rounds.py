@@ -99,7 +99,7 @@ async def _searches(shop: Workshop, number: int, pair: Pair) -> dict[Path, str]:
     """Search the round's problems, then those unsolved with more rollouts; the runs with their
     digests."""
     recipe = shop.recipe.rounds[number - 1]
-    problems = gathering.to_learn_from(shop.journal, number, recipe.steps)
+    problems = gathering.to_learn_from(shop.journal, number, recipe)
     seed = derive(shop.recipe.search.seed, "round", number)
     problems = gathering.drawn(problems, recipe.problems, seed)
     strategy = Strategy("mcts", recipe.rollouts, recipe.runs if recipe.runs > 1 else None)

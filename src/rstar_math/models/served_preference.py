@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from rstar_math.config import LOCAL, Config
+from rstar_math.config import LOCAL, TRAINED, Config
 from rstar_math.config.servers import VLLM
 from rstar_math.errors import ConfigError, InputError, ModelError
 from rstar_math.meter import charge
@@ -26,7 +26,7 @@ from rstar_math.models.readers import (
 )
 from rstar_math.models.replicas import Replicas
 from rstar_math.models.value_head import ValueHead
-from rstar_math.models.weights import weights_file
+from rstar_math.models.weights import trained_file, weights_file
 from rstar_math.protocols import Scorer
 from rstar_math.types import Cost, Question, Step
 
@@ -46,7 +46,8 @@ class OpenScorer(Scorer, Protocol):
 
 async def open_scorer(config: Config) -> OpenScorer:
     """The preference model that `search.ppm` names: a checkpoint folder (needs torch), one that
-    vLLM serves (vllm:FOLDER), a .gguf file (llama.cpp in this process), or an address.
+    vLLM serves (vllm:FOLDER), a .gguf file (llama.cpp in this process), "trained" (that of this
+    package, made for its policy), or an address.
 
     A .gguf adapter is added to the embedded model that `model.url` names. Beside a policy of
     transformers (hf:FOLDER), which repeats to the byte, a folder's model does so too. Raises
@@ -62,6 +63,8 @@ async def open_scorer(config: Config) -> OpenScorer:
         return await _at_address(place, head, config)
     if head is not None:
         raise ConfigError("search.ppm_head is for a server; a folder or file has its own head.")
+    if place == TRAINED:
+        return await asyncio.to_thread(lambda: ServedPreference.load(trained_file("ppm")))
     if place.endswith(".gguf"):
         base = config.model.url if config.model.embedded else LOCAL
         return await asyncio.to_thread(ServedPreference.load, place, base=base)
@@ -83,14 +86,16 @@ class ServedPreference:
         cls, file: str | Path, *, base: str = LOCAL, streams: int = STREAMS, limit: int = LIMIT
     ) -> "ServedPreference":
         """The model of a .gguf file that `rstar deploy` wrote of a preference model, in llama.cpp
-        in this process; of an adapter, on `base`. Raises `InputError` for what cannot score."""
+        in this process; of an adapter, on `base`, or on "local" if the file says that. Raises
+        `InputError` for what cannot score."""
         path = Path(file).expanduser()
         if not path.is_file():
             raise InputError(f"There is no file {path}; rstar deploy writes one.")
         header = read_header(path)
         head = ValueHead.of_header(header)
         if header.facts.get("general.type") == "adapter":
-            model, adapter = weights_file(base), path
+            ours = header.facts.get("rstar.base") == LOCAL
+            model, adapter = weights_file(LOCAL if ours else base), path
             check_adapter(adapter, model, kind="ppm")
             trained = read_header(model).fact("context_length")
         else:

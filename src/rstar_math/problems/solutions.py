@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rstar_math.errors import InputError
-from rstar_math.problems.sources import parse_source, rows_of, tasks_of
+from rstar_math.problems.sources import TOLD, parse_source, rows_of, told_by
 
 _FINAL = "####"
 
@@ -32,11 +32,11 @@ def read_solutions(source: str) -> Iterator[Solved]:
     kind = parse_source(source)
     if kind.kind == "gym":
         return
-    if kind.kind == "toy":
-        for task in tasks_of(kind):
-            problem = task.problem
+    if kind.kind in TOLD:
+        for told in told_by(kind):
+            problem = told.problem
             final = problem.reference or ""
-            yield Solved(problem.id, problem.question.text, task.solution, final)
+            yield Solved(problem.id, problem.question.text, told.solution, final)
         return
     if kind.kind == "hf":
         for problem in rows_of(kind):

@@ -3,13 +3,14 @@
     problems.jsonl.gz?question=text&answer=label   a JSONL file, plain or gzipped
     hf:openai/gsm8k:main@test                      a data set for Hugging Face's `datasets`
     gym:chain_sum?size=500&seed=7                  a generator of reasoning-gym
+    stories:words?size=2000&seed=1                 word problems with solutions, of our own
     toy:tasks?size=200&seed=1                      small problems with solutions, for trying out
 
 `question` and `answer` name the columns, by default "problem" or "question", and "answer" or
 "reference". Of a solution in an answer's column (`#### 72`, a box) the final answer is taken.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -19,11 +20,18 @@ from urllib.parse import parse_qsl
 from rstar_math.errors import InputError, MissingExtra
 from rstar_math.problems.generators import generate
 from rstar_math.problems.reader import COLUMNS, Columns, problem_of, read_problems
+from rstar_math.problems.stories import MOST_STORIES, Story, stories
 from rstar_math.testing.toytasks import MOST_TASKS, Task, toy_tasks
 from rstar_math.types import Problem, Question
 
 GENERATED = 500
 """Problems of a generator where no size is given."""
+_KINDS = ("hf", "gym", "stories", "toy")
+TOLD: Mapping[str, tuple[str, Callable[[int, int], Iterator[Story | Task]], int]] = {
+    "stories": ("words", stories, MOST_STORIES),
+    "toy": ("tasks", toy_tasks, MOST_TASKS),
+}
+"""The sources that this package tells itself, with solutions: name, maker, most problems."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +39,7 @@ class Source:
     """Where problems come from."""
 
     kind: str
-    """One of "file", "hf", "gym" and "toy"."""
+    """One of "file", "hf", "gym", "stories" and "toy"."""
     name: str
     options: Mapping[str, str]
 
@@ -47,13 +55,13 @@ class Source:
 
 def is_source(text: str) -> bool:
     """Whether a text names a source, and not a benchmark."""
-    return text.startswith(("hf:", "gym:", "toy:")) or ".jsonl" in text
+    return text.startswith(tuple(f"{kind}:" for kind in _KINDS)) or ".jsonl" in text
 
 
 def parse_source(text: str) -> Source:
     """The source that a text names. Raises `InputError`."""
     kind, colon, rest = text.partition(":")
-    if not colon or kind not in ("hf", "gym", "toy"):
+    if not colon or kind not in _KINDS:
         kind, rest = "file", text
     name, _, query = rest.partition("?") if "=" in rest.partition("?")[2] else (rest, "", "")
     if not name:
@@ -64,7 +72,7 @@ def parse_source(text: str) -> Source:
         raise InputError(
             f"The options of {text!r} are not of the form ?key=value&key=value."
         ) from None
-    if kind not in ("gym", "toy") and (strange := options.keys() - {"question", "answer"}):
+    if kind in ("file", "hf") and (strange := options.keys() - {"question", "answer"}):
         raise InputError(
             f"{text!r} has an option {min(strange)!r}; there are question and answer, which name "
             "columns."
@@ -80,8 +88,8 @@ def read_source(text: str, limit: int | None = None) -> list[Problem]:
     source = parse_source(text)
     if source.kind == "file":
         found: Iterable[Problem] = read_problems(Path(source.name), limit, _columns(source))
-    elif source.kind == "toy":
-        found = islice((task.problem for task in tasks_of(source)), limit)
+    elif source.kind in TOLD:
+        found = islice((told.problem for told in told_by(source)), limit)
     else:
         found = islice(rows_of(source) if source.kind == "hf" else _generated(source, limit), limit)
     problems = [
@@ -160,15 +168,18 @@ def rows_of(source: Source) -> Iterator[Problem]:
         yield problem_of(entry, f"hf:{source.name}, row {number}", columns)
 
 
-def tasks_of(source: Source) -> Iterator[Task]:
-    """The toy tasks of a source. Raises `InputError`."""
+def told_by(source: Source) -> Iterator[Story | Task]:
+    """The problems of a source of `TOLD`, with their solutions. Raises `InputError`."""
+    name, tell, most = TOLD[source.kind]
     options = {key: _value(text) for key, text in source.options.items()}
     size, seed = options.pop("size", 200), options.pop("seed", 0)
-    if source.name != "tasks" or options or not isinstance(size, int) or not isinstance(seed, int):
-        raise InputError("toy: has one kind of problem; give toy:tasks?size=200&seed=0.")
-    if not 1 <= size <= MOST_TASKS:
-        raise InputError(f"toy:tasks has at most {MOST_TASKS} problems; give a smaller size.")
-    return toy_tasks(size, seed)
+    if source.name != name or options or not isinstance(size, int) or not isinstance(seed, int):
+        raise InputError(
+            f"{source.kind}: has one kind of problem; give {source.kind}:{name}?size=200&seed=0."
+        )
+    if not 1 <= size <= most:
+        raise InputError(f"{source.kind}:{name} has at most {most} problems; give another size.")
+    return tell(size, seed)
 
 
 def _generated(source: Source, limit: int | None) -> Iterator[Problem]:

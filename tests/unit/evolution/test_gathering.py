@@ -10,7 +10,7 @@ import pytest
 from rstar_math.errors import ConfigError, InputError
 from rstar_math.evolution.gathering import gather, to_learn_from
 from rstar_math.evolution.journal import Facts, Journal
-from rstar_math.evolution.recipe import Recipe, load_recipe
+from rstar_math.evolution.recipe import Recipe, RoundSection, load_recipe
 
 LONG = "Tom has 3 pens and buys 4, so <<3+4=7>>7 pens.\nHe loses 2, so <<7-2=5>>5.\n#### 5"
 SOLUTIONS = {
@@ -40,7 +40,9 @@ async def gathered(folder: Path, recipe: Recipe) -> tuple[Facts, dict[int | None
 
         facts = await journal.stage("0/problems", {}, work)
         steps: tuple[int | None, ...] = (None, 2, 3)
-        return facts, {at: [p.id for p in to_learn_from(journal, 2, at)] for at in steps}
+        return facts, {
+            at: [p.id for p in to_learn_from(journal, 2, RoundSection(steps=at))] for at in steps
+        }
 
 
 def test_a_round_may_keep_to_problems_with_short_solutions(tmp_path: Path) -> None:
@@ -72,5 +74,29 @@ def test_a_round_added_later_says_that_no_solutions_were_kept(tmp_path: Path) ->
 
 
 def test_a_round_of_annotated_solutions_searches_none_and_takes_no_steps(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="without model, more and steps"):
-        recipe_of(tmp_path, "rounds.1.steps=2")
+    for searching in ("rounds.1.steps=2", 'rounds.1.sources=["toy"]'):
+        with pytest.raises(ConfigError, match="without model, more, steps and sources"):
+            recipe_of(tmp_path, searching)
+
+
+def test_a_round_may_keep_to_some_sources(tmp_path: Path) -> None:
+    train = f'["{tmp_path}/problems.jsonl", "stories:words?size=30&seed=1"]'
+    settings = (f"problems.train={train}", "problems.limit=90", "rounds.2.steps=3")
+    recipe = recipe_of(tmp_path, *settings, 'rounds.2.sources=["stor", "gsm8k"]')
+
+    async def sources() -> tuple[Facts, set[str | None]]:
+        with Journal.open(tmp_path / "run", recipe.model_dump(mode="json")) as journal:
+
+            async def work() -> Facts:
+                return gather(journal, recipe)
+
+            facts = await journal.stage("0/problems", {}, work)
+            found = to_learn_from(journal, 2, recipe.rounds[1])
+            return facts["counts"], {problem.source for problem in found}
+
+    counts, found = asyncio.run(sources())
+    assert found == {"stories"}
+    assert 15 <= counts["of stor, gsm8k solved in at most 3 steps"] <= 30
+    unknown = recipe_of(tmp_path, *settings, 'rounds.2.sources=["story", "gym"]')
+    with pytest.raises(InputError, match=r"story or gym in its name; there are .*stories"):
+        asyncio.run(gathered(tmp_path / "other", unknown))

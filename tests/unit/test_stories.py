@@ -1,0 +1,77 @@
+"""Word problems that the package tells: their solutions hold, their questions decide, their words
+are drawn."""
+
+import random
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+from rstar_math.errors import InputError
+from rstar_math.problems.annotated import annotated_steps
+from rstar_math.problems.solutions import read_solutions
+from rstar_math.problems.sources import read_source
+from rstar_math.problems.stories import SCHEMES, stories
+from rstar_math.problems.stories.words import Told, Words
+
+TOLD = list(stories(3000, seed=7))
+
+
+def test_every_solution_holds_and_ends_in_the_answer() -> None:
+    for story in TOLD:
+        problem = story.problem
+        found = annotated_steps(problem.question.text, story.solution, problem.reference or "")
+        assert found.reason is None, problem
+        assert found.steps[-1].answer == problem.reference
+
+
+def test_answers_are_whole_and_positive_and_numbers_of_the_solution_are_in_the_question() -> None:
+    for story in TOLD:
+        assert int(story.problem.reference or "") > 0
+        first = story.solution.split("<<")[1].split("=")[0]
+        numbers = [part for sign in "+*/" for part in first.replace(sign, "-").split("-")]
+        words = story.problem.question.text.replace(".", " ").replace(",", " ").split()
+        often = {"twice": "2", "three": "3"}
+        given = {often.get(word, word) for word in words}
+        assert all(n in given for n in numbers if n.isdigit()), story
+
+
+def test_the_same_seed_tells_the_same_stories_and_a_larger_size_goes_on() -> None:
+    assert list(stories(40, seed=7)) == TOLD[:40]
+    assert list(stories(5, seed=8)) != TOLD[:5]
+
+
+def test_no_two_stories_are_alike_and_all_schemes_take_turns() -> None:
+    assert len({story.problem.question.text for story in TOLD}) == len(TOLD)
+    levels = Counter(story.problem.level for story in TOLD)
+    assert len(levels) >= 15
+    assert min(levels.values()) >= 20
+    assert len(SCHEMES) == 17
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=lambda scheme: scheme.__name__)
+def test_a_scheme_asks_for_more_than_one_thing(scheme: Callable[[Words], Told]) -> None:
+    """Else the calculation could be learned from the story without its question."""
+    asked = set()
+    for seed in range(60):
+        told = scheme(Words(random.Random(seed)))
+        signs = "".join(c for line in told.lines for c in line.split("<<")[1] if c in "+-*/=")
+        asked.add((told.kind, signs))
+    assert len(asked) > 1
+
+
+def test_stories_are_a_source_with_solutions() -> None:
+    text = "stories:words?size=12&seed=7"
+    problems, solutions = read_source(text), list(read_solutions(text))
+    assert [p.question.text for p in problems] == [s.text for s in solutions]
+    assert problems == [story.problem for story in TOLD[:12]]
+    assert [s.solution for s in solutions] == [story.solution for story in TOLD[:12]]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["stories:novels", "stories:words?size=0", "stories:words?size=x", "stories:words?how=1"],
+)
+def test_what_is_no_story_is_said(text: str) -> None:
+    with pytest.raises(InputError, match="stories:words"):
+        read_source(text)
