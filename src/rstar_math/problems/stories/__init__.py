@@ -14,12 +14,20 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from rstar_math.problems.stories import changes, comparisons, groups
+from rstar_math.problems.stories import chains, changes, comparisons, groups, parts, trades, ways
 from rstar_math.problems.stories.words import Told, Words
 from rstar_math.seeding import derive
 from rstar_math.types import Problem, Question
 
-SCHEMES = (*changes.SCHEMES, *comparisons.SCHEMES, *groups.SCHEMES)
+SCHEMES = (
+    *changes.SCHEMES,
+    *comparisons.SCHEMES,
+    *groups.SCHEMES,
+    *parts.SCHEMES,
+    *chains.SCHEMES,
+    *trades.SCHEMES,
+    *ways.SCHEMES,
+)
 MOST_STORIES = 100_000
 """Most stories of one seed."""
 

@@ -205,10 +205,10 @@ def days(w: Words) -> Told:
         lines = (f"The difference is {mark(f'{a} - {b}', a - b)} {things}.",)
         return Told("compare", body, question, lines, a - b)
     goal = a + b + c + w.number(3, 40)
-    question = f"How many more {things} are wanting to {goal}?"
+    question = f"How many more {things} are needed for {goal}?"
     lines = (
         f"So far there are {mark(f'{a} + {b} + {c}', a + b + c)} {things}.",
-        f"Wanting are {mark(f'{goal} - {a + b + c}', goal - a - b - c)} {things}.",
+        f"Needed are {mark(f'{goal} - {a + b + c}', goal - a - b - c)} {things}.",
     )
     return Told("combine twice", body, question, lines, goal - a - b - c)
 
