@@ -12,11 +12,12 @@ from rstar_math.errors import InputError
 from rstar_math.problems.annotated import annotated_steps
 from rstar_math.problems.solutions import read_solutions
 from rstar_math.problems.sources import read_source
-from rstar_math.problems.stories import SCHEMES, stories
+from rstar_math.problems.stories import SCHEMES, dress, stories
 from rstar_math.problems.stories.words import Told, Words
 
 KNOWN = {"2", "3", "4", "5", "60", "100"}
 """Numbers that words stand for: twice, a third, four times, an hour's minutes, percent."""
+SPELLED = {word: str(number) for number, word in dress.NUMBERS.items()}
 TOLD = list(stories(3000, seed=7))
 
 
@@ -33,8 +34,8 @@ def test_answers_are_whole_and_positive_and_numbers_of_the_solution_are_in_the_q
         assert int(story.problem.reference or "") > 0
         first = story.solution.split("<<")[1].split("=")[0]
         numbers = re.split(r"[-+*/]", first)
-        words = story.problem.question.text.replace(".", " ").replace(",", " ").split()
-        given = {word.rstrip("%") for word in words} | KNOWN
+        words = re.findall(r"[\w-]+", story.problem.question.text.lower())
+        given = {SPELLED.get(word, word) for word in words} | KNOWN
         assert all(number in given for number in numbers), story
 
 

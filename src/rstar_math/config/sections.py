@@ -129,8 +129,8 @@ class SearchConfig(Section):
     process preference model, `search.ppm`."""
     ppm: str | None = None
     """A process preference model: the folder that `rstar train ppm` wrote, vllm:FOLDER, the .gguf
-    file that `rstar deploy` made of it, "trained" (this package's own, for its trained policy), or
-    http://host:port/v1 of a server that runs it (or of several, with commas)."""
+    file that `rstar deploy` made of it, or http://host:port/v1 of a server that runs it (or of
+    several, with commas)."""
     ppm_head: str | None = None
     """For a server that gives hidden states (embeddings): the head, as the same folder or .gguf
     file; without it the server must have vLLM's /classify."""

@@ -109,6 +109,9 @@ def policy_trainer(
         settings.seed,
     )
     packed = settings.packing and on_gpu()
+    if settings.matrices and not settings.lora:
+        for name, weights in model.named_parameters():
+            weights.requires_grad_(name.split(".")[-2] in LORA_MODULES)
     model.config.use_cache = False
     with hushed():
         args = SFTConfig(

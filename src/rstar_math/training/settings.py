@@ -29,6 +29,9 @@ class PolicyTraining(Section):
     """Rank of a LoRA adapter; 0 trains all weights (as the paper does)."""
     lora_alpha: float = Field(32, gt=0)
     """Scale of the adapter, over its rank."""
+    matrices: bool = False
+    """Without an adapter: train the matrices of attention and MLP and leave embeddings and norms as
+    they are, so that what was learned can be cut to an adapter afterwards (rstar deploy)."""
     packing: bool = False
     """On a GPU: several solutions in one row without padding."""
     gradient_checkpointing: bool = False

@@ -28,7 +28,7 @@ STEPS: dict[str, Any] = {"learning_rate": 0.03, "max_steps": 2, "batch": 4, "bf1
 @pytest.fixture(scope="module")
 def rounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a base, a policy that was trained from it twice by adapters of rank 2, a
-    preference model of that, and a policy trained in full."""
+    preference model of that, a policy trained in full, and one whose matrices were."""
     from rstar_math.training.policy import train_policy
     from rstar_math.training.preference import train_preference
 
@@ -37,9 +37,11 @@ def rounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_gguf(root / "base", root / "base.gguf", kind="f32")
     rows = [solution_row(question(n), solution(n)) for n in range(8)]
     light, full = PolicyTraining(lora=2, **STEPS), PolicyTraining(**STEPS)
+    most = PolicyTraining(matrices=True, **STEPS)
     train_policy(rows, str(root / "base"), root / "once", light)
     train_policy(rows[:4], str(root / "once"), root / "twice", light)
     train_policy(rows, str(root / "base"), root / "full", full)
+    train_policy(rows, str(root / "base"), root / "most", most)
     scoring = PreferenceTraining(lora=2, **STEPS)
     train_preference(PAIRS[:24], str(root / "twice"), root / "ppm", scoring)
     return root
@@ -61,6 +63,14 @@ def test_two_trainings_become_one_adapter(rounds: Path, tmp_path: Path) -> None:
     facts = read_header(cut).facts
     assert facts["rstar.base"] == "base.gguf"
     assert facts["adapter.lora.alpha"] == 1.0
+
+
+def test_matrices_trained_without_an_adapter_become_one(rounds: Path, tmp_path: Path) -> None:
+    base, out = rounds / "base.gguf", tmp_path / "most.gguf"
+    held = write_difference(rounds / "most", out, base=str(base), rank=16, kind="f32")
+    assert 0.5 < held < 0.9999, "what full training changes is of full rank"
+    nearer = furthest(base, rounds / "most", out)
+    assert nearer < furthest(base, rounds / "most") / 2
 
 
 def test_an_adapter_put_into_the_weights_is_the_trained_model(rounds: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rstar_math.problems.stories import chains, changes, comparisons, groups, parts, trades, ways
+from rstar_math.problems.stories.dress import dressed
 from rstar_math.problems.stories.words import Told, Words
 from rstar_math.seeding import derive
 from rstar_math.types import Problem, Question
@@ -51,7 +52,7 @@ def stories(size: int, seed: int = 0) -> Iterator[Story]:
         rng = random.Random(derive(seed, "story", number))
         told = SCHEMES[number % len(SCHEMES)](Words(rng))
         number += 1
-        text = f"{told.body} {told.question}"
+        text = dressed(rng, told.body, told.question)
         if text not in seen:
             seen.add(text)
             yield _story(f"stories/{seed}/{len(seen) - 1}", text, told)
