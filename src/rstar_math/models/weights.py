@@ -54,7 +54,7 @@ def weights_file(model: str) -> Path:
     if model == LOCAL:
         return _kept(REPACKED, None)
     if model == TRAINED:
-        return trained_file("policy")
+        return _trained()
     path = Path(model).expanduser()
     if not path.is_file():
         raise InputError(
@@ -70,12 +70,11 @@ def weights_file(model: str) -> Path:
     return path
 
 
-def trained_file(kind: str) -> Path:
-    """The embedded model with this package's adapter of a kind ("policy" or "ppm") put into its
-    weights, in the cache. Raises `InputError` and `MissingExtra`."""
-    with as_file(files(_ADAPTERS) / f"{kind}.gguf") as adapter:
+def _trained() -> Path:
+    """The embedded model with this package's adapter in it."""
+    with as_file(files(_ADAPTERS) / "policy.gguf") as adapter:
         mark = sha256(adapter.read_bytes()).hexdigest()[:12]
-        return _kept(f"SmolLM2-135M-rstar-{kind}.{mark}.gguf", adapter)
+        return _kept(f"SmolLM2-135M-rstar-policy.{mark}.gguf", adapter)
 
 
 def _kept(name: str, adapter: Path | None) -> Path:

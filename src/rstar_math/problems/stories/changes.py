@@ -110,9 +110,7 @@ def comes_and_goes(w: Words) -> Told:
 
 
 def _at(place: str) -> str:
-    return {"park": "in the", "library": "in the", "cafe": "in the", "museum": "in the"}.get(
-        place, "on the" if place in ("bus", "train", "pond") else "in the"
-    )
+    return "on the" if place in ("bus", "train", "pond") else "in the"
 
 
 def two_sorts(w: Words) -> Told:
@@ -121,7 +119,7 @@ def two_sorts(w: Words) -> Told:
     a, b = w.amount(4), w.amount(4)
     if a == b:
         b += 2
-    took = w.number(2, a - 1) if a > 3 else 2
+    took = w.number(2, a - 1)
     verb = w.pick("gave away", "sold", "lost", "used")
     body = f"{p.name} had {a} {one} and {b} {two}. {p.He} {verb} {took} of the {one}."
     asked = w.pick("one left", "all left", "more before", "all before")

@@ -3,12 +3,7 @@ asked for."""
 
 from rstar_math.problems.stories.words import Told, Words, mark
 
-_PARTS = {
-    2: ("half", "halves"),
-    3: ("a third", "thirds"),
-    4: ("a quarter", "quarters"),
-    5: ("a fifth", "fifths"),
-}
+_PARTS = {2: "half", 3: "a third", 4: "a quarter", 5: "a fifth"}
 
 
 def part(w: Words) -> Told:
@@ -17,7 +12,7 @@ def part(w: Words) -> Told:
     k = w.pick(2, 2, 3, 4, 5)
     share = w.number(2, 40)
     whole, rest = k * share, k * share - share
-    word = _PARTS[k][0]
+    word = _PARTS[k]
     verb = w.pick("gave away", "sold", "lost", "used", "ate" if things.endswith("es") else "sold")
     asked = w.pick("part", "rest", "whole", "then")
     first = f"{word.capitalize()} of {whole} is {mark(f'{whole} / {k}', share)}."
@@ -129,8 +124,8 @@ def two_parts(w: Words) -> Told:
         ("gave", "sold"), ("lost", "gave away"), ("used", "threw away"), ("sold", "kept")
     )
     body = (
-        f"{p.name} had {whole} {things}. {p.He} {one} {_PARTS[k][0]} of them "
-        f"{'to a friend ' if one == 'gave' else ''}and {two} {_PARTS[m][0]} of the rest."
+        f"{p.name} had {whole} {things}. {p.He} {one} {_PARTS[k]} of them "
+        f"{'to a friend ' if one == 'gave' else ''}and {two} {_PARTS[m]} of the rest."
     )
     lines = (
         f"{p.name} {one} {mark(f'{whole} / {k}', gone)} {things}.",

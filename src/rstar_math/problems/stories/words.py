@@ -15,7 +15,6 @@ class Person:
     name: str
     he: str
     his: str
-    him: str
 
     @property
     def He(self) -> str:
@@ -95,9 +94,9 @@ class Words:
         found: dict[str, Person] = {}
         while len(found) < count:
             if self._rng.random() < 0.5:
-                person = Person(self._rng.choice(_SHE), "she", "her", "her")
+                person = Person(self._rng.choice(_SHE), "she", "her")
             else:
-                person = Person(self._rng.choice(_HE), "he", "his", "him")
+                person = Person(self._rng.choice(_HE), "he", "his")
             found[person.name] = person
         return list(found.values())
 
