@@ -132,7 +132,7 @@ def backwards(w: Words) -> Told:
             f"{left}."
         )
         question = f"How many {things} did {p.he} have {w.pick('at first', 'in the beginning')}?"
-        lines = (
+        lines: tuple[str, ...] = (
             f"In the piles are {mark(f'{k} * {left}', k * left)} {things}.",
             f"At first there were {mark(f'{k * left} + {gone}', k * left + gone)} {things}.",
         )

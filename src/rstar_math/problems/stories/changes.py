@@ -1,7 +1,7 @@
 """Stories in which something changes: schemes of Riley, Greeno and Heller (1983), each number of
 which may be the one that is asked for."""
 
-from rstar_math.problems.stories.words import Told, Words, mark
+from rstar_math.problems.stories.words import Told, Words, mark, ranked
 
 
 def gains(w: Words) -> Told:
@@ -16,7 +16,7 @@ def gains(w: Words) -> Told:
             f"{p.name} {how} {b} {things}. {p.He} already had {a} {things}.",
         )
         question = f"How many {things} does {p.name} have {w.pick('now', 'in all', 'altogether')}?"
-        lines = (f"{p.name} has {mark(f'{a} + {b}', a + b)} {things}.",)
+        lines: tuple[str, ...] = (f"{p.name} has {mark(f'{a} + {b}', a + b)} {things}.",)
         return Told("change", body, question, lines, a + b)
     if asked == "change":
         body = f"{p.name} had {a} {things}. {p.He} {how} some more and now has {a + b} {things}."
@@ -51,7 +51,7 @@ def loses(w: Words) -> Told:
         question = w.pick(
             f"How many {things} does {p.name} have left?", f"How many {things} are left?"
         )
-        lines = (f"{p.name} has {mark(f'{a} - {b}', a - b)} {things} left.",)
+        lines: tuple[str, ...] = (f"{p.name} has {mark(f'{a} - {b}', a - b)} {things} left.",)
         return Told("change", body, question, lines, a - b)
     if asked == "change":
         body = f"{p.name} had {a} {things}. {p.He} {how} some and has {a - b} left."
@@ -88,7 +88,7 @@ def comes_and_goes(w: Words) -> Told:
     if asked == "end":
         body = f"There were {start} {who} {_at(place)} {place}. {moves}"
         question = f"How many {who} are there now?"
-        lines = (
+        lines: tuple[str, ...] = (
             f"After some left there were {mark(f'{start} - {out}', start - out)} {who}.",
             f"Now there are {mark(f'{start - out} + {into}', end)} {who}.",
         )
@@ -125,7 +125,7 @@ def two_sorts(w: Words) -> Told:
     asked = w.pick("one left", "all left", "more before", "all before")
     if asked == "one left":
         question = f"How many {one} does {p.he} have left?"
-        lines = (f"{p.name} has {mark(f'{a} - {took}', a - took)} {one} left.",)
+        lines: tuple[str, ...] = (f"{p.name} has {mark(f'{a} - {took}', a - took)} {one} left.",)
         return Told("change", body, question, lines, a - took)
     if asked == "all left":
         question = f"How many {one} and {two} does {p.he} have left?"
@@ -138,8 +138,7 @@ def two_sorts(w: Words) -> Told:
         question = f"How many {one} and {two} did {p.he} have in the beginning?"
         lines = (f"In the beginning there were {mark(f'{a} + {b}', a + b)} of them.",)
         return Told("combine", body, question, lines, a + b)
-    more, less = (one, two) if a > b else (two, one)
-    most, least = max(a, b), min(a, b)
+    (most, more), (least, less) = ranked((a, one), (b, two))
     question = f"How many more {more} than {less} did {p.he} have at first?"
     lines = (f"There were {mark(f'{most} - {least}', most - least)} more {more} than {less}.",)
     return Told("compare", body, question, lines, most - least)
@@ -164,7 +163,9 @@ def grows(w: Words) -> Told:
     body = f"{p.name}'s {what} was {a} {unit}. {first} {second}"
     if w.chance(0.4):
         question = f"How many {noun} did it measure before the second change?"
-        lines = (f"After the first change it was {mark(f'{a} - {b}', a - b)} {noun}.",)
+        lines: tuple[str, ...] = (
+            f"After the first change it was {mark(f'{a} - {b}', a - b)} {noun}.",
+        )
         return Told("change", body, question, lines, a - b)
     question = f"How many {noun} is it now?"
     lines = (
@@ -192,7 +193,9 @@ def days(w: Words) -> Told:
     asked = w.pick("sum", "two", "difference", "against both")
     if asked == "sum":
         question = f"How many {things} is that {w.pick('in all', 'altogether')}?"
-        lines = (f"In all that is {mark(f'{a} + {b} + {c}', a + b + c)} {things}.",)
+        lines: tuple[str, ...] = (
+            f"In all that is {mark(f'{a} + {b} + {c}', a + b + c)} {things}.",
+        )
         return Told("combine", body, question, lines, a + b + c)
     if asked == "two":
         question = f"How many {things} were it {_in(one)} {one} and {three} together?"

@@ -1,7 +1,7 @@
 """Stories in which amounts are put together, compared or made equal: schemes of Riley, Greeno and
 Heller (1983)."""
 
-from rstar_math.problems.stories.words import Told, Words, mark
+from rstar_math.problems.stories.words import Told, Words, mark, ranked
 
 
 def together(w: Words) -> Told:
@@ -15,7 +15,7 @@ def together(w: Words) -> Told:
     if w.chance(0.5):
         body = f"There are {a} {one} and {b} {two} {place}.{idle}"
         question = f"How many {one} and {two} are there {w.pick('in all', 'altogether')}?"
-        lines = (f"There are {mark(f'{a} + {b}', a + b)} {one} and {two}.",)
+        lines: tuple[str, ...] = (f"There are {mark(f'{a} + {b}', a + b)} {one} and {two}.",)
         return Told("combine", body, question, lines, a + b)
     body = f"There are {a + b} {one} and {two} {place}. {a} of them are {one}.{idle}"
     question = f"How many {two} are there?"
@@ -36,7 +36,7 @@ def compares(w: Words) -> Told:
             f"How many more {things} does {p.name} have than {q.name}?",
             f"How many fewer {things} does {q.name} have than {p.name}?",
         )
-        lines = (f"The difference is {mark(f'{a} - {b}', more)} {things}.",)
+        lines: tuple[str, ...] = (f"The difference is {mark(f'{a} - {b}', more)} {things}.",)
         return Told("compare", body, question, lines, more)
     if asked == "larger":
         body = w.pick(
@@ -76,7 +76,7 @@ def needs(w: Words) -> Told:
     asked = w.pick("one", "two", "both", "apart")
     if asked == "one":
         question = f"How many more {one} does {p.he} need?"
-        lines = (f"{p.He} needs {mark(f'{a} - {b}', a - b)} more {one}.",)
+        lines: tuple[str, ...] = (f"{p.He} needs {mark(f'{a} - {b}', a - b)} more {one}.",)
         return Told("equalise", body, question, lines, a - b)
     if asked == "two":
         question = f"How many more {two} must {p.name} get?"
@@ -94,8 +94,7 @@ def needs(w: Words) -> Told:
         question = f"How many {one} and {two} are needed in all?"
         lines = (f"Needed are {mark(f'{a} + {c}', a + c)} of them.",)
         return Told("combine", body, question, lines, a + c)
-    more, less = (one, two) if a > c else (two, one)
-    most, least = max(a, c), min(a, c)
+    (most, more), (least, less) = ranked((a, one), (c, two))
     question = f"How many more {more} than {less} does {p.name} need for {purpose} in all?"
     lines = (f"{mark(f'{most} - {least}', most - least)} more {more} than {less} are needed.",)
     return Told("compare", body, question, lines, most - least)

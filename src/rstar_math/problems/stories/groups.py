@@ -1,7 +1,7 @@
 """Stories of equal groups, prices, rates and times as many: the multiplicative schemes of Vergnaud
 (1983) and Greer (1992), alone and joined to additive ones."""
 
-from rstar_math.problems.stories.words import Told, Words, mark
+from rstar_math.problems.stories.words import Told, Words, mark, ranked
 
 
 def packs(w: Words) -> Told:
@@ -16,7 +16,7 @@ def packs(w: Words) -> Told:
             f"Each {box} holds {each} {things}, and {p.name} filled {count} {boxes}.",
         )
         question = f"How many {things} does {p.name} have in the {boxes}?"
-        lines = (f"There are {mark(f'{count} * {each}', whole)} {things}.",)
+        lines: tuple[str, ...] = (f"There are {mark(f'{count} * {each}', whole)} {things}.",)
         return Told("groups", body, question, lines, whole)
     if asked == "count":
         body = f"{p.name} has {whole} {things} and puts {each} of them into each {box}."
@@ -43,7 +43,7 @@ def packs_of_two(w: Words) -> Told:
     if asked in ("one", "two"):
         what, n = (one, a) if asked == "one" else (two, b)
         question = f"How many {what} are there in the {boxes}?"
-        lines = (f"There are {mark(f'{c} * {n}', c * n)} {what}.",)
+        lines: tuple[str, ...] = (f"There are {mark(f'{c} * {n}', c * n)} {what}.",)
         return Told("groups", body, question, lines, c * n)
     if asked == "all":
         question = f"How many {one} and {two} are there altogether?"
@@ -52,8 +52,7 @@ def packs_of_two(w: Words) -> Told:
             f"Altogether there are {mark(f'{c} * {a + b}', c * (a + b))} {one} and {two}.",
         )
         return Told("groups twice", body, question, lines, c * (a + b))
-    more, less = (one, two) if a > b else (two, one)
-    most, least = max(a, b), min(a, b)
+    (most, more), (least, less) = ranked((a, one), (b, two))
     question = f"How many more {more} than {less} are there in all {c} {boxes} together?"
     lines = (
         f"In each {box} there are {mark(f'{most} - {least}', most - least)} more {more}.",
@@ -72,7 +71,7 @@ def shares(w: Words) -> Told:
     if asked == "plain":
         body = f"{p.name} shares {whole} {food} equally among {count} {who}."
         question = f"How many {food} does each of them get?"
-        lines = (f"Each gets {mark(f'{whole} / {count}', each)} {food}.",)
+        lines: tuple[str, ...] = (f"Each gets {mark(f'{whole} / {count}', each)} {food}.",)
         return Told("groups", body, question, lines, each)
     if asked == "after":
         ate = w.number(2, 15)
@@ -116,11 +115,10 @@ def prices(w: Words) -> Told:
     asked = w.pick("one", "both", "dearer", "count", "change")
     if asked == "one":
         question = f"How many dollars do the {ones} cost?"
-        lines = (f"The {ones} cost {mark(f'{x} * {a}', x * a)} dollars.",)
+        lines: tuple[str, ...] = (f"The {ones} cost {mark(f'{x} * {a}', x * a)} dollars.",)
         return Told("price", body, question, lines, x * a)
     if asked == "dearer":
-        more, less = (one, two) if a > b else (two, one)
-        most, least = max(a, b), min(a, b)
+        (most, more), (least, less) = ranked((a, one), (b, two))
         question = f"How many dollars more does a {more} cost than a {less}?"
         lines = (f"A {more} costs {mark(f'{most} - {least}', most - least)} dollars more.",)
         return Told("compare", body, question, lines, most - least)
@@ -152,7 +150,7 @@ def buys(w: Words) -> Told:
     if asked == "each":
         body = f"{p.name} paid {cost} dollars for {x} {ones}."
         question = f"How many dollars did each {one} cost?"
-        lines = (f"Each {one} cost {mark(f'{cost} / {x}', a)} dollars.",)
+        lines: tuple[str, ...] = (f"Each {one} cost {mark(f'{cost} / {x}', a)} dollars.",)
         return Told("price", body, question, lines, a)
     if asked == "count":
         body = f"{p.name} spent {cost} dollars on {ones} at {a} dollars each."
@@ -188,7 +186,7 @@ def times(w: Words) -> Told:
     if asked == "factor":
         body = f"{p.name} has {a} {things} and {q.name} has {b}."
         question = f"How many times as many {things} as {q.name} does {p.name} have?"
-        lines = (f"{p.name} has {mark(f'{a} / {b}', k)} times as many.",)
+        lines: tuple[str, ...] = (f"{p.name} has {mark(f'{a} / {b}', k)} times as many.",)
         return Told("times", body, question, lines, k)
     if asked == "smaller":
         body = f"{p.name} has {a} {things}, {often} as many as {q.name}."
@@ -225,7 +223,7 @@ def rates(w: Words) -> Told:
     if asked == "whole":
         body = f"{p.name} {does} {a} {things} {w.pick('each', 'every', 'a')} {unit}."
         question = f"How many {things} does {p.he} {_plain(does)} in {n} {units}?"
-        lines = (f"In {n} {units} that is {mark(f'{n} * {a}', n * a)} {things}.",)
+        lines: tuple[str, ...] = (f"In {n} {units} that is {mark(f'{n} * {a}', n * a)} {things}.",)
         return Told("rate", body, question, lines, n * a)
     if asked == "time":
         body = f"{p.name} {does} {a} {things} a {unit}."

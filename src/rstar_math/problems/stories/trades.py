@@ -45,7 +45,7 @@ def farm(w: Words) -> Told:
     )
     sold = made - keep
     money = sold * price
-    lines = (f"{p.name} sells {mark(f'{made} - {keep}', sold)} {thing} a day.",)
+    lines: tuple[str, ...] = (f"{p.name} sells {mark(f'{made} - {keep}', sold)} {thing} a day.",)
     asked = w.pick("sold", "money", "days", "days")
     if asked == "sold":
         return Told("change", body, f"How many {thing} does {p.he} sell each day?", lines, sold)
@@ -90,7 +90,7 @@ def saving(w: Words) -> Told:
     if asked == "weeks":
         body = f"A {one} costs {goal} dollars. {p.name} has {have} dollars and saves {each} a week."
         question = f"In how many weeks can {p.he} buy it?"
-        lines = (
+        lines: tuple[str, ...] = (
             f"{p.name} needs {mark(f'{goal} - {have}', goal - have)} more dollars.",
             f"That takes {mark(f'{goal - have} / {each}', weeks)} weeks.",
         )

@@ -1,7 +1,7 @@
 """Stories of ways, times, recipes and crowds: rates and groups within groups, two to four
 calculations."""
 
-from rstar_math.problems.stories.words import Told, Words, mark
+from rstar_math.problems.stories.words import Told, Words, mark, ranked
 
 
 def journeys(w: Words) -> Told:
@@ -32,7 +32,7 @@ def journeys(w: Words) -> Told:
         body = (
             f"{p.name} lives {speed} miles from work and goes there and back {hours} days a week."
         )
-        lines = (
+        lines: tuple[str, ...] = (
             f"There and back is {mark(f'{speed} * 2', speed * 2)} miles.",
             f"In a week that is {mark(f'{speed * 2} * {hours}', way * 2)} miles.",
         )
@@ -62,12 +62,11 @@ def minutes(w: Words) -> Told:
     )
     asked = w.pick("day", "days", "difference", "hours")
     if asked == "difference" and a != b:
-        most, least = max(a, b), min(a, b)
-        more, less = (one, two) if a > b else (two, one)
+        (most, more), (least, less) = ranked((a, one), (b, two))
         question = (
             f"How many more minutes does {p.he} spend on {more} than on {less} in {days} days?"
         )
-        lines = (
+        lines: tuple[str, ...] = (
             f"Each day it is {mark(f'{most} - {least}', most - least)} minutes more.",
             f"In {days} days it is {mark(f'{most - least} * {days}', (most - least) * days)}.",
         )
@@ -104,7 +103,7 @@ def recipes(w: Words) -> Told:
         question = (
             f"How many of these can {p.he} make from {a * k} {one} if there are enough {two}?"
         )
-        lines = (f"It is enough for {mark(f'{a * k} / {a}', k)}.",)
+        lines: tuple[str, ...] = (f"It is enough for {mark(f'{a * k} / {a}', k)}.",)
         return Told("groups", body, question, lines, k)
     first = f"For {k} {p.he} needs {mark(f'{a} * {k}', a * k)} {one}."
     if asked == "one":
@@ -162,7 +161,7 @@ def crowds(w: Words) -> Told:
     asked = w.pick("more", "away", "needed", "each after")
     if asked == "more":
         body = f"There are {n} {groups} of {each} {who} and {extra} other people."
-        lines = (
+        lines: tuple[str, ...] = (
             f"In the {groups} are {mark(f'{n} * {each}', whole)} {who}.",
             f"In all there are {mark(f'{whole} + {extra}', whole + extra)} people.",
         )

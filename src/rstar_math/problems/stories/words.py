@@ -151,3 +151,8 @@ class Words:
 def mark(calculation: str, value: int) -> str:
     """A calculation with its mark: `12 - 5 = <<12-5=7>>7`."""
     return f"{calculation} = <<{calculation.replace(' ', '')}={value}>>{value}"
+
+
+def ranked(one: tuple[int, str], two: tuple[int, str]) -> list[tuple[int, str]]:
+    """Two counted sorts, the larger first."""
+    return sorted((one, two), reverse=True)
