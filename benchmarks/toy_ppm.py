@@ -208,7 +208,7 @@ def trained(
     objective: Objective, rows: Sequence[Any], base: Path, out: Path, tokens: int
 ) -> dict[str, Any]:
     """A scorer that has run so many tokens; how it went."""
-    from rstar_math.models.checkpoints import load_tokenizer
+    from rstar_math.models.loading import load_tokenizer
 
     groups, _ = groups_of(rows, load_tokenizer(str(base)), max_tokens=1000)
     each = mean(group.size for group in groups)

@@ -54,7 +54,7 @@ def plain(base: str, steps: int, batch: int) -> float:
     """Real tokens a second of a plain loop."""
     import torch
 
-    from rstar_math.models.checkpoints import load_policy
+    from rstar_math.models.loading import load_policy
 
     model, tokenizer = load_policy(base)
     model.train()
@@ -80,7 +80,7 @@ def ours(base: str, steps: int, batch: int) -> float:
     """Real tokens a second of the project's trainer."""
     from transformers import TrainerCallback
 
-    from rstar_math.models.checkpoints import load_policy
+    from rstar_math.models.loading import load_policy
     from rstar_math.training.policy import encode_solution, policy_trainer
     from rstar_math.training.process import keep_memory
     from rstar_math.training.settings import PolicyTraining

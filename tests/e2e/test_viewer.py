@@ -82,10 +82,10 @@ class Eye:
             self.js("new Promise((done) => setTimeout(done, 60))")
 
     def open_row(self, number: int) -> None:
-        """Click on the row of a problem."""
+        """Click on the row of a problem; returns when its answers are shown."""
         self.page.click(f"#option{number}")
         self.until(f"document.querySelector('#option{number}[aria-selected=true]')")
-        self.wait(".pane")
+        self.wait(f".pane[data-problem='{number}']")
 
 
 @pytest.fixture(scope="module")

@@ -128,9 +128,9 @@ class SearchConfig(Section):
     """What values steps: nothing, the model's own judgement (as in Tree of Thoughts), or a trained
     process preference model, `search.ppm`."""
     ppm: str | None = None
-    """A process preference model: the folder that `rstar train ppm` wrote, vllm:FOLDER, the .gguf
-    file that `rstar deploy` made of it, or http://host:port/v1 of a server that runs it (or of
-    several, with commas)."""
+    """A process preference model: "trained" (this package's own, of the embedded model), the folder
+    that `rstar train ppm` wrote, vllm:FOLDER, the .gguf file that `rstar deploy` made of it, or
+    http://host:port/v1 of a server that runs it (or of several, with commas)."""
     ppm_head: str | None = None
     """For a server that gives hidden states (embeddings): the head, as the same folder or .gguf
     file; without it the server must have vLLM's /classify."""

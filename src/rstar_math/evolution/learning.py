@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rstar_math.config import LOCAL
+from rstar_math.config import LOCAL, TRAINED
 from rstar_math.config.servers import VLLM
 from rstar_math.errors import InputError
 from rstar_math.evolution.gathering import TRAIN, doubted_before, problems_in, solutions_in
@@ -16,7 +16,9 @@ from rstar_math.evolution.recipe import Recipe
 from rstar_math.evolution.searching import searched
 from rstar_math.evolution.store import RunStore
 from rstar_math.kit import grader
-from rstar_math.models.checkpoints import is_whole, load_policy, read_notes, writing
+from rstar_math.models.checkpoints import is_whole, read_notes, writing
+from rstar_math.models.loading import load_policy, trained_folder
+from rstar_math.models.weights import shipped_adapter
 from rstar_math.training.curation import curate
 from rstar_math.training.export import Origin, write_folder
 from rstar_math.training.export.files import write_rows
@@ -173,11 +175,21 @@ def make(journal: Journal, recipe: Recipe) -> Facts:
 def base_address(journal: Journal, recipe: Recipe) -> str:
     """The address of the base for a solver."""
     base = base_of(journal, recipe)
+    if base == TRAINED and recipe.engine != "transformers":
+        return base if recipe.engine == "llama.cpp" else f"{VLLM}{trained_folder()}"
     if recipe.engine == "vllm" and (base == LOCAL or base.endswith(".gguf")):
         return f"{VLLM}{_unpacked(journal, base)}"
     if recipe.engine != "llama.cpp":
         return f"{_PREFIX[recipe.engine]}{base}"
     return base if base == LOCAL or base.endswith(".gguf") else deployed(recipe, Path(base))
+
+
+def base_digest(recipe: Recipe) -> str:
+    """What tells a base from others, for a run's conditions."""
+    if recipe.base != TRAINED:
+        return f"base {recipe.base}"
+    with shipped_adapter("policy") as (_, mark):
+        return f"base {recipe.base} {mark}"
 
 
 def _unpacked(journal: Journal, base: str) -> Path:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rstar_math.config import Config, ModelConfig
+from rstar_math.config import TRAINED, Config, ModelConfig
 from rstar_math.evolution.journal import file_digest
 from rstar_math.evolution.recipe import Recipe
 
@@ -49,12 +49,13 @@ class Pair:
 def config_of(recipe: Recipe, pair: Pair, *, scored: bool, **search: Any) -> Config:
     """The configuration of a solver with the models in use; `search` are options of that section.
 
-    The base is asked by few-shot prompt, what was trained from it by its own short one.
+    The base is asked by few-shot prompt unless it is the policy of this package; what was trained
+    is asked by its own short one.
     """
     options: dict[str, Any] = {**search}
     if scored and pair.ppm is not None:
         options |= {"scorer": "ppm", "ppm": pair.ppm.folder}
-    trained = pair.policy.round > 0
+    trained = pair.policy.round > 0 or recipe.base == TRAINED
     prompt = "trained" if trained else "few-shot"
     return recipe.config(
         model=recipe.model.model_copy(update={"url": pair.policy.address}),

@@ -13,7 +13,7 @@ from rstar_math.evolution.journal import Journal
 from rstar_math.evolution.models import Made, Pair, config_of, strong_config
 from rstar_math.evolution.recipe import Recipe, RoundSection
 from rstar_math.evolution.watching import Watch
-from rstar_math.models.checkpoints import load_tokenizer
+from rstar_math.models.loading import load_tokenizer
 from rstar_math.search.strategy import Strategy
 from rstar_math.solver import Solver
 from rstar_math.steps import trained_prompt

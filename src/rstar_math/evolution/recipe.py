@@ -137,8 +137,9 @@ class Recipe(Section):
     """Everything that shapes an evolution."""
 
     base: str = LOCAL
-    """What every policy is trained from: "local" (the embedded SmolLM2-135M), a .gguf file, a
-    checkpoint folder or a name of the hub; "tiny" is a model of some 100,000 weights, made on the
+    """What every policy is trained from: "local" (the embedded SmolLM2-135M), "trained" (with
+    what this package's rounds taught it, asked by its own prompt), a .gguf file, a checkpoint
+    folder or a name of the hub; "tiny" is a model of some 100,000 weights, made on the
     spot, that knows nothing but how to copy a number."""
     engine: Literal["llama.cpp", "transformers", "vllm"] = "llama.cpp"
     """What runs trained policies: llama.cpp on a .gguf file in this process, transformers in

@@ -67,7 +67,7 @@ async def _begin(shop: Workshop) -> Pair:
         await shop.quiet("0/base", "make the base", inputs, lambda: learning.make(journal, recipe))
     base = learning.base_of(journal, recipe)
     address = learning.base_address(journal, recipe)
-    pair = Pair(Made(0, base, address, f"base {recipe.base}"))
+    pair = Pair(Made(0, base, address, learning.base_digest(recipe)))
     if recipe.first:
         await shop.held_out(0, pair.policy)
     return pair

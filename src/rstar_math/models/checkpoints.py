@@ -15,10 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rstar_math.config import LOCAL
 from rstar_math.errors import InputError, MissingExtra, RstarError, StoreError
-from rstar_math.models.gguf_header import read_header
-from rstar_math.models.weights import shipped_weights
 
 MARK = "rstar.json"
 FORMAT = 1
@@ -115,7 +112,7 @@ def saying_what_fails(target: Path) -> Iterator[None]:
     """A block in which an error of the disk becomes one sentence (`StoreError`), and files are
     written without bars."""
     try:
-        with _without_bars():
+        with without_bars():
             yield
     except RstarError:
         raise
@@ -152,142 +149,8 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def load_policy(base: str) -> tuple[Any, Any]:
-    """A causal language model in float32 and its tokenizer.
-
-    `base` is "local" (the embedded SmolLM2-135M), a .gguf file, a checkpoint folder, or a name that
-    transformers knows. Raises `InputError` and `MissingExtra`.
-    """
-    require_torch()
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    where, options = locate(base)
-    with saying_what_is_wrong(base):
-        _require_policy(base, where, options)
-        model, loaded = AutoModelForCausalLM.from_pretrained(
-            where, dtype=torch.float32, output_loading_info=True, **options
-        )
-        if loaded["missing_keys"]:
-            raise InputError(
-                f"{base} lacks {min(map(str, loaded['missing_keys']))}, so it is no whole language "
-                "model; give one that has its word head."
-            )
-        forget_quantisation(model)
-        tokenizer = load_tokenizer(base)
-    require_fit(base, model, tokenizer)
-    return model, tokenizer
-
-
-def _require_policy(base: str, where: str, options: Mapping[str, str]) -> None:
-    """Refuse what was saved as something else than a causal language model: transformers would
-    load it, with a word head of random numbers."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(where, **options)
-    for name in config.architectures or ():
-        if name.endswith("ForSequenceClassification"):
-            raise InputError(
-                f"{base} is a scorer ({name}) and not a policy; give the policy that it was "
-                "trained from, or another language model."
-            )
-        if name.endswith(("ForMaskedLM", "ForTokenClassification", "ForQuestionAnswering")):
-            raise InputError(
-                f"{base} is no causal language model ({name}); give one that continues text."
-            )
-
-
-def require_fit(base: str, model: Any, tokenizer: Any) -> None:
-    """Nothing, where a tokenizer is one for the model; else raises `InputError`."""
-    room = model.get_input_embeddings().num_embeddings
-    largest = max(tokenizer.get_vocab().values(), default=-1)
-    if largest >= room:
-        raise InputError(
-            f"The tokenizer in {base} has {largest + 1} tokens and the model knows {room}: they do "
-            "not belong together; copy the tokenizer that came with the model."
-        )
-    if tokenizer.pad_token is None:
-        raise InputError(
-            f"The tokenizer in {base} has neither a padding nor an end token; give it one "
-            "(eos_token in its tokenizer_config.json)."
-        )
-
-
-def load_tokenizer(base: str) -> Any:
-    """The tokenizer of a model, with a padding token; it cuts text as llama.cpp does."""
-    from transformers import AutoTokenizer
-
-    where, options = locate(base)
-    tokenizer = AutoTokenizer.from_pretrained(where, **options)
-    if "gguf_file" in options:
-        _cut_as_llama_cpp(tokenizer, Path(where) / options["gguf_file"])
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
-
-
-def _cut_as_llama_cpp(tokenizer: Any, file: Path) -> None:
-    """Have a tokenizer that was read from a GGUF file take digits one by one where the file says
-    so: transformers does not look, and then joins the spaces before a number otherwise."""
-    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
-
-    if read_header(file).facts.get("tokenizer.ggml.pre") == "smollm":
-        tokenizer.backend_tokenizer.pre_tokenizer = Sequence(
-            [Digits(individual_digits=True), ByteLevel(add_prefix_space=False)]
-        )
-
-
-def locate(base: str) -> tuple[str, dict[str, str]]:
-    """What to hand to `from_pretrained` for a model: a place, and options."""
-    path = shipped_weights() if base == LOCAL else Path(base).expanduser()
-    if path.suffix == ".gguf":
-        if not path.is_file():
-            raise InputError(f"There is no model file {path}; give a .gguf file or a checkpoint.")
-        return str(path.parent), {"gguf_file": path.name}
-    if path.is_dir():
-        read_notes(path)
-        return str(path), {}
-    if base.startswith((".", "/", "~")) or base.count("/") > 1:
-        raise InputError(f"There is no checkpoint {path}; give a folder that rstar train wrote.")
-    return base, {}
-
-
-def forget_quantisation(model: Any) -> None:
-    """Let a model that was read from a GGUF file be trained and saved as what it now is: full
-    weights."""
-    for config in (model.config, *(m.config for m in model.modules() if hasattr(m, "config"))):
-        for name in ("quantization_config", "_is_quantized"):
-            if hasattr(config, name):
-                delattr(config, name)
-    model.hf_quantizer = None
-    model.is_quantized = False
-
-
 @contextmanager
-def saying_what_is_wrong(base: str) -> Iterator[None]:
-    """A block in which a model's files are read; what transformers, safetensors and torch say of
-    bad ones becomes one sentence (`InputError`), and their bars and reports are not shown."""
-    from transformers.utils import logging
-
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        with _without_bars():
-            yield
-    except (RstarError, MemoryError):
-        raise
-    except Exception as error:
-        first = " ".join(str(error).split())[:200]
-        raise InputError(
-            f"{base} cannot be loaded as a model ({type(error).__name__}: {first}); is it a whole "
-            "checkpoint that transformers reads?"
-        ) from error
-    finally:
-        logging.set_verbosity(before)
-
-
-@contextmanager
-def _without_bars() -> Iterator[None]:
+def without_bars() -> Iterator[None]:
     """A block in which transformers, if it is loaded, shows no bars."""
     logging: Any = sys.modules.get("transformers.utils.logging")
     if logging is None or not logging.is_progress_bar_enabled():

@@ -58,12 +58,26 @@ class Shape:
     def turned(self, tensor: str, rows: Any) -> Any:
         """A tensor whose first axis is the output, with query and key rows in llama.cpp's order:
         transformers rotates halves of a head, llama.cpp neighbours."""
-        module = tensor.split(".")[-2] if "." in tensor else ""
-        if self.architecture != _TURNED or module not in ("q_proj", "k_proj"):
+        heads = self._turned_heads(tensor)
+        if heads == 0:
             return rows
-        heads = self.heads if module == "q_proj" else self.key_heads
         halves = rows.reshape(heads, 2, rows.shape[0] // heads // 2, *rows.shape[1:])
         return halves.swapaxes(1, 2).reshape(rows.shape)
+
+    def unturned(self, tensor: str, rows: Any) -> Any:
+        """What `turned` gives, in the order of transformers again."""
+        heads = self._turned_heads(tensor)
+        if heads == 0:
+            return rows
+        pairs = rows.reshape(heads, rows.shape[0] // heads // 2, 2, *rows.shape[1:])
+        return pairs.swapaxes(1, 2).reshape(rows.shape)
+
+    def _turned_heads(self, tensor: str) -> int:
+        """The heads of a tensor whose rows llama.cpp wants in another order; 0 for others."""
+        module = tensor.split(".")[-2] if "." in tensor else ""
+        if self.architecture != _TURNED or module not in ("q_proj", "k_proj"):
+            return 0
+        return self.heads if module == "q_proj" else self.key_heads
 
 
 def read_shape(checkpoint: Path) -> Shape:

@@ -7,7 +7,7 @@ prompts, which it does not for one that is an adapter.
 from pathlib import Path
 from typing import Any
 
-from rstar_math.models.gguf_files import readout
+from rstar_math.models.gguf_files import Shape, readout
 from rstar_math.models.gguf_header import read_header
 from rstar_math.models.gguf_tensors import GgufTensors
 from rstar_math.models.gguf_writing import add_fact, require_gguf
@@ -44,6 +44,20 @@ def repack(source: Path, target: Path, adapter: Path | None = None) -> None:
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
+
+
+def put_in(adapter: Path, model: Any) -> None:
+    """Add what an adapter learned to the weights of a transformers model of its base. Raises
+    `InputError` and `MissingExtra`."""
+    import torch
+
+    shape = Shape(read_header(adapter).architecture, scorer=False, config=model.config.to_dict())
+    change = _Adapter(adapter)
+    with torch.no_grad():
+        for tensor, weights in model.named_parameters():
+            added = change.of(shape.name(tensor) or "")
+            if added is not None:
+                weights += torch.from_numpy(shape.unturned(tensor, added))
 
 
 class _Adapter:

@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from rstar_math.errors import InputError
-from rstar_math.models.checkpoints import (
+from rstar_math.models.checkpoints import read_notes, require_torch
+from rstar_math.models.loading import (
     forget_quantisation,
     load_tokenizer,
     locate,
-    read_notes,
     require_fit,
-    require_torch,
     saying_what_is_wrong,
 )
 

@@ -32,7 +32,7 @@ class TransformersModel:
     def load(cls, base: str, *, limit: int | None = None) -> "TransformersModel":
         """The model of a checkpoint folder, or a name that transformers knows; on a GPU in
         bfloat16, else in float32. Raises `InputError` and `MissingExtra`."""
-        from rstar_math.models.checkpoints import load_policy
+        from rstar_math.models.loading import load_policy
 
         model, tokenizer = load_policy(base)
         import torch

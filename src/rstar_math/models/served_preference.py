@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from rstar_math.config import LOCAL, Config
+from rstar_math.config import LOCAL, TRAINED, Config
 from rstar_math.config.servers import VLLM
 from rstar_math.errors import ConfigError, InputError, ModelError
 from rstar_math.meter import charge
@@ -26,7 +26,7 @@ from rstar_math.models.readers import (
 )
 from rstar_math.models.replicas import Replicas
 from rstar_math.models.value_head import ValueHead
-from rstar_math.models.weights import weights_file
+from rstar_math.models.weights import preference_file, weights_file
 from rstar_math.protocols import Scorer
 from rstar_math.types import Cost, Question, Step
 
@@ -45,8 +45,9 @@ class OpenScorer(Scorer, Protocol):
 
 
 async def open_scorer(config: Config) -> OpenScorer:
-    """The preference model that `search.ppm` names: a checkpoint folder (needs torch), one that
-    vLLM serves (vllm:FOLDER), a .gguf file (llama.cpp in this process), or an address.
+    """The preference model that `search.ppm` names: this package's own ("trained"), a checkpoint
+    folder (needs torch), one that vLLM serves (vllm:FOLDER), a .gguf file (llama.cpp in this
+    process), or an address.
 
     A .gguf adapter is added to the embedded model that `model.url` names. Beside a policy of
     transformers (hf:FOLDER), which repeats to the byte, a folder's model does so too. Raises
@@ -62,6 +63,8 @@ async def open_scorer(config: Config) -> OpenScorer:
         return await _at_address(place, head, config)
     if head is not None:
         raise ConfigError("search.ppm_head is for a server; a folder or file has its own head.")
+    if place == TRAINED:
+        return await asyncio.to_thread(lambda: ServedPreference.load(preference_file()))
     if place.endswith(".gguf"):
         base = config.model.url if config.model.embedded else LOCAL
         return await asyncio.to_thread(ServedPreference.load, place, base=base)

@@ -8,6 +8,8 @@ weights about 1.5 times as fast as Q8_0, and the repacking loses next to nothing
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from importlib.resources import as_file, files
 from importlib.util import find_spec
@@ -54,7 +56,8 @@ def weights_file(model: str) -> Path:
     if model == LOCAL:
         return _kept(REPACKED, None)
     if model == TRAINED:
-        return _trained()
+        with shipped_adapter("policy") as (adapter, mark):
+            return _kept(f"SmolLM2-135M-rstar-policy.{mark}.gguf", adapter)
     path = Path(model).expanduser()
     if not path.is_file():
         raise InputError(
@@ -70,11 +73,19 @@ def weights_file(model: str) -> Path:
     return path
 
 
-def _trained() -> Path:
-    """The embedded model with this package's adapter in it."""
-    with as_file(files(_ADAPTERS) / "policy.gguf") as adapter:
-        mark = sha256(adapter.read_bytes()).hexdigest()[:12]
-        return _kept(f"SmolLM2-135M-rstar-policy.{mark}.gguf", adapter)
+def preference_file() -> Path:
+    """The GGUF file of this package's preference model, written into the cache when it is first
+    asked for. Raises `InputError` and `MissingExtra`."""
+    with shipped_adapter("ppm") as (adapter, mark):
+        return _kept(f"SmolLM2-135M-rstar-ppm.{mark}.gguf", adapter)
+
+
+@contextmanager
+def shipped_adapter(kind: str) -> Iterator[tuple[Path, str]]:
+    """The file of this package's adapter of a kind ("policy" or "ppm"), and the beginning of its
+    hash."""
+    with as_file(files(_ADAPTERS) / f"{kind}.gguf") as adapter:
+        yield adapter, sha256(adapter.read_bytes()).hexdigest()[:12]
 
 
 def _kept(name: str, adapter: Path | None) -> Path:

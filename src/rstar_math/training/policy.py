@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rstar_math.errors import InputError
-from rstar_math.models.checkpoints import load_policy
+from rstar_math.models.loading import load_policy
 from rstar_math.training.order import bucketed
 from rstar_math.training.process import (
     arguments,

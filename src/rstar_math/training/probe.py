@@ -8,14 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from rstar_math.errors import InputError
-from rstar_math.models.checkpoints import (
-    load_tokenizer,
-    locate,
-    require_fit,
-    saying_what_is_wrong,
-    writing,
-)
+from rstar_math.models.checkpoints import writing
 from rstar_math.models.heads import hidden_at, probe_head, save_probe, squash
+from rstar_math.models.loading import load_tokenizer, locate, require_fit, saying_what_is_wrong
 from rstar_math.training.grouping import Group, Judged, collate, groups_of, in_batches
 from rstar_math.training.preference import loss_sum, measured, split
 from rstar_math.training.process import keep_memory, on_gpu, require_training

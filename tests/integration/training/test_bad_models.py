@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from rstar_math.errors import InputError, StoreError
-from rstar_math.models.checkpoints import load_policy
 from rstar_math.models.heads import load_scored
+from rstar_math.models.loading import load_policy
 from rstar_math.training.settings import PolicyTraining, PreferenceTraining, ProbeTraining
 from tests.integration.training.test_policy_training import ROWS as SOLUTIONS
 from tests.integration.training.test_preference_training import ROWS

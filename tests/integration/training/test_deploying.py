@@ -257,7 +257,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_no_file(
 def test_training_and_engine_cut_text_alike_for_the_embedded_model() -> None:
     import random
 
-    from rstar_math.models.checkpoints import load_tokenizer
+    from rstar_math.models.loading import load_tokenizer
     from rstar_math.models.readers import tokens_of
 
     tokenizer, rng = load_tokenizer("local"), random.Random(0)

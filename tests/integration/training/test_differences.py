@@ -14,7 +14,8 @@ from rstar_math.errors import ConfigError, InputError
 from rstar_math.models.gguf_differences import write_difference
 from rstar_math.models.gguf_files import write_gguf
 from rstar_math.models.gguf_header import read_header
-from rstar_math.models.gguf_merging import repack
+from rstar_math.models.gguf_merging import put_in, repack
+from rstar_math.models.loading import load_policy
 from rstar_math.models.served_preference import ServedPreference
 from rstar_math.training.rows import solution_row
 from rstar_math.training.settings import PolicyTraining, PreferenceTraining
@@ -82,6 +83,21 @@ def test_an_adapter_put_into_the_weights_is_the_trained_model(rounds: Path, tmp_
     assert far < max(0.2, 2 * furthest(small, rounds / "twice"))
     repack(base, tmp_path / "same.gguf")
     assert furthest(tmp_path / "same.gguf", rounds / "base") < 1e-2
+
+
+def test_an_adapter_is_put_into_the_weights_that_training_begins_with(
+    rounds: Path, tmp_path: Path
+) -> None:
+    base, adapter = rounds / "base.gguf", tmp_path / "adapter.gguf"
+    write_difference(rounds / "twice", adapter, base=str(base), rank=4, kind="f32")
+    before, after, model = (
+        load_policy(str(x))[0] for x in (rounds / "base", rounds / "twice", rounds / "base")
+    )
+    put_in(adapter, model)
+    weights, then, wanted = (dict(one.named_parameters()) for one in (model, before, after))
+    assert all(weights[name].allclose(wanted[name], atol=1e-5) for name in wanted)
+    moved = sum(not weights[name].equal(then[name]) for name in then)
+    assert moved == 14, "seven matrices in each of two layers"
 
 
 def test_a_preference_model_is_put_into_its_base_with_its_head(

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from rstar_math.models.checkpoints import read_notes
+from rstar_math.models.loading import load_policy, trained_folder
+from rstar_math.models.weights import weights_file
 from rstar_math.training.rows import solution_row
 from tests.integration.training.test_preference_training import pairs
 from tests.integration.training.test_training_cli import call
@@ -33,3 +35,21 @@ def test_a_policy_and_a_ppm_start_from_the_embedded_model(tmp_path: Path) -> Non
     file = str(tmp_path / "preference.jsonl")
     found = call("eval-ppm", str(ppm), "--pairs", file, "--all", "--limit", "2")["pairs"]
     assert found["pairs"] == 2  # type: ignore[index]
+
+
+def test_training_can_go_on_from_what_this_package_taught_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RSTAR_CACHE", str(tmp_path))
+    folder = trained_folder()
+    assert read_notes(folder)["base"] == "local"
+    (folder / "model.safetensors").write_bytes(b"cut short")
+    assert trained_folder() == folder, "what is damaged is written anew"
+    models = (load_policy(base)[0] for base in ("trained", str(weights_file("trained")), "local"))
+    here, merged, before = (dict(model.named_parameters()) for model in models)
+    moved = 0
+    for name, weights in here.items():
+        size = float(weights.abs().max())
+        assert weights.allclose(merged[name], atol=0.01 * size), name
+        moved += not weights.allclose(before[name], atol=0.02 * size)
+    assert moved > 100, "all but the smallest changes are larger than rounding"

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from rstar_math.errors import InputError
-from rstar_math.models.checkpoints import load_policy, read_notes
+from rstar_math.models.checkpoints import read_notes
+from rstar_math.models.loading import load_policy
 from rstar_math.training.rows import SolutionRow, solution_row
 from rstar_math.training.settings import PolicyTraining
 from tests.integration.training.checkpoint import weights

@@ -62,7 +62,8 @@ async function drawPanes() {
 
 async function makePane(number, key, stamp) {
   const label = columnLabel(key);
-  const element = make("section", { class: "pane", "aria-label": label, "data-key": key });
+  const about = { "data-problem": number, "data-key": key };
+  const element = make("section", { class: "pane", "aria-label": label, ...about });
   if (view.columns.length > 1) element.append(make("h3", { class: "column" }, label));
   if (!stamp) {
     element.append(make("p", { class: "dim" }, "Not yet searched."));
