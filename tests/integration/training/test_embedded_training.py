@@ -50,6 +50,6 @@ def test_training_can_go_on_from_what_this_package_taught_the_model(
     moved = 0
     for name, weights in here.items():
         size = float(weights.abs().max())
-        assert weights.allclose(merged[name], atol=0.01 * size), name
+        assert weights.allclose(merged[name], atol=0.005 * size), name
         moved += not weights.allclose(before[name], atol=0.02 * size)
-    assert moved > 100, "all but the smallest changes are larger than rounding"
+    assert moved > 50, "what was learned is more than rounding"
