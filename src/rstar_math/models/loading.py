@@ -154,8 +154,11 @@ def forget_quantisation(model: Any) -> None:
 def saying_what_is_wrong(base: str) -> Iterator[None]:
     """A block in which a model's files are read; what transformers, safetensors and torch say of
     bad ones becomes one sentence (`InputError`), and their bars and reports are not shown."""
+    from transformers import modeling_gguf_pytorch_utils
     from transformers.utils import logging
 
+    reading: Any = modeling_gguf_pytorch_utils
+    reading.tqdm = logging.tqdm  # so that its bar goes by the switch that the others go by
     before = logging.get_verbosity()
     logging.set_verbosity_error()
     try:

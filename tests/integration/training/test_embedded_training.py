@@ -38,13 +38,14 @@ def test_a_policy_and_a_ppm_start_from_the_embedded_model(tmp_path: Path) -> Non
 
 
 def test_training_can_go_on_from_what_this_package_taught_the_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("RSTAR_CACHE", str(tmp_path))
     folder = trained_folder()
     assert read_notes(folder)["base"] == "local"
     (folder / "model.safetensors").write_bytes(b"cut short")
     assert trained_folder() == folder, "what is damaged is written anew"
+    assert "GGUF" not in capfd.readouterr().err, "a bar of transformers"
     models = (load_policy(base)[0] for base in ("trained", str(weights_file("trained")), "local"))
     here, merged, before = (dict(model.named_parameters()) for model in models)
     moved = 0
