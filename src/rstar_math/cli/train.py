@@ -20,7 +20,8 @@ Base = Annotated[
     typer.Option(
         "--base",
         metavar="MODEL",
-        help="What to start from: local (embedded), a .gguf file, a checkpoint folder.",
+        help="What to start from: local (embedded), trained (what this package taught it), a .gguf "
+        "file, a checkpoint folder.",
     ),
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where the model goes.")]
