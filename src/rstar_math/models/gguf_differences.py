@@ -21,6 +21,8 @@ from rstar_math.models.gguf_writing import Kind, Piece, require_gguf, write_piec
 from rstar_math.models.weight_files import WeightFiles
 from rstar_math.models.weights import shipped_weights
 
+_ROUNDING = 1e-15
+"""Share of a matrix's largest squared singular value below which the others are rounding."""
 _SAME = 1e-3
 """Share of a tensor's largest number by which rounding may move what was not trained."""
 
@@ -111,8 +113,9 @@ def _cut(name: str, change: Any, rank: int) -> _Change:
     squares, vectors = np.linalg.eigh(matrix.T @ matrix)
     squares = np.maximum(squares[::-1], 0.0)
     right = vectors[:, ::-1][:, :rank]
-    roots = np.maximum(squares[:rank], np.finfo(np.float64).tiny) ** 0.25
-    long, short = matrix @ right / roots, right * roots
+    kept = squares[:rank] > _ROUNDING * squares[0]
+    roots = np.where(kept, squares[:rank], 0.0) ** 0.25
+    long, short = matrix @ right / np.where(kept, roots, np.inf), right * roots
     b, a = (long, short.T) if tall else (short, long.T)
     b, a = (np.ascontiguousarray(one, dtype=np.float32) for one in (b, a))
     return _Change(name, b, a, float(squares.sum()), float(squares[rank:].sum()))
