@@ -2,7 +2,9 @@
 llama.cpp in this process, hidden states of a server, vLLM's classification."""
 
 import asyncio
+import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -13,6 +15,8 @@ import pytest
 from rstar_math.config import load_config
 from rstar_math.errors import ConfigError, InputError, ModelRefused, ModelUnreachable
 from rstar_math.meter import metering
+from rstar_math.models import served_preference
+from rstar_math.models.checkpoints import MARK
 from rstar_math.models.engine import EngineSettings, start
 from rstar_math.models.gguf_adapters import write_adapter
 from rstar_math.models.gguf_files import write_gguf
@@ -124,6 +128,26 @@ def test_writing_and_scoring_need_no_torch(ppm: Path, tmp_path: Path) -> None:
 def test_an_adapter_scores_on_its_base(ppm: Path, plain: list[float]) -> None:
     over = (f"search.ppm={ppm.parent}/adapter.gguf", f"model.url={ppm.parent}/policy.gguf")
     assert found(*over) == pytest.approx(plain, abs=1e-2)
+
+
+def test_an_adapter_made_for_the_embedded_model_goes_onto_that_beside_any_policy(
+    ppm: Path, plain: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = tmp_path / "ppm"
+    shutil.copytree(ppm, ours)
+    notes = json.loads((ours / MARK).read_text())
+    (ours / MARK).write_text(json.dumps({**notes, "base": "local"}))
+    write_adapter(ours, tmp_path / "adapter.gguf", kind="f32")
+    asked: list[str] = []
+
+    def weights(model: str) -> Path:
+        asked.append(model)
+        return ppm.parent / "policy.gguf"
+
+    monkeypatch.setattr(served_preference, "weights_file", weights)
+    place = f"search.ppm={tmp_path}/adapter.gguf"
+    assert found(place, "model.url=trained") == pytest.approx(plain, abs=1e-2)
+    assert asked == ["local"]
 
 
 def test_hidden_states_of_a_llama_cpp_server_with_a_head_here(
