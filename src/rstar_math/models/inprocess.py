@@ -89,7 +89,7 @@ class TransformersModel:
             device = self._model.device
             generator = torch.Generator().manual_seed(heat[1])
             output = self._model(torch.tensor([prompt], device=device), use_cache=True)
-            cache = output.past_key_values
+            cache = output.cache
             cache.batch_repeat_interleave(n)
             logits = output.logits[:, -1].expand(n, -1)
             for _ in range(room):
@@ -99,7 +99,7 @@ class TransformersModel:
                 if all(sample.finished for sample in samples):
                     break
                 fed = chosen.to(device).unsqueeze(1)
-                output = self._model(fed, past_key_values=cache, use_cache=True)
+                output = self._model(fed, cache=cache, use_cache=True)
                 logits = output.logits[:, -1]
         return samples
 

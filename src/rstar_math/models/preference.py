@@ -194,7 +194,7 @@ class PreferenceModel:
             cache = _past(groups)
             outputs = self._backbone(
                 **inputs,
-                past_key_values=cache,
+                cache=cache,
                 use_cache=True,
                 output_hidden_states=self._layers is not None,
             )
