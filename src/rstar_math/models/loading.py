@@ -1,5 +1,6 @@
 """Models and tokenizers, read by transformers from checkpoint folders, .gguf files or by name."""
 
+import fcntl
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from rstar_math.models.checkpoints import (
     is_whole,
     read_notes,
     require_torch,
+    saying_what_fails,
     without_bars,
     writing,
 )
@@ -129,14 +131,26 @@ def trained_folder() -> Path:
 
     with shipped_adapter("policy") as (adapter, mark):
         folder = cache_dir() / f"SmolLM2-135M-rstar-policy.{mark}"
-        if not is_whole(folder):
-            shutil.rmtree(folder, ignore_errors=True)
-            model, tokenizer = load_policy(LOCAL)
-            put_in(adapter, model)
-            with writing(folder, {"kind": "policy", "base": LOCAL, "adapter": mark}) as part:
-                model.save_pretrained(part)
-                tokenizer.save_pretrained(part)
+        if is_whole(folder):
+            return folder
+        with saying_what_fails(folder), _alone(folder):
+            if not is_whole(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+                model, tokenizer = load_policy(LOCAL)
+                put_in(adapter, model)
+                with writing(folder, {"kind": "policy", "base": LOCAL, "adapter": mark}) as part:
+                    model.save_pretrained(part)
+                    tokenizer.save_pretrained(part)
     return folder
+
+
+@contextmanager
+def _alone(target: Path) -> Iterator[None]:
+    """A block that one process at a time is in, for each target. Raises `OSError`."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.with_name(f"{target.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def forget_quantisation(model: Any) -> None:
