@@ -1,7 +1,8 @@
-"""What every test shares: where the public problem sets may be, and how long hypothesis may
-take."""
+"""What every test shares: where the public problem sets may be, how long hypothesis may take, and
+that Ctrl-C is heard."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,10 @@ settings.register_profile(
     "project", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=60
 )
 settings.load_profile("project")
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell that starts the tests in the background has them ignore Ctrl-C, and so every command
+    # that they start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
