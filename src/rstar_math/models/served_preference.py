@@ -26,7 +26,7 @@ from rstar_math.models.readers import (
 )
 from rstar_math.models.replicas import Replicas
 from rstar_math.models.value_head import ValueHead
-from rstar_math.models.weights import preference_file, weights_file
+from rstar_math.models.weights import shipped_model, weights_file
 from rstar_math.protocols import Scorer
 from rstar_math.types import Cost, Question, Step
 
@@ -64,7 +64,7 @@ async def open_scorer(config: Config) -> OpenScorer:
     if head is not None:
         raise ConfigError("search.ppm_head is for a server; a folder or file has its own head.")
     if place == TRAINED:
-        return await asyncio.to_thread(lambda: ServedPreference.load(preference_file()))
+        return await asyncio.to_thread(lambda: ServedPreference.load(shipped_model("ppm")))
     if place.endswith(".gguf"):
         base = config.model.url if config.model.embedded else LOCAL
         return await asyncio.to_thread(ServedPreference.load, place, base=base)

@@ -56,8 +56,7 @@ def weights_file(model: str) -> Path:
     if model == LOCAL:
         return _kept(REPACKED, None)
     if model == TRAINED:
-        with shipped_adapter("policy") as (adapter, mark):
-            return _kept(f"SmolLM2-135M-rstar-policy.{mark}.gguf", adapter)
+        return shipped_model("policy")
     path = Path(model).expanduser()
     if not path.is_file():
         raise InputError(
@@ -73,11 +72,12 @@ def weights_file(model: str) -> Path:
     return path
 
 
-def preference_file() -> Path:
-    """The GGUF file of this package's preference model, written into the cache when it is first
-    asked for. Raises `InputError` and `MissingExtra`."""
-    with shipped_adapter("ppm") as (adapter, mark):
-        return _kept(f"SmolLM2-135M-rstar-ppm.{mark}.gguf", adapter)
+def shipped_model(kind: str) -> Path:
+    """The GGUF file of the embedded model with this package's adapter of a kind ("policy" or "ppm")
+    in it, written into the cache when it is first asked for. Raises `InputError` and
+    `MissingExtra`."""
+    with shipped_adapter(kind) as (adapter, mark):
+        return _kept(f"SmolLM2-135M-rstar-{kind}.{mark}.gguf", adapter)
 
 
 @contextmanager
