@@ -23,6 +23,14 @@ def test_the_embedded_model_comes_with_its_preset() -> None:
     assert load_config("laptop", model="http://h/v1").search == load_config("laptop").search
 
 
+@pytest.mark.parametrize("model", ["trained", "hf:trained", "vllm:trained"])
+def test_the_trained_model_comes_with_its_prompt_whatever_runs_it(model: str) -> None:
+    config = load_config(model=model)
+    assert config.model.url == model
+    assert config.policy.prompt == "trained"
+    assert load_config(model=f"{model}-of-mine").policy.prompt == "few-shot"
+
+
 def test_every_preset_loads() -> None:
     assert "laptop" in presets()
     for name in presets():

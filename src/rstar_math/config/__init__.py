@@ -6,6 +6,7 @@ loading    TOML files, presets and `--set section.key=value`
 
 from rstar_math.config.loading import load_config, presets
 from rstar_math.config.sections import (
+    HF,
     LOCAL,
     TRAINED,
     ActionsConfig,
@@ -21,6 +22,7 @@ from rstar_math.config.sections import (
 )
 
 __all__ = [
+    "HF",
     "LOCAL",
     "TRAINED",
     "ActionsConfig",

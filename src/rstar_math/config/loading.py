@@ -9,7 +9,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from rstar_math.config.sections import LOCAL, TRAINED, Config
+from rstar_math.config.sections import HF, LOCAL, TRAINED, Config
+from rstar_math.config.servers import VLLM
 from rstar_math.errors import ConfigError
 
 _OWN = {LOCAL: "laptop", TRAINED: "trained"}
@@ -43,7 +44,8 @@ def load_config(
         if address is not None:
             over.setdefault(name, {})["url"] = address
     if source is None:
-        source = _OWN.get(over.get("model", {}).get("url", LOCAL))
+        url = str(over.get("model", {}).get("url", LOCAL))
+        source = _OWN.get(url.removeprefix(HF).removeprefix(VLLM))
     tree: dict[str, Any] = _read(source) if source else {}
     for section, values in over.items():
         group = tree.setdefault(section, {})

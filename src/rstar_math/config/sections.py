@@ -13,6 +13,8 @@ from rstar_math.config.servers import VLLM, ServersConfig
 
 LOCAL, TRAINED = "local", "trained"
 """The addresses of the embedded model, as it was published and after training."""
+HF = "hf:"
+"""What the address of a checkpoint begins with that transformers runs in this process."""
 
 
 class ModelConfig(Section):
@@ -21,8 +23,8 @@ class ModelConfig(Section):
     url: str = LOCAL
     """"local" (embedded SmolLM2-135M), "trained" (the same after `rstar evolve laptop`), a path to
     a .gguf file, hf:FOLDER (a checkpoint that transformers runs in this process), vllm:FOLDER (one
-    that vLLM serves as long as it is needed, section `servers`), or http://host:port/v1; several
-    such with commas between them share the work."""
+    that vLLM serves as long as it is needed, section `servers`; FOLDER may be "trained" for both),
+    or http://host:port/v1; several such with commas between them share the work."""
     name: str | None = None
     """Model name, or LoRA adapter's, that the server knows; by default the only one it lists."""
     adapter: str | None = None
@@ -128,9 +130,10 @@ class SearchConfig(Section):
     """What values steps: nothing, the model's own judgement (as in Tree of Thoughts), or a trained
     process preference model, `search.ppm`."""
     ppm: str | None = None
-    """A process preference model: "trained" (this package's own, of the embedded model), the folder
-    that `rstar train ppm` wrote, vllm:FOLDER, the .gguf file that `rstar deploy` made of it, or
-    http://host:port/v1 of a server that runs it (or of several, with commas)."""
+    """A process preference model: "trained" (this package's own, of the embedded model; hf:trained
+    or vllm:trained where torch or vLLM runs it), the folder that `rstar train ppm` wrote,
+    vllm:FOLDER, the .gguf file that `rstar deploy` made of it, or http://host:port/v1 of a server
+    that runs it (or of several, with commas)."""
     ppm_head: str | None = None
     """For a server that gives hidden states (embeddings): the head, as the same folder or .gguf
     file; without it the server must have vLLM's /classify."""

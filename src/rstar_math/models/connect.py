@@ -4,7 +4,7 @@ import asyncio
 import os
 from typing import TYPE_CHECKING, Protocol
 
-from rstar_math.config import LOCAL, TRAINED, ModelConfig
+from rstar_math.config import HF, LOCAL, TRAINED, ModelConfig
 from rstar_math.config.servers import VLLM, ServersConfig
 from rstar_math.errors import ConfigError
 from rstar_math.protocols import Completer
@@ -52,10 +52,10 @@ async def connect(config: ModelConfig, servers: ServersConfig | None = None) -> 
             "options (one that is started here, those of servers.adapters), and model.name chooses "
             "among them. Leave it out."
         )
-    if config.url.startswith("hf:"):
+    if config.url.startswith(HF):
         from rstar_math.models.inprocess import TransformersModel
 
-        base, most = config.url.removeprefix("hf:"), config.context_tokens
+        base, most = config.url.removeprefix(HF), config.context_tokens
         return await asyncio.to_thread(TransformersModel.load, base, limit=most)
     model = await _on_servers(config, servers or ServersConfig())
     try:

@@ -7,11 +7,12 @@ prompts, which it does not for one that is an adapter.
 from pathlib import Path
 from typing import Any
 
+from rstar_math.errors import InputError
 from rstar_math.models.gguf_files import Shape, readout
 from rstar_math.models.gguf_header import read_header
 from rstar_math.models.gguf_tensors import GgufTensors
 from rstar_math.models.gguf_writing import add_fact, require_gguf
-from rstar_math.models.value_head import WEIGHT
+from rstar_math.models.value_head import WEIGHT, ValueHead
 from rstar_math.whole_files import replacing
 
 _OF_THE_BASE = "rstar.base."
@@ -47,13 +48,19 @@ def repack(source: Path, target: Path, adapter: Path | None = None) -> None:
 
 
 def put_in(adapter: Path, model: Any) -> None:
-    """Add what an adapter learned to the weights of a transformers model of its base. Raises
-    `InputError` and `MissingExtra`."""
+    """Add what an adapter learned to the weights of a transformers model of its base; a preference
+    model gets its head. Raises `InputError` and `MissingExtra`."""
     import torch
 
-    shape = Shape(read_header(adapter).architecture, scorer=False, config=model.config.to_dict())
+    header, scorer = read_header(adapter), hasattr(model, "score")
+    shape = Shape(header.architecture, scorer=scorer, config=model.config.to_dict())
     change = _Adapter(adapter)
     with torch.no_grad():
+        if scorer:
+            head = ValueHead.of_header(header)
+            if head.bias:
+                raise InputError(f"{adapter} has a head with a bias, which a checkpoint has not.")
+            model.score.weight.copy_(torch.tensor([head.weight]))
         for tensor, weights in model.named_parameters():
             added = change.of(shape.name(tensor) or "")
             if added is not None:

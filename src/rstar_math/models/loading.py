@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rstar_math.config import LOCAL, TRAINED
 from rstar_math.errors import InputError, RstarError
@@ -124,24 +124,36 @@ def locate(base: str) -> tuple[str, dict[str, str]]:
     return base, {}
 
 
-def trained_folder() -> Path:
-    """The checkpoint of the embedded model with this package's adapter in it, in float32 (540 MB);
-    written into the cache when it is first asked for. Raises `StoreError` where it cannot be."""
-    from rstar_math.models.gguf_merging import put_in
-
-    with shipped_adapter("policy") as (adapter, mark):
-        folder = cache_dir() / f"SmolLM2-135M-rstar-policy.{mark}"
+def trained_folder(kind: Literal["policy", "ppm"] = "policy") -> Path:
+    """The checkpoint of the embedded model with this package's adapter of a kind in it, in float32
+    (540 MB); written into the cache when it is first asked for. Raises `StoreError` where it cannot
+    be."""
+    with shipped_adapter(kind) as (adapter, mark):
+        folder = cache_dir() / f"SmolLM2-135M-rstar-{kind}.{mark}"
         if is_whole(folder):
             return folder
         with saying_what_fails(folder), _alone(folder):
             if not is_whole(folder):
                 shutil.rmtree(folder, ignore_errors=True)
-                model, tokenizer = load_policy(LOCAL)
-                put_in(adapter, model)
-                with writing(folder, {"kind": "policy", "base": LOCAL, "adapter": mark}) as part:
+                model, tokenizer = _with_adapter(kind, adapter)
+                with writing(folder, {"kind": kind, "base": LOCAL, "adapter": mark}) as part:
                     model.save_pretrained(part)
                     tokenizer.save_pretrained(part)
     return folder
+
+
+def _with_adapter(kind: str, adapter: Path) -> tuple[Any, Any]:
+    """The embedded model with an adapter in its weights, a preference model's head too."""
+    from rstar_math.models.gguf_merging import put_in
+
+    if kind == "policy":
+        model, tokenizer = load_policy(LOCAL)
+    else:
+        from rstar_math.models.heads import load_scored
+
+        model, tokenizer = load_scored(LOCAL, fresh=True)
+    put_in(adapter, model)
+    return model, tokenizer
 
 
 @contextmanager

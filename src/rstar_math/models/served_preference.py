@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from rstar_math.config import LOCAL, TRAINED, Config
+from rstar_math.config import HF, LOCAL, TRAINED, Config
 from rstar_math.config.servers import VLLM
 from rstar_math.errors import ConfigError, InputError, ModelError
 from rstar_math.meter import charge
@@ -45,9 +45,9 @@ class OpenScorer(Scorer, Protocol):
 
 
 async def open_scorer(config: Config) -> OpenScorer:
-    """The preference model that `search.ppm` names: this package's own ("trained"), a checkpoint
-    folder (needs torch), one that vLLM serves (vllm:FOLDER), a .gguf file (llama.cpp in this
-    process), or an address.
+    """The preference model that `search.ppm` names: a checkpoint folder (FOLDER or hf:FOLDER; needs
+    torch), one that vLLM serves (vllm:FOLDER), a .gguf file (llama.cpp in this process), this
+    package's own ("trained" in llama.cpp, hf:trained, vllm:trained), or an address.
 
     A .gguf adapter is added to the embedded model that `model.url` names. Beside a policy of
     transformers (hf:FOLDER), which repeats to the byte, a folder's model does so too. Raises
@@ -70,7 +70,12 @@ async def open_scorer(config: Config) -> OpenScorer:
         return await asyncio.to_thread(ServedPreference.load, place, base=base)
     from rstar_math.models.preference import PreferenceModel
 
-    alone = config.model.url.startswith("hf:")
+    place = place.removeprefix(HF)
+    if place == TRAINED:
+        from rstar_math.models.loading import trained_folder
+
+        place = str(await asyncio.to_thread(trained_folder, "ppm"))
+    alone = config.model.url.startswith(HF)
     return await asyncio.to_thread(PreferenceModel.load, place, alone=alone)
 
 

@@ -5,7 +5,7 @@ from heapq import heappop, heappush
 
 from rstar_math.config import SearchConfig
 from rstar_math.search.expansion import Expansion, Parts, attach, expansion
-from rstar_math.search.stopping import on_the_bill_of
+from rstar_math.search.stopping import Allowance, on_the_bill_of
 from rstar_math.search.tree import ROOT, Tree
 from rstar_math.seeding import derive
 from rstar_math.tasks import together
@@ -18,16 +18,22 @@ async def beam(tree: Tree, width: int, *, parts: Parts, config: SearchConfig) ->
 
     Width 1 is a subtree of diverse verifier tree search (Beeching et al. 2024); with a model that
     judges itself as the scorer it is Tree of Thoughts, breadth first (Yao et al.,
-    arXiv:2305.10601). Stops after the layer that reaches `config.tokens`.
+    arXiv:2305.10601). Stops after the layer that reaches `config.tokens`; where they are too few
+    for all next steps of a layer, the best of the beam have theirs.
     """
-    alive, room, tokens = [ROOT], width, 0
+    alive, room, allowance = [ROOT], width, Allowance(config.tokens)
     with on_the_bill_of(tree):
-        while alive and room and (config.tokens is None or tokens < config.tokens):
-            found = await together(_expand(tree, at, parts, config, width) for at in alive)
+        while alive and room and not allowance.over:
+            asked = [
+                (at, k)
+                for i, at in enumerate(alive)
+                if (k := allowance.ask(_wanted(at, config, width), least=i == 0))
+            ]
+            found = await together(_expand(tree, at, parts, config, k) for at, k in asked)
             children: list[int] = []
-            for at, one in zip(alive, found, strict=True):
+            for (at, k), one in zip(asked, found, strict=True):
                 children += attach(tree, at, one, config)
-                tokens += one.cost.sampled_tokens
+                allowance.pay(k, one.cost.sampled_tokens)
             living = [c for c in children if tree.nodes[c].failure is None]
             best = sorted(living, key=lambda c: -_score(tree, c))[:room]
             alive = [c for c in best if not tree.nodes[c].answered]
@@ -40,7 +46,7 @@ async def best_first(tree: Tree, ends: int, *, parts: Parts, config: SearchConfi
     until `ends` answers were the best of all that was open (MindStar, arXiv:2405.16265); of equal
     ones the deepest. Stops with the request that reaches `config.tokens`, and after as many
     expansions for each answer as `config.rollouts` walks of `config.depth` steps would make."""
-    frontier, tokens, expanded = [(0.0, 0, ROOT)], 0, 0
+    frontier, allowance, expanded = [(0.0, 0, ROOT)], Allowance(config.tokens), 0
     most = config.rollouts * config.depth * ends
     with on_the_bill_of(tree):
         while frontier and tree.rollouts < ends and expanded < most:
@@ -48,19 +54,24 @@ async def best_first(tree: Tree, ends: int, *, parts: Parts, config: SearchConfi
             if tree.nodes[at].answered:
                 tree.rollouts += 1
                 continue
-            if config.tokens is not None and tokens >= config.tokens:
+            if allowance.over:
                 return
-            found = await _expand(tree, at, parts, config, 1)
-            tokens += found.cost.sampled_tokens
+            k = allowance.ask(config.candidates)
+            found = await _expand(tree, at, parts, config, k)
+            allowance.pay(k, found.cost.sampled_tokens)
             expanded += 1
             for child in attach(tree, at, found, config):
                 if tree.nodes[child].failure is None:
                     heappush(frontier, (-_score(tree, child), -tree.nodes[child].depth, child))
 
 
-async def _expand(tree: Tree, at: int, parts: Parts, config: SearchConfig, width: int) -> Expansion:
-    """A node's next steps: K, and at the root enough to fill the beam."""
-    k = max(config.candidates, width) if at == ROOT else config.candidates
+def _wanted(at: int, config: SearchConfig, width: int) -> int:
+    """Next steps of a node: K, and at the root enough to fill the beam."""
+    return max(config.candidates, width) if at == ROOT else config.candidates
+
+
+async def _expand(tree: Tree, at: int, parts: Parts, config: SearchConfig, k: int) -> Expansion:
+    """Up to k next steps of a node."""
     seed = derive(config.seed, tree.question.id, at)
     return await expansion(tree.question, tree.prefix(at), parts, k, seed)
 

@@ -20,7 +20,7 @@ from rstar_math.config import SearchConfig
 from rstar_math.protocols import Executor, Policy, Scorer, Verifier
 from rstar_math.search.expansion import Expansion, Parts, attach, end_value, expansion
 from rstar_math.search.selection import RULES, Child
-from rstar_math.search.stopping import Enough, on_the_bill_of, spare, unseen
+from rstar_math.search.stopping import Allowance, Enough, on_the_bill_of, spare, unseen
 from rstar_math.search.tree import ROOT, Tree
 from rstar_math.seeding import derive
 
@@ -84,11 +84,12 @@ class _Search:
         self.before = tree.rollouts
         self.started = 0
         self.done = 0
-        self.tokens = 0
+        self.allowance = Allowance(config.tokens)
         self.walks: deque[_Walk] = deque()
         self.through: Counter[int] = Counter()
         """Walks in flight through a node: what virtual loss is counted by."""
-        self.expansions: dict[int, asyncio.Task[Expansion]] = {}
+        self.expansions: dict[int, tuple[int, asyncio.Task[Expansion]]] = {}
+        """By node: how many steps were asked for, and what brings them."""
 
     def next_walk(self) -> _Walk | None:
         """The walk whose turn it is, after new ones were sent out; None at the end."""
@@ -110,11 +111,12 @@ class _Search:
         to its end."""
         at = walk.path[-1]
         if at in self.expansions:
-            found = await self.expansions[at]
+            k, task = self.expansions[at]
+            found = await task
             del self.expansions[at]
             attach(self.tree, at, found, self.config)
-            self.tokens += found.cost.sampled_tokens
-        if self.config.tokens is not None and self.tokens >= self.config.tokens:
+            self.allowance.pay(k, found.cost.sampled_tokens)
+        if self.allowance.over:
             self.stopping = True
         if self.stopping:
             self.leave(walk)
@@ -135,7 +137,8 @@ class _Search:
                 if node.closed:
                     return False
                 if index not in self.expansions:
-                    self.expansions[index] = asyncio.create_task(self.expand(index))
+                    k = self.allowance.ask(self.config.candidates)
+                    self.expansions[index] = (k, asyncio.create_task(self.expand(index, k)))
                 return True
             children = [c for c in node.children if revisits or not self.tree.nodes[c].closed]
             if not children:
@@ -151,11 +154,11 @@ class _Search:
             return best[0]
         return best[derive(self.config.seed, self.tree.question.id, walk.number, index) % len(best)]
 
-    def expand(self, index: int) -> Coroutine[Any, Any, Expansion]:
-        """The expansion of a node; its seed depends on the tree alone."""
-        question, config = self.tree.question, self.config
-        seed = derive(config.seed, question.id, index)
-        return expansion(question, self.tree.prefix(index), self.parts, config.candidates, seed)
+    def expand(self, index: int, k: int) -> Coroutine[Any, Any, Expansion]:
+        """The expansion of a node to k steps; its seed depends on the tree alone."""
+        question = self.tree.question
+        seed = derive(self.config.seed, question.id, index)
+        return expansion(question, self.tree.prefix(index), self.parts, k, seed)
 
     def finish(self, walk: _Walk) -> None:
         """Count a walk where it went, also where it came to nothing that has a value."""
@@ -178,7 +181,7 @@ class _Search:
         left = self.config.rollouts - self.done
         if not await enough(self.tree, unseen(self.tree)):
             return False
-        spare(left, self.config.tokens, done=self.done, spent=self.tokens)
+        spare(left, self.config.tokens, done=self.done, spent=self.allowance.spent)
         return True
 
     def leave(self, walk: _Walk) -> None:
@@ -187,9 +190,10 @@ class _Search:
 
     async def abandon(self) -> None:
         """End the expansions that nothing waits for any more."""
-        for task in self.expansions.values():
+        tasks = [task for _, task in self.expansions.values()]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self.expansions.values(), return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def select(

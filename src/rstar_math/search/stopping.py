@@ -93,6 +93,43 @@ def spare(left: float, tokens: int | None, *, done: int, spent: int) -> None:
         charge(Cost(spared_tokens=round(left * spent / done)))
 
 
+class Allowance:
+    """What is left of a budget of sampled tokens, and how many samples it is enough for, so that a
+    layer of a search does not spend it several times over. None is no budget.
+
+    A sample is reckoned at the mean of those that were paid for; before that nothing is known, and
+    as many are asked for as are wanted.
+    """
+
+    def __init__(self, tokens: int | None) -> None:
+        self._tokens = tokens
+        self.spent = 0
+        """Tokens paid for."""
+        self._paid_for, self._out = 0, 0
+
+    @property
+    def over(self) -> bool:
+        """Whether the budget is spent."""
+        return self._tokens is not None and self.spent >= self._tokens
+
+    def ask(self, wanted: int, *, least: int = 1) -> int:
+        """How many of the samples that are wanted to ask for, at least `least`; they count as
+        spent until they are paid for."""
+        size = wanted
+        if self._tokens is not None and self.spent:
+            each = self.spent / self._paid_for
+            left = (self._tokens - self.spent) / each - self._out
+            size = min(wanted, max(least, ceil(left)))
+        self._out += size
+        return size
+
+    def pay(self, size: int, tokens: int) -> None:
+        """Put down what samples that were asked for have cost."""
+        self._out -= size
+        self._paid_for += size
+        self.spent += tokens
+
+
 @contextmanager
 def on_the_bill_of(tree: Tree) -> Iterator[None]:
     """Charge a tree for what is done in the block, its wall time too."""

@@ -1,13 +1,17 @@
 """`rstar train` from the embedded model for real: SmolLM2-135M, read from its GGUF file."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
+from rstar_math.config import Config, load_config
 from rstar_math.models.checkpoints import read_notes
 from rstar_math.models.loading import load_policy, trained_folder
+from rstar_math.models.served_preference import open_scorer
 from rstar_math.models.weights import weights_file
 from rstar_math.training.rows import solution_row
+from rstar_math.types import Question, Step
 from tests.integration.training.test_preference_training import pairs
 from tests.integration.training.test_training_cli import call
 from tests.unit.training.tiny import question, solution
@@ -54,3 +58,24 @@ def test_training_can_go_on_from_what_this_package_taught_the_model(
         assert weights.allclose(merged[name], atol=0.005 * size), name
         moved += not weights.allclose(before[name], atol=0.02 * size)
     assert moved > 50, "what was learned is more than rounding"
+
+
+def test_the_packages_preference_model_gives_the_same_values_in_llama_cpp_and_here() -> None:
+    asked = Question("1", "Tom has 5 apples and buys 7 more. How many apples has he?")
+    codes = ["x = 5 + 7", "x = 5 - 7", "x = 7", "x = 5 * 7 * 5 * 7\nprint(x)"]
+    steps = [(Step(prose="# Tom buys apples.\n", code=f"{code}\n"),) for code in codes]
+
+    async def values(config: Config) -> list[float]:
+        scorer = await open_scorer(config)
+        try:
+            return await scorer.score(asked, steps)
+        finally:
+            await scorer.aclose()
+
+    settings = ["search.scorer=ppm", "search.ppm={}"]
+    here, there = (
+        asyncio.run(values(load_config(settings=[one.format(place) for one in settings])))
+        for place in ("hf:trained", "trained")
+    )
+    assert here == pytest.approx(there, abs=0.03), "there the weights are Q8_0"
+    assert len(set(here)) == len(codes)

@@ -11,10 +11,13 @@ import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Literal
 from weakref import WeakKeyDictionary
 
+from rstar_math.config import TRAINED
 from rstar_math.config.servers import VLLM, ServersConfig
 from rstar_math.errors import ConfigError
+from rstar_math.models.loading import trained_folder
 from rstar_math.models.servers.launch import Order, Served, start
 from rstar_math.tasks import together
 
@@ -85,7 +88,7 @@ async def put_away() -> None:
 
 async def policy_servers(address: str, config: ServersConfig) -> Lease:
     """The use of servers of vllm:FOLDER as a policy. Raises as `launch.start` does."""
-    checkpoint, name = _place(address)
+    checkpoint, name = await asyncio.to_thread(_place, address, "policy")
     if name in config.adapters:
         raise ConfigError(
             f"servers.adapters has the name {name!r}, which is that of the model; give another."
@@ -102,7 +105,7 @@ async def policy_servers(address: str, config: ServersConfig) -> Lease:
 
 async def ppm_server(address: str, config: ServersConfig) -> Lease:
     """The use of a server of vllm:FOLDER as a preference model. Raises as `launch.start` does."""
-    checkpoint, name = _place(address)
+    checkpoint, name = await asyncio.to_thread(_place, address, "ppm")
     order = Order(checkpoint, name, options=config.ppm, pooling=True)
     return await lease([_on(order, config.ppm_gpus)], config)
 
@@ -154,11 +157,13 @@ async def _end(shelf: Shelf, groups: Sequence[_Group]) -> None:
         await asyncio.gather(*(server.stop() for server in group.servers))
 
 
-def _place(address: str) -> tuple[str, str]:
+def _place(address: str, kind: Literal["policy", "ppm"]) -> tuple[str, str]:
     """A checkpoint, and what it is called."""
     checkpoint = os.path.expanduser(address.removeprefix(VLLM).rstrip("/"))
     if not checkpoint:
         raise ConfigError(f"{address} names no checkpoint; give vllm:FOLDER.")
+    if checkpoint == TRAINED:
+        checkpoint = str(trained_folder(kind))
     return checkpoint, checkpoint.rpartition("/")[2]
 
 
