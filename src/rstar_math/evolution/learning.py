@@ -151,7 +151,10 @@ def deployed(recipe: Recipe, folder: Path) -> str:
 
 
 def base_of(journal: Journal, recipe: Recipe) -> str:
-    """What the policies are trained from; a tiny model is made when it is first asked for."""
+    """What the policies are trained from; a tiny model, and the checkpoint of "trained" (whose name
+    tells which), are made when they are first asked for."""
+    if recipe.base == TRAINED:
+        return str(trained_folder())
     if recipe.base != TINY:
         return recipe.base
     folder = journal.path("base")
@@ -174,9 +177,9 @@ def make(journal: Journal, recipe: Recipe) -> Facts:
 
 def base_address(journal: Journal, recipe: Recipe) -> str:
     """The address of the base for a solver."""
+    if recipe.base == TRAINED and recipe.engine == "llama.cpp":
+        return TRAINED
     base = base_of(journal, recipe)
-    if base == TRAINED and recipe.engine != "transformers":
-        return base if recipe.engine == "llama.cpp" else f"{VLLM}{trained_folder()}"
     if recipe.engine == "vllm" and (base == LOCAL or base.endswith(".gguf")):
         return f"{VLLM}{_unpacked(journal, base)}"
     if recipe.engine != "llama.cpp":

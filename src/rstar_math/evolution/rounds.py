@@ -8,6 +8,7 @@ evolution can be killed at any moment.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from rstar_math.config import TRAINED
 from rstar_math.evolution import drafting, gathering, learning, searching
 from rstar_math.evolution.journal import Facts, Journal, digest
 from rstar_math.evolution.models import Made, Pair, config_of, strong_config
@@ -194,7 +195,10 @@ async def _policy(shop: Workshop, number: int, policy: Made, data: Facts) -> Mad
         return learning.train_round_policy(journal, recipe, number, base, shop.watch.say)
 
     inputs = {**shop.part("sft", "base"), "data": data["file"]}
-    inputs |= {"from": policy.digest} if onward else {}
+    if onward:
+        inputs["from"] = policy.digest
+    elif recipe.base == TRAINED:  # a newer package brings another
+        inputs["from"] = learning.base_digest(recipe)
     facts = await shop.quiet(f"{number}/policy", "train the policy", inputs, work)
     folder = journal.path(f"round-{number}", "policy")
     return Made(number, str(folder), learning.deployed(recipe, folder), facts["weights"])
