@@ -29,7 +29,9 @@ Sampled = Annotated[
 Trained = Annotated[
     Path,
     typer.Argument(
-        metavar="CHECKPOINT", help="What rstar train ppm wrote, or rstar deploy made of it."
+        metavar="CHECKPOINT",
+        help="What rstar train ppm wrote, or rstar deploy made of it; trained is this package's "
+        "own (hf:trained with torch).",
     ),
 ]
 Base = Annotated[
@@ -86,7 +88,7 @@ def eval_ppm(
     async def measured() -> dict[str, Any]:
         report: dict[str, Any] = {"checkpoint": str(checkpoint)}
         rows = None if pairs is None else _rows(checkpoint, pairs, limit, all_pairs)
-        scorer = _loaded(checkpoint, base)
+        scorer = _loaded(_placed(checkpoint), base)
         try:
             if rows is not None:
                 report["pairs"] = await _ranked(scorer, rows)
@@ -121,6 +123,21 @@ def _show(report: dict[str, Any]) -> None:
                 continue
             shown = f"{value:.4f}" if isinstance(value, float) else value
             out.print(f"{name}: {key.replace('_', ' ')} {shown}")
+
+
+def _placed(checkpoint: Path) -> Path:
+    """Where a model is that was named: a place, or this package's own."""
+    from rstar_math.config import HF, TRAINED
+
+    if str(checkpoint) == TRAINED:
+        from rstar_math.models.weights import shipped_model
+
+        return shipped_model("ppm")
+    if str(checkpoint) == f"{HF}{TRAINED}":
+        from rstar_math.models.loading import trained_folder
+
+        return trained_folder("ppm")
+    return checkpoint
 
 
 def _loaded(checkpoint: Path, base: str | None) -> "Scored":

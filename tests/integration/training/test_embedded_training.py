@@ -6,10 +6,14 @@ from pathlib import Path
 import pytest
 
 from rstar_math.config import Config, load_config
+from rstar_math.evolution.journal import Journal
+from rstar_math.evolution.recipe import load_recipe
+from rstar_math.evolution.rounds import evolve
+from rstar_math.evolution.state import course
 from rstar_math.models.checkpoints import read_notes
 from rstar_math.models.loading import load_policy, trained_folder
 from rstar_math.models.served_preference import open_scorer
-from rstar_math.models.weights import weights_file
+from rstar_math.models.weights import shipped_adapter, weights_file
 from rstar_math.training.rows import solution_row
 from rstar_math.types import Question, Step
 from tests.integration.training.test_preference_training import pairs
@@ -39,6 +43,8 @@ def test_a_policy_and_a_ppm_start_from_the_embedded_model(tmp_path: Path) -> Non
     file = str(tmp_path / "preference.jsonl")
     found = call("eval-ppm", str(ppm), "--pairs", file, "--all", "--limit", "2")["pairs"]
     assert found["pairs"] == 2  # type: ignore[index]
+    ours = call("eval-ppm", "hf:trained", "--pairs", file, "--all", "--limit", "2")["pairs"]
+    assert ours["pairs"] == 2  # type: ignore[index]
 
 
 def test_training_can_go_on_from_what_this_package_taught_the_model(
@@ -79,3 +85,67 @@ def test_the_packages_preference_model_gives_the_same_values_in_llama_cpp_and_he
     )
     assert here == pytest.approx(there, abs=0.03), "there the weights are Q8_0"
     assert len(set(here)) == len(codes)
+
+
+RECIPE = """
+base = "trained"
+start = "policy"
+first = false
+
+[problems]
+train = ["stories:words?size=30&seed=5"]
+held_out = 2
+
+[[rounds]]
+problems = 6
+steps = 2
+rollouts = 4
+candidates = 4
+scorer = false
+
+[model]
+concurrency = 16
+context_tokens = 512
+
+[policy]
+temperature = 0.8
+step_tokens = 64
+answers = 1
+
+[search]
+depth = 8
+
+[sft]
+lora = 4
+learning_rate = 1e-4
+max_steps = 2
+batch = 2
+micro = 2
+
+[preference]
+lora = 4
+max_steps = 2
+batch = 2
+micro = 2
+
+[gate]
+samples = 2
+"""
+
+
+def test_an_evolution_goes_on_from_what_is_shipped_and_says_which(tmp_path: Path) -> None:
+    source = tmp_path / "recipe.toml"
+    source.write_text(RECIPE, encoding="utf-8")
+    recipe = load_recipe(str(source))
+    run = tmp_path / "run"
+    asyncio.run(evolve(recipe, run))
+    with Journal.read(run) as journal:
+        found = course(journal)
+        assert found.complete
+        first = found.rounds[1]
+        assert first.searched == 6
+        assert first.solved >= 1, "the shipped policy solves easy stories, asked by its own prompt"
+        assert read_notes(run / "round-1" / "policy")["base"] == str(trained_folder())
+        with shipped_adapter("policy") as (_, mark):
+            inputs = {one["stage"]: one["inputs"] for one in journal.manifests()}
+            assert inputs["1/policy"]["from"] == f"base trained {mark}"
