@@ -17,6 +17,7 @@ JudgeAnswer = Callable[[str, str], Awaitable[Verdict]]
 """(answer, reference) -> verdict."""
 _POINTS = 40
 """Most moments at which a tree's answer so far is looked up."""
+TOP = "top-of-runs"
 _CHAINS = ("greedy", "sc", "bon")
 
 
@@ -48,6 +49,9 @@ class Reading:
     course: tuple[tuple[float, bool, bool], ...]
     """(tokens, answer right, any path right) as the search went on; the last is the result."""
     steps: tuple[StepRecord, ...]
+    by_rule: dict[str, bool]
+    """Whether the answer would have been right by each rule to choose it from what was found; those
+    that go by values only where there are some; empty where there is but one answer or none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +99,7 @@ async def read(
         attempts=_attempts(found, terms),
         course=await _course(found, terms, result, right),
         steps=_steps(found, shares=terms.kind in ACTIONS),
+        by_rule=await _by_rule(found, terms),
     )
 
 
@@ -106,6 +111,32 @@ class _Found:
     cast: list[Ballot]
     groups: list[int]
     right: list[bool]
+
+    async def right_by(self, rule: str, keep: int, first: int) -> bool:
+        """Whether the answer that a rule chooses from the `first` found is right."""
+        part = self.cast[:first]
+        classes = {ballot.answer: group for ballot, group in zip(part, self.groups, strict=False)}
+
+        async def group(answers: Sequence[str]) -> list[int]:
+            """The classes that are known already: a rule asks of all ballots, or of those kept."""
+            numbers: dict[int, int] = {}
+            return [numbers.setdefault(classes[a], len(numbers)) for a in answers]
+
+        if rule == TOP:
+            choice = await top_of_runs(part, group, keep=keep)
+        else:
+            choice = await RULES[rule](part, group)
+        ends = [ballot.node for ballot in part]
+        return choice.node is not None and self.right[ends.index(choice.node)]
+
+
+async def _by_rule(found: _Found, terms: Terms) -> dict[str, bool]:
+    """What each rule comes to."""
+    if len(found.cast) < 2:
+        return {}
+    valued = any(ballot.value is not None for ballot in found.cast)
+    rules = [*RULES, TOP] if valued else ["majority", "paths"]
+    return {rule: await found.right_by(rule, terms.keep, len(found.cast)) for rule in rules}
 
 
 def _attempts(found: _Found, terms: Terms) -> tuple[Attempt, ...]:
@@ -145,28 +176,14 @@ async def _course(
     total = float(result.cost.sampled_tokens)
     last = (total, right, right or any(found.right))
     scored = any(node.score is not None for node in tree)
-    known = terms.rule in RULES or terms.rule == "top-of-runs"
+    known = terms.rule in RULES or terms.rule == TOP
     if not cast or not known or not (scored or terms.rule in ("majority", "paths")):
         return (last,)
     spent = _spent(tree, total)
-    number = dict(zip((ballot.node for ballot in cast), found.groups, strict=True))
-    verdict = dict(zip((ballot.node for ballot in cast), found.right, strict=True))
     points: list[tuple[float, bool, bool]] = []
     for so_far in _moments(len(cast)):
-        part = cast[:so_far]
-
-        async def group(answers: Sequence[str], part: list[Ballot] = part) -> list[int]:
-            """The classes that are known already: a rule asks of all ballots, or of those kept."""
-            classes = {ballot.answer: number[ballot.node] for ballot in part}
-            first: dict[int, int] = {}
-            return [first.setdefault(classes[a], len(first)) for a in answers]
-
-        if terms.rule == "top-of-runs":
-            choice = await top_of_runs(part, group, keep=terms.keep)
-        else:
-            choice = await RULES[terms.rule](part, group)
-        good = choice.node is not None and verdict[choice.node]
-        points.append((spent[part[-1].node], good, any(found.right[:so_far])))
+        good = await found.right_by(terms.rule, terms.keep, so_far)
+        points.append((spent[cast[so_far - 1].node], good, any(found.right[:so_far])))
     return (*points, last)
 
 

@@ -58,7 +58,7 @@ def document(
     ]
     blocks += _drawn(figures, "cost")
     blocks += _drawn(figures, "levels")
-    blocks += [*tables.pooled(runs, series), *tables.attempts(series)]
+    blocks += [*tables.pooled(runs, series), *tables.attempts(series), *tables.rules(series)]
     blocks += tables.comparisons(series)
     blocks += tables.costs(series)
     blocks += _drawn(figures, "spared")

@@ -14,9 +14,11 @@ from rstar_math.evaluation.intervals import bootstrap, bootstrap_seeds
 from rstar_math.evaluation.markup import Block, Heading, Paragraph, Table
 from rstar_math.evaluation.metrics import wilson
 from rstar_math.evaluation.paired import compare, detectable, detectable_unpaired
+from rstar_math.evaluation.recorded import TOP
 from rstar_math.evaluation.series import Run, Series
 from rstar_math.evaluation.sides import circumstances, papers, problem_by_problem
 from rstar_math.evaluation.spending import SHOWN, each
+from rstar_math.search.answers import RULES
 
 __all__ = [
     "attempts",
@@ -30,6 +32,7 @@ __all__ = [
     "problem_by_problem",
     "results",
     "results_note",
+    "rules",
 ]
 _TYPICAL = 0.2
 """Share of problems on which two strategies of one model disagree, where none was measured."""
@@ -69,12 +72,18 @@ def _result(one: Series) -> list[str]:
         percent(right / n if n else None),
         span(wilson(right, n) if n else None),
         span(bootstrap(one.rights)),
-        percent(sum(r.any_right for r in one.readings) / n if n else None),
+        percent(_ceiling(one)),
         str(summary.unanswered),
         f"{one.tokens:.0f}",
         "-" if solved is None else f"{solved['sampled_tokens']:.0f}",
         percent(lost),
     ]
+
+
+def _ceiling(one: Series) -> float | None:
+    """The share of problems on which some path is right."""
+    n = len(one.readings)
+    return sum(r.any_right for r in one.readings) / n if n else None
 
 
 def results_note(series: Sequence[Series]) -> str:
@@ -154,6 +163,37 @@ def attempts(series: Sequence[Series]) -> list[Block]:
             "estimator; top 4: the majority of the 4 with the highest score, rStar-Math's rule for "
             "its runs. Intervals are bootstrapped over problems. Strategies that stop early or "
             "spend a budget of tokens have no fixed number of attempts and are not here."
+        ),
+    ]
+
+
+def rules(series: Sequence[Series]) -> list[Block]:
+    """What each way to choose the answer makes of the same trees."""
+    names = [*RULES, TOP]
+    rows: list[list[str]] = []
+    for one in series:
+        # A problem without two answers has nothing to choose from: its result is every rule's.
+        several = [r for r in one.readings if r.by_rule]
+        rest = sum(r.right for r in one.readings if not r.by_rule)
+        if not several:
+            continue
+        known = [name for name in names if any(name in r.by_rule for r in several)]
+        row = [one.label]
+        for name in names:
+            found = sum(r.by_rule.get(name, r.by_rule["majority"]) for r in several)
+            row.append(f"{found + rest}/{len(one.readings)}" if name in known else "-")
+        rows.append([*row, percent(_ceiling(one))])
+    if not rows:
+        return []
+    header = ["strategy", "majority", "one vote a path", "weighted by value", "best value"]
+    return [
+        Heading("Ways to choose"),
+        Table([*header, "top of runs", "any path right"], rows),
+        Paragraph(
+            "Right answers by each rule (search.answer) from the very same trees. The rule that "
+            "looks best here was found on these problems, so it is a result on others alone. Top "
+            "of runs: of each chain or run the path with the highest value, of these the "
+            "majority of the best few."
         ),
     ]
 

@@ -18,7 +18,7 @@ from rstar_math.evaluation.published import published, published_on
 from rstar_math.evaluation.recorded import StepRecord, Terms, read
 from rstar_math.evaluation.report import write_report
 from rstar_math.evaluation.series import Series, gather, seeds_pooled
-from rstar_math.evaluation.tables import holm
+from rstar_math.evaluation.tables import holm, rules
 from rstar_math.evolution.store import Result, RunStore
 from rstar_math.search import Tree, ballots, majority
 from rstar_math.types import Problem, Question, Step, Verdict
@@ -96,6 +96,27 @@ def test_expected_results_of_all_attempts_are_what_the_search_chose(run_file: Pa
             assert scorer_at_k(reading.attempts, 8) == reading.right
     for reading in by_name["mcts@3x3"]:
         assert top_of_runs(reading.attempts) == reading.right
+
+
+def test_every_rule_is_tried_on_the_same_trees(run_file: Path) -> None:
+    series = {one.strategy: one for one in gathered(run_file)}
+    used = {"sc@8": "majority", "bon@8": "best", "mcts": "top-of-runs", "mcts@3x3": "top-of-runs"}
+    for strategy, rule in used.items():
+        readings = series[strategy].readings
+        several = [reading for reading in readings if reading.by_rule]
+        assert len(several) > COUNT / 2
+        for reading in several:
+            assert reading.by_rule[rule] == reading.right
+            assert reading.any_right or not any(reading.by_rule.values())
+    assert not any(reading.by_rule for reading in series["greedy"].readings)
+    assert all("best" not in reading.by_rule for reading in series["sc@8"].readings)
+    (_, table, _) = rules(list(series.values()))
+    assert isinstance(table, Table)
+    rows = {str(row[0]): row for row in table.rows}
+    assert "greedy" not in rows
+    right = sum(reading.right for reading in series["bon@8"].readings)
+    assert rows["bon@8"][4] == f"{right}/{COUNT}"
+    assert rows["sc@8"][3:6] == ["-", "-", "-"]
 
 
 def test_an_anytime_curve_ends_at_what_was_reached_below_its_ceiling(run_file: Path) -> None:
