@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
-from rstar_math.evaluation import drawings, tables
+from rstar_math.evaluation import choices, drawings, tables
 from rstar_math.evaluation.markup import Block, Figure, Heading, Paragraph, to_html, to_markdown
 from rstar_math.evaluation.plots import STYLE
 from rstar_math.evaluation.recorded import Grading
@@ -58,7 +58,7 @@ def document(
     ]
     blocks += _drawn(figures, "cost")
     blocks += _drawn(figures, "levels")
-    blocks += [*tables.pooled(runs, series), *tables.attempts(series), *tables.rules(series)]
+    blocks += [*tables.pooled(runs, series), *choices.attempts(series), *choices.rules(series)]
     blocks += tables.comparisons(series)
     blocks += tables.costs(series)
     blocks += _drawn(figures, "spared")

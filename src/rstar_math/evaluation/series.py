@@ -55,6 +55,12 @@ class Series:
         """1 for each reading answered right, else 0."""
         return [float(r.right) for r in self.readings]
 
+    @property
+    def ceiling(self) -> float | None:
+        """Share of readings of which some path is right, in [0, 1]; None where there are none."""
+        n = len(self.readings)
+        return sum(r.any_right for r in self.readings) / n if n else None
+
 
 async def gather(paths: Sequence[Path], grading: Grading) -> tuple[list[Run], list[Series]]:
     """Runs and their series, in the order of the paths and of the strategies in them.

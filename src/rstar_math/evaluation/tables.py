@@ -2,26 +2,16 @@
 
 from collections.abc import Sequence
 
-from rstar_math.evaluation.attempts import (
-    maj_at_k,
-    pass_at_k,
-    rule_at_k,
-    scorer_at_k,
-    top_of_runs,
-    weighted,
-)
 from rstar_math.evaluation.intervals import bootstrap, bootstrap_seeds
 from rstar_math.evaluation.markup import Block, Heading, Paragraph, Table
 from rstar_math.evaluation.metrics import wilson
 from rstar_math.evaluation.paired import compare, detectable, detectable_unpaired
-from rstar_math.evaluation.recorded import TOP
 from rstar_math.evaluation.series import Run, Series
 from rstar_math.evaluation.sides import circumstances, papers, problem_by_problem
 from rstar_math.evaluation.spending import SHOWN, each
-from rstar_math.search.answers import RULES
+from rstar_math.evaluation.wording import percent, points, short, span
 
 __all__ = [
-    "attempts",
     "circumstances",
     "comparisons",
     "costs",
@@ -32,7 +22,6 @@ __all__ = [
     "problem_by_problem",
     "results",
     "results_note",
-    "rules",
 ]
 _TYPICAL = 0.2
 """Share of problems on which two strategies of one model disagree, where none was measured."""
@@ -72,18 +61,12 @@ def _result(one: Series) -> list[str]:
         percent(right / n if n else None),
         span(wilson(right, n) if n else None),
         span(bootstrap(one.rights)),
-        percent(_ceiling(one)),
+        percent(one.ceiling),
         str(summary.unanswered),
         f"{one.tokens:.0f}",
         "-" if solved is None else f"{solved['sampled_tokens']:.0f}",
         percent(lost),
     ]
-
-
-def _ceiling(one: Series) -> float | None:
-    """The share of problems on which some path is right."""
-    n = len(one.readings)
-    return sum(r.any_right for r in one.readings) / n if n else None
 
 
 def results_note(series: Sequence[Series]) -> str:
@@ -131,73 +114,6 @@ def pooled(runs: Sequence[Run], series: Sequence[Series]) -> list[Block]:
     return [Heading("Over seeds"), Table(header, rows, words=2)]
 
 
-def attempts(series: Sequence[Series]) -> list[Block]:
-    """Expected results of k of the recorded attempts, for strategies that have several."""
-    rows: list[list[str]] = []
-    for one in series:
-        tried = [r.attempts for r in one.readings if r.attempts]
-        n = min((len(t) for t in tried), default=0)
-        if n < 2 or len(tried) < len(one.readings):
-            continue
-        for k in sorted({1, 2, 4, 8, 16, 32, 64, n}):
-            if k > n:
-                continue
-            passed = [pass_at_k(len(t), sum(a.right for a in t), k) for t in tried]
-            row = [one.label, str(k), _mean(passed), _mean([maj_at_k(t, k) for t in tried])]
-            if any(a.value is not None for t in tried for a in t):
-                row.append(_mean([scorer_at_k(t, k) for t in tried]))
-                row.append(_mean([rule_at_k(t, k, weighted) for t in tried]))
-                row.append(_mean([rule_at_k(t, k, top_of_runs) for t in tried]))
-            else:
-                row += ["-", "-", "-"]
-            rows.append(row)
-    if not rows:
-        return []
-    header = ["strategy", "k", "pass@k (ceiling)", "maj@k", "scorer@k", "weighted@k", "top 4@k"]
-    return [
-        Heading("Attempts"),
-        Table(header, rows),
-        Paragraph(
-            "Expected results of k independent attempts (chains, or whole runs, each with its own "
-            "answer), averaged over all choices of k among those recorded; pass@k by the unbiased "
-            "estimator; top 4: the majority of the 4 with the highest score, rStar-Math's rule for "
-            "its runs. Intervals are bootstrapped over problems. Strategies that stop early or "
-            "spend a budget of tokens have no fixed number of attempts and are not here."
-        ),
-    ]
-
-
-def rules(series: Sequence[Series]) -> list[Block]:
-    """What each way to choose the answer makes of the same trees."""
-    names = [*RULES, TOP]
-    rows: list[list[str]] = []
-    for one in series:
-        # A problem without two answers has nothing to choose from: its result is every rule's.
-        several = [r for r in one.readings if r.by_rule]
-        rest = sum(r.right for r in one.readings if not r.by_rule)
-        if not several:
-            continue
-        known = [name for name in names if any(name in r.by_rule for r in several)]
-        row = [one.label]
-        for name in names:
-            found = sum(r.by_rule.get(name, r.by_rule["majority"]) for r in several)
-            row.append(f"{found + rest}/{len(one.readings)}" if name in known else "-")
-        rows.append([*row, percent(_ceiling(one))])
-    if not rows:
-        return []
-    header = ["strategy", "majority", "one vote a path", "weighted by value", "best value"]
-    return [
-        Heading("Ways to choose"),
-        Table([*header, "top of runs", "any path right"], rows),
-        Paragraph(
-            "Right answers by each rule (search.answer) from the very same trees. The rule that "
-            "looks best here was found on these problems, so it is a result on others alone. Top "
-            "of runs: of each chain or run the path with the highest value, of these the "
-            "majority of the best few."
-        ),
-    ]
-
-
 def comparisons(series: Sequence[Series]) -> list[Block]:
     """Every pair of strategies on the problems that both have."""
     found = []
@@ -213,7 +129,7 @@ def comparisons(series: Sequence[Series]) -> list[Block]:
     adjusted = holm([c.p for _, _, c in found])
     rows = []
     for (a, b, c), p in zip(found, adjusted, strict=True):
-        interval = "-" if c.interval is None else _points(c.interval)
+        interval = "-" if c.interval is None else points(c.interval)
         least = "none" if c.detectable is None else f"{100 * c.detectable:.1f}"
         row = [f"{b.label} − {a.label}", str(c.problems), f"{100 * c.difference:+.1f}", interval]
         row += [f"{c.only_second} : {c.only_first}", f"{c.p:.3g}", f"{p:.3g}", least]
@@ -288,28 +204,3 @@ def holm(ps: Sequence[float]) -> list[float]:
 def model_of(run: Run) -> str:
     """The model's name as its server gave it, else as the configuration names it."""
     return run.facts.get("model") or str(run.conditions.get("model.name") or "not recorded")
-
-
-def percent(share: float | None) -> str:
-    """A share in per cent."""
-    return "-" if share is None else f"{100 * share:.1f} %"
-
-
-def span(interval: tuple[float, float] | None) -> str:
-    """An interval of shares in per cent."""
-    return "-" if interval is None else f"{100 * interval[0]:.1f}–{100 * interval[1]:.1f}"
-
-
-def short(value: float) -> str:
-    """A figure with as many places as it deserves."""
-    return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
-
-
-def _points(interval: tuple[float, float]) -> str:
-    """An interval of differences in points."""
-    return f"{100 * interval[0]:+.1f} to {100 * interval[1]:+.1f}"
-
-
-def _mean(values: Sequence[float]) -> str:
-    """A mean share with its interval."""
-    return f"{100 * sum(values) / len(values):.1f} ({span(bootstrap(values, resamples=2_000))})"

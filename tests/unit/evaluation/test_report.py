@@ -12,13 +12,14 @@ import pytest
 
 from rstar_math.errors import InputError
 from rstar_math.evaluation.attempts import maj_at_k, scorer_at_k, top_of_runs
+from rstar_math.evaluation.choices import rules
 from rstar_math.evaluation.curves import anytime, calibration, calibration_error
 from rstar_math.evaluation.markup import Heading, Link, Table, to_html, to_markdown
 from rstar_math.evaluation.published import published, published_on
 from rstar_math.evaluation.recorded import StepRecord, Terms, read
 from rstar_math.evaluation.report import write_report
 from rstar_math.evaluation.series import Series, gather, seeds_pooled
-from rstar_math.evaluation.tables import holm, rules
+from rstar_math.evaluation.tables import holm
 from rstar_math.evolution.store import Result, RunStore
 from rstar_math.search import Tree, ballots, majority
 from rstar_math.types import Problem, Question, Step, Verdict
