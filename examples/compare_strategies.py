@@ -14,8 +14,8 @@ Printed (2 s of one core):
     greedy          8%        2% - 25%      90
     sc             52%       33% - 70%   4,057
     bon            96%       80% - 99%   4,057
-    beam           28%       14% - 48%   4,479
-    mcts           72%       52% - 86%   4,062
+    beam           28%       14% - 48%   4,039
+    mcts           72%       52% - 86%   4,020
 """
 
 import asyncio
