@@ -41,6 +41,12 @@ Base = Annotated[
     ),
 ]
 
+Chosen = Annotated[
+    str | None,
+    typer.Option(
+        "--strategy", metavar="NAME", help="Which results of RUN; by default its only sc@N."
+    ),
+]
 First = Annotated[
     int | None,
     typer.Option(
@@ -64,10 +70,7 @@ def eval_ppm(
         typer.Option("--processbench", metavar="FILE", help="A ProcessBench file. Repeatable."),
     ] = None,
     run_file: Sampled = None,
-    strategy: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Which results of RUN; by default its only sc@N."),
-    ] = None,
+    strategy: Chosen = None,
     base: Base = None,
     limit: First = None,
     as_json: AsJson = False,
@@ -79,6 +82,7 @@ def eval_ppm(
     samples. The problems of --run must be ones that it has not learned from.
     """
     from rstar_math.errors import InputError
+    from rstar_math.models.served_preference import placed
 
     if pairs is None and not processbench and run_file is None:
         raise InputError(
@@ -87,8 +91,9 @@ def eval_ppm(
 
     async def measured() -> dict[str, Any]:
         report: dict[str, Any] = {"checkpoint": str(checkpoint)}
-        rows = None if pairs is None else _rows(checkpoint, pairs, limit, all_pairs)
-        scorer = _loaded(_placed(checkpoint), base)
+        place = Path(placed(str(checkpoint)))
+        rows = None if pairs is None else _rows(place, pairs, limit, all_pairs)
+        scorer = _loaded(place, base)
         try:
             if rows is not None:
                 report["pairs"] = await _ranked(scorer, rows)
@@ -123,21 +128,6 @@ def _show(report: dict[str, Any]) -> None:
                 continue
             shown = f"{value:.4f}" if isinstance(value, float) else value
             out.print(f"{name}: {key.replace('_', ' ')} {shown}")
-
-
-def _placed(checkpoint: Path) -> Path:
-    """Where a model is that was named: a place, or this package's own."""
-    from rstar_math.config import HF, TRAINED
-
-    if str(checkpoint) == TRAINED:
-        from rstar_math.models.weights import shipped_model
-
-        return shipped_model("ppm")
-    if str(checkpoint) == f"{HF}{TRAINED}":
-        from rstar_math.models.loading import trained_folder
-
-        return trained_folder("ppm")
-    return checkpoint
 
 
 def _loaded(checkpoint: Path, base: str | None) -> "Scored":

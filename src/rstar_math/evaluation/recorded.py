@@ -18,6 +18,8 @@ JudgeAnswer = Callable[[str, str], Awaitable[Verdict]]
 _POINTS = 40
 """Most moments at which a tree's answer so far is looked up."""
 TOP = "top-of-runs"
+_BY_VOTES = ("majority", "paths")
+"""The rules that ask for no values."""
 _CHAINS = ("greedy", "sc", "bon")
 
 
@@ -135,7 +137,7 @@ async def _by_rule(found: _Found, terms: Terms) -> dict[str, bool]:
     if len(found.cast) < 2:
         return {}
     valued = any(ballot.value is not None for ballot in found.cast)
-    rules = [*RULES, TOP] if valued else ["majority", "paths"]
+    rules = [*RULES, TOP] if valued else _BY_VOTES
     return {rule: await found.right_by(rule, terms.keep, len(found.cast)) for rule in rules}
 
 
@@ -177,7 +179,7 @@ async def _course(
     last = (total, right, right or any(found.right))
     scored = any(node.score is not None for node in tree)
     known = terms.rule in RULES or terms.rule == TOP
-    if not cast or not known or not (scored or terms.rule in ("majority", "paths")):
+    if not cast or not known or not (scored or terms.rule in _BY_VOTES):
         return (last,)
     spent = _spent(tree, total)
     points: list[tuple[float, bool, bool]] = []

@@ -17,6 +17,7 @@ from rstar_math.models.engine import EngineSettings, engine_client, start
 from rstar_math.models.gguf_adapters import check_adapter
 from rstar_math.models.gguf_header import read_header
 from rstar_math.models.http import HttpModel, Retry
+from rstar_math.models.loading import trained_folder
 from rstar_math.models.readers import (
     ClassificationReader,
     EmbeddingReader,
@@ -63,20 +64,24 @@ async def open_scorer(config: Config) -> OpenScorer:
         return await _at_address(place, head, config)
     if head is not None:
         raise ConfigError("search.ppm_head is for a server; a folder or file has its own head.")
-    if place == TRAINED:
-        return await asyncio.to_thread(lambda: ServedPreference.load(shipped_model("ppm")))
+    place = await asyncio.to_thread(placed, place)
     if place.endswith(".gguf"):
         base = config.model.url if config.model.embedded else LOCAL
         return await asyncio.to_thread(ServedPreference.load, place, base=base)
     from rstar_math.models.preference import PreferenceModel
 
-    place = place.removeprefix(HF)
-    if place == TRAINED:
-        from rstar_math.models.loading import trained_folder
-
-        place = str(await asyncio.to_thread(trained_folder, "ppm"))
     alone = config.model.url.startswith(HF)
     return await asyncio.to_thread(PreferenceModel.load, place, alone=alone)
+
+
+def placed(place: str) -> str:
+    """The folder or .gguf file of a preference model in this process: as named (FOLDER, hf:FOLDER,
+    FILE), or this package's own, written into the cache when it is first asked for."""
+    if place == TRAINED:
+        return str(shipped_model("ppm"))
+    if place == f"{HF}{TRAINED}":
+        return str(trained_folder("ppm"))
+    return place.removeprefix(HF)
 
 
 class ServedPreference:
