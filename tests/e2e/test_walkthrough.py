@@ -22,13 +22,19 @@ PROBLEMS = "".join(
     f'{{"id": "add/{i}", "problem": "Add {i} and {i + 3}.", "answer": "{2 * i + 3}"}}\n'
     for i in range(3)
 )
-COPIES = {"pilot.rstar": "first.rstar", "other.rstar": "run.rstar", "guided.rstar": "run.rstar"}
+COPIES = {
+    "pilot.rstar": "first.rstar",
+    "svamp.rstar": "first.rstar",
+    "other.rstar": "run.rstar",
+    "guided.rstar": "run.rstar",
+}
 """Runs that a page takes for granted, and which of the others stands for them."""
 
 RUN = [
     "search problems.jsonl --run trees.rstar",
     "eval problems.jsonl --strategy greedy,sc@8,mcts --run first.rstar",
     "report first.rstar --out report",
+    "report svamp.rstar --out report",
     "search mine.jsonl --run trees.rstar",
     "eval mine.jsonl --strategy sc@8,mcts --run mine.rstar",
     r"grade '0.5' '\frac{1}{2}'",
