@@ -7,12 +7,14 @@ scorer reads comes on top and is counted.
 
 from collections.abc import AsyncIterable
 from dataclasses import asdict, dataclass, field, replace
+from itertools import product
 from typing import Any
 
 from rstar_math.errors import InputError
 from rstar_math.evaluation.paired import Comparison, compare
 from rstar_math.protocols import Grouper, Scorer, Verifier
 from rstar_math.search import Tree, ballots, best, majority, weighted
+from rstar_math.training.ranking import ranking_accuracy
 from rstar_math.types import Verdict
 
 RULES = {"best of N": best, "weighted vote": weighted}
@@ -28,6 +30,11 @@ class Chosen:
     by_value: dict[str, list[bool]] = field(default_factory=lambda: {name: [] for name in RULES})
     reachable: list[bool] = field(default_factory=list)
     """Whether any sample was right: the ceiling of every way to choose."""
+    single: list[float] = field(default_factory=list)
+    """Share of the samples that are right, in [0, 1]: what choosing blindly comes to."""
+    ranked: list[float] = field(default_factory=list)
+    """Of each problem that has right and wrong samples: share of the pairs of one and the other of
+    which the right one has the higher value, in [0, 1]; a tie counts half."""
     samples: int = 0
     sampled_tokens: int = 0
 
@@ -48,8 +55,11 @@ class Chosen:
             "problems": len(self.voted),
             "samples": self.samples,
             "sampled_tokens": self.sampled_tokens,
+            "single": sum(self.single) / len(self.voted),
             "majority": sum(self.voted) / len(self.voted),
             "any_right": sum(self.reachable) / len(self.voted),
+            "right_above_wrong": sum(self.ranked) / len(self.ranked) if self.ranked else None,
+            "problems_with_both": len(self.ranked),
             "against_majority": {
                 name: {**asdict(one), "difference": one.difference, "sentence": sentence(name, one)}
                 for name, one in found.items()
@@ -79,6 +89,11 @@ async def choose(
         for name, rule in RULES.items():
             found.by_value[name].append(right((await rule(valued, group)).answer))
         found.reachable.append(Verdict.RIGHT in verdicts.values())
+        good = [one.value or 0.0 for one in valued if right(one.answer)]
+        bad = [one.value or 0.0 for one in valued if not right(one.answer)]
+        found.single.append(len(good) / max(1, len(cast)))
+        if (share := ranking_accuracy([*product(good, bad)])) is not None:
+            found.ranked.append(share)
         found.samples += len(cast)
         found.sampled_tokens += tree.cost.sampled_tokens
     return found

@@ -52,7 +52,11 @@ def test_true_values_beat_votes_and_their_opposites_lose() -> None:
     assert bad.voted == good.voted
     assert "is worse than majority" in sentence("best of N", bad.comparisons()["best of N"])
     report = good.as_json()
-    assert report["majority"] <= report["any_right"]
+    assert report["single"] < report["majority"] <= report["any_right"]
+    # True values tell right from wrong on every problem that has both; their opposites never do.
+    assert report["right_above_wrong"] == 1
+    assert 0 < report["problems_with_both"] < 60
+    assert bad.as_json()["right_above_wrong"] == 0
     assert report["problems"] == 60
     assert report["sampled_tokens"] > report["samples"] > 0
 
