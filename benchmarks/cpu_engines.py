@@ -1,0 +1,103 @@
+"""Which engine is fastest on this machine's cores: llama.cpp in this process, or vLLM.
+
+    RSTAR_VLLM='/path/to/vllm serve' OMP_WAIT_POLICY=passive python benchmarks/cpu_engines.py
+        [--json] [--problems 24] [--sides local,vllm_float32,...]
+
+The embedded model as it was trained solves generated stories, each side the same ones, one side
+after the other in one run. The start of a server is not counted. Sides:
+
+    local           self-consistency of 8 chains, llama.cpp at Q8_0
+    vllm_float32    the same on vLLM for CPUs, blocks of 32 tokens
+    vllm_bfloat16   the same in bfloat16
+    vllm_blocks     the same in float32 with vLLM's own blocks (128 tokens on a CPU)
+    ppm_llama       MCTS of 500 tokens on vLLM, the preference model in llama.cpp
+    ppm_torch       the same, the preference model by torch
+
+Figures of each: tokens_a_second (sampled), seconds, cached_share of the prompt tokens, and of the
+last two scorer_tokens; then each engine's speed over llama.cpp's, and ppm_torch over ppm_llama.
+"""
+
+import argparse
+import asyncio
+import json
+import time
+
+from rstar_math.config import Config, load_config
+from rstar_math.problems.sources import read_sources
+from rstar_math.search.strategy import Strategy, parse_strategies
+from rstar_math.solver import Solver
+from rstar_math.types import Cost, Problem
+
+_MACHINE = [
+    "--enforce-eager",
+    "--max-model-len",
+    "1024",
+    "--no-enable-chunked-prefill",
+    "--max-num-batched-tokens",
+    "8192",
+]
+_CHAINS = ("sc@8", ())
+_TREES = ("mcts", ("search.scorer=ppm", "search.tokens=500", "search.candidates=4"))
+
+
+def _served(dtype: str, block: int | None = 32) -> list[str]:
+    """Options of a server of one kind."""
+    machine = _MACHINE + ([] if block is None else ["--block-size", str(block)])
+    return [
+        "model.url=vllm:trained",
+        "model.concurrency=64",
+        f"servers.options={json.dumps(['--dtype', dtype])}",
+        f"servers.machine={json.dumps(machine)}",
+    ]
+
+
+SIDES: dict[str, tuple[tuple[str, tuple[str, ...]], list[str]]] = {
+    "local": (_CHAINS, []),
+    "vllm_float32": (_CHAINS, _served("float32")),
+    "vllm_bfloat16": (_CHAINS, _served("bfloat16")),
+    "vllm_blocks": (_CHAINS, _served("float32", None)),
+    "ppm_llama": (_TREES, [*_served("float32"), "search.ppm=trained"]),
+    "ppm_torch": (_TREES, [*_served("float32"), "search.ppm=hf:trained"]),
+}
+
+
+async def measure(config: Config, strategy: Strategy, asked: list[Problem]) -> dict[str, float]:
+    """The figures of one side."""
+    async with Solver(config) as solver:
+        started = time.monotonic()
+        total = Cost.total([found.tree.cost async for _, found in solver.map(asked, strategy)])
+        seconds = time.monotonic() - started
+    found = {
+        "tokens_a_second": total.sampled_tokens / seconds,
+        "seconds": seconds,
+        "cached_share": total.cached_tokens / max(1, total.prompt_tokens),
+    }
+    return found | ({"scorer_tokens": total.scorer_tokens} if total.scorer_tokens else {})
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
+    parser.add_argument("--problems", type=int, default=24)
+    parser.add_argument("--sides", default=",".join(SIDES))
+    args = parser.parse_args()
+    asked = read_sources([f"stories:words?size={args.problems}&seed=11"])
+    figures: dict[str, float] = {}
+    for side in args.sides.split(","):
+        (strategy, more), served = SIDES[side]
+        config = load_config("trained", ["policy.temperature=0.8", *more, *served])
+        found = asyncio.run(measure(config, parse_strategies(strategy)[0], asked))
+        figures |= {f"{side}_{name}": value for name, value in found.items()}
+        print(side, "  ".join(f"{name} {value:.4g}" for name, value in found.items()), flush=True)
+    for side in SIDES:
+        first = "ppm_llama" if side == "ppm_torch" else "local"
+        pair = [figures.get(f"{name}_tokens_a_second") for name in (side, first)]
+        if side not in ("local", "ppm_llama") and all(pair):
+            figures[f"{side}_over_{first}"] = float(pair[0] or 0) / float(pair[1] or 1)
+    if args.json:
+        print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()
