@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from rstar_math.evaluation.interchange import write_inspect_logs, write_lm_eval
+from rstar_math.evaluation.interchange import names_of, write_inspect_logs, write_lm_eval
 from rstar_math.evolution.store import RunStore
 from rstar_math.testing import serving
 from rstar_math.types import Problem
@@ -45,6 +45,19 @@ def test_an_inspect_log_says_what_the_run_says(run_file: Path, tmp_path: Path) -
             assert score["answer"] == result.choice.answer
     said = log["samples"][0]["output"]["choices"][0]["message"]["content"]
     assert "boxed" in said
+
+
+def test_runs_of_one_name_get_files_of_their_own(tmp_path: Path) -> None:
+    one, two, three = (tmp_path / part / "run.rstar" for part in ("a/x", "b/x", "c"))
+    assert names_of([one]) == ["run"]
+    assert names_of([one, three]) == ["x-run", "c-run"]
+    assert names_of([one, two]) == ["1-x-run", "2-x-run"]
+    write_run(three, "sc@4", problems(1), scored=False)
+    (log,) = write_inspect_logs(three, tmp_path, "c-run")
+    assert (log.name, write_lm_eval(three, tmp_path, "c-run").name) == (
+        "c-run-sc-4.json",
+        "results_c-run.json",
+    )
 
 
 def test_inspect_reads_our_log(run_file: Path, tmp_path: Path) -> None:

@@ -76,6 +76,10 @@ def record() -> dict[str, Any]:
         ({"nodes": [{"parent": -1, "verdict": "perhaps"}]}, "damaged"),
         ({"nodes": [{"parent": -1, "peers": [1]}]}, "damaged"),
         ({"nodes": [{"parent": -1, "peers": [3, 2]}]}, "3 peers of 2 agree"),
+        ({"question": {"id": 7, "text": "?"}}, "id is of type int"),
+        ({"nodes": [{"parent": -1, "score": "high"}]}, "score is of type str"),
+        ({"nodes": [{"parent": -1}, {"parent": 0, "step": {"kind": "code", "answer": 4}}]}, "int"),
+        ({"nodes": [{"parent": -1}, {"parent": 0, "step": {"kind": "code", "code": 4}}]}, "code"),
     ],
 )
 def test_a_damaged_record_is_refused(change: dict[str, Any], said: str) -> None:

@@ -20,7 +20,6 @@ from rstar_math.types import Cost, Verdict
 @given(st.integers(), st.lists(st.integers() | st.text()))
 def test_seeds_are_31_bit_and_depend_on_every_part(seed: int, parts: list[int | str]) -> None:
     assert 0 <= derive(seed, *parts) < 2**31
-    assert derive(seed, *parts) == derive(seed, *parts)
     assert derive(seed, *parts, 1) != derive(seed, *parts, "1")
 
 

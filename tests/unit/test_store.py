@@ -12,7 +12,7 @@ from rstar_math.errors import ConfigError, InputError, StoreError
 from rstar_math.evolution.fill import conditions
 from rstar_math.evolution.store import RunStore
 from rstar_math.search import Choice, Tree, to_record
-from rstar_math.types import Problem, Question, Step, Verdict
+from rstar_math.types import Execution, ExecutionStatus, Problem, Question, Step, Verdict
 
 HOW = conditions(load_config(), guided=False)
 PROBLEMS = [Problem(Question(f"p{i}", f"What is {i}?"), str(i)) for i in range(3)]
@@ -54,6 +54,29 @@ def test_what_is_put_comes_back(tmp_path: Path) -> None:
         assert to_record(store.tree("p1", "mcts")) == to_record(tree_of(PROBLEMS[1]))
         with pytest.raises(InputError, match="no result of mcts on the problem 'p0'"):
             store.tree("p0", "mcts")
+
+
+def test_text_that_no_file_can_hold_is_kept_all_the_same(tmp_path: Path) -> None:
+    tree = Tree(PROBLEMS[0].question)
+    failed = Execution(ExecutionStatus.ERROR, "", "ValueError", "not a digit: \ud835")
+    tree.add(0, Step(code="x = '\udc80'\n", execution=failed))
+    with RunStore.open(tmp_path / "a.rstar", HOW) as store:
+        store.add_problems(PROBLEMS)
+        store.put("mcts", tree, Choice(None, None, 0.0, {}))
+        step = store.tree("p0", "mcts").nodes[1].step
+    assert step is not None
+    assert step.execution is not None
+    assert (step.execution.message or "").startswith("not a digit: ")
+
+
+def test_a_question_that_is_no_text_is_a_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "a.rstar"
+    begun(path, HOW)
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE problems SET question = CAST(x'ff41' AS TEXT)")
+    db.close()
+    with RunStore.read(path) as store, pytest.raises(StoreError, match="cannot be used"):
+        store.problems()
 
 
 def test_a_run_goes_on_with_more_problems_but_not_with_changed_ones(tmp_path: Path) -> None:
@@ -162,7 +185,7 @@ def test_a_folder_is_no_run(tmp_path: Path) -> None:
         ({"search.candidates": 8}, {"search.candidates": 2}, "--set search.candidates=8, or"),
         ({"policy.prompt": "trained"}, {"policy.prompt": "few-shot"}, "policy.prompt=trained, or"),
         ({}, {"search.tokens": 5}, "leave search.tokens out, or"),
-        ({"guided": True}, {"guided": False}, "change it back, or"),
+        ({"guided": True}, {"guided": False}, "add --guided, or"),
     ],
 )
 def test_the_way_back_can_be_typed(

@@ -24,7 +24,7 @@ async def gates(job: OpenJob, config: Config, published: float | None) -> list[G
     """All gates for a job that is done. Two greedy solutions of at most `BASELINE_PROBLEMS`
     problems and one search of `LEAK_PROBLEMS` for each strategy are asked of the model."""
     graded = [problem for problem in job.problems if problem.reference is not None]
-    connection = await connect(config.model)
+    connection = await connect(config.model, config.servers)
     try:
         model = Remembering(connection)
         found = [

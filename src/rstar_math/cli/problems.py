@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rstar_math.cli.options import AsJson, print_json
+from rstar_math.foreign import plain
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -77,7 +78,7 @@ def problems(
         return
     show.out.print(work.table())
     for line in work.examples():
-        show.out.print(show.plain(line), markup=False)
+        show.out.print(plain(line), markup=False)
     typer.echo(f"{len(work.kept)} problems are in {out}.")
 
 

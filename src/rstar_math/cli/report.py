@@ -29,13 +29,16 @@ def report(
     Shares with intervals, expected results of k attempts, paired tests, accuracy against cost, the
     papers' figures beside ours, every problem under every strategy, and what it takes to repeat it.
     """
-    from rstar_math.evaluation.interchange import write_inspect_logs, write_lm_eval
+    from rstar_math.evaluation.interchange import names_of, write_inspect_logs, write_lm_eval
 
+    named = list(zip(runs, names_of(runs), strict=True))
     written = run(_write(runs, out, plots=plots, trees=trees), kept=False)
     if inspect:
-        written += [log for path in runs for log in write_inspect_logs(path, out / "inspect")]
+        written += [
+            log for path, name in named for log in write_inspect_logs(path, out / "inspect", name)
+        ]
     if lm_eval:
-        written += [write_lm_eval(path, out / "lm-eval") for path in runs]
+        written += [write_lm_eval(path, out / "lm-eval", name) for path, name in named]
     if as_json:
         print_json({"files": [str(path) for path in written]})
     else:

@@ -1,6 +1,5 @@
 """What a person sees in a terminal: a search under way, a solution, a table of strategies."""
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from time import monotonic
@@ -25,6 +24,7 @@ from rich.text import Text
 
 from rstar_math.evaluation.metrics import Summary
 from rstar_math.evaluation.sanity import Gate
+from rstar_math.foreign import plain
 from rstar_math.search import Tree
 from rstar_math.solver import OnProgress, Solution
 from rstar_math.steps.actions.labels import label
@@ -35,14 +35,6 @@ err = Console(stderr=True, highlight=False)
 out = Console(highlight=False)
 if not out.is_terminal:
     out = Console(highlight=False, width=120)
-
-_HARMFUL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-"""Characters that would steer a terminal or turn the direction of text."""
-
-
-def plain(text: str) -> str:
-    """The text with everything that could steer a terminal shown as a replacement sign."""
-    return _HARMFUL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def _safe(text: str) -> str:

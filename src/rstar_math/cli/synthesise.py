@@ -15,6 +15,7 @@ from rstar_math.cli.options import (
     print_json,
     run,
 )
+from rstar_math.foreign import plain
 
 if TYPE_CHECKING:
     from rstar_math.evolution.synthesis import Order, Synthesis
@@ -192,4 +193,4 @@ def _show(found: "Synthesis") -> None:
         shown[one["why"]] = shown.get(one["why"], 0) + 1
         if shown[one["why"]] <= _EXAMPLES:
             because = f" ({one['because']})" if one["because"] else ""
-            show.out.print(show.plain(f"{one['why']}: {one['draft']}{because}"), markup=False)
+            show.out.print(plain(f"{one['why']}: {one['draft']}{because}"), markup=False)

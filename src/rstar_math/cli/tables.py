@@ -5,6 +5,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rstar_math.cli import show
+from rstar_math.foreign import plain
 from rstar_math.training.curation import Curated
 
 _SHOWN = 20
@@ -46,9 +47,9 @@ def _suspects(found: Curated) -> Table:
     table = _table("probably mislabelled", "reference", "solutions say", number="programs")
     for one in found.suspects[:_SHOWN]:
         table.add_row(
-            Text(show.plain(one.problem)),
-            Text(show.plain(str(one.reference))),
-            Text(f"{show.plain(one.answer)} ({one.share:.0%})"),
+            Text(plain(one.problem)),
+            Text(plain(str(one.reference))),
+            Text(f"{plain(one.answer)} ({one.share:.0%})"),
             str(one.programs),
         )
     if len(found.suspects) > _SHOWN:

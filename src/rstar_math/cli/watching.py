@@ -17,8 +17,9 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from rstar_math.cli.show import err, out, plain
+from rstar_math.cli.show import err, out
 from rstar_math.evolution.plan import Plan
+from rstar_math.foreign import plain
 from rstar_math.types import Problem
 
 _TRAINING = "step "

@@ -17,7 +17,7 @@ from typing import Any
 from rstar_math.cluster.simulation import simulate
 from rstar_math.cluster.timeline import Engine, Load, Machines
 from rstar_math.errors import ConfigError, InputError
-from rstar_math.evolution.recipe import RoundSection
+from rstar_math.evolution.recipe_sections import RoundSection
 from rstar_math.evolution.store import RunStore
 from rstar_math.types import Cost
 

@@ -11,6 +11,7 @@ import contextlib
 import sys
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterable
+from dataclasses import replace
 from importlib import import_module
 from time import monotonic
 from types import TracebackType
@@ -200,10 +201,12 @@ class Workers:
                 "install the same on all nodes."
             )
         first = self._papers = self._papers or papers
-        if papers.model_name != first.model_name or papers.libraries != first.libraries:
+        if replace(papers, pid=first.pid) != first:
             raise ClusterError(
-                f"The worker {name} has the model {papers.model_name!r} and {papers.libraries}, "
-                f"others {first.model_name!r} and {first.libraries}; make the nodes alike."
+                f"The worker {name} has the model {papers.model_name!r}, the discriminator "
+                f"{papers.discriminator_name!r} and {papers.libraries}, others "
+                f"{first.model_name!r}, {first.discriminator_name!r} and {first.libraries}; make "
+                "the nodes alike."
             )
 
     def _gone(self, name: str, why: str) -> None:

@@ -61,6 +61,11 @@ class Worker:
                 return found
         except RstarError as error:
             return error
+        except Exception as error:
+            return ClusterError(
+                f"A worker failed at the problem {problem.id!r} ({type(error).__name__}: {error}); "
+                "leave it out, or mend the part that raised this."
+            )
         raise AssertionError("a search ended without a result")
 
     async def close(self) -> None:

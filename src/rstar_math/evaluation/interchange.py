@@ -5,7 +5,7 @@ goes into `metadata`.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from math import sqrt
@@ -23,22 +23,35 @@ from rstar_math.types import Problem, Verdict
 _SCORER = "rstar_grader"
 
 
-def write_inspect_logs(path: Path, folder: Path) -> list[Path]:
-    """Write a run's results as logs of inspect_ai, one a strategy, and return the files. They are
-    read with `inspect_ai.log.read_eval_log` and shown by `inspect view`."""
+def names_of(paths: Sequence[Path]) -> list[str]:
+    """A name for each run's files: its own, with the folder's or else its number where two are the
+    same."""
+    found = [path.stem for path in paths]
+    if len(set(found)) < len(found):
+        found = [f"{path.resolve().parent.name}-{path.stem}" for path in paths]
+    if len(set(found)) < len(found):
+        found = [f"{at}-{name}" for at, name in enumerate(found, 1)]
+    return found
+
+
+def write_inspect_logs(path: Path, folder: Path, name: str | None = None) -> list[Path]:
+    """Write a run's results as logs of inspect_ai, one a strategy, under a name (by default the
+    run's), and return the files. They are read with `inspect_ai.log.read_eval_log` and shown by
+    `inspect view`."""
     written = []
     with RunStore.read(path) as store:
         for strategy in store.strategies():
-            name = strategy.replace("@", "-")
-            written.append(folder / f"{path.stem}-{name}.json")
+            part = strategy.replace("@", "-")
+            written.append(folder / f"{name or path.stem}-{part}.json")
             text = json.dumps(inspect_log(store, strategy), ensure_ascii=False)
             write_whole(written[-1], [text])
     return written
 
 
-def write_lm_eval(path: Path, folder: Path) -> Path:
-    """Write a run's results as a results file of lm-eval, a task a strategy, and return it."""
-    target = folder / f"results_{path.stem}.json"
+def write_lm_eval(path: Path, folder: Path, name: str | None = None) -> Path:
+    """Write a run's results as a results file of lm-eval, a task a strategy, under a name (by
+    default the run's), and return it."""
+    target = folder / f"results_{name or path.stem}.json"
     with RunStore.read(path) as store:
         write_whole(target, [json.dumps(lm_eval_results(store), ensure_ascii=False, indent=2)])
     return target

@@ -39,7 +39,6 @@ class Solution(BaseModel):
 class Detection:
     """What was found in some solutions at a threshold."""
 
-    threshold: float
     wrong: int
     """Solutions with a wrong step."""
     located: int
@@ -95,7 +94,7 @@ def detect(solutions: Sequence[tuple[int, Sequence[float]]], threshold: float) -
         wrong += label >= 0
         located += label >= 0 and named == label
         cleared += label < 0 and named < 0
-    return Detection(threshold, wrong, located, len(solutions) - wrong, cleared)
+    return Detection(wrong, located, len(solutions) - wrong, cleared)
 
 
 def best_threshold(solutions: Sequence[tuple[int, Sequence[float]]]) -> float:
@@ -122,7 +121,6 @@ def crossed(
     thresholds = [best_threshold(halves[1]), best_threshold(halves[0])]
     found = [detect(half, t) for half, t in zip(halves, thresholds, strict=True)]
     whole = Detection(
-        threshold=sum(thresholds) / 2,
         wrong=sum(d.wrong for d in found),
         located=sum(d.located for d in found),
         right=sum(d.right for d in found),

@@ -15,8 +15,6 @@ from rstar_math.search.strategy import parse_strategies
 from rstar_math.types import Problem
 
 _CHAINS = ("greedy", "sc", "bon")
-_BEST = ("bon", "beam", "tot", "value")
-_WEIGHTED = ("dvts", "rap")
 
 
 @dataclass(frozen=True, slots=True)

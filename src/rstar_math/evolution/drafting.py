@@ -2,7 +2,7 @@
 
 from rstar_math.evolution import gathering
 from rstar_math.evolution.fill import FREE
-from rstar_math.evolution.journal import Facts, Journal, file_digest
+from rstar_math.evolution.journal import Facts, Journal, file_digest, identity
 from rstar_math.evolution.models import strong_config
 from rstar_math.evolution.recipe import Recipe
 from rstar_math.evolution.synthesis import Onlooker, Order, solving, synthesise
@@ -60,6 +60,6 @@ def _order(recipe: Recipe, journal: Journal, cluster: str | None) -> Order:
             Known("a held-out problem", held_out, strict),
             Known("a problem to learn from", {"to learn from": seeds}),
         ),
-        made_by={"model.name": model.name or model.url, "search.ppm": "none"},
+        made_by={"model.name": identity(model.name, model.url), "search.ppm": "none"},
         cluster=cluster,
     )

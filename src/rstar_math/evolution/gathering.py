@@ -9,7 +9,8 @@ from typing import Any
 
 from rstar_math.errors import InputError
 from rstar_math.evolution.journal import Facts, Journal, file_digest
-from rstar_math.evolution.recipe import Recipe, RoundSection, SetSection
+from rstar_math.evolution.recipe import Recipe
+from rstar_math.evolution.recipe_sections import RoundSection, SetSection
 from rstar_math.problems import read_problems
 from rstar_math.problems.annotated import annotated_steps
 from rstar_math.problems.decontamination import Evaluations, Match, Rule, decontaminate

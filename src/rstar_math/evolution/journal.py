@@ -23,9 +23,12 @@ from rstar_math.whole_files import replacing
 
 FORMAT = 1
 RECIPE = "recipe.json"
+LOCK = ".lock"
 ADDED: dict[str, Any] = {"start": "base", "synthesis": {"requests": 0}}
 """What the recipe of an evolution that an older version began had of options that came later and
 shape it from its beginning."""
+ROUND = "round"
+"""The stage that ends a round: its manifest says which models are in use then."""
 Facts = dict[str, Any]
 """What a stage came to, as JSON."""
 
@@ -46,10 +49,10 @@ class Journal:
         """
         told = folder / RECIPE
         try:
-            if folder.exists() and not told.is_file() and any(folder.iterdir()):
+            if folder.exists() and not told.is_file() and any(map(_foreign, folder.iterdir())):
                 raise InputError(f"{folder} holds something else; give another --run.")
             folder.mkdir(parents=True, exist_ok=True)
-            lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise StoreError(f"{folder} cannot be written ({error.strerror}).") from error
         try:
@@ -60,7 +63,7 @@ class Journal:
                     f"Another process is at work in {folder}; wait for it, or give a new --run."
                 ) from error
             if told.is_file():
-                _same_recipe(folder, _read(told)["recipe"], recipe)
+                _same_recipe(folder, _read(told, "recipe")["recipe"], recipe)
             write_json(told, {"format": FORMAT, "recipe": recipe})
         except BaseException:
             os.close(lock)
@@ -86,7 +89,7 @@ class Journal:
 
     def recipe(self) -> dict[str, Any]:
         """The recipe as plain values."""
-        recipe: dict[str, Any] = _read(self.folder / RECIPE)["recipe"]
+        recipe: dict[str, Any] = _read(self.folder / RECIPE, "recipe")["recipe"]
         return recipe
 
     def path(self, *parts: str) -> Path:
@@ -98,12 +101,12 @@ class Journal:
         path = self._manifest(stage)
         if not path.is_file():
             return None
-        found: Facts = _read(path)["found"]
+        found: Facts = _read(path, "found")["found"]
         return found
 
     def manifests(self) -> list[dict[str, Any]]:
         """The manifests of all stages that are done, in the order they were."""
-        found = [_read(path) for path in self.folder.glob("*/*.stage.json")]
+        found = [_read(path, "made") for path in self.folder.glob("*/*.stage.json")]
         return sorted(found, key=lambda one: one["made"]["ended"])
 
     async def stage(
@@ -114,7 +117,7 @@ class Journal:
         given = json.loads(json.dumps(inputs))
         path = self._manifest(name)
         if path.is_file():
-            manifest = _read(path)
+            manifest = _read(path, "inputs", "found")
             before, now = _shaping(manifest["inputs"]), _shaping(given)
             if not _agree(before, now):
                 raise ConfigError(
@@ -163,12 +166,19 @@ def write_json(path: Path, value: object) -> None:
         ) from error
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """A JSON object of ours."""
+def _foreign(path: Path) -> bool:
+    """Whether a file in a folder without a recipe is none that a beginning leaves behind."""
+    return path.name != LOCK and not path.match(f".{RECIPE}.*.part")
+
+
+def _read(path: Path, *holds: str) -> dict[str, Any]:
+    """A JSON object of ours, which holds an object under each of some names."""
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise StoreError(f"{path} is damaged ({error}); give another --run.") from error
+    if not isinstance(found, dict) or not all(isinstance(found.get(k), dict) for k in holds):
+        raise StoreError(f"{path} is none of rstar-math's; give another --run.")
     if found.get("format", FORMAT) != FORMAT:
         raise StoreError(
             f"{path} is of format {found['format']!r} and this version reads {FORMAT}; use the "
@@ -198,7 +208,27 @@ def _shaping(recipe: Mapping[str, Any]) -> dict[str, Any]:
     for section, free in FREE.items():
         if isinstance(options := found.get(section), dict):
             found[section] = {key: value for key, value in options.items() if key not in free}
+    if isinstance(synthesis := found.get("synthesis"), dict):
+        found["synthesis"] = _without_address(synthesis)
+    if isinstance(rounds := found.get("rounds"), list):
+        found["rounds"] = [_without_address(one) for one in rounds]
     return found
+
+
+def _without_address(section: Mapping[str, Any]) -> dict[str, Any]:
+    """A section that may name a model, with what such a model is apart from where it is asked."""
+    model = section.get("model")
+    if not isinstance(model, dict):
+        return dict(section)
+    kept = {key: value for key, value in model.items() if key not in FREE["model"]}
+    return {**section, "model": {**kept, "is": identity(model.get("name"), model.get("url"))}}
+
+
+def identity(name: str | None, address: str | None) -> str:
+    """What a model is known by: its name; without one its place, but for a server, whose address
+    may change and whose own name for its model is kept with what it answers."""
+    served = (address or "").startswith(("http://", "https://"))
+    return name or ("served" if served else str(address))
 
 
 def _agree(before: Any, now: Any) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rstar_math.config import TRAINED, Config, ModelConfig
-from rstar_math.evolution.journal import file_digest
+from rstar_math.evolution.journal import Facts, file_digest
 from rstar_math.evolution.recipe import Recipe
 
 WEIGHTS = "*.safetensors"
@@ -39,6 +39,10 @@ class Pair:
     def with_ppm(self, ppm: Made) -> "Pair":
         """The pair with another preference model."""
         return replace(self, ppm=ppm)
+
+    async def in_use(self) -> Facts:
+        """Which rounds made the two, as the manifest of a round's end."""
+        return {"policy": self.policy.round, "ppm": self.ppm and self.ppm.round}
 
     def hashes(self, *, scored: bool) -> dict[str, str]:
         """What the models are, for a run's conditions."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rstar_math.foreign import encodable
 from rstar_math.search import Choice, Tree, to_record
 from rstar_math.types import Cost, Verdict
 
@@ -60,7 +61,8 @@ def is_solved(tree: Tree) -> bool:
 
 def packed(strategy: str, tree: Tree, choice: Choice, verdict: Verdict | None) -> Packed:
     """A finished search, packed: record, JSON, zlib."""
-    blob = zlib.compress(json.dumps(to_record(tree), ensure_ascii=False).encode(), LEVEL)
+    record = encodable(json.dumps(to_record(tree), ensure_ascii=False))
+    blob = zlib.compress(record.encode(), LEVEL)
     result = Result(tree.question.id, strategy, choice, verdict, tree.cost, tree.failures())
     solved = verdict is Verdict.RIGHT or is_solved(tree)
     return Packed(result, blob, solved)

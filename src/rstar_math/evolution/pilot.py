@@ -11,7 +11,8 @@ from rstar_math.config import Config
 from rstar_math.evolution import gathering, learning
 from rstar_math.evolution.journal import Journal
 from rstar_math.evolution.models import Made, Pair, config_of, strong_config
-from rstar_math.evolution.recipe import Recipe, RoundSection
+from rstar_math.evolution.recipe import Recipe
+from rstar_math.evolution.recipe_sections import RoundSection
 from rstar_math.evolution.watching import Watch
 from rstar_math.models.loading import load_tokenizer
 from rstar_math.search.strategy import Strategy

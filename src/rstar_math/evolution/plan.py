@@ -15,7 +15,8 @@ from typing import Any
 from rstar_math.evolution import gathering
 from rstar_math.evolution.journal import Journal
 from rstar_math.evolution.pilot import Habit, Pilot, fly
-from rstar_math.evolution.recipe import Recipe, RoundSection
+from rstar_math.evolution.recipe import Recipe
+from rstar_math.evolution.recipe_sections import RoundSection
 from rstar_math.evolution.watching import Silent, Watch
 from rstar_math.search.strategy import Strategy, parse_strategies
 
@@ -97,6 +98,9 @@ class _Reckoning:
         train, held = counts["to learn from"], counts["held out"]
         train += self._synthesis()
         kept = 0.0
+        if self.recipe.first:
+            self._sampled("0/held-out", held, self.pilot.whole)
+            self._measure(0, sizes)
         for number, one in enumerate(self.recipe.rounds, 1):
             pool = counts.get(gathering.chosen_by(one), train)
             size = min(pool, one.problems or pool)
@@ -146,7 +150,8 @@ class _Reckoning:
 
     def _measure(self, number: int, sizes: Sequence[int]) -> None:
         section = self.recipe.evaluation
-        system = number == len(self.recipe.rounds) or section.system_rounds == "every"
+        last = number == len(self.recipe.rounds)
+        system = number > 0 and (last or section.system_rounds == "every")
         for at, (chosen, problems) in enumerate(zip(section.sets, sizes, strict=True), 1):
             self._strategies(f"{number}/policy-{at}", problems, section.policy)
             if system and chosen.system:

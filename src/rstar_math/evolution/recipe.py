@@ -24,113 +24,24 @@ from rstar_math.config.loading import setting_value
 from rstar_math.config.sections import SearchConfig, Section
 from rstar_math.config.servers import ServersConfig
 from rstar_math.errors import ConfigError
-from rstar_math.problems.settings import SynthesisConfig
+from rstar_math.evolution.recipe_sections import (
+    EvaluationSection,
+    GateSection,
+    ProblemsSection,
+    RoundSection,
+    SetSection,
+    SynthesisSection,
+)
 from rstar_math.training.curation.settings import CurationConfig
 from rstar_math.training.settings import PolicyTraining, PreferenceTraining, ProbeTraining
 
-
-class ProblemsSection(Section):
-    """Which problems are searched and trained on."""
-
-    train: tuple[str, ...] = Field(min_length=1)
-    """Sources (a JSONL file, hf:NAME:CONFIG@SPLIT, gym:NAME?size=N) of problems with answers.
-    Solutions annotated as in GSM8K are kept for a round with data = "annotated"."""
-    held_out: int = Field(200, ge=1)
-    """Problems kept back, drawn by their ids: gates are decided on them."""
-    limit: int | None = Field(None, ge=2)
-    """Most problems, drawn by their ids; by default all."""
-    templates: bool = False
-    """Whether problems that are an evaluation's with other numbers are left out too."""
-    seed: int = 0
-    """Seed of the drawing."""
-
-
-class RoundSection(Section):
-    """One round: search, curate, train, evaluate (rStar-Math, arXiv:2501.04519, section 3.4)."""
-
-    data: Literal["search", "annotated"] = "search"
-    """Where its solutions come from: a search, or (a first round without a strong model) annotated
-    solutions turned into code steps."""
-    model: ModelConfig | None = None
-    """A model to search with in the place of the round's policy, as the paper's first round has
-    one, asked by few-shot prompt."""
-    problems: int | None = Field(None, ge=1)
-    """Most problems searched, drawn anew each round; by default all."""
-    steps: int | None = Field(None, ge=1)
-    """Search only problems that have an annotated solution of at most so many steps, the one that
-    states the answer included: a policy that solves no longer ones learns nothing from searching
-    them. New problems (`synthesis`) have no such solution. By default all are searched."""
-    sources: tuple[str, ...] = ()
-    """Search only problems of sources with one of these in their names, as "gsm8k" is in
-    "openai/gsm8k:main@train". By default all are searched."""
-    rollouts: int = Field(16, ge=1)
-    """Rollouts of a problem (paper: 16; first round 8)."""
-    runs: int = Field(1, ge=1)
-    """Tree expansions of a problem with different seeds (paper: 2 in its last round)."""
-    candidates: int = Field(8, ge=1)
-    """Next steps sampled at a node (paper: 8; first round 5, last round 16)."""
-    more: tuple[int, ...] = ()
-    """Further rollouts, with new seeds, of problems that no path solved: one pass for each number
-    (paper: 64, then 128 in its last round)."""
-    scorer: bool = True
-    """Whether the search goes by the preference model, where there is one (paper: from round 3)."""
-    policy: bool = True
-    """Whether a policy is trained at the end of the round."""
-    ppm: bool = True
-    """Whether a preference model is trained at the end of the round."""
-
-
-class SynthesisSection(SynthesisConfig):
-    """New problems that a model writes from those to learn from, before the first round; kept where
-    its independent solutions agree (rStar-Math, arXiv:2501.04519: at least 3 of 10). Off unless
-    `requests` says how many."""
-
-    model: ModelConfig | None = None
-    """Who writes and solves them, asked by few-shot prompt; by default the model of the first
-    round."""
-
-
-class GateSection(Section):
-    """When a new model takes the place of the old one: if it is better on held-out problems."""
-
-    samples: int = Field(16, ge=2)
-    """Solutions of each held-out problem that preference models choose among."""
-    sure: float = Field(0.5, ge=0.5, lt=1)
-    """How sure it must be that the new one is better: the share of paired bootstrap samples in
-    which it is. 0.5 takes what looks better, 0.95 only what is shown to be."""
-
-
-class SetSection(Section):
-    """A set of problems to measure on."""
-
-    source: str
-    """A name that `rstar benchmarks` lists, a JSONL file, hf:NAME or gym:NAME."""
-    size: int | None = Field(None, ge=1)
-    """Problems drawn from it, by their ids; by default all."""
-    system: bool = True
-    """Whether the system is measured on it too, or the policy alone."""
-
-
-class EvaluationSection(Section):
-    """What is measured after each round. Training problems like these are left out."""
-
-    sets: tuple[SetSection, ...] = ()
-    """Sets to measure on, none of them trained on."""
-    policy: tuple[str, ...] = ("greedy",)
-    """Strategies that measure the policy alone, each round."""
-    system: tuple[str, ...] = ("sc@16", "mcts")
-    """Strategies that measure policy and preference model together."""
-    system_rounds: Literal["every", "last"] = "every"
-    """Rounds after which the system is measured."""
-    rollouts: int = Field(16, ge=1)
-    """Rollouts of a measured search (paper's inference setting: one tree a trajectory)."""
-    candidates: int = Field(32, ge=1)
-    """Next steps sampled at a node of a measured search (paper: 32)."""
-    tokens: int | None = Field(None, ge=1)
-    """Sampled tokens a problem that every system strategy is given, for a comparison at equal cost;
-    by default each its own size."""
-    seed: int = 1
-    """Seed of the measured searches."""
+_OVERRULED = {
+    "search.rollouts": "say rounds.N.rollouts, or evaluation.rollouts for what is measured",
+    "search.candidates": "say rounds.N.candidates, or evaluation.candidates for what is measured",
+    "search.strategy": "searches of rounds are mcts; evaluation.system says what is measured",
+    "policy.prompt": "the base is asked by few-shot prompt, what was trained by its own",
+}
+"""Options of a solver that the stages set themselves, and what to say instead."""
 
 
 class Recipe(Section):
@@ -189,6 +100,14 @@ class Recipe(Section):
                 "model.url is the policy of the round; name the first model in base, or a strong "
                 "one for a round in rounds.N.model.url"
             )
+        for option, instead in _OVERRULED.items():
+            section, key = option.split(".")
+            given, plain = (
+                getattr(getattr(self, section), key),
+                getattr(Recipe.model_fields[section].default, key),
+            )
+            if given != plain:
+                raise ValueError(f"{option} = {given!r} has no effect in a recipe; {instead}")
         if self.synthesis.requests and self.writer is None:
             raise ValueError(
                 f"synthesis.requests = {self.synthesis.requests} asks for new problems and nobody "
@@ -236,7 +155,7 @@ def checked(tree: Any, source: str) -> Recipe:
         key = ".".join(where)
         if fault["type"] == "extra_forbidden":
             hint = _nearest(fault["loc"])
-            raise ConfigError(f"{source} has an option {key}, and there is none{hint}.") from error
+            raise ConfigError(f"{source}: there is no option {key}{hint}.") from error
         if fault["type"] == "missing":
             raise ConfigError(f"{source} lacks {key}; see the recipe laptop.") from error
         said = fault["msg"].removeprefix("Value error, ")
@@ -271,6 +190,11 @@ def _set(tree: dict[str, Any], setting: str) -> None:
         if not eq or not name:
             raise KeyError(key)
         for part in path:
+            if isinstance(at, list) and not 1 <= int(part) <= len(at):
+                raise ConfigError(
+                    f"--set {setting!r}: the recipe has {path[0]} 1 to {len(at)} and no {part}; "
+                    "give one of these, or write a recipe of your own with more."
+                )
             at = at[int(part) - 1] if isinstance(at, list) else at.setdefault(part, {})
         at[name] = setting_value(value.strip())
     except (KeyError, ValueError, IndexError, AttributeError, TypeError) as error:

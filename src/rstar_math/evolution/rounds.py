@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rstar_math.config import TRAINED
 from rstar_math.evolution import drafting, gathering, learning, searching
-from rstar_math.evolution.journal import Facts, Journal, digest
+from rstar_math.evolution.journal import ROUND, Facts, Journal, digest, identity
 from rstar_math.evolution.models import Made, Pair, config_of, strong_config
 from rstar_math.evolution.promotion import policy_gate, ppm_gate
 from rstar_math.evolution.recipe import Recipe
@@ -48,6 +48,7 @@ async def evolve(
             for number in range(1, len(recipe.rounds) + 1):
                 pair, made = await _round(shop, number, pair, fixed)
                 fixed = fixed or made
+                await shop.journal.stage(f"{number}/{ROUND}", {}, pair.in_use)
             if recipe.first:  # decides nothing, so nobody waits for it
                 await _measure(shop, base, system=False)
         return pair
@@ -138,7 +139,10 @@ async def _guided(
     }
     if recipe.model is not None:
         config = strong_config(shop.recipe, recipe.model, **options)
-        made_by = {"model.name": recipe.model.name or recipe.model.url, "search.ppm": "none"}
+        made_by = {
+            "model.name": identity(recipe.model.name, recipe.model.url),
+            "search.ppm": "none",
+        }
     else:
         config = config_of(shop.recipe, pair, scored=recipe.scorer, **options)
         made_by = pair.hashes(scored=recipe.scorer)
@@ -164,7 +168,12 @@ async def _guided(
         )
         solved = searching.solved_in(path)
         counts = {"problems": len(problems), "solved": sum(solved.values())}
-        return {**counts, "by_level": by_level(problems, solved), **searching.account(path)}
+        return {
+            **counts,
+            "by_level": by_level(problems, solved),
+            "by_success": searching.by_success(path),
+            **searching.account(path),
+        }
 
     return await shop.stage(stage, inputs, work)
 

@@ -25,6 +25,10 @@ CREATE TABLE results (
     tree BLOB NOT NULL,
     PRIMARY KEY (problem, strategy)) STRICT;
 """
+_FOREIGN = (
+    "{} is not a run of rstar-math; name a file that rstar search or rstar eval made with --run, "
+    "or a new one."
+)
 
 
 def locked(path: Path) -> int:
@@ -70,7 +74,7 @@ def is_empty(db: sqlite3.Connection) -> bool:
 def _check(path: Path, db: sqlite3.Connection) -> None:
     """Refuse a file that is not a run, or a run of another format."""
     if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION:
-        raise StoreError(f"{path} is not a run of rstar-math; give another --run.")
+        raise StoreError(_FOREIGN.format(path))
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if version != FORMAT:
         raise StoreError(
@@ -89,8 +93,8 @@ def plain_errors(path: Path) -> Iterator[None]:
             f"The run {path} has this result already ({error}); is another process writing it?"
         ) from error
     except sqlite3.Error as error:
-        if error.sqlite_errorname == "SQLITE_NOTADB":
-            raise StoreError(f"{path} is not a run of rstar-math; give another --run.") from error
+        if getattr(error, "sqlite_errorname", None) == "SQLITE_NOTADB":
+            raise StoreError(_FOREIGN.format(path)) from error
         raise StoreError(
             f"The run {path} cannot be used ({error}); free disk space if it is full, "
             "else give another --run."
@@ -103,6 +107,8 @@ def plain_errors(path: Path) -> Iterator[None]:
 
 def way_back(key: str, value: Any) -> str:
     """How an option gets the value again that a run was made with."""
+    if key == "guided":
+        return "add --guided" if value else "leave --guided out"
     if "." not in key:
         return "change it back"
     if value is None:

@@ -14,6 +14,7 @@ from rstar_math.evolution.fill import conditions, default_conditions, fill
 from rstar_math.evolution.journal import Facts
 from rstar_math.evolution.packing import Packed, is_solved
 from rstar_math.evolution.store import RunStore
+from rstar_math.problems.difficulty import THRESHOLDS, UNSOLVED, label, of_tree
 from rstar_math.search.record import CIRCUMSTANCES
 from rstar_math.search.strategy import Strategy
 from rstar_math.training.curation import Searched
@@ -64,6 +65,18 @@ def solved_in(path: Path) -> dict[str, bool]:
             for result in store.results(name):
                 solved = is_solved(store.tree(result.problem, name))
                 found[result.problem] = found.get(result.problem, False) or solved
+    return found
+
+
+def by_success(path: Path) -> dict[str, int]:
+    """How many of a guided run's problems are easy, medium, hard and unsolved for the policy, by
+    how likely it is to come to the reference (`problems.difficulty`)."""
+    found = dict.fromkeys((*(name for _, name in THRESHOLDS), UNSOLVED), 0)
+    with RunStore.read(path) as store:
+        for name in store.strategies():
+            for result in store.results(name):
+                success = of_tree(store.tree(result.problem, name))
+                found[label(success.rate if success else 0.0)] += 1
     return found
 
 

@@ -82,13 +82,13 @@ def merge(out: Path, runs: Sequence[Path], on_batch: Callable[[int], None] | Non
         raise InputError("There is nothing to merge; name the runs after OUT.")
     if any(run.resolve() == out.resolve() for run in runs):
         raise InputError(f"{out} is both OUT and a run to merge; give OUT another name.")
-    with RunStore.read(runs[0]) as first:
-        conditions = first.conditions()
+    conditions = _common_conditions(out, runs)
     added = twice = differing = 0
     with RunStore.open(out, conditions, default_conditions()) as store:
         for path in runs:
             with RunStore.read(path) as run:
                 _agree(store, run)
+                _pin(store, run)
                 _take_problems(store, run)
                 for batch in _batches(run):
                     new, other = store.take(batch)
@@ -101,27 +101,46 @@ def merge(out: Path, runs: Sequence[Path], on_batch: Callable[[int], None] | Non
         return Merged(len(store.problems()), results, added, twice, differing)
 
 
-def _agree(store: RunStore, run: RunStore) -> None:
-    """Raise `ConfigError` where a run cannot be one with those before it."""
-    wanted, found = store.conditions(), run.conditions()
+def _common_conditions(out: Path, runs: Sequence[Path]) -> dict[str, Any]:
+    """The conditions of all runs, and of OUT where it has results; nothing is written before they
+    are known to agree. Raises `ConfigError` where they do not."""
+    with RunStore.read(runs[0]) as first:
+        for path in runs[1:]:
+            with RunStore.read(path) as run:
+                _agree(first, run)
+        if out.is_file() and out.stat().st_size:
+            with RunStore.read(out) as there:
+                if there.strategies():
+                    _agree(there, first)
+        return first.conditions()
+
+
+def _agree(before: RunStore, run: RunStore) -> None:
+    """Raise `ConfigError` where a run cannot be one with another."""
+    wanted, found = before.conditions(), run.conditions()
     defaults = default_conditions()
     for key in sorted(wanted.keys() | found.keys()):
         one, other = (side.get(key, defaults.get(key)) for side in (wanted, found))
         if one != other:
             raise ConfigError(
-                f"{run.path} was made with {key} = {other!r} and the runs before it with {one!r}; "
-                "results of two configurations are not mixed."
+                f"{run.path} was made with {key} = {other!r} and {before.path} with {one!r}; "
+                "merge only runs of one configuration, into a file of their own."
             )
+    there, facts = before.facts(), run.facts()
+    for key in PINNED:
+        if key in facts and there.get(key, facts[key]) != facts[key]:
+            raise ConfigError(
+                f"{run.path} was made with the {key} {facts[key]!r} and {before.path} with "
+                f"{there[key]!r}; merge only runs of one {key}, into a file of their own."
+            )
+
+
+def _pin(store: RunStore, run: RunStore) -> None:
+    """Take over what a run says of its models and libraries."""
     facts = run.facts()
     for key in PINNED:
         if key in facts:
-            try:
-                store.pin(key, facts[key])
-            except ConfigError:
-                raise ConfigError(
-                    f"{run.path} was made with the {key} {facts[key]!r} and the runs before it "
-                    f"with {store.facts()[key]!r}; results of two are not mixed."
-                ) from None
+            store.pin(key, facts[key])
     if "libraries" in facts:
         store.note("libraries", json.dumps(json.loads(facts["libraries"])))
 

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rstar_math.evolution.gathering import title_sets
-from rstar_math.evolution.journal import Facts, Journal
+from rstar_math.evolution.journal import ROUND, Facts, Journal
 from rstar_math.evolution.recipe import checked
 
 
@@ -14,12 +14,15 @@ class RoundState:
 
     number: int
     done: bool = False
+    """Whether all of it was done, its measurements too."""
     searched: int = 0
     """Problems searched."""
     solved: int = 0
     """Those that any path of its searches solved."""
     by_level: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Problems searched and solved, by level or source."""
+    by_success: dict[str, int] = field(default_factory=dict)
+    """Problems searched, by how likely the policy is to come to the reference."""
     solutions: int | None = None
     pairs: int | None = None
     suspects: int = 0
@@ -57,15 +60,8 @@ def course(journal: Journal) -> Course:
         _searched(one, journal)
         _learned(one, journal)
         _measured(one, journal, names)
-    after = [one.policy_gate or one.solutions or one.held_out for one in rounds]
-    for one, reached in zip(rounds, after, strict=True):
-        one.done = reached is not None
-    last = rounds[-1]
-    wants = recipe.rounds[-1]
-    whole = last.solutions is not None
-    whole = whole and (not wants.policy or last.held_out is not None)
-    whole = whole and (not wants.ppm or last.ppm is not None)
-    return Course(rounds, whole)
+        one.done = journal.facts(f"{one.number}/{ROUND}") is not None
+    return Course(rounds, rounds[-1].done)
 
 
 def _searched(one: RoundState, journal: Journal) -> None:
@@ -74,6 +70,7 @@ def _searched(one: RoundState, journal: Journal) -> None:
     if first is None:
         return
     one.searched, one.solved = first["problems"], first["solved"]
+    one.by_success = first.get("by_success", {})
     solved = {level: row[1] for level, row in first["by_level"].items()}
     turn = 1
     while (more := journal.facts(f"{one.number}/more-{turn}")) is not None:

@@ -18,7 +18,7 @@ from rstar_math.evaluation.markup import (
 from rstar_math.evaluation.plots import STYLE
 from rstar_math.evaluation.published import published
 from rstar_math.evolution.gathering import title_sets
-from rstar_math.evolution.journal import Facts, Journal
+from rstar_math.evolution.journal import ROUND, Facts, Journal
 from rstar_math.evolution.recipe import Recipe, checked
 from rstar_math.evolution.state import Course, course
 from rstar_math.serve.page import POLICY, write_whole
@@ -126,6 +126,15 @@ def _searches(found: Course) -> Iterator[Block]:
         shares = [_share(*one.by_level.get(level, (0, 0))[::-1]) for level in levels]
         rows.append([f"round {one.number}", *shares, _share(one.solved, one.searched)])
     yield Table(["ours", *levels, "all"], rows)
+    told = [one for one in rounds if one.by_success]
+    if told:
+        names = list(told[0].by_success)
+        counts = [[f"round {n.number}", *(str(n.by_success[name]) for name in names)] for n in told]
+        yield Paragraph(
+            "The problems by how likely the policy of the round is to come to their reference, "
+            "reckoned from the trees of the first search: easy from 75 %, medium from 25 %."
+        )
+        yield Table(["ours, problems", *names], counts)
     yield Table(["theirs, Table 2", *LEVELS], SOLVED, folded="The paper's table 2")
     kept = [
         [f"round {n.number}", *map(str, (n.solutions, n.pairs or 0, n.suspects, n.unreliable))]
@@ -200,6 +209,8 @@ def _costs(journal: Journal) -> Iterator[Block]:
     """What each stage took."""
     rows: list[list[Cell]] = []
     for manifest in journal.manifests():
+        if manifest["stage"].endswith(f"/{ROUND}"):
+            continue
         made, facts = manifest["made"], manifest["found"]
         cost = facts.get("cost", {})
         hours = (made["ended"] - made["began"]) / 3600

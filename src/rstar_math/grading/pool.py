@@ -99,7 +99,6 @@ class Pool:
     def _reset(self) -> None:
         self._pid = os.getpid()
         self._idle: list[_Worker] = []
-        self._all: set[int] = set()
         self._slots = threading.BoundedSemaphore(self.size)
         self._lock = threading.Lock()
         self._closed = False

@@ -77,7 +77,7 @@ def is_whole(folder: Path) -> bool:
         notes = json.loads((folder / MARK).read_text(encoding="utf-8"))
         sizes = notes["files"].items()
         return all((folder / name).stat().st_size == size for name, size in sizes)
-    except (OSError, ValueError, KeyError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
 

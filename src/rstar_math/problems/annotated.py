@@ -49,7 +49,6 @@ class _Calculation:
 
     expression: str
     value: float
-    decimals: int
 
 
 def annotated_steps(question: str, solution: str, answer: str) -> Annotated:
@@ -104,7 +103,7 @@ def _calculation(mark: str) -> _Calculation:
         raise ValueError("a mark does not hold")
     if decimals == 0 and not isclose(value, stated):
         raise ValueError("a mark rounds to a whole number")
-    return _Calculation(expression, stated, decimals)
+    return _Calculation(expression, stated)
 
 
 def _bare(lines: Sequence[str]) -> _Calculation | None:
@@ -115,7 +114,7 @@ def _bare(lines: Sequence[str]) -> _Calculation | None:
     while text.startswith("(") and text.endswith(")") and _evaluate(text[1:-1], {}) is not None:
         text = text[1:-1]
     value = _evaluate(text, {})
-    return None if value is None else _Calculation(text, float(value), 0)
+    return None if value is None else _Calculation(text, float(value))
 
 
 def _expression(text: str) -> str:

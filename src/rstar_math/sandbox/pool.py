@@ -220,6 +220,7 @@ class Sandbox:
         except SandboxError as e:
             if not any(z.setup.scipy == scipy for z in self._zygotes):
                 self._fail_all(e, scipy)
+                self._dispatch()
             return
         self._zygotes.append(zygote)
         self._dispatch()

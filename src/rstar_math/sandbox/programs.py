@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rstar_math.config import SandboxConfig
+from rstar_math.foreign import encodable
 from rstar_math.sandbox.child.limits import Limits
 from rstar_math.types import Execution, ExecutionStatus, Step
 
@@ -81,7 +82,8 @@ def execution(header: dict[str, Any], body: bytes) -> Execution:
 
 
 def _line(value: object) -> str | None:
-    return None if value is None else " ".join(str(value).split())[:MESSAGE_CHARS]
+    """What a program says of its error, as one short line that a file can hold."""
+    return None if value is None else " ".join(encodable(str(value)).split())[:MESSAGE_CHARS]
 
 
 class Cache:

@@ -40,7 +40,7 @@ def from_record(record: Mapping[str, Any]) -> Tree:
         )
     try:
         question = record["question"]
-        tree = Tree(Question(question["id"], question["text"]))
+        tree = Tree(Question(*(_typed(question, key, (str,), None) for key in ("id", "text"))))
         tree.rollouts = record["rollouts"]
         tree.stopped = record.get("stopped")
         tree.cost = Cost(**record["cost"])
@@ -72,6 +72,18 @@ def _node_record(node: Node) -> dict[str, Any]:
     return record
 
 
+_NUMBER, _NO = (int, float), type(None)
+_KINDS: dict[str, tuple[type, ...]] = {
+    "copies": (int,),
+    "run": (int,),
+    "walks": (int,),
+    "visits": (int,),
+    "value_sum": _NUMBER,
+    "expanded": (bool,),
+    "closed": (bool,),
+    "failure": (str, _NO),
+    "score": (*_NUMBER, _NO),
+}
 _DEFAULTS: dict[str, Any] = {
     "copies": 1,
     "run": 0,
@@ -92,8 +104,16 @@ def _node(record: Mapping[str, Any]) -> Node:
         step=_step(record["step"]) if "step" in record else None,
         verdict=None if verdict is None else Verdict(verdict),
         peers=None if peers is None else _peers(*peers),
-        **{key: record.get(key, default) for key, default in _DEFAULTS.items()},
+        **{key: _typed(record, key, _KINDS[key], default) for key, default in _DEFAULTS.items()},
     )
+
+
+def _typed(record: Mapping[str, Any], key: str, kinds: tuple[type, ...], default: Any) -> Any:
+    """A value of a record; raises `TypeError` for one of another kind."""
+    value = record.get(key, default)
+    if not isinstance(value, kinds):
+        raise TypeError(f"{key} is of type {type(value).__name__}")
+    return value
 
 
 def _peers(agreeing: int, asked: int) -> tuple[int, int]:
@@ -126,15 +146,15 @@ def _step(record: Mapping[str, Any]) -> Step:
     if run is not None:
         execution = Execution(
             status=ExecutionStatus(run["status"]),
-            stdout=run["stdout"],
-            error_type=run.get("error_type"),
-            message=run.get("message"),
+            stdout=_typed(run, "stdout", (str,), None),
+            error_type=_typed(run, "error_type", (str, _NO), None),
+            message=_typed(run, "message", (str, _NO), None),
         )
     return Step(
-        prose=record.get("prose", ""),
-        code=record.get("code", ""),
-        kind=record["kind"],
-        answer=record.get("answer"),
-        confidence=record.get("confidence"),
+        prose=_typed(record, "prose", (str,), ""),
+        code=_typed(record, "code", (str,), ""),
+        kind=_typed(record, "kind", (str,), None),
+        answer=_typed(record, "answer", (str, _NO), None),
+        confidence=_typed(record, "confidence", (*_NUMBER, _NO), None),
         execution=execution,
     )

@@ -102,6 +102,7 @@ class _Api:
         self._ending = ending
         self._desk = Desk(limits.concurrency, limits.queue)
         self._shelf = Shelf(limits.trees)
+        self._pages = asyncio.Semaphore(1)  # pages are written one at a time, whoever asks
         self._started = int(time.time())
         self._fingerprint = _fingerprint(solver)
         self._router = Router(
@@ -180,7 +181,8 @@ class _Api:
 
     async def _tree(self, request: Request) -> Response:
         name = request.path_params["name"]
-        page = await asyncio.to_thread(self._shelf.page, name) if name in self._shelf else None
+        async with self._pages:
+            page = await asyncio.to_thread(self._shelf.page, name) if name in self._shelf else None
         if page is None:
             raise Refusal("This tree is not, or no longer, kept.", 404, code="tree_not_found")
         headers = {"Content-Security-Policy": _PAGE_POLICY, "Referrer-Policy": "no-referrer"}

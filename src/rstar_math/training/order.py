@@ -13,7 +13,7 @@ def bucketed(lengths: Sequence[int], size: int, epochs: float, seed: int) -> lis
     like lengths. Every example comes `epochs` times, up to the fraction of the last epoch."""
     rng = Random(seed)
     order: list[int] = []
-    total = round(len(lengths) * epochs)
+    total = max(1, round(len(lengths) * epochs))
     while len(order) < total:
         epoch = list(range(len(lengths)))
         rng.shuffle(epoch)

@@ -13,7 +13,7 @@ from rstar_math.models.loading import load_policy
 from rstar_math.training.order import bucketed
 from rstar_math.training.process import (
     arguments,
-    begin,
+    at_work,
     finish,
     hushed,
     keep_memory,
@@ -66,27 +66,27 @@ def train_policy(
         keep_memory()
     about = {"kind": "policy", "base": base, "settings": settings.model_dump(mode="json")}
     inputs = {**about, "data": fingerprint(rows), "rows": len(rows)}
-    work = begin(out, inputs)
-    model, tokenizer = load_policy(base)
-    examples = [encode_solution(tokenizer, row) for row in rows]
-    fitting = [e for e in examples if len(e["input_ids"]) <= settings.max_tokens]
-    if not any(label != IGNORED for e in fitting for label in e["labels"]):
-        raise InputError(
-            f"None of {len(rows)} solutions has {settings.max_tokens} tokens or fewer; allow "
-            "longer ones with max_tokens."
-        )
-    trainer = policy_trainer(model, tokenizer, fitting, work, settings)
-    trainer.add_callback(progressing(say))
-    losses = run(trainer, work)
-    report = {
-        "steps": trainer.state.global_step,
-        "solutions": len(fitting),
-        "left_out_as_too_long": len(rows) - len(fitting),
-        "trained_tokens": sum(x != IGNORED for e in fitting for x in e["labels"]),
-        "first_loss": losses[0]["loss"],
-        "last_loss": losses[-1]["loss"],
-    }
-    finish(trainer, out, work, {**inputs, "report": report})
+    with at_work(out, inputs) as work:
+        model, tokenizer = load_policy(base)
+        examples = [encode_solution(tokenizer, row) for row in rows]
+        fitting = [e for e in examples if len(e["input_ids"]) <= settings.max_tokens]
+        if not any(label != IGNORED for e in fitting for label in e["labels"]):
+            raise InputError(
+                f"None of {len(rows)} solutions has {settings.max_tokens} tokens or fewer; allow "
+                "longer ones with max_tokens."
+            )
+        trainer = policy_trainer(model, tokenizer, fitting, work, settings)
+        trainer.add_callback(progressing(say))
+        losses = run(trainer, work)
+        report = {
+            "steps": trainer.state.global_step,
+            "solutions": len(fitting),
+            "left_out_as_too_long": len(rows) - len(fitting),
+            "trained_tokens": sum(x != IGNORED for e in fitting for x in e["labels"]),
+            "first_loss": losses[0]["loss"],
+            "last_loss": losses[-1]["loss"],
+        }
+        finish(trainer, out, work, {**inputs, "report": report})
     return {**report, "losses": losses}
 
 
@@ -104,7 +104,7 @@ def policy_trainer(
 
     order = bucketed(
         [len(e["input_ids"]) for e in examples],
-        min(settings.micro, len(examples)),
+        settings.at_once(len(examples)),
         settings.epochs,
         settings.seed,
     )

@@ -18,7 +18,7 @@ from rstar_math.training.order import bucketed
 from rstar_math.training.policy import lora_config
 from rstar_math.training.process import (
     arguments,
-    begin,
+    at_work,
     finish,
     hushed,
     keep_memory,
@@ -97,31 +97,31 @@ def train_preference(
     learned, kept = split(rows, settings)
     about = {"kind": settings.objective, "base": base, "settings": settings.model_dump(mode="json")}
     inputs = {**about, "data": fingerprint(rows), "rows": len(rows)}
-    work = begin(out, inputs)
-    model, tokenizer = load_scored(base, fresh=True)
-    longest, shared = settings.max_tokens, settings.share_prefixes
-    groups, left_out = groups_of(learned, tokenizer, max_tokens=longest, shared=shared)
-    held, left_out_held = groups_of(kept, tokenizer, max_tokens=longest, shared=shared)
-    if not groups:
-        raise InputError(
-            f"None of {len(rows)} rows has {settings.max_tokens} tokens or fewer; allow longer "
-            "ones with max_tokens."
-        )
-    trainer = preference_trainer(model, tokenizer, groups, work, settings)
-    trainer.add_callback(progressing(say))
-    losses = run(trainer, work)
-    trained = trainer.accelerator.unwrap_model(trainer.model)
-    report = {
-        "steps": trainer.state.global_step,
-        "rows": len(learned) - left_out,
-        "left_out_as_too_long": left_out + left_out_held,
-        "tokens_run": sum(group.size for group in groups),
-        "first_loss": losses[0]["loss"],
-        "last_loss": losses[-1]["loss"],
-        "held_out": measure(trained, tokenizer.pad_token_id, held, settings.objective),
-    }
-    trained.config.rstar_value = {"value": "tanh(score)", "objective": settings.objective}
-    finish(trainer, out, work, {**inputs, "report": report})
+    with at_work(out, inputs) as work:
+        model, tokenizer = load_scored(base, fresh=True)
+        longest, shared = settings.max_tokens, settings.share_prefixes
+        groups, left_out = groups_of(learned, tokenizer, max_tokens=longest, shared=shared)
+        held, left_out_held = groups_of(kept, tokenizer, max_tokens=longest, shared=shared)
+        if not groups:
+            raise InputError(
+                f"None of {len(rows)} rows has {settings.max_tokens} tokens or fewer; allow longer "
+                "ones with max_tokens."
+            )
+        trainer = preference_trainer(model, tokenizer, groups, work, settings)
+        trainer.add_callback(progressing(say))
+        losses = run(trainer, work)
+        trained = trainer.accelerator.unwrap_model(trainer.model)
+        report = {
+            "steps": trainer.state.global_step,
+            "rows": len(learned) - left_out,
+            "left_out_as_too_long": left_out + left_out_held,
+            "tokens_run": sum(group.size for group in groups),
+            "first_loss": losses[0]["loss"],
+            "last_loss": losses[-1]["loss"],
+            "held_out": measure(trained, tokenizer.pad_token_id, held, settings.objective),
+        }
+        trained.config.rstar_value = {"value": "tanh(score)", "objective": settings.objective}
+        finish(trainer, out, work, {**inputs, "report": report})
     return {**report, "losses": losses}
 
 
@@ -159,7 +159,7 @@ def preference_trainer(
     from datasets import Dataset
     from trl import RewardConfig
 
-    micro = min(settings.micro, len(groups))
+    micro = settings.at_once(len(groups))
     model.config.use_cache = False
     order = bucketed([g.size for g in groups], micro, settings.epochs, settings.seed)
     with hushed():

@@ -2,6 +2,7 @@
 from the last whole checkpoint, to a finished model or none."""
 
 import ctypes
+import fcntl
 import gc
 import json
 import os
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rstar_math import __version__
-from rstar_math.errors import InputError, MissingExtra
+from rstar_math.errors import InputError, MissingExtra, StoreError
 from rstar_math.models.checkpoints import is_whole, mark, saying_what_fails, writing
 
 _PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
@@ -104,7 +105,7 @@ def on_gpu() -> bool:
 def arguments(settings: Any, work: Path, *, examples: int) -> dict[str, Any]:
     """The arguments that all of TRL's trainers share. The order of examples is settled before
     (`training.order`), epochs included."""
-    micro = min(settings.micro, examples)
+    micro = settings.at_once(examples)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     return {
         "output_dir": str(work),
@@ -142,15 +143,38 @@ def hushed() -> Iterator[None]:
         yield
 
 
-def begin(out: Path, inputs: Mapping[str, object]) -> Path:
-    """The folder that a training keeps its checkpoints in until it is done, next to `out`.
+@contextmanager
+def at_work(out: Path, inputs: Mapping[str, object]) -> Iterator[Path]:
+    """The folder that a training keeps its checkpoints in until it is done, next to `out`, held by
+    this process in the block (of several that train one model together, by the first).
 
     Raises `InputError` where `out` is there already, or a training with other inputs was begun and
-    came to a checkpoint.
+    came to a checkpoint, and `StoreError` where another process is at work there.
     """
     if out.exists():
         raise InputError(f"{out} is there already; name another --out or remove it.")
     work = out.with_name(f"{out.name}.training")
+    first = os.environ.get("RANK", "0") == "0"
+    with saying_what_fails(work):
+        work.mkdir(parents=True, exist_ok=True)
+        lock = os.open(work / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            if first:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise StoreError(
+                f"Another process is training {out}; wait for it, or name another --out."
+            ) from error
+        _same_training(work, inputs)
+        yield work
+    finally:
+        os.close(lock)
+
+
+def _same_training(work: Path, inputs: Mapping[str, object]) -> None:
+    """Write down what a training is made from; raise `InputError` where one from something else
+    came to a checkpoint."""
     told = work / "inputs.json"
     with saying_what_fails(work):
         if told.is_file() and any(work.glob("checkpoint-*")):
@@ -160,9 +184,7 @@ def begin(out: Path, inputs: Mapping[str, object]) -> Path:
                     "it, or give those again to go on with it."
                 )
         else:
-            work.mkdir(parents=True, exist_ok=True)
             told.write_text(json.dumps(inputs, indent=1), encoding="utf-8")
-    return work
 
 
 def last_checkpoint(work: Path) -> str | None:

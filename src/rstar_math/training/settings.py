@@ -1,14 +1,37 @@
 """The knobs of training. Defaults are the papers' where these speak; "code" is rStar-Math's public
 code and its README."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rstar_math.config.sections import Section
 
 
-class PolicyTraining(Section):
+class Batches(Section):
+    """How examples go through the model: `batch` of them to a step, `micro` at once."""
+
+    batch: int
+    """Examples to a step of the optimiser."""
+    micro: int
+    """Examples computed at once."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.batch > self.micro and self.batch % self.micro:
+            fits = max(n for n in range(1, self.micro) if self.batch % n == 0)
+            raise ValueError(
+                f"batch = {self.batch} is no multiple of micro = {self.micro}; say micro = {fits}, "
+                "or another batch"
+            )
+        return self
+
+    def at_once(self, examples: int) -> int:
+        """Examples computed at once where there are so many in all."""
+        return min(self.micro, self.batch, examples)
+
+
+class PolicyTraining(Batches):
     """Fine-tuning of the policy on solutions (rStar-Math, arXiv:2501.04519, appendix A.1)."""
 
     learning_rate: float = Field(7e-6, gt=0)
@@ -46,7 +69,7 @@ class PolicyTraining(Section):
     """Seed of the order (code: 42)."""
 
 
-class PreferenceTraining(Section):
+class PreferenceTraining(Batches):
     """Training of a scorer (rStar-Math, arXiv:2501.04519, section 3.3 and appendix A.1)."""
 
     objective: Literal["ppm", "orm", "pqm"] = "ppm"

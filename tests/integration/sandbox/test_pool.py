@@ -15,6 +15,7 @@ from tests.integration.sandbox.runs import QUICK, gather, steps
 from rstar_math.config import SandboxConfig
 from rstar_math.errors import SandboxError
 from rstar_math.sandbox import Sandbox, launch, pool
+from rstar_math.sandbox.connection import Zygote
 from rstar_math.types import Execution, ExecutionStatus, Step
 
 OK, ERROR, TIMEOUT = ExecutionStatus.OK, ExecutionStatus.ERROR, ExecutionStatus.TIMEOUT
@@ -244,3 +245,41 @@ def test_nothing_outlives_a_parent_that_is_killed() -> None:
     while time.monotonic() < end and any(Path(f"/proc/{pid}").exists() for pid in below):
         time.sleep(0.05)
     assert not any(Path(f"/proc/{pid}").exists() for pid in below)
+
+
+def test_an_error_message_can_be_written_to_a_file() -> None:
+    async def main() -> Execution:
+        async with Sandbox(QUICK) as sandbox:
+            code = r"raise ValueError('not a digit: \ud835')"
+            return await sandbox.run([], Step(code=code))
+
+    result = asyncio.run(main())
+    assert result.status is ERROR
+    assert (result.message or "").startswith("not a digit: ")
+    assert (result.message or "").encode()
+
+
+def test_whoever_needs_no_scipy_does_not_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = Zygote.start
+
+    async def without_scipy(self: Zygote) -> None:
+        if self.setup.scipy:
+            raise SandboxError("no scipy today")
+        await start(self)
+
+    monkeypatch.setattr(Zygote, "start", without_scipy)
+
+    async def main() -> list[Execution | BaseException]:
+        async with Sandbox(QUICK) as sandbox:
+            await sandbox.run([], Step(code="print(0)"))
+            prefix = steps("x = 1")
+            texts = ["import scipy", *(f"print(x + {n})" for n in range(4))]
+            runs = (sandbox.run(prefix, Step(code=text)) for text in texts)
+            async with asyncio.timeout(30):
+                return await asyncio.gather(*runs, return_exceptions=True)
+
+    first, *others = asyncio.run(main())
+    assert isinstance(first, SandboxError)
+    assert [one.stdout for one in others if isinstance(one, Execution)] == [
+        f"{n}\n" for n in range(1, 5)
+    ]

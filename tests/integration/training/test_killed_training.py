@@ -11,7 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from rstar_math.cli import app
+from rstar_math.errors import InputError, StoreError
 from rstar_math.models.checkpoints import is_whole
+from rstar_math.training.process import at_work
 from tests.integration.training.test_policy_training import ROWS as SOLUTIONS
 from tests.integration.training.test_policy_training import equal
 from tests.integration.training.test_preference_training import ROWS as PAIRS
@@ -74,3 +76,17 @@ def test_a_killed_training_goes_on_and_ends_as_if_it_had_not_been(
     assert losses(kind, data, out) == whole
     assert equal(out, tmp_path / "whole")
     assert not work.exists()
+
+
+def test_one_training_at_a_time_in_one_place(tmp_path: Path) -> None:
+    def begin(**inputs: int) -> None:
+        with at_work(tmp_path / "out", inputs) as work:
+            (work / "checkpoint-2").mkdir(exist_ok=True)
+
+    with at_work(tmp_path / "out", {"rows": 1}) as work:
+        with pytest.raises(StoreError, match="Another process is training"):
+            begin(rows=2)
+        assert json.loads((work / "inputs.json").read_text()) == {"rows": 1}
+    begin(rows=1)
+    with pytest.raises(InputError, match="begun with other data or settings"):
+        begin(rows=2)

@@ -224,6 +224,18 @@ def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
         words.write_text(text)
         with pytest.raises(InputError, match="neither a run nor the JSON of a tree"):
             viewer_app([words])
+    bare = {"format": 1, "question": {"id": "q", "text": "?"}, "rollouts": 0, "cost": {}}
+    tree = {**bare, "nodes": [{"parent": -1}]}
+    for around in (
+        {"votes": "many"},
+        {"votes": {"4": "many"}},
+        {"votes": {"4": 1}, "node": 7},
+        {"votes": {"4": 1}, "answer": 4},
+        {"reference": 4},
+    ):
+        words.write_text(json.dumps({"tree": tree, **around}))
+        with pytest.raises(InputError, match="neither a run nor the JSON of a tree"):
+            viewer_app([words])
     words.write_text('{"format": 99, "nodes": []}')
     with pytest.raises(StoreError, match="format 99"):
         viewer_app([words])

@@ -117,6 +117,37 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.tex"]
 
 
+def test_a_beginning_that_was_cut_short_is_begun_again(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / ".lock").touch()
+    (folder / ".recipe.json.0123abcd.part").write_text("{")
+    with Journal.open(folder, RECIPE) as journal:
+        assert journal.recipe() == RECIPE
+
+
+def test_a_model_that_moved_is_the_same_model(tmp_path: Path) -> None:
+    def asking(url: str, name: str | None = None) -> dict[str, Any]:
+        model = {"url": url, "name": name, "timeout_s": len(url), "context_tokens": 4096}
+        return {**RECIPE, "rounds": [{"model": model}], "synthesis": {"model": model}}
+
+    with Journal.open(tmp_path / "run", asking("http://a:8000/v1")):
+        pass
+    with Journal.open(tmp_path / "run", asking("http://elsewhere:8000/v1")):
+        pass
+    with pytest.raises(ConfigError, match=r'model\.is was "served" and now is "m.gguf"'):
+        Journal.open(tmp_path / "run", asking("m.gguf"))
+    with pytest.raises(ConfigError, match=r'model\.name was null and now is "qwen"'):
+        Journal.open(tmp_path / "run", asking("http://a:8000/v1", "qwen"))
+
+
+@pytest.mark.parametrize("text", ["[]", '"recipe"', "{}", '{"recipe": 3}'])
+def test_a_recipe_of_something_else_is_a_sentence(tmp_path: Path, text: str) -> None:
+    (tmp_path / "recipe.json").write_text(text)
+    with pytest.raises(StoreError, match=r"recipe\.json is none of rstar-math's"):
+        Journal.open(tmp_path, RECIPE)
+
+
 def test_looking_at_what_is_none(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is no evolution; begin one with: rstar evolve"):
         Journal.read(tmp_path)

@@ -71,6 +71,13 @@ def test_what_is_measured_is_planned_and_nothing_else() -> None:
     assert system.tokens == 20 * (4 * 40 + 2 * 80 * 32 / 16)
 
 
+def test_the_base_is_planned_where_it_is_measured() -> None:
+    parts = {part.stage: part for part in planned("first=true").parts}
+    assert (parts["0/held-out"].problems, parts["0/held-out"].tokens) == (40, 40 * 40)
+    assert parts["0/policy-1"].tokens == 60 * 40
+    assert "0/system-2" not in parts
+
+
 WRITER = ("synthesis.requests=20", "synthesis.model.url=http://localhost:8000/v1")
 
 

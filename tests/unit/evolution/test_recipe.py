@@ -6,7 +6,8 @@ import pytest
 
 from rstar_math.errors import ConfigError
 from rstar_math.evolution.gathering import drawn, title_sets
-from rstar_math.evolution.recipe import SetSection, load_recipe, recipes
+from rstar_math.evolution.recipe import load_recipe, recipes
+from rstar_math.evolution.recipe_sections import SetSection
 from rstar_math.types import Problem, Question
 
 
@@ -55,15 +56,19 @@ def test_settings_over_a_recipe() -> None:
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ("rounds.2.rolouts=5", r"rounds\.2\.rolouts, and there is none; the nearest is rollouts"),
-        ("sft.epoch=1", r"sft\.epoch, and there is none; the nearest is epochs"),
-        ("bse=local", r"bse, and there is none; the nearest is base"),
-        ("rounds.9.rollouts=5", "is not section.key=value"),
+        ("rounds.2.rolouts=5", r"rounds\.2\.rolouts; the nearest is rollouts"),
+        ("sft.epoch=1", r"sft\.epoch; the nearest is epochs"),
+        ("bse=local", r"bse; the nearest is base"),
+        ("rounds.9.rollouts=5", "has rounds 1 to 3 and no 9"),
+        ("rounds.0.rollouts=5", "has rounds 1 to 3 and no 0"),
         ("rounds.2.rollouts", "is not section.key=value"),
         ("rounds.2.rollouts=0", r"rounds\.2\.rollouts = 0 will not do"),
-        ("synthesis.request=1", r"synthesis\.request, and there is none; the nearest is requests"),
+        ("synthesis.request=1", r"synthesis\.request; the nearest is requests"),
         ("synthesis.agreeing=11", "agreeing = 11 is above solutions = 10"),
         ("synthesis.each=0", r"synthesis\.each = 0 will not do"),
+        ("search.rollouts=99", r"search\.rollouts = 99 has no effect in a recipe; say rounds"),
+        ("policy.prompt=trained", r"policy\.prompt = 'trained' has no effect in a recipe"),
+        ("sft.batch=9", r"batch = 9 is no multiple of micro = 2; say micro = 1"),
         ("gate.sure=1", r"gate\.sure = 1 will not do"),
         ("model.url=http://x/v1", "name the first model in base"),
         ('rounds.2.data="annotated"', "only the first round"),

@@ -61,7 +61,6 @@ def test_other_names_are_no_models(name: str) -> None:
 
 def test_names_that_are_listed_can_be_taken() -> None:
     for name in model_names():
-        assert model_options(name) == model_options(name)
         assert order({"model": name}).strategy.name
 
 

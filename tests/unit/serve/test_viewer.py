@@ -103,6 +103,11 @@ def test_no_text_becomes_anything_but_text_and_formulas(parts: list[str]) -> Non
         assert not re.search("[\u202e\ud800]", html)
 
 
+@pytest.mark.parametrize("sign", ["\\[", "\\(", "$$", "$a "])
+def test_signs_that_nothing_closes_stay_text(sign: str) -> None:
+    assert prose_html(sign * 20_000) == sign * 20_000
+
+
 def test_a_step_shows_words_code_output_and_error() -> None:
     tree = Tree(Question("q", "?"))
     failed = Execution(ExecutionStatus.ERROR, "17\n", "ValueError", "bad </pre>")

@@ -144,7 +144,7 @@ def test_equal_data_gives_equal_bytes_and_a_folder_of_ours_is_replaced(tmp_path:
 def test_what_is_not_ours_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "README.md").write_text("precious")
-    with pytest.raises(InputError, match="holds other files and would be replaced"):
+    with pytest.raises(InputError, match=r"holds other files \(README.md\) and would be replaced"):
         write(tmp_path / "mine")
     assert (tmp_path / "mine" / "README.md").read_text() == "precious"
     with pytest.raises(InputError, match="is a file; give --out a folder"):
@@ -154,6 +154,11 @@ def test_what_is_not_ours_is_not_replaced(tmp_path: Path, monkeypatch: pytest.Mo
         write(Path("."))
     (tmp_path / "empty").mkdir()
     write(tmp_path / "empty")
+    write(tmp_path / "empty", data=["sft"])
+    (tmp_path / "empty" / "policy").mkdir()
+    with pytest.raises(InputError, match=r"holds other files \(policy\)"):
+        write(tmp_path / "empty")
+    assert (tmp_path / "empty" / "sft.jsonl").is_file()
 
 
 def test_the_card_names_what_is_there_and_warns(tmp_path: Path) -> None:

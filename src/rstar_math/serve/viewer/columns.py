@@ -53,11 +53,15 @@ def columns_of(sources: Sequence[Source]) -> list[Column]:
 
 
 def names(sources: Sequence[Source]) -> list[str]:
-    """A name for each run: its file's, with the folder where two are the same."""
+    """A name for each run: its file's, with the folder, or else its number, where two are the
+    same."""
     files = [source.path.name for source in sources]
     if len(set(files)) == len(files):
         return files
-    return [f"{source.path.parent.name}/{source.path.name}" for source in sources]
+    longer = [f"{source.path.parent.name}/{source.path.name}" for source in sources]
+    if len(set(longer)) == len(longer):
+        return longer
+    return [f"{at}: {name}" for at, name in enumerate(longer, 1)]
 
 
 def problems_of(sources: Sequence[Source]) -> list[Problem]:

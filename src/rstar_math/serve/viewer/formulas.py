@@ -16,13 +16,13 @@ LONGEST = 600
 """Characters of a formula that is translated; a longer one is shown as it was written."""
 _DEEPEST = 40
 _FORMULA = re.compile(
-    r"\$\$(?P<a>[^$]+?)\$\$|\\\[(?P<b>.+?)\\\]|\\\((?P<c>.+?)\\\)"
+    r"\$\$(?P<a>[^$]{1,600}?)\$\$|\\\[(?P<b>.{1,600}?)\\\]|\\\((?P<c>.{1,600}?)\\\)"
     r"|(?<![\\$\w])\$(?=[^\s$])(?P<d>[^$\n]*?[^\s$\\])\$(?![\d$])"
     r"|(?P<e>\\(?:boxed|[dt]?frac|sqrt)\{)",
     re.DOTALL,
 )
-"""Formulas between signs of TeX (a dollar sign as pandoc reads it: "$5 and $6" are prices), and
-what models often leave without such signs."""
+"""Formulas of at most `LONGEST` characters between signs of TeX (a dollar sign as pandoc reads it:
+"$5 and $6" are prices), and what models often leave without such signs."""
 _ELEMENTS = re.compile(
     "m(row|i|n|o|text|space|frac|sqrt|root|sub|sup|subsup|under|over|underover|table|tr|td|padded"
     "|phantom|style)"

@@ -199,10 +199,21 @@ def _entry(path: Path, row: Any) -> _Entry:
     tree = from_record(record)
     choice = _plurality(tree)
     if row is not held and "votes" in row:
-        answer, share = row.get("answer"), row.get("share") or 0.0
-        choice = Choice(answer, row.get("node"), share, dict(row["votes"]))
-    problem = Problem(tree.question, row.get("reference"), row.get("source"))
+        choice = _told(row, len(tree))
+    texts = [row.get(key) for key in ("reference", "source")]
+    if not all(isinstance(text, str | None) for text in texts):
+        raise TypeError("a reference and a source are texts")
+    problem = Problem(tree.question, *texts)
     return _Entry(problem, str(row.get("strategy") or _PLAIN), tree, choice)
+
+
+def _told(row: dict[str, Any], nodes: int) -> Choice:
+    """The choice that a file tells of. Raises `ValueError` or `TypeError` for one that is none."""
+    answer, node, share = row.get("answer"), row.get("node"), row.get("share") or 0.0
+    votes = {str(key): float(value) for key, value in dict(row["votes"]).items()}
+    if not isinstance(answer, str | None) or not (node is None or node in range(nodes)):
+        raise TypeError("an answer is a text, and its node one of the tree")
+    return Choice(answer, node, float(share), votes)
 
 
 def _plurality(tree: Tree) -> Choice:

@@ -173,10 +173,21 @@ def _check_replaceable(target: Path) -> None:
         return
     if not target.is_dir():
         raise InputError(f"{target} is a file; give --out a folder.")
-    if any(target.iterdir()) and not (target / MARK).is_file():
+    others = {entry.name for entry in target.iterdir()} - _written(target)
+    if others:
         raise InputError(
-            f"{target} holds other files and would be replaced; give --out a new folder."
+            f"{target} holds other files ({min(others)}) and would be replaced; give --out a new "
+            "folder."
         )
+
+
+def _written(target: Path) -> set[str]:
+    """Names of the files in a folder that a curation wrote; none where its mark is not there."""
+    try:
+        files = json.loads((target / MARK).read_text(encoding="utf-8"))["files"]
+        return {"README.md", MARK, *files}
+    except (OSError, ValueError, TypeError, KeyError):
+        return set()
 
 
 def _move(partial: Path, target: Path) -> None:
