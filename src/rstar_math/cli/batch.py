@@ -18,7 +18,7 @@ from rstar_math.evolution.shards import Shard, pin_shard
 from rstar_math.evolution.store import RunStore
 from rstar_math.models.utilisation import Utilisation, observed
 from rstar_math.problems import read_problems
-from rstar_math.search.strategy import Strategy
+from rstar_math.search.strategy import SCORED, Strategy, without_scorer
 from rstar_math.types import Problem, Verdict
 
 
@@ -116,6 +116,9 @@ class OpenJob:
 @contextmanager
 def opened(job: Job, config: Config) -> Iterator[OpenJob]:
     """The job with its run open; the problems are read before anything is started."""
+    for strategy in job.strategies:
+        if strategy.kind in SCORED and config.search.scorer == "none":
+            raise without_scorer(strategy.kind)
     problems = _problems(job)
     positions = None
     if job.shard is not None:

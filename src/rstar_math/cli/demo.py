@@ -6,12 +6,17 @@ from typing import Annotated
 
 import typer
 
-from rstar_math.cli.options import Model, configure, run
+from rstar_math.cli.options import configure, run
 
 
 def demo(
     html: Annotated[Path, typer.Option(help="Page to write.")] = Path("demo.html"),
-    model: Model = None,
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model", "-m", metavar="MODEL", help="Another one, as rstar solve has it."
+        ),
+    ] = "trained",
 ) -> None:
     """Solve three word problems with the embedded model, after training, and write the trees to a
     page."""
@@ -20,7 +25,7 @@ def demo(
     from rstar_math.solver import MCTS
 
     brief = ["search.rollouts=4", "search.candidates=6"]
-    settings = configure("trained" if model is None else "laptop", brief, model)
+    settings = configure(None, brief, model)
     with as_file(files("rstar_math.presets") / "demo.jsonl") as file:
         job = batch.Job(file, None, None, [MCTS], show_each=True)
         with batch.opened(job, settings) as opened:

@@ -49,9 +49,9 @@ def load(name: str, *, folder: Path | None = None, limit: int | None = None) -> 
     if known.hub is None:
         raise InputError(
             f"{known.title} is not on the hub; put {known.name}/{known.split}.jsonl into a folder "
-            f"and name it with --data FOLDER or in {FOLDER_VARIABLE} (from: {known.source})."
+            f"and name that in {FOLDER_VARIABLE} or with --data (from: {known.source})."
         )
-    return Loaded(from_hub(known.hub, known.name, limit), known.name)
+    return Loaded(from_hub(known.hub, known.name, limit), known.name, _fewer(known))
 
 
 def from_hub(hub: Hub, name: str, limit: int | None = None) -> list[Problem]:
@@ -130,6 +130,16 @@ def _column(row: Mapping[str, Any], key: str, where: str) -> object:
 def _ended(text: str) -> str:
     """A text that ends as a sentence."""
     return text if text.endswith((".", "?", "!", ":", ",")) else f"{text}."
+
+
+def _fewer(known: Benchmark) -> str | None:
+    """What to say of a whole set where our own figures are made on a part of it."""
+    if known.rows is None or known.size is None or known.rows >= known.size:
+        return None
+    return (
+        f"This project's own figures on {known.title} are made on {known.rows:,} of its "
+        f"{known.size:,} problems; they may differ from those on all."
+    )
 
 
 def _note(known: Benchmark, path: Path) -> str | None:

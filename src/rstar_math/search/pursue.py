@@ -7,7 +7,6 @@ from math import inf
 from typing import Any
 
 from rstar_math.config import SearchConfig
-from rstar_math.errors import ConfigError
 from rstar_math.protocols import Grouper
 from rstar_math.search.answers import RULES, Choice, ballots, top_of_runs
 from rstar_math.search.beam import beam, best_first
@@ -16,7 +15,7 @@ from rstar_math.search.mcts import OnRollout, grow
 from rstar_math.search.review import Review
 from rstar_math.search.sampling import sample_chains
 from rstar_math.search.stopping import MOST_EMPTY, Enough, on_the_bill_of, settled, spare
-from rstar_math.search.strategy import ACTIONS, CHAINS, Strategy
+from rstar_math.search.strategy import ACTIONS, CHAINS, Strategy, without_scorer
 from rstar_math.search.tree import Tree
 from rstar_math.seeding import derive
 
@@ -53,10 +52,7 @@ async def pursue(
     Raises `ModelError`; the tree then holds what was found.
     """
     if parts.scorer is None and strategy.kind not in _UNSCORED:
-        raise ConfigError(
-            f"{strategy.kind} goes by a scorer, and there is none; type --set search.scorer=self, "
-            "or give Solver a scorer."
-        )
+        raise without_scorer(strategy.kind)
     tree.stopped = None
     rule = answer_rule(strategy, config, scored=parts.scorer is not None)
     # What a review chooses, and votes among actions, are no draws from one distribution.

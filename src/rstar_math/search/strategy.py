@@ -27,6 +27,8 @@ CHAINS = ("greedy", "sc", "bon", "zero", "cot", "peer")
 """Kinds that sample whole solutions and search no tree."""
 ACTIONS = ("gen", "rstar", "verify")
 """Kinds that search over rStar's actions."""
+SCORED = ("bon", "beam", "dvts", "value")
+"""Kinds that go by the scorer of the configuration, and need one."""
 WORDS = ("zero", "cot", "peer", *ACTIONS)
 """Kinds that reason in words, by the prompts of `actions.family`."""
 KNOWN = (
@@ -95,6 +97,14 @@ class Strategy:
         if self.kind == "dvts" and (self.runs or not endless):
             return (self.n or 8) * (self.runs or 1)
         return self.runs if self.runs is not None or endless else 1
+
+
+def without_scorer(kind: str) -> ConfigError:
+    """What to say where a kind that goes by a scorer has none."""
+    return ConfigError(
+        f"{kind} goes by a scorer, and there is none; type --set search.scorer=self, or give "
+        "Solver a scorer."
+    )
 
 
 def parse_strategies(text: str) -> list[Strategy]:
