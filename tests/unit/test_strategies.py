@@ -75,6 +75,22 @@ def test_every_strategy_spends_a_token_budget_and_hardly_more(name: str, tokens:
         assert tokens <= tree.cost.sampled_tokens < tokens + slack
 
 
+@pytest.mark.parametrize("name", ["beam@4", "dvts@2", "value", "mcts"])
+def test_a_budget_that_is_too_small_for_a_tree_still_gives_an_answer(name: str) -> None:
+    long = ToyWorld(steps=8, right=0.8, slip=0.2, trap=0, fails=0, dead=0)
+    parts = Parts(long.policy, long.executor, long.scorer())
+    (strategy,) = parse_strategies(name)
+    for problem in long.problems(10):
+        tree = Tree(problem.question)
+        config = SearchConfig(tokens=100, candidates=4)
+        choice = asyncio.run(pursue(tree, strategy, parts, config, group=same_text))
+        valid(tree)
+        assert choice.answer is not None
+        assert tree.cost.sampled_tokens < 100 + 4 * 30 + 8 * 30
+    steps = [node.depth for node in tree if node.answered]
+    assert steps == [9], "one path, followed to its end"
+
+
 def test_an_allowance_reckons_with_what_is_paid_and_what_is_under_way() -> None:
     allowance = Allowance(100)
     assert allowance.ask(8) == 8, "before anything is paid nothing is known"

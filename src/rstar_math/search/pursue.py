@@ -11,6 +11,7 @@ from rstar_math.protocols import Grouper
 from rstar_math.search.answers import RULES, Choice, ballots, top_of_runs
 from rstar_math.search.beam import beam, best_first
 from rstar_math.search.expansion import Parts
+from rstar_math.search.finishing import finish
 from rstar_math.search.mcts import OnRollout, grow
 from rstar_math.search.review import Review
 from rstar_math.search.sampling import sample_chains
@@ -48,7 +49,8 @@ async def pursue(
 
     A strategy's `n` is the size of one run. With `config.tokens` runs are repeated under new seeds
     until as many tokens are sampled, so that all strategies can be given the same budget; what was
-    asked for when the budget ran out is still used. A `review` chooses in the place of a rule.
+    asked for when the budget ran out is still used, and where no path has ended by then one is
+    followed to its end. A `review` chooses in the place of a rule.
     Raises `ModelError`; the tree then holds what was found.
     """
     if parts.scorer is None and strategy.kind not in _UNSCORED:
@@ -71,6 +73,8 @@ async def pursue(
             await one(tree, config)
         else:
             await repeat(tree, one, most, config, enough)
+        if config.tokens is not None and strategy.kind not in ACTIONS:
+            await finish(tree, parts=parts, config=config)
 
     if review is not None and config.tokens is not None:
         return await _in_turns(tree, search, review, config, once=strategy.runs is not None)
