@@ -283,3 +283,9 @@ def test_a_damaged_tree_is_named(tmp_path: Path) -> None:
     db.close()
     with RunStore.read(path) as store, pytest.raises(StoreError, match="tree of 'p0'"):
         store.tree("p0", "mcts")
+
+
+def test_another_preset_is_named_as_one_and_not_option_by_option(tmp_path: Path) -> None:
+    begun(tmp_path / "run.rstar", {**HOW, "a.x": 1, "a.y": 1, "a.z": 1})
+    with pytest.raises(ConfigError, match=r"2 more options differ: go back to the --config"):
+        RunStore.open(tmp_path / "run.rstar", {**HOW, "a.x": 2, "a.y": 2, "a.z": 2})

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from rstar_math.cli.options import AsJson, Settings, print_json, run
+from rstar_math.cli.options import AsJson, print_json, run
 from rstar_math.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -39,7 +39,12 @@ def curate(
             "value (for a PQM), steps (step labels).",
         ),
     ] = "sft,preference",
-    set_: Settings = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Set one option, as curation.margin=0.5. Repeatable."
+        ),
+    ] = None,
     format: Format = "jsonl",
     as_json: AsJson = False,
 ) -> None:

@@ -13,9 +13,7 @@ def demo(
     html: Annotated[Path, typer.Option(help="Page to write.")] = Path("demo.html"),
     model: Annotated[
         str,
-        typer.Option(
-            "--model", "-m", metavar="MODEL", help="Another one, as rstar solve has it."
-        ),
+        typer.Option("--model", "-m", metavar="MODEL", help="Another one, as rstar solve has it."),
     ] = "trained",
 ) -> None:
     """Solve three word problems with the embedded model, after training, and write the trees to a

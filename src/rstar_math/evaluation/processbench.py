@@ -71,7 +71,8 @@ def read_solutions(path: Path, limit: int | None = None) -> list[Solution]:
             "problem, steps and label."
         ) from None
     except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path} cannot be read ({error}).") from error
+        why = getattr(error, "strerror", None) or error
+        raise InputError(f"{path} cannot be read ({why}); name another file.") from error
     if not found:
         raise InputError(f"{path} holds no solutions.")
     return found

@@ -292,9 +292,15 @@ class RunStore:
 
     def _check_conditions(self, wanted: dict[str, Any], defaults: dict[str, Any]) -> None:
         before = defaults | self.conditions()
-        for key in sorted(before.keys() | wanted.keys()):
-            if before.get(key) != wanted.get(key):
-                raise ConfigError(
-                    f"{self.path} was made with {key} = {before.get(key)!r} and now it is "
-                    f"{wanted.get(key)!r}; {way_back(key, before.get(key))}, or give a new --run."
-                )
+        keys = sorted(before.keys() | wanted.keys())
+        differing = [key for key in keys if before.get(key) != wanted.get(key)]
+        if not differing:
+            return
+        key, others = differing[0], len(differing) - 1
+        back = way_back(key, before.get(key))
+        if others > 1:
+            back = f"{others} more options differ: go back to the --config it was made with"
+        raise ConfigError(
+            f"{self.path} was made with {key} = {before.get(key)!r} and now it is "
+            f"{wanted.get(key)!r}; {back}, or give a new --run."
+        )

@@ -104,7 +104,8 @@ def read_rows(path: Path, kind: type[R]) -> list[R]:
             if line.strip():
                 rows.append(_row(line, kind, f"{path}, line {number}"))
     except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path} cannot be read ({error}).") from error
+        why = getattr(error, "strerror", None) or error
+        raise InputError(f"{path} cannot be read ({why}); name another file.") from error
     if not rows:
         raise InputError(f"{path} holds no rows to train on; curate a run that has some.")
     return rows
