@@ -16,13 +16,17 @@ def demo(
         typer.Option("--model", "-m", metavar="MODEL", help="Another one, as rstar solve has it."),
     ] = "trained",
 ) -> None:
-    """Solve three word problems with the embedded model, after training, and write the trees to a
-    page."""
+    """Solve three word problems with the embedded model, after training, by MCTS with its
+    preference model, and write the trees to a page. The problems are within its reach: three of
+    seven that it solved in both of two searches of twelve."""
     from rstar_math.cli import batch
     from rstar_math.serve.viewer.export import write_page
     from rstar_math.solver import MCTS
 
-    brief = ["search.rollouts=4", "search.candidates=6"]
+    brief = ["search.rollouts=8", "search.candidates=6"]
+    if model == "trained":
+        brief += ["search.scorer=ppm", "search.ppm=trained", "search.answer=weighted"]
+        brief += ["policy.temperature=0.8"]
     settings = configure(None, brief, model)
     with as_file(files("rstar_math.presets") / "demo.jsonl") as file:
         job = batch.Job(file, None, None, [MCTS], show_each=True)

@@ -4,7 +4,7 @@ import fcntl
 import json
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -114,3 +114,14 @@ def way_back(key: str, value: Any) -> str:
     if value is None:
         return f"leave {key} out"
     return f"set it back with --set {key}={value if isinstance(value, str) else json.dumps(value)}"
+
+
+def change(differing: Collection[str], before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What to say of options that are others now: the first one, and how to go back."""
+    key, others = min(differing), len(differing) - 1
+    back = way_back(key, before.get(key))
+    if others > 1:
+        back = f"{others} more options differ: go back to the --config it was made with"
+    return (
+        f"{key} = {before.get(key)!r} and now it is {now.get(key)!r}; {back}, or give a new --run."
+    )

@@ -23,12 +23,12 @@ from rstar_math.evolution.runfile import (
     APPLICATION,
     FORMAT,
     SCHEMA,
+    change,
     is_empty,
     locked,
     make_durable,
     opened,
     plain_errors,
-    way_back,
 )
 from rstar_math.search import Choice, Tree, from_record
 from rstar_math.types import Problem, Question, Verdict
@@ -292,15 +292,6 @@ class RunStore:
 
     def _check_conditions(self, wanted: dict[str, Any], defaults: dict[str, Any]) -> None:
         before = defaults | self.conditions()
-        keys = sorted(before.keys() | wanted.keys())
-        differing = [key for key in keys if before.get(key) != wanted.get(key)]
-        if not differing:
-            return
-        key, others = differing[0], len(differing) - 1
-        back = way_back(key, before.get(key))
-        if others > 1:
-            back = f"{others} more options differ: go back to the --config it was made with"
-        raise ConfigError(
-            f"{self.path} was made with {key} = {before.get(key)!r} and now it is "
-            f"{wanted.get(key)!r}; {back}, or give a new --run."
-        )
+        differing = [k for k in before.keys() | wanted.keys() if before.get(k) != wanted.get(k)]
+        if differing:
+            raise ConfigError(f"{self.path} was made with {change(differing, before, wanted)}")
