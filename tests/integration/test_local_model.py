@@ -14,7 +14,7 @@ from rstar_math.meter import metering
 from rstar_math.models import StepPolicy, connect, gguf_merging, weights
 from rstar_math.models.served_preference import open_scorer
 from rstar_math.protocols import Completer
-from rstar_math.types import Question, Step
+from rstar_math.types import Execution, ExecutionStatus, Question, Step
 
 SMALL = ModelConfig(concurrency=4, context_tokens=1024)
 
@@ -170,8 +170,18 @@ def test_the_preference_model_of_the_package_values_steps_as_its_adapter_does(
 ) -> None:
     monkeypatch.setenv("RSTAR_CACHE", str(tmp_path))
     asked = Question("q", "Ann has 12 pens and buys 5 more. How many pens does she have?")
-    texts = ("12 + 5", "12 - 5", "12 * 5", "5")
-    prefixes = [[Step(code=f"pens = {text}\nprint(pens)\n")] for text in texts]
+    texts = {"12 + 5": "17", "12 - 5": "7", "12 * 5": "60", "5": "5"}
+    prefixes = [
+        [
+            Step(
+                prose="# Calculate the answer.\n",
+                code=f"answer = {text}\nprint(answer)\n",
+                execution=Execution(ExecutionStatus.OK, f"{value}\n"),
+            ),
+            Step(prose=f"The answer is \\boxed{{{value}}}.", kind="answer", answer=value),
+        ]
+        for text, value in texts.items()
+    ]
 
     async def values(place: str) -> list[float]:
         settings = ["search.scorer=ppm", f"search.ppm={place}"]

@@ -257,6 +257,7 @@ def test_an_evolution_without_it_has_the_inputs_and_stages_it_had(tmp_path: Path
     assert {stage: set(inputs) for stage, (inputs, _) in found.items()} == {
         "0/problems": {"problems", "sets", "bootstrap"},
         "1/curate": {"curation", "keep", "runs", "before"},
+        "1/round": set(),
     }
     assert set(found["1/curate"][0]["curation"]) == {
         *("solutions", "per_source", "positives", "negatives", "alone", "margin", "edits"),
