@@ -1,10 +1,13 @@
-"""Files that appear under their names whole or not at all."""
+"""Files that appear under their names whole or not at all, and files that one process holds."""
 
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
+
+from rstar_math.errors import StoreError
 
 
 @contextmanager
@@ -24,3 +27,12 @@ def replacing(target: Path) -> Iterator[Path]:
         os.replace(part, target)
     finally:
         part.unlink(missing_ok=True)
+
+
+def hold(descriptor: int, held: str) -> None:
+    """Take the lock of an open file; the kernel lets go of it when the process dies. Raises
+    `StoreError` with the sentence `held` where another process has it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise StoreError(held) from error

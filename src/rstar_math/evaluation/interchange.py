@@ -17,6 +17,7 @@ from rstar_math.evaluation.metrics import Summary, summarise
 from rstar_math.evaluation.series import problems_hash
 from rstar_math.evolution.store import Result, RunStore
 from rstar_math.serve.page import write_whole
+from rstar_math.serve.viewer.columns import distinct
 from rstar_math.steps import GRAMMAR
 from rstar_math.types import Problem, Verdict
 
@@ -26,12 +27,8 @@ _SCORER = "rstar_grader"
 def names_of(paths: Sequence[Path]) -> list[str]:
     """A name for each run's files: its own, with the folder's or else its number where two are the
     same."""
-    found = [path.stem for path in paths]
-    if len(set(found)) < len(found):
-        found = [f"{path.resolve().parent.name}-{path.stem}" for path in paths]
-    if len(set(found)) < len(found):
-        found = [f"{at}-{name}" for at, name in enumerate(found, 1)]
-    return found
+    named = distinct([path.resolve() for path in paths], [path.stem for path in paths])
+    return [name.replace(": ", "-").replace("/", "-") for name in named]
 
 
 def write_inspect_logs(path: Path, folder: Path, name: str | None = None) -> list[Path]:

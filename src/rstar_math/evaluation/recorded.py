@@ -156,7 +156,7 @@ def _attempts(found: _Found, terms: Terms) -> tuple[Attempt, ...]:
         for at in members:
             votes[found.groups[at]] = votes.get(found.groups[at], 0.0) + found.cast[at].weight
         if scored:
-            lead = max(members, key=lambda at: _value(found.cast[at]))
+            lead = max(members, key=lambda at: found.cast[at].rank)
         else:
             lead = max(members, key=lambda at: votes[found.groups[at]])
         value = found.cast[lead].value if scored else None
@@ -226,8 +226,3 @@ def _chance(q: float | None, shares: bool) -> float | None:
     if q is None:
         return None
     return min(1.0, max(0.0, q if shares else (q + 1) / 2))
-
-
-def _value(ballot: Ballot) -> float:
-    """A ballot's value; below every other where it has none."""
-    return -2.0 if ballot.value is None else ballot.value

@@ -6,7 +6,6 @@ with what it was done. A stage whose manifest is there is not done again; two ru
 come to the same manifests but for the last part.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -19,7 +18,7 @@ from typing import Any, Self
 from rstar_math import __version__
 from rstar_math.errors import ConfigError, InputError, StoreError
 from rstar_math.evolution.fill import FREE
-from rstar_math.whole_files import replacing
+from rstar_math.whole_files import hold, replacing
 
 FORMAT = 1
 RECIPE = "recipe.json"
@@ -56,12 +55,7 @@ class Journal:
         except OSError as error:
             raise StoreError(f"{folder} cannot be written ({error.strerror}).") from error
         try:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise StoreError(
-                    f"Another process is at work in {folder}; wait for it, or give a new --run."
-                ) from error
+            hold(lock, f"Another process is at work in {folder}; wait for it, or give a new --run.")
             if told.is_file():
                 _same_recipe(folder, _read(told, "recipe")["recipe"], recipe)
             write_json(told, {"format": FORMAT, "recipe": recipe})

@@ -102,11 +102,8 @@ class Recipe(Section):
             )
         for option, instead in _OVERRULED.items():
             section, key = option.split(".")
-            given, plain = (
-                getattr(getattr(self, section), key),
-                getattr(Recipe.model_fields[section].default, key),
-            )
-            if given != plain:
+            given = getattr(getattr(self, section), key)
+            if given != getattr(Recipe.model_fields[section].default, key):
                 raise ValueError(f"{option} = {given!r} has no effect in a recipe; {instead}")
         if self.synthesis.requests and self.writer is None:
             raise ValueError(

@@ -1,6 +1,5 @@
 """The run file as a file: its tables, its one writer, its version, and its errors as sentences."""
 
-import fcntl
 import json
 import os
 import sqlite3
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rstar_math.errors import StoreError
+from rstar_math.whole_files import hold
 
 FORMAT = 1
 APPLICATION = 0x72537461
@@ -40,12 +40,10 @@ def locked(path: Path) -> int:
     except OSError as error:
         raise StoreError(f"The run {path} cannot be written ({error.strerror}).") from error
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+        hold(lock, f"Another process is writing the run {path}; wait for it, or give a new --run.")
+    except StoreError:
         os.close(lock)
-        raise StoreError(
-            f"Another process is writing the run {path}; wait for it, or give a new --run."
-        ) from error
+        raise
     return lock
 
 

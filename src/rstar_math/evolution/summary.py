@@ -17,6 +17,7 @@ from rstar_math.evaluation.markup import (
 )
 from rstar_math.evaluation.plots import STYLE
 from rstar_math.evaluation.published import published
+from rstar_math.evaluation.wording import percent
 from rstar_math.evolution.gathering import title_sets
 from rstar_math.evolution.journal import ROUND, Facts, Journal
 from rstar_math.evolution.recipe import Recipe, checked
@@ -172,9 +173,9 @@ def _preferences(found: Course) -> Iterator[Block]:
         rows.append(
             [
                 f"round {one.number}",
-                _percent(held.get("accuracy")),
-                *[_percent(shares[name]) for name in ("majority", "weighted", "best", "ceiling")],
-                _percent(fixed.get("weighted")),
+                percent(held.get("accuracy")),
+                *[percent(shares[name]) for name in ("majority", "weighted", "best", "ceiling")],
+                percent(fixed.get("weighted")),
                 _gate(gate),
             ]
         )
@@ -248,10 +249,6 @@ def _shown(cell: Facts | None) -> str:
         return "-"
     low, high = cell["interval_95"]
     return f"{100 * cell['share']:.1f} % ({100 * low:.0f}–{100 * high:.0f}, {cell['graded']})"
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f} %"
 
 
 def _gate(gate: Facts | None) -> str:

@@ -5,7 +5,6 @@ The first line says what they were asked with. A last line that is torn, for the
 while it wrote, is cut off and its request asked again.
 """
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -17,6 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from rstar_math.errors import ConfigError, StoreError
+from rstar_math.whole_files import hold
 
 FORMAT = 1
 _BEGINNING = b'{"format": '
@@ -64,7 +64,10 @@ class DraftFile:
         except OSError as error:
             raise _unwritable(path, error) from error
         try:
-            _hold(path, file)
+            hold(
+                file.fileno(),
+                f"Another process is writing {path}; wait for it, or give a new --run.",
+            )
             told, done, end = _read(path, file.readall())
             if told is not None:
                 _agree(path, told, wanted)
@@ -116,16 +119,6 @@ class DraftFile:
             os.fsync(self._file.fileno())
         except OSError as error:
             raise _unwritable(self.path, error) from error
-
-
-def _hold(path: Path, file: FileIO) -> None:
-    """Take the file's lock, which the kernel lets go of when the process dies."""
-    try:
-        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        raise StoreError(
-            f"Another process is writing {path}; wait for it, or give a new --run."
-        ) from error
 
 
 def _read(path: Path, data: bytes) -> tuple[dict[str, Any] | None, dict[int, Written], int]:

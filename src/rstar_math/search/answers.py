@@ -25,6 +25,11 @@ class Ballot:
     run: int = 0
     """The independent search that found it."""
 
+    @property
+    def rank(self) -> float:
+        """The value; below every other where it has none."""
+        return -2.0 if self.value is None else self.value
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -61,7 +66,7 @@ def ballots(tree: Tree) -> list[Ballot]:
         node = tree.nodes[end]
         assert node.step is not None
         assert node.step.answer is not None
-        value = node.q if node.score is None else node.score
+        value = node.worth
         found.append(Ballot(node.step.answer, end, mass[end], value, node.run))
     return found
 
@@ -108,9 +113,9 @@ async def top_of_runs(cast: Sequence[Ballot], group: Grouper, *, keep: int = 4) 
     section 4 and the authors' evaluation, whose K is 4 by default and 4 to 8 by their advice)."""
     firsts: dict[int, Ballot] = {}
     for ballot in cast:
-        if ballot.run not in firsts or _value(ballot) > _value(firsts[ballot.run]):
+        if ballot.run not in firsts or ballot.rank > firsts[ballot.run].rank:
             firsts[ballot.run] = ballot
-    kept = sorted(firsts.values(), key=lambda ballot: -_value(ballot))[:keep]
+    kept = sorted(firsts.values(), key=lambda ballot: -ballot.rank)[:keep]
     whole = [Ballot(b.answer, b.node, 1.0, b.value, b.run) for b in kept]
     return await majority(whole, group)
 
@@ -139,9 +144,9 @@ async def _elect(
     shown: dict[int, Ballot] = {}
     for ballot, member in zip(cast, groups, strict=True):
         votes[member] = votes.get(member, 0.0) + vote(ballot)
-        if member not in shown or _value(ballot) > _value(shown[member]):
+        if member not in shown or ballot.rank > shown[member].rank:
             shown[member] = ballot
-    value = {g: _value(shown[g]) if by_value else 0.0 for g in votes}
+    value = {g: shown[g].rank if by_value else 0.0 for g in votes}
     leader = max(votes, key=lambda g: (value[g], round(votes[g], 12)))
     total = sum(votes.values())
     return Choice(
@@ -152,11 +157,6 @@ async def _elect(
             cast[groups.index(g)].answer: votes[g] for g in sorted(votes, key=lambda g: -votes[g])
         },
     )
-
-
-def _value(ballot: Ballot) -> float:
-    """A ballot's value; below every other where it has none."""
-    return -2.0 if ballot.value is None else ballot.value
 
 
 def _siblings(node: Node) -> tuple[int, int]:

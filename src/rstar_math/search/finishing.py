@@ -28,7 +28,6 @@ def _furthest(tree: Tree) -> int | None:
 
     def rank(index: int) -> tuple[int, float, int]:
         node = tree.nodes[index]
-        worth = node.score if node.score is not None else node.q
-        return node.depth, -1.0 if worth is None else worth, -index
+        return node.depth, -1.0 if node.worth is None else node.worth, -index
 
     return max(open_, key=rank, default=None)

@@ -54,6 +54,11 @@ class Node:
         return self.value_sum / self.visits if self.visits else None
 
     @property
+    def worth(self) -> float | None:
+        """The score, else Q, in [-1, 1]; None where there is neither."""
+        return self.q if self.score is None else self.score
+
+    @property
     def answered(self) -> bool:
         """Whether a path ends here with an answer."""
         return self.failure is None and self.step is not None and self.step.answer is not None

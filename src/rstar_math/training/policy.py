@@ -19,7 +19,6 @@ from rstar_math.training.process import (
     keep_memory,
     marking,
     on_gpu,
-    progressing,
     require_training,
     run,
     trimming,
@@ -76,8 +75,7 @@ def train_policy(
                 "longer ones with max_tokens."
             )
         trainer = policy_trainer(model, tokenizer, fitting, work, settings)
-        trainer.add_callback(progressing(say))
-        losses = run(trainer, work)
+        losses = run(trainer, work, say)
         report = {
             "steps": trainer.state.global_step,
             "solutions": len(fitting),

@@ -24,7 +24,6 @@ from rstar_math.training.process import (
     keep_memory,
     marking,
     on_gpu,
-    progressing,
     require_training,
     run,
     trimming,
@@ -108,8 +107,7 @@ def train_preference(
                 "ones with max_tokens."
             )
         trainer = preference_trainer(model, tokenizer, groups, work, settings)
-        trainer.add_callback(progressing(say))
-        losses = run(trainer, work)
+        losses = run(trainer, work, say)
         trained = trainer.accelerator.unwrap_model(trainer.model)
         report = {
             "steps": trainer.state.global_step,

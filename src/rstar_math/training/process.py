@@ -2,7 +2,6 @@
 from the last whole checkpoint, to a finished model or none."""
 
 import ctypes
-import fcntl
 import gc
 import json
 import os
@@ -15,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from rstar_math import __version__
-from rstar_math.errors import InputError, MissingExtra, StoreError
+from rstar_math.errors import InputError, MissingExtra
 from rstar_math.models.checkpoints import is_whole, mark, saying_what_fails, writing
+from rstar_math.whole_files import hold
 
 _PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
 
@@ -159,13 +159,8 @@ def at_work(out: Path, inputs: Mapping[str, object]) -> Iterator[Path]:
         work.mkdir(parents=True, exist_ok=True)
         lock = os.open(work / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        try:
-            if first:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise StoreError(
-                f"Another process is training {out}; wait for it, or name another --out."
-            ) from error
+        if first:
+            hold(lock, f"Another process is training {out}; wait for it, or name another --out.")
         _same_training(work, inputs)
         yield work
     finally:
@@ -211,7 +206,7 @@ def marking() -> Any:
     return Marking()
 
 
-def progressing(say: Callable[[str], None]) -> Any:
+def _progressing(say: Callable[[str], None]) -> Any:
     """A callback that says step, loss, rate and time left after each step."""
     import time
 
@@ -237,12 +232,14 @@ def progressing(say: Callable[[str], None]) -> Any:
     return Progressing()
 
 
-def run(trainer: Any, work: Path) -> list[dict[str, float]]:
-    """Train to the end, from the last whole checkpoint where there is one; step and loss of every
-    step. Raises `StoreError` where the disk fails; what was saved before is gone on from."""
+def run(trainer: Any, work: Path, say: Callable[[str], None]) -> list[dict[str, float]]:
+    """Train to the end, from the last whole checkpoint where there is one, and say how it goes;
+    step and loss of every step. Raises `StoreError` where the disk fails; what was saved before is
+    gone on from."""
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(_progressing(say))
     with hushed(), saying_what_fails(work):
         trainer.train(resume_from_checkpoint=last_checkpoint(work))
     history = trainer.state.log_history

@@ -61,10 +61,10 @@ def _cast(tree: Tree, rule: str, conditions: Mapping[str, Any]) -> list[Ballot]:
         return cast
     firsts: dict[int, Ballot] = {}
     for ballot in cast:
-        if ballot.run not in firsts or _value(ballot) > _value(firsts[ballot.run]):
+        if ballot.run not in firsts or ballot.rank > firsts[ballot.run].rank:
             firsts[ballot.run] = ballot
     keep = conditions.get(_KEEP)
-    ranked = sorted(firsts.values(), key=lambda ballot: -_value(ballot))
+    ranked = sorted(firsts.values(), key=lambda ballot: -ballot.rank)
     return ranked[: keep if isinstance(keep, int) else SearchConfig().keep]
 
 
@@ -75,8 +75,3 @@ def _weight(ballot: Ballot, rule: str) -> float:
     if rule == "weighted":
         return ballot.weight * (1 + (ballot.value or 0.0)) / 2
     return ballot.weight
-
-
-def _value(ballot: Ballot) -> float:
-    """A ballot's value; below every other where it has none."""
-    return -2.0 if ballot.value is None else ballot.value

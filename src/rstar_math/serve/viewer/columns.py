@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
+from pathlib import Path
 from statistics import median
 from zlib import crc32
 
@@ -55,13 +56,14 @@ def columns_of(sources: Sequence[Source]) -> list[Column]:
 def names(sources: Sequence[Source]) -> list[str]:
     """A name for each run: its file's, with the folder, or else its number, where two are the
     same."""
-    files = [source.path.name for source in sources]
-    if len(set(files)) == len(files):
-        return files
-    longer = [f"{source.path.parent.name}/{source.path.name}" for source in sources]
-    if len(set(longer)) == len(longer):
-        return longer
-    return [f"{at}: {name}" for at, name in enumerate(longer, 1)]
+    return distinct([source.path for source in sources], [s.path.name for s in sources])
+
+
+def distinct(paths: Sequence[Path], files: Sequence[str]) -> list[str]:
+    """The names of some files, with the folder, or else the number, where two are the same."""
+    longer = [f"{path.parent.name}/{name}" for path, name in zip(paths, files, strict=True)]
+    numbered = [f"{at}: {name}" for at, name in enumerate(longer, 1)]
+    return next(found for found in (list(files), longer, numbered) if len({*found}) == len(found))
 
 
 def problems_of(sources: Sequence[Source]) -> list[Problem]:

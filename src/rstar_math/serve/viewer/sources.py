@@ -224,9 +224,8 @@ def _plurality(tree: Tree) -> Choice:
     cast: Sequence[Any] = ballots(tree)
     for ballot in cast:
         votes[ballot.answer] = votes.get(ballot.answer, 0.0) + ballot.weight
-        value = -2.0 if ballot.value is None else ballot.value
-        if ballot.answer not in best or value > best[ballot.answer][0]:
-            best[ballot.answer] = (value, ballot.node)
+        if ballot.answer not in best or ballot.rank > best[ballot.answer][0]:
+            best[ballot.answer] = (ballot.rank, ballot.node)
     if not votes:
         return NO_CHOICE
     ranked = sorted(votes.items(), key=lambda item: -item[1])
