@@ -56,9 +56,24 @@ def test_problems_are_gathered_and_what_was_left_out_is_told(tmp_path: Path) -> 
     assert "both: a hen lays 2 eggs a day" in shown.stdout
     assert read_problems(out) == kept[:2]
 
+    first_draw, second_draw = (_drawn(command, seed, out) for seed in ("0", "3"))
+    assert {len(first_draw), len(second_draw)} == {2}
+    assert first_draw != second_draw
+    assert _drawn(command, "0", out) == first_draw
+    refused = rstar(*command, "--seed", "1")
+    assert refused.returncode == 2
+    assert "give --limit too" in refused.stderr
+
     plain = rstar("problems", str(first), str(second), "--out", str(out), "--no-dedup")
     assert plain.returncode == 0
     assert len(read_problems(out)) == 8
+
+
+def _drawn(command: tuple[str, ...], seed: str, out: Path) -> list[str]:
+    """Ids of two problems drawn by a seed."""
+    run = rstar(*command, "--limit", "2", "--seed", seed)
+    assert run.returncode == 0, run.stderr
+    return [problem.id for problem in read_problems(out)]
 
 
 def test_nothing_left_is_an_error_and_leaves_the_file_as_it_was(tmp_path: Path) -> None:

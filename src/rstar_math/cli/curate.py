@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from rstar_math.cli.options import AsJson, print_json, run
+from rstar_math.cli.options import AsJson, print_json, run, section_of
 from rstar_math.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -106,34 +105,9 @@ async def curated(
 
 def curation_config(settings: Sequence[str]) -> "CurationConfig":
     """The options of a command line. Raises `ConfigError`."""
-    from pydantic import ValidationError
-
-    from rstar_math.config.loading import setting_value
     from rstar_math.training.curation import CurationConfig
 
-    values: dict[str, object] = {}
-    for setting in settings:
-        key, eq, value = setting.partition("=")
-        section, _, name = key.strip().partition(".")
-        if not eq or section != "curation" or not name:
-            raise ConfigError(
-                f"--set {setting!r} is not curation.key=value; for example "
-                "--set curation.margin=0.5."
-            )
-        values[name] = setting_value(value.strip())
-    try:
-        return CurationConfig.model_validate(values)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        name = str(fault["loc"][0])
-        if fault["type"] == "extra_forbidden":
-            known = list(CurationConfig.model_fields)
-            near = get_close_matches(name, known, 1)
-            hint = f"the nearest is curation.{near[0]}" if near else f"it has {', '.join(known)}"
-            raise ConfigError(f"There is no option curation.{name}; {hint}.") from error
-        raise ConfigError(
-            f"curation.{name} = {fault['input']!r} will not do: {fault['msg']}."
-        ) from error
+    return section_of(CurationConfig, settings, "margin=0.5", "curation.")
 
 
 def _kinds(text: str) -> list["Data"]:

@@ -3,17 +3,21 @@
 import asyncio
 import json
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from rstar_math.config import Config
     from rstar_math.search.strategy import Strategy
 
 T = TypeVar("T")
+S = TypeVar("S", bound="BaseModel")
 
 Model = Annotated[
     str | None,
@@ -84,6 +88,40 @@ def configure(
     from rstar_math.config import load_config
 
     return load_config(source, settings or (), model=model, discriminator=discriminator)
+
+
+def section_of(kind: type[S], given: Sequence[str], example: str, prefix: str = "") -> S:
+    """A section with `key=value` settings over its defaults; before each key stands `prefix`.
+
+    Raises `ConfigError`.
+    """
+    from pydantic import ValidationError
+
+    from rstar_math.config.loading import setting_value
+    from rstar_math.errors import ConfigError
+
+    values: dict[str, object] = {}
+    for setting in given:
+        key, eq, value = setting.partition("=")
+        name = key.strip()
+        if not eq or not name.startswith(prefix):
+            raise ConfigError(
+                f"--set {setting!r} is not {prefix}key=value; for example --set {prefix}{example}."
+            )
+        values[name.removeprefix(prefix)] = setting_value(value.strip())
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        name = ".".join(map(str, fault["loc"]))
+        if fault["type"] == "extra_forbidden":
+            near = get_close_matches(name, kind.model_fields, 1)
+            known = f"there are {', '.join(kind.model_fields)}"
+            hint = f"the nearest is {prefix}{near[0]}" if near else known
+            raise ConfigError(f"There is no option {prefix}{name} here; {hint}.") from None
+        said = fault["msg"].removeprefix("Value error, ")
+        what = f"{prefix}{name} = {fault['input']!r}" if name else "What --set gives"
+        raise ConfigError(f"{what} will not do: {said}.") from None
 
 
 def one_strategy(text: str | None, config: "Config", verb: str) -> "Strategy":

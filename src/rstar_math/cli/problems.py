@@ -47,6 +47,10 @@ def problems(
     limit: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Write the first N that are left.")
     ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, help="Draw those N by this seed instead; more of them hold fewer."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Gather problems, leave out duplicates and what evaluation sets ask, write one file.
@@ -55,9 +59,12 @@ def problems(
     """
     from rstar_math.cli import show
     from rstar_math.errors import InputError
+    from rstar_math.problems.drawing import drawn
     from rstar_math.problems.sources import read_sources
     from rstar_math.problems.writer import write_problems
 
+    if seed is not None and limit is None:
+        raise InputError("--seed draws as many problems as --limit says; give --limit too.")
     with show.err.status("reading ...") as status:
         found = read_sources(sources)
         work = _Work(found, found)
@@ -71,7 +78,7 @@ def problems(
             work.kept = work.clean.kept
     if not work.kept:
         raise InputError(f"Of {len(found)} problems none is left; give other sources.")
-    work.kept = work.kept[:limit]
+    work.kept = work.kept[:limit] if seed is None else drawn(work.kept, limit, seed)
     write_problems(out, work.kept)
     if as_json:
         print_json({"out": str(out), **work.as_json()})

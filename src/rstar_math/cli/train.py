@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from rstar_math.cli.options import AsJson, print_json
+from rstar_math.cli.options import AsJson, print_json, section_of
 
 if TYPE_CHECKING:
-    from rstar_math.config.sections import Section
     from rstar_math.training.rows import SolutionRow
 
 app = typer.Typer(help="Train a policy or a preference model.", no_args_is_help=True)
@@ -31,6 +30,7 @@ Sets = Annotated[
         "--set", metavar="KEY=VALUE", help="Set one option, as in learning_rate=1e-5. Repeatable."
     ),
 ]
+_EXAMPLE = "epochs=1"
 
 
 @app.command("policy")
@@ -58,7 +58,7 @@ def policy(
     from rstar_math.training.rows import SolutionRow, read_rows
     from rstar_math.training.settings import PolicyTraining
 
-    settings = _settings(PolicyTraining, set_)
+    settings = section_of(PolicyTraining, set_ or (), _EXAMPLE)
     rows = _annotated(data) if annotated else read_rows(_file(data, "sft"), SolutionRow)
     report = train_policy(rows, base, out, settings, say=_say)
     _print(report, out, as_json)
@@ -99,7 +99,8 @@ def ppm(
     from rstar_math.training.settings import PreferenceTraining, ProbeTraining
 
     name = {"ppm": "preference", "orm": "outcome", "pqm": "value"}[objective]
-    settings = _settings(ProbeTraining if probe else PreferenceTraining, set_)
+    kind: type[ProbeTraining | PreferenceTraining] = ProbeTraining if probe else PreferenceTraining
+    settings = section_of(kind, set_ or (), _EXAMPLE)
     rows: Any = read_rows(_file(data, name), KINDS[objective])
     if isinstance(settings, ProbeTraining):
         report = train_probe(rows, base, out, settings, say=_say)
@@ -108,30 +109,6 @@ def ppm(
         settings = settings.model_copy(update={"objective": objective})
         report = train_preference(rows, base, out, settings, say=_say)
     _print(report, out, as_json)
-
-
-def _settings(section: "type[Section]", given: list[str] | None) -> Any:
-    """A section with `key=value` settings over its defaults."""
-    from pydantic import ValidationError
-
-    from rstar_math.config.loading import setting_value
-    from rstar_math.errors import ConfigError
-
-    over: dict[str, Any] = {}
-    for setting in given or ():
-        key, eq, value = setting.partition("=")
-        if not eq:
-            raise ConfigError(f"--set {setting!r} is not key=value; for example --set epochs=1.")
-        over[key.strip()] = setting_value(value.strip())
-    try:
-        return section.model_validate(over)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        name = ".".join(map(str, fault["loc"]))
-        if fault["type"] == "extra_forbidden":
-            known = ", ".join(section.model_fields)
-            raise ConfigError(f"There is no option {name} here; there are {known}.") from None
-        raise ConfigError(f"--set {name}={over.get(name)!r} will not do: {fault['msg']}.") from None
 
 
 def _file(data: Path, name: str) -> Path:

@@ -14,6 +14,7 @@ from rstar_math.evolution.recipe_sections import RoundSection, SetSection
 from rstar_math.problems import read_problems
 from rstar_math.problems.annotated import annotated_steps
 from rstar_math.problems.decontamination import Evaluations, Match, Rule, decontaminate
+from rstar_math.problems.drawing import drawn
 from rstar_math.problems.duplicates import deduplicate
 from rstar_math.problems.solutions import Solved, read_solutions
 from rstar_math.problems.sources import is_source, parse_source, read_sources
@@ -142,16 +143,6 @@ def doubted_before(journal: Journal, number: int) -> set[str]:
 def solutions_in(journal: Journal) -> list[Solved]:
     """The annotated solutions of problems to learn from."""
     return list(read_solutions(str(journal.path("round-0", SOLUTIONS))))
-
-
-def drawn(problems: Sequence[Problem], size: int | None, seed: int) -> list[Problem]:
-    """At most `size` of some problems, in their order. Who is drawn depends on ids alone, so that a
-    larger draw holds a smaller one."""
-    if size is None or size >= len(problems):
-        return list(problems)
-    ranked = sorted(problems, key=lambda problem: derive(seed, problem.id))
-    chosen = {problem.id for problem in ranked[:size]}
-    return [problem for problem in problems if problem.id in chosen]
 
 
 def title_sets(sets: Sequence[SetSection]) -> list[str]:

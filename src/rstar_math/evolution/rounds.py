@@ -17,6 +17,7 @@ from rstar_math.evolution.recipe import Recipe
 from rstar_math.evolution.watching import Budget, Silent, Watch
 from rstar_math.evolution.workshop import Workshop, by_level
 from rstar_math.models.servers import keeping
+from rstar_math.problems.drawing import drawn
 from rstar_math.search.strategy import Strategy, parse_strategies
 from rstar_math.seeding import derive
 from rstar_math.training.process import require_training
@@ -103,7 +104,7 @@ async def _searches(shop: Workshop, number: int, pair: Pair) -> dict[Path, str]:
     recipe = shop.recipe.rounds[number - 1]
     problems = gathering.to_learn_from(shop.journal, number, recipe)
     seed = derive(shop.recipe.search.seed, "round", number)
-    problems = gathering.drawn(problems, recipe.problems, seed)
+    problems = drawn(problems, recipe.problems, seed)
     strategy = Strategy("mcts", recipe.rollouts, recipe.runs if recipe.runs > 1 else None)
     path, left = shop.journal.path(f"round-{number}", "search.rstar"), problems
     facts = await _guided(shop, f"{number}/search", (problems, strategy), pair)

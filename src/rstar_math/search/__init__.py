@@ -10,6 +10,7 @@ from rstar_math.search.answers import (
     best,
     majority,
     paths,
+    tempered,
     top_of_runs,
     weighted,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "paths",
     "pursue",
     "sample_chains",
+    "tempered",
     "to_record",
     "top_of_runs",
     "weighted",

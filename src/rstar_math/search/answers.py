@@ -48,6 +48,9 @@ class Choice:
 
 NO_CHOICE = Choice(None, None, 0.0, {})
 
+TEMPER = 0.25
+"""The power to which `tempered` raises what `weighted` counts; at 0 all count alike."""
+
 Rule = Callable[[Sequence[Ballot], Grouper], Awaitable[Choice]]
 
 
@@ -82,29 +85,54 @@ def masses(tree: Tree) -> list[float]:
     return mass
 
 
+def _weighted(ballot: Ballot) -> float:
+    return ballot.weight * (1 + (ballot.value or 0.0)) / 2
+
+
+def _tempered(ballot: Ballot) -> float:
+    raised: float = ((1 + (ballot.value or 0.0)) / 2) ** TEMPER
+    return ballot.weight * raised
+
+
+VOTES: Mapping[str, Callable[[Ballot], float]] = {
+    "majority": lambda ballot: ballot.weight,
+    "paths": lambda ballot: 1.0,
+    "weighted": _weighted,
+    "tempered": _tempered,
+}
+"""What a path's vote counts by the rules that count votes."""
+
+
 async def majority(cast: Sequence[Ballot], group: Grouper) -> Choice:
     """The answer with the most votes; of equal ones the one found first (self-consistency, Wang
     et al., arXiv:2203.11171)."""
-    return await _elect(cast, group, lambda ballot: ballot.weight)
+    return await _elect(cast, group, VOTES["majority"])
 
 
 async def paths(cast: Sequence[Ballot], group: Grouper) -> Choice:
     """The answer that most paths end in, whatever they weigh; of equal ones the one found first
     (rStar's generator alone, "@maj", arXiv:2408.06195, table 2; its code counts a path again for
     each rollout that ends there)."""
-    return await _elect(cast, group, lambda ballot: 1.0)
+    return await _elect(cast, group, VOTES["paths"])
 
 
 async def weighted(cast: Sequence[Ballot], group: Grouper) -> Choice:
     """The answer with the highest sum of (1 + value) / 2 over its votes (weighted best-of-N, Li
     et al., arXiv:2206.02336); a path without a value counts as one of value 0."""
-    return await _elect(cast, group, lambda b: b.weight * (1 + (b.value or 0.0)) / 2)
+    return await _elect(cast, group, VOTES["weighted"])
+
+
+async def tempered(cast: Sequence[Ballot], group: Grouper) -> Choice:
+    """The answer with the highest sum of ((1 + value) / 2) ** 0.25 over its votes: values break
+    ties and tip close votes, but no path outvotes many. Ours, for preference models whose values
+    are spread to both ends; measured in docs/results.md."""
+    return await _elect(cast, group, VOTES["tempered"])
 
 
 async def best(cast: Sequence[Ballot], group: Grouper) -> Choice:
     """The answer of the path with the highest value (best-of-N); of equal ones the answer with
     more votes, then the one found first. Paths without a value come last."""
-    return await _elect(cast, group, lambda ballot: ballot.weight, by_value=True)
+    return await _elect(cast, group, VOTES["majority"], by_value=True)
 
 
 async def top_of_runs(cast: Sequence[Ballot], group: Grouper, *, keep: int = 4) -> Choice:
@@ -124,6 +152,7 @@ RULES: Mapping[str, Rule] = {
     "majority": majority,
     "paths": paths,
     "weighted": weighted,
+    "tempered": tempered,
     "best": best,
 }
 """By the name that `search.answer` gives them; `top_of_runs` takes a number besides."""

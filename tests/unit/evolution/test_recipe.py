@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from rstar_math.errors import ConfigError
-from rstar_math.evolution.gathering import drawn, title_sets
+from rstar_math.evolution.gathering import title_sets
 from rstar_math.evolution.recipe import load_recipe, recipes
 from rstar_math.evolution.recipe_sections import SetSection
+from rstar_math.problems.drawing import drawn
 from rstar_math.types import Problem, Question
 
 

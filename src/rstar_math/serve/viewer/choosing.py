@@ -8,7 +8,7 @@ from rstar_math.config import SearchConfig
 from rstar_math.errors import RstarError
 from rstar_math.evolution.store import Result
 from rstar_math.search import ROOT, Tree, ballots
-from rstar_math.search.answers import Ballot
+from rstar_math.search.answers import VOTES, Ballot
 from rstar_math.search.pursue import answer_rule
 from rstar_math.search.strategy import parse_strategies
 
@@ -17,6 +17,8 @@ RULES = {
     "paths": "The answer that most paths end in wins.",
     "weighted": "The highest sum of values wins: each vote counts more the better its path's value "
     "is.",
+    "tempered": "The highest sum of tempered values wins: each vote counts a little more the "
+    "better its path's value is.",
     "best": "The single path with the highest value wins, however few paths agree.",
     "top-of-runs": "The path with the highest value wins; of several independent runs, the best "
     "paths of the best of them vote.",
@@ -26,6 +28,7 @@ RULES = {
 """What is said of each rule."""
 SOME_VOTE = ("top-of-runs", "review")
 """Rules by which not every path with an answer has a vote."""
+_COUNTED = {**VOTES, "best": VOTES["majority"]}
 _KEEP = "search.keep"
 
 
@@ -45,7 +48,7 @@ def vote_shares(tree: Tree, rule: str, conditions: Mapping[str, Any]) -> list[fl
     None where there are none."""
     below = [0.0] * len(tree)
     for ballot in _cast(tree, rule, conditions):
-        below[ballot.node] += _weight(ballot, rule)
+        below[ballot.node] += _COUNTED.get(rule, VOTES["paths"])(ballot)
     for index in range(len(tree) - 1, ROOT, -1):
         below[tree.nodes[index].parent] += below[index]
     if not below[ROOT]:
@@ -66,12 +69,3 @@ def _cast(tree: Tree, rule: str, conditions: Mapping[str, Any]) -> list[Ballot]:
     keep = conditions.get(_KEEP)
     ranked = sorted(firsts.values(), key=lambda ballot: -ballot.rank)
     return ranked[: keep if isinstance(keep, int) else SearchConfig().keep]
-
-
-def _weight(ballot: Ballot, rule: str) -> float:
-    """What a path counts."""
-    if rule in ("paths", "review", "top-of-runs"):
-        return 1.0
-    if rule == "weighted":
-        return ballot.weight * (1 + (ballot.value or 0.0)) / 2
-    return ballot.weight
