@@ -1,9 +1,8 @@
 """Whether a new model takes the place of the old one: only if it is better on held-out problems.
 
 Policies are compared by their greedy answers. Preference models choose among the same sampled
-solutions of each problem, by the rule that the recipe's searches answer by (votes weighted with
-their values where it names none that values have a part in); where there is none so far, the plain
-majority of the samples is what a new one has to beat.
+solutions of each problem, by votes weighted with their values; where there is none so far, the
+plain majority of the samples is what a new one has to beat.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -65,19 +64,12 @@ def results_of(path: Path, strategy: str) -> dict[str, bool]:
 @dataclass(frozen=True, slots=True)
 class Reranked:
     """What choosing among the same samples comes to for one scorer: which problems are right by the
-    majority, by votes weighted with values, by tempered ones, by the highest value, and by any
-    sample."""
+    majority, by votes weighted with values, by the highest value, and by any sample."""
 
     majority: dict[str, bool]
     weighted: dict[str, bool]
-    tempered: dict[str, bool]
     best: dict[str, bool]
     ceiling: dict[str, bool]
-
-    def by(self, rule: str | None) -> dict[str, bool]:
-        """What a rule of `search.answer` chooses; weighted votes where it does not go by values."""
-        by_value = {"tempered": self.tempered, "best": self.best}
-        return by_value.get(rule or "", self.weighted)
 
     def shares(self) -> dict[str, float]:
         """The share right by each rule, in [0, 1]."""
@@ -104,11 +96,11 @@ async def rerank(
                     yield tree, judges.verifier(problem.reference or "")
 
             found = await choose(judged(), scorer or _Even(), judges.group)
-    by_value = [found.by_value[f"{name} vote"] for name in ("weighted", "tempered")]
+    columns = (found.voted, found.by_value["weighted vote"], found.by_value["best of N"])
     return Reranked(
         *(
             {problem.id: right for problem, right in zip(problems, column, strict=True)}
-            for column in (found.voted, *by_value, found.by_value["best of N"], found.reachable)
+            for column in (*columns, found.reachable)
         )
     )
 

@@ -37,10 +37,8 @@ async def ppm_gate(shop: Workshop, number: int, pair: Pair, new: Made, fixed: Ma
         facts = await shop.sampled(f"{made_in}/samples", path, Pair(policy), [samples])
         digests[made_in] = facts["digest"]
     old = pair.ppm
-    rule = shop.recipe.search.answer
     inputs = {
         **shop.part("gate"),
-        "rule": rule,
         "samples": digests[pair.policy.round],
         "fixed": fixed and digests[fixed.round],
         "old": old and old.digest,
@@ -51,9 +49,9 @@ async def ppm_gate(shop: Workshop, number: int, pair: Pair, new: Made, fixed: Ma
         shop.watch.begin(f"{number}/ppm-gate", "weigh the preference model", None, 0)
         ours = await _reranked(shop, pair.policy, new, samples)
         theirs = await _reranked(shop, pair.policy, old, samples)
-        before = theirs.majority if old is None else theirs.by(rule)
+        before = theirs.majority if old is None else theirs.weighted
         held_against = None if old is None else old.round
-        verdict = gate.decide(before, ours.by(rule), shop.recipe.gate.sure)
+        verdict = gate.decide(before, ours.weighted, shop.recipe.gate.sure)
         found = {**decision(verdict, held_against), "shares": ours.shares()}
         if fixed is not None:
             found["fixed_policy"] = (await _reranked(shop, fixed, new, samples)).shares()

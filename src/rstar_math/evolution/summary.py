@@ -35,9 +35,6 @@ SOLVED = (
 )
 """Share of the training problems solved, as published: no benchmark, so it is here."""
 
-CHOSEN = ("majority", "weighted", "tempered", "best", "ceiling")
-"""Ways to choose among samples, in the order of the table's columns."""
-
 
 def write_summary(journal: Journal) -> list[Path]:
     """Write `report.md`, `report.html` and `report.json` into the folder of an evolution; their
@@ -177,13 +174,13 @@ def _preferences(found: Course) -> Iterator[Block]:
             [
                 f"round {one.number}",
                 percent(held.get("accuracy")),
-                *[percent(shares.get(name)) for name in CHOSEN],
+                *[percent(shares[name]) for name in ("majority", "weighted", "best", "ceiling")],
                 percent(fixed.get("weighted")),
                 _gate(gate),
             ]
         )
-    header = ["ours", "pairs ranked right", "majority", "weighted vote", "tempered vote"]
-    header += ["best of all", "any sample right", "first policy, weighted", "put to use"]
+    header = ["ours", "pairs ranked right", "majority", "weighted vote", "best of all"]
+    header += ["any sample right", "first policy, weighted", "put to use"]
     yield Paragraph(
         "Choosing among the same samples of held-out problems, and pairs of held-out problems "
         "ranked. The last but one holds the policy fixed, as the paper's table 4 does."
