@@ -14,14 +14,7 @@ from rstar_math.config import SearchConfig
 from rstar_math.errors import ConfigError, RequestFailed
 from rstar_math.meter import charge
 from rstar_math.search import ROOT, Choice, Parts, Tree, from_record, pursue, to_record
-from rstar_math.search.answers import (
-    Ballot,
-    best,
-    majority,
-    tempered,
-    top_of_runs,
-    weighted,
-)
+from rstar_math.search.answers import Ballot, best, majority, top_of_runs, weighted
 from rstar_math.search.stopping import Allowance, confidence, decided
 from rstar_math.search.strategy import Strategy, parse_strategies
 from rstar_math.seeding import derive
@@ -219,21 +212,8 @@ def test_the_rules_by_hand() -> None:
     assert chosen(top_of_runs, *runs, keep=3).votes == {"x": 2.0, "b": 1.0}
     assert chosen(top_of_runs, *runs, keep=1).answer == "b"
     assert chosen(best, ballot("a"), ballot("b", -1.0)).answer == "b"
-    for rule in (majority, best, weighted, tempered, top_of_runs):
+    for rule in (majority, best, weighted, top_of_runs):
         assert chosen(rule) == Choice(None, None, 0.0, {})
-
-
-def test_tempered_votes_tip_what_is_close_and_no_more() -> None:
-    close = [ballot("a", -0.5), ballot("b", 0.5)]
-    assert chosen(majority, *close).answer == "a"
-    assert chosen(tempered, *close).votes == {
-        "b": pytest.approx(0.75**0.25),
-        "a": pytest.approx(0.25**0.25),
-    }
-    many = [ballot("a", -0.9), ballot("a", -0.9), ballot("a", -0.9), ballot("b", 1.0)]
-    assert chosen(weighted, *many).answer == "b"
-    assert chosen(tempered, *many).answer == "a"
-    assert chosen(tempered, ballot("a", None), ballot("b", -0.5)).answer == "a"
 
 
 def test_all_against_is_still_a_choice() -> None:

@@ -49,7 +49,7 @@ def problems(
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option(min=0, help="Draw those N by this seed instead; more of them hold fewer."),
+        typer.Option(min=0, help="Draw the N by this seed instead of taking the first."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -60,24 +60,11 @@ def problems(
     from rstar_math.cli import show
     from rstar_math.errors import InputError
     from rstar_math.problems.drawing import drawn
-    from rstar_math.problems.sources import read_sources
     from rstar_math.problems.writer import write_problems
 
     if seed is not None and limit is None:
         raise InputError("--seed draws as many problems as --limit says; give --limit too.")
-    with show.err.status("reading ...") as status:
-        found = read_sources(sources)
-        work = _Work(found, found)
-        if dedup:
-            status.update(f"looking for duplicates among {len(found)} problems ...")
-            work.single = _deduplicated(work.kept)
-            work.kept = work.single.kept
-        if without:
-            status.update(f"holding {len(work.kept)} problems against evaluation sets ...")
-            work.clean = _decontaminated(work.kept, without, templates)
-            work.kept = work.clean.kept
-    if not work.kept:
-        raise InputError(f"Of {len(found)} problems none is left; give other sources.")
+    work = _gathered(sources, dedup, without, templates)
     work.kept = work.kept[:limit] if seed is None else drawn(work.kept, limit, seed)
     write_problems(out, work.kept)
     if as_json:
@@ -190,6 +177,28 @@ class _Work:
                     f"    {match.item.id}: {_short(match.item)}\n    both: {match.overlap[:_CHARS]}"
                 )
         return lines
+
+
+def _gathered(sources: list[str], dedup: bool, without: list[str] | None, templates: bool) -> _Work:
+    """What is left of the sources' problems. Raises `InputError` where nothing is."""
+    from rstar_math.cli import show
+    from rstar_math.errors import InputError
+    from rstar_math.problems.sources import read_sources
+
+    with show.err.status("reading ...") as status:
+        found = read_sources(sources)
+        work = _Work(found, found)
+        if dedup:
+            status.update(f"looking for duplicates among {len(found)} problems ...")
+            work.single = _deduplicated(work.kept)
+            work.kept = work.single.kept
+        if without:
+            status.update(f"holding {len(work.kept)} problems against evaluation sets ...")
+            work.clean = _decontaminated(work.kept, without, templates)
+            work.kept = work.clean.kept
+    if not work.kept:
+        raise InputError(f"Of {len(found)} problems none is left; give other sources.")
+    return work
 
 
 def _short(problem: "Problem") -> str:

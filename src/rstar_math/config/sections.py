@@ -140,13 +140,10 @@ class SearchConfig(Section):
     self_check: bool = True
     """Whether a model that judges itself first writes a line of checking, as Tree of Thoughts does;
     without it a judgement takes a tenth of the tokens."""
-    answer: Literal["majority", "paths", "weighted", "tempered", "best", "top-of-runs"] | None = (
-        None
-    )
+    answer: Literal["majority", "paths", "weighted", "best", "top-of-runs"] | None = None
     """How the answer is chosen: by votes that count what the policy would write, by one vote a path
-    (rStar's generator), by votes weighted with values, fully or so that none outweighs many, by the
-    highest value, or as in rStar-Math by the best of each run and a majority of the top `keep`; by
-    default as suits the strategy."""
+    (rStar's generator), by votes weighted with values, by the highest value, or as in rStar-Math by
+    the best of each run and a majority of the top `keep`; by default as suits the strategy."""
     keep: int = Field(4, ge=1)
     """Runs whose best paths vote in "top-of-runs" (rStar-Math's code: 4)."""
     trees: int | None = Field(None, ge=1)

@@ -72,10 +72,10 @@ def rules(series: Sequence[Series]) -> list[Block]:
         rows.append([*row, percent(one.ceiling)])
     if not rows:
         return []
-    header = ["strategy", "majority", "one vote a path", "weighted by value", "tempered"]
+    header = ["strategy", "majority", "one vote a path", "weighted by value", "best value"]
     return [
         Heading("Ways to choose"),
-        Table([*header, "best value", "top of runs", "any path right"], rows),
+        Table([*header, "top of runs", "any path right"], rows),
         Paragraph(
             "Right answers by each rule (search.answer) from the very same trees. The rule that "
             "looks best here was found on these problems, so it is a result on others alone. Top "

@@ -1,6 +1,5 @@
 """Does a scorer choose better answers than a vote does? On the same samples of the same problems:
-the highest value (best-of-N) and votes weighted by value, fully or tempered, against the majority
-(self-consistency).
+the highest value (best-of-N) and votes weighted by value against the majority (self-consistency).
 
 Both sides have the very same samples, so the policy's budget is equal by construction; what the
 scorer reads comes on top and is counted.
@@ -14,11 +13,11 @@ from typing import Any
 from rstar_math.errors import InputError
 from rstar_math.evaluation.paired import Comparison, compare
 from rstar_math.protocols import Grouper, Scorer, Verifier
-from rstar_math.search import Tree, ballots, best, majority, tempered, weighted
+from rstar_math.search import Tree, ballots, best, majority, weighted
 from rstar_math.training.ranking import ranking_accuracy
 from rstar_math.types import Verdict
 
-RULES = {"best of N": best, "weighted vote": weighted, "tempered vote": tempered}
+RULES = {"best of N": best, "weighted vote": weighted}
 """The ways to choose by value."""
 
 

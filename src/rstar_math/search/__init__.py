@@ -10,7 +10,6 @@ from rstar_math.search.answers import (
     best,
     majority,
     paths,
-    tempered,
     top_of_runs,
     weighted,
 )
@@ -42,7 +41,6 @@ __all__ = [
     "paths",
     "pursue",
     "sample_chains",
-    "tempered",
     "to_record",
     "top_of_runs",
     "weighted",

@@ -48,9 +48,6 @@ class Choice:
 
 NO_CHOICE = Choice(None, None, 0.0, {})
 
-TEMPER = 0.25
-"""The power to which `tempered` raises what `weighted` counts; at 0 all count alike."""
-
 Rule = Callable[[Sequence[Ballot], Grouper], Awaitable[Choice]]
 
 
@@ -85,20 +82,10 @@ def masses(tree: Tree) -> list[float]:
     return mass
 
 
-def _weighted(ballot: Ballot) -> float:
-    return ballot.weight * (1 + (ballot.value or 0.0)) / 2
-
-
-def _tempered(ballot: Ballot) -> float:
-    raised: float = ((1 + (ballot.value or 0.0)) / 2) ** TEMPER
-    return ballot.weight * raised
-
-
 VOTES: Mapping[str, Callable[[Ballot], float]] = {
     "majority": lambda ballot: ballot.weight,
     "paths": lambda ballot: 1.0,
-    "weighted": _weighted,
-    "tempered": _tempered,
+    "weighted": lambda ballot: ballot.weight * (1 + (ballot.value or 0.0)) / 2,
 }
 """What a path's vote counts by the rules that count votes."""
 
@@ -120,13 +107,6 @@ async def weighted(cast: Sequence[Ballot], group: Grouper) -> Choice:
     """The answer with the highest sum of (1 + value) / 2 over its votes (weighted best-of-N, Li
     et al., arXiv:2206.02336); a path without a value counts as one of value 0."""
     return await _elect(cast, group, VOTES["weighted"])
-
-
-async def tempered(cast: Sequence[Ballot], group: Grouper) -> Choice:
-    """The answer with the highest sum of ((1 + value) / 2) ** 0.25 over its votes: values break
-    ties and tip close votes, but no path outvotes many. Ours, for preference models whose values
-    are spread to both ends; measured in docs/results.md."""
-    return await _elect(cast, group, VOTES["tempered"])
 
 
 async def best(cast: Sequence[Ballot], group: Grouper) -> Choice:
@@ -152,7 +132,6 @@ RULES: Mapping[str, Rule] = {
     "majority": majority,
     "paths": paths,
     "weighted": weighted,
-    "tempered": tempered,
     "best": best,
 }
 """By the name that `search.answer` gives them; `top_of_runs` takes a number besides."""

@@ -122,9 +122,6 @@ def test_a_step_shows_words_code_output_and_error() -> None:
     assert "The path ended here: code failed" in html
 
 
-TEMPERED = 0.75 * 0.75**0.25 / (0.75 * 0.75**0.25 + 0.25 * 0.25**0.25)
-
-
 def voted() -> Tree:
     """Two paths to 3 below one step, the better valued, and one to 4 below another."""
     tree = Tree(Question("q", "?"))
@@ -143,7 +140,6 @@ def voted() -> Tree:
         ("best", [1, 0.75, 0.375, 0.375, 0.25, 0.25]),
         ("paths", [1, 2 / 3, 1 / 3, 1 / 3, 1 / 3, 1 / 3]),
         ("weighted", [1, 0.9, 0.45, 0.45, 0.1, 0.1]),
-        ("tempered", [1, TEMPERED, TEMPERED / 2, TEMPERED / 2, 1 - TEMPERED, 1 - TEMPERED]),
         ("top-of-runs", [1, 1, 1, 0, 0, 0]),
     ],
 )

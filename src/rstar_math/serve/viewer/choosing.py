@@ -17,8 +17,6 @@ RULES = {
     "paths": "The answer that most paths end in wins.",
     "weighted": "The highest sum of values wins: each vote counts more the better its path's value "
     "is.",
-    "tempered": "The highest sum of tempered values wins: each vote counts a little more the "
-    "better its path's value is.",
     "best": "The single path with the highest value wins, however few paths agree.",
     "top-of-runs": "The path with the highest value wins; of several independent runs, the best "
     "paths of the best of them vote.",
