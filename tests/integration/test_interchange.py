@@ -52,6 +52,8 @@ def test_runs_of_one_name_get_files_of_their_own(tmp_path: Path) -> None:
     assert names_of([one]) == ["run"]
     assert names_of([one, three]) == ["x-run", "c-run"]
     assert names_of([one, two]) == ["1-x-run", "2-x-run"]
+    alike = [tmp_path / part for part in ("a-b/c.rstar", "z/c.rstar", "a/b-c.rstar")]
+    assert names_of(alike) == ["1-a-b-c", "2-z-c", "3-a-b-c"]
     write_run(three, "sc@4", problems(1), scored=False)
     (log,) = write_inspect_logs(three, tmp_path, "c-run")
     assert (log.name, write_lm_eval(three, tmp_path, "c-run").name) == (

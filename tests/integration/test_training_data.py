@@ -251,6 +251,7 @@ def test_wrong_options_say_what_to_type(tmp_path: Path) -> None:
     for setting, sentence in (
         ("search.rollouts=3", "is not curation.key=value"),
         ("margin=1", "is not curation.key=value"),
+        ("curation.=1", "is not curation.key=value"),
         ("curation.margins=1", "no option curation.margins here; the nearest is curation.margin."),
         ("curation.margin=9", "curation.margin = 9 will not do: Input should be less"),
         ("curation.descend=down", "curation.descend = 'down' will not do"),

@@ -104,7 +104,7 @@ def section_of(kind: type[S], given: Sequence[str], example: str, prefix: str = 
     for setting in given:
         key, eq, value = setting.partition("=")
         name = key.strip()
-        if not eq or not name.startswith(prefix):
+        if not eq or not name.startswith(prefix) or name == prefix:
             raise ConfigError(
                 f"--set {setting!r} is not {prefix}key=value; for example --set {prefix}{example}."
             )

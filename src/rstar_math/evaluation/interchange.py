@@ -27,8 +27,8 @@ _SCORER = "rstar_grader"
 def names_of(paths: Sequence[Path]) -> list[str]:
     """A name for each run's files: its own, with the folder's or else its number where two are the
     same."""
-    named = distinct([path.resolve() for path in paths], [path.stem for path in paths])
-    return [name.replace(": ", "-").replace("/", "-") for name in named]
+    whole, stems = [path.resolve() for path in paths], [path.stem for path in paths]
+    return distinct(whole, stems, folder="-", number="-")
 
 
 def write_inspect_logs(path: Path, folder: Path, name: str | None = None) -> list[Path]:

@@ -119,13 +119,16 @@ async def top_of_runs(cast: Sequence[Ballot], group: Grouper, *, keep: int = 4) 
     """The paper's rule for several searches: of each run the path with the highest value, of these
     the `keep` with the highest value, and of these the majority (rStar-Math, arXiv:2501.04519,
     section 4 and the authors' evaluation, whose K is 4 by default and 4 to 8 by their advice)."""
+    return await paths(best_of_runs(cast, keep), group)
+
+
+def best_of_runs(cast: Sequence[Ballot], keep: int) -> list[Ballot]:
+    """Of each run the path with the highest value, of these the `keep` with the highest."""
     firsts: dict[int, Ballot] = {}
     for ballot in cast:
         if ballot.run not in firsts or ballot.rank > firsts[ballot.run].rank:
             firsts[ballot.run] = ballot
-    kept = sorted(firsts.values(), key=lambda ballot: -ballot.rank)[:keep]
-    whole = [Ballot(b.answer, b.node, 1.0, b.value, b.run) for b in kept]
-    return await majority(whole, group)
+    return sorted(firsts.values(), key=lambda ballot: -ballot.rank)[:keep]
 
 
 RULES: Mapping[str, Rule] = {

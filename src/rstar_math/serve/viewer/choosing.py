@@ -8,7 +8,7 @@ from rstar_math.config import SearchConfig
 from rstar_math.errors import RstarError
 from rstar_math.evolution.store import Result
 from rstar_math.search import ROOT, Tree, ballots
-from rstar_math.search.answers import VOTES, Ballot
+from rstar_math.search.answers import VOTES, Ballot, best_of_runs
 from rstar_math.search.pursue import answer_rule
 from rstar_math.search.strategy import parse_strategies
 
@@ -60,10 +60,5 @@ def _cast(tree: Tree, rule: str, conditions: Mapping[str, Any]) -> list[Ballot]:
     cast = ballots(tree)
     if rule != "top-of-runs":
         return cast
-    firsts: dict[int, Ballot] = {}
-    for ballot in cast:
-        if ballot.run not in firsts or ballot.rank > firsts[ballot.run].rank:
-            firsts[ballot.run] = ballot
     keep = conditions.get(_KEEP)
-    ranked = sorted(firsts.values(), key=lambda ballot: -ballot.rank)
-    return ranked[: keep if isinstance(keep, int) else SearchConfig().keep]
+    return best_of_runs(cast, keep if isinstance(keep, int) else SearchConfig().keep)

@@ -59,10 +59,13 @@ def names(sources: Sequence[Source]) -> list[str]:
     return distinct([source.path for source in sources], [s.path.name for s in sources])
 
 
-def distinct(paths: Sequence[Path], files: Sequence[str]) -> list[str]:
-    """The names of some files, with the folder, or else the number, where two are the same."""
-    longer = [f"{path.parent.name}/{name}" for path, name in zip(paths, files, strict=True)]
-    numbered = [f"{at}: {name}" for at, name in enumerate(longer, 1)]
+def distinct(
+    paths: Sequence[Path], files: Sequence[str], *, folder: str = "/", number: str = ": "
+) -> list[str]:
+    """The names of some files, with the folder, or else the number, where two are the same;
+    `folder` and `number` stand after these."""
+    longer = [f"{path.parent.name}{folder}{name}" for path, name in zip(paths, files, strict=True)]
+    numbered = [f"{at}{number}{name}" for at, name in enumerate(longer, 1)]
     return next(found for found in (list(files), longer, numbered) if len({*found}) == len(found))
 
 
