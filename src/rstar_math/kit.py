@@ -14,6 +14,7 @@ from rstar_math.models import (
     SubQuestionPolicy,
     UsefulnessScorer,
 )
+from rstar_math.models.prompting import conversation_for, prompting_of
 from rstar_math.protocols import Completer, Executor, Grouper, Policy, Scorer, Verifier
 from rstar_math.search import Parts
 from rstar_math.search.review import Review, by_peer, by_scorer
@@ -46,7 +47,13 @@ class Kit:
         elif kind in ("zero", "cot", "peer"):
             model = self.asked(kind, second=kind == "peer")
             heat = 0.0 if strategy.cold else None
-            policy = ChainPolicy(model, actions, shots=kind != "zero", temperature=heat)
+            policy = ChainPolicy(
+                model,
+                actions,
+                shots=kind != "zero",
+                temperature=heat,
+                conversation=conversation_for(self.config.policy, prompting_of(model)),
+            )
             scorer = None
         elif kind in ACTIONS:
             depth = self.search(strategy, search).depth
@@ -78,7 +85,9 @@ class Kit:
             return by_scorer(verifier, group=self.group)
         if strategy.kind != "rstar":
             return None
-        peer = CompletingPeer(self.asked("rstar", second=True), actions, mutual)
+        second = self.asked("rstar", second=True)
+        talk = conversation_for(self.config.policy, prompting_of(second))
+        peer = CompletingPeer(second, actions, mutual, talk)
         return by_peer(peer, solution_units, group=self.group, config=mutual, seed=search.seed)
 
     def asked(self, kind: str, *, second: bool = False) -> Completer:

@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from rstar_math.types import Execution, Question, Step, Verdict
 
@@ -16,6 +16,18 @@ class Policy(Protocol):
         """Up to `k` candidate next steps, not yet run; fewer where the model gave fewer, none
         where it has nothing to say. The same arguments mean the same request. Raises `ModelError`
         when the model cannot be asked at all."""
+        ...
+
+
+@runtime_checkable
+class BlockPolicy(Protocol):
+    """A policy that can also sample several steps at once, for chains that need no search."""
+
+    async def propose_blocks(
+        self, question: Question, prefix: Sequence[Step], k: int, *, seed: int
+    ) -> list[list[Step]]:
+        """Up to `k` continuations, each to the next point at which code has to be run or to the
+        answer. Otherwise as `Policy.propose`."""
         ...
 
 
@@ -57,6 +69,8 @@ class Completion:
     """The stop string that ended it, where the server tells."""
     tokens: int | None = None
     """Sampled tokens, where the server tells for each sample."""
+    reasoning: str = ""
+    """What a reasoning model thought before its answer; not part of `text`."""
 
 
 class Completer(Protocol):

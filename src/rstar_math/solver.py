@@ -111,7 +111,8 @@ class Solver:
         if scorer is None:
             scorer = await self._valuer(model)
         warm = StepPolicy(model, self.config.policy)
-        cold = StepPolicy(model, self.config.policy.model_copy(update={"temperature": 0.0}))
+        greedy = self.config.policy.model_copy(update={"temperature": 0.0})
+        cold = StepPolicy(model, greedy, warm.renderer)
         self._kit = Kit(self.config, warm, cold, executor, self.group, scorer, model, second)
 
     async def _valuer(self, model: Completer | None) -> Scorer | None:
@@ -146,7 +147,8 @@ class Solver:
 
     async def _connected(self, config: ModelConfig, use: str) -> tuple[Completer, str]:
         """A model that is closed with the solver, and its name."""
-        connection = await connect(config, self.config.servers)
+        chat = self.config.policy.mode != "completion"
+        connection = await connect(config, self.config.servers, chat=chat)
         self._stack.push_async_callback(connection.aclose)
         self._note(use, connection)
         return connection, connection.name

@@ -108,6 +108,8 @@ class Step:
     """None before the code has run, and for steps without code."""
     confidence: float | None = None
     """Share of the votes behind `answer`, in [0, 1]; None where no vote was held."""
+    reasoning: str = ""
+    """What a reasoning model thought before it wrote the step; never read for an answer."""
 
     @property
     def text(self) -> str:

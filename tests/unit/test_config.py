@@ -28,7 +28,7 @@ def test_the_trained_model_comes_with_its_prompt_whatever_runs_it(model: str) ->
     config = load_config(model=model)
     assert config.model.url == model
     assert config.policy.prompt == "trained"
-    assert load_config(model=f"{model}-of-mine").policy.prompt == "few-shot"
+    assert load_config(model=f"{model}-of-mine").policy.prompt == "auto"
 
 
 def test_every_preset_loads() -> None:

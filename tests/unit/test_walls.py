@@ -95,7 +95,7 @@ def test_what_a_search_is_handed_cannot_hold_a_reference() -> None:
 @pytest.mark.parametrize("path", FILES, ids=name)
 def test_files_and_functions_stay_short(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    assert text.count("\n") <= LONG_FILES.get(name(path), 300)
+    assert text.count("\n") <= LONG_FILES.get(name(path), 500)
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             length = (node.end_lineno or node.lineno) - node.lineno + 1

@@ -164,7 +164,9 @@ def _rows(checkpoint: Path, path: Path, limit: int | None, everything: bool) -> 
 async def _ranked(scorer: "Scored", rows: "list[PairRow]") -> dict[str, Any]:
     """Ranking accuracy on pairs."""
     from rstar_math.training.ranking import calibration_error, pair_calibration, ranking_accuracy
+    from rstar_math.training.rows import for_model
 
+    rows = for_model(rows, scorer.renderer)
     texts = [text for row in rows for text in (row.prompt + row.chosen, row.prompt + row.rejected)]
     values = await scorer.score_texts(texts)
     sides = [(a, b) for a, b in zip(values[::2], values[1::2], strict=True) if None not in (a, b)]

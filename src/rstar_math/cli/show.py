@@ -28,7 +28,7 @@ from rstar_math.foreign import plain
 from rstar_math.search import Tree
 from rstar_math.solver import OnProgress, Solution
 from rstar_math.steps.actions.labels import label
-from rstar_math.steps.grammar import GRAMMAR, thought
+from rstar_math.steps.grammar import program_output, thought
 from rstar_math.types import Cost, Execution, Problem, Step, Verdict
 
 err = Console(stderr=True, highlight=False)
@@ -143,7 +143,7 @@ def _step(
             ),
             (0, 0, 0, 4),
         )
-    if output := plain(GRAMMAR.output(block).rstrip()):
+    if output := plain(program_output(block).rstrip()):
         yield Padding(Text(f"-> {output}", "green" if block[-1].ok else "red"), (0, 0, 0, 4))
 
 

@@ -75,9 +75,19 @@ class DiscriminatorConfig(ModelConfig):
 class PolicyConfig(Section):
     """How steps are asked for."""
 
-    prompt: Literal["few-shot", "trained"] = "few-shot"
-    """"few-shot" teaches the step format by examples; "trained" is the short prompt of a model
-    that knows it."""
+    prompt: str = "auto"
+    """System message and worked examples: "easy" (one or two calculations), "grade-school" (as in
+    GSM8K), "competition" (as in MATH, with sympy), "trained" (no examples, for models trained on
+    the step format), or a TOML file of your own; "auto" is "trained" for a model that rstar trained,
+    "grade-school" in chat mode and "easy" in completion mode."""
+    format: Literal["auto", "fenced", "tags"] = "auto"
+    """How steps are written: Markdown code blocks whose steps begin with comments ("fenced"), or
+    with a mark after each step ("tags"); "auto" is the one the model was trained on, else "fenced"
+    in chat mode and "tags" in completion mode."""
+    mode: Literal["auto", "chat", "completion"] = "auto"
+    """How a prompt is sent: by the model's chat template, with a partly written answer to be
+    continued ("chat"), or as plain text ("completion"); "auto" is chat where the model has a
+    template or its server continues answers. `rstar doctor --model` shows the choice."""
     temperature: float = Field(0.7, ge=0, le=5)
     """Sampling temperature (rStar-Math's code: 0.7 in the bootstrap round, 1.0 later)."""
     answers: int | None = Field(None, ge=1)
@@ -85,6 +95,12 @@ class PolicyConfig(Section):
     many as of any other step (as in rStar-Math)."""
     step_tokens: int = Field(192, ge=1)
     """Most tokens of one step; rStar-Math's code allows 2048."""
+    solution_tokens: int = Field(1024, ge=1)
+    """Most tokens of a whole program or answer, where chains are sampled without a stop at each
+    step."""
+    thinking_tokens: int = Field(0, ge=0)
+    """Most tokens that a reasoning model may think before its first step; 0 lets it begin with the
+    step at once. Thoughts count as sampled tokens and are never read for an answer."""
 
 
 class SearchConfig(Section):

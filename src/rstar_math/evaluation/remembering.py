@@ -21,6 +21,7 @@ class Remembering:
     def __init__(self, inner: Completer) -> None:
         self._inner = inner
         self._known: dict[_Key, tuple[list[Completion], Cost]] = {}
+        self.prompting = getattr(inner, "prompting", None)
         self.asked = 0
         """Requests that went to the other model."""
 

@@ -19,6 +19,7 @@ from rstar_math.kit import grader
 from rstar_math.models.checkpoints import is_whole, read_notes, writing
 from rstar_math.models.loading import load_policy, trained_folder
 from rstar_math.models.weights import shipped_adapter
+from rstar_math.steps import FORMATS
 from rstar_math.training.curation import curate
 from rstar_math.training.export import Origin, write_folder
 from rstar_math.training.export.files import write_rows
@@ -43,7 +44,7 @@ async def choose_data(journal: Journal, recipe: Recipe, number: int, runs: Seque
     pairs: list[PairRow] = []
     if recipe.rounds[number - 1].data == "annotated":
         solved = solutions_in(journal)[: recipe.rounds[0].problems]
-        rows, report["left_out"] = annotated_rows(solved)
+        rows, report["left_out"] = annotated_rows(solved, FORMATS[recipe.curation.format])
     else:
         report |= await _curated(journal, recipe, number, runs)
         rows = _rows(journal.path(f"round-{number}", DATA, SFT), SolutionRow)
@@ -163,7 +164,9 @@ def base_of(journal: Journal, recipe: Recipe) -> str:
 
         texts = [problem.question.text for problem in problems_in(journal, TRAIN)[:_SHOWN]]
         if recipe.rounds[0].data == "annotated":
-            rows, _ = annotated_rows(solutions_in(journal)[:_SHOWN])
+            rows, _ = annotated_rows(
+                solutions_in(journal)[:_SHOWN], FORMATS[recipe.curation.format]
+            )
             texts += [row.completion for row in rows]
         sizes: dict[str, Any] = {"size": 64, "layers": 2, "spread": 0.1, "vocabulary": _VOCABULARY}
         save_tiny_policy(folder, **sizes, texts=texts, copying=_COPYING)

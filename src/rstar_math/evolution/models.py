@@ -53,14 +53,14 @@ class Pair:
 def config_of(recipe: Recipe, pair: Pair, *, scored: bool, **search: Any) -> Config:
     """The configuration of a solver with the models in use; `search` are options of that section.
 
-    The base is asked by few-shot prompt unless it is the policy of this package; what was trained
-    is asked by its own short one.
+    The base is asked with `policy.prompt` unless it is the policy of this package; what was trained
+    is asked by its own short prompt.
     """
     options: dict[str, Any] = {**search}
     if scored and pair.ppm is not None:
         options |= {"scorer": "ppm", "ppm": pair.ppm.folder}
     trained = pair.policy.round > 0 or recipe.base == TRAINED
-    prompt = "trained" if trained else "few-shot"
+    prompt = "trained" if trained else recipe.policy.prompt
     return recipe.config(
         model=recipe.model.model_copy(update={"url": pair.policy.address}),
         policy=recipe.policy.model_copy(update={"prompt": prompt}),
@@ -72,7 +72,7 @@ def strong_config(recipe: Recipe, model: ModelConfig, **search: Any) -> Config:
     """The configuration of a solver with a model that a round names for itself."""
     return recipe.config(
         model=model,
-        policy=recipe.policy.model_copy(update={"prompt": "few-shot"}),
+        policy=recipe.policy,
         search=recipe.search.model_copy(update=search),
     )
 

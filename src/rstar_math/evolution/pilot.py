@@ -17,7 +17,7 @@ from rstar_math.evolution.watching import Watch
 from rstar_math.models.loading import load_tokenizer
 from rstar_math.search.strategy import Strategy
 from rstar_math.solver import Solver
-from rstar_math.steps import trained_prompt
+from rstar_math.steps import FORMATS, trained_prompt
 from rstar_math.training.policy import train_policy
 from rstar_math.training.rows import SolutionRow, annotated_rows
 from rstar_math.types import Cost, Problem
@@ -135,7 +135,10 @@ async def _timed(
 def _rows(journal: Journal, recipe: Recipe, problems: Sequence[Problem]) -> list[SolutionRow]:
     """Solutions to train on: the annotated ones, or else something like a solution."""
     if recipe.rounds[0].data == "annotated":
-        rows, _ = annotated_rows(gathering.solutions_in(journal)[: recipe.rounds[0].problems])
+        rows, _ = annotated_rows(
+            gathering.solutions_in(journal)[: recipe.rounds[0].problems],
+            FORMATS[recipe.curation.format],
+        )
         if rows:
             return rows
     text = "# Put the numbers of the question together.\nprint(1 + 2)\n<code/>\n" * 4

@@ -39,7 +39,6 @@ _OVERRULED = {
     "search.rollouts": "say rounds.N.rollouts, or evaluation.rollouts for what is measured",
     "search.candidates": "say rounds.N.candidates, or evaluation.candidates for what is measured",
     "search.strategy": "searches of rounds are mcts; evaluation.system says what is measured",
-    "policy.prompt": "the base is asked by few-shot prompt, what was trained by its own",
 }
 """Options of a solver that the stages set themselves, and what to say instead."""
 
@@ -57,7 +56,7 @@ class Recipe(Section):
     this process (a GPU if there is one; repeats to the byte), or vLLM servers that are started and
     ended as they are needed (section `servers`)."""
     first: bool = True
-    """Whether the untrained base is measured too, by few-shot prompt."""
+    """Whether the untrained base is measured too, with policy.prompt."""
     launch: tuple[str, ...] = ()
     """What starts trainings, as ["accelerate", "launch", "--num_processes", "8", "-m"]: a command
     line that takes a Python module and its arguments; by default this process trains itself."""

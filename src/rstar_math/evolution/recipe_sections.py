@@ -33,7 +33,7 @@ class RoundSection(Section):
     solutions turned into code steps."""
     model: ModelConfig | None = None
     """A model to search with in the place of the round's policy, as the paper's first round has
-    one, asked by few-shot prompt."""
+    one, asked with policy.prompt."""
     problems: int | None = Field(None, ge=1)
     """Most problems searched, drawn anew each round; by default all."""
     steps: int | None = Field(None, ge=1)
@@ -66,7 +66,7 @@ class SynthesisSection(SynthesisConfig):
     `requests` says how many."""
 
     model: ModelConfig | None = None
-    """Who writes and solves them, asked by few-shot prompt; by default the model of the first
+    """Who writes and solves them, asked with policy.prompt; by default the model of the first
     round."""
 
 

@@ -1,12 +1,20 @@
 """Whole solutions as chains of thought: the baselines' policy, and rStar's second model."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rstar_math.config import ActionsConfig, MutualConfig
 from rstar_math.grading.extract import extract_answer
 from rstar_math.meter import charge
 from rstar_math.protocols import Completer
-from rstar_math.steps.actions import ANSWER_STOPS, chain_prompt, family, read_answer
+from rstar_math.steps.actions import (
+    ANSWER_STOPS,
+    chain_messages,
+    chain_prompt,
+    family,
+    read_answer,
+)
+from rstar_math.steps.rendering import Conversation
 from rstar_math.types import Cost, Question, Step
 
 _OPEN_STOPS = ("\nQuestion:",)
@@ -20,7 +28,7 @@ class ChainPolicy:
 
     Samples that are cut off or state no answer are counted in the cost (`truncated`, `malformed`)
     and left out; no vote is held, so `confidence` is None. `temperature` is the config's unless
-    given. A zero-shot sample may hold empty lines, so a model that never stops by itself is cut off
+    given. With a `conversation` the model is sent messages in its own chat format. A zero-shot sample may hold empty lines, so a model that never stops by itself is cut off
     at `config.solution_tokens`.
     """
 
@@ -31,8 +39,10 @@ class ChainPolicy:
         *,
         shots: bool = True,
         temperature: float | None = None,
+        conversation: Conversation | None = None,
     ) -> None:
         self._completer = completer
+        self._conversation = conversation
         self._family = family(config.family)
         self._tokens = config.solution_tokens
         self._shots = shots
@@ -45,29 +55,46 @@ class ChainPolicy:
         a solution is one."""
         if prefix:
             return []
-        stop = ANSWER_STOPS if self._shots else _OPEN_STOPS
+        prompt, stop = self._request(question)
         completions = await self._completer.complete(
-            chain_prompt(self._family, question, shots=self._shots),
+            prompt,
             n=k,
             stop=stop,
             max_tokens=self._tokens,
             temperature=self._temperature,
             seed=seed,
         )
-        samples = [
-            read_answer(c.text, kind="A2", finished=c.finished, stops=stop) for c in completions
-        ]
+        steps = []
+        for c in completions:
+            step = read_answer(c.text, kind="A2", finished=c.finished, stops=stop).step
+            if step is not None:
+                steps.append(replace(step, reasoning=c.reasoning))
         cut = sum(not c.finished for c in completions)
-        charge(Cost(truncated=cut, malformed=sum(s.step is None for s in samples) - cut))
-        return [s.step for s in samples if s.step is not None]
+        charge(Cost(truncated=cut, malformed=len(completions) - len(steps) - cut))
+        return steps
+
+    def _request(self, question: Question) -> tuple[str, tuple[str, ...]]:
+        """The prompt and its stop strings."""
+        if self._conversation is not None:
+            messages = chain_messages(self._family, question, shots=self._shots)
+            return self._conversation.prompt(messages), self._conversation.stops
+        stop = ANSWER_STOPS if self._shots else _OPEN_STOPS
+        return chain_prompt(self._family, question, shots=self._shots), stop
 
 
 class CompletingPeer:
     """A second solver: completes a begun solution after the family's worked examples (rStar's
     discriminator, arXiv:2408.06195, section 3.3)."""
 
-    def __init__(self, completer: Completer, actions: ActionsConfig, mutual: MutualConfig) -> None:
+    def __init__(
+        self,
+        completer: Completer,
+        actions: ActionsConfig,
+        mutual: MutualConfig,
+        conversation: Conversation | None = None,
+    ) -> None:
         self._completer = completer
+        self._conversation = conversation
         self._family = family(actions.family)
         self._config = mutual
 
@@ -77,10 +104,16 @@ class CompletingPeer:
         """See `protocols.Peer`. What counts is what the completion itself states; only a statement
         that `begun` left open is read across the cut. Samples that give None are counted in the
         cost (`truncated`, `malformed`)."""
+        if self._conversation is None:
+            prompt, stop = chain_prompt(self._family, question, begun), tuple(ANSWER_STOPS)
+        else:
+            messages = chain_messages(self._family, question)
+            prompt = self._conversation.prompt(messages, begun.strip())
+            stop = self._conversation.stops
         completions = await self._completer.complete(
-            chain_prompt(self._family, question, begun),
+            prompt,
             n=n,
-            stop=ANSWER_STOPS,
+            stop=stop,
             max_tokens=self._config.tokens,
             temperature=self._config.temperature,
             seed=seed,

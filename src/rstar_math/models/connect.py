@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 from rstar_math.config import HF, LOCAL, TRAINED, ModelConfig
 from rstar_math.config.servers import VLLM, ServersConfig
 from rstar_math.errors import ConfigError
+from rstar_math.models.prompting import Prompting, prompting_of_folder
 from rstar_math.protocols import Completer
 
 if TYPE_CHECKING:
@@ -17,16 +18,22 @@ class Connection(Completer, Protocol):
     """A Completer that holds a connection or a model in memory until closed."""
 
     name: str
+    prompting: Prompting
+    """How the model wants to be asked."""
 
     async def aclose(self) -> None:
         """Give back what it holds."""
         ...
 
 
-async def connect(config: ModelConfig, servers: ServersConfig | None = None) -> Connection:
+async def connect(
+    config: ModelConfig, servers: ServersConfig | None = None, *, chat: bool = True
+) -> Connection:
     """A model that answers: the embedded one as published or trained, a .gguf file, a checkpoint of
     transformers (hf:FOLDER), one that vLLM serves (vllm:FOLDER; `servers` says how), or
     OpenAI-compatible servers.
+
+    With `chat` it finds out how a server's model is asked in chat (`Connection.prompting`).
 
     Asks a server for its list of models first, so that a wrong address, key or model name is an
     error here and not after an hour. Raises `ModelUnreachable`, `ModelRefused`, `MissingExtra`,
@@ -60,6 +67,10 @@ async def connect(config: ModelConfig, servers: ServersConfig | None = None) -> 
     model = await _on_servers(config, servers or ServersConfig())
     try:
         await model.greet()
+        if config.url.startswith(VLLM):
+            model.prompting = prompting_of_folder(config.url.removeprefix(VLLM))
+        elif chat:
+            await model.learn_prompting()
     except BaseException:
         await model.aclose()
         raise

@@ -1,24 +1,31 @@
 """How one and the same request is said to different servers, and their answers read back. Pure
 functions.
 
-`completions` and `chat` are the OpenAI API. `llama_cpp` is that server's own route: its OpenAI
+`completions` and `chat` are the OpenAI API; the other two chat dialects continue a partly written
+assistant message. `llama_cpp` is that server's own route: its OpenAI
 route counts the tokens of the first of n samples only, and does not tell which stop string was
 met.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rstar_math.errors import ModelRefused
 from rstar_math.foreign import encodable
 from rstar_math.protocols import Completion
+from rstar_math.steps.rendering import ChatPrompt
 from rstar_math.types import Cost
 
 _CONTINUE = (
     "Continue the text below exactly where it ends, in the same format. "
     "Write only the continuation, no introduction.\n\n"
 )
+_CONTINUE_ANSWER = (
+    "This is the beginning of the answer. Continue it exactly where it ends, in the same format; "
+    "write only the continuation.\n\n"
+)
+_MARKDOWN_OPENING = "```python\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +68,34 @@ def _say_completions(ask: Ask) -> dict[str, Any]:
 
 
 def _say_chat(ask: Ask) -> dict[str, Any]:
-    return _say_openai(ask) | {"messages": [{"role": "user", "content": _CONTINUE + ask.prompt}]}
+    """For servers that do not continue an assistant message: a user message asks for it."""
+    if not isinstance(ask.prompt, ChatPrompt):
+        messages = [{"role": "user", "content": _CONTINUE + ask.prompt}]
+        return _say_openai(ask) | {"messages": messages}
+    messages = _messages(ask.prompt)
+    if ask.prompt.partial not in ("", _MARKDOWN_OPENING):
+        messages[-1]["content"] += f"\n\n{_CONTINUE_ANSWER}{ask.prompt.partial}"
+    return _say_openai(ask) | {"messages": messages}
+
+
+def _say_continued_chat(ask: Ask) -> dict[str, Any]:
+    """For servers that continue an assistant message which comes last."""
+    if not isinstance(ask.prompt, ChatPrompt):
+        return _say_chat(ask)
+    partial = [{"role": "assistant", "content": ask.prompt.partial}] if ask.prompt.partial else []
+    return _say_openai(ask) | {"messages": [*_messages(ask.prompt), *partial]}
+
+
+def _say_vllm_chat(ask: Ask) -> dict[str, Any]:
+    """For vLLM and SGLang, which continue the last message where they are told to."""
+    body = _say_continued_chat(ask)
+    if body["messages"][-1]["role"] != "assistant":
+        return body
+    return body | {"continue_final_message": True, "add_generation_prompt": False}
+
+
+def _messages(prompt: ChatPrompt) -> list[dict[str, str]]:
+    return [{"role": role, "content": content} for role, content in prompt.messages]
 
 
 def _say_llama_cpp(ask: Ask) -> dict[str, Any]:
@@ -101,18 +135,45 @@ def _choice(choice: object, stop: Sequence[str]) -> Completion | None:
     """A choice of the completions or the chat route, or None where it is neither."""
     if not isinstance(choice, dict):
         return None
-    text = choice.get("text")
+    text, thoughts = choice.get("text"), None
     if text is None and isinstance(message := choice.get("message"), dict):
         text = message.get("content")
+        thoughts = message.get("reasoning_content") or message.get("reasoning")
+        if text is None and isinstance(thoughts, str):
+            text = ""
     if not isinstance(text, str):
         return None
-    return _ended(text, choice.get("finish_reason") == "stop", choice.get("stop_reason"), stop)
+    reason = choice.get("stop_reason") or choice.get("matched_stop")
+    found = _ended(text, choice.get("finish_reason") == "stop", reason, stop)
+    return replace(found, reasoning=encodable(thoughts)) if isinstance(thoughts, str) else found
+
+
+def split_reasoning(text: str) -> tuple[str, str, bool]:
+    """What a reasoning model thought, the rest of its text, and whether the thoughts had an end.
+
+    Thoughts stand before `</think>`; the tag that opens them may be part of the prompt.
+    """
+    thoughts, end, rest = text.rpartition("</think>")
+    if end:
+        return thoughts.strip().removeprefix("<think>").strip(), rest.lstrip("\n"), True
+    if text.lstrip().startswith("<think>"):
+        return text.strip().removeprefix("<think>").strip(), "", False
+    return "", text, True
 
 
 def _ended(text: str, finished: bool, reason: object, stop: Sequence[str]) -> Completion:
     """A completion that surely ends before the first stop string, whatever the server did about
     them."""
-    text = encodable(text)
+    thoughts, text, whole = split_reasoning(encodable(text))
+    if thoughts:
+        return replace(
+            _ended_text(text, finished and whole, reason, stop), reasoning=thoughts
+        )
+    return _ended_text(text, finished, reason, stop)
+
+
+def _ended_text(text: str, finished: bool, reason: object, stop: Sequence[str]) -> Completion:
+    """The same for a text without thoughts."""
     ends = [(at, mark) for mark in stop if (at := text.find(mark)) >= 0]
     if ends:
         at, mark = min(ends)
@@ -159,4 +220,6 @@ def _count(value: object) -> int:
 
 COMPLETIONS = Dialect("/completions", _say_completions, _read_openai)
 CHAT = Dialect("/chat/completions", _say_chat, _read_openai)
+CONTINUED_CHAT = Dialect("/chat/completions", _say_continued_chat, _read_openai)
+VLLM_CHAT = Dialect("/chat/completions", _say_vllm_chat, _read_openai)
 LLAMA_CPP = Dialect("/completion", _say_llama_cpp, _read_llama_cpp, outside_v1=True)

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rstar_math.training.texts import prompt_text, solution_text
+from rstar_math.steps.rendering import PLAIN, Renderer
 from rstar_math.types import Question, Step
 
 
@@ -19,14 +19,20 @@ class Encoding:
 
 
 def encode(
-    tokenizer: Any, question: Question, prefix: Sequence[Step], *, judged: int, limit: int
+    tokenizer: Any,
+    question: Question,
+    prefix: Sequence[Step],
+    *,
+    judged: int,
+    limit: int,
+    renderer: Renderer = PLAIN,
 ) -> Encoding | None:
     """The tokens of a prefix whose last `judged` steps are to be judged, at most `limit`.
 
     What does not fit is cut out after the question, oldest first, never from the judged steps; None
     where question and judged steps alone do not fit. Training and scoring both come here.
     """
-    whole, asked, before = _texts(question, prefix, judged)
+    whole, asked, before = _texts(renderer, question, prefix, judged)
     tokens = tuple(tokenizer(whole).input_ids)
     if len(tokens) <= limit:
         return Encoding(tokens)
@@ -39,20 +45,23 @@ async def encode_with(
     prefix: Sequence[Step],
     *,
     limit: int,
+    renderer: Renderer = PLAIN,
 ) -> Encoding | None:
     """As `encode` with one judged step, by a tokenizer that is asked for."""
-    whole, asked, before = _texts(question, prefix, 1)
+    whole, asked, before = _texts(renderer, question, prefix, 1)
     tokens = await tokens_of(whole)
     if len(tokens) <= limit:
         return Encoding(tokens)
     return _cut(tokens, await tokens_of(asked), await tokens_of(before), limit)
 
 
-def _texts(question: Question, prefix: Sequence[Step], judged: int) -> tuple[str, str, str]:
+def _texts(
+    renderer: Renderer, question: Question, prefix: Sequence[Step], judged: int
+) -> tuple[str, str, str]:
     """The whole text, the question's, and that of all but the judged steps."""
-    asked = prompt_text(question)
-    before = solution_text(prefix[: len(prefix) - judged])
-    return asked + solution_text(prefix), asked, asked + before
+    asked = renderer.before(question)
+    before = renderer.solution(prefix[: len(prefix) - judged])
+    return asked + renderer.solution(prefix), asked, asked + before
 
 
 def _cut(

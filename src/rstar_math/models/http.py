@@ -26,11 +26,24 @@ from rstar_math.errors import (
 from rstar_math.foreign import plain
 from rstar_math.meter import charge
 from rstar_math.models.affinity import belongs_to
-from rstar_math.models.dialects import CHAT, COMPLETIONS, LLAMA_CPP, Ask, Dialect, bare, context_of
+from rstar_math.models.dialects import (
+    CHAT,
+    COMPLETIONS,
+    CONTINUED_CHAT,
+    LLAMA_CPP,
+    VLLM_CHAT,
+    Ask,
+    Dialect,
+    bare,
+    context_of,
+)
+from rstar_math.models.prompting import NOTHING_KNOWN, Prompting
 from rstar_math.models.replicas import TOO_SLOW, TROUBLE, Replica, Replicas
 from rstar_math.models.reply import NoSuchRoute, Reply, checked
 from rstar_math.protocols import Completion
 from rstar_math.seeding import derive
+from rstar_math.steps.chat_template import ChatTemplate
+from rstar_math.steps.rendering import ChatPrompt
 from rstar_math.tasks import together
 from rstar_math.types import Cost
 
@@ -73,6 +86,11 @@ class HttpModel:
         self.batch = 128
         self.context_tokens: int | None = None
         self.dialect = COMPLETIONS
+        self.chat_dialect = CHAT
+        """How a `ChatPrompt` is sent."""
+        self.prompting: Prompting = NOTHING_KNOWN
+        """How the model wants to be asked, once `learn_prompting` has found out."""
+        self._engine = ""
         self._completes = False
         self._retry = retry or Retry()
         self._held = held
@@ -120,7 +138,8 @@ class HttpModel:
         names = [str(entry.get("id")) for entry in entries]
         lengths = [*map(context_of, entries), self.context_tokens]
         self.context_tokens = min(filter(None, lengths), default=None)
-        if any(entry.get("owned_by") == "llamacpp" for entry in entries):
+        self._engine = next((str(e["owned_by"]) for e in entries if e.get("owned_by")), "")
+        if self._engine == "llamacpp":
             self.dialect = LLAMA_CPP
         if not names:
             raise ModelRefused(f"The server at {replica.url} lists no model; load one there first.")
@@ -132,6 +151,54 @@ class HttpModel:
                 f"The server at {replica.url} {asked}; "
                 f"give --set model.name= one of: {', '.join(names[:20])}."
             )
+
+    async def learn_prompting(self) -> None:
+        """Find out whether the server continues a partly written assistant message, and read the
+        model's chat template where the server shows it; never fails.
+
+        llama.cpp shows the template; vLLM and SGLang continue messages; of any other server a
+        request of six tokens tells.
+        """
+        if self._engine == "llamacpp":
+            self.prompting = await self._prompting_of_llama_cpp()
+            return
+        known = self._engine in ("vllm", "sglang")
+        dialects = [VLLM_CHAT] if known else [CONTINUED_CHAT, VLLM_CHAT]
+        for dialect in dialects:
+            text = await self._continuation(dialect)
+            if text is None:
+                continue
+            self.prompting = Prompting(chat=True)
+            if text.lstrip().startswith("5"):
+                self.chat_dialect = dialect
+                self.prompting = Prompting(continues=True, chat=True)
+                return
+
+    async def _prompting_of_llama_cpp(self) -> Prompting:
+        """What a llama.cpp server shows at /props."""
+        replica = self.replicas.all[0]
+        try:
+            found = (await replica.get(f"{replica.root}/props", 30.0)).json()
+        except TROUBLE:
+            return NOTHING_KNOWN
+        source = found.get("chat_template") if isinstance(found, dict) else None
+        if not isinstance(source, str) or not source:
+            return NOTHING_KNOWN
+        bos, eos = (str(found.get(f"{kind}_token") or "") for kind in ("bos", "eos"))
+        return Prompting(template=ChatTemplate(source, bos, eos, replica.url))
+
+    async def _continuation(self, dialect: Dialect) -> str | None:
+        """How a model goes on with a count to four that it began; None where it does not answer."""
+        count = ChatPrompt([("user", "Count from 1 to 9, separated by commas.")], "1, 2, 3, 4,")
+        ask = Ask(self.name, count, 1, (), 6, 0.0, 0)
+        replica = self.replicas.pick("", 1)
+        try:
+            reply = await replica.post(_address(replica, dialect), dialect.say(ask), 60.0)
+            completions, cost = dialect.read(ask, self._checked(reply, replica.url, dialect))
+        except (*TROUBLE, ModelError):
+            return None
+        charge(cost)
+        return completions[0].text if completions else None
 
     def _is_here(self, reply: Reply) -> bool:
         """Whether a list of models is that of a server of this model."""
@@ -175,13 +242,15 @@ class HttpModel:
 
         Falls back to chat where a server that never answered has no completions.
         """
+        chat = isinstance(ask.prompt, ChatPrompt)
+        dialect = self.chat_dialect if chat else self.dialect
         try:
             try:
-                answer = await self._post(self.dialect, ask)
+                answer = await self._post(dialect, ask)
             except NoSuchRoute:
-                self.dialect = CHAT
-                answer = await self._post(self.dialect, ask)
-            completions, cost = self.dialect.read(ask, answer)
+                self.dialect = dialect = CHAT
+                answer = await self._post(dialect, ask)
+            completions, cost = dialect.read(ask, answer)
         except ContextExceeded:
             raise
         except (ModelRefused, ModelUnreachable) as error:
@@ -189,7 +258,7 @@ class HttpModel:
             if await self._answers(ask):
                 raise RequestFailed(f"One request failed while others succeed: {error}") from error
             raise
-        self._completes = self._completes or self.dialect is COMPLETIONS
+        self._completes = self._completes or dialect is COMPLETIONS
         charge(cost)
         return completions, cost.samples
 

@@ -13,6 +13,8 @@ from typing import Any
 
 from rstar_math.errors import ContextExceeded
 from rstar_math.meter import charge
+from rstar_math.models.dialects import split_reasoning
+from rstar_math.models.prompting import prompting_of_tokenizer
 from rstar_math.protocols import Completion
 from rstar_math.types import Cost
 
@@ -27,6 +29,7 @@ class TransformersModel:
         most = int(model.config.get_text_config().max_position_embeddings)
         self._limit = most if limit is None else min(limit, most)
         self._lock = threading.Lock()
+        self.prompting = prompting_of_tokenizer(tokenizer, name)
 
     @classmethod
     def load(cls, base: str, *, limit: int | None = None) -> "TransformersModel":
@@ -64,10 +67,7 @@ class TransformersModel:
         samples = await asyncio.to_thread(self._sample, tokens, n, tuple(stop), room, heat)
         sampled = sum(len(sample.tokens) for sample in samples)
         charge(Cost(calls=1, samples=n, prompt_tokens=len(tokens), sampled_tokens=sampled))
-        return [
-            Completion(sample.text, sample.finished, sample.stop, len(sample.tokens))
-            for sample in samples
-        ]
+        return [sample.completion() for sample in samples]
 
     async def aclose(self) -> None:
         """Free the weights."""
@@ -128,6 +128,12 @@ class _Sample:
     text: str = ""
     finished: bool = False
     stop: str | None = None
+
+    def completion(self) -> Completion:
+        """The finished text, its thoughts apart."""
+        thoughts, text, whole = split_reasoning(self.text)
+        ended = self.finished and whole
+        return Completion(text, ended, self.stop, len(self.tokens), reasoning=thoughts)
 
 
 def _drawn(logits: Any, temperature: float, generator: Any) -> Any:

@@ -11,6 +11,7 @@ from rstar_math.models.dialects import LLAMA_CPP
 from rstar_math.models.engine import EngineSettings, engine_client, start
 from rstar_math.models.gguf_adapters import check_adapter
 from rstar_math.models.gguf_files import check_policy
+from rstar_math.models.prompting import prompting_of_gguf
 from rstar_math.models.weights import weights_file
 from rstar_math.protocols import Completion
 
@@ -33,6 +34,7 @@ class LocalModel:
         self._http.dialect = LLAMA_CPP
         self._http.batch = streams
         self._streams = Streams(streams)
+        self.prompting = prompting_of_gguf(path, lora)
         self.name = path.stem if lora is None else f"{path.stem}+{lora.stem}"
 
     async def complete(

@@ -26,6 +26,8 @@ from rstar_math.models.heads import (
 )
 from rstar_math.models.packing import Row, TokenTree, batch
 from rstar_math.models.prefix_cache import PrefixCache, common
+from rstar_math.models.prompting import prompting_of_tokenizer, scorer_renderer
+from rstar_math.steps.rendering import PLAIN, Renderer
 from rstar_math.types import Cost, Question, Step
 
 
@@ -49,9 +51,12 @@ class PreferenceModel:
         cache_tokens: int = 16_384,
         batch_tokens: int = 2048,
         alone: bool = False,
+        renderer: Renderer = PLAIN,
     ) -> None:
         self._backbone, self._head, self._tokenizer = backbone.eval(), head.eval(), tokenizer
         self._layers = layers
+        self.renderer = renderer
+        """How questions and steps were written in training."""
         self._limit = min(limit, backbone.config.get_text_config().max_position_embeddings)
         self._batch_tokens = batch_tokens
         self._alone = alone
@@ -86,7 +91,9 @@ class PreferenceModel:
             backbone, head = backbone_of(model), model.score
         if torch.cuda.is_available():
             backbone, head = backbone.to("cuda", torch.bfloat16), head.to("cuda")
-        return cls(backbone, head, tokenizer, layers=layers, **options)
+        known = prompting_of_tokenizer(tokenizer, str(folder))
+        renderer = scorer_renderer(known)
+        return cls(backbone, head, tokenizer, layers=layers, renderer=renderer, **options)
 
     async def score(self, question: Question, prefixes: Sequence[Sequence[Step]]) -> list[float]:
         """See `protocols.Scorer`. Charges the tokens that were run (`Cost.scorer_tokens`).
@@ -95,7 +102,15 @@ class PreferenceModel:
         where question and last step alone are too long, it gets 0 and is counted in
         `Cost.unscored`. Being cancelled leaves nothing behind."""
         encodings = [
-            encode(self._tokenizer, question, p, judged=1, limit=self._limit) for p in prefixes
+            encode(
+                self._tokenizer,
+                question,
+                prefix,
+                judged=1,
+                limit=self._limit,
+                renderer=self.renderer,
+            )
+            for prefix in prefixes
         ]
         return await self._scored(encodings)
 

@@ -18,6 +18,13 @@ from rstar_math.models.gguf_adapters import check_adapter
 from rstar_math.models.gguf_header import read_header
 from rstar_math.models.http import HttpModel, Retry
 from rstar_math.models.loading import trained_folder
+from rstar_math.models.prompting import (
+    NOTHING_KNOWN,
+    Prompting,
+    prompting_of_folder,
+    prompting_of_gguf,
+    scorer_renderer,
+)
 from rstar_math.models.readers import (
     ClassificationReader,
     EmbeddingReader,
@@ -29,6 +36,7 @@ from rstar_math.models.replicas import Replicas
 from rstar_math.models.value_head import ValueHead
 from rstar_math.models.weights import shipped_model, weights_file
 from rstar_math.protocols import Scorer
+from rstar_math.steps.rendering import PLAIN, Renderer
 from rstar_math.types import Cost, Question, Step
 
 STREAMS = 8
@@ -88,8 +96,18 @@ class ServedPreference:
     """A trained scorer on a `Reader`; `limit` is the most tokens it reads of a prefix, the rule for
     longer ones that of `PreferenceModel`. `held` is kept for as long as it lives."""
 
-    def __init__(self, reader: Reader, http: HttpModel, *, limit: int, held: Any = None) -> None:
+    def __init__(
+        self,
+        reader: Reader,
+        http: HttpModel,
+        *,
+        limit: int,
+        held: Any = None,
+        renderer: Renderer = PLAIN,
+    ) -> None:
         self._reader, self._http, self._limit, self._held = reader, http, limit, held
+        self.renderer = renderer
+        """How questions and steps were written in training."""
 
     @classmethod
     def load(
@@ -121,14 +139,17 @@ class ServedPreference:
         server = start(model, settings)
         http = engine_client(server, path.stem, 4 * streams)
         reader = EmbeddingReader(http, head) if adapter else ReadoutReader(http, streams)
-        return cls(reader, http, limit=limit, held=server)
+        renderer = scorer_renderer(prompting_of_gguf(model, adapter))
+        return cls(reader, http, limit=limit, held=server, renderer=renderer)
 
     async def score(self, question: Question, prefixes: Sequence[Sequence[Step]]) -> list[float]:
         """See `protocols.Scorer`, and `PreferenceModel.score` for prefixes that are too long.
         Charges the tokens that the server says it ran (`Cost.scorer_tokens`); vLLM counts those it
         had in its cache too, unless it is told to tell them apart."""
         encodings = [
-            await encode_with(self._reader.tokens, question, prefix, limit=self._limit)
+            await encode_with(
+                self._reader.tokens, question, prefix, limit=self._limit, renderer=self.renderer
+            )
             for prefix in prefixes
         ]
         charge(Cost(unscored=sum(one is None for one in encodings)))
@@ -165,6 +186,8 @@ async def _at_address(url: str, head: str | None, config: Config) -> ServedPrefe
     """A preference model on a server: its hidden states with a head from here, or its own
     scores."""
     model = config.model
+    checkpoint = url.removeprefix(VLLM) if url.startswith(VLLM) else head or ""
+    known = _prompting_of_checkpoint(checkpoint)
     found = None if head is None else await asyncio.to_thread(ValueHead.load, Path(head))
     key, held = os.environ.get(model.api_key_env), None
     if url.startswith(VLLM):
@@ -190,4 +213,12 @@ async def _at_address(url: str, head: str | None, config: Config) -> ServedPrefe
     except BaseException:
         await http.aclose()
         raise
-    return ServedPreference(reader, http, limit=min(LIMIT, http.context_tokens or LIMIT))
+    limit = min(LIMIT, http.context_tokens or LIMIT)
+    return ServedPreference(reader, http, limit=limit, renderer=scorer_renderer(known))
+
+
+def _prompting_of_checkpoint(place: str) -> Prompting:
+    """How a preference model is asked, by its folder or file; nothing known where there is none."""
+    if place.endswith(".gguf") and Path(place).expanduser().is_file():
+        return prompting_of_gguf(Path(place).expanduser())
+    return prompting_of_folder(place) if place else NOTHING_KNOWN

@@ -124,7 +124,7 @@ def _peers(agreeing: int, asked: int) -> tuple[int, int]:
 
 def _step_record(step: Step) -> dict[str, Any]:
     record: dict[str, Any] = {"kind": step.kind}
-    for key in ("prose", "code"):
+    for key in ("prose", "code", "reasoning"):
         if value := getattr(step, key):
             record[key] = value
     for key in ("answer", "confidence"):
@@ -157,4 +157,5 @@ def _step(record: Mapping[str, Any]) -> Step:
         answer=_typed(record, "answer", (str, _NO), None),
         confidence=_typed(record, "confidence", (*_NUMBER, _NO), None),
         execution=execution,
+        reasoning=_typed(record, "reasoning", (str,), ""),
     )

@@ -7,6 +7,7 @@ from math import inf
 
 from rstar_math.config import SearchConfig
 from rstar_math.meter import metering
+from rstar_math.protocols import BlockPolicy
 from rstar_math.search.expansion import GIVEN_UP, Parts, scored
 from rstar_math.search.running import executed
 from rstar_math.search.stopping import MOST_EMPTY, Enough, on_the_bill_of, spare
@@ -67,7 +68,7 @@ async def _sample_block(
     question = tree.question
     ended: list[_Chain | None] = []
 
-    async def chain(at: int, first: Step) -> None:
+    async def chain(at: int, first: Sequence[Step]) -> None:
         seed = derive(config.seed, question.id, start + at)
         ended[at] = await _follow(_How(question, parts, config.depth), first, seed)
 
@@ -109,22 +110,23 @@ class _Chain:
     failure: str | None
 
 
-async def _follow(how: _How, first: Step, seed: int) -> _Chain:
-    """Take a chain from its first step to its end."""
+async def _follow(how: _How, first: Sequence[Step], seed: int) -> _Chain:
+    """Take a chain from its first steps to its end."""
     steps: list[Step] = []
-    step = first
+    block = first
     while True:
-        steps.append(await executed(how.parts.executor, steps, step))
-        if step.answer is not None:
-            return _Chain(steps, None)
-        failure = _end(steps[-1], len(steps), how.depth)
-        if failure is not None:
-            return _Chain(steps, failure)
+        for step in block:
+            steps.append(await executed(how.parts.executor, steps, step))
+            if step.answer is not None:
+                return _Chain(steps, None)
+            failure = _end(steps[-1], len(steps), how.depth)
+            if failure is not None:
+                return _Chain(steps, failure)
         seed_here = derive(seed, len(steps))
         following, failure = await _next(how.question, how.parts, steps, 1, seed_here)
         if not following:
             return _Chain(steps, failure)
-        step = following[0]
+        block = following[0]
 
 
 def _graft(tree: Tree, chain: _Chain, run: int) -> int:
@@ -152,10 +154,16 @@ def _end(step: Step, at: int, depth: int) -> str | None:
 
 async def _next(
     question: Question, parts: Parts, prefix: Sequence[Step], n: int, seed: int
-) -> tuple[list[Step], str | None]:
-    """Up to n next steps, and the reason where there is none."""
+) -> tuple[list[Sequence[Step]], str | None]:
+    """Up to n ways to go on, each to the next point at which code has to be run where the policy
+    can sample that far at once, else by one step; and the reason where there is none."""
+    blocks: list[Sequence[Step]]
     try:
-        steps = await parts.policy.propose(question, tuple(prefix), n, seed=seed)
+        if isinstance(parts.policy, BlockPolicy):
+            blocks = [*await parts.policy.propose_blocks(question, tuple(prefix), n, seed=seed)]
+        else:
+            steps = await parts.policy.propose(question, tuple(prefix), n, seed=seed)
+            blocks = [[step] for step in steps]
     except tuple(GIVEN_UP) as error:
         return [], GIVEN_UP[type(error)]
-    return steps, None if steps else "no next step"
+    return blocks, None if blocks else "no next step"

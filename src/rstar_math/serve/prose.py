@@ -9,7 +9,7 @@ from rstar_math.foreign import plain
 from rstar_math.grading.extract import boxed
 from rstar_math.search import Choice, Tree
 from rstar_math.serve.orders import Order
-from rstar_math.steps.grammar import GRAMMAR
+from rstar_math.steps.grammar import program_output
 from rstar_math.types import Step
 
 PIECE = re.compile(r"\s*\S{1,4}|\s+")
@@ -126,7 +126,7 @@ def _program(block: Sequence[Step]) -> Iterable[str]:
         return
     yield _fenced("".join(step.text for step in block).strip("\n"), "python")
     runs = [step.execution for step in block if step.execution is not None]
-    if output := GRAMMAR.output(runs).rstrip():
+    if output := program_output(runs).rstrip():
         yield f"Output:\n\n{_fenced(output, '')}"
 
 

@@ -8,15 +8,19 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rstar_math.errors import InputError
+from rstar_math.models.prompting import prompting_of_tokenizer
 from rstar_math.problems import question_id
 from rstar_math.problems.annotated import annotated_steps
 from rstar_math.problems.solutions import Solved
-from rstar_math.training.texts import prompt_text, segments
+from rstar_math.steps.grammar import FENCED, StepFormat
+from rstar_math.steps.prompt_sets import TRAINED
+from rstar_math.steps.rendering import Renderer, make_renderer
+from rstar_math.training.texts import prompt_text, rendered_prompt, segments, solution_text
 from rstar_math.types import Question, Step
 
 R = TypeVar("R", bound=BaseModel)
@@ -24,6 +28,11 @@ R = TypeVar("R", bound=BaseModel)
 
 class _Line(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
+
+    question: str = ""
+    """The question alone; "" in data of others, whose prompts are taken as they are."""
+    format: str = "tags"
+    """How the steps are written."""
 
 
 class SolutionRow(_Line):
@@ -40,6 +49,8 @@ class PairRow(_Line):
     """Two continuations of a prompt (TRL: preference with explicit prompt)."""
 
     prompt: str
+    prefix: str = ""
+    """The steps before the two sides."""
     chosen: str = Field(min_length=1)
     rejected: str = Field(min_length=1)
     problem: str
@@ -64,22 +75,34 @@ class ValueRow(_Line):
     value: float = Field(ge=-1, le=1)
 
 
-def solution_row(question: Question, steps: Sequence[Step]) -> SolutionRow:
+def solution_row(
+    question: Question, steps: Sequence[Step], step_format: StepFormat = FENCED
+) -> SolutionRow:
     """The row of a solution."""
-    text, outputs = "", []
-    for piece in segments(question, steps):
-        if not piece.trained:
-            outputs.append((len(text), len(text) + len(piece.text)))
-        text += piece.text
     return SolutionRow(
         prompt=prompt_text(question),
-        completion=text,
-        outputs=tuple(outputs),
+        question=question.text.strip(),
+        format=step_format.name,
+        completion=solution_text(steps, step_format),
+        outputs=tuple(output_spans(steps, step_format)),
         problem=question.id,
     )
 
 
-def annotated_rows(solved: Iterable[Solved]) -> tuple[list[SolutionRow], dict[str, int]]:
+def output_spans(steps: Sequence[Step], step_format: StepFormat) -> list[tuple[int, int]]:
+    """Where a solution's text was written by the interpreter, as (start, end) in characters."""
+    spans: list[tuple[int, int]] = []
+    at = 0
+    for piece in segments(steps, step_format):
+        if not piece.trained:
+            spans.append((at, at + len(piece.text)))
+        at += len(piece.text)
+    return spans
+
+
+def annotated_rows(
+    solved: Iterable[Solved], step_format: StepFormat = FENCED
+) -> tuple[list[SolutionRow], dict[str, int]]:
     """Rows of annotated solutions (`problems.annotated`), and how many were left out, by reason."""
     rows: list[SolutionRow] = []
     reasons: Counter[str] = Counter()
@@ -87,10 +110,54 @@ def annotated_rows(solved: Iterable[Solved]) -> tuple[list[SolutionRow], dict[st
         found = annotated_steps(one.text, one.solution, one.answer)
         if found.reason is None:
             question = Question(one.id or question_id(one.text), one.text)
-            rows.append(solution_row(question, found.steps))
+            rows.append(solution_row(question, found.steps, step_format))
         else:
             reasons[found.reason] += 1
     return rows, dict(reasons)
+
+
+def for_model(rows: Sequence[R], renderer: Renderer) -> list[R]:
+    """Rows with their prompts rendered for a model; a solution also gets the end of its turn. Rows
+    without a question of their own are taken as they are."""
+    return [_for_model(row, renderer) for row in rows]
+
+
+def _for_model(row: R, renderer: Renderer) -> R:
+    if not isinstance(row, _Line) or not row.question:
+        return row
+    prefix = row.prefix if isinstance(row, PairRow) else ""
+    update = {"prompt": rendered_prompt(renderer, row.question, prefix)}
+    if isinstance(row, SolutionRow):
+        update["completion"] = row.completion + renderer.end_of_turn
+    return row.model_copy(update=update)
+
+
+def renderer_of_rows(
+    rows: Sequence[BaseModel], tokenizer: Any, mode: Literal["auto", "chat", "completion"]
+) -> Renderer:
+    """How a model with this tokenizer is trained on rows: in chat where it has a template and the
+    rows say their questions ("auto"), in the format the rows are written in. Raises `InputError`
+    for rows of several formats, and for chat where it cannot be."""
+    lines = [row for row in rows if isinstance(row, _Line)]
+    formats = {line.format for line in lines}
+    if len(formats) > 1:
+        raise InputError(
+            f"The rows mix the step formats {', '.join(sorted(formats))}; curate all runs with one "
+            "curation.format."
+        )
+    template = prompting_of_tokenizer(tokenizer, "the base model").template
+    able = template is not None and all(line.question for line in lines)
+    if mode == "chat" and not able:
+        raise InputError(
+            "Training with mode=chat needs a base model with a chat template, and rows that "
+            "rstar curate wrote; set mode=completion."
+        )
+    return make_renderer(
+        prompt=TRAINED,
+        step_format=formats.pop() if formats else "tags",
+        mode="template" if able and mode != "completion" else "completion",
+        template=template,
+    )
 
 
 def read_rows(path: Path, kind: type[R]) -> list[R]:

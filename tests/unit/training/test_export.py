@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from rstar_math.errors import InputError, MissingExtra, StoreError
+from rstar_math.steps import TAGS
 from rstar_math.training import rows as training_rows
 from rstar_math.training.curation import ALL_DATA, Curated, CurationConfig, Data, curate
 from rstar_math.training.export import (
@@ -83,7 +84,7 @@ def test_the_trainers_read_what_is_written(tmp_path: Path) -> None:
 
 def test_the_rows_hold_the_texts_of_inference_and_where_they_come_from() -> None:
     what = found()
-    (sft,) = rows_of(what, "sft")
+    (sft,) = rows_of(what, "sft", TAGS)
     assert isinstance(sft, SftRow)
     assert sft.prompt == "Question: What of p?\n"
     assert sft.completion == (
@@ -95,7 +96,7 @@ def test_the_rows_hold_the_texts_of_inference_and_where_they_come_from() -> None
     (kept,) = what.solutions
     trained = "".join(
         piece.text
-        for piece in segments(kept.trajectory.question, kept.trajectory.steps)
+        for piece in segments(kept.trajectory.steps)
         if piece.trained
     )
     assert sft.completion[:start] + sft.completion[end:] == trained
@@ -103,7 +104,7 @@ def test_the_rows_hold_the_texts_of_inference_and_where_they_come_from() -> None
 
 
 def test_pairs_go_on_from_their_prompt() -> None:
-    pairs = [row for row in rows_of(found(), "preference") if isinstance(row, PreferenceRow)]
+    pairs = [row for row in rows_of(found(), "preference", TAGS) if isinstance(row, PreferenceRow)]
     step, deeper, *final = pairs
     assert (step.prompt, step.chosen[:12], step.depth) == (
         "Question: What of p?\n",

@@ -14,7 +14,7 @@ OK = Execution(ExecutionStatus.OK, "7\n")
 FAILED = Execution(ExecutionStatus.ERROR, "", "NameError", "name 'x' is not defined")
 
 texts = st.text(max_size=12) | st.sampled_from(
-    ["</output>\n", "<output>\n", "<code/>\n", "<step/>\n", "<code>\n", "", "\n"]
+    ["</output>\n", "<output>\n", "<code/>\n", "<step/>\n", "<code>\n", "```\n", "", "\n"]
 )
 runs = st.none() | st.builds(Execution, st.sampled_from(ExecutionStatus), texts)
 any_step = st.builds(
@@ -25,13 +25,13 @@ any_steps = st.lists(any_step, max_size=7)
 
 @given(any_steps)
 def test_the_pieces_joined_are_what_the_model_is_shown(steps: list[Step]) -> None:
-    assert "".join(piece.text for piece in segments(QUESTION, steps)) == GRAMMAR.render(steps)
+    assert "".join(piece.text for piece in segments(steps)) == GRAMMAR.render(steps)
     assert solution_text(steps) == GRAMMAR.render(steps)
 
 
 @given(any_steps)
 def test_what_was_printed_is_left_out_of_training_and_nothing_else(steps: list[Step]) -> None:
-    pieces = segments(QUESTION, steps)
+    pieces = segments(steps)
     printed = [piece.text for piece in pieces if not piece.trained]
     assert len(printed) == sum(step.kind == "code" for step in steps)
     assert all(text.startswith("<output>\n") and text.endswith("</output>\n") for text in printed)
@@ -50,7 +50,7 @@ def test_a_solution_in_pieces() -> None:
         Step(code="print(x)\n", kind="code", execution=OK),
         Step(prose="It is \\boxed{7}.\n", kind="answer", answer="7"),
     ]
-    assert segments(QUESTION, steps) == [
+    assert segments(steps) == [
         Segment("<code>\n# a\nx = 7\n<step/>\nprint(x)\n<code/>\n", trained=True),
         Segment("<output>\n7\n</output>\n", trained=False),
         Segment("It is \\boxed{7}.\n<answer/>\n", trained=True),
@@ -58,12 +58,12 @@ def test_a_solution_in_pieces() -> None:
 
 
 def test_an_error_that_the_model_was_shown_is_not_trained_on() -> None:
-    pieces = segments(QUESTION, [Step(code="print(x)\n", kind="code", execution=FAILED)])
+    pieces = segments([Step(code="print(x)\n", kind="code", execution=FAILED)])
     assert pieces[1] == Segment("<output>\nNameError: name 'x' is not defined\n</output>\n", False)
 
 
 def test_an_empty_solution_has_no_pieces() -> None:
-    assert segments(QUESTION, []) == []
+    assert segments([]) == []
     assert solution_text([]) == ""
 
 
@@ -77,11 +77,11 @@ def test_both_sides_of_a_pair_go_on_from_one_text(
 ) -> None:
     pair = StepPair(QUESTION, (*prefix,), (*chosen,), (*rejected,), 1.0, -1.0)
     start, good, bad = pair_texts(pair)
-    assert start == trained_prompt(QUESTION) + GRAMMAR.render(prefix)
-    assert start + good == trained_prompt(QUESTION) + GRAMMAR.render(prefix + chosen)
-    assert start + bad == trained_prompt(QUESTION) + GRAMMAR.render(prefix + rejected)
+    assert start == GRAMMAR.render(prefix)
+    assert start + good == GRAMMAR.render(prefix + chosen)
+    assert start + bad == GRAMMAR.render(prefix + rejected)
 
 
 def test_steps_of_other_grammars_are_refused() -> None:
     with pytest.raises(InputError, match="'A3' has no training text"):
-        segments(QUESTION, [Step(prose="What?", kind="A3")])
+        segments([Step(prose="What?", kind="A3")])

@@ -28,6 +28,8 @@ class Family:
     description: str
     instruction: str
     """What asks for a solution without any example."""
+    chat_instruction: str
+    """The same for an instruct model, which follows the question in a user message."""
     depth: int
     """Most steps of a path (rStar: 5, for MATH 8)."""
     cot: str
@@ -44,7 +46,8 @@ class Family:
     @property
     def digest(self) -> str:
         """Tells texts apart that were changed: 16 hexadecimal digits."""
-        text = "\x1f".join((self.instruction, str(self.depth), *self.texts))
+        said = (self.instruction, self.chat_instruction, str(self.depth))
+        text = "\x1f".join((*said, *self.texts))
         return sha256(text.encode()).hexdigest()[:16]
 
     @property
@@ -60,6 +63,7 @@ class _Card(BaseModel):
 
     description: str
     instruction: str = Field(min_length=1)
+    chat_instruction: str = ""
     depth: int = Field(ge=1)
 
 
@@ -82,7 +86,8 @@ def family(name: str) -> Family:
         )
     card = _card(folder)
     texts = {kind: _examples(folder, kind, check) for kind, check in _CHECKS.items()}
-    return Family(name, card.description, card.instruction, card.depth, **texts)
+    chat = card.chat_instruction or card.instruction
+    return Family(name, card.description, card.instruction, chat, card.depth, **texts)
 
 
 def _card(folder: Traversable) -> _Card:

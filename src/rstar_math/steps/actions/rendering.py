@@ -24,6 +24,20 @@ def chain_prompt(family: Family, question: Question, begun: str = "", *, shots: 
     return f"{lead}{_posing(question)}Answer:{' ' if begun else ''}{begun}"
 
 
+def chain_messages(
+    family: Family, question: Question, *, shots: bool = True
+) -> list[tuple[str, str]]:
+    """The same as messages for an instruct model: the examples are turns; without `shots` an
+    instruction follows the question. A begun solution is the beginning of the answer."""
+    if not shots:
+        return [("user", f"{question.text.strip()}\n{family.chat_instruction}")]
+    turns: list[tuple[str, str]] = []
+    for example in family.cot.strip().split("\n\n"):
+        asked_, _, answer = example.removeprefix("Question:").partition("\nAnswer:")
+        turns += [("user", asked_.strip()), ("assistant", answer.strip())]
+    return [*turns, ("user", question.text.strip())]
+
+
 def rest_prompt(family: Family, question: Question, prefix: Sequence[Step]) -> str:
     """A2: asks for the rest of the solution. What the prefix found is its beginning."""
     begun = "".join(solution_units(question, prefix))

@@ -10,6 +10,9 @@ from rstar_math.config import Section
 class CurationConfig(Section):
     """From trees to training data (rStar-Math, arXiv:2501.04519, sections 3.2 and 3.3)."""
 
+    format: Literal["fenced", "tags"] = "fenced"
+    """How steps are written in the training data, as `policy.format` (our choice: the Markdown that
+    code models know; the paper writes tags)."""
     solutions: int = Field(2, ge=1)
     """Most right solutions kept of one problem, those of the highest mean Q (paper: 2)."""
     per_source: int | None = Field(None, ge=1)

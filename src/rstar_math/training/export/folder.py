@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from rstar_math import __version__
 from rstar_math.errors import InputError, StoreError
+from rstar_math.steps.grammar import FORMATS
 from rstar_math.training.curation import Curated, CurationConfig, Data
 from rstar_math.training.export.card import card
 from rstar_math.training.export.files import Format, read_file, unwritable, write_rows
@@ -131,7 +132,7 @@ def _fill(
     for kind in ROWS:
         if kind in data:
             path = folder / f"{kind}.{format}"
-            rows = write_rows(path, ROWS[kind], rows_of(found, kind))
+            rows = write_rows(path, ROWS[kind], rows_of(found, kind, FORMATS[config.format]))
             if rows:
                 files[path.name] = {"data": kind, "rows": rows, "sha256": _digest(path)}
             else:

@@ -6,9 +6,10 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from rstar_math.steps.grammar import FENCED, StepFormat
 from rstar_math.training.curation import Curated, Data
-from rstar_math.training.texts import pair_texts, prompt_text, segments, solution_text, step_texts
-from rstar_math.types import Question, Step
+from rstar_math.training.rows import output_spans
+from rstar_math.training.texts import pair_texts, prompt_text, solution_text, step_texts
 
 
 def _writable(text: object) -> object:
@@ -27,7 +28,12 @@ class Row(BaseModel):
     data: ClassVar[Data]
 
     prompt: Text
-    """The prompt; a continuation follows it directly, without a space or a new line between."""
+    """The plain prompt; a continuation follows it directly, without a space or a new line
+    between."""
+    question: Text
+    """The question alone: a trainer renders the prompt of its model from it and the prefix."""
+    format: Literal["fenced", "tags"]
+    """How the steps are written."""
     problem: Text
     """The problem's id. Split by it, never by row."""
     source: Text | None
@@ -54,6 +60,8 @@ class PreferenceRow(Row):
     """A pair (TRL: preference with explicit prompt)."""
 
     data: ClassVar[Data] = "preference"
+    prefix: Text
+    """The steps before the two sides; the prompt ends with it."""
     chosen: Text
     rejected: Text
     kind: Literal["step", "final"]
@@ -106,7 +114,7 @@ ROWS: dict[Data, type[Row]] = {
 }
 
 
-def rows_of(found: Curated, data: Data) -> Iterator[Row]:
+def rows_of(found: Curated, data: Data, step_format: StepFormat = FENCED) -> Iterator[Row]:
     """The rows of one kind of data, in the order of the run's problems."""
     makers = {
         "sft": _sft_rows,
@@ -115,16 +123,18 @@ def rows_of(found: Curated, data: Data) -> Iterator[Row]:
         "value": _value_rows,
         "steps": _steps_rows,
     }
-    return makers[data](found)
+    return makers[data](found, step_format)
 
 
-def _sft_rows(found: Curated) -> Iterator[Row]:
+def _sft_rows(found: Curated, step_format: StepFormat) -> Iterator[Row]:
     for one in found.solutions:
         question, steps = one.trajectory.question, one.trajectory.steps
         yield SftRow(
             prompt=prompt_text(question),
-            completion=solution_text(steps),
-            outputs=_outputs(question, steps),
+            question=question.text.strip(),
+            format=step_format.name,
+            completion=solution_text(steps, step_format),
+            outputs=output_spans(steps, step_format),
             answer=one.trajectory.answer or "",
             mean_q=one.mean_q,
             min_q=one.min_q,
@@ -135,23 +145,15 @@ def _sft_rows(found: Curated) -> Iterator[Row]:
         )
 
 
-def _outputs(question: Question, steps: tuple[Step, ...]) -> list[tuple[int, int]]:
-    """Where a solution's text was written by the interpreter."""
-    spans: list[tuple[int, int]] = []
-    at = 0
-    for piece in segments(question, steps):
-        if not piece.trained:
-            spans.append((at, at + len(piece.text)))
-        at += len(piece.text)
-    return spans
-
-
-def _preference_rows(found: Curated) -> Iterator[Row]:
+def _preference_rows(found: Curated, step_format: StepFormat) -> Iterator[Row]:
     for one in found.pairs:
         pair = one.pair
-        prompt, chosen, rejected = pair_texts(pair)
+        prefix, chosen, rejected = pair_texts(pair, step_format)
         yield PreferenceRow(
-            prompt=prompt,
+            prompt=prompt_text(pair.question) + prefix,
+            question=pair.question.text.strip(),
+            format=step_format.name,
+            prefix=prefix,
             chosen=chosen,
             rejected=rejected,
             kind=one.kind,
@@ -169,12 +171,14 @@ def _preference_rows(found: Curated) -> Iterator[Row]:
         )
 
 
-def _outcome_rows(found: Curated) -> Iterator[Row]:
+def _outcome_rows(found: Curated, step_format: StepFormat) -> Iterator[Row]:
     for one in found.outcomes:
         question = one.trajectory.question
         yield OutcomeRow(
             prompt=prompt_text(question),
-            completion=solution_text(one.trajectory.steps),
+            question=question.text.strip(),
+            format=step_format.name,
+            completion=solution_text(one.trajectory.steps, step_format),
             label=one.right,
             problem=question.id,
             source=found.sources.get(question.id),
@@ -183,11 +187,13 @@ def _outcome_rows(found: Curated) -> Iterator[Row]:
         )
 
 
-def _value_rows(found: Curated) -> Iterator[Row]:
+def _value_rows(found: Curated, step_format: StepFormat) -> Iterator[Row]:
     for one in found.values:
         yield ValueRow(
             prompt=prompt_text(one.question),
-            completion=solution_text(one.steps),
+            question=one.question.text.strip(),
+            format=step_format.name,
+            completion=solution_text(one.steps, step_format),
             value=one.q,
             depth=len(one.steps),
             problem=one.question.id,
@@ -197,12 +203,14 @@ def _value_rows(found: Curated) -> Iterator[Row]:
         )
 
 
-def _steps_rows(found: Curated) -> Iterator[Row]:
+def _steps_rows(found: Curated, step_format: StepFormat) -> Iterator[Row]:
     for one in found.steps:
         question = one.trajectory.question
         yield StepsRow(
             prompt=prompt_text(question),
-            completions=step_texts(one.trajectory.steps),
+            question=question.text.strip(),
+            format=step_format.name,
+            completions=step_texts(one.trajectory.steps, step_format),
             labels=list(one.hard),
             shares=list(one.soft),
             problem=question.id,
