@@ -1,12 +1,14 @@
 """What servers say, read back: good answers, odd ones, and what they cost."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from rstar_math.errors import ModelRefused
-from rstar_math.models.dialects import CHAT, COMPLETIONS, LLAMA_CPP, Ask
+from rstar_math.models.dialects import CHAT, COMPLETIONS, CONTINUED_CHAT, LLAMA_CPP, VLLM_CHAT, Ask
 from rstar_math.protocols import Completion
+from rstar_math.steps import ChatPrompt
 
 ASK = Ask("m", "1 2", 2, ("/>", "\nQ"), 8, 0.5, 7)
 
@@ -88,3 +90,45 @@ def test_llama_counts_the_tokens_of_every_sample() -> None:
     found, cost = LLAMA_CPP.read(ASK, [first, cut])
     assert found == [Completion("a<step", True, "/>"), Completion("b", False, None)]
     assert (cost.prompt_tokens, cost.cached_tokens, cost.sampled_tokens) == (20, 18, 11)
+
+
+def test_a_conversation_is_said_to_each_kind_of_chat_server() -> None:
+    prompt = ChatPrompt([("system", "Be brief."), ("user", "1 + 1?")], "```python\nx")
+    ask = replace(ASK, prompt=prompt)
+    user = {"role": "user", "content": "1 + 1?"}
+    continued = CONTINUED_CHAT.say(ask)["messages"]
+    assert continued[1:] == [user, {"role": "assistant", "content": "```python\nx"}]
+    vllm = VLLM_CHAT.say(ask)
+    assert vllm["messages"] == continued
+    assert (vllm["continue_final_message"], vllm["add_generation_prompt"]) == (True, False)
+    asked = CHAT.say(ask)["messages"]
+    assert [message["role"] for message in asked] == ["system", "user"]
+    assert asked[-1]["content"].endswith("```python\nx")
+    fresh = replace(ASK, prompt=ChatPrompt([("user", "1 + 1?")], ""))
+    assert "continue_final_message" not in VLLM_CHAT.say(fresh)
+    assert CHAT.say(fresh)["messages"] == [user]
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        (
+            {"message": {"content": "It is 2.", "reasoning_content": "1 and 1"}},
+            Completion("It is 2.", True, reasoning="1 and 1"),
+        ),
+        (
+            {"text": "<think>\nIt is \\boxed{3}?\n</think>\n\nIt is 2."},
+            Completion("It is 2.", True, reasoning="It is \\boxed{3}?"),
+        ),
+        ({"text": "1 and 1</think>It is 2."}, Completion("It is 2.", True, reasoning="1 and 1")),
+        ({"text": "<think>1 and"}, Completion("", False, reasoning="1 and")),
+        (
+            {"message": {"content": None, "reasoning_content": "1 and"}, "finish_reason": "length"},
+            Completion("", False, reasoning="1 and"),
+        ),
+        ({"text": "x", "matched_stop": "\nQ"}, Completion("x", True, "\nQ")),
+    ],
+)
+def test_thoughts_are_no_part_of_an_answer(choice: dict[str, Any], expected: Completion) -> None:
+    found, _ = COMPLETIONS.read(ASK, choices({"finish_reason": "stop", **choice}))
+    assert found == [expected]

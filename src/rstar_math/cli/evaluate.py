@@ -42,7 +42,11 @@ RunFile = Annotated[
 ]
 Budget = Annotated[
     str | None,
-    typer.Option(metavar="tokens=N", help="Sampled tokens a problem that every strategy is given."),
+    typer.Option(
+        metavar="tokens=N",
+        help="Sampled tokens per problem that every strategy is given; total=N counts prompt "
+        "tokens too.",
+    ),
 ]
 Check = Annotated[
     bool,
@@ -192,6 +196,10 @@ def _budget(text: str | None) -> list[str]:
 
     if text is None:
         return []
-    if not re.fullmatch(r"tokens=[1-9]\d{0,11}", text):
-        raise ConfigError(f"--budget {text!r} is not tokens=N; for example --budget tokens=2000.")
-    return [f"search.{text}"]
+    match = re.fullmatch(r"(tokens|total)=([1-9]\d{0,11})", text)
+    if match is None:
+        raise ConfigError(
+            f"--budget {text!r} is neither tokens=N nor total=N; for example --budget tokens=2000."
+        )
+    kind = "total" if match[1] == "total" else "sampled"
+    return [f"search.tokens={match[2]}", f"search.budget={kind}"]

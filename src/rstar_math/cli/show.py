@@ -198,7 +198,18 @@ def summaries(rows: Sequence[Summary]) -> Table:
     table = Table(header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.caption_justify = "left"
     table.add_column("strategy", no_wrap=True)
-    for name in ("right", "share", "95 %", "none", "calls", "tokens", "runs", "failed", "s"):
+    for name in (
+        "right",
+        "share",
+        "95 %",
+        "none",
+        "calls",
+        "prompt",
+        "tokens",
+        "runs",
+        "failed",
+        "s",
+    ):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         n = max(row.problems, 1)
@@ -210,6 +221,7 @@ def summaries(rows: Sequence[Summary]) -> Table:
             "-" if low is None else f"{100 * low:.0f}-{100 * high:.0f}",
             str(row.unanswered),
             f"{row.cost.calls / n:.1f}",
+            f"{row.cost.prompt_tokens / n:.0f}",
             f"{row.cost.sampled_tokens / n:.0f}",
             f"{row.cost.code_runs / n:.1f}",
             f"{row.cost.code_failures / n:.1f}",
@@ -217,7 +229,7 @@ def summaries(rows: Sequence[Summary]) -> Table:
         )
     table.caption = (
         "none: problems without any answer. Means over the problems: calls to the "
-        "model, tokens sampled, programs run and failed, seconds from start to end."
+        "model, prompt tokens, tokens sampled, programs run and failed, seconds from start to end."
     )
     for row in rows:
         if row.cost.spared_tokens:

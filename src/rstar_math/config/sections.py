@@ -78,8 +78,8 @@ class PolicyConfig(Section):
     prompt: str = "auto"
     """System message and worked examples: "easy" (one or two calculations), "grade-school" (as in
     GSM8K), "competition" (as in MATH, with sympy), "trained" (no examples, for models trained on
-    the step format), or a TOML file of your own; "auto" is "trained" for a model that rstar trained,
-    "grade-school" in chat mode and "easy" in completion mode."""
+    the step format), or a TOML file of your own; "auto" is "trained" for a model that rstar
+    trained, else "grade-school" in chat mode and "easy" in completion mode."""
     format: Literal["auto", "fenced", "tags"] = "auto"
     """How steps are written: Markdown code blocks whose steps begin with comments ("fenced"), or
     with a mark after each step ("tags"); "auto" is the one the model was trained on, else "fenced"
@@ -95,9 +95,9 @@ class PolicyConfig(Section):
     many as of any other step (as in rStar-Math)."""
     step_tokens: int = Field(192, ge=1)
     """Most tokens of one step; rStar-Math's code allows 2048."""
-    solution_tokens: int = Field(1024, ge=1)
+    solution_tokens: int = Field(512, ge=1)
     """Most tokens of a whole program or answer, where chains are sampled without a stop at each
-    step."""
+    step; a longer one has gone astray on word problems, competition problems may need 1024."""
     thinking_tokens: int = Field(0, ge=0)
     """Most tokens that a reasoning model may think before its first step; 0 lets it begin with the
     step at once. Thoughts count as sampled tokens and are never read for an answer."""
@@ -111,8 +111,10 @@ class SearchConfig(Section):
     rollouts: int = Field(16, ge=1)
     """Walks from the root to an end (paper: 16; bootstrap round 8)."""
     tokens: int | None = Field(None, ge=1)
-    """Budget of sampled tokens for one problem, the same for every strategy: runs are repeated
-    until it is spent; by default a strategy has its own size."""
+    """Budget of tokens for one problem, the same for every strategy: runs are repeated until it is
+    spent; by default a strategy has its own size."""
+    budget: Literal["sampled", "total"] = "sampled"
+    """Which tokens `tokens` counts: those sampled, or those of the prompts too, cached or not."""
     confidence: float | None = Field(None, gt=0.5, le=1)
     """Stop early when a majority is settled: at 1 when no vote to come can change it, below 1 when
     it is this sure by the votes so far; by default never."""

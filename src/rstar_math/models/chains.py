@@ -28,8 +28,9 @@ class ChainPolicy:
 
     Samples that are cut off or state no answer are counted in the cost (`truncated`, `malformed`)
     and left out; no vote is held, so `confidence` is None. `temperature` is the config's unless
-    given. With a `conversation` the model is sent messages in its own chat format. A zero-shot sample may hold empty lines, so a model that never stops by itself is cut off
-    at `config.solution_tokens`.
+    given. With a `conversation` the model is sent messages in its own chat format. A zero-shot
+    sample may hold empty lines, so a model that never stops by itself is cut off at
+    `config.solution_tokens`.
     """
 
     def __init__(

@@ -166,9 +166,7 @@ def _ended(text: str, finished: bool, reason: object, stop: Sequence[str]) -> Co
     them."""
     thoughts, text, whole = split_reasoning(encodable(text))
     if thoughts:
-        return replace(
-            _ended_text(text, finished and whole, reason, stop), reasoning=thoughts
-        )
+        return replace(_ended_text(text, finished and whole, reason, stop), reasoning=thoughts)
     return _ended_text(text, finished, reason, stop)
 
 

@@ -181,7 +181,9 @@ class HttpModel:
             found = (await replica.get(f"{replica.root}/props", 30.0)).json()
         except TROUBLE:
             return NOTHING_KNOWN
-        source = found.get("chat_template") if isinstance(found, dict) else None
+        if not isinstance(found, dict):
+            return NOTHING_KNOWN
+        source = found.get("chat_template")
         if not isinstance(source, str) or not source:
             return NOTHING_KNOWN
         bos, eos = (str(found.get(f"{kind}_token") or "") for kind in ("bos", "eos"))

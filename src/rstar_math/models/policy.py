@@ -38,7 +38,7 @@ class StepPolicy:
         samples = []
         read = self.renderer.format.read
         completions = await self._sample(
-            question, prefix, k, self._config.step_tokens, self.renderer.stops, seed
+            question, prefix, k, (self._config.step_tokens, self.renderer.stops), seed
         )
         for c in completions:
             step = read(prefix, c.text, finished=c.finished, stop=c.stop).step
@@ -53,7 +53,7 @@ class StepPolicy:
         to the answer: one request instead of one a step. The same errors as `propose`."""
         read = self.renderer.format.read_block
         completions = await self._sample(
-            question, prefix, k, self._config.solution_tokens, self.renderer.block_stops, seed
+            question, prefix, k, (self._config.solution_tokens, self.renderer.block_stops), seed
         )
         blocks = []
         for c in completions:
@@ -68,11 +68,12 @@ class StepPolicy:
         question: Question,
         prefix: Sequence[Step],
         k: int,
-        max_tokens: int,
-        stops: tuple[str, ...],
+        end: tuple[int, tuple[str, ...]],
         seed: int,
     ) -> list[Completion]:
-        """Continuations of a prefix, each after thoughts of its own where these are allowed."""
+        """Continuations of a prefix, each after thoughts of its own where these are allowed; `end`
+        is the token limit and the stop strings."""
+        max_tokens, stops = end
         temperature = self._config.temperature
         if prefix or not self._config.thinking_tokens:
             return await self._completer.complete(
@@ -95,9 +96,7 @@ class StepPolicy:
         opening = self.renderer.format.opening(())
         requests = [
             self._completer.complete(
-                self.renderer.prompt(
-                    question, (), f"{THINK}{thought}{END_OF_THINKING}{opening}"
-                ),
+                self.renderer.prompt(question, (), f"{THINK}{thought}{END_OF_THINKING}{opening}"),
                 n=count,
                 stop=stops,
                 max_tokens=max_tokens,

@@ -5,7 +5,7 @@ from heapq import heappop, heappush
 
 from rstar_math.config import SearchConfig
 from rstar_math.search.expansion import Expansion, Parts, attach, expansion
-from rstar_math.search.stopping import Allowance, on_the_bill_of
+from rstar_math.search.stopping import Allowance, on_the_bill_of, spent_tokens
 from rstar_math.search.tree import ROOT, Tree
 from rstar_math.seeding import derive
 from rstar_math.tasks import together
@@ -33,7 +33,7 @@ async def beam(tree: Tree, width: int, *, parts: Parts, config: SearchConfig) ->
             children: list[int] = []
             for (at, k), one in zip(asked, found, strict=True):
                 children += attach(tree, at, one, config)
-                allowance.pay(k, one.cost.sampled_tokens)
+                allowance.pay(k, spent_tokens(one.cost, config))
             living = [c for c in children if tree.nodes[c].failure is None]
             best = sorted(living, key=lambda c: -_score(tree, c))[:room]
             alive = [c for c in best if not tree.nodes[c].answered]
@@ -58,7 +58,7 @@ async def best_first(tree: Tree, ends: int, *, parts: Parts, config: SearchConfi
                 return
             k = allowance.ask(config.candidates)
             found = await _expand(tree, at, parts, config, k)
-            allowance.pay(k, found.cost.sampled_tokens)
+            allowance.pay(k, spent_tokens(found.cost, config))
             expanded += 1
             for child in attach(tree, at, found, config):
                 if tree.nodes[child].failure is None:

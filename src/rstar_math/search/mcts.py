@@ -20,7 +20,14 @@ from rstar_math.config import SearchConfig
 from rstar_math.protocols import Executor, Policy, Scorer, Verifier
 from rstar_math.search.expansion import Expansion, Parts, attach, end_value, expansion
 from rstar_math.search.selection import RULES, Child
-from rstar_math.search.stopping import Allowance, Enough, on_the_bill_of, spare, unseen
+from rstar_math.search.stopping import (
+    Allowance,
+    Enough,
+    on_the_bill_of,
+    spare,
+    spent_tokens,
+    unseen,
+)
 from rstar_math.search.tree import ROOT, Tree
 from rstar_math.seeding import derive
 
@@ -115,7 +122,7 @@ class _Search:
             found = await task
             del self.expansions[at]
             attach(self.tree, at, found, self.config)
-            self.allowance.pay(k, found.cost.sampled_tokens)
+            self.allowance.pay(k, spent_tokens(found.cost, self.config))
         if self.allowance.over:
             self.stopping = True
         if self.stopping:

@@ -15,7 +15,14 @@ from rstar_math.search.finishing import finish
 from rstar_math.search.mcts import OnRollout, grow
 from rstar_math.search.review import Review
 from rstar_math.search.sampling import sample_chains
-from rstar_math.search.stopping import MOST_EMPTY, Enough, on_the_bill_of, settled, spare
+from rstar_math.search.stopping import (
+    MOST_EMPTY,
+    Enough,
+    on_the_bill_of,
+    settled,
+    spare,
+    spent_tokens,
+)
 from rstar_math.search.strategy import ACTIONS, CHAINS, Strategy, without_scorer
 from rstar_math.search.tree import Tree
 from rstar_math.seeding import derive
@@ -95,16 +102,16 @@ async def _in_turns(
     """Search and second look within one budget: what the one leaves over the other is given. The
     second look has its share in any case."""
     assert config.tokens is not None
-    whole, before = config.tokens, tree.cost.sampled_tokens
+    whole, before = config.tokens, spent_tokens(tree.cost, config)
     reserve = round(review.reserve * whole)
     for turn in range(_TURNS):
-        spent = tree.cost.sampled_tokens - before
+        spent = spent_tokens(tree.cost, config) - before
         part = max(1, round((whole - spent) * (1 - review.reserve)))
         await search(config.model_copy(update={"tokens": part}))
-        left = whole - (tree.cost.sampled_tokens - before)
+        left = whole - (spent_tokens(tree.cost, config) - before)
         choice = await review.look(tree, max(left, 0 if turn else reserve))
-        left = whole - (tree.cost.sampled_tokens - before)
-        idle = tree.cost.sampled_tokens - before == spent
+        left = whole - (spent_tokens(tree.cost, config) - before)
+        idle = spent_tokens(tree.cost, config) - before == spent
         if once or idle or left < _TOO_LITTLE * whole:
             break
     return choice
@@ -155,7 +162,7 @@ async def repeat(
                     return
                 await flying[0][1]
                 branch, _ = flying.popleft()
-                tokens += branch.cost.sampled_tokens
+                tokens += spent_tokens(branch.cost, config)
                 tree.graft(branch)
                 if config.tokens is not None:
                     empty = 0 if branch.cost.sampled_tokens else empty + 1

@@ -10,7 +10,7 @@ from rstar_math.meter import metering
 from rstar_math.protocols import BlockPolicy
 from rstar_math.search.expansion import GIVEN_UP, Parts, scored
 from rstar_math.search.running import executed
-from rstar_math.search.stopping import MOST_EMPTY, Enough, on_the_bill_of, spare
+from rstar_math.search.stopping import MOST_EMPTY, Enough, on_the_bill_of, spare, spent_tokens
 from rstar_math.search.tree import ROOT, Tree
 from rstar_math.seeding import derive
 from rstar_math.tasks import together
@@ -38,7 +38,7 @@ async def sample_chains(
             size = _block(started, tokens, n, config, stoppable=enough is not None)
             cost = await _sample_block(tree, before + started, size, parts, config)
             started += size
-            tokens += cost.sampled_tokens
+            tokens += spent_tokens(cost, config)
             empty = 0 if cost.sampled_tokens else empty + 1
             if config.tokens is not None and (tokens >= config.tokens or empty == MOST_EMPTY):
                 return

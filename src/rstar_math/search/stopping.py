@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from math import ceil, comb, floor
 from time import monotonic
 
+from rstar_math.config import SearchConfig
 from rstar_math.meter import charge, metering
 from rstar_math.protocols import Grouper
 from rstar_math.search.answers import Ballot, ballots, majority, masses
@@ -93,8 +94,15 @@ def spare(left: float, tokens: int | None, *, done: int, spent: int) -> None:
         charge(Cost(spared_tokens=round(left * spent / done)))
 
 
+def spent_tokens(cost: Cost, config: SearchConfig) -> int:
+    """The tokens of a cost that count against `config.tokens`: those sampled, or with
+    `config.budget = "total"` those of the prompts too."""
+    prompts = cost.prompt_tokens if config.budget == "total" else 0
+    return cost.sampled_tokens + prompts
+
+
 class Allowance:
-    """What is left of a budget of sampled tokens, and how many samples it is enough for, so that a
+    """What is left of a budget of tokens, and how many samples it is enough for, so that a
     layer of a search does not spend it several times over. None is no budget.
 
     A sample is reckoned at the mean of those that were paid for; before that nothing is known, and

@@ -97,8 +97,9 @@ def template_of_gguf(facts: Mapping[str, Any], where: str) -> ChatTemplate | Non
 
     def token(key: str) -> str:
         index = facts.get(f"tokenizer.ggml.{key}_token_id")
-        known = isinstance(index, int) and 0 <= index < len(tokens)
-        return str(tokens[index]) if known else ""
+        if not isinstance(index, int) or not 0 <= index < len(tokens):
+            return ""
+        return str(tokens[index])
 
     return ChatTemplate(source, token("bos"), token("eos"), where)
 
@@ -189,4 +190,3 @@ def _render(template: ChatTemplate, cases: list[dict[str, Any]]) -> list[str]:
         if "error" in answer:
             raise _TemplateError(f"{what} fails ({plain(answer['error'])}); {way_out}.")
     return [answer["text"] for answer in answers]
-

@@ -286,7 +286,7 @@ class FencedSteps:
         lead, body, kind = found
         if kind == "answer":
             return [Step(prose=body, kind="answer", answer=extract_answer(body))], None
-        steps = []
+        steps: list[Step] = []
         pieces = _pieces(body)
         for number, piece in enumerate(pieces, 1):
             prose, code = split_code(piece)
@@ -308,9 +308,9 @@ class FencedSteps:
             opened = _OPEN_FENCE.search(rest)
             if opened is None:
                 break
-            lead = rest[: opened.end()] if steps else ""
             if not steps and rest[: opened.start()].strip():
                 raise InputError("A solution does not begin with ```python; put that line first.")
+            lead = rest[: opened.end()] if steps else ""
             body, closed, rest = rest[opened.end() :].partition("```\n")
             if not closed:
                 raise InputError("A code block of a solution is not closed by a line of ```.")
@@ -342,7 +342,8 @@ class FencedSteps:
             if not prefix and opened and not text[: opened.start()].strip():
                 body = text[opened.end() :]
         elif opened is not None:
-            lead, body = text[: opened.end()], text[opened.end() :]
+            lead = text[: opened.end()] if text[: opened.start()].strip() else ""
+            body = text[opened.end() :]
         else:
             answer = text.rstrip()
             if not answer:
@@ -351,7 +352,7 @@ class FencedSteps:
                 return None, "code fence without a language"
             return ("", answer, "answer"), None
         body, kind = _code_end(body, stop)
-        if not body.strip() and not lead and not (kind == "code" and prefix):
+        if not body.strip() and not lead and not (kind == "code" and prefix and opened is None):
             return None, "empty"
         return (lead, body, kind), None
 
@@ -416,9 +417,15 @@ def _pieces(code: str) -> list[str]:
     pending = ""
     for part in re.split(r"(?<=\n)(?=#)", code):
         pending += part
-        if split_code(pending)[1].strip() and _compiles(pending):
+        if not split_code(pending)[1].strip():
+            continue
+        if _compiles(pending):
             pieces.append(pending)
-            pending = ""
+        elif pieces and _compiles(pieces[-1] + pending):
+            pieces[-1] += pending
+        else:
+            continue
+        pending = ""
     if pending and pieces and not split_code(pending)[1].strip():
         pieces[-1] += pending
     elif pending or not pieces:

@@ -117,7 +117,7 @@ def _steps(solution: str, where: str) -> tuple[Step, ...]:
     text = solution.strip()
     tagged = text.startswith("<code>")
     try:
-        steps = (TAGS if tagged else FENCED).parse(f"{text}\n" if tagged else text, outputs=True)
+        steps = (TAGS if tagged else FENCED).parse(f"{text}\n", outputs=True)
     except InputError as error:
         raise ConfigError(f"{where}: {error}") from error
     if not steps or steps[-1].answer is None:

@@ -68,7 +68,6 @@ def test_settings_over_a_recipe() -> None:
         ("synthesis.agreeing=11", "agreeing = 11 is above solutions = 10"),
         ("synthesis.each=0", r"synthesis\.each = 0 will not do"),
         ("search.rollouts=99", r"search\.rollouts = 99 has no effect in a recipe; say rounds"),
-        
         ("sft.batch=9", r"batch = 9 is no multiple of micro = 2; say micro = 1"),
         ("gate.sure=1", r"gate\.sure = 1 will not do"),
         ("model.url=http://x/v1", "name the first model in base"),

@@ -94,11 +94,7 @@ def test_the_rows_hold_the_texts_of_inference_and_where_they_come_from() -> None
     assert not others
     assert sft.completion[start:end] == "<output>\nünï\n</output>\n"
     (kept,) = what.solutions
-    trained = "".join(
-        piece.text
-        for piece in segments(kept.trajectory.steps)
-        if piece.trained
-    )
+    trained = "".join(piece.text for piece in segments(kept.trajectory.steps) if piece.trained)
     assert sft.completion[:start] + sft.completion[end:] == trained
     assert (sft.problem, sft.source, sft.strategy, sft.node) == ("p", "hand", "t0", 2)
 
@@ -196,7 +192,7 @@ def test_what_is_wrong_with_a_folder_is_said_in_a_sentence(tmp_path: Path) -> No
     whole = file.read_text().splitlines(keepends=True)
     faults = {
         "not json\n": r"Line 3 of .*preference\.jsonl is at fault \(Invalid JSON",
-        '{"prompt": "x"}\n': r"Line 3 .* \(problem: Field required\); make the data again",
+        '{"prompt": "x"}\n': r"Line 3 .* \(question: Field required\); make the data again",
         whole[2].replace('"weight":', '"wait":'): r"Line 3 .* \(weight: Field required\)",
         whole[2].replace('"kind":"final"', '"kind":"no"'): r"Line 3 .* \(kind: Input should be",
         "\n": r"Line 3 .*Invalid JSON",
@@ -236,7 +232,7 @@ def test_text_that_no_file_can_hold_is_written_as_question_marks(tmp_path: Path)
     what = asyncio.run(curate([searched(tree)], same_text))
     write(tmp_path / "o", what)
     (row,) = read_rows(tmp_path / "o", SftRow)
-    assert row.completion.startswith("<code>\n# ?!\n")
+    assert row.completion.startswith("```python\n# ?!\n")
 
 
 def test_what_a_killed_run_left_beside_is_cleared_away(tmp_path: Path) -> None:
