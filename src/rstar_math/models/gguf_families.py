@@ -24,6 +24,12 @@ _GEMMA3_PERIOD = 6
 """llama.cpp's default for Gemma 3: every sixth layer attends to all tokens."""
 _GEMMA3_27B_LAYERS = 62
 """llama.cpp knows Gemma 3 27B, which scales its queries in its own way, by this depth."""
+_YARN = {"attention_factor": None, "mscale": None, "mscale_all_dim": None} | {
+    "beta_fast": 32,
+    "beta_slow": 1,
+    "truncate": True,
+}
+"""YaRN's settings as llama.cpp takes them for granted."""
 INSTEAD = "serve the folder with vLLM, or convert it with llama.cpp's convert_hf_to_gguf.py"
 
 
@@ -35,7 +41,7 @@ class Family:
     """llama.cpp's name."""
     modules: tuple[str, ...] = (*_ATTENTION, *_MLP, *_NORMS)
     """The weights that each layer must have."""
-    rope: tuple[str, ...] = ("default", "linear")
+    rope: tuple[str, ...] = ("default", "linear", "yarn")
     """Kinds of rotary position scaling that are written."""
     rope_theta: float = 10_000.0
     """Base of the rotation where the config names none."""
@@ -53,13 +59,16 @@ class Family:
 
 
 FAMILIES = {
-    "llama": Family("llama", rope=("default", "linear", "llama3"), neighbours=True, biases=True),
+    "llama": Family(
+        "llama", rope=("default", "linear", "yarn", "llama3"), neighbours=True, biases=True
+    ),
     "mistral": Family("llama", neighbours=True),
     "qwen2": Family("qwen2", biases=True),
     "qwen3": Family("qwen3", modules=(*_ATTENTION, *_MLP, *_NORMS, *_HEAD_NORMS)),
     "gemma3_text": Family(
         "gemma3",
         modules=(*_ATTENTION, *_MLP, *_NORMS, *_HEAD_NORMS, *_MLP_NORMS),
+        rope=("default", "linear"),
         rope_theta=1_000_000.0,
         activation="gelu_pytorch_tanh",
         norm_offset=1.0,
@@ -207,8 +216,11 @@ class ModelSpec:
             "rope.freq_base": float(rope["rope_theta"]),
             "vocab_size": vocabulary,
         }
-        if rope["rope_type"] == "linear":
-            found |= {"rope.scaling.type": "linear", "rope.scaling.factor": float(rope["factor"])}
+        if rope["rope_type"] in ("linear", "yarn"):
+            found["rope.scaling.type"] = rope["rope_type"]
+            found["rope.scaling.factor"] = float(rope["factor"])
+        if rope["rope_type"] == "yarn":
+            found["rope.scaling.original_context_length"] = self._original_context(rope)
         if self.architecture == "gemma3":
             found |= self._window_settings()
         if self.architecture == "phi3":
@@ -325,6 +337,9 @@ def _unsupported(spec: ModelSpec) -> str | None:
         return "quantised weights"
     if rope["rope_type"] not in family.rope:
         return f"positions scaled by {rope['rope_type']}"
+    odd = [key for key, usual in _YARN.items() if rope.get(key) not in (None, usual)]
+    if odd and rope["rope_type"] == "yarn":
+        return f"positions scaled by yarn with {odd[0]}"
     if spec.rotated != spec.head_size and not family.partial_rotation:
         return "a partial rotation"
     activation = config.get("hidden_activation") or config.get("hidden_act") or family.activation

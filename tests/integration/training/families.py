@@ -77,6 +77,12 @@ LONG_ROPE = {
     "original_max_position_embeddings": 256,
 }
 LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 1000.0, "factor": 4.0}
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 1000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 128,
+}
 GEMMA3: dict[str, Any] = {
     "num_hidden_layers": 3,
     "head_dim": 32,
@@ -98,6 +104,8 @@ FAMILIES = {
     "mistral-spm": Tiny("Mistral", "metaspace", {"sliding_window": 256}),
     "qwen2": Tiny("Qwen2", "qwen2"),
     "qwen2-tied": Tiny("Qwen2", "qwen2", {"tie_word_embeddings": True}),
+    "qwen3-yarn": Tiny("Qwen3", "qwen2", {"head_dim": 32, "rope_parameters": YARN}),
+    "llama-yarn": Tiny("Llama", "llama3", {"rope_parameters": YARN}),
     "qwen3": Tiny("Qwen3", "qwen2", {"head_dim": 32}),
     "gemma3": Tiny("Gemma3", "gemma", GEMMA3, ["  two before", "a<mark>b", "x<bos> y"]),
     "phi3": Tiny("Phi3", "phi3", {"rope_parameters": LONG_ROPE}, CHAT),
@@ -126,6 +134,41 @@ def save_tiny(folder: Path, name: str, *, seed: int = 0) -> Path:
                 weights += 0.3 * nn.init.normal_(torch.empty_like(weights))
     model.save_pretrained(folder)
     fast.save_pretrained(folder)
+    return folder
+
+
+def save_adapted(base: Path, folder: Path, *, scorer: bool = False, rank: int = 4) -> Path:
+    """A model that was made from a policy with a random adapter, in the layout of rstar train: the
+    merged weights, and the adapter beside them."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import (
+        AutoModelForCausalLM,
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+    )
+
+    options: dict[str, Any] = {"dtype": torch.float32}
+    torch.manual_seed(1)
+    if scorer:
+        model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1, **options)
+    else:
+        model = AutoModelForCausalLM.from_pretrained(base, **options)
+    settings = LoraConfig(
+        r=rank,
+        lora_alpha=2 * rank,
+        target_modules="all-linear",
+        task_type="SEQ_CLS" if scorer else "CAUSAL_LM",
+        init_lora_weights=False,
+    )
+    adapted = get_peft_model(model, settings)
+    with torch.no_grad():
+        for key, weights in adapted.named_parameters():
+            if "lora_" in key:
+                weights *= 0.5
+    adapted.save_pretrained(folder / "adapter")
+    adapted.merge_and_unload().save_pretrained(folder)
+    AutoTokenizer.from_pretrained(base).save_pretrained(folder)
     return folder
 
 

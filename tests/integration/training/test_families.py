@@ -1,9 +1,8 @@
-"""Each family of models that is deployed: llama.cpp cuts text and continues it as transformers does,
-for whole models, adapters on their base, and preference models."""
+"""Each family of models that is deployed: llama.cpp gives the tokens, the log-probabilities and the
+values that transformers gives, for whole models, adapters on their base, and preference models."""
 
 import asyncio
-import json
-import shutil
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,12 +11,10 @@ from typing import Any
 import httpx
 import pytest
 
-from rstar_math.errors import InputError
 from rstar_math.models.gguf_adapters import write_adapter
 from rstar_math.models.gguf_files import write_gguf
-from rstar_math.models.gguf_header import read_header
 from rstar_math.models.served_preference import ServedPreference
-from tests.integration.training.families import CORPUS, FAMILIES, TEXTS, save_tiny
+from tests.integration.training.families import CORPUS, FAMILIES, TEXTS, save_adapted, save_tiny
 
 torch = pytest.importorskip("torch", reason="training needs torch: pip install 'rstar-math[train]'")
 
@@ -74,20 +71,64 @@ def furthest(post: Post, folder: Path, tokens: Sequence[int]) -> float:
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder named as a family, with its policy and that as a file."""
+    """A folder named as a family, with its policy, and a policy and a preference model that have a
+    random adapter of it; each as a file too."""
     root = tmp_path_factory.mktemp("family") / str(request.param)
     save_tiny(root / "policy", root.name)
-    write_gguf(root / "policy", root / "policy.gguf", kind="f32")
+    save_adapted(root / "policy", root / "tuned")
+    save_adapted(root / "policy", root / "ppm", scorer=True)
+    for name in ("policy", "tuned", "ppm"):
+        write_gguf(root / name, root / f"{name}.gguf", kind="f32")
+    for name in ("tuned", "ppm"):
+        write_adapter(root / name, root / f"{name}-adapter.gguf", kind="f32")
     return root
 
 
-def test_a_policy_cuts_text_and_continues_it_alike(made: Path) -> None:
+def test_a_policy_has_the_tokens_and_probabilities_of_transformers(made: Path) -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(made / "policy")
     with served(made / "policy.gguf") as post:
         for text in (*TEXTS, *FAMILIES[made.name].texts):
-            found = tokens_of(post, text)
-            assert found == tokenizer(text).input_ids, text
-        print(made.name, furthest(post, made / "policy", tokens_of(post, PROMPT)))
-        assert furthest(post, made / "policy", tokens_of(post, PROMPT)) < 1e-2
+            assert tokens_of(post, text) == tokenizer(text).input_ids, text
+        assert furthest(post, made / "policy", tokens_of(post, PROMPT)) < 1e-3
+
+
+def test_an_adapter_on_its_base_is_the_merged_model(made: Path) -> None:
+    with served(made / "tuned.gguf") as post:
+        tokens = tokens_of(post, PROMPT)
+        assert furthest(post, made / "tuned", tokens) < 1e-3
+    with served(made / "policy.gguf", made / "tuned-adapter.gguf") as post:
+        assert furthest(post, made / "tuned", tokens) < 2e-3
+    with served(made / "policy.gguf") as post, pytest.raises(AssertionError):
+        assert furthest(post, made / "tuned", tokens) < 0.1
+
+
+def test_a_preference_model_gives_the_values_of_transformers(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})  # more threads only get in their way
+    texts = [PROMPT[:length] for length in (20, 50, 90, 120)]
+    tokenizer = AutoTokenizer.from_pretrained(made / "ppm")
+    model = AutoModelForSequenceClassification.from_pretrained(
+        made / "ppm", dtype=torch.float32
+    ).eval()
+    with torch.inference_mode():
+        plain = [float(model(**tokenizer(text, return_tensors="pt")).logits) for text in texts]
+    assert max(plain) - min(plain) > 0.1
+
+    def values(file: Path, **options: str) -> list[float | None]:
+        async def work() -> list[float | None]:
+            scorer = ServedPreference.load(file, streams=1, limit=200, **options)
+            try:
+                return await scorer.score_texts(texts)
+            finally:
+                await scorer.aclose()
+
+        return asyncio.run(work())
+
+    wanted = pytest.approx([math.tanh(one) for one in plain], abs=1e-2)
+    assert values(made / "ppm.gguf") == wanted
+    assert values(made / "ppm-adapter.gguf", base=str(made / "policy.gguf")) == wanted
