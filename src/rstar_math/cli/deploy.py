@@ -1,4 +1,4 @@
-"""`rstar deploy`: a trained model as one file that runs without torch."""
+"""`rstar deploy`: a trained model as a file or folder that llama.cpp or vLLM serves."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,7 +13,10 @@ def deploy(
         Path, typer.Argument(metavar="CHECKPOINT", help="What rstar train policy or ppm wrote.")
     ],
     out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="FILE.gguf", help="Where the file goes.")
+        Path,
+        typer.Option(
+            "--out", "-o", metavar="PATH", help="The .gguf file, or with --format peft the folder."
+        ),
     ],
     kind: Annotated[
         Literal["f32", "f16", "q8_0"] | None,
@@ -26,6 +29,14 @@ def deploy(
         bool,
         typer.Option("--adapter", help="Write only the LoRA adapter, for the model it came from."),
     ] = False,
+    form: Annotated[
+        Literal["gguf", "peft"],
+        typer.Option(
+            "--format",
+            help="gguf: a file for llama.cpp. peft: with --adapter, a folder for vLLM's "
+            "--lora-modules.",
+        ),
+    ] = "gguf",
     base: Annotated[
         str | None,
         typer.Option(
@@ -37,16 +48,25 @@ def deploy(
     rank: Annotated[int, typer.Option(min=1, help="Rank of that adapter.")] = 16,
     as_json: AsJson = False,
 ) -> None:
-    """Write a trained policy or preference model as a .gguf file for llama.cpp.
+    """Write a trained policy or preference model for llama.cpp, or a policy's adapter for vLLM.
 
-    A policy's file is a --model; a preference model's goes to --set search.ppm=FILE, a policy's
-    adapter to --set model.adapter=FILE.
+    A policy's .gguf file is a --model; a preference model's goes to --set search.ppm=FILE, a
+    policy's adapter to --set model.adapter=FILE. vLLM serves checkpoint folders as they are.
     """
     from rstar_math.errors import ConfigError
     from rstar_math.models.gguf_adapters import write_adapter
     from rstar_math.models.gguf_differences import write_difference
     from rstar_math.models.gguf_files import write_gguf
 
+    if form == "peft":
+        if not adapter:
+            raise ConfigError(
+                "--format peft is for adapters; add --adapter, or serve the checkpoint folder "
+                f"itself: vllm serve {checkpoint}."
+            )
+        if kind is not None or base is not None:
+            raise ConfigError("--kind and --base are for .gguf files; leave them out.")
+        return _deploy_peft(checkpoint, out, as_json)
     if out.suffix != ".gguf":
         raise ConfigError(f"--out {out} does not end in .gguf; rename it.")
     share = None
@@ -58,17 +78,47 @@ def deploy(
         write_adapter(checkpoint, out, kind=kind or "f16")
     else:
         write_gguf(checkpoint, out, kind=kind or "q8_0")
-    _tell(out, adapter, share, as_json)
+    return _tell(out, adapter, share, as_json)
+
+
+def _deploy_peft(checkpoint: Path, out: Path, as_json: bool) -> None:
+    """Write an adapter folder for vLLM, and say how it is served."""
+    from rstar_math.errors import ConfigError
+    from rstar_math.models.peft_adapters import write_peft_adapter
+
+    if out.suffix == ".gguf":
+        raise ConfigError(f"--format peft writes a folder; name one instead of {out}.")
+    written = write_peft_adapter(checkpoint, out)
+    if as_json:
+        told = {"out": str(out), "kind": "policy", "adapter": True, "format": "peft"}
+        print_json({**told, "base": written.base, "rank": written.rank})
+        return
+    more = f" --max-lora-rank {_vllm_rank(written.rank)}" if written.rank > _VLLM_RANKS[0] else ""
+    typer.echo(
+        f"Written to {out}; serve it with vllm serve {written.base or 'BASE'} --enable-lora "
+        f"--lora-modules {out.name}={out}{more}."
+    )
+
+
+_VLLM_RANKS = (16, 32, 64, 128, 256, 320, 512)
+"""Values of vLLM's --max-lora-rank, from its default on."""
+
+
+def _vllm_rank(rank: int) -> int:
+    """The smallest --max-lora-rank that has room for a rank."""
+    return next((most for most in _VLLM_RANKS if most >= rank), rank)
 
 
 def _tell(out: Path, adapter: bool, share: float | None, as_json: bool) -> None:
     """Say what was written and how it is used."""
     from rstar_math.models.gguf_header import read_header
 
-    what = str(read_header(out).facts["rstar.kind"])
+    facts = read_header(out).facts
+    what, note = str(facts["rstar.kind"]), facts.get("rstar.tokenizer.note")
     size = out.stat().st_size
     if as_json:
         told = {"out": str(out), "kind": what, "adapter": adapter, "bytes": size}
+        told |= {} if note is None else {"note": note}
         print_json(told if share is None else {**told, "share_of_change": share})
         return
     use = {
@@ -77,3 +127,5 @@ def _tell(out: Path, adapter: bool, share: float | None, as_json: bool) -> None:
     }.get((what, adapter), f"--set search.scorer=ppm --set search.ppm={out}")
     holds = "" if share is None else f" It holds {share:.1%} of what was learned (squared size)."
     typer.echo(f"Written to {out} ({size / 1e6:.1f} MB); use it with {use}.{holds}")
+    if note is not None:
+        typer.echo(f"Note: {note}")

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from rstar_math.errors import InputError
-from rstar_math.models.gguf_files import Shape, read_shape, shared_facts
+from rstar_math.models.gguf_families import ModelSpec, read_spec
+from rstar_math.models.gguf_files import shared_facts
 from rstar_math.models.gguf_header import GgufHeader, norm_fingerprint, read_header
 from rstar_math.models.gguf_writing import Kind, Piece, write_pieces
 from rstar_math.models.weight_files import WeightFiles
@@ -25,7 +26,7 @@ def write_adapter(checkpoint: Path, out: Path, *, kind: Kind = "f16") -> Path:
     The base is known again by its shape and last norm. Raises `InputError`, `MissingExtra`, and
     `StoreError` for the disk.
     """
-    shape = read_shape(checkpoint)
+    spec = read_spec(checkpoint)
     folder = checkpoint / "adapter"
     if not (folder / "adapter_config.json").is_file():
         raise InputError(
@@ -34,11 +35,12 @@ def write_adapter(checkpoint: Path, out: Path, *, kind: Kind = "f16") -> Path:
         )
     scale, rank = _settings(folder)
     weights = WeightFiles(folder, "adapter_model")
-    norm = norm_fingerprint(WeightFiles(checkpoint)["model.norm.weight"].tobytes())
-    layers, size = (int(shape.config[key]) for key in ("num_hidden_layers", "hidden_size"))
-    facts = shared_facts(checkpoint, shape, "adapter") | base_facts(layers, size, norm)
+    last = spec.to_gguf("model.norm.weight", WeightFiles(checkpoint)["model.norm.weight"])
+    size = int(spec.config["hidden_size"])
+    facts = shared_facts(checkpoint, spec, "adapter")
+    facts |= base_facts(spec.layers, size, norm_fingerprint(last.tobytes()))
     facts |= {"adapter.type": "lora", "adapter.lora.alpha": scale * rank}
-    return write_pieces(out, shape.architecture, facts, _pieces(folder, shape, weights, kind))
+    return write_pieces(out, spec.architecture, facts, _pieces(folder, spec, weights, kind))
 
 
 def _settings(folder: Path) -> tuple[float, int]:
@@ -57,7 +59,7 @@ def _settings(folder: Path) -> tuple[float, int]:
     return alpha / (math.sqrt(rank) if said.get("use_rslora") else rank), rank
 
 
-def _pieces(folder: Path, shape: Shape, weights: WeightFiles, kind: Kind) -> list[Piece]:
+def _pieces(folder: Path, spec: ModelSpec, weights: WeightFiles, kind: Kind) -> list[Piece]:
     """An adapter's matrices, each pair brought to one size, so that small numbers keep their digits
     in float16."""
     pieces = []
@@ -71,14 +73,14 @@ def _pieces(folder: Path, shape: Shape, weights: WeightFiles, kind: Kind) -> lis
                 "merged model, without --adapter."
             )
         module, side = found[1], found[2]
-        name = shape.name(f"{module}.weight")
+        name = spec.gguf_name(f"{module}.weight")
         if name is None:
-            raise InputError(f"llama.cpp's {shape.architecture} has no {module}.")
+            raise InputError(f"llama.cpp's {spec.architecture} has no {module}.")
 
         def data(key: str = key, module: str = module, side: str = side) -> Any:
             other = key.replace(f".lora_{side}.", f".lora_{'AB'.replace(side, '')}.")
             matrix = weights[key] * _evened(weights[key], weights[other])
-            return shape.turned(f"{module}.weight", matrix) if side == "B" else matrix
+            return spec.to_gguf(f"{module}.weight", matrix) if side == "B" else matrix
 
         pieces.append(Piece(f"{name}.lora_{side.lower()}", weights.shape(key), kind, data))
     return pieces

@@ -14,7 +14,8 @@ from typing import Any
 from rstar_math.config import LOCAL
 from rstar_math.errors import InputError
 from rstar_math.models.gguf_adapters import base_facts
-from rstar_math.models.gguf_files import named_tensors, read_shape, shared_facts
+from rstar_math.models.gguf_families import read_spec
+from rstar_math.models.gguf_files import named_tensors, shared_facts
 from rstar_math.models.gguf_header import read_header
 from rstar_math.models.gguf_tensors import GgufTensors
 from rstar_math.models.gguf_writing import Kind, Piece, require_gguf, write_pieces
@@ -53,16 +54,16 @@ def write_difference(
     an adapter cannot hold; `MissingExtra`, and `StoreError` for the disk.
     """
     file = shipped_weights() if base == LOCAL else Path(base).expanduser()
-    shape, header = read_shape(checkpoint), read_header(file)
+    spec, header = read_spec(checkpoint), read_header(file)
     changes = list(_changes(checkpoint, file, rank))
     sides = [(f"{one.name}.lora_{side}", getattr(one, side)) for one in changes for side in "ab"]
     pieces = [Piece(name, data.shape, kind, partial(_itself, data)) for name, data in sides]
-    facts = shared_facts(checkpoint, shape, "adapter") | base_facts(
+    facts = shared_facts(checkpoint, spec, "adapter") | base_facts(
         header.fact("block_count"), header.fact("embedding_length"), header.fingerprint()
     )
     facts |= {"rstar.base": base if base == LOCAL else file.name}
     facts |= {"adapter.type": "lora", "adapter.lora.alpha": float(rank)}
-    write_pieces(out, shape.architecture, facts, pieces)
+    write_pieces(out, spec.architecture, facts, pieces)
     return 1 - sum(one.lost for one in changes) / sum(one.size for one in changes)
 
 
@@ -75,11 +76,11 @@ def _changes(checkpoint: Path, base: Path, rank: int) -> Iterator[_Change]:
     import numpy as np
 
     require_gguf()
-    shape, weights, before = read_shape(checkpoint), WeightFiles(checkpoint), GgufTensors(base)
-    names = named_tensors(checkpoint, shape, weights)
+    spec, weights, before = read_spec(checkpoint), WeightFiles(checkpoint), GgufTensors(base)
+    names = named_tensors(checkpoint, spec, weights)
     found = False
     for tensor, name in names.items():
-        after = shape.turned(tensor, weights[tensor])
+        after = spec.to_gguf(tensor, weights[tensor])
         old = before[name]
         if old.shape != after.shape:
             raise InputError(

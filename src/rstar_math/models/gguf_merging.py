@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from rstar_math.errors import InputError
-from rstar_math.models.gguf_files import Shape, readout
+from rstar_math.models.gguf_families import FAMILIES, ModelSpec
+from rstar_math.models.gguf_files import readout
 from rstar_math.models.gguf_header import read_header
 from rstar_math.models.gguf_tensors import GgufTensors
 from rstar_math.models.gguf_writing import add_fact, require_gguf
@@ -53,7 +54,8 @@ def put_in(adapter: Path, model: Any) -> None:
     import torch
 
     header, scorer = read_header(adapter), hasattr(model, "score")
-    shape = Shape(header.architecture, scorer=scorer, config=model.config.to_dict())
+    config = model.config.to_dict()
+    spec = ModelSpec(FAMILIES[config["model_type"]], scorer=scorer, config=config)
     change = _Adapter(adapter)
     with torch.no_grad():
         if scorer:
@@ -62,9 +64,9 @@ def put_in(adapter: Path, model: Any) -> None:
                 raise InputError(f"{adapter} has a head with a bias, which a checkpoint has not.")
             model.score.weight.copy_(torch.tensor([head.weight]))
         for tensor, weights in model.named_parameters():
-            added = change.of(shape.name(tensor) or "")
+            added = change.of(spec.gguf_name(tensor) or "")
             if added is not None:
-                weights += torch.from_numpy(shape.unturned(tensor, added))
+                weights += torch.from_numpy(spec.from_gguf(tensor, added))
 
 
 class _Adapter:

@@ -180,7 +180,7 @@ def test_what_cannot_be_written_is_a_sentence(models: Path, tmp_path: Path) -> N
 
     refused(tmp_path / "nowhere", "no checkpoint")
     refused(altered("other", model_type="gpt2"), "family gpt2")
-    refused(altered("scaled", rope_parameters={"rope_type": "yarn"}), "scaled positions")
+    refused(altered("scaled", rope_parameters={"rope_type": "dynamic"}), "scaled by dynamic")
     refused(altered("deeper", num_hidden_layers=3), "lacks model.layers.2")
     refused(altered("shallower", num_hidden_layers=1), "has model.layers.1")
     refused(altered("scorer", architectures=["LlamaForSequenceClassification"]), "no value head")
