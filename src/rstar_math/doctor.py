@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
+from rstar_math.config import Config
 from rstar_math.config.servers import ServersConfig
 from rstar_math.errors import MissingExtra, RstarError
 from rstar_math.models.servers.launch import COMMAND, program
@@ -49,6 +50,31 @@ class Check:
 def examine() -> list[Check]:
     """Every check, in the order to show them. Starts a few throw-away processes for the sandbox."""
     return [*_machine(), *_packages(), *_weights(), *_sandbox()]
+
+
+async def examine_model(config: Config) -> list[Check]:
+    """How the policy's model is asked: connects to it, or loads it. Raises `RstarError`."""
+    from rstar_math.models import connect
+    from rstar_math.models.prompting import WAYS, prompting_of, renderer_for
+
+    chat = config.policy.mode != "completion"
+    connection = await connect(config.model, config.servers, chat=chat)
+    try:
+        known = prompting_of(connection)
+        renderer = renderer_for(config.policy, known)
+    finally:
+        await connection.aclose()
+    way = WAYS[renderer.mode]
+    if renderer.mode == "messages" and not known.continues:
+        way = "chat messages; the server does not continue an answer, so it is asked to in words"
+    shots = len(renderer.prompt_set.examples)
+    what = f"{renderer.prompt_set.name} ({shots} worked examples)"
+    return [
+        Check("model asked", "name", True, connection.name),
+        Check("model asked", "policy.mode", True, way),
+        Check("model asked", "policy.format", True, renderer.format.name),
+        Check("model asked", "policy.prompt", True, what),
+    ]
 
 
 def _machine() -> Iterator[Check]:

@@ -71,6 +71,9 @@ class Solver:
         self.servers: dict[str, Any] = {}
         """Of the models "policy", "discriminator" and "ppm" those that run on servers: their
         `models.replicas.Replicas`, as `models.utilisation` takes them."""
+        self.prompting: dict[str, str] = {}
+        """How the policy's model is asked: prompt set, step format and mode; empty for a policy of
+        one's own."""
         self._stack = AsyncExitStack()
         self._kit: Kit
 
@@ -111,6 +114,7 @@ class Solver:
         if scorer is None:
             scorer = await self._valuer(model)
         warm = StepPolicy(model, self.config.policy)
+        self.prompting = warm.renderer.description
         greedy = self.config.policy.model_copy(update={"temperature": 0.0})
         cold = StepPolicy(model, greedy, warm.renderer)
         self._kit = Kit(self.config, warm, cold, executor, self.group, scorer, model, second)

@@ -122,8 +122,8 @@ def _tell(out: Path, adapter: bool, share: float | None, as_json: bool) -> None:
         print_json(told if share is None else {**told, "share_of_change": share})
         return
     use = {
-        ("policy", False): f"--model {out} --set policy.prompt=trained",
-        ("policy", True): f"--set model.adapter={out} --set policy.prompt=trained",
+        ("policy", False): f"--model {out}",
+        ("policy", True): f"--set model.adapter={out}",
     }.get((what, adapter), f"--set search.scorer=ppm --set search.ppm={out}")
     holds = "" if share is None else f" It holds {share:.1%} of what was learned (squared size)."
     typer.echo(f"Written to {out} ({size / 1e6:.1f} MB); use it with {use}.{holds}")

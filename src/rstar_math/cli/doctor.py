@@ -1,16 +1,35 @@
 """`rstar doctor`: what works here and what to type for the rest."""
 
+import asyncio
 from dataclasses import asdict
+from typing import Annotated
 
-from rstar_math.cli.options import AsJson, print_json
+import typer
+
+from rstar_math.cli.options import AsJson, configure, print_json
 
 
-def doctor(as_json: AsJson = False) -> None:
+def doctor(
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", "-m", metavar="MODEL", help="Also show how this model would be asked."
+        ),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Set one option. Repeatable."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Show what is installed, what is missing, what to type, and which sandbox layers hold here."""
-    from rstar_math.doctor import examine
+    from rstar_math.doctor import examine, examine_model
     from rstar_math.sandbox import NOT_COVERED
 
     checks = examine()
+    if model is not None:
+        config = configure(None, set_ or [], model, None)
+        checks += asyncio.run(examine_model(config))
     if as_json:
         print_json(
             {"checks": [asdict(check) for check in checks], "not_covered": list(NOT_COVERED)}

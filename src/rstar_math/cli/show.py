@@ -135,6 +135,8 @@ def _step(
         head.append(f"   {made}", "dim")
     if q is not None:
         head.append(f"   Q {q:+.2f}", "dim")
+    if step.reasoning:
+        head.append(f"   after {len(step.reasoning.split())} words of thoughts", "dim")
     yield head
     if step.code.strip():
         yield Padding(

@@ -77,6 +77,11 @@ class Workers:
         return self._papers.discriminator_name if self._papers else None
 
     @property
+    def prompting(self) -> dict[str, str]:
+        """See `Searchers`."""
+        return self._papers.prompting if self._papers else {}
+
+    @property
     def servers(self) -> dict[str, Any]:
         """See `Searchers`: the workers have them."""
         return {}

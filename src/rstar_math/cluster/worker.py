@@ -24,6 +24,7 @@ class Papers:
     model_name: str | None
     discriminator_name: str | None
     libraries: dict[str, str]
+    prompting: dict[str, str]
     pid: int
 
 
@@ -48,6 +49,7 @@ class Worker:
             solver.model_name,
             solver.discriminator_name,
             await asyncio.to_thread(solver.library_versions),
+            solver.prompting,
             os.getpid(),
         )
 

@@ -70,6 +70,12 @@ class Searchers(Protocol):
         ...
 
     @property
+    def prompting(self) -> dict[str, str]:
+        """How the policy's model is asked (`steps.rendering.Renderer.description`); empty for a
+        policy of one's own."""
+        ...
+
+    @property
     def servers(self) -> dict[str, Any]:
         """The replicas of those models that run on servers this process knows."""
         ...
@@ -92,6 +98,7 @@ class Here:
         self._solver = solver
         self.config = solver.config
         self.servers = solver.servers
+        self.prompting = solver.prompting
         self.library_versions = solver.library_versions
 
     @property
@@ -141,6 +148,8 @@ async def fill(
         store.pin("discriminator", searchers.discriminator_name)
     if strategy.kind in WORDS:
         store.pin("prompts", family(searchers.config.actions.family).digest)
+    if searchers.prompting:
+        store.pin("prompting", json.dumps(searchers.prompting, sort_keys=True))
     store.note("libraries", json.dumps(searchers.library_versions()))
     done = store.done(strategy.name)
     todo = (problem for problem in problems if problem.id not in done)

@@ -11,7 +11,7 @@ from rstar_math.errors import ConfigError, InputError
 from rstar_math.evolution.fill import default_conditions
 from rstar_math.evolution.store import RunStore
 
-PINNED = ("model", "discriminator", "prompts")
+PINNED = ("model", "discriminator", "prompts", "prompting")
 """Facts in which runs must agree."""
 BATCH = 500
 """Results that are written at a time."""

@@ -17,6 +17,7 @@ from rstar_math.models.gguf_families import ModelSpec, read_spec
 from rstar_math.models.gguf_header import read_header
 from rstar_math.models.gguf_tokenizer import tokenizer_facts
 from rstar_math.models.gguf_writing import Kind, Piece, write_pieces
+from rstar_math.models.prompting import GGUF_KEYS
 from rstar_math.models.value_head import ValueHead
 from rstar_math.models.weight_files import WeightFiles
 
@@ -81,6 +82,8 @@ def shared_facts(checkpoint: Path, spec: ModelSpec, role: str) -> dict[str, Any]
         "rstar.kind": "ppm" if spec.scorer else "policy",
         "rstar.base": str(notes.get("base", "")),
     }
+    prompting = notes.get("prompting") or {}
+    facts |= {at: str(prompting[key]) for key, at in GGUF_KEYS.items() if key in prompting}
     if not spec.scorer:
         return facts
     value = spec.config.get("rstar_value") or {}

@@ -154,10 +154,11 @@ class HttpModel:
 
     async def learn_prompting(self) -> None:
         """Find out whether the server continues a partly written assistant message, and read the
-        model's chat template where the server shows it; never fails.
+        model's chat template where the server shows it.
 
-        llama.cpp shows the template; vLLM and SGLang continue messages; of any other server a
-        request of six tokens tells.
+        llama.cpp shows the template; vLLM and SGLang continue messages if they have a chat route;
+        of any other server a request of six tokens tells. Raises `ModelUnreachable`: a server that
+        does not answer now must not be taken for one without chat.
         """
         if self._engine == "llamacpp":
             self.prompting = await self._prompting_of_llama_cpp()
@@ -169,7 +170,7 @@ class HttpModel:
             if text is None:
                 continue
             self.prompting = Prompting(chat=True)
-            if text.lstrip().startswith("5"):
+            if known or text.lstrip().startswith("5"):
                 self.chat_dialect = dialect
                 self.prompting = Prompting(continues=True, chat=True)
                 return
@@ -179,8 +180,10 @@ class HttpModel:
         replica = self.replicas.all[0]
         try:
             found = (await replica.get(f"{replica.root}/props", 30.0)).json()
-        except TROUBLE:
-            return NOTHING_KNOWN
+        except TROUBLE as error:
+            raise ModelUnreachable(
+                f"The model server at {replica.url} does not answer ({_why(error)}); start it again."
+            ) from error
         if not isinstance(found, dict):
             return NOTHING_KNOWN
         source = found.get("chat_template")
@@ -190,14 +193,12 @@ class HttpModel:
         return Prompting(template=ChatTemplate(source, bos, eos, replica.url))
 
     async def _continuation(self, dialect: Dialect) -> str | None:
-        """How a model goes on with a count to four that it began; None where it does not answer."""
+        """How a model goes on with a count to four that it began; None where the server refuses."""
         count = ChatPrompt([("user", "Count from 1 to 9, separated by commas.")], "1, 2, 3, 4,")
         ask = Ask(self.name, count, 1, (), 6, 0.0, 0)
-        replica = self.replicas.pick("", 1)
         try:
-            reply = await replica.post(_address(replica, dialect), dialect.say(ask), 60.0)
-            completions, cost = dialect.read(ask, self._checked(reply, replica.url, dialect))
-        except (*TROUBLE, ModelError):
+            completions, cost = dialect.read(ask, await self._post(dialect, ask))
+        except ModelRefused:
             return None
         charge(cost)
         return completions[0].text if completions else None

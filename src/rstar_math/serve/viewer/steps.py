@@ -55,7 +55,16 @@ def step_html(node: Node) -> str:
         failure = f'<p class="failure">The path ended here: {escape(plain(node.failure))}</p>'
     said = thought(step)
     words = f'<p class="words" dir="auto">{prose_html(_cut(said))}</p>' if said else ""
-    return f'<div class="step">{words}{_code(step)}{_output(step)}{failure}{known}</div>'
+    thoughts = _reasoning(step)
+    return f'<div class="step">{thoughts}{words}{_code(step)}{_output(step)}{failure}{known}</div>'
+
+
+def _reasoning(step: Step) -> str:
+    """What a reasoning model thought before a step, folded."""
+    if not step.reasoning:
+        return ""
+    text = escape(plain(_cut(step.reasoning)))
+    return f'<details class="reasoning"><summary>Thoughts</summary><p>{text}</p></details>'
 
 
 def bar(share: float) -> str:
