@@ -1,30 +1,34 @@
-"""How fast a CPU fine-tunes the embedded model: tokens a second of `rstar train policy` and of the
-plain loop that one would write, on the same solutions.
+"""How fast a CPU fine-tunes a model with a LoRA adapter, and in how much memory: `rstar train
+policy` against the plain loop that one would write, with the same settings.
 
-    python benchmarks/training.py [--json] [--steps N] [--repeat R] [--base MODEL]
+    python benchmarks/training.py [--json] [--base MODEL] [--lora 16] [--steps N] [--repeat R]
+    python benchmarks/training.py --only ours --solutions 300 --base FOLDER    # peak of a whole run
 
-Both sides take the same solutions, 8 to a step of AdamW, train all weights and count real tokens,
-not padding. The plain loop is float32, batches in the order of the data, padded to their longest,
-logits at every position. Each side runs in a process of its own, for the C library keeps its
-settings; they take turns `--repeat` times, and the medians are compared. The first step is not
-timed. The solutions are made up, as long as those of grade-school problems (some 200 tokens with
-the question).
+Both sides hold the base frozen in bfloat16 (with `--lora 0`: all weights in float32), train an
+adapter of the same rank with PEFT and AdamW, take the same solutions in the same micro-batches and
+compute logits only where there is loss. Tokens are counted without padding. Each side runs in a
+process of its own; they take turns `--repeat` times, and medians are compared. The first step is
+not timed. The solutions are made up, as long as those of grade-school problems (some 250 tokens
+with the question). Peaks are the largest resident set of the process, with loading and saving.
 """
 
 import argparse
 import json
 import random
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from rstar_math.training.rows import SolutionRow, solution_row
 from rstar_math.types import Execution, ExecutionStatus, Question, Step
 
 NAMES = ("apples", "clips", "marbles", "books", "stamps", "tickets")
+SIDES = ("plain", "ours")
 
 
 def made_up(number: int) -> SolutionRow:
@@ -50,88 +54,143 @@ def made_up(number: int) -> SolutionRow:
     return solution_row(Question(str(number), f"{text} How many {thing} has Ada?"), steps)
 
 
-def plain(base: str, steps: int, batch: int) -> float:
+def settings_of(args: argparse.Namespace) -> Any:
+    """The settings of both sides."""
+    from rstar_math.training.settings import PolicyTraining
+
+    return PolicyTraining(
+        batch=args.batch,
+        micro=args.batch,
+        micro_tokens=args.micro_tokens,
+        lora=args.lora,
+        gradient_checkpointing=args.checkpointing,
+        learning_rate=1e-4,
+        epochs=1,
+        save_every=10_000,
+    )
+
+
+def plain(args: argparse.Namespace) -> float:
     """Real tokens a second of a plain loop."""
     import torch
+    from peft import LoraConfig, get_peft_model
 
     from rstar_math.models.loading import load_policy
+    from rstar_math.training.micro_batches import Shape, cut
+    from rstar_math.training.policy import encode_solution
+    from rstar_math.training.process import base_dtype
 
-    model, tokenizer = load_policy(base)
+    settings = settings_of(args)
+    model, tokenizer = load_policy(args.base, dtype=base_dtype(args.base, settings))
+    if args.lora:
+        names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+        model = get_peft_model(model, LoraConfig(r=args.lora, lora_alpha=32, target_modules=names))
+    if args.checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
+    causal = model.get_base_model() if args.lora else model
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
     tokens, started = 0, 0.0
-    for step in range(steps + 1):
+    for step in range(args.steps + 1):
         if step == 1:
             tokens, started = 0, time.perf_counter()
-        rows = [made_up(step * batch + i) for i in range(batch)]
-        texts = [row.prompt + row.completion for row in rows]
-        inputs = tokenizer(texts, return_tensors="pt", padding=True)
-        labels = inputs.input_ids.masked_fill(inputs.attention_mask == 0, -100)
-        for i, row in enumerate(rows):
-            labels[i, : len(tokenizer(row.prompt).input_ids)] = -100
-        model(**inputs, labels=labels, use_cache=False).loss.backward()
+        examples = [
+            encode_solution(tokenizer, made_up(step * args.batch + i)) for i in range(args.batch)
+        ]
+        shapes = [Shape(1, len(one["input_ids"])) for one in examples]
+        items = sum(label != -100 for one in examples for label in one["labels"])
+        for part in cut(shapes, settings.limits(args.batch)):
+            length = max(shapes[i].tokens for i in part)
+            ids = torch.full((len(part), length), tokenizer.pad_token_id)
+            labels = torch.full((len(part), length), -100)
+            mask = torch.zeros((len(part), length), dtype=torch.long)
+            for row, index in enumerate(part):
+                size = shapes[index].tokens
+                ids[row, :size] = torch.tensor(examples[index]["input_ids"])
+                labels[row, :size] = torch.tensor(examples[index]["labels"])
+                mask[row, :size] = 1
+            with torch.autocast("cpu", torch.bfloat16):
+                hidden = causal.model(input_ids=ids, attention_mask=mask, use_cache=False)[0]
+                there = labels[:, 1:] != -100
+                logits = causal.lm_head(hidden[:, :-1][there])
+            targets = labels[:, 1:][there]
+            loss = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
+            (loss / items).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        tokens += int(inputs.attention_mask.sum())
+        tokens += sum(shape.tokens for shape in shapes)
     return tokens / (time.perf_counter() - started)
 
 
-def ours(base: str, steps: int, batch: int) -> float:
-    """Real tokens a second of the project's trainer."""
+def ours(args: argparse.Namespace) -> float:
+    """Real tokens a second of the project's trainer, which loads, trains, merges and saves."""
+    import transformers.trainer
     from transformers import TrainerCallback
 
-    from rstar_math.models.loading import load_policy
-    from rstar_math.training.policy import encode_solution, policy_trainer
-    from rstar_math.training.process import keep_memory
-    from rstar_math.training.settings import PolicyTraining
+    from rstar_math.training import policy
 
-    keep_memory()
-    model, tokenizer = load_policy(base)
-    examples = [encode_solution(tokenizer, made_up(n)) for n in range((steps + 1) * batch)]
-    settings = PolicyTraining(batch=batch, micro=batch, epochs=1, save_every=10_000)
     times: list[float] = []
 
     class Clock(TrainerCallback):  # type: ignore[misc,unused-ignore]
         def on_step_end(self, *args: object, **kwargs: object) -> None:
             times.append(time.perf_counter())
 
+    transformers.trainer.DEFAULT_CALLBACKS.append(Clock)
+    rows = [made_up(number) for number in range((args.steps + 1) * args.batch)]
+    settings = settings_of(args)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = policy_trainer(model, tokenizer, examples, Path(folder), settings)
-        trainer.args.save_strategy = "no"
-        trainer.add_callback(Clock())
-        first = trainer.train_dataset[:batch]["input_ids"]
-        trainer.train()
-    tokens = sum(len(e["input_ids"]) for e in examples) - sum(map(len, first))
-    return tokens / (times[-1] - times[0])
+        policy.train_policy(rows, args.base, Path(folder) / "out", settings, say=_say)
+    examples = policy.fitting_examples(rows, args.base, settings)
+    order = policy.order_of(examples, settings)[args.batch :]
+    return sum(len(examples[i]["input_ids"]) for i in order) / (times[-1] - times[0])
 
 
-def apart(side: str, args: argparse.Namespace) -> float:
-    """One side, in a process of its own."""
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def apart(side: str, args: argparse.Namespace) -> tuple[float, float]:
+    """One side, in a process of its own: tokens a second, and its largest resident set in GB."""
     command = [sys.executable, __file__, "--side", side, "--base", args.base]
-    command += ["--steps", str(args.steps), "--batch", str(args.batch)]
+    for name in ("steps", "batch", "micro_tokens", "lora"):
+        command += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
+    command += ["--checkpointing"] if args.checkpointing else []
     run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return float(run.stdout.strip().splitlines()[-1])
+    rate, peak = run.stdout.strip().splitlines()[-1].split()
+    return float(rate), float(peak)
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
-    parser.add_argument("--steps", type=int, default=6, help="timed steps of a run")
+    parser.add_argument("--base", default="local", help="a model, as for rstar train")
+    parser.add_argument("--lora", type=int, default=16, help="rank of the adapter; 0 for none")
+    parser.add_argument("--steps", type=int, default=4, help="timed steps of a run")
     parser.add_argument("--repeat", type=int, default=1, help="runs of each side")
     parser.add_argument("--batch", type=int, default=8, help="solutions to a step")
-    parser.add_argument("--base", default="local")
-    parser.add_argument("--side", choices=("plain", "ours"), help=argparse.SUPPRESS)
+    parser.add_argument("--micro-tokens", type=int, default=1024, help="tokens computed at once")
+    parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing")
+    parser.add_argument("--solutions", type=int, help="train on so many, in place of --steps")
+    parser.add_argument("--only", choices=SIDES, help="run one side")
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.solutions:
+        args.steps = max(1, args.solutions // args.batch - 1)
     if args.side:
-        print({"plain": plain, "ours": ours}[args.side](args.base, args.steps, args.batch))
+        rate = {"plain": plain, "ours": ours}[args.side](args)
+        # In kilobytes on Linux.
+        print(rate, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9)
         return
-    runs = [{side: apart(side, args) for side in ("plain", "ours")} for _ in range(args.repeat)]
-    figures = {
-        f"{side}_tokens_per_s": statistics.median(run[side] for run in runs)
-        for side in ("plain", "ours")
-    }
-    figures["over_plain"] = figures["ours_tokens_per_s"] / figures["plain_tokens_per_s"]
+    sides = [args.only] if args.only else list(SIDES)
+    runs = [{side: apart(side, args) for side in sides} for _ in range(args.repeat)]
+    figures = {}
+    for side in sides:
+        figures[f"{side}_tokens_per_s"] = statistics.median(run[side][0] for run in runs)
+        figures[f"{side}_peak_gb"] = max(run[side][1] for run in runs)
+    if not args.only:
+        figures["over_plain"] = figures["ours_tokens_per_s"] / figures["plain_tokens_per_s"]
     for name, value in figures.items():
         print(f"{name:24} {value:12.2f}")
     if args.json:

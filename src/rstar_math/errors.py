@@ -10,6 +10,7 @@
     |  |- RequestFailed      one request cannot be served, while the server answers others
     |  `- ContextExceeded    prompt and answer do not fit the model's context
     |- SandboxError       code cannot be run safely here (never raised for bad code: that is data)
+    |- TrainingError      a training diverged, or does not fit into the memory there is
     |- GradingError       the grader's own workers cannot be started or kept up
     |- ClusterError       the workers of a cluster cannot be had, or differ from the driver
     `- StoreError         a run file is damaged, of another version, or in use
@@ -66,6 +67,10 @@ class ContextExceeded(ModelRefused):
 
 class SandboxError(RstarError):
     """Code cannot be run safely, or at all, on this machine right now."""
+
+
+class TrainingError(RstarError):
+    """A training diverged, or does not fit into the memory there is."""
 
 
 class GradingError(RstarError):

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from rstar_math.cli.options import AsJson, print_json, section_of
+from rstar_math.errors import ConfigError
 
 if TYPE_CHECKING:
+    from rstar_math.training.memory import Plan
     from rstar_math.training.rows import SolutionRow
 
 app = typer.Typer(help="Train a policy or a preference model.", no_args_is_help=True)
@@ -23,7 +25,16 @@ Base = Annotated[
         "file, a checkpoint folder.",
     ),
 ]
-Out = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where the model goes.")]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", metavar="DIR", help="Where the model goes.", show_default=False),
+]
+Estimate = Annotated[
+    bool,
+    typer.Option(
+        "--estimate", help="Print how much memory the training needs and what is free, and stop."
+    ),
+]
 Sets = Annotated[
     list[str] | None,
     typer.Option(
@@ -38,7 +49,7 @@ def policy(
     data: Annotated[
         Path, typer.Argument(metavar="DATA", help="What rstar curate wrote: a folder or sft.jsonl.")
     ],
-    out: Out,
+    out: Out = None,
     base: Base = "local",
     annotated: Annotated[
         bool,
@@ -47,6 +58,7 @@ def policy(
             help="DATA holds problems with solutions marked as in GSM8K; they become code steps.",
         ),
     ] = False,
+    estimate: Estimate = False,
     set_: Sets = None,
     as_json: AsJson = False,
 ) -> None:
@@ -54,14 +66,17 @@ def policy(
 
     A training that was stopped goes on when the same command is given again.
     """
-    from rstar_math.training.policy import train_policy
+    from rstar_math.training.policy import plan_policy, train_policy
     from rstar_math.training.rows import SolutionRow, read_rows
     from rstar_math.training.settings import PolicyTraining
 
     settings = section_of(PolicyTraining, set_ or (), _EXAMPLE)
     rows = _annotated(data) if annotated else read_rows(_file(data, "sft"), SolutionRow)
-    report = train_policy(rows, base, out, settings, say=_say)
-    _print(report, out, as_json)
+    if estimate:
+        _print_plan(plan_policy(rows, base, settings), as_json)
+        return
+    place = _required(out)
+    _print(train_policy(rows, base, place, settings, say=_say), place, as_json)
 
 
 @app.command("ppm")
@@ -73,7 +88,7 @@ def ppm(
             help="What rstar curate wrote: a folder, or its file for the objective.",
         ),
     ],
-    out: Out,
+    out: Out = None,
     base: Base = "local",
     objective: Annotated[
         Literal["ppm", "orm", "pqm"],
@@ -85,6 +100,7 @@ def ppm(
         bool,
         typer.Option("--probe", help="Train only a head on the policy's frozen hidden states."),
     ] = False,
+    estimate: Estimate = False,
     set_: Sets = None,
     as_json: AsJson = False,
 ) -> None:
@@ -93,7 +109,7 @@ def ppm(
     It starts from the round's policy. Ranking accuracy is measured on problems that are held out.
     A training that was stopped goes on when the same command is given again.
     """
-    from rstar_math.training.preference import KINDS, train_preference
+    from rstar_math.training.preference import KINDS, plan_preference, train_preference
     from rstar_math.training.probe import train_probe
     from rstar_math.training.rows import read_rows
     from rstar_math.training.settings import PreferenceTraining, ProbeTraining
@@ -103,12 +119,25 @@ def ppm(
     settings = section_of(kind, set_ or (), _EXAMPLE)
     rows: Any = read_rows(_file(data, name), KINDS[objective])
     if isinstance(settings, ProbeTraining):
-        report = train_probe(rows, base, out, settings, say=_say)
-    else:
-        assert isinstance(settings, PreferenceTraining)
-        settings = settings.model_copy(update={"objective": objective})
-        report = train_preference(rows, base, out, settings, say=_say)
-    _print(report, out, as_json)
+        if estimate:
+            raise ConfigError("There is no estimate for a probe; leave out --estimate.")
+        place = _required(out)
+        _print(train_probe(rows, base, place, settings, say=_say), place, as_json)
+        return
+    assert isinstance(settings, PreferenceTraining)
+    settings = settings.model_copy(update={"objective": objective})
+    if estimate:
+        _print_plan(plan_preference(rows, base, settings), as_json)
+        return
+    place = _required(out)
+    _print(train_preference(rows, base, place, settings, say=_say), place, as_json)
+
+
+def _required(out: Path | None) -> Path:
+    """The place of a model that is to be trained."""
+    if out is None:
+        raise ConfigError("Training needs a place for the model; name one with --out DIR.")
+    return out
 
 
 def _file(data: Path, name: str) -> Path:
@@ -153,6 +182,28 @@ def _say(line: str) -> None:
 def _first() -> bool:
     """Whether this process speaks for a training of several."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def _print_plan(made: "Plan", as_json: bool) -> None:
+    """Print what a training needs."""
+    if not _first():
+        return
+    report = made.report()
+    if as_json:
+        print_json(report)
+        return
+    from rstar_math.cli.show import out as console
+
+    rows, tokens = made.micro_batch
+    console.print(
+        f"{report['parameters'] / 1e6:.0f} million parameters in {made.dtype}; the largest "
+        f"micro-batch has {rows} rows of {tokens} tokens."
+    )
+    for name, size in report["need"].items():
+        console.print(f"{name:12} {size / 1e9:7.2f} GB")
+    if made.free is not None:
+        console.print(f"{'free':12} {made.free[0] / 1e9:7.2f} GB of {made.free[1]}")
+    console.print("The training fits." if report["fits"] else "The training does not fit.")
 
 
 def _print(report: dict[str, Any], out: Path, as_json: bool) -> None:

@@ -17,7 +17,8 @@ _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<
     12: "<d",
 }
 """GGUF's types of values that have one size, as `struct` writes them."""
-_F32 = 0
+GGUF_F32 = 0
+"""Number of float32 among ggml's types."""
 _MOST = 1 << 24
 """Largest count believed: of entries, of elements of an array, of bytes of a string."""
 
@@ -55,7 +56,7 @@ class GgufHeader:
         """What tells a base from others of its shape: its last norm, which is float32 in every
         quantisation and which adapters leave alone. "" where there is none."""
         place = self.tensors.get("output_norm.weight")
-        if place is None or place.kind != _F32:
+        if place is None or place.kind != GGUF_F32:
             return ""
         with self.path.open("rb") as file:
             file.seek(place.start)

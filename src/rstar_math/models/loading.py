@@ -2,8 +2,10 @@
 
 import fcntl
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,12 +19,13 @@ from rstar_math.models.checkpoints import (
     without_bars,
     writing,
 )
-from rstar_math.models.gguf_header import read_header
+from rstar_math.models.gguf_header import GGUF_F32, read_header
+from rstar_math.models.weight_files import WeightFiles
 from rstar_math.models.weights import cache_dir, shipped_adapter, shipped_weights
 
 
-def load_policy(base: str) -> tuple[Any, Any]:
-    """A causal language model in float32 and its tokenizer.
+def load_policy(base: str, *, dtype: Any = None) -> tuple[Any, Any]:
+    """A causal language model, in float32 unless `dtype` says otherwise, and its tokenizer.
 
     `base` is "local" (the embedded SmolLM2-135M), "trained" (with this package's adapter in it), a
     .gguf file, a checkpoint folder, or a name that transformers knows. Raises `InputError` and
@@ -36,7 +39,7 @@ def load_policy(base: str) -> tuple[Any, Any]:
     with saying_what_is_wrong(base):
         _require_policy(base, where, options)
         model, loaded = AutoModelForCausalLM.from_pretrained(
-            where, dtype=torch.float32, output_loading_info=True, **options
+            where, dtype=dtype or torch.float32, output_loading_info=True, **options
         )
         if loaded["missing_keys"]:
             raise InputError(
@@ -47,6 +50,24 @@ def load_policy(base: str) -> tuple[Any, Any]:
         tokenizer = load_tokenizer(base)
     require_fit(base, model, tokenizer)
     return model, tokenizer
+
+
+def is_stored_small(base: str) -> bool:
+    """Whether a model is stored in 16 bits or quantized, told from the headers of its files (of a
+    model that is not here yet, from its config)."""
+    import torch
+    from transformers import AutoConfig
+
+    where, options = locate(base)
+    if "gguf_file" in options:
+        kinds = Counter[int]()
+        for place in read_header(Path(where) / options["gguf_file"]).tensors.values():
+            kinds[place.kind] += prod(place.shape)
+        return kinds[GGUF_F32] < kinds.total() / 2
+    with suppress(InputError):
+        return WeightFiles(Path(where)).bytes_per_weight() < 3
+    with saying_what_is_wrong(base):
+        return AutoConfig.from_pretrained(where).dtype in (torch.bfloat16, torch.float16)
 
 
 def _require_policy(base: str, where: str, options: Mapping[str, str]) -> None:

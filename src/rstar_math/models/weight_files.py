@@ -53,6 +53,13 @@ class WeightFiles:
         """A tensor's shape. Raises `InputError` where it is not there."""
         return self._place(name).shape
 
+    def bytes_per_weight(self) -> float:
+        """Mean size of a number in these files."""
+        counts = [math.prod(place.shape) for place in self._places.values()]
+        sizes = [_KINDS[place.kind][1] for place in self._places.values()]
+        total = sum(count * size for count, size in zip(counts, sizes, strict=True))
+        return total / max(1, sum(counts))
+
     def _place(self, name: str) -> _Place:
         place = self._places.get(name)
         if place is None:

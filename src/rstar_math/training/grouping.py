@@ -1,7 +1,7 @@
 """Rows of preference data as what a model runs: all that is compared with one another, in one token
 tree, with what it has in common standing once (`models.packing`)."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -116,7 +116,7 @@ def _group(problem: str, members: Sequence[Member], *, shared: bool) -> Group:
     )
 
 
-def collate(groups: Iterable[Group | dict[str, Any]], pad: int) -> dict[str, Any]:
+def collate(groups: Iterable[Group | Mapping[str, Any]], pad: int) -> dict[str, Any]:
     """Model inputs of some groups, with `ends` (N, 2), `pairs` (M, 2), `targets` (N or 0) and
     `weights`, whose places count through the batch."""
     import torch
@@ -127,7 +127,7 @@ def collate(groups: Iterable[Group | dict[str, Any]], pad: int) -> dict[str, Any
     targets: list[float] = []
     weights: list[float] = []
     for group in groups:
-        one = group if isinstance(group, dict) else asdict(group)
+        one = asdict(group) if isinstance(group, Group) else group
         pairs += [(a + len(ends), b + len(ends)) for a, b in one["pairs"]]
         ends += [(row + len(rows), index) for row, index in one["ends"]]
         rows += [

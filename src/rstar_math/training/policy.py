@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from rstar_math.errors import InputError
-from rstar_math.models.loading import load_policy
+from rstar_math.models.loading import load_policy, load_tokenizer, saying_what_is_wrong
+from rstar_math.training.chunked_loss import cross_entropy_sum
+from rstar_math.training.memory import Plan, plan, require_memory
+from rstar_math.training.micro_batches import ALIGNED, Shape, gathered, in_micro_batches
 from rstar_math.training.order import bucketed
 from rstar_math.training.process import (
     arguments,
     at_work,
+    base_dtype,
     finish,
     hushed,
     keep_memory,
@@ -23,13 +27,21 @@ from rstar_math.training.process import (
     run,
     trimming,
 )
+from rstar_math.training.progress import Progress, watching
 from rstar_math.training.rows import SolutionRow, fingerprint
 from rstar_math.training.settings import PolicyTraining
+from rstar_math.training.targets import is_transposed, layer_matrices, lora_targets
 
 IGNORED = -100
 """Label of a token that is not trained on."""
-LORA_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-"""Where adapters go, in models of the Llama family."""
+_SCALED_LOGITS = (
+    "final_logit_softcapping",
+    "logit_scale",
+    "output_multiplier",
+    "lm_head_multiplier",
+    "logits_scaling",
+)
+"""Settings of models that change the logits after the product with the word head."""
 
 
 def encode_solution(tokenizer: Any, row: SolutionRow) -> dict[str, list[int]]:
@@ -58,34 +70,72 @@ def train_policy(
 
     A training that was killed goes on from its last checkpoint when the same is called again, and
     ends as if it had not been. On a CPU the same call gives the same weights. Raises `InputError`,
-    `MissingExtra` and `StoreError`; `out` is whole or not there.
+    `MissingExtra`, `StoreError`, and `TrainingError` where the training diverges or does not fit
+    into memory; `out` is whole or not there.
     """
     require_training()
     if not on_gpu():
         keep_memory()
-    about = {"kind": "policy", "base": base, "settings": settings.model_dump(mode="json")}
+    about = {"kind": "policy", "base": base, "settings": settings.recorded()}
     inputs = {**about, "data": fingerprint(rows), "rows": len(rows)}
     with at_work(out, inputs) as work:
-        model, tokenizer = load_policy(base)
-        examples = [encode_solution(tokenizer, row) for row in rows]
-        fitting = [e for e in examples if len(e["input_ids"]) <= settings.max_tokens]
-        if not any(label != IGNORED for e in fitting for label in e["labels"]):
-            raise InputError(
-                f"None of {len(rows)} solutions has {settings.max_tokens} tokens or fewer; allow "
-                "longer ones with max_tokens."
-            )
-        trainer = policy_trainer(model, tokenizer, fitting, work, settings)
-        losses = run(trainer, work, say)
+        examples = fitting_examples(rows, base, settings)
+        require_memory(_planned(examples, base, settings), base, settings)
+        model, tokenizer = load_policy(base, dtype=base_dtype(base, settings))
+        trainer = policy_trainer(model, tokenizer, examples, work, settings, say)
+        losses = run(trainer, work)
         report = {
             "steps": trainer.state.global_step,
-            "solutions": len(fitting),
-            "left_out_as_too_long": len(rows) - len(fitting),
-            "trained_tokens": sum(x != IGNORED for e in fitting for x in e["labels"]),
+            "solutions": len(examples),
+            "left_out_as_too_long": len(rows) - len(examples),
+            "trained_tokens": sum(map(_trained, examples)),
             "first_loss": losses[0]["loss"],
             "last_loss": losses[-1]["loss"],
         }
         finish(trainer, out, work, {**inputs, "report": report})
     return {**report, "losses": losses}
+
+
+def plan_policy(rows: Sequence[SolutionRow], base: str, settings: PolicyTraining) -> Plan:
+    """What `train_policy` would need, without loading any weights. Raises `InputError`."""
+    require_training()
+    return _planned(fitting_examples(rows, base, settings), base, settings)
+
+
+def _planned(examples: Sequence[dict[str, list[int]]], base: str, settings: PolicyTraining) -> Plan:
+    shapes = [_shape(examples[index]) for index in order_of(examples, settings)]
+    return plan(base, settings, shapes, dtype=base_dtype(base, settings))
+
+
+def fitting_examples(
+    rows: Sequence[SolutionRow], base: str, settings: PolicyTraining
+) -> list[dict[str, list[int]]]:
+    """The solutions that are short enough, encoded. Raises `InputError` if there are none."""
+    with saying_what_is_wrong(base):
+        tokenizer = load_tokenizer(base)
+    examples = [encode_solution(tokenizer, row) for row in rows]
+    fitting = [e for e in examples if len(e["input_ids"]) <= settings.max_tokens]
+    if not any(_trained(example) for example in fitting):
+        raise InputError(
+            f"None of {len(rows)} solutions has {settings.max_tokens} tokens or fewer; allow "
+            "longer ones with max_tokens."
+        )
+    return fitting
+
+
+def order_of(examples: Sequence[dict[str, list[int]]], settings: PolicyTraining) -> list[int]:
+    """The order in which examples are trained on."""
+    lengths = [len(e["input_ids"]) for e in examples]
+    return bucketed(lengths, settings.at_once(len(examples)), settings.epochs, settings.seed)
+
+
+def _shape(example: Any) -> Shape:
+    return Shape(1, len(example["input_ids"]))
+
+
+def _trained(example: Any) -> int:
+    """Tokens of an example that are trained on; the first token of a text cannot be."""
+    return sum(label != IGNORED for label in example["labels"][1:])
 
 
 def policy_trainer(
@@ -94,57 +144,83 @@ def policy_trainer(
     examples: Sequence[dict[str, list[int]]],
     work: Path,
     settings: PolicyTraining,
+    say: Callable[[str], None],
 ) -> Any:
-    """TRL's trainer, set up; on a CPU with a loss that runs the LM head where there is loss and
-    nowhere else."""
+    """TRL's trainer, set up: it takes a step's examples in micro-batches, and on a CPU computes
+    logits only where there is loss."""
     from datasets import Dataset
     from trl import SFTConfig
 
-    order = bucketed(
-        [len(e["input_ids"]) for e in examples],
-        settings.at_once(len(examples)),
-        settings.epochs,
-        settings.seed,
-    )
+    order = order_of(examples, settings)
     packed = settings.packing and on_gpu()
     if settings.matrices and not settings.lora:
-        for name, weights in model.named_parameters():
-            weights.requires_grad_(name.split(".")[-2] in LORA_MODULES)
+        only_matrices(model)
     model.config.use_cache = False
+    progress = Progress(say, every_s=settings.progress_s, tokens=_tokens, trained=_trained)
     with hushed():
         args = SFTConfig(
-            **arguments(settings, work, examples=len(order)),
+            **arguments(settings, work, examples=len(order), whole_steps=not packed),
             max_length=settings.max_tokens if packed else None,
             packing=packed,
             dataset_kwargs=None if packed else {"skip_prepare_dataset": True},
         )
-        return _trainer_class()(
+        trainer = _trainer_class(settings, len(order), tokenizer.pad_token_id, progress, packed)(
             model=model,
             args=args,
             train_dataset=Dataset.from_list([examples[index] for index in order]),
             processing_class=tokenizer,
-            peft_config=lora_config(settings.lora, settings.lora_alpha, "CAUSAL_LM"),
-            callbacks=[marking(), trimming()],
+            data_collator=None if packed else gathered,
+            peft_config=lora_config(model, settings, "CAUSAL_LM"),
+            callbacks=[marking(), trimming(), watching(progress, work, settings)],
         )
+    share_inputs(trainer.model, settings)
+    return trainer
 
 
-def lora_config(rank: int, alpha: float, task: str) -> Any:
-    """PEFT's configuration of an adapter; None for rank 0. A value head is trained in full."""
-    if rank == 0:
+def only_matrices(model: Any) -> None:
+    """Let only the matrices of attention and MLP be trained."""
+    wanted = {id(module.weight) for module in layer_matrices(model).values()}
+    for weights in model.parameters():
+        weights.requires_grad_(id(weights) in wanted)
+
+
+def lora_config(model: Any, settings: Any, task: str) -> Any:
+    """PEFT's configuration of an adapter on all matrices of attention and MLP; None for rank 0. A
+    value head is trained in full."""
+    if settings.lora == 0:
         return None
     from peft import LoraConfig
 
     return LoraConfig(
-        r=rank,
-        lora_alpha=alpha,
-        target_modules=list(LORA_MODULES),
+        r=settings.lora,
+        lora_alpha=settings.lora_alpha,
+        target_modules=lora_targets(model),
+        fan_in_fan_out=any(map(is_transposed, layer_matrices(model).values())),
         task_type=task,
         modules_to_save=["score"] if task == "SEQ_CLS" else None,
     )
 
 
-def _trainer_class() -> Any:
+def share_inputs(model: Any, settings: Any) -> None:
+    """Let adapters take the inputs of their layers as they are. PEFT copies each into float32,
+    which autocast then copies back: for every matrix one more tensor kept for the backward pass."""
+    from peft.tuners.lora import LoraLayer
+
+    if settings.bf16:
+        for layer in model.modules():
+            if isinstance(layer, LoraLayer):
+                layer.cast_input_dtype_enabled = False
+
+
+def _tokens(example: Any) -> int:
+    return len(example["input_ids"])
+
+
+def _trainer_class(
+    settings: PolicyTraining, examples: int, pad: int, progress: Progress, packed: bool
+) -> Any:
     from trl import SFTTrainer
+    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
     class Trainer(SFTTrainer):  # type: ignore[misc,unused-ignore]
         """TRL's scores every position on a CPU, trained on or not; this one only the trained."""
@@ -157,15 +233,33 @@ def _trainer_class() -> Any:
             num_items_in_batch: Any = None,
         ) -> Any:
             alone = self.accelerator.num_processes == 1 and self.args.device.type == "cpu"
-            if return_outputs or not alone:
+            if return_outputs or not (alone and has_plain_head(model)) or self.aux_loss_enabled:
                 return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
             return sparse_loss(model, inputs, num_items_in_batch, bf16=self.args.bf16)
 
-    return Trainer
+    if packed:
+        return Trainer
+    return in_micro_batches(
+        Trainer,
+        limits=settings.limits(examples),
+        shape=_shape,
+        collate=DataCollatorForLanguageModeling(pad_token_id=pad, pad_to_multiple_of=ALIGNED),
+        items=_trained,
+        on_part=progress.part,
+    )
+
+
+def has_plain_head(model: Any) -> bool:
+    """Whether a model's logits are the product with its word head and nothing else."""
+    config = model.config.get_text_config()
+    if any(getattr(config, name, None) not in (None, 1, 1.0) for name in _SCALED_LOGITS):
+        return False
+    return getattr(model.get_output_embeddings(), "bias", None) is None
 
 
 def sparse_loss(model: Any, inputs: Any, items: Any = None, *, bf16: bool) -> Any:
-    """Sum of the cross-entropies at trained positions over `items` (by default their number)."""
+    """Sum of the cross-entropies at trained positions over `items` (by default their number), for
+    models with a plain head (`has_plain_head`)."""
     import torch
 
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -175,8 +269,10 @@ def sparse_loss(model: Any, inputs: Any, items: Any = None, *, bf16: bool) -> An
             attention_mask=inputs["attention_mask"],
             use_cache=False,
         ).last_hidden_state[:, :-1]
-        labels = inputs["labels"][:, 1:]
-        there = labels != IGNORED
-        logits = causal.get_output_embeddings()(hidden[there])
-    total = torch.nn.functional.cross_entropy(logits.float(), labels[there], reduction="sum")
+    labels = inputs["labels"][:, 1:]
+    there = labels != IGNORED
+    chosen = hidden[there]
+    weight = causal.get_output_embeddings().weight
+    dtype = torch.bfloat16 if bf16 else weight.dtype
+    total = cross_entropy_sum(chosen.to(dtype), weight, labels[there])
     return total / (there.sum().clamp(min=1) if items is None else items)

@@ -13,12 +13,16 @@ from typing import Any
 
 from rstar_math.errors import InputError
 from rstar_math.models.heads import load_scored, squash
+from rstar_math.models.loading import load_tokenizer, saying_what_is_wrong
 from rstar_math.training.grouping import Group, Judged, collate, groups_of, in_batches
+from rstar_math.training.memory import Plan, plan, require_memory
+from rstar_math.training.micro_batches import Shape, gathered, in_micro_batches
 from rstar_math.training.order import bucketed
-from rstar_math.training.policy import lora_config
+from rstar_math.training.policy import lora_config, share_inputs
 from rstar_math.training.process import (
     arguments,
     at_work,
+    base_dtype,
     finish,
     hushed,
     keep_memory,
@@ -28,6 +32,7 @@ from rstar_math.training.process import (
     run,
     trimming,
 )
+from rstar_math.training.progress import Progress, watching
 from rstar_math.training.ranking import (
     calibration,
     calibration_error,
@@ -88,31 +93,29 @@ def train_preference(
     accuracy or squared error and a calibration table on held-out problems.
 
     As `train_policy`: killed trainings go on, the same call gives the same weights on a CPU, and
-    `out` is whole or not there. Raises `InputError`, `MissingExtra` and `StoreError`.
+    `out` is whole or not there. Pairs whose sides are equal are dropped and counted. Raises
+    `InputError`, `MissingExtra`, `StoreError` and `TrainingError`.
     """
     require_training()
     if not on_gpu():
         keep_memory()
-    learned, kept = split(rows, settings)
-    about = {"kind": settings.objective, "base": base, "settings": settings.model_dump(mode="json")}
+    different = [row for row in rows if not is_equal_pair(row)]
+    _require_difference(rows, different)
+    learned, kept = split(different, settings)
+    about = {"kind": settings.objective, "base": base, "settings": settings.recorded()}
     inputs = {**about, "data": fingerprint(rows), "rows": len(rows)}
     with at_work(out, inputs) as work:
-        model, tokenizer = load_scored(base, fresh=True)
-        longest, shared = settings.max_tokens, settings.share_prefixes
-        groups, left_out = groups_of(learned, tokenizer, max_tokens=longest, shared=shared)
-        held, left_out_held = groups_of(kept, tokenizer, max_tokens=longest, shared=shared)
-        if not groups:
-            raise InputError(
-                f"None of {len(rows)} rows has {settings.max_tokens} tokens or fewer; allow longer "
-                "ones with max_tokens."
-            )
-        trainer = preference_trainer(model, tokenizer, groups, work, settings)
-        losses = run(trainer, work, say)
+        groups, held, too_long = fitting_groups(learned, kept, base, settings)
+        require_memory(_planned(groups, base, settings), base, settings)
+        model, tokenizer = load_scored(base, fresh=True, dtype=base_dtype(base, settings))
+        trainer = preference_trainer(model, tokenizer, groups, work, settings, say)
+        losses = run(trainer, work)
         trained = trainer.accelerator.unwrap_model(trainer.model)
         report = {
             "steps": trainer.state.global_step,
-            "rows": len(learned) - left_out,
-            "left_out_as_too_long": left_out + left_out_held,
+            "rows": len(learned) - too_long[0],
+            "left_out_as_equal": len(rows) - len(different),
+            "left_out_as_too_long": sum(too_long),
             "tokens_run": sum(group.size for group in groups),
             "first_loss": losses[0]["loss"],
             "last_loss": losses[-1]["loss"],
@@ -121,6 +124,35 @@ def train_preference(
         trained.config.rstar_value = {"value": "tanh(score)", "objective": settings.objective}
         finish(trainer, out, work, {**inputs, "report": report})
     return {**report, "losses": losses}
+
+
+def _require_difference(rows: Sequence[Judged], different: Sequence[Judged]) -> None:
+    """Raise `InputError` where all rows are pairs of equal sides."""
+    if rows and not different:
+        raise InputError(
+            f"There are only {len(rows)} pairs whose two sides are equal, from which nothing is "
+            "learned; curate a run in which right and wrong solutions differ."
+        )
+
+
+def plan_preference(rows: Sequence[Judged], base: str, settings: PreferenceTraining) -> Plan:
+    """What `train_preference` would need, without loading any weights. Raises `InputError`."""
+    require_training()
+    different = [row for row in rows if not is_equal_pair(row)]
+    _require_difference(rows, different)
+    learned, kept = split(different, settings)
+    groups, _, _ = fitting_groups(learned, kept, base, settings)
+    return _planned(groups, base, settings)
+
+
+def _planned(groups: Sequence[Group], base: str, settings: PreferenceTraining) -> Plan:
+    shapes = [_shape(asdict(groups[index])) for index in order_of(groups, settings)]
+    return plan(base, settings, shapes, dtype=base_dtype(base, settings), scorer=True)
+
+
+def is_equal_pair(row: Judged) -> bool:
+    """Whether a row is a pair with the same text on both sides, from which nothing is learned."""
+    return isinstance(row, PairRow) and row.chosen == row.rejected
 
 
 def split(
@@ -150,29 +182,77 @@ def split(
     return learned, kept
 
 
+def fitting_groups(
+    learned: Sequence[Judged], kept: Sequence[Judged], base: str, settings: PreferenceTraining
+) -> tuple[list[Group], list[Group], tuple[int, int]]:
+    """Groups to learn from, groups held out, and how many rows of each were left out as too long.
+    Raises `InputError` if there is nothing to learn from."""
+    with saying_what_is_wrong(base):
+        tokenizer = load_tokenizer(base)
+    longest, shared = settings.max_tokens, settings.share_prefixes
+    groups, left_out = groups_of(learned, tokenizer, max_tokens=longest, shared=shared)
+    held, left_out_held = groups_of(kept, tokenizer, max_tokens=longest, shared=shared)
+    if not groups:
+        raise InputError(
+            f"None of {len(learned)} rows has {longest} tokens or fewer; allow longer ones with "
+            "max_tokens."
+        )
+    return groups, held, (left_out, left_out_held)
+
+
+def order_of(groups: Sequence[Group], settings: PreferenceTraining) -> list[int]:
+    """The order in which groups are trained on."""
+    micro = settings.at_once(len(groups))
+    return bucketed([g.size for g in groups], micro, settings.epochs, settings.seed)
+
+
 def preference_trainer(
-    model: Any, tokenizer: Any, groups: Sequence[Group], work: Path, settings: PreferenceTraining
+    model: Any,
+    tokenizer: Any,
+    groups: Sequence[Group],
+    work: Path,
+    settings: PreferenceTraining,
+    say: Callable[[str], None],
 ) -> Any:
     """TRL's trainer, set up with the loss of the objective."""
     from datasets import Dataset
     from trl import RewardConfig
 
-    micro = settings.at_once(len(groups))
+    order = order_of(groups, settings)
     model.config.use_cache = False
-    order = bucketed([g.size for g in groups], micro, settings.epochs, settings.seed)
+    progress = Progress(say, every_s=settings.progress_s, tokens=_tokens)
     with hushed():
-        args = RewardConfig(**arguments(settings, work, examples=len(order)), max_length=None)
-        trainer = _trainer_class(settings.objective)(
+        args = RewardConfig(
+            **arguments(settings, work, examples=len(order), whole_steps=True), max_length=None
+        )
+        stepping = in_micro_batches(
+            _trainer_class(settings.objective),
+            limits=settings.limits(len(order)),
+            shape=_shape,
+            collate=lambda batch: collate(batch, tokenizer.pad_token_id),
+            items=lambda group: sum(group["weights"]),
+            on_part=progress.part,
+        )
+        trainer = stepping(
             model=model,
             args=args,
             train_dataset=Dataset.from_list([asdict(groups[index]) for index in order]),
             processing_class=tokenizer,
-            data_collator=lambda batch: collate(batch, tokenizer.pad_token_id),
-            peft_config=lora_config(settings.lora, settings.lora_alpha, "SEQ_CLS"),
-            callbacks=[marking(), trimming()],
+            data_collator=gathered,
+            peft_config=lora_config(model, settings, "SEQ_CLS"),
+            callbacks=[marking(), trimming(), watching(progress, work, settings)],
         )
+    share_inputs(trainer.model, settings)
     _in_float32(head_of(trainer.model))
     return trainer
+
+
+def _shape(group: Any) -> Shape:
+    return Shape(len(group["tokens"]), max(map(len, group["tokens"])))
+
+
+def _tokens(group: Any) -> int:
+    return sum(map(len, group["tokens"]))
 
 
 def head_of(model: Any) -> Any:
@@ -205,11 +285,6 @@ def _trainer_class(objective: str) -> Any:
 
         def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
             return dataset
-
-        def _get_num_items_in_batch(self, batch_samples: Any, device: Any) -> Any:
-            """The weight of all that makes one step of the optimiser, on all processes."""
-            total = sum(sample["weights"].sum() for sample in batch_samples).to(device)
-            return self.accelerator.gather(total).sum()
 
         def compute_loss(
             self,

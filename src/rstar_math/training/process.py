@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +16,8 @@ from typing import Any
 from rstar_math import __version__
 from rstar_math.errors import InputError, MissingExtra
 from rstar_math.models.checkpoints import is_whole, mark, saying_what_fails, writing
+from rstar_math.models.loading import is_stored_small
+from rstar_math.training.progress import DIVERGED, refuse_diverged
 from rstar_math.whole_files import hold
 
 _PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
@@ -102,18 +104,45 @@ def on_gpu() -> bool:
     return bool(torch.cuda.is_available())
 
 
-def arguments(settings: Any, work: Path, *, examples: int) -> dict[str, Any]:
+def base_dtype(base: str, settings: Any) -> Any:
+    """The type in which a training holds its base: float32 where all weights are trained; with an
+    adapter what `settings.base_dtype` says."""
+    import torch
+
+    if not settings.lora or settings.base_dtype == "float32":
+        return torch.float32
+    if settings.base_dtype == "bfloat16":
+        return torch.bfloat16
+    small = settings.bf16 and has_bfloat16() and is_stored_small(base)
+    return torch.bfloat16 if small else torch.float32
+
+
+def has_bfloat16() -> bool:
+    """Whether the GPU, or without one the CPU, multiplies matrices of bfloat16."""
+    import torch
+
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported())
+    try:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    except (AttributeError, RuntimeError):
+        return False
+
+
+def arguments(settings: Any, work: Path, *, examples: int, whole_steps: bool) -> dict[str, Any]:
     """The arguments that all of TRL's trainers share. The order of examples is settled before
-    (`training.order`), epochs included."""
+    (`training.order`), epochs included. With `whole_steps` the trainer gets all examples of a step
+    as one batch (`training.micro_batches`)."""
     micro = settings.at_once(examples)
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    step = settings.step_size(examples, int(os.environ.get("WORLD_SIZE", "1")))
     return {
         "output_dir": str(work),
-        "per_device_train_batch_size": micro,
-        "gradient_accumulation_steps": max(1, min(settings.batch, examples) // micro // processes),
+        "per_device_train_batch_size": step if whole_steps else micro,
+        "gradient_accumulation_steps": 1 if whole_steps else step // micro,
         "learning_rate": settings.learning_rate,
         "lr_scheduler_type": "linear",
         "weight_decay": settings.weight_decay,
+        "max_grad_norm": settings.max_grad_norm,
         "num_train_epochs": 1,
         "max_steps": settings.max_steps or -1,
         "train_sampling_strategy": "sequential",
@@ -121,15 +150,17 @@ def arguments(settings: Any, work: Path, *, examples: int) -> dict[str, Any]:
         "save_steps": settings.save_every,
         "save_total_limit": 2,
         "logging_steps": 1,
+        "logging_nan_inf_filter": False,
         "report_to": "none",
         "disable_tqdm": True,
         "seed": settings.seed,
         "bf16": settings.bf16,
         "use_cpu": not on_gpu(),
         "optim": "adamw_torch_fused",
-        "dataloader_pin_memory": on_gpu(),
+        "dataloader_pin_memory": False if whole_steps else on_gpu(),
         "remove_unused_columns": False,
         "gradient_checkpointing": settings.gradient_checkpointing,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False},
     }
 
 
@@ -149,7 +180,8 @@ def at_work(out: Path, inputs: Mapping[str, object]) -> Iterator[Path]:
     this process in the block (of several that train one model together, by the first).
 
     Raises `InputError` where `out` is there already, or a training with other inputs was begun and
-    came to a checkpoint, and `StoreError` where another process is at work there.
+    came to a checkpoint, `StoreError` where another process is at work there, and `TrainingError`
+    where the same training diverged. One that diverged makes room for others.
     """
     if out.exists():
         raise InputError(f"{out} is there already; name another --out or remove it.")
@@ -172,8 +204,17 @@ def _same_training(work: Path, inputs: Mapping[str, object]) -> None:
     came to a checkpoint."""
     told = work / "inputs.json"
     with saying_what_fails(work):
+        same = told.is_file() and json.loads(told.read_text(encoding="utf-8")) == json.loads(
+            json.dumps(inputs)
+        )
+        if same:
+            refuse_diverged(work)
+        elif (work / DIVERGED).is_file():
+            for folder in work.glob("checkpoint-*"):
+                shutil.rmtree(folder, ignore_errors=True)
+            (work / DIVERGED).unlink(missing_ok=True)
         if told.is_file() and any(work.glob("checkpoint-*")):
-            if json.loads(told.read_text(encoding="utf-8")) != json.loads(json.dumps(inputs)):
+            if not same:
                 raise InputError(
                     f"{work} holds a training that was begun with other data or settings; remove "
                     "it, or give those again to go on with it."
@@ -206,40 +247,13 @@ def marking() -> Any:
     return Marking()
 
 
-def _progressing(say: Callable[[str], None]) -> Any:
-    """A callback that says step, loss, rate and time left after each step."""
-    import time
-
-    from transformers import TrainerCallback
-
-    class Progressing(TrainerCallback):  # type: ignore[misc,unused-ignore]
-        started: tuple[float, int] | None = None
-
-        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            self.started = self.started or (time.monotonic(), state.global_step)
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-            if logs and "loss" in logs and self.started and state.is_world_process_zero:
-                done = max(1, state.global_step - self.started[1])
-                each = (time.monotonic() - self.started[0]) / done
-                left = each * (state.max_steps - state.global_step)
-                say(
-                    f"step {state.global_step} of {state.max_steps}, "
-                    f"loss {float(logs['loss']):.4f}, "
-                    f"{each:.1f} s a step, {left / 60:.0f} min left"
-                )
-
-    return Progressing()
-
-
-def run(trainer: Any, work: Path, say: Callable[[str], None]) -> list[dict[str, float]]:
-    """Train to the end, from the last whole checkpoint where there is one, and say how it goes;
-    step and loss of every step. Raises `StoreError` where the disk fails; what was saved before is
-    gone on from."""
+def run(trainer: Any, work: Path) -> list[dict[str, float]]:
+    """Train to the end, from the last whole checkpoint where there is one; step and loss of every
+    step. Raises `StoreError` where the disk fails, and `TrainingError` where the training diverges;
+    what was saved before is gone on from."""
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(_progressing(say))
     with hushed(), saying_what_fails(work):
         trainer.train(resume_from_checkpoint=last_checkpoint(work))
     history = trainer.state.log_history
@@ -260,9 +274,28 @@ def finish(trainer: Any, out: Path, work: Path, notes: Mapping[str, object]) -> 
         with hushed(), writing(out, {**notes, "versions": versions}) as part:
             if hasattr(model, "merge_and_unload"):
                 model.save_pretrained(part / "adapter", state_dict=state)
-                model.merge_and_unload().save_pretrained(part)
+                del state
+                merged(model).save_pretrained(part)
             else:
                 model.save_pretrained(part, state_dict=state)
             trainer.processing_class.save_pretrained(part)
         shutil.rmtree(work, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
+
+
+def merged(model: Any) -> Any:
+    """The base model of a PEFT model, with the adapter added to its weights.
+
+    Each matrix is summed in float32 and rounded once to the type of the base, one at a time, so
+    that no second copy of the model is held.
+    """
+    import torch
+    from peft.tuners.lora import LoraLayer
+
+    with torch.no_grad():
+        for layer in model.modules():
+            if isinstance(layer, LoraLayer):
+                weight = layer.get_base_layer().weight
+                delta = sum(layer.get_delta_weight(name) for name in layer.active_adapters)
+                weight.data = (weight.data.float() + delta).to(weight.dtype)
+    return model.unload()

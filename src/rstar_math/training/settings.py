@@ -6,6 +6,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from rstar_math.config.sections import Section
+from rstar_math.training.micro_batches import Limits
 
 
 class Batches(Section):
@@ -15,6 +16,21 @@ class Batches(Section):
     """Examples to a step of the optimiser."""
     micro: int
     """Examples computed at once."""
+    micro_tokens: int | None = Field(None, ge=16)
+    """Tokens computed at once, padding counted, in place of `micro`: the examples of a step are
+    sorted by length and packed. A longer example is computed alone. This bounds memory and does
+    not change results."""
+    lora: int = Field(0, ge=0)
+    """Rank of a LoRA adapter; 0 trains all weights (as the paper does)."""
+    base_dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """With an adapter: the type in which the frozen base is held. auto: bfloat16 if the base is
+    stored in 16 bits or quantized, the hardware multiplies it, and `bf16` is on. The adapter is
+    always float32; without one all weights are."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Norm to which the gradient of a whole step is scaled down if it is larger (transformers'
+    default). One that is infinite or not a number ends the training with an error."""
+    progress_s: float = Field(30, ge=0, le=60)
+    """Seconds between lines of progress; 0 writes one for each step."""
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -24,7 +40,25 @@ class Batches(Section):
                 f"batch = {self.batch} is no multiple of micro = {self.micro}; say micro = {fits}, "
                 "or another batch"
             )
+        if self.base_dtype == "bfloat16" and not self.lora:
+            raise ValueError(
+                "base_dtype = bfloat16 needs an adapter, since weights that are trained in "
+                "bfloat16 lose small updates; say lora = 16 too"
+            )
         return self
+
+    def limits(self, examples: int) -> Limits:
+        """What is computed at once where there are so many examples in all."""
+        return Limits(self.at_once(examples), self.micro_tokens)
+
+    def step_size(self, examples: int, processes: int = 1) -> int:
+        """Examples to a step of the optimizer for each of so many processes."""
+        micro = self.at_once(examples)
+        return micro * max(1, min(self.batch, examples) // micro // processes)
+
+    def recorded(self) -> dict[str, object]:
+        """The settings that decide what comes out, as they are written into a checkpoint."""
+        return self.model_dump(mode="json", exclude={"progress_s"})
 
     def at_once(self, examples: int) -> int:
         """Examples computed at once where there are so many in all."""
@@ -41,26 +75,25 @@ class PolicyTraining(Batches):
     batch: int = Field(128, ge=1)
     """Solutions to one step of the optimiser (code: 128); fewer where there are fewer."""
     micro: int = Field(8, ge=1)
-    """Solutions of like length computed at once: memory and speed. Of a few hundred solutions,
+    """Solutions of like length that stand together in a step, and that are computed at once where
+    `micro_tokens` is not set. Of a few hundred solutions,
     those of one length are often of one kind, and 1 or 2 learn better (docs/lab-notes.md)."""
     weight_decay: float = Field(0.1, ge=0)
     """Weight decay of AdamW (code: 0.1)."""
     max_tokens: int = Field(2048, ge=16)
     """Longest solution with its question, in tokens (code: 2048; paper: 4096); longer ones are
     left out."""
-    lora: int = Field(0, ge=0)
-    """Rank of a LoRA adapter; 0 trains all weights (as the paper does)."""
     lora_alpha: float = Field(32, gt=0)
     """Scale of the adapter, over its rank."""
     matrices: bool = False
     """Without an adapter: train the matrices of attention and MLP and leave embeddings and norms as
     they are, so that what was learned can be cut to an adapter afterwards (rstar deploy)."""
     packing: bool = False
-    """On a GPU: several solutions in one row without padding."""
+    """On a GPU: several solutions in one row without padding; `micro` rows are computed at once."""
     gradient_checkpointing: bool = False
     """Less memory for a third more time (for large models)."""
     bf16: bool = True
-    """Matrix products in bfloat16, weights in float32."""
+    """Matrix products in bfloat16. Trained weights are float32 all the same."""
     save_every: int = Field(50, ge=1)
     """Steps between checkpoints to go on from."""
     max_steps: int | None = Field(None, ge=1)
@@ -83,7 +116,8 @@ class PreferenceTraining(Batches):
     """Nodes whose pairs make one step of the optimiser: some 512 pairs, with 4 to a node (code: 512
     pairs); fewer where there are fewer."""
     micro: int = Field(4, ge=1)
-    """Nodes computed at once: memory, not results."""
+    """Nodes of like length that stand together in a step, and that are computed at once where
+    `micro_tokens` is not set."""
     weight_decay: float = Field(0.1, ge=0)
     """Weight decay of AdamW (code: 0.1)."""
     max_tokens: int = Field(2048, ge=16)
@@ -92,14 +126,12 @@ class PreferenceTraining(Batches):
     """Share of the problems that is kept for measuring (code: 0.05, of pairs)."""
     share_prefixes: bool = True
     """Whether what the sides of a node's pairs have in common is computed once. Same results."""
-    lora: int = Field(0, ge=0)
-    """Rank of a LoRA adapter; 0 trains all weights (as the paper does)."""
     lora_alpha: float = Field(32, gt=0)
     """Scale of the adapter, over its rank."""
     gradient_checkpointing: bool = False
     """Less memory for a third more time (code: on)."""
     bf16: bool = True
-    """Matrix products in bfloat16, weights in float32."""
+    """Matrix products in bfloat16. Trained weights are float32 all the same."""
     save_every: int = Field(50, ge=1)
     """Steps between checkpoints to go on from (code: 750)."""
     max_steps: int | None = Field(None, ge=1)

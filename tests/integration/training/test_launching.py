@@ -17,7 +17,14 @@ from tests.unit.training.tiny import question, save_tiny_policy, solution
 torch = pytest.importorskip("torch", reason="training needs torch: pip install 'rstar-math[train]'")
 
 SETTINGS = PolicyTraining(
-    learning_rate=1e-2, epochs=2, batch=4, micro=2, weight_decay=0, save_every=2, bf16=False
+    learning_rate=1e-2,
+    epochs=2,
+    batch=4,
+    micro=2,
+    weight_decay=0,
+    save_every=2,
+    bf16=False,
+    progress_s=0,
 )
 ROWS = [solution_row(question(n), solution(n)) for n in range(12)]
 

@@ -17,7 +17,14 @@ from tests.unit.training.tiny import question, save_tiny_policy, solution
 torch = pytest.importorskip("torch", reason="training needs torch: pip install 'rstar-math[train]'")
 
 SETTINGS = PolicyTraining(
-    learning_rate=1e-2, epochs=3, batch=4, micro=2, weight_decay=0, save_every=2, bf16=False
+    learning_rate=1e-2,
+    epochs=3,
+    batch=4,
+    micro=2,
+    weight_decay=0,
+    save_every=2,
+    bf16=False,
+    progress_s=0,
 )
 ROWS = [solution_row(question(n), solution(n)) for n in range(12)]
 
@@ -83,6 +90,7 @@ def test_training_learns_is_reproducible_and_says_what_it_was_made_from(
     assert first["losses"] == second["losses"]
     assert equal(tmp_path / "a", tmp_path / "b")
     assert first["steps"] == len(said) == 9
+    assert all("tokens/s" in line for line in said)
     notes = read_notes(tmp_path / "a")
     assert notes["base"] == str(policy)
     assert notes["settings"]["epochs"] == 3
