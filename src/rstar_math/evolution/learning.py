@@ -106,10 +106,11 @@ def train_round_policy(journal: Journal, recipe: Recipe, number: int, base: str,
     data = journal.path(f"round-{number}", SFT)
     if is_whole(out):
         return _report(out)
+    sft = recipe.sft.model_copy(update={"mode": recipe.policy.mode})
     if recipe.launch:
-        launched(recipe.launch, ["policy", str(data), "--base", base], out, recipe.sft, say=say)
+        launched(recipe.launch, ["policy", str(data), "--base", base], out, sft, say=say)
     else:
-        train_policy(read_rows(data, SolutionRow), base, out, recipe.sft, say=say)
+        train_policy(read_rows(data, SolutionRow), base, out, sft, say=say)
     return _report(out)
 
 
@@ -126,16 +127,18 @@ def train_round_ppm(
         return None
     if is_whole(out):
         return _report(out)
+    mode = {"mode": recipe.policy.mode}
+    preference = recipe.preference.model_copy(update=mode)
     if recipe.launch and not recipe.probe:
         training = ["ppm", str(data), "--base", policy.folder]
-        training += ["--objective", recipe.preference.objective]
-        launched(recipe.launch, training, out, recipe.preference, say=say)
+        training += ["--objective", preference.objective]
+        launched(recipe.launch, training, out, preference, say=say)
         return _report(out)
     rows = read_rows(data, PairRow)
     if recipe.probe:
-        train_probe(rows, policy.folder, out, recipe.head, say=say)
+        train_probe(rows, policy.folder, out, recipe.head.model_copy(update=mode), say=say)
     else:
-        train_preference(rows, policy.folder, out, recipe.preference, say=say)
+        train_preference(rows, policy.folder, out, preference, say=say)
     return _report(out)
 
 

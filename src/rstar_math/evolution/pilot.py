@@ -95,7 +95,7 @@ async def fly(journal: Journal, recipe: Recipe, watch: Watch) -> Pilot:
     policy = Made(0, base, learning.base_address(journal, recipe), "base")
     if recipe.base == learning.TINY:
         folder = journal.path("pilot")
-        train_policy(rows, base, folder, recipe.sft)
+        train_policy(rows, base, folder, recipe.sft.model_copy(update={"mode": recipe.policy.mode}))
         policy = Made(1, str(folder), learning.deployed(recipe, folder), "pilot")
     one = next((one for one in recipe.rounds if one.data == "search"), recipe.rounds[0])
     config = _config(recipe, one, Pair(policy))
@@ -156,7 +156,8 @@ def _training(recipe: Recipe, base: str, rows: Sequence[SolutionRow]) -> tuple[f
         shown
     )
     batch = min(recipe.sft.batch, 8)
-    update = {"batch": batch, "max_steps": 1 + _STEPS, "epochs": 1, "save_every": 10**6}
+    update: dict[str, Any] = {"mode": recipe.policy.mode, "batch": batch}
+    update |= {"max_steps": 1 + _STEPS, "epochs": 1, "save_every": 10**6}
     settings = recipe.sft.model_copy(update=update)
     moments: list[float] = []
     some = (list(rows) * (1 + _STEPS) * batch)[: (1 + _STEPS) * batch]

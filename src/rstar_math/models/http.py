@@ -182,7 +182,8 @@ class HttpModel:
             found = (await replica.get(f"{replica.root}/props", 30.0)).json()
         except TROUBLE as error:
             raise ModelUnreachable(
-                f"The model server at {replica.url} does not answer ({_why(error)}); start it again."
+                f"The model server at {replica.url} does not answer ({_why(error)}); start it "
+                "again."
             ) from error
         if not isinstance(found, dict):
             return NOTHING_KNOWN

@@ -28,7 +28,7 @@ from rstar_math.training.process import (
     trimming,
 )
 from rstar_math.training.progress import Progress, watching
-from rstar_math.training.rows import SolutionRow, fingerprint
+from rstar_math.training.rows import SolutionRow, fingerprint, render_rows
 from rstar_math.training.settings import PolicyTraining
 from rstar_math.training.targets import is_transposed, layer_matrices, lora_targets
 
@@ -79,7 +79,8 @@ def train_policy(
     about = {"kind": "policy", "base": base, "settings": settings.recorded()}
     inputs = {**about, "data": fingerprint(rows), "rows": len(rows)}
     with at_work(out, inputs) as work:
-        examples = fitting_examples(rows, base, settings)
+        rendered, prompting = render_rows(rows, base, settings.mode)
+        examples = fitting_examples(rendered, base, settings)
         require_memory(_planned(examples, base, settings), base, settings)
         model, tokenizer = load_policy(base, dtype=base_dtype(base, settings))
         trainer = policy_trainer(model, tokenizer, examples, work, settings, say)
@@ -92,14 +93,15 @@ def train_policy(
             "first_loss": losses[0]["loss"],
             "last_loss": losses[-1]["loss"],
         }
-        finish(trainer, out, work, {**inputs, "report": report})
+        finish(trainer, out, work, {**inputs, "prompting": prompting, "report": report})
     return {**report, "losses": losses}
 
 
 def plan_policy(rows: Sequence[SolutionRow], base: str, settings: PolicyTraining) -> Plan:
     """What `train_policy` would need, without loading any weights. Raises `InputError`."""
     require_training()
-    return _planned(fitting_examples(rows, base, settings), base, settings)
+    rendered, _ = render_rows(rows, base, settings.mode)
+    return _planned(fitting_examples(rendered, base, settings), base, settings)
 
 
 def _planned(examples: Sequence[dict[str, list[int]]], base: str, settings: PolicyTraining) -> Plan:

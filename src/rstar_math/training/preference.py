@@ -39,7 +39,14 @@ from rstar_math.training.ranking import (
     pair_calibration,
     ranking_accuracy,
 )
-from rstar_math.training.rows import OutcomeRow, PairRow, ValueRow, fingerprint, held_out
+from rstar_math.training.rows import (
+    OutcomeRow,
+    PairRow,
+    ValueRow,
+    fingerprint,
+    held_out,
+    render_rows,
+)
 from rstar_math.training.settings import PreferenceTraining, ProbeTraining
 
 KINDS = {"ppm": PairRow, "orm": OutcomeRow, "pqm": ValueRow}
@@ -101,7 +108,8 @@ def train_preference(
         keep_memory()
     different = [row for row in rows if not is_equal_pair(row)]
     _require_difference(rows, different)
-    learned, kept = split(different, settings)
+    rendered, prompting = render_rows(different, base, settings.mode)
+    learned, kept = split(rendered, settings)
     about = {"kind": settings.objective, "base": base, "settings": settings.recorded()}
     inputs = {**about, "data": fingerprint(rows), "rows": len(rows)}
     with at_work(out, inputs) as work:
@@ -122,7 +130,7 @@ def train_preference(
             "held_out": measure(trained, tokenizer.pad_token_id, held, settings.objective),
         }
         trained.config.rstar_value = {"value": "tanh(score)", "objective": settings.objective}
-        finish(trainer, out, work, {**inputs, "report": report})
+        finish(trainer, out, work, {**inputs, "prompting": prompting, "report": report})
     return {**report, "losses": losses}
 
 
@@ -140,7 +148,8 @@ def plan_preference(rows: Sequence[Judged], base: str, settings: PreferenceTrain
     require_training()
     different = [row for row in rows if not is_equal_pair(row)]
     _require_difference(rows, different)
-    learned, kept = split(different, settings)
+    rendered, _ = render_rows(different, base, settings.mode)
+    learned, kept = split(rendered, settings)
     groups, _, _ = fitting_groups(learned, kept, base, settings)
     return _planned(groups, base, settings)
 

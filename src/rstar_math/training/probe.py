@@ -14,7 +14,7 @@ from rstar_math.models.loading import load_tokenizer, locate, require_fit, sayin
 from rstar_math.training.grouping import Group, Judged, collate, groups_of, in_batches
 from rstar_math.training.preference import loss_sum, measured, split
 from rstar_math.training.process import keep_memory, on_gpu, require_training
-from rstar_math.training.rows import OutcomeRow, PairRow, fingerprint
+from rstar_math.training.rows import OutcomeRow, PairRow, fingerprint, render_rows
 from rstar_math.training.settings import ProbeTraining
 
 
@@ -34,7 +34,8 @@ def train_probe(
     require_training()
     if not on_gpu():
         keep_memory()
-    learned, kept = split(rows, settings)
+    rendered, prompting = render_rows(rows, base, settings.mode)
+    learned, kept = split(rendered, settings)
     objective = _objective(rows[0])
     backbone, tokenizer = _frozen(base, settings.layers)
     config = backbone.config.get_text_config()
@@ -61,6 +62,7 @@ def train_probe(
         **about,
         "settings": settings.model_dump(mode="json"),
         "data": fingerprint(rows),
+        "prompting": prompting,
         "report": report,
     }
     with writing(out, notes) as part:

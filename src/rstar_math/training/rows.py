@@ -132,6 +132,19 @@ def _for_model(row: R, renderer: Renderer) -> R:
     return row.model_copy(update=update)
 
 
+def render_rows(
+    rows: Sequence[R], base: str, mode: Literal["auto", "chat", "completion"]
+) -> tuple[list[R], dict[str, str]]:
+    """Rows rendered for a base model, and how that was done, for its checkpoint's notes. Raises
+    `InputError`."""
+    from rstar_math.models.loading import load_tokenizer, saying_what_is_wrong
+
+    with saying_what_is_wrong(base):
+        tokenizer = load_tokenizer(base)
+    renderer = renderer_of_rows(rows, tokenizer, mode)
+    return for_model(rows, renderer), renderer.description
+
+
 def renderer_of_rows(
     rows: Sequence[BaseModel], tokenizer: Any, mode: Literal["auto", "chat", "completion"]
 ) -> Renderer:

@@ -12,6 +12,9 @@ from rstar_math.training.micro_batches import Limits
 class Batches(Section):
     """How examples go through the model: `batch` of them to a step, `micro` at once."""
 
+    mode: Literal["auto", "chat", "completion"] = "auto"
+    """How prompts are written: by the base model's chat template ("chat"), or as plain text; "auto"
+    is chat where the base has a template. A trained model is then asked in the same way."""
     batch: int
     """Examples to a step of the optimiser."""
     micro: int
@@ -143,6 +146,8 @@ class PreferenceTraining(Batches):
 class ProbeTraining(Section):
     """Training of a head on the policy's frozen hidden states."""
 
+    mode: Literal["auto", "chat", "completion"] = "auto"
+    """How prompts are written, as for the other trainings."""
     layers: tuple[int, ...] = (-1,)
     """Layers read, side by side: 0 is the embedding, -1 the last."""
     hidden: int = Field(0, ge=0)
