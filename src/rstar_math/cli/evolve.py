@@ -61,19 +61,22 @@ def evolve(
     and RUN/report.html say what it came to.
     """
     from rstar_math.cli import watching
+    from rstar_math.cli.downloading import fetch
     from rstar_math.errors import ConfigError
     from rstar_math.evolution.journal import Journal
-    from rstar_math.evolution.recipe import load_recipe
+    from rstar_math.evolution.recipe import load_recipe, models_of
     from rstar_math.evolution.rounds import evolve as work
     from rstar_math.evolution.summary import outcome, write_summary
 
     chosen = load_recipe(recipe, set_ or ())
     spending = _budget(budget or [])
     if plan:
+        fetch(*models_of(chosen))
         _plan(chosen, as_json)
         return
     if folder is None:
         raise ConfigError(f"Name a folder for the rounds: rstar evolve {recipe} --run RUN.")
+    fetch(*models_of(chosen))
     with watching.rounds() as watch:
         try:
             rounds = work(chosen, folder, watch=watch, budget=spending, cluster=cluster)

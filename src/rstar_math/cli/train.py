@@ -19,8 +19,8 @@ Base = Annotated[
     typer.Option(
         "--base",
         metavar="MODEL",
-        help="What to start from: local (embedded), trained (what this package taught it), a .gguf "
-        "file, a checkpoint folder.",
+        help="What to start from: local (embedded), trained (what this package taught it), a short "
+        "name of rstar models list, a .gguf file, a checkpoint folder, hf:ORG/NAME.",
     ),
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where the model goes.")]

@@ -17,7 +17,9 @@ from rstar_math.models.checkpoints import (
     without_bars,
     writing,
 )
+from rstar_math.models.downloads import resolve_model
 from rstar_math.models.gguf_header import read_header
+from rstar_math.models.names import parse_base
 from rstar_math.models.weights import cache_dir, shipped_adapter, shipped_weights
 
 
@@ -25,8 +27,9 @@ def load_policy(base: str) -> tuple[Any, Any]:
     """A causal language model in float32 and its tokenizer.
 
     `base` is "local" (the embedded SmolLM2-135M), "trained" (with this package's adapter in it), a
-    .gguf file, a checkpoint folder, or a name that transformers knows. Raises `InputError` and
-    `MissingExtra`.
+    name of the catalogue, a .gguf file, a checkpoint folder, or a repository of the hub (ORG/NAME,
+    also after "hf:"). Raises `InputError` and `MissingExtra`, and for downloads as
+    `downloads.resolve_model` does.
     """
     require_torch()
     import torch
@@ -49,7 +52,7 @@ def load_policy(base: str) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def _require_policy(base: str, where: str, options: Mapping[str, str]) -> None:
+def _require_policy(base: str, where: str, options: Mapping[str, Any]) -> None:
     """Refuse what was saved as something else than a causal language model: transformers would
     load it, with a word head of random numbers."""
     from transformers import AutoConfig
@@ -107,21 +110,22 @@ def _cut_as_llama_cpp(tokenizer: Any, file: Path) -> None:
         )
 
 
-def locate(base: str) -> tuple[str, dict[str, str]]:
-    """What to hand to `from_pretrained` for a model: a place, and options."""
-    if base == TRAINED:
-        return str(trained_folder()), {}
-    path = shipped_weights() if base == LOCAL else Path(base).expanduser()
+def locate(base: str) -> tuple[str, dict[str, Any]]:
+    """What to hand to `from_pretrained` for a model: a place, and options. Downloads a model of the
+    catalogue or the hub that is not on this disk. Code from a repository is never run."""
+    options: dict[str, Any] = {"trust_remote_code": False}
+    meant = parse_base(base)
+    if meant.kind == "packaged" and meant.text == TRAINED:
+        return str(trained_folder()), options
+    path = shipped_weights() if meant.text == LOCAL else Path(meant.text).expanduser()
+    if meant.kind not in ("packaged", "file", "folder"):
+        path = resolve_model(meant)
     if path.suffix == ".gguf":
         if not path.is_file():
             raise InputError(f"There is no model file {path}; give a .gguf file or a checkpoint.")
-        return str(path.parent), {"gguf_file": path.name}
-    if path.is_dir():
-        read_notes(path)
-        return str(path), {}
-    if base.startswith((".", "/", "~")) or base.count("/") > 1:
-        raise InputError(f"There is no checkpoint {path}; give a folder that rstar train wrote.")
-    return base, {}
+        return str(path.parent), {**options, "gguf_file": path.name}
+    read_notes(path)
+    return str(path), options
 
 
 def trained_folder(kind: Literal["policy", "ppm"] = "policy") -> Path:
