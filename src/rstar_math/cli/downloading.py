@@ -74,9 +74,10 @@ class _Bar:
                 return
             self._bars.add_task(f"{progress.stage} {progress.model}", total=None)
         if self._bars.task_ids:
-            whole = progress.total_bytes if progress.stage == "downloading" else None
             self._bars.update(
-                self._bars.task_ids[0], completed=progress.done_bytes, total=whole or None
+                self._bars.task_ids[0],
+                completed=progress.done_bytes,
+                total=progress.total_bytes or None,
             )
 
     def _say(self, line: str) -> None:
@@ -86,6 +87,7 @@ class _Bar:
 def fetch(*urls: str, base: str | None = None) -> None:
     """Download the models of these addresses, and of the base of a training, that are not on this
     disk. Servers, folders and what is installed need nothing."""
+    from rstar_math.models.checkpoints import require_torch
     from rstar_math.models.downloads import resolve_model
     from rstar_math.models.names import parse_base, parse_name
     from rstar_math.models.stored import where
@@ -94,6 +96,8 @@ def fetch(*urls: str, base: str | None = None) -> None:
     named = [parse_name(url) for url in urls if not url.startswith(servers) and "," not in url]
     for meant in [*named, *([] if base is None else [parse_base(base)])]:
         if meant.kind in ("catalogue", "hub-file", "hub-checkpoint") and where(meant) is None:
+            if meant.engine == "transformers":
+                require_torch()
             resolve_model(meant)
 
 

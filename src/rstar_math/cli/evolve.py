@@ -9,6 +9,7 @@ import typer
 from rstar_math.cli.options import AsJson, Cluster, print_json, run
 
 if TYPE_CHECKING:
+    from rstar_math.evolution.recipe import Recipe
     from rstar_math.evolution.watching import Budget
 
 
@@ -61,22 +62,21 @@ def evolve(
     and RUN/report.html say what it came to.
     """
     from rstar_math.cli import watching
-    from rstar_math.cli.downloading import fetch
     from rstar_math.errors import ConfigError
     from rstar_math.evolution.journal import Journal
-    from rstar_math.evolution.recipe import load_recipe, models_of
+    from rstar_math.evolution.recipe import load_recipe
     from rstar_math.evolution.rounds import evolve as work
     from rstar_math.evolution.summary import outcome, write_summary
 
     chosen = load_recipe(recipe, set_ or ())
     spending = _budget(budget or [])
     if plan:
-        fetch(*models_of(chosen))
+        _fetch(chosen)
         _plan(chosen, as_json)
         return
     if folder is None:
         raise ConfigError(f"Name a folder for the rounds: rstar evolve {recipe} --run RUN.")
-    fetch(*models_of(chosen))
+    _fetch(chosen)
     with watching.rounds() as watch:
         try:
             rounds = work(chosen, folder, watch=watch, budget=spending, cluster=cluster)
@@ -90,6 +90,16 @@ def evolve(
         print_json({"run": str(folder), **found})
     else:
         typer.echo(f"{written[0]}: what the rounds came to (also {written[1].name})")
+
+
+def _fetch(recipe: "Recipe") -> None:
+    """Download the models that an evolution begins with, if they are not on this disk."""
+    from rstar_math.cli.downloading import fetch
+    from rstar_math.evolution.learning import TINY
+
+    strong = [recipe.synthesis.model, *(one.model for one in recipe.rounds)]
+    base = None if recipe.base == TINY else recipe.base
+    fetch(*(model.url for model in strong if model is not None), base=base)
 
 
 def _budget(given: list[str]) -> "Budget":

@@ -123,13 +123,6 @@ class Recipe(Section):
         return Config(**({name: getattr(self, name) for name in names} | sections))
 
 
-def models_of(recipe: Recipe) -> list[str]:
-    """The names of the models that an evolution begins with."""
-    given = [recipe.synthesis.model, *(one.model for one in recipe.rounds)]
-    strong = [model.url for model in given if model is not None]
-    return strong if recipe.base == "tiny" else [recipe.base, *strong]
-
-
 def recipes() -> list[str]:
     """Names of the recipes that come with the package."""
     folder = files("rstar_math.evolution") / "recipes"

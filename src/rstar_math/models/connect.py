@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from rstar_math.config import ModelConfig
 from rstar_math.config.servers import VLLM, ServersConfig
 from rstar_math.errors import ConfigError
+from rstar_math.models.checkpoints import require_torch
 from rstar_math.models.downloads import resolve_model
 from rstar_math.models.names import ModelName, parse_name, unknown_name
 from rstar_math.progress import Progress, displayed
@@ -62,6 +63,7 @@ async def connect(config: ModelConfig, servers: ServersConfig | None = None) -> 
         from rstar_math.models.inprocess import TransformersModel
 
         if meant.kind in ("catalogue", "hub-checkpoint"):
+            require_torch()
             await _downloaded(meant)
         base, most = meant.text, config.context_tokens
         return await asyncio.to_thread(TransformersModel.load, base, limit=most)

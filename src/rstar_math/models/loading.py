@@ -124,6 +124,11 @@ def locate(base: str) -> tuple[str, dict[str, Any]]:
         if not path.is_file():
             raise InputError(f"There is no model file {path}; give a .gguf file or a checkpoint.")
         return str(path.parent), {**options, "gguf_file": path.name}
+    if not path.is_dir():
+        raise InputError(
+            f"There is no checkpoint {path}; give a folder that rstar train wrote, or hf:ORG/NAME of "
+            "the hub."
+        )
     read_notes(path)
     return str(path), options
 

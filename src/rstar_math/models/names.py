@@ -78,7 +78,7 @@ def _after_prefix(rest: str) -> ModelName:
     """What a name means after "hf:"."""
     if rest in (LOCAL, TRAINED):
         return ModelName(rest, "packaged", "transformers")
-    if Path(rest).expanduser().is_dir():
+    if rest and Path(rest).expanduser().is_dir():
         return ModelName(rest, "folder", "transformers")
     model = find(rest)
     if model is not None:
@@ -96,6 +96,8 @@ def _after_prefix(rest: str) -> ModelName:
     repo, tag = match["repo"], match["tag"]
     if "/" not in repo and (tag is not None or nearest(repo)):
         raise unknown_name(rest)
+    if "/" not in repo:
+        return ModelName(rest, "folder", "transformers")  # which is not there
     if tag is not None or repo.lower().endswith("-gguf"):
         return ModelName(f"{HF}{rest}", "hub-file", "llama.cpp", repo=repo, tag=tag)
     return ModelName(repo, "hub-checkpoint", "transformers", repo=repo)
@@ -103,7 +105,7 @@ def _after_prefix(rest: str) -> ModelName:
 
 def unknown_name(text: str) -> ConfigError:
     """The error for a name that means nothing: what comes nearest, and what else can be given."""
-    if Path(text).expanduser().is_dir():
+    if text and Path(text).expanduser().is_dir():
         meant = f"if you mean the folder, give hf:{text} or vllm:{text}"
     elif re.fullmatch(rf"{_REPO}/{_REPO}(:[\w.\-]+)?", text, re.ASCII):
         meant = f"if you mean the repository of the Hugging Face hub, give hf:{text}"
