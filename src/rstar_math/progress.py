@@ -9,6 +9,8 @@ from time import monotonic
 from types import TracebackType
 from typing import Literal, Self, TextIO
 
+from rstar_math.foreign import plain
+
 EVERY_S = 15.0
 """Seconds between two lines."""
 
@@ -114,7 +116,7 @@ class Lines:
             self._say(f"{state.model}: {how_far(state, self._rate.add(state.done_bytes))}")
 
     def _say(self, line: str) -> None:
-        print(f"rstar: {line}", file=self._stream, flush=True)
+        print(f"rstar: {plain(line)}", file=self._stream, flush=True)
 
 
 Display = Callable[[], AbstractContextManager[OnProgress]]

