@@ -13,12 +13,15 @@ from importlib.util import find_spec
 from rstar_math.config import Config
 from rstar_math.config.servers import ServersConfig
 from rstar_math.errors import MissingExtra, RstarError
+from rstar_math.models.catalogue import catalogue
 from rstar_math.models.servers.launch import COMMAND, program
+from rstar_math.models.stored import file_of
 from rstar_math.models.weights import FILE, PACKAGE, REPACKED, cache_dir
+from rstar_math.progress import megabytes
 
 _INSTALL = "pip install 'rstar-math[{extra}]'"
 _NEEDS = {
-    "local": ("xllamacpp", "gguf"),
+    "local": ("xllamacpp", "gguf", "huggingface_hub"),
     "train": ("torch", "transformers", "trl", "peft", "accelerate", "datasets"),
     "ray": ("ray",),
     "serve": ("starlette", "uvicorn"),
@@ -49,7 +52,7 @@ class Check:
 
 def examine() -> list[Check]:
     """Every check, in the order to show them. Starts a few throw-away processes for the sandbox."""
-    return [*_machine(), *_packages(), *_weights(), *_sandbox()]
+    return [*_machine(), *_packages(), *_weights(), *_downloaded(), *_sandbox()]
 
 
 async def examine_model(config: Config) -> list[Check]:
@@ -128,6 +131,17 @@ def _weights() -> Iterator[Check]:
     if there:
         detail = str(repacked) if repacked.is_file() else "made when first used (about 10 s)"
         yield Check("model", "repacked for speed", True, detail)
+
+
+def _downloaded() -> Iterator[Check]:
+    """Which models of the catalogue are on this disk. None of them is needed."""
+    for model in catalogue().values():
+        if model.package:
+            continue
+        path = file_of(model)
+        detail = f"not on this disk, {megabytes(model.size_bytes)}" if path is None else str(path)
+        fix = f"rstar models pull {model.name}" if path is None else None
+        yield Check("model", model.name, path is not None, detail, fix)
 
 
 def _sandbox() -> Iterator[Check]:

@@ -8,6 +8,7 @@
     |  |- ModelUnreachable   no answer: wrong address, server down, connection lost, too slow
     |  |- ModelRefused       an answer that no retry mends: bad key, unknown model, bad request
     |  |- RequestFailed      one request cannot be served, while the server answers others
+    |  |- DownloadFailed     a model's files cannot be downloaded, or are not what they should be
     |  `- ContextExceeded    prompt and answer do not fit the model's context
     |- SandboxError       code cannot be run safely here (never raised for bad code: that is data)
     |- TrainingError      a training diverged, or does not fit into the memory there is
@@ -59,6 +60,10 @@ class ModelRefused(ModelError):
 class RequestFailed(ModelError):
     """One request cannot be served by a server that answers others; a search ends the path it was
     for and goes on."""
+
+
+class DownloadFailed(ModelError):
+    """The files of a model cannot be downloaded, or their content is not the expected one."""
 
 
 class ContextExceeded(ModelRefused):

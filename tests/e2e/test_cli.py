@@ -31,7 +31,7 @@ def test_help_names_every_verb_and_loads_nothing_heavy() -> None:
     assert run.returncode == 0
     verbs = (
         "solve search eval merge plan benchmarks report view serve problems synthesise curate "
-        "export train evolve deploy eval-ppm grade doctor demo"
+        "export train evolve models deploy eval-ppm grade doctor demo"
     )
     for verb in verbs.split():
         assert verb in run.stdout

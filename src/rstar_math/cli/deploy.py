@@ -41,8 +41,8 @@ def deploy(
         str | None,
         typer.Option(
             metavar="MODEL",
-            help="Write the adapter that makes the checkpoint of this model (local or a .gguf "
-            "file), whatever it was trained in between.",
+            help="Write the adapter that makes the checkpoint of this model (local, a short name "
+            "of rstar models list or a .gguf file), whatever it was trained in between.",
         ),
     ] = None,
     rank: Annotated[int, typer.Option(min=1, help="Rank of that adapter.")] = 16,
@@ -69,6 +69,7 @@ def deploy(
         return _deploy_peft(checkpoint, out, as_json)
     if out.suffix != ".gguf":
         raise ConfigError(f"--out {out} does not end in .gguf; rename it.")
+    base = None if base is None else _file_of(base)
     share = None
     if adapter and base is not None:
         share = write_difference(checkpoint, out, base=base, rank=rank, kind=kind or "f16")
@@ -107,6 +108,15 @@ _VLLM_RANKS = (16, 32, 64, 128, 256, 320, 512)
 def _vllm_rank(rank: int) -> int:
     """The smallest --max-lora-rank that has room for a rank."""
     return next((most for most in _VLLM_RANKS if most >= rank), rank)
+
+
+def _file_of(base: str) -> str:
+    """The .gguf file of a name; "local" stays what it is."""
+    from rstar_math.models.downloads import resolve_model
+    from rstar_math.models.names import parse_name
+
+    meant = parse_name(base)
+    return meant.text if meant.kind in ("packaged", "file") else str(resolve_model(meant))
 
 
 def _tell(out: Path, adapter: bool, share: float | None, as_json: bool) -> None:

@@ -128,7 +128,8 @@ def evaluate(
         shard=batch.part(shard),
     )
     with batch.opened(job, settings) as opened:
-        run(opened.work(settings), kept=run_file is not None)
+        needs = None if cluster else settings
+        run(opened.work(settings), kept=run_file is not None, needs=needs)
         rows = [opened.summary(s) for s in strategies]
         gates = _gates(opened, settings, share) if check else None
     if as_json:

@@ -9,6 +9,7 @@ import typer
 from rstar_math.cli.options import AsJson, Cluster, print_json, run
 
 if TYPE_CHECKING:
+    from rstar_math.evolution.recipe import Recipe
     from rstar_math.evolution.watching import Budget
 
 
@@ -70,10 +71,12 @@ def evolve(
     chosen = load_recipe(recipe, set_ or ())
     spending = _budget(budget or [])
     if plan:
+        _fetch(chosen)
         _plan(chosen, as_json)
         return
     if folder is None:
         raise ConfigError(f"Name a folder for the rounds: rstar evolve {recipe} --run RUN.")
+    _fetch(chosen)
     with watching.rounds() as watch:
         try:
             rounds = work(chosen, folder, watch=watch, budget=spending, cluster=cluster)
@@ -87,6 +90,16 @@ def evolve(
         print_json({"run": str(folder), **found})
     else:
         typer.echo(f"{written[0]}: what the rounds came to (also {written[1].name})")
+
+
+def _fetch(recipe: "Recipe") -> None:
+    """Download the models that an evolution begins with, if they are not on this disk."""
+    from rstar_math.cli.downloading import fetch
+    from rstar_math.evolution.learning import TINY
+
+    strong = [recipe.synthesis.model, *(one.model for one in recipe.rounds)]
+    base = None if recipe.base == TINY else recipe.base
+    fetch(*(model.url for model in strong if model is not None), base=base)
 
 
 def _budget(given: list[str]) -> "Budget":

@@ -25,8 +25,9 @@ Model = Annotated[
         "--model",
         "-m",
         metavar="MODEL",
-        help="local (embedded), trained (the same after training), a .gguf file, hf:FOLDER, "
-        "vllm:FOLDER, or http://host:port/v1 (of several servers with commas).",
+        help="local (embedded), trained (the same after training), a short name of rstar models "
+        "list, a .gguf file, hf:ORG/NAME:Q4_K_M (GGUF of the hub), hf:ORG/NAME or hf:FOLDER, "
+        "vllm:ORG/NAME or vllm:FOLDER, or http://host:port/v1 (of several servers with commas).",
         show_default="local",
     ),
 ]
@@ -135,17 +136,24 @@ def one_strategy(text: str | None, config: "Config", verb: str) -> "Strategy":
     return chosen
 
 
-def run(work: Coroutine[Any, Any, T], *, kept: bool | None) -> T:
+def run(work: Coroutine[Any, Any, T], *, kept: bool | None, needs: "Config | None" = None) -> T:
     """The result of a coroutine; Ctrl-C ends it cleanly and the process with code 130.
 
-    `kept` says whether what was finished by then is in a run; None where nothing is to be kept.
+    `kept` says whether what was finished by then is in a run; None where nothing is to be kept. The
+    models that the configuration `needs` names are downloaded first.
     """
     try:
+        if needs is not None:
+            from rstar_math.cli.downloading import fetch_for
+
+            fetch_for(needs)
         return asyncio.run(work)
     except KeyboardInterrupt:
         state = {True: "; what was finished is kept", False: "; nothing was kept", None: ""}[kept]
         print(f"\nrstar: stopped{state}.", file=sys.stderr)
         raise typer.Exit(130) from None
+    finally:
+        work.close()  # does nothing to what has run
 
 
 def print_json(value: object) -> None:

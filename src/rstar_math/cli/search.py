@@ -57,7 +57,7 @@ def search(
     part = batch.part(shard)
     job = batch.Job(file, run_file, limit, [chosen], guided=guided, cluster=cluster, shard=part)
     with batch.opened(job, settings) as opened:
-        run(opened.work(settings), kept=True)
+        run(opened.work(settings), kept=True, needs=None if cluster else settings)
         summary = opened.summary(chosen)
     if as_json:
         more = {**opened.cluster_json(), **opened.servers_json()}

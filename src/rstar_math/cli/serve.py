@@ -86,4 +86,4 @@ def serve(
         rules=Rules(load_keys(api_keys), sites(allow_origin or ()), max_body * 1024),
         json_logs=json_logs,
     )
-    run(listen(settings, options), kept=None)
+    run(listen(settings, options), kept=None, needs=settings)

@@ -63,7 +63,7 @@ def solve(
                 asked = Question(question_id(question), question)
                 return await solver.solve(asked, chosen, on_progress=update)
 
-    found = run(once(), kept=False)
+    found = run(once(), kept=False, needs=settings)
     if as_json:
         print_json(_report(found))
         return

@@ -115,7 +115,7 @@ def _work(order: "Order", folder: Path, out: Path) -> "Synthesis":
     from rstar_math.evolution.synthesis import synthesise as work
 
     with watching.rounds() as watch:
-        found = run(work(order, folder, Onlooker(watch)), kept=True)
+        found = run(work(order, folder, Onlooker(watch)), kept=True, needs=order.config)
     if not found.kept:
         reasons = [f"{n} {name}" for name, n in found.counts.items() if name != "kept" and n]
         raise InputError(

@@ -21,8 +21,8 @@ Base = Annotated[
     typer.Option(
         "--base",
         metavar="MODEL",
-        help="What to start from: local (embedded), trained (what this package taught it), a .gguf "
-        "file, a checkpoint folder.",
+        help="What to start from: local (embedded), trained (what this package taught it), a short "
+        "name of rstar models list, a .gguf file, a checkpoint folder, hf:ORG/NAME.",
     ),
 ]
 Out = Annotated[

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from rstar_math.config.sections import HF, LOCAL, TRAINED, Config
+from rstar_math.config.sections import HF, LOCAL, TRAINED, Config, canonical
 from rstar_math.config.servers import VLLM
 from rstar_math.errors import ConfigError
 
@@ -44,7 +44,7 @@ def load_config(
         if address is not None:
             over.setdefault(name, {})["url"] = address
     if source is None:
-        url = str(over.get("model", {}).get("url", LOCAL))
+        url = canonical(str(over.get("model", {}).get("url", LOCAL)))
         source = _OWN.get(url.removeprefix(HF).removeprefix(VLLM))
     tree: dict[str, Any] = _read(source) if source else {}
     for section, values in over.items():

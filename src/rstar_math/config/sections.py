@@ -4,6 +4,7 @@ A field's docstring is its `--help` text. Defaults that come from a paper name i
 speaks, the docstring says what the number was chosen for.
 """
 
+import re
 from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -15,16 +16,30 @@ LOCAL, TRAINED = "local", "trained"
 """The addresses of the embedded model, as it was published and after training."""
 HF = "hf:"
 """What the address of a checkpoint begins with that transformers runs in this process."""
+_SAME = {"smollm2-135m": LOCAL}
+"""Short names of the packaged model."""
+
+
+def canonical(url: str) -> str:
+    """A model's name as the rest of the package knows it: short names and prefixes in lower case,
+    "local" for the packaged model."""
+    if prefix := re.match(r"(?:hf|vllm):", url, re.IGNORECASE):
+        return prefix[0].lower() + url[prefix.end() :]
+    if re.fullmatch(r"[\w.\-]+", url) and not url.lower().endswith(".gguf"):
+        return _SAME.get(url.lower(), url.lower())
+    return url
 
 
 class ModelConfig(Section):
     """The policy's language model and how it is asked."""
 
     url: str = LOCAL
-    """"local" (embedded SmolLM2-135M), "trained" (the same after `rstar evolve laptop`), a path to
-    a .gguf file, hf:FOLDER (a checkpoint that transformers runs in this process), vllm:FOLDER (one
-    that vLLM serves as long as it is needed, section `servers`; FOLDER may be "trained" for both),
-    or http://host:port/v1; several such with commas between them share the work."""
+    """"local" (embedded SmolLM2-135M, also called smollm2-135m), "trained" (the same after `rstar
+    evolve laptop`), a short name of `rstar models list`, a path to a .gguf file,
+    hf:ORG/NAME:Q4_K_M (a GGUF file of the Hugging Face hub), hf:ORG/NAME or hf:FOLDER (a checkpoint
+    that transformers runs in this process), vllm:ORG/NAME or vllm:FOLDER (one that vLLM serves as
+    long as it is needed, section `servers`; FOLDER may be "trained" for both), or
+    http://host:port/v1; several such with commas between them share the work."""
     name: str | None = None
     """Model name, or LoRA adapter's, that the server knows; by default the only one it lists."""
     adapter: str | None = None
@@ -47,7 +62,8 @@ class ModelConfig(Section):
     @field_validator("url", mode="before")
     @classmethod
     def _joined(cls, url: object) -> object:
-        return ",".join(map(str, url)) if isinstance(url, list | tuple) else url
+        joined = ",".join(map(str, url)) if isinstance(url, list | tuple) else url
+        return canonical(joined) if isinstance(joined, str) else joined
 
     @property
     def embedded(self) -> bool:

@@ -17,7 +17,9 @@ from rstar_math.evolution.searching import searched
 from rstar_math.evolution.store import RunStore
 from rstar_math.kit import grader
 from rstar_math.models.checkpoints import is_whole, read_notes, writing
+from rstar_math.models.downloads import resolve_model
 from rstar_math.models.loading import load_policy, trained_folder
+from rstar_math.models.names import parse_base
 from rstar_math.models.weights import shipped_adapter
 from rstar_math.steps import FORMATS
 from rstar_math.training.curation import curate
@@ -146,9 +148,13 @@ def deployed(recipe: Recipe, folder: Path) -> str:
     """The address of a policy for a solver; for llama.cpp its .gguf file, written if need be."""
     if recipe.engine != "llama.cpp":
         return f"{_PREFIX[recipe.engine]}{folder}"
+    return _written(folder, folder.with_suffix(".gguf"))
+
+
+def _written(folder: Path, file: Path) -> str:
+    """The .gguf file of a checkpoint, written if it is not there."""
     from rstar_math.models.gguf_files import write_gguf
 
-    file = folder.with_suffix(".gguf")
     if not file.is_file():
         write_gguf(folder, file)
     return str(file)
@@ -160,7 +166,9 @@ def base_of(journal: Journal, recipe: Recipe) -> str:
     if recipe.base == TRAINED:
         return str(trained_folder())
     if recipe.base != TINY:
-        return recipe.base
+        meant = parse_base(recipe.base)
+        here = meant.kind in ("packaged", "file", "folder")
+        return meant.text if here else str(resolve_model(meant))
     folder = journal.path("base")
     if not folder.is_dir():
         from rstar_math.testing.tiny import save_tiny_policy
@@ -190,7 +198,11 @@ def base_address(journal: Journal, recipe: Recipe) -> str:
         return f"{VLLM}{_unpacked(journal, base)}"
     if recipe.engine != "llama.cpp":
         return f"{_PREFIX[recipe.engine]}{base}"
-    return base if base == LOCAL or base.endswith(".gguf") else deployed(recipe, Path(base))
+    if base == LOCAL or base.endswith(".gguf"):
+        return base
+    if parse_base(recipe.base).kind == "hub-checkpoint":
+        return _written(Path(base), journal.path("base.gguf"))  # not into the hub client's cache
+    return deployed(recipe, Path(base))
 
 
 def base_digest(recipe: Recipe) -> str:

@@ -48,9 +48,9 @@ class Recipe(Section):
 
     base: str = LOCAL
     """What every policy is trained from: "local" (the embedded SmolLM2-135M), "trained" (with
-    what this package's rounds taught it, asked by its own prompt), a .gguf file, a checkpoint
-    folder or a name of the hub; "tiny" is a model of some 100,000 weights, made on the
-    spot, that knows nothing but how to copy a number."""
+    what this package's rounds taught it, asked by its own prompt), a short name of `rstar models
+    list`, a .gguf file, a checkpoint folder or hf:ORG/NAME of the hub; "tiny" is a model of some
+    100,000 weights, made on the spot, that knows nothing but how to copy a number."""
     engine: Literal["llama.cpp", "transformers", "vllm"] = "llama.cpp"
     """What runs trained policies: llama.cpp on a .gguf file in this process, transformers in
     this process (a GPU if there is one; repeats to the byte), or vLLM servers that are started and

@@ -2,12 +2,17 @@
 
 import asyncio
 import os
+import threading
 from typing import TYPE_CHECKING, Protocol
 
-from rstar_math.config import HF, LOCAL, TRAINED, ModelConfig
+from rstar_math.config import ModelConfig
 from rstar_math.config.servers import VLLM, ServersConfig
 from rstar_math.errors import ConfigError
-from rstar_math.models.prompting import Prompting, prompting_of_folder
+from rstar_math.models.checkpoints import require_torch
+from rstar_math.models.downloads import resolve_model
+from rstar_math.models.names import ModelName, parse_name, unknown_name
+from rstar_math.models.prompting import NOTHING_KNOWN, Prompting, prompting_of_folder
+from rstar_math.progress import Progress, displayed
 from rstar_math.protocols import Completer
 
 if TYPE_CHECKING:
@@ -29,17 +34,18 @@ class Connection(Completer, Protocol):
 async def connect(
     config: ModelConfig, servers: ServersConfig | None = None, *, chat: bool = True
 ) -> Connection:
-    """A model that answers: the embedded one as published or trained, a .gguf file, a checkpoint of
-    transformers (hf:FOLDER), one that vLLM serves (vllm:FOLDER; `servers` says how), or
-    OpenAI-compatible servers.
+    """A model that answers: the embedded one as published or trained, a model of the catalogue, a
+    .gguf file or a GGUF file of the hub in llama.cpp, a checkpoint of transformers (hf:FOLDER,
+    hf:ORG/NAME), one that vLLM serves (vllm:...; `servers` says how), or OpenAI-compatible servers.
 
     With `chat` it finds out how a server's model is asked in chat (`Connection.prompting`).
-
-    Asks a server for its list of models first, so that a wrong address, key or model name is an
-    error here and not after an hour. Raises `ModelUnreachable`, `ModelRefused`, `MissingExtra`,
-    `InputError` or `ConfigError`.
+    Downloads a model that is not on this disk (see `models.downloads`). Asks a server for its list
+    of models first, so that a wrong address, key or model name is an error here and not after an
+    hour. Raises `ModelUnreachable`, `ModelRefused`, `DownloadFailed`, `MissingExtra`, `InputError`
+    or `ConfigError`.
     """
-    if config.url in (LOCAL, TRAINED) or config.url.endswith(".gguf"):
+    meant = parse_name(config.url) if config.embedded and "," not in config.url else None
+    if meant is not None and meant.engine == "llama.cpp":
         if config.name is not None:
             raise ConfigError(
                 "model.name is for servers that hold several models; leave it out for "
@@ -48,7 +54,7 @@ async def connect(
         from rstar_math.models.local import LocalModel
 
         return LocalModel(
-            config.url,
+            await gguf_of(meant),
             streams=config.in_flight,
             context_tokens=config.context_tokens,
             adapter=config.adapter,
@@ -59,22 +65,49 @@ async def connect(
             "options (one that is started here, those of servers.adapters), and model.name chooses "
             "among them. Leave it out."
         )
-    if config.url.startswith(HF):
+    if meant is not None:
         from rstar_math.models.inprocess import TransformersModel
 
-        base, most = config.url.removeprefix(HF), config.context_tokens
+        if meant.kind in ("catalogue", "hub-checkpoint"):
+            require_torch()
+            await _downloaded(meant)
+        base, most = meant.text, config.context_tokens
         return await asyncio.to_thread(TransformersModel.load, base, limit=most)
     model = await _on_servers(config, servers or ServersConfig())
     try:
         await model.greet()
         if config.url.startswith(VLLM):
             model.prompting = prompting_of_folder(config.url.removeprefix(VLLM))
-        elif chat:
+        if chat and model.prompting == NOTHING_KNOWN:
             await model.learn_prompting()
     except BaseException:
         await model.aclose()
         raise
     return model
+
+
+async def gguf_of(meant: ModelName) -> str:
+    """What `LocalModel` loads for a name: "local", "trained" or the path of a .gguf file, which is
+    downloaded if it is not on this disk."""
+    return meant.text if meant.kind in ("packaged", "file") else await _downloaded(meant)
+
+
+async def _downloaded(meant: ModelName) -> str:
+    """Where a model is; it is downloaded in another thread. When cancelled, the download stops and
+    can go on later."""
+    stop = threading.Event()
+    with displayed() as display:
+
+        def report(progress: Progress) -> None:
+            if stop.is_set():
+                raise InterruptedError
+            display(progress)
+
+        try:
+            return str(await asyncio.to_thread(resolve_model, meant, report))
+        except asyncio.CancelledError:
+            stop.set()
+            raise
 
 
 async def _on_servers(config: ModelConfig, servers: ServersConfig) -> "HttpModel":
@@ -88,11 +121,7 @@ async def _on_servers(config: ModelConfig, servers: ServersConfig) -> "HttpModel
         lease = await policy_servers(url, servers)
         url, name, key, held = ",".join(lease.urls), name or lease.name, lease.key, lease.end
     elif not all(one.startswith(("http://", "https://")) for one in addresses(url)):
-        raise ConfigError(
-            f"The model {url!r} is neither local, trained, a .gguf file, hf:FOLDER, vllm:FOLDER "
-            "nor an address; give local, trained, path/to/model.gguf, hf:path/to/checkpoint or "
-            "http://host:port/v1."
-        )
+        raise unknown_name(url)
     return HttpModel(
         url,
         name=name,

@@ -19,7 +19,9 @@ from rstar_math.models.checkpoints import (
     without_bars,
     writing,
 )
+from rstar_math.models.downloads import resolve_model
 from rstar_math.models.gguf_header import GGUF_F32, read_header
+from rstar_math.models.names import parse_base
 from rstar_math.models.weight_files import WeightFiles
 from rstar_math.models.weights import cache_dir, shipped_adapter, shipped_weights
 
@@ -28,8 +30,9 @@ def load_policy(base: str, *, dtype: Any = None) -> tuple[Any, Any]:
     """A causal language model, in float32 unless `dtype` says otherwise, and its tokenizer.
 
     `base` is "local" (the embedded SmolLM2-135M), "trained" (with this package's adapter in it), a
-    .gguf file, a checkpoint folder, or a name that transformers knows. Raises `InputError` and
-    `MissingExtra`.
+    name of the catalogue, a .gguf file, a checkpoint folder, or a repository of the hub (ORG/NAME,
+    also after "hf:"). Raises `InputError` and `MissingExtra`, and for downloads as
+    `downloads.resolve_model` does.
     """
     require_torch()
     import torch
@@ -70,7 +73,7 @@ def is_stored_small(base: str) -> bool:
         return AutoConfig.from_pretrained(where).dtype in (torch.bfloat16, torch.float16)
 
 
-def _require_policy(base: str, where: str, options: Mapping[str, str]) -> None:
+def _require_policy(base: str, where: str, options: Mapping[str, Any]) -> None:
     """Refuse what was saved as something else than a causal language model: transformers would
     load it, with a word head of random numbers."""
     from transformers import AutoConfig
@@ -128,21 +131,27 @@ def _cut_as_llama_cpp(tokenizer: Any, file: Path) -> None:
         )
 
 
-def locate(base: str) -> tuple[str, dict[str, str]]:
-    """What to hand to `from_pretrained` for a model: a place, and options."""
-    if base == TRAINED:
-        return str(trained_folder()), {}
-    path = shipped_weights() if base == LOCAL else Path(base).expanduser()
+def locate(base: str) -> tuple[str, dict[str, Any]]:
+    """What to hand to `from_pretrained` for a model: a place, and options. Downloads a model of the
+    catalogue or the hub that is not on this disk. Code from a repository is never run."""
+    options: dict[str, Any] = {"trust_remote_code": False}
+    meant = parse_base(base)
+    if meant.kind == "packaged" and meant.text == TRAINED:
+        return str(trained_folder()), options
+    path = shipped_weights() if meant.text == LOCAL else Path(meant.text).expanduser()
+    if meant.kind not in ("packaged", "file", "folder"):
+        path = resolve_model(meant)
     if path.suffix == ".gguf":
         if not path.is_file():
             raise InputError(f"There is no model file {path}; give a .gguf file or a checkpoint.")
-        return str(path.parent), {"gguf_file": path.name}
-    if path.is_dir():
-        read_notes(path)
-        return str(path), {}
-    if base.startswith((".", "/", "~")) or base.count("/") > 1:
-        raise InputError(f"There is no checkpoint {path}; give a folder that rstar train wrote.")
-    return base, {}
+        return str(path.parent), {**options, "gguf_file": path.name}
+    if not path.is_dir():
+        raise InputError(
+            f"There is no checkpoint {path}; give a folder that rstar train wrote, or hf:ORG/NAME "
+            "of the hub."
+        )
+    read_notes(path)
+    return str(path), options
 
 
 def trained_folder(kind: Literal["policy", "ppm"] = "policy") -> Path:

@@ -12,12 +12,14 @@ from rstar_math.config import HF, LOCAL, TRAINED, Config
 from rstar_math.config.servers import VLLM
 from rstar_math.errors import ConfigError, InputError, ModelError
 from rstar_math.meter import charge
+from rstar_math.models.connect import gguf_of
 from rstar_math.models.encoding import encode_with
 from rstar_math.models.engine import EngineSettings, engine_client, start
 from rstar_math.models.gguf_adapters import check_adapter
 from rstar_math.models.gguf_header import read_header
 from rstar_math.models.http import HttpModel, Retry
 from rstar_math.models.loading import trained_folder
+from rstar_math.models.names import parse_name
 from rstar_math.models.prompting import (
     NOTHING_KNOWN,
     Prompting,
@@ -74,12 +76,18 @@ async def open_scorer(config: Config) -> OpenScorer:
         raise ConfigError("search.ppm_head is for a server; a folder or file has its own head.")
     place = await asyncio.to_thread(placed, place)
     if place.endswith(".gguf"):
-        base = config.model.url if config.model.embedded else LOCAL
+        base = await _base_of(config.model.url) if config.model.embedded else LOCAL
         return await asyncio.to_thread(ServedPreference.load, place, base=base)
     from rstar_math.models.preference import PreferenceModel
 
     alone = config.model.url.startswith(HF)
     return await asyncio.to_thread(PreferenceModel.load, place, alone=alone)
+
+
+async def _base_of(url: str) -> str:
+    """The model that an adapter is added to; it is downloaded if it is not on this disk."""
+    meant = parse_name(url)
+    return await gguf_of(meant) if meant.engine == "llama.cpp" else url
 
 
 def placed(place: str) -> str:

@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 from rstar_math.config import TRAINED
 from rstar_math.config.servers import VLLM, ServersConfig
 from rstar_math.errors import ConfigError
+from rstar_math.models.catalogue import find
 from rstar_math.models.loading import trained_folder
 from rstar_math.models.servers.launch import Order, Served, start
 from rstar_math.tasks import together
@@ -161,9 +162,11 @@ def _place(address: str, kind: Literal["policy", "ppm"]) -> tuple[str, str]:
     """A checkpoint, and what it is called."""
     checkpoint = os.path.expanduser(address.removeprefix(VLLM).rstrip("/"))
     if not checkpoint:
-        raise ConfigError(f"{address} names no checkpoint; give vllm:FOLDER.")
+        raise ConfigError(f"{address} names no checkpoint; give vllm:FOLDER or vllm:ORG/NAME.")
     if checkpoint == TRAINED:
         checkpoint = str(trained_folder(kind))
+    elif not os.path.isdir(checkpoint) and (model := find(checkpoint)) is not None:
+        checkpoint = model.checkpoint  # vLLM downloads it
     return checkpoint, checkpoint.rpartition("/")[2]
 
 
