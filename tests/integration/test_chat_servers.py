@@ -18,6 +18,7 @@ from rstar_math.steps import ChatPrompt
 from rstar_math.testing import FakeServer, serving
 from rstar_math.types import Question
 
+CHAT = "/v1/chat/completions"
 QUESTION = Question("q", "Ben has 2 cards and gets 3 more. How many has he?")
 
 
@@ -36,9 +37,11 @@ def test_a_server_that_continues_is_told_from_one_that_answers_anew() -> None:
         return [" 5, 6, 7"] if body.get("messages", [{}])[-1].get("role") == "assistant" else ["1"]
 
     with serving(continues) as fake:
+        fake.routes.add(CHAT)
         found, _ = learn(fake)
     assert found == Prompting(continues=True, chat=True)
     with serving(lambda body: ["Sure! 1, 2, 3"]) as fake:
+        fake.routes.add(CHAT)
         found, _ = learn(fake)
     assert found == Prompting(chat=True)
 
@@ -48,6 +51,7 @@ def test_a_server_that_has_to_be_told_to_continue() -> None:
         return [" 5, 6"] if body.get("continue_final_message") else ["1, 2"]
 
     with serving(picky) as fake:
+        fake.routes.add(CHAT)
         found, model = learn(fake)
         assert found.continues
         prompt = ChatPrompt([("user", "Go on.")], "```python\n")
@@ -62,7 +66,6 @@ def model_ask(prompt: str) -> Any:
 
 def test_a_server_without_chat_is_asked_in_plain_text() -> None:
     with serving(lambda body: ["x"] * body["n"]) as fake:
-        fake.routes.discard("/v1/chat/completions")
         found, _ = learn(fake)
     assert found == Prompting()
 
@@ -96,6 +99,7 @@ def test_steps_are_continued_through_the_chat_route() -> None:
             await model.aclose()
 
     with serving(count_or_step) as fake:
+        fake.routes.add(CHAT)
         assert asyncio.run(ask(fake.url)) == ["x = 2 + 3\n"] * 3
         assert fake.requests[-1]["messages"][-1]["content"] == "```python\n# Add.\nx = 2 + 3\n"
 

@@ -190,13 +190,14 @@ class TaggedSteps:
         steps: list[Step] = []
         rest = text + mark
         while True:
-            piece, cut, rest = rest.partition("<step/>\n")
+            piece, cut, rest = rest.partition("<step/>")
+            rest = rest.removeprefix("\n")
             text_of = f"{piece}<step" if cut else piece
             sample = self.read([*prefix, *steps], text_of, finished=finished or bool(cut))
             if sample.step is None:
                 return [], sample.problem
             steps.append(sample.step)
-            if not cut:
+            if not cut or not rest.strip():
                 return steps, None
 
     def parse(self, text: str, *, outputs: bool = False) -> list[Step]:

@@ -44,8 +44,8 @@ class FakeServer:
         """Bodies of the requests for completions, in order of arrival."""
         self.trouble: Callable[[Mapping[str, Any]], Fault | None] | None = None
         """What to do to a request by its body, for faults that belong to what is asked."""
-        self.routes: set[str] = {"/v1/completions", "/v1/chat/completions"}
-        """Routes that exist; take one out for a server that lacks it."""
+        self.routes: set[str] = {"/v1/completions"}
+        """Routes that exist; "/v1/chat/completions" can be added, for a server that has chat."""
         self.key: str | None = None
         """The key that requests must bring, if any."""
         self.most: int | None = None
