@@ -45,7 +45,7 @@ def opening(runs: Sequence[Run], series: Sequence[Series]) -> str:
 def results(series: Sequence[Series]) -> Table:
     """A row a strategy: share right with two intervals, the ceiling, and what it cost."""
     header = ["strategy", "right", "share", "95 % Wilson", "95 % bootstrap", "any path right"]
-    header += ["no answer", "tokens / problem", "tokens / solved", "lost samples"]
+    header += ["no answer", "tokens / problem", "prompt / problem", "tokens / solved", "lost samples"]
     return Table(header, [_result(one) for one in series])
 
 
@@ -64,6 +64,7 @@ def _result(one: Series) -> list[str]:
         percent(one.ceiling),
         str(summary.unanswered),
         f"{one.tokens:.0f}",
+        f"{summary.cost.prompt_tokens / n:.0f}" if n else "-",
         "-" if solved is None else f"{solved['sampled_tokens']:.0f}",
         percent(lost),
     ]

@@ -4,11 +4,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rstar_math.config import PolicyConfig
 from rstar_math.errors import InputError
-from rstar_math.steps import GRAMMAR, trained_prompt
+from rstar_math.models.prompting import Prompting, renderer_for, scorer_renderer
+from rstar_math.steps import FENCED, GRAMMAR, trained_prompt
+from rstar_math.steps.chat_template import ChatTemplate
+from rstar_math.training.rows import (
+    PairRow,
+    SolutionRow,
+    for_model,
+    renderer_of_rows,
+    solution_row,
+)
 from rstar_math.training.texts import Segment, pair_texts, prompt_text, segments, solution_text
 from rstar_math.types import Execution, ExecutionStatus, Question, Step, StepPair
 
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 QUESTION = Question("q", "How many?")
 OK = Execution(ExecutionStatus.OK, "7\n")
 FAILED = Execution(ExecutionStatus.ERROR, "", "NameError", "name 'x' is not defined")
@@ -85,3 +99,62 @@ def test_both_sides_of_a_pair_go_on_from_one_text(
 def test_steps_of_other_grammars_are_refused() -> None:
     with pytest.raises(InputError, match="'A3' has no training text"):
         segments([Step(prose="What?", kind="A3")])
+
+
+class Tokenizer:
+    """What the trainers ask of a tokenizer, with a chat template."""
+
+    chat_template = CHATML
+    bos_token, eos_token = None, "<|im_end|>"
+
+
+def test_training_text_in_chat_is_the_prompt_of_inference_and_the_end_of_the_turn() -> None:
+    steps = [
+        Step(prose="# a\n", code="x = 7\n", execution=Execution(ExecutionStatus.OK)),
+        Step(code="print(x)\n", kind="code", execution=OK),
+        Step(prose="It is \\boxed{7}.", kind="answer", answer="7"),
+    ]
+    row = solution_row(QUESTION, steps)
+    renderer = renderer_of_rows([row], Tokenizer(), "auto")
+    (ready,) = for_model([row], renderer)
+    known = Prompting(template=ChatTemplate(CHATML), trained=renderer.description)
+    asked = renderer_for(PolicyConfig(), known)
+    for length in range(3):
+        prompt = asked.prompt(QUESTION, steps[:length])
+        assert (ready.prompt + ready.completion).startswith(prompt)
+    assert ready.completion.endswith("It is \\boxed{7}.<|im_end|>")
+    (start, end) = ready.outputs[0]
+    assert ready.completion[start:end] == "```output\n7\n```\n"
+    pair = StepPair(QUESTION, (*steps[:1],), (steps[1],), (steps[2],), 1.0, -1.0)
+    prefix, chosen, rejected = pair_texts(pair, FENCED)
+    (both,) = for_model(
+        [
+            PairRow(
+                prompt=prompt_text(QUESTION) + prefix,
+                question=QUESTION.text,
+                prefix=prefix,
+                chosen=chosen,
+                rejected=rejected,
+                problem="q",
+                format="fenced",
+            )
+        ],
+        renderer,
+    )
+    scorer = scorer_renderer(known)
+    assert both.prompt + both.chosen == scorer.before(QUESTION) + scorer.solution(steps[:2])
+
+
+def test_rows_without_a_question_are_trained_on_as_they_are() -> None:
+    row = SolutionRow(prompt="Q: 1\n", completion="A: 1")
+    renderer = renderer_of_rows([row], Tokenizer(), "auto")
+    assert renderer.mode == "completion"
+    assert for_model([row], renderer) == [row]
+    with pytest.raises(InputError, match="completion"):
+        renderer_of_rows([row], Tokenizer(), "chat")
+
+
+def test_rows_of_two_formats_are_refused() -> None:
+    rows = [SolutionRow(prompt="p", completion="c", format=name) for name in ("tags", "fenced")]
+    with pytest.raises(InputError, match="fenced, tags"):
+        renderer_of_rows(rows, Tokenizer(), "auto")
