@@ -53,6 +53,8 @@ def test_gemma3_s_older_form_too() -> None:
     assert old == settings("gemma3_text", rope_parameters=rope, **GEMMA3)
     assert (old["rope.freq_base"], old["rope.freq_base_swa"]) == (2e6, 5e3)
     assert "attention.sliding_window_pattern" not in old, "six is llama.cpp's own"
+    other = settings("gemma3_text", sliding_window_pattern=2, **GEMMA3)
+    assert other["attention.sliding_window_pattern"] == 2
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,8 @@ def opening(runs: Sequence[Run], series: Sequence[Series]) -> str:
 def results(series: Sequence[Series]) -> Table:
     """A row a strategy: share right with two intervals, the ceiling, and what it cost."""
     header = ["strategy", "right", "share", "95 % Wilson", "95 % bootstrap", "any path right"]
-    header += ["no answer", "tokens / problem", "prompt / problem", "tokens / solved", "lost samples"]
+    header += ["no answer", "tokens / problem", "prompt / problem", "tokens / solved"]
+    header += ["lost samples"]
     return Table(header, [_result(one) for one in series])
 
 

@@ -231,7 +231,7 @@ class ModelSpec:
         return {f"{self.architecture}.{key}": value for key, value in found.items()}
 
     def _window_settings(self) -> dict[str, Any]:
-        period = _period(self.config.get("layer_types"), self.layers)
+        period = _period(self.config, self.layers)
         if self.window is None or period is None or period == 1:
             return {}
         found: dict[str, Any] = {
@@ -282,11 +282,13 @@ def _llama3_divisors(rope: Mapping[str, Any], size: int) -> list[float]:
     return found
 
 
-def _period(kinds: list[str] | None, layers: int) -> int | None:
+def _period(config: Mapping[str, Any], layers: int) -> int | None:
     """The period p of layers of which the last attends to everything and the others to a window;
     None where there is no such period."""
+    kinds = config.get("layer_types")
     if not kinds:
-        return _GEMMA3_PERIOD
+        said = config.get("sliding_window_pattern") or config.get("_sliding_window_pattern")
+        return int(said or _GEMMA3_PERIOD)
     found = [kind == "full_attention" for kind in kinds]
     fitting = (
         period
@@ -363,7 +365,7 @@ def _unsupported_by_gemma3(spec: ModelSpec) -> str | None:
         return f"query_pre_attn_scalar={scale:g} with heads of {spec.head_size}"
     if spec.rope("sliding_attention")["rope_type"] != "default":
         return "scaled positions in its sliding layers"
-    if spec.window is not None and _period(config.get("layer_types"), spec.layers) is None:
+    if spec.window is not None and _period(config, spec.layers) is None:
         return "sliding layers without a period"
     return None
 

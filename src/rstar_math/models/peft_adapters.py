@@ -13,7 +13,10 @@ from rstar_math.models.checkpoints import read_notes, writing
 from rstar_math.models.weight_files import WeightFiles
 
 _LORA = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_[AB]\.weight")
-_REFUSED = ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "layer_replication")
+_REFUSED = (
+    *("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "layer_replication"),
+    *("use_qalora", "use_bdlora", "lora_bias", "alora_invocation_tokens", "target_parameters"),
+)
 """Settings of PEFT that vLLM refuses, or reads over."""
 _MERGED = "deploy the merged model, without --adapter"
 
