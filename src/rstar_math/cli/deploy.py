@@ -54,9 +54,6 @@ def deploy(
     policy's adapter to --set model.adapter=FILE. vLLM serves checkpoint folders as they are.
     """
     from rstar_math.errors import ConfigError
-    from rstar_math.models.gguf_adapters import write_adapter
-    from rstar_math.models.gguf_differences import write_difference
-    from rstar_math.models.gguf_files import write_gguf
 
     if form == "peft":
         if not adapter:
@@ -69,17 +66,34 @@ def deploy(
         return _deploy_peft(checkpoint, out, as_json)
     if out.suffix != ".gguf":
         raise ConfigError(f"--out {out} does not end in .gguf; rename it.")
-    base = None if base is None else _file_of(base)
-    share = None
-    if adapter and base is not None:
-        share = write_difference(checkpoint, out, base=base, rank=rank, kind=kind or "f16")
-    elif base is not None:
+    if base is not None and not adapter:
         raise ConfigError("--base is for adapters; give --adapter too, or leave it out.")
-    elif adapter:
+    share = _write(checkpoint, out, kind, adapter, (base, rank))
+    return _tell(out, adapter, share, as_json)
+
+
+def _write(
+    checkpoint: Path,
+    out: Path,
+    kind: Literal["f32", "f16", "q8_0"] | None,
+    adapter: bool,
+    relative: tuple[str | None, int],
+) -> float | None:
+    """Write the .gguf file; of an adapter `relative` to a base and of a rank, the share of the
+    change that it holds."""
+    from rstar_math.models.gguf_adapters import write_adapter
+    from rstar_math.models.gguf_differences import write_difference
+    from rstar_math.models.gguf_files import write_gguf
+
+    base, rank = relative
+    if base is not None:
+        file = _file_of(base)
+        return write_difference(checkpoint, out, base=file, rank=rank, kind=kind or "f16")
+    if adapter:
         write_adapter(checkpoint, out, kind=kind or "f16")
     else:
         write_gguf(checkpoint, out, kind=kind or "q8_0")
-    return _tell(out, adapter, share, as_json)
+    return None
 
 
 def _deploy_peft(checkpoint: Path, out: Path, as_json: bool) -> None:

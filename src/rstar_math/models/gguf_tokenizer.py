@@ -95,7 +95,7 @@ def tokenizer_facts(folder: Path, vocabulary: int) -> GgufTokenizer:
         facts |= {"tokens": tokens.texts, "token_type": tokens.kinds}
         facts |= {"merges": [" ".join(merge) for merge in merges]}
     begin, end = _wrapped(whole.get("post_processor"), tokens.ids)
-    return _finished(folder, said, tokens, facts, (begin, end), note)
+    return _finished(folder, said, tokens, facts, wrapped=(begin, end), note=note)
 
 
 @dataclass(slots=True)
@@ -176,6 +176,7 @@ def _finished(
     said: Mapping[str, Any],
     tokens: _Tokens,
     facts: Mapping[str, Any],
+    *,
     wrapped: tuple[int | None, int | None],
     note: str | None,
 ) -> GgufTokenizer:
@@ -337,7 +338,7 @@ def _of_sentencepiece(folder: Path, said: Mapping[str, Any], vocabulary: int) ->
     facts = tokens.sentencepiece_facts(folder, scores, model.adds_space)
     begin = _special(said.get("bos_token"), tokens.ids) if said.get("add_bos_token", True) else None
     end = _special(said.get("eos_token"), tokens.ids) if said.get("add_eos_token") else None
-    return _finished(folder, said, tokens, facts, (begin, end), None)
+    return _finished(folder, said, tokens, facts, wrapped=(begin, end), note=None)
 
 
 def _wrapped(processor: Any, ids: Mapping[str, int]) -> tuple[int | None, int | None]:
