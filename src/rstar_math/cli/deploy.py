@@ -8,6 +8,16 @@ import typer
 from rstar_math.cli.options import AsJson, print_json
 
 
+Base = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL",
+        help="Write the adapter that makes the checkpoint of this model (local, a short name "
+        "of rstar models list or a .gguf file), whatever it was trained in between.",
+    ),
+]
+
+
 def deploy(
     checkpoint: Annotated[
         Path, typer.Argument(metavar="CHECKPOINT", help="What rstar train policy or ppm wrote.")
@@ -37,14 +47,7 @@ def deploy(
             "--lora-modules.",
         ),
     ] = "gguf",
-    base: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODEL",
-            help="Write the adapter that makes the checkpoint of this model (local, a short name "
-            "of rstar models list or a .gguf file), whatever it was trained in between.",
-        ),
-    ] = None,
+    base: Base = None,
     rank: Annotated[int, typer.Option(min=1, help="Rank of that adapter.")] = 16,
     as_json: AsJson = False,
 ) -> None:
