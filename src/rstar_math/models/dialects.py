@@ -32,6 +32,8 @@ class Ask:
     max_tokens: int
     temperature: float
     seed: int
+    slot: int | None = None
+    """The slot of the embedded server that is to run it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,8 @@ def _say_chat(ask: Ask) -> dict[str, Any]:
 
 
 def _say_llama_cpp(ask: Ask) -> dict[str, Any]:
-    return {
+    slot = {} if ask.slot is None else {"id_slot": ask.slot}
+    return slot | {
         "prompt": ask.prompt,
         "n_cmpl": ask.n,
         "stop": list(ask.stop),

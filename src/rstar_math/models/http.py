@@ -171,7 +171,13 @@ class HttpModel:
             return [], 0
 
     async def _sample(self, ask: Ask) -> tuple[list[Completion], int]:
-        """One request's samples, and how many the server gave, readable or not.
+        """One request's samples, and how many the server gave, readable or not."""
+        completions, cost = await self.sample(ask)
+        charge(cost)
+        return completions, cost.samples
+
+    async def sample(self, ask: Ask) -> tuple[list[Completion], Cost]:
+        """One request's samples and what they cost, which is not charged here.
 
         Falls back to chat where a server that never answered has no completions.
         """
@@ -190,13 +196,12 @@ class HttpModel:
                 raise RequestFailed(f"One request failed while others succeed: {error}") from error
             raise
         self._completes = self._completes or self.dialect is COMPLETIONS
-        charge(cost)
-        return completions, cost.samples
+        return completions, cost
 
     async def _answers(self, ask: Ask) -> bool:
         """Whether a server answers the same request about next to nothing: tells one that is
         down, or refuses the options, from one that cannot serve a certain prompt."""
-        ask = replace(ask, prompt="1 + 1 =", max_tokens=1)
+        ask = replace(ask, prompt="1 + 1 =", max_tokens=1, slot=None)
         replica = self.replicas.pick("", 1)
         try:
             where = _address(replica, self.dialect)
