@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rstar_math.config import LOCAL, TRAINED
 from rstar_math.errors import RequestFailed
@@ -39,6 +40,15 @@ class LocalModel:
         self._http.dialect = LLAMA_CPP
         self._slots = Slots(self._http, streams, empty="")
         self.name = path.stem if lora is None else f"{path.stem}+{lora.stem}"
+
+    @property
+    def server(self) -> Any:
+        """The server of xllamacpp, for its metrics."""
+        return self._server[0]
+
+    async def tokens(self, text: str) -> tuple[int, ...]:
+        """A text in the model's own tokens."""
+        return await tokens_of(self._http, text)
 
     async def complete(
         self,
@@ -75,7 +85,7 @@ class LocalModel:
     async def _compute(self, prompt: str, slot: Slot[str]) -> int:
         """Compute a prompt in a slot without sampling, except its last token: each sample computes
         that one anyway. Returns the tokens that the slot had already."""
-        tokens = await tokens_of(self._http, prompt)
+        tokens = await self.tokens(prompt)
         body = {"prompt": list(tokens[:-1] or tokens), "id_slot": slot.number}
         answer = await self._http.post(
             "/completion", body | {"n_predict": 0, "cache_prompt": True}, beside_v1=True

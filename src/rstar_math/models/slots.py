@@ -29,8 +29,10 @@ STATES_BYTES = 1 << 30
 """Most memory for saved states."""
 _STATES = 128
 """Most saved states: each holds a file descriptor."""
+_RESTORE = {str: 8, tuple: 3}
+"""A prefix that is this much longer is worth a restore: computing 3 tokens takes longer."""
 _GAIN = {str: 64, tuple: 16}
-"""A prefix that is this much longer is worth a restore, or a wait for a prompt in progress."""
+"""A prefix that is this much longer is worth a wait for a prompt in progress, or saving."""
 
 
 def can_save() -> bool:
@@ -98,7 +100,7 @@ class Slots(Generic[Prompt]):
         self._files: list[int] = []
         self._pending: list[_Pending[Prompt]] = []
         self._clock = 0
-        self._gain = _GAIN[type(empty)]
+        self._restore, self._gain = _RESTORE[type(empty)], _GAIN[type(empty)]
         limit = _quarter_of_memory() if states_bytes is None else states_bytes
         self._limit = limit if can_save() else 0
 
@@ -192,9 +194,9 @@ class Slots(Generic[Prompt]):
         for slot in self._idle:
             if common_length(slot.holds, prompt) > common_length(best.holds, prompt):
                 best = slot
-        if common_length(best.holds, prompt) >= self._best(prompt)[1] + self._gain:
+        if common_length(best.holds, prompt) >= self._best(prompt)[1] + self._restore:
             return best
-        return min(self._idle, key=_worth)
+        return min(self._idle, key=lambda slot: (slot.keep, slot.used))
 
     async def _filled(self, slot: Slot[Prompt], held: Prompt, prompt: Prompt) -> Prompt:
         """Restore the best saved state into a slot that held something else, and return what the
@@ -203,7 +205,7 @@ class Slots(Generic[Prompt]):
         state, stored = self._best(prompt)
         if slot.keep and 2 * have < len(held) and self._best(held)[1] + self._gain < len(held):
             await self._save(slot, held)
-        if state is None or stored < have + self._gain:
+        if state is None or stored < have + self._restore:
             return held[:have]
         self._clock += 1
         state.used = self._clock
@@ -250,12 +252,6 @@ class Slots(Generic[Prompt]):
         except ModelError:
             return None
         return answer if isinstance(answer, dict) else None
-
-
-def _worth(slot: Slot[Any]) -> tuple[bool, int]:
-    """How likely a slot's content is to be asked for again. Those with little to lose are taken
-    by number: slots in use that are neighbours are decoded together, which is faster."""
-    return slot.keep, slot.used if slot.keep else slot.number
 
 
 def _quarter_of_memory() -> int:
