@@ -31,7 +31,7 @@ _STATES = 128
 """Most saved states: each holds a file descriptor."""
 _RESTORE = {str: 8, tuple: 3}
 """A prefix that is this much longer is worth a restore: computing 3 tokens takes longer."""
-_GAIN = {str: 64, tuple: 16}
+_GAIN = {str: 32, tuple: 10}
 """A prefix that is this much longer is worth a wait for a prompt in progress, or saving."""
 
 
@@ -151,7 +151,7 @@ class Slots(Generic[Prompt]):
             await pending.done.wait()
         stored = self._best(prompt)[1]
         new = len(prompt) - max(stored, self._longest_idle(prompt))
-        if stored == len(prompt) or (n == 1 and new < 4 * self._gain):
+        if stored == len(prompt) or (n == 1 and new < 8 * self._gain):
             return None
         with self._computing(prompt):
             async with self.taken(prompt) as slot:
@@ -203,7 +203,8 @@ class Slots(Generic[Prompt]):
         slot holds then."""
         have = common_length(held, prompt)
         state, stored = self._best(prompt)
-        if slot.keep and 2 * have < len(held) and self._best(held)[1] + self._gain < len(held):
+        lost = len(held) - max(have, self._best(held)[1])
+        if slot.keep and lost >= self._gain:
             await self._save(slot, held)
         if state is None or stored < have + self._restore:
             return held[:have]
