@@ -1,6 +1,7 @@
 """How busy a search keeps the embedded model: sampled tokens a second, against the bare engine.
 
-    python benchmarks/local_engine.py [--json] [--trees 16] [--rollouts 2]
+    python benchmarks/local_engine.py [--json] [--trees 16] [--rollouts 2] [--strategy mcts]
+    python benchmarks/local_engine.py --prefixes ...    (only the last two figures)
 
 One embedded server (SmolLM2-135M, 32 streams) in one run. First a search of 16 trees with the
 `laptop` preset, whose requests are written down; then the bare engine is given the very same
@@ -13,24 +14,34 @@ Figures:
     search_over_bare    tokens a second of the search over those of the bare engine
     search_over_free    the same over the mean of `free`
     search, bare, free_before, free_after    tokens a second
+    prompt_tokens_computed_over_distinct    prompt tokens that the engine computed in the search,
+        by its own count, over the nodes of the trie of all prompts' tokens; 1 is ideal
+    first_answer_s    seconds from the search's start to its first sample, with an empty cache
+
+`--prefixes` measures the last two on a fresh engine, before anything else has run on it.
 """
 
 import argparse
 import asyncio
 import json
 import time
+from collections.abc import Iterable
+from hashlib import blake2b
 from typing import Any
 
 from rstar_math.config import Config, load_config
 from rstar_math.meter import metering
 from rstar_math.models import connect
 from rstar_math.models.connect import Connection
+from rstar_math.models.local import LocalModel
 from rstar_math.protocols import Completion
+from rstar_math.search.strategy import parse_strategies
 from rstar_math.solver import Solver
 from rstar_math.steps import GRAMMAR, few_shot_prompt
 from rstar_math.types import Cost, Problem, Question
 
 SAMPLES = 8
+_COMPUTED = "llamacpp:prompt_tokens_total "
 
 
 def problems(n: int) -> list[Problem]:
@@ -49,11 +60,32 @@ class Noting:
     def __init__(self, model: Connection) -> None:
         self._model = model
         self.requests: list[tuple[str, dict[str, Any]]] = []
+        self.first_s: float | None = None
+        """When the first answer came (`time.monotonic`)."""
 
     async def complete(self, prompt: str, **options: Any) -> list[Completion]:
         """See `protocols.Completer`."""
         self.requests.append((prompt, options))
-        return await self._model.complete(prompt, **options)
+        found = await self._model.complete(prompt, **options)
+        self.first_s = self.first_s or time.monotonic()
+        return found
+
+
+def computed(model: LocalModel) -> int:
+    """Prompt tokens that the engine has computed so far, by its own count."""
+    lines = model.server.handle_metrics().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(_COMPUTED))
+
+
+async def distinct(model: LocalModel, prompts: Iterable[str]) -> int:
+    """Nodes of the trie of all prompts' tokens."""
+    nodes: set[bytes] = set()
+    for prompt in set(prompts):
+        node = b""
+        for token in await model.tokens(prompt):
+            node = blake2b(node + token.to_bytes(4, "little"), digest_size=16).digest()
+            nodes.add(node)
+    return len(nodes)
 
 
 async def bare(model: Connection, requests: list[tuple[str, dict[str, Any]]]) -> float:
@@ -84,9 +116,43 @@ async def searched(solver: Solver, asked: list[Problem]) -> tuple[float, Cost]:
     return total.sampled_tokens / (time.monotonic() - started), total
 
 
-async def measure(trees: int, rollouts: int) -> dict[str, float]:
-    """All figures."""
-    config = load_config("laptop", [f"search.rollouts={rollouts}", f"search.trees={trees}"])
+async def prefixes(trees: int, rollouts: int, strategy: str, url: str) -> dict[str, float]:
+    """How much of the prompts is computed more than once."""
+    config = settings(trees, rollouts, url)
+    model = await connect(config.model)
+    assert isinstance(model, LocalModel)
+    noting, (chosen,) = Noting(model), parse_strategies(strategy)
+    try:
+        started = time.monotonic()
+        async with Solver(config, model=noting) as solver:
+            costs = [f.tree.cost async for _, f in solver.map(problems(trees), chosen)]
+        ended, tokens = time.monotonic(), computed(model)
+        nodes = await distinct(model, (prompt for prompt, _ in noting.requests))
+    finally:
+        await model.aclose()
+    cost = Cost.total(costs)
+    return {
+        "prompt_tokens_computed_over_distinct": tokens / nodes,
+        "first_answer_s": (noting.first_s or ended) - started,
+        "computed": tokens,
+        "distinct": nodes,
+        "requests": len(noting.requests),
+        "samples": cost.samples,
+        "sampled_tokens": cost.sampled_tokens,
+        "cached_share": cost.cached_tokens / max(1, cost.prompt_tokens),
+        "wall_s": ended - started,
+    }
+
+
+def settings(trees: int, rollouts: int, url: str) -> Config:
+    """The `laptop` preset with 32 streams, on any embedded model."""
+    sizes = [f"search.rollouts={rollouts}", f"search.trees={trees}"]
+    return load_config("laptop", [*sizes, f"model.url={url}"])
+
+
+async def measure(trees: int, rollouts: int, url: str) -> dict[str, float]:
+    """How busy the engine is."""
+    config = settings(trees, rollouts, url)
     asked = problems(trees)
     model = await connect(config.model)
     try:
@@ -120,10 +186,15 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     parser.add_argument("--trees", type=int, default=16)
     parser.add_argument("--rollouts", type=int, default=2)
+    parser.add_argument("--strategy", default="mcts", help="with --prefixes: mcts, sc@8, greedy")
+    parser.add_argument("--model", default="local", help="local, trained, or a .gguf file")
+    parser.add_argument("--prefixes", action="store_true", help="only what is computed twice")
     args = parser.parse_args()
-    figures = asyncio.run(measure(args.trees, args.rollouts))
+    shared = prefixes(args.trees, args.rollouts, args.strategy, args.model)
+    figures = {} if args.prefixes else asyncio.run(measure(args.trees, args.rollouts, args.model))
+    figures |= asyncio.run(shared)
     for name, value in figures.items():
-        print(f"{name:20} {value:12.3f}")
+        print(f"{name:38} {value:12.3f}")
     if args.json:
         print(json.dumps(figures))
 

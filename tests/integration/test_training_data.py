@@ -91,7 +91,17 @@ def refused(kind: type[RstarError], *args: object) -> str:
 def test_a_run_of_real_trees_becomes_rows_that_hold_together(tmp_path: Path) -> None:
     run, out = toy_run(tmp_path / "run.rstar"), tmp_path / "out"
     said = json.loads(
-        rstar("curate", run, "--out", out, "--data", "sft,preference,steps", "--json")
+        rstar(
+            "curate",
+            run,
+            "--out",
+            out,
+            "--data",
+            "sft,preference,steps",
+            "--set",
+            "curation.format=tags",
+            "--json",
+        )
     )
     pairs, solutions = read_rows(out, PreferenceRow), read_rows(out, SftRow)
     assert (

@@ -7,7 +7,6 @@ import typer
 
 from rstar_math.cli.options import AsJson, print_json
 
-
 Base = Annotated[
     str | None,
     typer.Option(

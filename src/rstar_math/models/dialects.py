@@ -39,6 +39,8 @@ class Ask:
     max_tokens: int
     temperature: float
     seed: int
+    slot: int | None = None
+    """The slot of the embedded server that is to run it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,8 @@ def _messages(prompt: ChatPrompt) -> list[dict[str, str]]:
 
 
 def _say_llama_cpp(ask: Ask) -> dict[str, Any]:
-    return {
+    slot = {} if ask.slot is None else {"id_slot": ask.slot}
+    return slot | {
         "prompt": ask.prompt,
         "n_cmpl": ask.n,
         "stop": list(ask.stop),

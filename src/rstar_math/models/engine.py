@@ -9,6 +9,7 @@ from typing import Any
 
 from rstar_math.errors import InputError, MissingExtra, ModelRefused
 from rstar_math.models.http import HttpModel, Retry
+from rstar_math.models.slots import STATE_FOLDER, can_save
 
 PATIENCE_S = 86_400.0
 """Longest wait for the embedded model: it is slow where the machine is busy, and never lost."""
@@ -19,15 +20,13 @@ class EngineSettings:
     """How llama.cpp is started."""
 
     streams: int
-    """Sequences in its memory at once, each with a cache of its own."""
+    """Sequences in its memory at once, each in a slot with a cache of its own (see `slots`)."""
     context_tokens: int
     """Longest of them, in tokens."""
     adapter: Path | None = None
     """A LoRA adapter that is added to the weights."""
     embeddings: bool = False
     """Whether it gives last hidden states, as they are, instead of text."""
-    similarity: float = 0.1
-    """Share of a prompt that a stream must have in its cache to be given it."""
 
 
 def start(path: Path, settings: EngineSettings) -> tuple[Any, str]:
@@ -51,10 +50,13 @@ def start(path: Path, settings: EngineSettings) -> tuple[Any, str]:
     params.hostnames = ["127.0.0.1"]
     params.port = 0
     params.api_keys = [key]
+    params.endpoint_metrics = True
     params.ui = False
     params.verbosity = -1
     params.cpuparams.n_threads = len(os.sched_getaffinity(0))
-    params.slot_prompt_similarity = settings.similarity
+    params.n_threads_http = settings.streams + 16
+    if can_save():
+        params.slot_save_path = STATE_FOLDER
     if settings.adapter is not None:
         params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(settings.adapter), 1.0)]
     if settings.embeddings:

@@ -242,7 +242,13 @@ class HttpModel:
             return [], 0
 
     async def _sample(self, ask: Ask) -> tuple[list[Completion], int]:
-        """One request's samples, and how many the server gave, readable or not.
+        """One request's samples, and how many the server gave, readable or not."""
+        completions, cost = await self.sample(ask)
+        charge(cost)
+        return completions, cost.samples
+
+    async def sample(self, ask: Ask) -> tuple[list[Completion], Cost]:
+        """One request's samples and what they cost, which is not charged here.
 
         Falls back to chat where a server that never answered has no completions.
         """
@@ -263,19 +269,21 @@ class HttpModel:
                 raise RequestFailed(f"One request failed while others succeed: {error}") from error
             raise
         self._completes = self._completes or dialect is COMPLETIONS
-        charge(cost)
-        return completions, cost.samples
+        return completions, cost
 
     async def _answers(self, ask: Ask) -> bool:
         """Whether a server answers the same request about next to nothing: tells one that is
         down, or refuses the options, from one that cannot serve a certain prompt."""
-        ask = replace(ask, prompt="1 + 1 =", max_tokens=1)
+        chat = isinstance(ask.prompt, ChatPrompt)
+        dialect = self.chat_dialect if chat else self.dialect
+        little = ChatPrompt([("user", "1 + 1 =")], "") if chat else "1 + 1 ="
+        ask = replace(ask, prompt=little, max_tokens=1, slot=None)
         replica = self.replicas.pick("", 1)
         try:
-            where = _address(replica, self.dialect)
+            where = _address(replica, dialect)
             timeout_s = min(30.0, self._retry.timeout_s)
-            reply = await replica.post(where, self.dialect.say(ask), timeout_s)
-            self.dialect.read(ask, self._checked(reply, replica.url, self.dialect))
+            reply = await replica.post(where, dialect.say(ask), timeout_s)
+            dialect.read(ask, self._checked(reply, replica.url, dialect))
         except (*TROUBLE, ModelError):
             return False
         return True

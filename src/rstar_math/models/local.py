@@ -1,19 +1,26 @@
 """The embedded model: a llama.cpp server inside this process, spoken to over the loopback like
 any other."""
 
-import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rstar_math.config import LOCAL, TRAINED
-from rstar_math.models.dialects import LLAMA_CPP
+from rstar_math.errors import RequestFailed
+from rstar_math.meter import charge
+from rstar_math.models.dialects import LLAMA_CPP, Ask
 from rstar_math.models.engine import EngineSettings, engine_client, start
 from rstar_math.models.gguf_adapters import check_adapter
 from rstar_math.models.gguf_files import check_policy
 from rstar_math.models.prompting import prompting_of_gguf
+from rstar_math.models.readers import tokens_of
+from rstar_math.models.slots import Slot, Slots
 from rstar_math.models.weights import weights_file
 from rstar_math.protocols import Completion
+from rstar_math.tasks import together
+from rstar_math.types import Cost
 
 
 class LocalModel:
@@ -32,10 +39,18 @@ class LocalModel:
         self._server = start(path, EngineSettings(streams, context_tokens, lora))
         self._http = engine_client(self._server, path.stem, 4 * streams)
         self._http.dialect = LLAMA_CPP
-        self._http.batch = streams
-        self._streams = Streams(streams)
         self.prompting = prompting_of_gguf(path, lora)
+        self._slots = Slots(self._http, streams, empty="")
         self.name = path.stem if lora is None else f"{path.stem}+{lora.stem}"
+
+    @property
+    def server(self) -> Any:
+        """The server of xllamacpp, for its metrics."""
+        return self._server[0]
+
+    async def tokens(self, text: str) -> tuple[int, ...]:
+        """A text in the model's own tokens."""
+        return await tokens_of(self._http, text)
 
     async def complete(
         self,
@@ -47,51 +62,54 @@ class LocalModel:
         temperature: float,
         seed: int,
     ) -> list[Completion]:
-        """See `protocols.Completer`. Waits until as many streams are free as samples are asked
-        for: a request that waited inside the server would hold back smaller ones, and take the
-        stream that has its prefix in its cache from the next that needs it."""
-        async with self._streams.taken(n):
-            return await self._http.complete(
-                prompt, n=n, stop=stop, max_tokens=max_tokens, temperature=temperature, seed=seed
+        """See `protocols.Completer`. The prompt is computed once; each sample then runs in a slot
+        of its own, as soon as one is free. A sample that fails alone is left out."""
+        ask = Ask(self._http.name, prompt, 1, tuple(stop), max_tokens, temperature, seed)
+        cached = await self._slots.share(prompt, n, partial(self._compute, prompt))
+        asks = [replace(ask, seed=(seed + at) % 2**32) for at in range(n)]
+        parts = await together(self._sample(one, keep=n == 1) for one in asks)
+        answered = [part for part in parts if isinstance(part, tuple)]
+        if not answered:
+            raise next(part for part in parts if isinstance(part, RequestFailed))
+        costs = [cost for _, cost in answered]
+        first = costs[0]
+        charge(
+            Cost(
+                calls=1,
+                samples=len(answered),
+                prompt_tokens=first.prompt_tokens,
+                cached_tokens=first.cached_tokens if cached is None else cached,
+                sampled_tokens=sum(cost.sampled_tokens for cost in costs),
             )
+        )
+        return [completion for found, _ in answered for completion in found]
+
+    async def _compute(self, prompt: str, slot: Slot[str]) -> int:
+        """Compute a prompt in a slot without sampling, except its last token: each sample computes
+        that one anyway. Returns the tokens that the slot had already."""
+        tokens = await self.tokens(prompt)
+        body = {"prompt": list(tokens[:-1] or tokens), "id_slot": slot.number}
+        answer = await self._http.post(
+            "/completion", body | {"n_predict": 0, "cache_prompt": True}, beside_v1=True
+        )
+        timings = answer.get("timings") if isinstance(answer, dict) else None
+        return int(timings.get("cache_n") or 0) if isinstance(timings, dict) else 0
+
+    async def _sample(
+        self, ask: Ask, *, keep: bool
+    ) -> tuple[list[Completion], Cost] | RequestFailed:
+        """One sample and its cost, or why it failed while others succeed."""
+        async with self._slots.taken(ask.prompt, keep=keep) as slot:
+            try:
+                found, cost = await self._http.sample(replace(ask, slot=slot.number))
+            except RequestFailed as error:
+                slot.holds = ""
+                return error
+            slot.holds = ask.prompt + "".join(completion.text for completion in found)
+            return found, cost
 
     async def aclose(self) -> None:
         """Close the connections and free the weights."""
         await self._http.aclose()
         del self._server
-
-
-class Streams:
-    """The streams of an engine, given out in the order of asking; who wants few may pass one who
-    wants more than are free."""
-
-    def __init__(self, total: int) -> None:
-        self._total = self._free = total
-        self._waiting: list[tuple[int, asyncio.Future[None]]] = []
-
-    @asynccontextmanager
-    async def taken(self, n: int) -> AsyncIterator[None]:
-        """`n` streams (or all, where there are fewer) for as long as the block runs. Being
-        cancelled while waiting leaves nothing behind."""
-        n = min(n, self._total)
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.append((n, turn))
-        self._admit()
-        try:
-            await turn
-            yield
-        finally:
-            if (n, turn) in self._waiting:
-                self._waiting.remove((n, turn))
-            else:
-                self._free += n
-                self._admit()
-
-    def _admit(self) -> None:
-        """Give turns to all that fit."""
-        for n, turn in list(self._waiting):
-            if n <= self._free:
-                self._waiting.remove((n, turn))
-                self._free -= n
-                if not turn.done():
-                    turn.set_result(None)
+        self._slots.close()

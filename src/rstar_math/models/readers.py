@@ -1,12 +1,12 @@
 """Servers that run a preference model, behind one face: text to tokens, tokens to values."""
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 from rstar_math.errors import ModelRefused
 from rstar_math.meter import charge
 from rstar_math.models.http import HttpModel
+from rstar_math.models.slots import Slots
 from rstar_math.models.value_head import ValueHead
 from rstar_math.types import Cost
 
@@ -43,12 +43,12 @@ async def tokens_of(http: HttpModel, text: str) -> Tokens:
 
 class ReadoutReader:
     """llama.cpp on a file whose output matrix holds the head (`gguf_files`): the value is read off
-    the first token's log-probabilities. Sequences of one call run one after another on one stream,
-    so that each finds what it has in common with the last in that stream's cache."""
+    the first token's log-probabilities. The sequences of one call run one after another in one
+    slot, so that what they have in common is computed once."""
 
     def __init__(self, http: HttpModel, streams: int) -> None:
         self._http = http
-        self._streams = asyncio.Semaphore(streams)
+        self._slots: Slots[Tokens] = Slots(http, streams, empty=())
 
     async def tokens(self, text: str) -> Tokens:
         """See `Reader`."""
@@ -56,14 +56,21 @@ class ReadoutReader:
 
     async def values(self, sequences: Sequence[Tokens]) -> list[float]:
         """See `Reader`."""
-        async with self._streams:
-            return [await self._value(tokens) for tokens in sequences]
+        if not sequences:
+            return []
+        async with self._slots.taken(sequences[0], keep=True) as slot:
+            values = [await self._value(tokens, slot.number) for tokens in sequences]
+            slot.holds = sequences[-1]
+            return values
 
-    async def _value(self, tokens: Tokens) -> float:
+    def close(self) -> None:
+        """Free the saved prefixes; only after the server has ended."""
+        self._slots.close()
+
+    async def _value(self, tokens: Tokens, slot: int) -> float:
         body = {"prompt": list(tokens), "n_predict": 1, "n_probs": 2, "temperature": 0.0}
-        answer = await self._http.post(
-            "/completion", {**body, "cache_prompt": True}, beside_v1=True
-        )
+        body |= {"cache_prompt": True, "id_slot": slot}
+        answer = await self._http.post("/completion", body, beside_v1=True)
         try:
             assert isinstance(answer, dict)
             first, second = answer["completion_probabilities"][0]["top_logprobs"][:2]

@@ -42,7 +42,7 @@ from rstar_math.steps.rendering import PLAIN, Renderer
 from rstar_math.types import Cost, Question, Step
 
 STREAMS = 8
-"""Searches whose prefixes the embedded engine keeps at once (SmolLM2-135M: 47 MB each)."""
+"""Slots of the embedded engine, each with a cache of its own (SmolLM2-135M: 47 MB each)."""
 LIMIT = 2048
 """Most tokens read of a prefix, as in `PreferenceModel`."""
 
@@ -142,7 +142,6 @@ class ServedPreference:
             context_tokens=limit + 8,
             adapter=adapter,
             embeddings=adapter is not None,
-            similarity=0.5,
         )
         server = start(model, settings)
         http = engine_client(server, path.stem, 4 * streams)
@@ -179,6 +178,8 @@ class ServedPreference:
         """Close the connections and free the weights."""
         await self._http.aclose()
         self._held = None
+        if isinstance(self._reader, ReadoutReader):
+            self._reader.close()
 
     async def _values(self, wanted: set[Tokens]) -> dict[Tokens, float]:
         """The value of each sequence; like ones are asked for together, one after another."""
