@@ -53,10 +53,10 @@ def test_the_policy_gets_steps_from_it() -> None:
         policy = StepPolicy(model, PolicyConfig(step_tokens=64))
         question = Question("q", "Ann has 4 pens and buys 5 more pens. How many pens has she?")
         with metering() as cost:
-            steps = await policy.propose(question, [], 8, seed=3)
+            steps = await policy.propose(question, [], 16, seed=3)
         await model.aclose()
-        assert len(steps) + cost.truncated + cost.malformed == 8
-        assert sum(bool(step.code) for step in steps) >= 3
+        assert len(steps) + cost.truncated + cost.malformed == 16
+        assert sum(bool(step.code) for step in steps) >= 5
 
     asyncio.run(once())
 

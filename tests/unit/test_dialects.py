@@ -26,6 +26,8 @@ def test_each_dialect_says_the_same_request() -> None:
     assert CHAT.say(ASK)["messages"][0]["content"].endswith("\n\n1 2")
     native = LLAMA_CPP.say(ASK)
     assert (native["n_cmpl"], native["n_predict"], native["seed"]) == (2, 8, 7)
+    assert "id_slot" not in native
+    assert LLAMA_CPP.say(replace(ASK, slot=3)) == native | {"id_slot": 3}
 
 
 @pytest.mark.parametrize(

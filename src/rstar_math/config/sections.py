@@ -111,7 +111,7 @@ class PolicyConfig(Section):
     many as of any other step (as in rStar-Math)."""
     step_tokens: int = Field(192, ge=1)
     """Most tokens of one step; rStar-Math's code allows 2048."""
-    solution_tokens: int = Field(512, ge=1)
+    solution_tokens: int = Field(400, ge=1)
     """Most tokens of a whole program or answer, where chains are sampled without a stop at each
     step; a longer one has gone astray on word problems, competition problems may need 1024."""
     thinking_tokens: int = Field(0, ge=0)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rstar_math.config import LOCAL, TRAINED
-from rstar_math.errors import RequestFailed
+from rstar_math.errors import ContextExceeded, ModelError, RequestFailed
 from rstar_math.meter import charge
 from rstar_math.models.dialects import LLAMA_CPP, Ask
 from rstar_math.models.engine import EngineSettings, engine_client, start
@@ -84,14 +84,19 @@ class LocalModel:
         )
         return [completion for found, _ in answered for completion in found]
 
-    async def _compute(self, prompt: str, slot: Slot[str]) -> int:
+    async def _compute(self, prompt: str, slot: Slot[str]) -> int | None:
         """Compute a prompt in a slot without sampling, except its last token: each sample computes
-        that one anyway. Returns the tokens that the slot had already."""
-        tokens = await self.tokens(prompt)
-        body = {"prompt": list(tokens[:-1] or tokens), "id_slot": slot.number}
-        answer = await self._http.post(
-            "/completion", body | {"n_predict": 0, "cache_prompt": True}, beside_v1=True
-        )
+        that one anyway. Returns the tokens that the slot had already, or None for a failure, which
+        the samples will meet too. Raises `ContextExceeded`."""
+        try:
+            tokens = await self.tokens(prompt)
+            body = {"prompt": list(tokens[:-1] or tokens), "id_slot": slot.number}
+            body |= {"n_predict": 0, "cache_prompt": True}
+            answer = await self._http.post("/completion", body, beside_v1=True)
+        except ContextExceeded:
+            raise
+        except ModelError:
+            return None
         timings = answer.get("timings") if isinstance(answer, dict) else None
         return int(timings.get("cache_n") or 0) if isinstance(timings, dict) else 0
 

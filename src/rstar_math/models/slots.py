@@ -75,6 +75,8 @@ class _State(Generic[Prompt]):
     file: int
     size_bytes: int
     used: int
+    readers: int = 0
+    """Restores in progress; such a state is not dropped."""
 
 
 @dataclass(slots=True, eq=False)
@@ -142,9 +144,10 @@ class Slots(Generic[Prompt]):
         self, prompt: Prompt, n: int, compute: Callable[[Slot[Prompt]], Any]
     ) -> Any | None:
         """Make `prompt` a saved state where that pays: where `n` > 1 samples start from it, or
-        where a long part of it is in no cache. Returns what `await compute(slot)` returned, or
-        None where nothing was computed. Of several prompts with a common prefix that come
-        together, the first is computed alone and the others start from its state."""
+        where a long part of it is in no cache. Returns what `await compute(slot)` returned, which
+        is None where it failed, or None where nothing was computed. Of several prompts with a
+        common prefix that come together, the first is computed alone and the others start from its
+        state."""
         if not self._limit:
             return None
         while (pending := self._worth_waiting(prompt)) is not None:
@@ -156,8 +159,9 @@ class Slots(Generic[Prompt]):
         with self._computing(prompt):
             async with self.taken(prompt) as slot:
                 found = await compute(slot)
-                slot.holds = prompt
-                await self._save(slot, prompt)
+                slot.holds = self._empty if found is None else prompt
+                if found is not None:
+                    await self._save(slot, prompt)
                 return found
 
     def _worth_waiting(self, prompt: Prompt) -> _Pending[Prompt] | None:
@@ -210,9 +214,12 @@ class Slots(Generic[Prompt]):
             return held[:have]
         self._clock += 1
         state.used = self._clock
-        if await self._act(slot, "restore", state.file) is None:
-            return self._empty
-        return prompt[:stored]
+        state.readers += 1
+        try:
+            restored = await self._act(slot, "restore", state.file)
+        finally:
+            state.readers -= 1
+        return self._empty if restored is None else prompt[:stored]
 
     async def _save(self, slot: Slot[Prompt], holds: Prompt) -> None:
         """Keep a slot's state, in the place of those that are prefixes of it and of the least
@@ -231,11 +238,13 @@ class Slots(Generic[Prompt]):
         if not 0 < size <= self._limit:
             self._drop(state)
             return
-        for old in [one for one in self._states if holds[: len(one.holds)] == one.holds]:
+        unread = [one for one in self._states if not one.readers]
+        for old in [one for one in unread if holds[: len(one.holds)] == one.holds]:
             self._drop(old)
+        unread = sorted((one for one in self._states if not one.readers), key=lambda one: one.used)
         self._states.append(state)
-        while self.states_bytes > self._limit or len(self._states) > _STATES:
-            self._drop(min(self._states, key=lambda one: one.used))
+        while unread and (self.states_bytes > self._limit or len(self._states) > _STATES):
+            self._drop(unread.pop(0))
 
     def _drop(self, state: _State[Prompt]) -> None:
         """Free a state's memory. Its file stays open: the server may yet be asked for it by
