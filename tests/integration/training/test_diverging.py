@@ -14,7 +14,7 @@ from tests.unit.training.tiny import save_tiny_policy
 
 torch = pytest.importorskip("torch", reason="training needs torch: pip install 'rstar-math[train]'")
 
-STEPS: dict[str, Any] = {"learning_rate": 1e-2, "epochs": 2, "batch": 6, "bf16": False}
+STEPS: dict[str, Any] = {"learning_rate": 1e-2, "epochs": 2, "batch": 6, "micro": 3, "bf16": False}
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_micro_batches_and_checkpointing_do_not_change_what_is_learned(
         {"micro_tokens": 100_000},
         {"gradient_checkpointing": True},
     ]
-    steps = {**STEPS, "micro": 3, "lora": lora}
+    steps = {**STEPS, "lora": lora}
     wanted = train(kind, policy, tmp_path / "plain", **steps)["losses"]
     for number, way in enumerate(ways):
         found = train(kind, policy, tmp_path / str(number), **steps, **way)["losses"]
