@@ -106,6 +106,29 @@ def test_pairs_with_equal_sides_are_dropped_and_counted(policy: Path, tmp_path: 
         train_preference(equal, str(policy), tmp_path / "c", settings)
 
 
+def test_a_preference_model_on_a_base_in_bfloat16_has_its_head_in_float32(
+    policy: Path, tmp_path: Path
+) -> None:
+    from rstar_math.models.heads import load_scored
+    from tests.integration.training.checkpoint import weights
+
+    out = tmp_path / "out"
+    over = {
+        **STEPS,
+        "bf16": True,
+        "lora": 4,
+        "base_dtype": "bfloat16",
+        "epochs": 6,
+        "held_out": 0.2,
+    }
+    report = train("ppm", policy, out, **over)
+    assert report["last_loss"] < report["first_loss"] - 0.1
+    found = {name: one.dtype for name, one in weights(out).items()}
+    assert found.pop("score.weight") == torch.float32
+    assert set(found.values()) == {torch.bfloat16}
+    load_scored(str(out))
+
+
 def test_a_base_in_bfloat16_is_held_so_under_an_adapter(policy: Path, tmp_path: Path) -> None:
     from rstar_math.models.loading import load_policy
     from rstar_math.training.process import base_dtype
