@@ -111,16 +111,17 @@ def check_adapter(adapter: Path, base: Path, *, kind: str) -> GgufHeader:
         raise InputError(f"{adapter} is a whole model, not an adapter; give it as --model.")
     ours = header.facts.get("rstar.kind", kind)
     if ours != kind:
-        known = {"ppm": "a preference model", "policy": "a policy"}
+        kinds = {"ppm": "a preference model", "policy": "a policy"}
         raise InputError(
-            f"The adapter {adapter} is of {known.get(ours, ours)}, and {known[kind]} is wanted; "
+            f"The adapter {adapter} is of {kinds.get(ours, ours)}, and {kinds[kind]} is wanted; "
             f"give it as {'search.ppm' if ours == 'ppm' else 'model.adapter'}."
         )
     facts = header.facts
     wanted = facts.get(BASE + "layers"), facts.get(BASE + "size"), facts.get(BASE + "norm")
-    there = below.fact("block_count"), below.fact("embedding_length"), below.fingerprint()
+    there = below.fact("block_count"), below.fact("embedding_length")
     alike = header.architecture == below.architecture
-    if not alike or (wanted[0] is not None and wanted != there):
+    known = wanted[:2] == there and wanted[2] in below.fingerprints()
+    if not alike or (wanted[0] is not None and not known):
         raise InputError(
             f"The adapter {adapter} was trained on another model than {base} "
             f"({facts.get('rstar.base') or 'not named'}, {wanted[0]} layers of {wanted[1]}); name "

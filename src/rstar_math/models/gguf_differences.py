@@ -24,8 +24,9 @@ from rstar_math.models.weights import shipped_weights
 
 _ROUNDING = 1e-15
 """Share of a matrix's largest squared singular value below which the others are rounding."""
-_SAME = 1e-3
-"""Share of a tensor's largest number by which rounding may move what was not trained."""
+_SAME = 2.5e-3
+"""Share of a tensor's largest number by which rounding may move what was not trained: a base that
+was held in bfloat16 has moved by up to 2^-9."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,12 +55,32 @@ class GgufHeader:
     def fingerprint(self) -> str:
         """What tells a base from others of its shape: its last norm, which is float32 in every
         quantisation and which adapters leave alone. "" where there is none."""
+        norm = self._norm()
+        return norm_fingerprint(norm) if norm else ""
+
+    def fingerprints(self) -> set[str]:
+        """The fingerprint of a base, and that of the same base after it was held in bfloat16."""
+        norm = self._norm()
+        return {norm_fingerprint(norm), norm_fingerprint(_in_bfloat16(norm))} if norm else {""}
+
+    def _norm(self) -> bytes:
+        """The last norm as float32; nothing where there is none."""
         place = self.tensors.get("output_norm.weight")
         if place is None or place.kind != GGUF_F32:
-            return ""
+            return b""
         with self.path.open("rb") as file:
             file.seek(place.start)
-            return norm_fingerprint(file.read(4 * prod(place.shape)))
+            return file.read(4 * prod(place.shape))
+
+
+def _in_bfloat16(norm: bytes) -> bytes:
+    """Float32 numbers rounded to bfloat16, the nearest and of two the even one, as float32."""
+    found = bytearray(norm)
+    for start in range(0, len(norm), 4):
+        (bits,) = struct.unpack_from("<I", norm, start)
+        rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
+        struct.pack_into("<I", found, start, rounded)
+    return bytes(found)
 
 
 def norm_fingerprint(norm: bytes) -> str:

@@ -105,12 +105,12 @@ def in_micro_batches(
     shape: Callable[[Example], Shape],
     collate: Callable[[Sequence[Example]], dict[str, Any]],
     items: Callable[[Example], float],
-    on_part: Callable[[Sequence[Example]], None],
+    on_part: Sequence[Callable[[Sequence[Example]], None]],
 ) -> Any:
     """A subclass of one of TRL's trainers that takes all of a step's examples as one batch and
     computes them in micro-batches.
 
-    `items` is what an example adds to the number that the step's loss is divided by; `on_part` is
+    `items` is what an example adds to the number that the step's loss is divided by; `on_part` are
     called after each micro-batch. Several processes cut into the same number of parts, since a
     sharded model needs all of them at every forward pass.
     """
@@ -144,7 +144,8 @@ def in_micro_batches(
                 chosen = [examples[index] for index in part]
                 with hold:
                     total += super().training_step(model, collate(chosen), num_items_in_batch)
-                on_part(chosen)
+                for call in on_part:
+                    call(chosen)
             return total
 
     return Stepping

@@ -15,6 +15,7 @@ from rstar_math.training.memory import Plan, plan, require_memory
 from rstar_math.training.micro_batches import ALIGNED, Shape, gathered, in_micro_batches
 from rstar_math.training.order import bucketed
 from rstar_math.training.process import (
+    Trimmer,
     arguments,
     at_work,
     base_dtype,
@@ -25,7 +26,6 @@ from rstar_math.training.process import (
     on_gpu,
     require_training,
     run,
-    trimming,
 )
 from rstar_math.training.progress import Progress, watching
 from rstar_math.training.rows import SolutionRow, fingerprint, render_rows
@@ -174,9 +174,9 @@ def policy_trainer(
             processing_class=tokenizer,
             data_collator=None if packed else gathered,
             peft_config=lora_config(model, settings, "CAUSAL_LM"),
-            callbacks=[marking(), trimming(), watching(progress, work, settings)],
+            callbacks=[marking(), watching(progress, work, settings)],
         )
-    share_inputs(trainer.model, settings)
+    share_inputs(trainer.model, settings.bf16)
     return trainer
 
 
@@ -204,15 +204,15 @@ def lora_config(model: Any, settings: Any, task: str) -> Any:
     )
 
 
-def share_inputs(model: Any, settings: Any) -> None:
-    """Let adapters take the inputs of their layers as they are. PEFT copies each into float32,
-    which autocast then copies back: for every matrix one more tensor kept for the backward pass."""
+def share_inputs(model: Any, shared: bool) -> None:
+    """Let adapters take the inputs of their layers as they are, for use under autocast. PEFT copies
+    each into float32, which autocast then copies back: for every matrix one more tensor kept for
+    the backward pass."""
     from peft.tuners.lora import LoraLayer
 
-    if settings.bf16:
-        for layer in model.modules():
-            if isinstance(layer, LoraLayer):
-                layer.cast_input_dtype_enabled = False
+    for layer in model.modules():
+        if isinstance(layer, LoraLayer):
+            layer.cast_input_dtype_enabled = not shared
 
 
 def _tokens(example: Any) -> int:
@@ -242,13 +242,14 @@ def _trainer_class(
 
     if packed:
         return Trainer
+    trim = Trimmer()
     return in_micro_batches(
         Trainer,
         limits=settings.limits(examples),
         shape=_shape,
         collate=DataCollatorForLanguageModeling(pad_token_id=pad, pad_to_multiple_of=ALIGNED),
         items=_trained,
-        on_part=progress.part,
+        on_part=[progress.part, lambda examples: trim()],
     )
 
 

@@ -20,6 +20,7 @@ from rstar_math.training.micro_batches import Shape, gathered, in_micro_batches
 from rstar_math.training.order import bucketed
 from rstar_math.training.policy import lora_config, share_inputs
 from rstar_math.training.process import (
+    Trimmer,
     arguments,
     at_work,
     base_dtype,
@@ -30,7 +31,6 @@ from rstar_math.training.process import (
     on_gpu,
     require_training,
     run,
-    trimming,
 )
 from rstar_math.training.progress import Progress, watching
 from rstar_math.training.ranking import (
@@ -119,6 +119,7 @@ def train_preference(
         trainer = preference_trainer(model, tokenizer, groups, work, settings, say=say)
         losses = run(trainer, work)
         trained = trainer.accelerator.unwrap_model(trainer.model)
+        share_inputs(trained, False)
         report = {
             "steps": trainer.state.global_step,
             "rows": len(learned) - too_long[0],
@@ -230,6 +231,8 @@ def preference_trainer(
 
     order = order_of(groups, settings)
     model.config.use_cache = False
+    model.score.float()
+    trim = Trimmer()
     progress = Progress(say, every_s=settings.progress_s, tokens=_tokens)
     with hushed():
         args = RewardConfig(
@@ -241,7 +244,7 @@ def preference_trainer(
             shape=_shape,
             collate=lambda batch: collate(batch, tokenizer.pad_token_id),
             items=lambda group: sum(group["weights"]),
-            on_part=progress.part,
+            on_part=[progress.part, lambda examples: trim()],
         )
         trainer = stepping(
             model=model,
@@ -250,9 +253,9 @@ def preference_trainer(
             processing_class=tokenizer,
             data_collator=gathered,
             peft_config=lora_config(model, settings, "SEQ_CLS"),
-            callbacks=[marking(), trimming(), watching(progress, work, settings)],
+            callbacks=[marking(), watching(progress, work, settings)],
         )
-    share_inputs(trainer.model, settings)
+    share_inputs(trainer.model, settings.bf16)
     _in_float32(head_of(trainer.model))
     return trainer
 

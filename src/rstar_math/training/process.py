@@ -17,6 +17,7 @@ from rstar_math import __version__
 from rstar_math.errors import InputError, MissingExtra
 from rstar_math.models.checkpoints import is_whole, mark, saying_what_fails, writing
 from rstar_math.models.loading import is_stored_small
+from rstar_math.training.free_memory import cpu_memory
 from rstar_math.training.progress import DIVERGED, refuse_diverged
 from rstar_math.whole_files import hold
 
@@ -75,26 +76,33 @@ def resident() -> int:
     return 0
 
 
-def trimming() -> Any:
-    """A callback that bounds what `keep_memory` keeps. Batches of many shapes leave the kept memory
-    in pieces that fit none of the next: of 135M weights it grew to 16 GB. When the process holds
-    half as much again as after the last return (the first comes after the first step), it goes
-    back to the system, and the next step takes anew what it needs."""
-    from transformers import TrainerCallback
+class Trimmer:
+    """Bounds what `keep_memory` keeps; call it after each micro-batch.
 
-    class Trimming(TrainerCallback):  # type: ignore[misc,unused-ignore]
-        most = 0
-        trimmed = True
+    Batches of many shapes leave the kept memory in pieces that fit none of the next: training 135M
+    weights grew to 16 GB. When the process holds half as much again as after the last return (the
+    first comes after the first micro-batch), or the system has little left, the memory goes back to
+    the system, and the next micro-batch takes anew what it needs.
+    """
 
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            held = resident()
-            if self.trimmed:
-                self.most, self.trimmed = max(self.most, held + held // 2), False
-            elif held > self.most:
-                give_memory_back()
-                self.trimmed = True
+    def __init__(self) -> None:
+        self._most = 0
+        self._trimmed = True
 
-    return Trimming()
+    def __call__(self) -> None:
+        """Return memory if too much is kept."""
+        held = resident()
+        if self._trimmed:
+            self._most, self._trimmed = max(self._most, held + held // 2), False
+        elif held > self._most or available() < held // 8:
+            give_memory_back()
+            self._trimmed = True
+
+
+def available() -> int:
+    """Bytes that the system and the control group still give to this process."""
+    found = cpu_memory()
+    return found[0] if found else 2**63
 
 
 def on_gpu() -> bool:

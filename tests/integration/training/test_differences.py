@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from rstar_math.cli import app
 from rstar_math.errors import ConfigError, InputError
+from rstar_math.models.gguf_adapters import check_adapter, write_adapter
 from rstar_math.models.gguf_differences import write_difference
 from rstar_math.models.gguf_files import write_gguf
 from rstar_math.models.gguf_header import read_header
@@ -148,3 +149,19 @@ def test_the_command_says_how_much_the_adapter_holds(rounds: Path, tmp_path: Pat
     assert json.loads(told.stdout)["share_of_change"] == pytest.approx(1.0, abs=1e-5)
     with pytest.raises(ConfigError, match="give --adapter too"):
         CliRunner().invoke(app, args, catch_exceptions=False)
+
+
+def test_an_adapter_on_a_base_in_bfloat16_is_known_as_one_of_that_base(
+    rounds: Path, tmp_path: Path
+) -> None:
+    from rstar_math.training.policy import train_policy
+
+    base, out = rounds / "base.gguf", tmp_path / "half"
+    rows = [solution_row(question(n), solution(n)) for n in range(8)]
+    settings = PolicyTraining(lora=2, base_dtype="bfloat16", **STEPS)
+    train_policy(rows, str(rounds / "base"), out, settings)
+    write_adapter(out, tmp_path / "adapter.gguf", kind="f32")
+    check_adapter(tmp_path / "adapter.gguf", base, kind="policy")
+    assert furthest(base, out, tmp_path / "adapter.gguf") < 0.1 * furthest(base, out)
+    held = write_difference(out, tmp_path / "cut.gguf", base=str(base), rank=4)
+    assert held > 0.9, "rounding the base is little next to what was learned"

@@ -14,7 +14,7 @@ from tests.unit.training.tiny import save_tiny_policy
 
 torch = pytest.importorskip("torch", reason="training needs torch: pip install 'rstar-math[train]'")
 
-STEPS: dict[str, Any] = {"learning_rate": 1e-2, "epochs": 2, "batch": 6, "bf16": False}
+STEPS: dict[str, Any] = {"learning_rate": 1e-2, "epochs": 2, "batch": 6, "micro": 3, "bf16": False}
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_micro_batches_and_checkpointing_do_not_change_what_is_learned(
         {"micro_tokens": 100_000},
         {"gradient_checkpointing": True},
     ]
-    steps = {**STEPS, "micro": 3, "lora": lora}
+    steps = {**STEPS, "lora": lora}
     wanted = train(kind, policy, tmp_path / "plain", **steps)["losses"]
     for number, way in enumerate(ways):
         found = train(kind, policy, tmp_path / str(number), **steps, **way)["losses"]
@@ -104,6 +104,29 @@ def test_pairs_with_equal_sides_are_dropped_and_counted(policy: Path, tmp_path: 
     assert mixed["losses"] == alone["losses"]
     with pytest.raises(InputError, match="3 pairs whose two sides are equal"):
         train_preference(equal, str(policy), tmp_path / "c", settings)
+
+
+def test_a_preference_model_on_a_base_in_bfloat16_has_its_head_in_float32(
+    policy: Path, tmp_path: Path
+) -> None:
+    from rstar_math.models.heads import load_scored
+    from tests.integration.training.checkpoint import weights
+
+    out = tmp_path / "out"
+    over = {
+        **STEPS,
+        "bf16": True,
+        "lora": 4,
+        "base_dtype": "bfloat16",
+        "epochs": 6,
+        "held_out": 0.2,
+    }
+    report = train("ppm", policy, out, **over)
+    assert report["last_loss"] < report["first_loss"] - 0.1
+    found = {name: one.dtype for name, one in weights(out).items()}
+    assert found.pop("score.weight") == torch.float32
+    assert set(found.values()) == {torch.bfloat16}
+    load_scored(str(out))
 
 
 def test_a_base_in_bfloat16_is_held_so_under_an_adapter(policy: Path, tmp_path: Path) -> None:

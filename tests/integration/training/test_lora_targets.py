@@ -73,7 +73,7 @@ def test_one_step_moves_every_adapter_and_merging_keeps_the_logits(
     settings = PolicyTraining(lora=4, bf16=dtype == "bfloat16")
     base = made(family).to(getattr(torch, dtype))
     model = get_peft_model(base, lora_config(base, settings, "CAUSAL_LM"))
-    share_inputs(model, settings)
+    share_inputs(model, settings.bf16)
     ids = torch.randint(3, 97, (2, 12))
     inputs = {"input_ids": ids, "labels": ids, "attention_mask": torch.ones_like(ids)}
     adapters = {n: p for n, p in model.named_parameters() if p.requires_grad}

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from typer.testing import CliRunner
 
 from rstar_math.cli import app
 from rstar_math.config import SearchConfig
-from rstar_math.errors import ConfigError, InputError
+from rstar_math.errors import ConfigError, InputError, TrainingError
 from rstar_math.evolution.store import RunStore
 from rstar_math.search import Choice, Parts, Tree, sample_chains
 from rstar_math.testing import ToyWorld
@@ -130,3 +131,47 @@ def test_a_folder_without_pairs_says_what_it_has(policy: str, tmp_path: Path) ->
     with pytest.raises(InputError, match="has no preference data as jsonl"):
         call("train", "ppm", str(tmp_path / "data"), "--base", policy, "--out", str(tmp_path / "x"))
     assert not (tmp_path / "x").exists()
+
+
+def test_an_estimate_loads_no_weights_and_writes_nothing(policy: str, tmp_path: Path) -> None:
+    rows = [solution_row(question(n), solution(n)) for n in range(8)]
+    (tmp_path / "sft.jsonl").write_text("".join(row.model_dump_json() + "\n" for row in rows))
+    (tmp_path / "preference.jsonl").write_text(
+        "".join(row.model_dump_json() + "\n" for row in ROWS)
+    )
+    bare = tmp_path / "bare"
+    shutil.copytree(policy, bare, ignore=shutil.ignore_patterns("*.safetensors"))
+    for kind in ("policy", "ppm"):
+        for base in (policy, str(bare)):
+            args = ("train", kind, str(tmp_path), "--base", base, "--estimate")
+            found: Any = call(*args, "--set", "lora=4", "--set", "micro_tokens=512")
+            assert found["fits"]
+            need = dict(found["need"])
+            assert need.pop("total") == sum(need.values())
+            size = found["micro_batch"]
+            assert size["rows"] * size["tokens"] <= 512
+    shown = CliRunner().invoke(app, ["train", "policy", str(tmp_path), "--estimate"])
+    assert "fits" in shown.output
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "bare",
+        "preference.jsonl",
+        "sft.jsonl",
+    ]
+    with pytest.raises(ConfigError, match="--out"):
+        CliRunner().invoke(app, ["train", "policy", str(tmp_path)], catch_exceptions=False)
+
+
+def test_a_training_that_cannot_fit_is_refused_before_weights_are_read(
+    policy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rstar_math.training import memory
+    from rstar_math.training import policy as trainer
+
+    rows = [solution_row(question(n), solution(n)) for n in range(8)]
+    (tmp_path / "sft.jsonl").write_text("".join(row.model_dump_json() + "\n" for row in rows))
+    monkeypatch.setattr(memory, "free_memory", lambda: (10**9, "memory"))
+    monkeypatch.setattr(trainer, "load_policy", lambda *args, **kwargs: pytest.fail("loaded"))
+    args = ["train", "policy", str(tmp_path), "--base", policy, "--out", str(tmp_path / "out")]
+    with pytest.raises(TrainingError, match="free memory"):
+        CliRunner().invoke(app, args, catch_exceptions=False)
+    assert not (tmp_path / "out").exists()
