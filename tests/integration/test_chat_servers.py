@@ -9,7 +9,6 @@ import pytest
 
 from rstar_math.config import Config, ModelConfig, PolicyConfig
 from rstar_math.models.connect import connect
-from rstar_math.models.engine import EngineSettings, start
 from rstar_math.models.http import HttpModel
 from rstar_math.models.policy import StepPolicy
 from rstar_math.models.prompting import Prompting
@@ -105,7 +104,14 @@ def test_steps_are_continued_through_the_chat_route() -> None:
 
 
 def test_a_llama_cpp_server_shows_its_template_and_is_sent_text() -> None:
-    server, key = start(shipped_weights(), EngineSettings(2, 1024))
+    import xllamacpp
+
+    key, params = "secret", xllamacpp.CommonParams()
+    params.model.path = str(shipped_weights())
+    params.n_ctx, params.n_parallel, params.warmup = 2048, 2, False
+    params.hostnames, params.port, params.api_keys = ["127.0.0.1"], 0, [key]
+    params.verbosity = -1
+    server = xllamacpp.Server(params)
 
     async def ask(monkeypatch: pytest.MonkeyPatch) -> tuple[Prompting, str]:
         monkeypatch.setenv("OPENAI_API_KEY", key)

@@ -1,12 +1,21 @@
 """Chat templates, hostile ones too, in the process that renders them."""
 
+import asyncio
+import json
 import time
+from pathlib import Path
 
 import pytest
 
+from rstar_math.config import ModelConfig, PolicyConfig
 from rstar_math.errors import InputError
+from rstar_math.models.connect import connect
+from rstar_math.models.gguf_files import write_gguf
+from rstar_math.models.policy import StepPolicy
 from rstar_math.steps import chat_template
 from rstar_math.steps.chat_template import ChatTemplate
+from rstar_math.testing.tiny import save_tiny_policy
+from rstar_math.types import Question
 
 ENDLESS = (
     "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(9999) %}"
@@ -54,3 +63,32 @@ def test_a_template_of_a_hybrid_reasoning_model_is_told_whether_to_think() -> No
     assert template.frame([]).after.endswith("<think>\n\n</think>\n\n")
     assert template.frame([], thinking=True).after == "</s><assistant>"
     assert template.frame([]).end_of_turn == "</s>"
+
+
+def test_a_hostile_template_in_a_gguf_file_does_not_reach_the_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chat_template, "TIMEOUT_S", 3.0)
+    checkpoint = save_tiny_policy(tmp_path / "policy")
+    (checkpoint / "rstar.json").unlink()
+    config = checkpoint / "tokenizer_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "chat_template": ENDLESS}))
+    file = write_gguf(checkpoint, tmp_path / "policy.gguf", kind="f32")
+
+    async def ask(policy: PolicyConfig) -> str:
+        model = await connect(ModelConfig(url=str(file), concurrency=2, context_tokens=256))
+        try:
+            found = StepPolicy(model, policy)
+            await found.propose(Question("q", "What is 1 + 2?"), (), 1, seed=0)
+            return found.renderer.mode
+        finally:
+            await model.aclose()
+
+    started = time.monotonic()
+    with pytest.raises(InputError, match="takes"):
+        asyncio.run(ask(PolicyConfig()))
+    assert (
+        asyncio.run(ask(PolicyConfig(mode="completion", prompt="trained", step_tokens=8)))
+        == "completion"
+    )
+    assert time.monotonic() - started < 60

@@ -47,6 +47,10 @@ def start(path: Path, settings: EngineSettings) -> tuple[Any, str]:
     params.kv_unified = False
     params.cache_ram_mib = 0
     params.warmup = False
+    # The file's own chat template is a program of unknown origin that llama.cpp would run at load
+    # without limits; prompts are rendered by `steps.chat_template` instead.
+    params.use_jinja = False
+    params.chat_template = "chatml"
     params.hostnames = ["127.0.0.1"]
     params.port = 0
     params.api_keys = [key]
