@@ -82,7 +82,7 @@ def train_policy(
         examples = fitting_examples(rows, base, settings)
         require_memory(_planned(examples, base, settings), base, settings)
         model, tokenizer = load_policy(base, dtype=base_dtype(base, settings))
-        trainer = policy_trainer(model, tokenizer, examples, work, settings, say)
+        trainer = policy_trainer(model, tokenizer, examples, work, settings, say=say)
         losses = run(trainer, work)
         report = {
             "steps": trainer.state.global_step,
@@ -144,6 +144,7 @@ def policy_trainer(
     examples: Sequence[dict[str, list[int]]],
     work: Path,
     settings: PolicyTraining,
+    *,
     say: Callable[[str], None],
 ) -> Any:
     """TRL's trainer, set up: it takes a step's examples in micro-batches, and on a CPU computes

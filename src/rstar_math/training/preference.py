@@ -108,7 +108,7 @@ def train_preference(
         groups, held, too_long = fitting_groups(learned, kept, base, settings)
         require_memory(_planned(groups, base, settings), base, settings)
         model, tokenizer = load_scored(base, fresh=True, dtype=base_dtype(base, settings))
-        trainer = preference_trainer(model, tokenizer, groups, work, settings, say)
+        trainer = preference_trainer(model, tokenizer, groups, work, settings, say=say)
         losses = run(trainer, work)
         trained = trainer.accelerator.unwrap_model(trainer.model)
         share_inputs(trained, False)
@@ -213,6 +213,7 @@ def preference_trainer(
     groups: Sequence[Group],
     work: Path,
     settings: PreferenceTraining,
+    *,
     say: Callable[[str], None],
 ) -> Any:
     """TRL's trainer, set up with the loss of the objective."""
