@@ -7,9 +7,10 @@ policy` against the plain loop that one would write, with the same settings.
 Both sides hold the base frozen in bfloat16 (with `--lora 0`: all weights in float32), train an
 adapter of the same rank with PEFT and AdamW, take the same solutions in the same micro-batches and
 compute logits only where there is loss. Tokens are counted without padding. Each side runs in a
-process of its own; they take turns `--repeat` times, and medians are compared. The first step is
-not timed. The solutions are made up, as long as those of grade-school problems (some 250 tokens
-with the question). Peaks are the largest resident set of the process, with loading and saving.
+process of its own; they take turns `--repeat` times, and medians are compared, by the clock and by
+processor time, which other programs disturb less. The first step is not timed. The solutions are
+made up, as long as those of grade-school problems (some 250 tokens with the question). Peaks are
+the largest resident set of the process, with loading and saving.
 """
 
 import argparse
@@ -70,8 +71,8 @@ def settings_of(args: argparse.Namespace) -> Any:
     )
 
 
-def plain(args: argparse.Namespace) -> float:
-    """Real tokens a second of a plain loop."""
+def plain(args: argparse.Namespace) -> tuple[float, float]:
+    """Real tokens a second of a plain loop, by the clock and of processor time."""
     import torch
     from peft import LoraConfig, get_peft_model
 
@@ -90,10 +91,10 @@ def plain(args: argparse.Namespace) -> float:
     model.train()
     causal = model.get_base_model() if args.lora else model
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
-    tokens, started = 0, 0.0
+    tokens, started = 0, now()
     for step in range(args.steps + 1):
         if step == 1:
-            tokens, started = 0, time.perf_counter()
+            tokens, started = 0, now()
         examples = [
             encode_solution(tokenizer, made_up(step * args.batch + i)) for i in range(args.batch)
         ]
@@ -120,21 +121,31 @@ def plain(args: argparse.Namespace) -> float:
         optimizer.step()
         optimizer.zero_grad()
         tokens += sum(shape.tokens for shape in shapes)
-    return tokens / (time.perf_counter() - started)
+    return rates(tokens, started, now())
 
 
-def ours(args: argparse.Namespace) -> float:
-    """Real tokens a second of the project's trainer, which loads, trains, merges and saves."""
+def now() -> tuple[float, float]:
+    """Seconds of the clock and of processor time."""
+    return time.perf_counter(), time.process_time()
+
+
+def rates(tokens: int, start: tuple[float, float], end: tuple[float, float]) -> tuple[float, float]:
+    """Tokens a second, by the clock and of processor time."""
+    return tokens / (end[0] - start[0]), tokens / (end[1] - start[1])
+
+
+def ours(args: argparse.Namespace) -> tuple[float, float]:
+    """The same of the project's trainer, which loads, trains, merges and saves."""
     import transformers.trainer
     from transformers import TrainerCallback
 
     from rstar_math.training import policy
 
-    times: list[float] = []
+    times: list[tuple[float, float]] = []
 
     class Clock(TrainerCallback):  # type: ignore[misc,unused-ignore]
         def on_step_end(self, *args: object, **kwargs: object) -> None:
-            times.append(time.perf_counter())
+            times.append(now())
 
     transformers.trainer.DEFAULT_CALLBACKS.append(Clock)
     rows = [made_up(number) for number in range((args.steps + 1) * args.batch)]
@@ -143,22 +154,23 @@ def ours(args: argparse.Namespace) -> float:
         policy.train_policy(rows, args.base, Path(folder) / "out", settings, say=_say)
     examples = policy.fitting_examples(rows, args.base, settings)
     order = policy.order_of(examples, settings)[args.batch :]
-    return sum(len(examples[i]["input_ids"]) for i in order) / (times[-1] - times[0])
+    return rates(sum(len(examples[i]["input_ids"]) for i in order), times[0], times[-1])
 
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def apart(side: str, args: argparse.Namespace) -> tuple[float, float]:
-    """One side, in a process of its own: tokens a second, and its largest resident set in GB."""
+def apart(side: str, args: argparse.Namespace) -> tuple[float, float, float]:
+    """One side, in a process of its own: tokens a second by the clock and of processor time, and
+    its largest resident set in GB."""
     command = [sys.executable, __file__, "--side", side, "--base", args.base]
     for name in ("steps", "batch", "micro_tokens", "lora"):
         command += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
     command += ["--checkpointing"] if args.checkpointing else []
     run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    rate, peak = run.stdout.strip().splitlines()[-1].split()
-    return float(rate), float(peak)
+    rate, worked, peak = map(float, run.stdout.strip().splitlines()[-1].split())
+    return rate, worked, peak
 
 
 def main() -> None:
@@ -179,18 +191,22 @@ def main() -> None:
     if args.solutions:
         args.steps = max(1, args.solutions // args.batch - 1)
     if args.side:
-        rate = {"plain": plain, "ours": ours}[args.side](args)
+        found = {"plain": plain, "ours": ours}[args.side](args)
         # In kilobytes on Linux.
-        print(rate, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9)
+        print(*found, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9)
         return
     sides = [args.only] if args.only else list(SIDES)
     runs = [{side: apart(side, args) for side in sides} for _ in range(args.repeat)]
     figures = {}
     for side in sides:
         figures[f"{side}_tokens_per_s"] = statistics.median(run[side][0] for run in runs)
-        figures[f"{side}_peak_gb"] = max(run[side][1] for run in runs)
+        figures[f"{side}_tokens_per_cpu_s"] = statistics.median(run[side][1] for run in runs)
+        figures[f"{side}_peak_gb"] = max(run[side][2] for run in runs)
     if not args.only:
         figures["over_plain"] = figures["ours_tokens_per_s"] / figures["plain_tokens_per_s"]
+        figures["over_plain_by_cpu"] = (
+            figures["ours_tokens_per_cpu_s"] / figures["plain_tokens_per_cpu_s"]
+        )
     for name, value in figures.items():
         print(f"{name:24} {value:12.2f}")
     if args.json:

@@ -6,7 +6,8 @@ weights are loaded, and whether there is so much.
     training     trained parameters x 12 bytes: a gradient and two moments of AdamW, float32
     activations  tokens of the largest micro-batch x layers x (b S + 12 H): S is the sum of inputs
                  and outputs of a layer's matrices, H the hidden size, b 2 bytes in bfloat16, else
-                 4; with gradient checkpointing tokens x (layers x 4 H + b S + 12 H)
+                 4; with gradient checkpointing tokens x (layers x 4 H + b S + 12 H); on a CPU half
+                 as much again, for freed memory that is kept (`process.Trimmer`)
     logits       one chunk (`chunked_loss`), and the gradient of a word head that is trained
     process      1 GB on a CPU for the libraries; 1.5 GB on a GPU for CUDA and its kernels
 
@@ -136,11 +137,12 @@ def estimate(
     if not scorer and not settings.lora:
         logits += head * (width + (0 if matrices else 4))
     masks = rows * length**2 * (1 + width) if scorer else 0
+    activations = (tokens * kept + masks) * (1.0 if gpu else 1.5)
     return MemoryNeed(
         weights=layout.parameters * (2 if half else 4),
         copies=0 if half or not settings.bf16 else 2 * layout.in_layers,
         training=12 * trained,
-        activations=int(tokens * kept) + masks,
+        activations=int(activations),
         logits=logits,
         process=int((1.5 if gpu else 1.0) * GB),
     )

@@ -283,6 +283,7 @@ def finish(trainer: Any, out: Path, work: Path, notes: Mapping[str, object]) -> 
             if hasattr(model, "merge_and_unload"):
                 model.save_pretrained(part / "adapter", state_dict=state)
                 del state
+                give_memory_back()
                 merged(model).save_pretrained(part)
             else:
                 model.save_pretrained(part, state_dict=state)
@@ -305,5 +306,5 @@ def merged(model: Any) -> Any:
             if isinstance(layer, LoraLayer):
                 weight = layer.get_base_layer().weight
                 delta = sum(layer.get_delta_weight(name) for name in layer.active_adapters)
-                weight.data = (weight.data.float() + delta).to(weight.dtype)
+                weight.copy_(weight.float() + delta)
     return model.unload()
