@@ -183,8 +183,11 @@ def _render(template: ChatTemplate, cases: list[dict[str, Any]]) -> list[str]:
         )
     except subprocess.TimeoutExpired as error:
         raise InputError(f"{what} takes longer than {TIMEOUT_S:g} s; {way_out}.") from error
-    if done.returncode != 0:
+    if done.returncode < 0:
         raise InputError(f"{what} takes too much time or memory; {way_out}.")
+    if done.returncode > 0:
+        last = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
+        raise InputError(f"{what} cannot be rendered ({plain(last)[:200]}); {way_out}.")
     answers = json.loads(done.stdout)
     for answer in answers:
         if "error" in answer:
