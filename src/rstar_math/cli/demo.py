@@ -10,7 +10,13 @@ from rstar_math.cli.options import configure, run
 
 MODEL, SMALL = "qwen2.5-coder-1.5b", "trained"
 """The demo's model, and the one inside an installed package that takes its place offline."""
-_SEARCH = ("search.rollouts=4", "search.candidates=4", "search.in_flight=4", "model.concurrency=12")
+_SEARCH = (
+    "search.rollouts=3",
+    "search.candidates=4",
+    "search.in_flight=3",
+    "policy.answers=2",
+    "model.concurrency=12",
+)
 _SMALL_SEARCH = (
     "search.rollouts=8",
     "search.candidates=6",
