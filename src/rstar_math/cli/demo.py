@@ -14,8 +14,9 @@ _SEARCH = (
     "search.rollouts=3",
     "search.candidates=4",
     "search.in_flight=3",
-    "policy.answers=2",
-    "model.concurrency=12",
+    "policy.answers=1",
+    "model.concurrency=24",
+    "model.context_tokens=1024",
 )
 _SMALL_SEARCH = (
     "search.rollouts=8",
