@@ -11,11 +11,12 @@ from rstar_math.cli.options import configure, run
 MODEL, SMALL = "qwen2.5-coder-1.5b", "trained"
 """The demo's model, and the one inside an installed package that takes its place offline."""
 _SEARCH = (
-    "search.rollouts=3",
+    "search.rollouts=2",
     "search.candidates=4",
-    "search.in_flight=3",
+    "search.in_flight=2",
     "policy.answers=1",
-    "model.concurrency=24",
+    "policy.temperature=0.5",
+    "model.concurrency=16",
     "model.context_tokens=1024",
 )
 _SMALL_SEARCH = (
