@@ -48,9 +48,9 @@ def test_only_what_the_model_wrote_is_trained_on(policy: Path) -> None:
     text = tokenizer.decode(trained)
     assert tokenizer.decode(example["input_ids"]) == ROWS[5].prompt + ROWS[5].completion
     assert "Question" not in text
-    assert "<output>" not in text
-    assert "print(13)\n<code/>" in text
-    assert text.endswith("It is \\boxed{13}.<answer/>\n")
+    assert "```output" not in text
+    assert "print(13)\n```\n" in text
+    assert text.endswith("It is \\boxed{13}.")
 
 
 def test_the_sparse_loss_is_the_plain_one(policy: Path) -> None:
