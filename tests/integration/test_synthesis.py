@@ -261,7 +261,7 @@ def test_an_evolution_without_it_has_the_inputs_and_stages_it_had(tmp_path: Path
     }
     assert set(found["1/curate"][0]["curation"]) == {
         *("solutions", "per_source", "positives", "negatives", "alone", "margin", "edits"),
-        *("reworded", "completions", "descend", "final", "noise_paths", "noise_share"),
+        *("reworded", "completions", "descend", "final", "format", "noise_paths", "noise_share"),
     }
     assert "unreliable" not in found["1/curate"][1]
     told = run / "recipe.json"
