@@ -92,3 +92,28 @@ def test_a_hostile_template_in_a_gguf_file_does_not_reach_the_engine(
         == "completion"
     )
     assert time.monotonic() - started < 60
+
+
+@pytest.mark.parametrize(
+    ("content", "template"),
+    [
+        (b"[]", None),
+        (b'{"chat_template": [3, {"name": "default", "template": "x"}]}', "x"),
+        (b'{"chat_template": 3}', None),
+        (b"\xff", InputError),
+        (b"[" * 100_000, InputError),
+    ],
+)
+def test_a_damaged_tokenizer_configuration_is_no_traceback(
+    tmp_path: Path, content: bytes, template: str | type[InputError] | None
+) -> None:
+    (tmp_path / "tokenizer_config.json").write_bytes(content)
+    if template is InputError:
+        with pytest.raises(InputError, match="cannot be read"):
+            chat_template.template_of_tokenizer(tmp_path)
+        return
+    found = chat_template.template_of_tokenizer(tmp_path)
+    assert (found and found.source) == template
+    assert chat_template.template_of_gguf({"tokenizer.chat_template": 3}, "f") is None
+    odd = {"tokenizer.chat_template": "x", "tokenizer.ggml.tokens": 7}
+    assert chat_template.template_of_gguf(odd, "f") is not None

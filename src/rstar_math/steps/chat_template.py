@@ -68,18 +68,19 @@ class ChatFrame:
 
 def template_of_tokenizer(folder: Path) -> ChatTemplate | None:
     """The template of a checkpoint folder; None where it has none. Raises `InputError`."""
+    told, file = folder / "tokenizer_config.json", folder / "chat_template.jinja"
     try:
-        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        config = {}
-    except (OSError, ValueError) as error:
+        config = json.loads(told.read_text(encoding="utf-8")) if told.is_file() else {}
+        source = file.read_text(encoding="utf-8") if file.is_file() else None
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(
-            f"{folder}/tokenizer_config.json cannot be read ({error}); copy the checkpoint again."
+            f"The chat template in {folder} cannot be read ({error}); copy the checkpoint again."
         ) from error
-    file = folder / "chat_template.jinja"
-    source = file.read_text(encoding="utf-8") if file.is_file() else config.get("chat_template")
+    config = config if isinstance(config, dict) else {}
+    source = config.get("chat_template") if source is None else source
     if isinstance(source, list):
-        named = {entry.get("name"): entry.get("template") for entry in source}
+        entries = [entry for entry in source if isinstance(entry, dict)]
+        named = {str(entry.get("name")): entry.get("template") for entry in entries}
         source = named.get("default")
     if not isinstance(source, str) or not source:
         return None
@@ -93,7 +94,8 @@ def template_of_gguf(facts: Mapping[str, Any], where: str) -> ChatTemplate | Non
     source = facts.get("tokenizer.chat_template")
     if not isinstance(source, str) or not source:
         return None
-    tokens = facts.get("tokenizer.ggml.tokens") or []
+    tokens = facts.get("tokenizer.ggml.tokens")
+    tokens = tokens if isinstance(tokens, list) else []
 
     def token(key: str) -> str:
         index = facts.get(f"tokenizer.ggml.{key}_token_id")
