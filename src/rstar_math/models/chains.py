@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from rstar_math.config import ActionsConfig, MutualConfig
 from rstar_math.grading.extract import extract_answer
-from rstar_math.meter import charge
+from rstar_math.models.policy import charge_lost
 from rstar_math.protocols import Completer
 from rstar_math.steps.actions import (
     ANSWER_STOPS,
@@ -15,7 +15,7 @@ from rstar_math.steps.actions import (
     read_answer,
 )
 from rstar_math.steps.rendering import Conversation
-from rstar_math.types import Cost, Question, Step
+from rstar_math.types import Question, Step
 
 _OPEN_STOPS = ("\nQuestion:",)
 """Stop strings without examples: nothing taught the model to write a solution without an empty
@@ -70,8 +70,7 @@ class ChainPolicy:
             step = read_answer(c.text, kind="A2", finished=c.finished, stops=stop).step
             if step is not None:
                 steps.append(replace(step, reasoning=c.reasoning))
-        cut = sum(not c.finished for c in completions)
-        charge(Cost(truncated=cut, malformed=len(completions) - len(steps) - cut))
+        charge_lost(completions, len(completions) - len(steps))
         return steps
 
     def _request(self, question: Question) -> tuple[str, tuple[str, ...]]:
@@ -126,6 +125,5 @@ class CompletingPeer:
             if answer is None and c.finished and not said_before:
                 answer = extract_answer(begun.rstrip() + c.text)
             found.append(answer)
-        cut = sum(not c.finished for c in completions)
-        charge(Cost(truncated=cut, malformed=found.count(None) - cut))
+        charge_lost(completions, found.count(None))
         return found

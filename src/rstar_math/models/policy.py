@@ -43,7 +43,7 @@ class StepPolicy:
         for c in completions:
             step = read(prefix, c.text, finished=c.finished, stop=c.stop).step
             samples.append(None if step is None else _with_reasoning(step, c))
-        _charge_lost(completions, samples.count(None))
+        charge_lost(completions, samples.count(None))
         return [step for step in samples if step is not None]
 
     async def propose_blocks(
@@ -60,7 +60,7 @@ class StepPolicy:
             steps, _ = read(prefix, c.text, finished=c.finished, stop=c.stop)
             if steps:
                 blocks.append([_with_reasoning(steps[0], c), *steps[1:]])
-        _charge_lost(completions, len(completions) - len(blocks))
+        charge_lost(completions, len(completions) - len(blocks))
         return blocks
 
     async def _sample(
@@ -120,7 +120,7 @@ def _with_reasoning(step: Step, completion: Completion) -> Step:
     return replace(step, reasoning=completion.reasoning.strip())
 
 
-def _charge_lost(completions: Sequence[Completion], lost: int) -> None:
+def charge_lost(completions: Sequence[Completion], lost: int) -> None:
     """Count samples that were cut off, and those in which no step was found."""
     cut = sum(not completion.finished for completion in completions)
     charge(Cost(truncated=cut, malformed=max(0, lost - cut)))

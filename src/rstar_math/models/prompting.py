@@ -85,7 +85,6 @@ def renderer_for(config: PolicyConfig, known: Prompting = NOTHING_KNOWN) -> Rend
     """The renderer of a policy's prompts. Raises `ConfigError` where chat is asked for and the
     model has none, and for a prompt set that cannot be read."""
     trained = known.trained
-    mode = config.mode if config.mode != "auto" else trained.get("mode", "auto")
     prompt = config.prompt
     if prompt == "auto" and trained:
         prompt = trained.get("prompt", "auto")
@@ -95,7 +94,7 @@ def renderer_for(config: PolicyConfig, known: Prompting = NOTHING_KNOWN) -> Rend
     return make_renderer(
         prompt=prompt,
         step_format=step_format,
-        mode=_mode(mode, known),
+        mode=_mode(config, known),
         template=known.template,
         thinking=config.thinking_tokens > 0,
     )
@@ -116,15 +115,17 @@ def scorer_renderer(known: Prompting) -> Renderer:
 
 def conversation_for(config: PolicyConfig, known: Prompting = NOTHING_KNOWN) -> Conversation | None:
     """How a model is sent messages; None where it is asked in plain text. Raises `ConfigError`."""
-    mode = _mode(config.mode if config.mode != "auto" else known.trained.get("mode", "auto"), known)
+    mode = _mode(config, known)
     if mode == "completion":
         return None
     template = known.template if mode == "template" else None
     return Conversation(mode, template, config.thinking_tokens > 0)
 
 
-def _mode(asked: str, known: Prompting) -> Mode:
-    """How prompts are sent."""
+def _mode(config: PolicyConfig, known: Prompting) -> Mode:
+    """How prompts are sent: as the configuration says, else as in training, else by what the model
+    and its server can do."""
+    asked = config.mode if config.mode != "auto" else known.trained.get("mode", "auto")
     if asked == "completion":
         return "completion"
     if known.template is not None:
