@@ -14,6 +14,8 @@ from rstar_math.config.servers import VLLM, ServersConfig
 
 LOCAL, TRAINED = "local", "trained"
 """The addresses of the embedded model, as it was published and after training."""
+Duplicates = Literal["text", "program"]
+"""When two samples count as the same step."""
 HF = "hf:"
 """What the address of a checkpoint begins with that transformers runs in this process."""
 _SAME = {"smollm2-135m": LOCAL}
@@ -136,6 +138,9 @@ class SearchConfig(Section):
     it is this sure by the votes so far; by default never."""
     candidates: int = Field(8, ge=1)
     """Next steps sampled at a node, K (paper: 8; bootstrap round 5, test time 32)."""
+    duplicates: Duplicates = "text"
+    """Which samples at a node become one child: those with equal text, or those whose code is equal
+    up to comments and blank space ("program"; without code, those that state the same answer)."""
     depth: int = Field(16, ge=1)
     """Most steps of a path (paper: 16)."""
     c: float = Field(2.0, ge=0)

@@ -105,7 +105,7 @@ async def fly(journal: Journal, recipe: Recipe, watch: Watch) -> Pilot:
         watch.begin("0/pilot", "a few greedy answers", 2 * len(problems), 0)
         await _timed(solver, problems, _GREEDY, watch)  # the first ones wait for all to be loaded
         whole = await _timed(solver, problems, _GREEDY, watch)
-        strategy = Strategy("mcts", min(ROLLOUTS, one.rollouts))
+        strategy = Strategy(one.strategy, min(ROLLOUTS, one.rollouts))
         watch.begin("0/pilot", "a short search", len(problems), 0)
         search = await _timed(solver, problems, strategy, watch)
     rollout = search.times(1 / (strategy.n or 1))

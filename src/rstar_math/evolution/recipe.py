@@ -38,7 +38,7 @@ from rstar_math.training.settings import PolicyTraining, PreferenceTraining, Pro
 _OVERRULED = {
     "search.rollouts": "say rounds.N.rollouts, or evaluation.rollouts for what is measured",
     "search.candidates": "say rounds.N.candidates, or evaluation.candidates for what is measured",
-    "search.strategy": "searches of rounds are mcts; evaluation.system says what is measured",
+    "search.strategy": "say rounds.N.strategy; evaluation.system says what is measured",
 }
 """Options of a solver that the stages set themselves, and what to say instead."""
 
@@ -88,6 +88,11 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _orderly(self) -> Self:
         for number, one in enumerate(self.rounds, 1):
+            if one.strategy == "sc" and one.runs > 1:
+                raise ValueError(
+                    f'rounds.{number}.runs = {one.runs} has no effect with strategy = "sc"; raise '
+                    f"rounds.{number}.rollouts instead"
+                )
             searching = one.more or one.model or one.steps or one.sources
             if one.data == "annotated" and (number > 1 or searching):
                 raise ValueError(

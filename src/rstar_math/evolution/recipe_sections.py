@@ -43,6 +43,10 @@ class RoundSection(Section):
     sources: tuple[str, ...] = ()
     """Search only problems of sources with one of these in their names, as "gsm8k" is in
     "openai/gsm8k:main@train". By default all are searched."""
+    strategy: Literal["mcts", "sc"] = "mcts"
+    """How problems are searched: by a tree search (paper), or by `rollouts` independent solutions
+    that share the nodes of their equal first steps. Samples cost a fraction of a tree search and
+    suit a first round; their Q values rest on fewer paths."""
     rollouts: int = Field(16, ge=1)
     """Rollouts of a problem (paper: 16; first round 8)."""
     runs: int = Field(1, ge=1)

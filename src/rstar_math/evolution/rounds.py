@@ -105,20 +105,21 @@ async def _searches(shop: Workshop, number: int, pair: Pair) -> dict[Path, str]:
     problems = gathering.to_learn_from(shop.journal, number, recipe)
     seed = derive(shop.recipe.search.seed, "round", number)
     problems = drawn(problems, recipe.problems, seed)
-    strategy = Strategy("mcts", recipe.rollouts, recipe.runs if recipe.runs > 1 else None)
+    runs = recipe.runs if recipe.runs > 1 else None
+    strategy = Strategy(recipe.strategy, recipe.rollouts, runs)
     path, left = shop.journal.path(f"round-{number}", "search.rstar"), problems
     facts = await _guided(shop, f"{number}/search", (problems, strategy), pair)
-    runs = {path: str(facts["digest"])}
+    found = {path: str(facts["digest"])}
     for turn, rollouts in enumerate(recipe.more, 1):
         solved = searching.solved_in(path)
         left = [problem for problem in left if not solved[problem.id]]
         if not left:
             break
-        asked = (left, Strategy("mcts", rollouts))
+        asked = (left, Strategy(recipe.strategy, rollouts))
         facts = await _guided(shop, f"{number}/more-{turn}", asked, pair, facts)
         path = shop.journal.path(f"round-{number}", f"more-{turn}.rstar")
-        runs[path] = str(facts["digest"])
-    return runs
+        found[path] = str(facts["digest"])
+    return found
 
 
 async def _guided(

@@ -73,7 +73,8 @@ def _wanted(at: int, config: SearchConfig, width: int) -> int:
 async def _expand(tree: Tree, at: int, parts: Parts, config: SearchConfig, k: int) -> Expansion:
     """Up to k next steps of a node."""
     seed = derive(config.seed, tree.question.id, at)
-    return await expansion(tree.question, tree.prefix(at), parts, k, seed)
+    prefix, duplicates = tree.prefix(at), config.duplicates
+    return await expansion(tree.question, prefix, parts, k, seed, duplicates=duplicates)
 
 
 def _score(tree: Tree, index: int) -> float:

@@ -4,14 +4,14 @@
 changes the tree at once, without an `await`. So a tree is valid at every moment.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rstar_math.config import SearchConfig
+from rstar_math.config import Duplicates, SearchConfig
 from rstar_math.errors import ContextExceeded, ModelError, RequestFailed
 from rstar_math.meter import metering
 from rstar_math.protocols import Executor, Policy, Scorer, Verifier
+from rstar_math.search.programs import step_key
 from rstar_math.search.running import executed
 from rstar_math.search.tree import Node, Tree
 from rstar_math.tasks import together
@@ -59,23 +59,42 @@ class Expansion:
 
 
 async def expansion(
-    question: Question, prefix: tuple[Step, ...], parts: Parts, k: int, seed: int
+    question: Question,
+    prefix: tuple[Step, ...],
+    parts: Parts,
+    k: int,
+    seed: int,
+    *,
+    duplicates: Duplicates = "text",
 ) -> Expansion:
-    """Ask for up to `k` next steps in one request, drop repeated ones, run their code, score and
-    judge them. Raises `ModelError` where the policy or the scorer cannot be asked at all."""
+    """Ask for up to `k` next steps in one request, merge equal ones (`search.duplicates`), run
+    their code, score and judge them. Raises `ModelError` where the policy or the scorer cannot be
+    asked at all."""
     guided = parts.verifier is not None
     with metering() as cost:
         try:
             samples = await parts.policy.propose(question, prefix, k, seed=seed)
         except tuple(GIVEN_UP) as error:
             return Expansion((), GIVEN_UP[type(error)], cost, guided)
-        counts = Counter(samples)
-        steps = await together(executed(parts.executor, prefix, step) for step in counts)
+        unique = merge_equal(samples, duplicates)
+        steps = await together(executed(parts.executor, prefix, step) for step, _ in unique)
         scores = await scored(question, parts.scorer, [(*prefix, step) for step in steps])
-        verdicts = await together(_judged(parts.verifier, step) for step in steps)
-    rows = zip(steps, counts.values(), scores, verdicts, strict=True)
+        verdicts = await together(judged(parts.verifier, step) for step in steps)
+    counts = [count for _, count in unique]
+    rows = zip(steps, counts, scores, verdicts, strict=True)
     candidates = tuple(Candidate(*row) for row in rows)
     return Expansion(candidates, None if candidates else "no next step", cost, guided)
+
+
+def merge_equal(samples: Sequence[Step], duplicates: Duplicates) -> list[tuple[Step, int]]:
+    """The samples that differ, the first of each kind, and how many there were of it."""
+    counts: dict[object, int] = {}
+    first: dict[object, Step] = {}
+    for step in samples:
+        key = step_key(step) if duplicates == "program" else step
+        counts[key] = counts.get(key, 0) + 1
+        first.setdefault(key, step)
+    return [(step, counts[key]) for key, step in first.items()]
 
 
 def attach(tree: Tree, index: int, found: Expansion, config: SearchConfig) -> list[int]:
@@ -112,7 +131,7 @@ async def scored(
     return scores
 
 
-async def _judged(verifier: Verifier | None, step: Step) -> Verdict | None:
+async def judged(verifier: Verifier | None, step: Step) -> Verdict | None:
     """The verifier's word on the answer that a step states, if both are there."""
     if verifier is None or step.answer is None:
         return None

@@ -165,7 +165,8 @@ class _Search:
         """The expansion of a node to k steps; its seed depends on the tree alone."""
         question = self.tree.question
         seed = derive(self.config.seed, question.id, index)
-        return expansion(question, self.tree.prefix(index), self.parts, k, seed)
+        prefix, duplicates = self.tree.prefix(index), self.config.duplicates
+        return expansion(question, prefix, self.parts, k, seed, duplicates=duplicates)
 
     def finish(self, walk: _Walk) -> None:
         """Count a walk where it went, also where it came to nothing that has a value."""

@@ -8,13 +8,14 @@ from math import inf
 from rstar_math.config import SearchConfig
 from rstar_math.meter import metering
 from rstar_math.protocols import BlockPolicy
-from rstar_math.search.expansion import GIVEN_UP, Parts, scored
+from rstar_math.search.expansion import GIVEN_UP, Parts, end_value, judged, scored
+from rstar_math.search.programs import step_key
 from rstar_math.search.running import executed
 from rstar_math.search.stopping import MOST_EMPTY, Enough, on_the_bill_of, spare, spent_tokens
 from rstar_math.search.tree import ROOT, Tree
 from rstar_math.seeding import derive
 from rstar_math.tasks import together
-from rstar_math.types import Cost, Question, Step
+from rstar_math.types import Cost, Question, Step, Verdict
 
 
 async def sample_chains(
@@ -30,6 +31,10 @@ async def sample_chains(
     self-consistency (Wang et al., arXiv:2203.11171), the best by score best-of-N. Chains that were
     finished before an error are kept. The tree is closed: there is nothing in it for `grow` to go
     on with.
+
+    With a verifier, for training data, each answer is judged and its value (+1 right, -1 wrong) is
+    backed up, and chains share the nodes of their equal first steps (`step_key`): a node's Q is
+    then the mean value of the chains that begin with it.
     """
     started, tokens, empty, before = 0, 0, 0, tree.runs
     tree.nodes[ROOT].expanded = tree.nodes[ROOT].closed = True
@@ -82,7 +87,7 @@ async def _sample_block(
             await together(chain(at, first) for at, first in enumerate(firsts))
         finally:
             ends = [
-                _graft(tree, whole, start + at)
+                _add_chain(tree, whole, start + at, config, guided=parts.verifier is not None)
                 for at, whole in enumerate(ended)
                 if whole is not None
             ]
@@ -108,6 +113,7 @@ class _Chain:
 
     steps: list[Step]
     failure: str | None
+    verdict: Verdict | None = None
 
 
 async def _follow(how: _How, first: Sequence[Step], seed: int) -> _Chain:
@@ -118,7 +124,7 @@ async def _follow(how: _How, first: Sequence[Step], seed: int) -> _Chain:
         for step in block:
             steps.append(await executed(how.parts.executor, steps, step))
             if step.answer is not None:
-                return _Chain(steps, None)
+                return _Chain(steps, None, await judged(how.parts.verifier, steps[-1]))
             failure = _end(steps[-1], len(steps), how.depth)
             if failure is not None:
                 return _Chain(steps, failure)
@@ -129,18 +135,37 @@ async def _follow(how: _How, first: Sequence[Step], seed: int) -> _Chain:
         block = following[0]
 
 
-def _graft(tree: Tree, chain: _Chain, run: int) -> int:
-    """Put a chain below the root; its last node."""
+def _add_chain(tree: Tree, chain: _Chain, run: int, config: SearchConfig, *, guided: bool) -> int:
+    """Put a chain below the root, if `guided` along the nodes of equal steps; its last node."""
     index = ROOT
     for step in chain.steps:
+        last = step is chain.steps[-1]
+        same = _equal_child(tree, index, step, last=last) if guided else None
+        if same is not None:
+            index = same
+            tree.nodes[index].copies += 1
+            continue
         index = tree.add(index, step)
         node = tree.nodes[index]
         node.run = run
         node.closed = True
-        node.expanded = step is not chain.steps[-1]
-    tree.nodes[index].failure = chain.failure
+        node.expanded = not last
+    end = tree.nodes[index]
+    end.failure, end.verdict = chain.failure, chain.verdict
     tree.rollouts += 1
+    if guided and end.answered and (value := end_value(end, guided=True)) is not None:
+        tree.backup(index, value, config.discount)
     return index
+
+
+def _equal_child(tree: Tree, parent: int, step: Step, *, last: bool) -> int | None:
+    """A child that computes the same as a step, and is an end if that is one."""
+    key = step_key(step)
+    for child in tree.nodes[parent].children:
+        node = tree.nodes[child]
+        if node.expanded != last and node.step is not None and step_key(node.step) == key:
+            return child
+    return None
 
 
 def _end(step: Step, at: int, depth: int) -> str | None:

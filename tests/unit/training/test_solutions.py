@@ -8,9 +8,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rstar_math.search import Tree
+from rstar_math.search.programs import normalized_program
 from rstar_math.training.curation import CurationConfig, KeptSolution
 from rstar_math.training.curation.ledger import Ledger
-from rstar_math.training.curation.likeness import edit_distance, program_form
+from rstar_math.training.curation.likeness import edit_distance
 from rstar_math.training.curation.solutions import best_solutions, within_sources
 from rstar_math.types import Step
 from tests.unit.training.trees import Spec, grown, names, shuffled, specs
@@ -112,7 +113,7 @@ def test_what_holds_for_all_solutions(both: tuple[Spec, Spec]) -> None:
 
 
 def form(*codes: str) -> str:
-    return program_form([Step(prose="# words\n", code=code) for code in codes])
+    return normalized_program([Step(prose="# words\n", code=code) for code in codes])
 
 
 @pytest.mark.parametrize(
@@ -147,8 +148,8 @@ def test_programs_that_differ(one: list[str], other: list[str]) -> None:
 
 def test_solutions_without_code_count_by_their_words() -> None:
     said = [Step(prose="It  is 7.\n", kind="answer"), Step(prose="It is 8.\n", kind="answer")]
-    assert program_form(said[:1]) == "It is 7."
-    assert program_form(said[:1]) != program_form(said[1:])
+    assert normalized_program(said[:1]) == "It is 7."
+    assert normalized_program(said[:1]) != normalized_program(said[1:])
 
 
 @pytest.mark.parametrize(

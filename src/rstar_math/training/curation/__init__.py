@@ -1,7 +1,7 @@
 """Curation: pure functions from trees to training data.
 
 ledger     one pass over a tree: the judged ends below each node, what each path is worth
-likeness   when two programs count as one
+likeness   how far apart two texts are
 solutions  right solutions to imitate
 pairs      preference pairs of steps and of whole solutions
 labels     outcomes, values, step labels

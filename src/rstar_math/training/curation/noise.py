@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from rstar_math.protocols import Grouper
+from rstar_math.search.programs import normalized_program
 from rstar_math.training.curation.ledger import Ledger
-from rstar_math.training.curation.likeness import program_form
 from rstar_math.training.curation.records import Suspect
 from rstar_math.training.curation.settings import CurationConfig
 from rstar_math.types import Problem
@@ -27,7 +27,7 @@ async def suspect(
     for ledger in ledgers:
         for end in ledger.wrong_ends:
             steps = end.steps
-            answers.setdefault(program_form(steps), steps[-1].answer or "")
+            answers.setdefault(normalized_program(steps), steps[-1].answer or "")
     if len(answers) < config.noise_paths:
         return None
     given = list(answers.values())

@@ -3,9 +3,10 @@ arXiv:2501.04519, section 3.3)."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from rstar_math.search.programs import normalized_program
 from rstar_math.search.tree import ROOT
 from rstar_math.training.curation.ledger import End, Ledger, best_first, worst_first
-from rstar_math.training.curation.likeness import edit_distance, program_form
+from rstar_math.training.curation.likeness import edit_distance
 from rstar_math.training.curation.records import KeptPair, Spot, count
 from rstar_math.training.curation.settings import CurationConfig
 from rstar_math.types import Step, StepPair
@@ -122,7 +123,7 @@ def _rules(ledger: Ledger, config: CurationConfig) -> Rejects:
 
 def _same_program(ledger: Ledger, one: int, other: int) -> bool:
     steps = _step(ledger, one), _step(ledger, other)
-    forms = {program_form([step]) for step in steps if step.code.strip()}
+    forms = {normalized_program([step]) for step in steps if step.code.strip()}
     return all(step.code.strip() for step in steps) and len(forms) == 1
 
 

@@ -3,9 +3,9 @@ section 3.2)."""
 
 from collections.abc import Sequence
 
+from rstar_math.search.programs import normalized_program
 from rstar_math.seeding import derive
 from rstar_math.training.curation.ledger import Ledger, best_first
-from rstar_math.training.curation.likeness import program_form
 from rstar_math.training.curation.records import KeptSolution, count
 from rstar_math.training.curation.settings import CurationConfig
 
@@ -32,7 +32,7 @@ def best_solutions(
         if len(kept) == config.solutions:
             break
         seen += 1
-        form = program_form(end.steps)
+        form = normalized_program(end.steps)
         if form in forms:
             count(counts, "same program as a better one")
             continue
