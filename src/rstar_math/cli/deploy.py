@@ -24,7 +24,10 @@ def deploy(
     out: Annotated[
         Path,
         typer.Option(
-            "--out", "-o", metavar="PATH", help="The .gguf file, or with --format peft the folder."
+            "--out",
+            "-o",
+            metavar="PATH",
+            help="The .gguf file, or with --format peft or int8 the folder.",
         ),
     ],
     kind: Annotated[
@@ -39,11 +42,11 @@ def deploy(
         typer.Option("--adapter", help="Write only the LoRA adapter, for the model it came from."),
     ] = False,
     form: Annotated[
-        Literal["gguf", "peft"],
+        Literal["gguf", "peft", "int8"],
         typer.Option(
             "--format",
             help="gguf: a file for llama.cpp. peft: with --adapter, a folder for vLLM's "
-            "--lora-modules.",
+            "--lora-modules. int8: a checkpoint folder with 8-bit weights for vllm serve.",
         ),
     ] = "gguf",
     base: Base = None,
@@ -66,6 +69,10 @@ def deploy(
         if kind is not None or base is not None:
             raise ConfigError("--kind and --base are for .gguf files; leave them out.")
         return _deploy_peft(checkpoint, out, as_json)
+    if form == "int8":
+        if adapter or kind is not None or base is not None:
+            raise ConfigError("--adapter, --kind and --base do not go with --format int8.")
+        return _deploy_int8(checkpoint, out, as_json)
     if out.suffix != ".gguf":
         raise ConfigError(f"--out {out} does not end in .gguf; rename it.")
     if base is not None and not adapter:
@@ -96,6 +103,18 @@ def _write(
     else:
         write_gguf(checkpoint, out, kind=kind or "q8_0")
     return None
+
+
+def _deploy_int8(checkpoint: Path, out: Path, as_json: bool) -> None:
+    """Write a checkpoint with 8-bit weights, and say how it is served."""
+    from rstar_math.models.int8_checkpoints import write_int8
+
+    write_int8(checkpoint, out)
+    size = sum(file.stat().st_size for file in out.iterdir())
+    if as_json:
+        print_json({"out": str(out), "kind": "policy", "format": "int8", "bytes": size})
+        return
+    typer.echo(f"Written to {out} ({size / 1e6:.1f} MB); serve it with vllm serve {out}.")
 
 
 def _deploy_peft(checkpoint: Path, out: Path, as_json: bool) -> None:

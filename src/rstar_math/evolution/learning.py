@@ -146,9 +146,20 @@ def train_round_ppm(
 
 def deployed(recipe: Recipe, folder: Path) -> str:
     """The address of a policy for a solver; for llama.cpp its .gguf file, written if need be."""
+    if recipe.int8:
+        return f"{VLLM}{_int8(folder, folder.with_name(f'{folder.name}-int8'))}"
     if recipe.engine != "llama.cpp":
         return f"{_PREFIX[recipe.engine]}{folder}"
     return _written(folder, folder.with_suffix(".gguf"))
+
+
+def _int8(folder: Path, out: Path) -> Path:
+    """A checkpoint with 8-bit weights, written if it is not there."""
+    from rstar_math.models.int8_checkpoints import write_int8
+
+    if not is_whole(out):
+        write_int8(folder, out)
+    return out
 
 
 def _written(folder: Path, file: Path) -> str:
@@ -195,7 +206,9 @@ def base_address(journal: Journal, recipe: Recipe) -> str:
         return TRAINED
     base = base_of(journal, recipe)
     if recipe.engine == "vllm" and (base == LOCAL or base.endswith(".gguf")):
-        return f"{VLLM}{_unpacked(journal, base)}"
+        base = str(_unpacked(journal, base))
+    if recipe.int8:
+        return f"{VLLM}{_int8(Path(base), journal.path('base-int8'))}"
     if recipe.engine != "llama.cpp":
         return f"{_PREFIX[recipe.engine]}{base}"
     if base == LOCAL or base.endswith(".gguf"):

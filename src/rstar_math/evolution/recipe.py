@@ -55,6 +55,9 @@ class Recipe(Section):
     """What runs trained policies: llama.cpp on a .gguf file in this process, transformers in
     this process (a GPU if there is one; repeats to the byte), or vLLM servers that are started and
     ended as they are needed (section `servers`)."""
+    int8: bool = False
+    """Whether vLLM runs policies with 8-bit weights and activations (W8A8): on a CPU with AVX-512
+    about 2.7 times as fast as in bfloat16. Policies are trained in full precision all the same."""
     first: bool = True
     """Whether the untrained base is measured too, with policy.prompt."""
     launch: tuple[str, ...] = ()
@@ -99,6 +102,8 @@ class Recipe(Section):
                     'only the first round may have data = "annotated", and without model, more, '
                     "steps and sources"
                 )
+        if self.int8 and self.engine != "vllm":
+            raise ValueError(f"int8 is for engine = vllm, and engine is {self.engine}; change one")
         if self.model.url != LOCAL:
             raise ValueError(
                 "model.url is the policy of the round; name the first model in base, or a strong "
