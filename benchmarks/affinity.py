@@ -19,11 +19,11 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import Any
 
-from rstar_math.models import replicas
-from rstar_math.models.replicas import Replica, Replicas
+from rstar_math.llm import balancing
+from rstar_math.llm.balancing import Replica, Replicas
 from rstar_math.seeding import derive
 from rstar_math.testing import Batching, PromptCache
-from rstar_math.testing.batching import Slots
+from rstar_math.testing.fake_server import Slots
 
 EXAMPLES = " ".join(f"example{at}" for at in range(160))
 DEPTH, WIDTH, SAMPLES, MOST = 8, 2, 4, 48
@@ -100,12 +100,12 @@ def measure(spread: float | None, servers: int, trees: int, blocks: int) -> dict
     slots = {one: Slots(batching) for one in chooser.all}
     caches = {one: PromptCache(blocks=blocks) for one in chooser.all}
     world = World(chooser, slots, caches)
-    before = replicas.SPREAD
-    replicas.SPREAD = before if spread is None else spread
+    before = balancing.SPREAD
+    balancing.SPREAD = before if spread is None else spread
     try:
         world.run(iter(range(trees)), min(trees, IN_FLIGHT * servers))
     finally:
-        replicas.SPREAD = before
+        balancing.SPREAD = before
     queried = sum(cache.queried for cache in caches.values())
     return {
         "cache_hit_rate": round(sum(cache.found for cache in caches.values()) / queried, 3),

@@ -24,8 +24,8 @@ import time
 
 from rstar_math.config import Config, load_config
 from rstar_math.problems.sources import read_sources
-from rstar_math.search.strategy import Strategy, parse_strategies
-from rstar_math.solver import Solver
+from rstar_math.search.strategies import Strategy, parse_strategies
+from rstar_math.solver.solver import Solver
 from rstar_math.types import Cost, Problem
 
 _MACHINE = [

@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rstar_math.evolution.store import RunStore
+from rstar_math.runs.store import RunStore
 from rstar_math.search import ROOT, Choice, Tree
 from rstar_math.training.curation import ALL_DATA, Curated, CurationConfig, Data, Searched, curate
 from rstar_math.types import Execution, ExecutionStatus, Problem, Question, Step, Verdict

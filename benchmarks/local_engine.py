@@ -30,14 +30,13 @@ from hashlib import blake2b
 from typing import Any
 
 from rstar_math.config import Config, load_config
-from rstar_math.meter import metering
-from rstar_math.models import connect
-from rstar_math.models.connect import Connection
-from rstar_math.models.local import LocalModel
+from rstar_math.costs import metering
+from rstar_math.llm.connect import Connection, connect
+from rstar_math.llm.local import LocalModel
+from rstar_math.prompts import GRAMMAR, few_shot_prompt
 from rstar_math.protocols import Completion
-from rstar_math.search.strategy import parse_strategies
-from rstar_math.solver import Solver
-from rstar_math.steps import GRAMMAR, few_shot_prompt
+from rstar_math.search.strategies import parse_strategies
+from rstar_math.solver.solver import Solver
 from rstar_math.types import Cost, Problem, Question
 
 SAMPLES = 8

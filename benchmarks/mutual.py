@@ -29,8 +29,8 @@ from typing import Any
 
 from rstar_math.config import Config, load_config
 from rstar_math.search import to_record
-from rstar_math.search.strategy import Strategy
-from rstar_math.solver import Solution, Solver
+from rstar_math.search.strategies import Strategy
+from rstar_math.solver.solver import Solution, Solver
 from rstar_math.testing import Batching, Talker, serving, sum_problem
 from rstar_math.types import Cost
 

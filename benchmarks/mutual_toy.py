@@ -28,7 +28,7 @@ from rstar_math.config import MutualConfig, SearchConfig
 from rstar_math.evaluation.metrics import wilson
 from rstar_math.search import Parts, Tree, ballots, examine, mutual_choice, paths, sample_chains
 from rstar_math.testing import ToyPeers, toy_units
-from rstar_math.testing.toysteps import ToyExecutor
+from rstar_math.testing.toy_world import ToyExecutor
 from rstar_math.types import Problem
 
 N = 9

@@ -22,14 +22,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rstar_math.meter import metering
-from rstar_math.models.engine import EngineSettings, engine_client, start
-from rstar_math.models.gguf_files import write_gguf
-from rstar_math.models.preference import PreferenceModel
-from rstar_math.models.readers import EmbeddingReader
-from rstar_math.models.served_preference import OpenScorer, ServedPreference
-from rstar_math.models.value_head import ValueHead
-from rstar_math.training.texts import prompt_text, solution_text
+from rstar_math.checkpoints.gguf_export import write_gguf
+from rstar_math.checkpoints.value_heads import ValueHead
+from rstar_math.costs import metering
+from rstar_math.llm.local import EngineSettings, engine_client, start
+from rstar_math.ppm.remote import EmbeddingReader, OpenScorer, ServedPreference
+from rstar_math.ppm.scorer import PreferenceModel
+from rstar_math.prompts.templates import prompt_text, solution_text
 from rstar_math.types import Question, Step
 
 LAYERS, CHILDREN = 5, 6
@@ -90,7 +89,7 @@ def apart(model: Any, tokenizer: Any, nodes: Sequence[Node]) -> tuple[list[float
     """Values of some nodes, each run from its beginning, and seconds a node."""
     import torch
 
-    from rstar_math.models.heads import squash
+    from rstar_math.models.loading import squash
 
     values, started = [], time.perf_counter()
     for asked, steps in nodes:
@@ -105,8 +104,8 @@ def measure(base: str, problems: int, plain: int) -> dict[str, float]:
     """All figures."""
     import torch
 
-    from rstar_math.models.heads import backbone_of, load_scored
-    from rstar_math.training.process import keep_memory
+    from rstar_math.models.loading import backbone_of, load_scored
+    from rstar_math.training.trainer import keep_memory
 
     keep_memory()
     model, tokenizer = load_scored(base, fresh=True)

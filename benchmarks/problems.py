@@ -17,8 +17,7 @@ import random
 import time
 from dataclasses import replace
 
-from rstar_math.problems.decontamination import Evaluations, decontaminate
-from rstar_math.problems.duplicates import deduplicate
+from rstar_math.problems.filtering import Evaluations, decontaminate, deduplicate
 from rstar_math.types import Problem, Question
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"

@@ -15,9 +15,9 @@ from typing import Any
 
 import httpx
 
-from rstar_math.models.engine import EngineSettings, start
-from rstar_math.models.weights import weights_file
-from rstar_math.steps.prompts import few_shot_prompt
+from rstar_math.llm.local import EngineSettings, start
+from rstar_math.models.embedded import weights_file
+from rstar_math.prompts.templates import few_shot_prompt
 from rstar_math.types import Question
 
 TOKENS = 24

@@ -27,7 +27,7 @@ from collections.abc import Callable, Sequence
 from multiprocessing import get_context
 
 from rstar_math.config import SandboxConfig
-from rstar_math.sandbox import Sandbox, launch
+from rstar_math.sandbox import Sandbox, processes
 from rstar_math.types import Step
 
 SNIPPETS = {
@@ -173,7 +173,7 @@ def pool_rate(code: str, seconds: float) -> float:
 def fresh_rate(code: str, seconds: float) -> float:
     """Snippets a second, each in an interpreter of its own."""
     command = [sys.executable, "-c", code]
-    environment = launch.environment()
+    environment = processes.environment()
 
     def once() -> None:
         subprocess.run(command, check=True, capture_output=True, env=environment)

@@ -50,9 +50,10 @@ from saturation_lockstep import LockStep
 from saturation_world import MOST_TOKENS, Report, Server, TimedExecutor, TimedScorer, Times, server
 
 from rstar_math.config import ModelConfig, PolicyConfig, SearchConfig
-from rstar_math.models import StepPolicy, connect
+from rstar_math.llm.connect import connect
+from rstar_math.policies.completions import StepPolicy
 from rstar_math.search import Tree, grow, to_record
-from rstar_math.testing.batching import utilisation
+from rstar_math.testing.fake_server import utilisation
 from rstar_math.types import Question
 
 SLOW = 0.01

@@ -44,21 +44,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rstar_math.cluster import searching
-from rstar_math.cluster.capacity import habits_of, load_of
-from rstar_math.cluster.dispatch import Dispatch
-from rstar_math.cluster.simulation import simulate
-from rstar_math.cluster.timeline import Engine, Load, Machines
 from rstar_math.config import Config, load_config
+from rstar_math.distributed import searching
+from rstar_math.distributed.dispatch import Dispatch
 from rstar_math.evaluation.metrics import summarise
-from rstar_math.evolution.fill import Here, conditions, fill
-from rstar_math.evolution.packing import Packed, packed
-from rstar_math.evolution.shards import merge
-from rstar_math.evolution.store import RunStore
+from rstar_math.evolution.capacity import habits_of, load_of
+from rstar_math.evolution.simulation import Engine, Load, Machines, simulate
+from rstar_math.runs.execute import fill
+from rstar_math.runs.merging import merge
+from rstar_math.runs.results import Packed, conditions, packed
+from rstar_math.runs.store import RunStore
 from rstar_math.search import Choice, Tree
-from rstar_math.search.strategy import Strategy
+from rstar_math.search.strategies import Strategy
 from rstar_math.seeding import derive
-from rstar_math.solver import Solver
+from rstar_math.solver.solver import Here, Solver
 from rstar_math.testing import serving
 from rstar_math.types import Execution, ExecutionStatus, Problem, Question, Step, Verdict
 

@@ -52,7 +52,7 @@ from serve_world import (
     served,
 )
 
-from rstar_math.steps import GRAMMAR, few_shot_prompt
+from rstar_math.prompts import GRAMMAR, few_shot_prompt
 from rstar_math.types import Question
 
 Chat = Callable[[Client, int], Awaitable[tuple[bool, float]]]

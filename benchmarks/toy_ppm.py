@@ -35,20 +35,19 @@ from statistics import mean
 from typing import Any, Literal
 
 from rstar_math.config import SearchConfig
-from rstar_math.evaluation.intervals import bootstrap_seeds
-from rstar_math.models.preference import PreferenceModel
+from rstar_math.evaluation.statistics import bootstrap_seeds
+from rstar_math.ppm.scorer import PreferenceModel
+from rstar_math.prompts.templates import prompt_text, solution_text
 from rstar_math.search import Tree, grow
 from rstar_math.testing import ToyWorld
-from rstar_math.testing.toysteps import Effect, effect_of
+from rstar_math.testing.toy_world import Effect, effect_of
+from rstar_math.training.batches import groups_of
 from rstar_math.training.curation import ALL_DATA, Data, Searched, curate
-from rstar_math.training.export.rows import rows_of
-from rstar_math.training.grouping import groups_of
-from rstar_math.training.policy import train_policy
 from rstar_math.training.preference import train_preference
 from rstar_math.training.probe import train_probe
-from rstar_math.training.rows import OutcomeRow, PairRow, SolutionRow, ValueRow
+from rstar_math.training.rows import OutcomeRow, PairRow, SolutionRow, ValueRow, rows_of
 from rstar_math.training.settings import PolicyTraining, PreferenceTraining, ProbeTraining
-from rstar_math.training.texts import prompt_text, solution_text
+from rstar_math.training.sft import train_policy
 from rstar_math.types import Problem, Step
 
 BUDGETS = (10_000, 60_000)

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from rstar_math.config import SearchConfig
 from rstar_math.evaluation.metrics import wilson
 from rstar_math.search import Parts, Tree, pursue
-from rstar_math.search.strategy import parse_strategies
+from rstar_math.search.strategies import parse_strategies
 from rstar_math.testing import ToyWorld
 
 BUDGETS = (1000, 2000, 4000, 8000, 16000)

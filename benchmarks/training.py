@@ -77,9 +77,9 @@ def plain(args: argparse.Namespace) -> tuple[float, float]:
     from peft import LoraConfig, get_peft_model
 
     from rstar_math.models.loading import load_policy
-    from rstar_math.training.micro_batches import Shape, cut
-    from rstar_math.training.policy import encode_solution
-    from rstar_math.training.process import base_dtype
+    from rstar_math.training.batches import Shape, cut
+    from rstar_math.training.sft import encode_solution
+    from rstar_math.training.trainer import base_dtype
 
     settings = settings_of(args)
     model, tokenizer = load_policy(args.base, dtype=base_dtype(args.base, settings))
@@ -139,7 +139,7 @@ def ours(args: argparse.Namespace) -> tuple[float, float]:
     import transformers.trainer
     from transformers import TrainerCallback
 
-    from rstar_math.training import policy
+    from rstar_math.training import sft
 
     times: list[tuple[float, float]] = []
 
@@ -151,9 +151,9 @@ def ours(args: argparse.Namespace) -> tuple[float, float]:
     rows = [made_up(number) for number in range((args.steps + 1) * args.batch)]
     settings = settings_of(args)
     with tempfile.TemporaryDirectory() as folder:
-        policy.train_policy(rows, args.base, Path(folder) / "out", settings, say=_say)
-    examples = policy.fitting_examples(rows, args.base, settings)
-    order = policy.order_of(examples, settings)[args.batch :]
+        sft.train_policy(rows, args.base, Path(folder) / "out", settings, say=_say)
+    examples = sft.fitting_examples(rows, args.base, settings)
+    order = sft.order_of(examples, settings)[args.batch :]
     return rates(sum(len(examples[i]["input_ids"]) for i in order), times[0], times[-1])
 
 

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rstar_math.config import SearchConfig
-from rstar_math.evolution.store import RunStore
+from rstar_math.runs.store import RunStore
 from rstar_math.search import Choice, Tree, grow
 from rstar_math.types import Execution, ExecutionStatus, Problem, Question, Step
 

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from rstar_math.config import SearchConfig
 from rstar_math.evaluation.metrics import wilson
 from rstar_math.search import Parts, Tree, pursue
-from rstar_math.search.strategy import parse_strategies
+from rstar_math.search.strategies import parse_strategies
 from rstar_math.testing import ToyWorld
 
 PROBLEMS, TOKENS = 25, 4000

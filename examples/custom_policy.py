@@ -18,7 +18,9 @@ import asyncio
 import re
 from collections.abc import Sequence
 
-from rstar_math import Question, Solver, Step, load_config
+from rstar_math.config.loading import load_config
+from rstar_math.solver.solver import Solver
+from rstar_math.types import Question, Step
 
 COINS = (25, 10, 1)
 

@@ -28,9 +28,12 @@ from inspect_ai.scorer import (
 from inspect_ai.solver import Generate, TaskState, solver
 from inspect_ai.solver import Solver as InspectSolver
 
-from rstar_math import Question, Solver, load_config, read_problems
+from rstar_math.config.loading import load_config
 from rstar_math.grading import Grader
-from rstar_math.search.strategy import parse_strategies
+from rstar_math.problems.jsonl import read_problems
+from rstar_math.search.strategies import parse_strategies
+from rstar_math.solver.solver import Solver
+from rstar_math.types import Question
 
 
 class Shared:

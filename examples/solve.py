@@ -24,7 +24,8 @@ Printed (22 s of one core):
     Mia has \\boxed{1458} apples sold.
 """
 
-from rstar_math import load_config, solve
+from rstar_math.config.loading import load_config
+from rstar_math.solver.solver import solve
 
 QUESTION = (
     "A shop sells 25 apples in the morning and 17 apples in the afternoon. "

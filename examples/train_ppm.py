@@ -19,16 +19,16 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from rstar_math import Tree, grow
 from rstar_math.config import SearchConfig
-from rstar_math.models.preference import PreferenceModel
+from rstar_math.ppm.scorer import PreferenceModel
+from rstar_math.search.mcts import grow
+from rstar_math.search.tree import Tree
 from rstar_math.testing import ToyWorld
-from rstar_math.testing.tiny import save_tiny_policy
 from rstar_math.training.curation import Curated, Searched, curate
-from rstar_math.training.export.rows import rows_of
 from rstar_math.training.preference import train_preference
-from rstar_math.training.rows import PairRow
+from rstar_math.training.rows import PairRow, rows_of
 from rstar_math.training.settings import PreferenceTraining
+from rstar_math.training.tiny_model import save_tiny_policy
 
 
 async def same_text(answers: Sequence[str]) -> list[int]:

@@ -17,7 +17,7 @@ def configuration_page() -> str:
     """The page of options, presets and recipes."""
     from rstar_math.config import Config, presets
     from rstar_math.evolution.recipe import Recipe, recipes
-    from rstar_math.training.curation.settings import CurationConfig
+    from rstar_math.training.curation.records import CurationConfig
     from rstar_math.training.settings import PolicyTraining, PreferenceTraining, ProbeTraining
 
     lines = [
@@ -52,7 +52,7 @@ def configuration_page() -> str:
         "",
     ]
     lines += table("", Recipe)
-    lines += _presets("Presets", SOURCE / "presets", presets())
+    lines += _presets("Presets", SOURCE / "config" / "presets", presets())
     lines += _presets("Recipes", SOURCE / "evolution" / "recipes", recipes())
     return "\n".join(lines)
 
@@ -92,7 +92,7 @@ def table(prefix: str, model: Any) -> list[str]:
 def _sections() -> tuple[Any, ...]:
     """Models that have a heading of their own on the page."""
     from rstar_math.config import Config
-    from rstar_math.training.curation.settings import CurationConfig
+    from rstar_math.training.curation.records import CurationConfig
     from rstar_math.training.settings import PolicyTraining, PreferenceTraining, ProbeTraining
 
     own = tuple(field.annotation for field in Config.model_fields.values())

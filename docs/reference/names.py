@@ -8,11 +8,13 @@ from importlib import import_module
 from docs.reference.markdown import cell, plain
 
 MODULES = {
-    "rstar_math": "The front door: everything that most programs need.",
-    "rstar_math.protocols": "The seams. Write a class with these methods and it fits.",
-    "rstar_math.types": "The records that everything speaks in.",
-    "rstar_math.search": "Searching with parts of one's own.",
-    "rstar_math.models": "Addresses to models, and policies made of them.",
+    "rstar_math": "What most programs need.",
+    "rstar_math.protocols": "Extension interfaces. Any class with these methods works.",
+    "rstar_math.types": "The data types that all packages share.",
+    "rstar_math.search": "Searching with your own components.",
+    "rstar_math.solver": "Solving questions and problems.",
+    "rstar_math.llm.connect": "Addresses to models.",
+    "rstar_math.policies.completions": "Policies made of a model.",
     "rstar_math.sandbox": "Running code that a model wrote.",
     "rstar_math.grading": "Extracting answers and deciding whether two are equal.",
     "rstar_math.problems": "Reading problems.",

@@ -4,15 +4,15 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rstar_math.config import Config as Config
-    from rstar_math.config import load_config as load_config
+    from rstar_math.config.loading import load_config as load_config
+    from rstar_math.config.sections import Config as Config
     from rstar_math.errors import RstarError as RstarError
-    from rstar_math.problems import read_problems as read_problems
-    from rstar_math.search import Tree as Tree
-    from rstar_math.search import grow as grow
-    from rstar_math.solver import Solution as Solution
-    from rstar_math.solver import Solver as Solver
-    from rstar_math.sync import solve as solve
+    from rstar_math.problems.jsonl import read_problems as read_problems
+    from rstar_math.search.mcts import grow as grow
+    from rstar_math.search.tree import Tree as Tree
+    from rstar_math.solver.solver import Solution as Solution
+    from rstar_math.solver.solver import Solver as Solver
+    from rstar_math.solver.solver import solve as solve
     from rstar_math.types import Problem as Problem
     from rstar_math.types import Question as Question
     from rstar_math.types import Step as Step
@@ -31,7 +31,7 @@ _HOMES = {
     "grow": "search",
     "Solution": "solver",
     "Solver": "solver",
-    "solve": "sync",
+    "solve": "solver",
     "Problem": "types",
     "Question": "types",
     "Step": "types",

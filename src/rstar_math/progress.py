@@ -9,7 +9,7 @@ from time import monotonic
 from types import TracebackType
 from typing import Literal, Self, TextIO
 
-from rstar_math.foreign import plain
+from rstar_math.text import plain
 
 EVERY_S = 15.0
 """Seconds between two lines."""

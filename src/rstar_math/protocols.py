@@ -87,7 +87,7 @@ class Completer(Protocol):
         seed: int,
     ) -> list[Completion]:
         """Up to `n` continuations of the prompt, each ended before the first stop string. What it
-        cost goes to `rstar_math.meter`. Raises `ModelError`."""
+        cost goes to `rstar_math.costs`. Raises `ModelError`."""
         ...
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rstar_math.evolution.store import RunStore
+from rstar_math.runs.store import RunStore
 from rstar_math.search import to_record
 from rstar_math.testing import FakeServer, serving
 from tests.e2e.adder import answer

@@ -11,11 +11,11 @@ import pytest
 
 from rstar_math.cli import main
 from rstar_math.config import load_config
-from rstar_math.evolution.fill import conditions, default_conditions
-from rstar_math.evolution.store import RunStore
 from rstar_math.problems import read_problems
+from rstar_math.runs.results import conditions, default_conditions
+from rstar_math.runs.store import RunStore
 from rstar_math.search import Tree
-from rstar_math.search.answers import NO_CHOICE
+from rstar_math.search.voting import NO_CHOICE
 from rstar_math.testing import serving
 from rstar_math.types import Verdict
 from tests.e2e.adder import answer
@@ -26,7 +26,7 @@ WANTED = {
     "--cluster auto": ("ray",),
     "hf:policy": ("torch",),
     "rstar report": ("matplotlib",),
-    "rstar view first.rstar": ("starlette", "rstar_math.serve.viewer.app"),
+    "rstar view first.rstar": ("starlette", "rstar_math.viewer.app"),
 }
 """What the commands of the section on extras would need; without it, they say so."""
 

@@ -11,12 +11,11 @@ from typing import Any
 
 import pytest
 
-from rstar_math.evolution.store import RunStore
-from rstar_math.serve.api import _PAGE_POLICY
-from rstar_math.serve.viewer.columns import columns_of
-from rstar_math.serve.viewer.export import write_page
-from rstar_math.serve.viewer.sources import opened
+from rstar_math.runs.store import RunStore
+from rstar_math.serve.app import _PAGE_POLICY
 from rstar_math.types import Cost, Problem, Question, Verdict
+from rstar_math.viewer.app import write_page
+from rstar_math.viewer.sources import columns_of, opened
 from tests.e2e.rstar import COMMAND
 from tests.integration.viewer.runs import chosen, grown, write_harm, write_large, write_pair
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from rstar_math.evolution.journal import Journal
+from rstar_math.evolution.manifest import Journal
 
 
 def outcome(run: Path) -> dict[str, Any]:

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
+from rstar_math.checkpoints.folders import shipped_weights
 from rstar_math.config import Config, ModelConfig, PolicyConfig
-from rstar_math.models.connect import connect
-from rstar_math.models.http import HttpModel
-from rstar_math.models.policy import StepPolicy
+from rstar_math.llm.client import HttpModel
+from rstar_math.llm.connect import connect
 from rstar_math.models.prompting import Prompting
-from rstar_math.models.weights import shipped_weights
-from rstar_math.steps import ChatPrompt
+from rstar_math.policies.completions import StepPolicy
+from rstar_math.prompts import ChatPrompt
 from rstar_math.testing import FakeServer, serving
 from rstar_math.types import Question
 
@@ -58,7 +58,7 @@ def test_a_server_that_has_to_be_told_to_continue() -> None:
 
 
 def model_ask(prompt: str) -> Any:
-    from rstar_math.models.dialects import Ask
+    from rstar_math.llm.formats import Ask
 
     return Ask("m", prompt, 1, (), 8, 0.0, 0)
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from rstar_math.checkpoints.gguf_export import write_gguf
 from rstar_math.config import ModelConfig, PolicyConfig
 from rstar_math.errors import InputError
-from rstar_math.models.connect import connect
-from rstar_math.models.gguf_files import write_gguf
-from rstar_math.models.policy import StepPolicy
-from rstar_math.steps import chat_template
-from rstar_math.steps.chat_template import ChatTemplate
-from rstar_math.testing.tiny import save_tiny_policy
+from rstar_math.llm.connect import connect
+from rstar_math.policies.completions import StepPolicy
+from rstar_math.prompts import chat_templates
+from rstar_math.prompts.chat_templates import ChatTemplate
+from rstar_math.training.tiny_model import save_tiny_policy
 from rstar_math.types import Question
 
 ENDLESS = (
@@ -45,7 +45,7 @@ DOUBLING = (
     ],
 )
 def test_a_hostile_template_is_one_sentence(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chat_template, "TIMEOUT_S", 3.0)
+    monkeypatch.setattr(chat_templates, "TIMEOUT_S", 3.0)
     started = time.monotonic()
     with pytest.raises(InputError, match=r"chat template of bad\.gguf") as caught:
         ChatTemplate(source, where="bad.gguf").frame([("system", "Be brief.")])
@@ -68,7 +68,7 @@ def test_a_template_of_a_hybrid_reasoning_model_is_told_whether_to_think() -> No
 def test_a_hostile_template_in_a_gguf_file_does_not_reach_the_engine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chat_template, "TIMEOUT_S", 3.0)
+    monkeypatch.setattr(chat_templates, "TIMEOUT_S", 3.0)
     checkpoint = save_tiny_policy(tmp_path / "policy")
     (checkpoint / "rstar.json").unlink()
     config = checkpoint / "tokenizer_config.json"
@@ -110,10 +110,10 @@ def test_a_damaged_tokenizer_configuration_is_no_traceback(
     (tmp_path / "tokenizer_config.json").write_bytes(content)
     if template is InputError:
         with pytest.raises(InputError, match="cannot be read"):
-            chat_template.template_of_tokenizer(tmp_path)
+            chat_templates.template_of_tokenizer(tmp_path)
         return
-    found = chat_template.template_of_tokenizer(tmp_path)
+    found = chat_templates.template_of_tokenizer(tmp_path)
     assert (found and found.source) == template
-    assert chat_template.template_of_gguf({"tokenizer.chat_template": 3}, "f") is None
+    assert chat_templates.template_of_gguf({"tokenizer.chat_template": 3}, "f") is None
     odd = {"tokenizer.chat_template": "x", "tokenizer.ggml.tokens": 7}
-    assert chat_template.template_of_gguf(odd, "f") is not None
+    assert chat_templates.template_of_gguf(odd, "f") is not None

@@ -18,12 +18,11 @@ import pytest
 pytest.importorskip("trl", reason="training needs trl: pip install 'rstar-math[train]'")
 
 from rstar_math.errors import ConfigError, MissingExtra
-from rstar_math.evolution.journal import Journal
+from rstar_math.evolution.manifest import Journal
+from rstar_math.evolution.pipeline import evolve
+from rstar_math.evolution.progress import Budget, BudgetSpent, Silent
 from rstar_math.evolution.recipe import Recipe, load_recipe
-from rstar_math.evolution.rounds import evolve
-from rstar_math.evolution.state import course
-from rstar_math.evolution.summary import write_summary
-from rstar_math.evolution.watching import Budget, BudgetSpent, Silent
+from rstar_math.evolution.report import course, write_summary
 from tests.integration.outcomes import outcome
 
 SETTINGS = (
@@ -223,7 +222,7 @@ def test_an_evolution_that_cannot_train_says_so_before_it_begins(
     def none(name: str) -> str:
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr("rstar_math.training.process.version", none)
+    monkeypatch.setattr("rstar_math.training.trainer.version", none)
     with pytest.raises(MissingExtra, match=r"rstar-math\[train\]"):
         asyncio.run(evolve(recipe, tmp_path / "run"))
     assert not (tmp_path / "run").exists()

@@ -7,8 +7,7 @@ import pytest
 
 from rstar_math.errors import InputError
 from rstar_math.grading import Grader
-from rstar_math.problems.generators import CHECKED, generate
-from rstar_math.problems.sources import read_source
+from rstar_math.problems.sources import CHECKED, generate, read_source
 from rstar_math.types import Verdict
 
 gym: Any = pytest.importorskip(

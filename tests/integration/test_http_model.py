@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from rstar_math.config import ModelConfig
+from rstar_math.costs import metering
 from rstar_math.errors import (
     ConfigError,
     ContextExceeded,
@@ -14,9 +15,8 @@ from rstar_math.errors import (
     ModelUnreachable,
     RequestFailed,
 )
-from rstar_math.meter import metering
-from rstar_math.models.connect import connect
-from rstar_math.models.http import HttpModel, Retry
+from rstar_math.llm.client import HttpModel, Retry
+from rstar_math.llm.connect import connect
 from rstar_math.protocols import Completion
 from rstar_math.testing import FakeServer, Fault, serving
 from rstar_math.types import Cost

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from rstar_math.evaluation.interchange import names_of, write_inspect_logs, write_lm_eval
-from rstar_math.evolution.store import RunStore
+from rstar_math.runs.store import RunStore
 from rstar_math.testing import serving
 from rstar_math.types import Problem
 from tests.e2e.adder import answer

@@ -4,10 +4,13 @@ small model is right is not asked."""
 import asyncio
 
 from rstar_math.config import ActionsConfig, GradingConfig, ModelConfig, MutualConfig
+from rstar_math.costs import metering
 from rstar_math.grading import Grader
-from rstar_math.meter import metering
-from rstar_math.models import ActionPolicy, ChainPolicy, CompletingPeer, connect
-from rstar_math.steps.actions import family, legal
+from rstar_math.llm.connect import connect
+from rstar_math.policies.actions import ActionPolicy
+from rstar_math.policies.completions import ChainPolicy, CompletingPeer
+from rstar_math.prompts.actions import legal
+from rstar_math.prompts.families import family
 from rstar_math.types import Question, Step
 
 SMALL = ModelConfig(concurrency=16, context_tokens=1024)

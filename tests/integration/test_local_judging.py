@@ -4,9 +4,11 @@ well formed. Whether such a small model judges well is not asked."""
 import asyncio
 
 from rstar_math.config import ModelConfig, PolicyConfig
-from rstar_math.meter import metering
-from rstar_math.models import SelfEvaluator, SubQuestionPolicy, UsefulnessScorer, connect
-from rstar_math.steps.subquestions import asked, parse_subquestions, render_subquestions
+from rstar_math.costs import metering
+from rstar_math.llm.connect import connect
+from rstar_math.policies.completions import SubQuestionPolicy
+from rstar_math.policies.self_evaluation import SelfEvaluator, UsefulnessScorer
+from rstar_math.prompts.subquestions import asked, parse_subquestions, render_subquestions
 from rstar_math.types import Execution, ExecutionStatus, Question, Step
 
 SMALL = ModelConfig(concurrency=4, context_tokens=1024)

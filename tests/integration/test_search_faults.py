@@ -15,7 +15,7 @@ from rstar_math.config import Config, load_config
 from rstar_math.errors import ModelRefused, ModelUnreachable
 from rstar_math.search import ROOT, Tree, from_record, to_record
 from rstar_math.seeding import derive
-from rstar_math.solver import Solver
+from rstar_math.solver.solver import Solver
 from rstar_math.testing import FakeServer, Fault, serving
 from rstar_math.types import Cost, Problem, Question
 from tests.unit.toy import DirectExecutor

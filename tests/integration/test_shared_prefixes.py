@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from rstar_math.checkpoints.folders import shipped_adapter
+from rstar_math.costs import metering
 from rstar_math.errors import ContextExceeded
-from rstar_math.meter import metering
-from rstar_math.models.local import LocalModel
-from rstar_math.models.weights import shipped_adapter
-from rstar_math.steps import GRAMMAR, few_shot_prompt
+from rstar_math.llm.local import LocalModel
+from rstar_math.prompts import GRAMMAR, few_shot_prompt
 from rstar_math.types import Cost, Question
 
 COUNTED = "llamacpp:prompt_tokens_total "

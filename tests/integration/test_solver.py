@@ -10,9 +10,8 @@ import pytest
 from rstar_math.config import Config, load_config
 from rstar_math.errors import ConfigError, InputError, ModelUnreachable
 from rstar_math.search import to_record
-from rstar_math.search.strategy import Strategy, parse_strategies
-from rstar_math.solver import MCTS, Solver
-from rstar_math.sync import solve
+from rstar_math.search.strategies import Strategy, parse_strategies
+from rstar_math.solver.solver import MCTS, Solver, solve
 from rstar_math.testing import ScriptedCompleter, ScriptedPolicy, ToyWorld
 from rstar_math.types import Problem, Question, Step, Verdict
 from tests.unit.toy import NUMBERS, script

@@ -20,20 +20,19 @@ from typer.testing import CliRunner
 from rstar_math.cli import app
 from rstar_math.config import load_config
 from rstar_math.errors import ConfigError
-from rstar_math.evaluation.recorded import Grading, Terms, read
-from rstar_math.evolution.journal import Facts, Journal
+from rstar_math.evaluation.results import Grading, Terms, read
+from rstar_math.evolution.manifest import Facts, Journal
+from rstar_math.evolution.pipeline import evolve
+from rstar_math.evolution.progress import BudgetSpent, Silent
 from rstar_math.evolution.recipe import Recipe, checked
-from rstar_math.evolution.rounds import evolve
-from rstar_math.evolution.searching import finished_in, solved_in
-from rstar_math.evolution.store import RunStore
-from rstar_math.evolution.summary import write_summary
+from rstar_math.evolution.report import write_summary
+from rstar_math.evolution.stages import finished_in, solved_in
 from rstar_math.evolution.synthesis import DRAFTS, Order, Synthesis, solving, synthesise
-from rstar_math.evolution.watching import BudgetSpent, Silent
 from rstar_math.problems import read_problems
-from rstar_math.problems.settings import SynthesisConfig
 from rstar_math.problems.sources import read_sources
-from rstar_math.problems.synthesis import Known
-from rstar_math.search.strategy import Strategy
+from rstar_math.problems.synthesis import Known, SynthesisConfig
+from rstar_math.runs.store import RunStore
+from rstar_math.search.strategies import Strategy
 from rstar_math.testing import FakeServer, serving
 from rstar_math.types import Problem, Question, Verdict
 from tests.e2e.rstar import COMMAND, rstar

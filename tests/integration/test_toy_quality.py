@@ -4,7 +4,7 @@ import asyncio
 
 from rstar_math.config import SearchConfig
 from rstar_math.search import Parts, Tree, pursue
-from rstar_math.search.strategy import parse_strategies
+from rstar_math.search.strategies import parse_strategies
 from rstar_math.testing import ToyWorld
 from tests.unit.toy import same_text
 

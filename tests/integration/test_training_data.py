@@ -20,11 +20,12 @@ from typer.testing import CliRunner
 from rstar_math.cli import app
 from rstar_math.config import SearchConfig
 from rstar_math.errors import ConfigError, InputError, RstarError, StoreError
-from rstar_math.evolution.store import RunStore
+from rstar_math.prompts import GRAMMAR
+from rstar_math.runs.store import RunStore
 from rstar_math.search import Choice, Tree, grow
-from rstar_math.steps import GRAMMAR
 from rstar_math.testing import ToyWorld
-from rstar_math.training.export import PreferenceRow, SftRow, StepsRow, read_mark, read_rows
+from rstar_math.training.dataset import read_mark, read_rows
+from rstar_math.training.rows import PreferenceRow, SftRow, StepsRow
 from rstar_math.types import Problem, Step
 from tests.unit.training.test_export import write
 from tests.unit.training.trees import grown

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rstar_math.config import ActionsConfig
+from rstar_math.costs import metering
 from rstar_math.errors import ContextExceeded, ModelUnreachable, RequestFailed
-from rstar_math.meter import metering
-from rstar_math.models import ActionPolicy
+from rstar_math.policies.actions import ActionPolicy
+from rstar_math.prompts.actions import ACTIONS, legal, posed
+from rstar_math.prompts.subquestions import parse_subquestions, render_subquestions
 from rstar_math.protocols import Completer
-from rstar_math.steps.actions import ACTIONS, legal, posed
-from rstar_math.steps.subquestions import parse_subquestions, render_subquestions
 from rstar_math.testing import ScriptedCompleter
 from rstar_math.types import Cost, Question, Step
 from tests.unit.test_actions import AGAIN, ANEW, APPLES, FIRST, LAST, MIXED, REST, STATED, THOUGHT

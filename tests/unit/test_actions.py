@@ -11,30 +11,32 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rstar_math.steps import Sample
-from rstar_math.steps.actions import (
+from rstar_math.prompts import Sample
+from rstar_math.prompts.actions import (
     ACTIONS,
-    Family,
-    again_prompt,
-    answer_prompt,
     answered,
-    ask_prompt,
-    chain_prompt,
-    family,
     legal,
-    overall,
     posed,
     read_answer,
     read_asked,
     read_rephrasing,
     read_thought,
+    solution_units,
+    states,
+)
+from rstar_math.prompts.families import (
+    Family,
+    again_prompt,
+    answer_prompt,
+    ask_prompt,
+    chain_prompt,
+    family,
+    overall,
     rephrase_prompt,
     rest_prompt,
-    solution_units,
     thought_prompt,
     verify_prompt,
 )
-from rstar_math.steps.actions.paths import states
 from rstar_math.types import Question, Step
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "actions"

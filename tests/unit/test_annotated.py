@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rstar_math.problems.annotated import Annotated, annotated_steps
-from rstar_math.steps import GRAMMAR
+from rstar_math.prompts import GRAMMAR
 
 QUESTION = "Ada reads 12 pages a day for 5 days and then 20 more. How many pages is that?"
 

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from rstar_math.search import Choice, Tree, ballots, majority, paths
-from rstar_math.search.stopping import unseen
+from rstar_math.search.voting import unseen
 from rstar_math.types import Question, Step
 from tests.unit.toy import same_text
 

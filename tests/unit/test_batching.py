@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rstar_math.testing.batching import Batching, Slots, utilisation
+from rstar_math.testing.fake_server import Batching, Slots, utilisation
 
 HOLDS = st.lists(st.lists(st.floats(0.001, 5.0), max_size=6), max_size=20)
 

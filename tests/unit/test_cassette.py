@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from rstar_math.config import PolicyConfig, SearchConfig
+from rstar_math.costs import charge, metering
 from rstar_math.errors import (
     ContextExceeded,
     InputError,
@@ -17,12 +18,11 @@ from rstar_math.errors import (
     ModelUnreachable,
     StoreError,
 )
-from rstar_math.meter import charge, metering
-from rstar_math.models import StepPolicy
+from rstar_math.policies.completions import StepPolicy
+from rstar_math.prompts import GRAMMAR
 from rstar_math.protocols import Completer, Completion
 from rstar_math.search import Parts, Tree, grow, sample_chains, to_record
 from rstar_math.seeding import derive
-from rstar_math.steps import GRAMMAR
 from rstar_math.testing import Cassette, ToyWorld
 from rstar_math.types import Cost, Problem, Question, Step
 

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import pytest
 
 from rstar_math.config import ActionsConfig, MutualConfig
+from rstar_math.costs import metering
 from rstar_math.errors import ConfigError
-from rstar_math.meter import metering
-from rstar_math.models import ChainPolicy, CompletingPeer, SelfVerifier
+from rstar_math.policies.completions import ChainPolicy, CompletingPeer
+from rstar_math.policies.self_evaluation import SelfVerifier
+from rstar_math.prompts.families import chain_prompt, family
 from rstar_math.protocols import Peer, Policy, Scorer
-from rstar_math.steps.actions import chain_prompt, family
 from rstar_math.testing import ScriptedCompleter
 from rstar_math.types import Step
 from tests.unit.test_actions import APPLES, LAST, MIXED, REST, THOUGHT

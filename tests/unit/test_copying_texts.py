@@ -3,8 +3,8 @@
 import re
 from itertools import islice
 
-from rstar_math.testing.pretraining import copying_texts
-from rstar_math.testing.toytasks import toy_tasks
+from rstar_math.problems.sources import toy_tasks
+from rstar_math.training.tiny_model import copying_texts
 
 
 def test_the_box_holds_what_was_printed_and_there_is_no_question_and_no_code() -> None:

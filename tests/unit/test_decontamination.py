@@ -5,12 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rstar_math.errors import ConfigError
-from rstar_math.problems.decontamination import (
-    Decontaminated,
-    Evaluations,
-    Rule,
-    decontaminate,
-)
+from rstar_math.problems.filtering import Decontaminated, Evaluations, Rule, decontaminate
 from rstar_math.types import Problem, Question
 
 ASKED = (

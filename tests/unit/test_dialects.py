@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from rstar_math.errors import ModelRefused
-from rstar_math.models.dialects import CHAT, COMPLETIONS, CONTINUED_CHAT, LLAMA_CPP, VLLM_CHAT, Ask
+from rstar_math.llm.formats import CHAT, COMPLETIONS, CONTINUED_CHAT, LLAMA_CPP, VLLM_CHAT, Ask
+from rstar_math.prompts import ChatPrompt
 from rstar_math.protocols import Completion
-from rstar_math.steps import ChatPrompt
 
 ASK = Ask("m", "1 2", 2, ("/>", "\nQ"), 8, 0.5, 7)
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rstar_math.problems.difficulty import Success, by_label, label, of_chains, of_tree
+from rstar_math.evaluation.reranking import Success, by_label, label, of_chains, of_tree
 from rstar_math.search.tree import Tree
 from rstar_math.types import Question, Step, Verdict
 

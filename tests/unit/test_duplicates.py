@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rstar_math.problems.duplicates import Deduplicated, deduplicate, similarity
-from rstar_math.problems.minhash import likely_pairs
-from rstar_math.problems.similarity import words
+from rstar_math.problems.filtering import Deduplicated, deduplicate, similarity
+from rstar_math.problems.similarity import likely_pairs, words
 from rstar_math.types import Problem, Question
 
 LONG = (

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-import rstar_math.steps
+import rstar_math.prompts
 from rstar_math.errors import ConfigError, InputError
-from rstar_math.steps.actions import family
-from rstar_math.steps.subquestions import subquestion_prompt
+from rstar_math.prompts.families import family
+from rstar_math.prompts.subquestions import subquestion_prompt
 from rstar_math.types import Question
 
-SHIPPED = Path(rstar_math.steps.__file__).parent / "families"
+SHIPPED = Path(rstar_math.prompts.__file__).parent / "families"
 FILES = ("cot", "thoughts", "subquestions", "rephrase", "verify")
 EXAMPLES = {
     "school": (8, 4, 4, 4, 4),

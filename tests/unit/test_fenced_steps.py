@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rstar_math.errors import InputError
-from rstar_math.steps import FENCED, TAGS
-from rstar_math.steps.grammar import thought
+from rstar_math.prompts import FENCED, TAGS
+from rstar_math.prompts.grammar import thought
 from rstar_math.types import Execution, ExecutionStatus, Step
 
 SEVEN = Execution(ExecutionStatus.OK, "7\n")

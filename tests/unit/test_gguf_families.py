@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from rstar_math.checkpoints.gguf_families import FAMILIES, ModelSpec, read_spec
 from rstar_math.errors import InputError
-from rstar_math.models.gguf_families import FAMILIES, ModelSpec, read_spec
 
 SIZES: dict[str, Any] = {
     "hidden_size": 64,

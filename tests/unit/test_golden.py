@@ -14,7 +14,7 @@ import pytest
 
 from rstar_math.config import SearchConfig
 from rstar_math.search import Parts, Tree, pursue, to_record
-from rstar_math.search.strategy import parse_strategies
+from rstar_math.search.strategies import parse_strategies
 from rstar_math.testing import ToyWorld
 from tests.unit.toy import same_text
 

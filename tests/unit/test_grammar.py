@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from rstar_math.errors import InputError
 from rstar_math.grading import extract_answer
-from rstar_math.steps import FENCED, GRAMMAR, TAGS, few_shot_prompt, trained_prompt
-from rstar_math.steps.grammar import program_output, split_code, thought
+from rstar_math.prompts import FENCED, GRAMMAR, TAGS, few_shot_prompt, trained_prompt
+from rstar_math.prompts.grammar import program_output, split_code, thought
 from rstar_math.types import Execution, ExecutionStatus, Question, Step
 
 OK = Execution(ExecutionStatus.OK, "7\n")

@@ -3,8 +3,8 @@
 import pytest
 
 from rstar_math.config import load_config
-from rstar_math.search.strategy import parse_strategies
-from rstar_math.solver import Solver
+from rstar_math.search.strategies import parse_strategies
+from rstar_math.solver.solver import Solver
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rstar_math.models.limiter import Limiter
+from rstar_math.llm.balancing import Limiter
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rstar_math.models.line import Answer, Line, open_line
+from rstar_math.llm.transport import Answer, Line, open_line
 
 PLAIN = b"HTTP/1.1 200 OK\r\nContent-Type: a\r\nContent-Length: 5\r\n\r\nhello"
 CHUNKED = (

@@ -8,12 +8,10 @@ import pytest
 
 from rstar_math.config import load_config
 from rstar_math.errors import ConfigError, InputError, RstarError
-from rstar_math.models.catalogue import catalogue
+from rstar_math.llm.vllm_servers import _place
 from rstar_math.models.downloads import resolve_model
-from rstar_math.models.names import parse_base, parse_name, pick_files
-from rstar_math.models.removal import remove_model
-from rstar_math.models.servers.shelf import _place
-from rstar_math.models.stored import is_on_disk
+from rstar_math.models.names import catalogue, parse_base, parse_name, pick_files
+from rstar_math.models.storage import is_on_disk, remove_model
 from rstar_math.progress import Lines, Progress
 
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rstar_math.config import MutualConfig, load_config
+from rstar_math.costs import charge
 from rstar_math.errors import ConfigError, ContextExceeded, ModelUnreachable, RequestFailed
-from rstar_math.meter import charge
 from rstar_math.search import ROOT, Choice, Tree, examine, from_record, mutual_choice, to_record
 from rstar_math.search.mutual import candidates, dropped, mask, shares, survives
 from rstar_math.types import Cost, Question, Step, Verdict

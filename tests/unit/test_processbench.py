@@ -14,7 +14,7 @@ from rstar_math.evaluation.processbench import (
     detect,
     read_solutions,
 )
-from rstar_math.steps import GRAMMAR
+from rstar_math.prompts import GRAMMAR
 
 VALUES = [(1, [0.9, -0.5, -0.9]), (0, [0.2, 0.8]), (-1, [0.9, 0.7]), (-1, [0.4, 0.9])]
 

@@ -10,9 +10,9 @@ import pytest
 from rstar_math.config import PolicyConfig
 from rstar_math.errors import ConfigError, InputError
 from rstar_math.models.prompting import Prompting, conversation_for, renderer_for, scorer_renderer
-from rstar_math.steps import FENCED, TAGS, ChatPrompt, make_renderer
-from rstar_math.steps.chat_template import ChatTemplate
-from rstar_math.steps.prompt_sets import built_in_sets, load_prompt_set
+from rstar_math.prompts import FENCED, TAGS, ChatPrompt, make_renderer
+from rstar_math.prompts.chat_templates import ChatTemplate
+from rstar_math.prompts.prompt_sets import built_in_sets, load_prompt_set
 from rstar_math.types import Execution, ExecutionStatus, Question, Step
 
 CHATML = (

@@ -3,7 +3,7 @@
 import pytest
 
 from rstar_math.config import load_config, presets
-from rstar_math.search.strategy import Strategy, parse_strategies
+from rstar_math.search.strategies import Strategy, parse_strategies
 
 ROWS = {
     "zero-shot-cot": Strategy("zero"),

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rstar_math.costs import metering
 from rstar_math.errors import ContextExceeded, ModelError, ModelUnreachable
-from rstar_math.meter import metering
-from rstar_math.models import SelfEvaluator, UsefulnessScorer
+from rstar_math.policies.self_evaluation import SelfEvaluator, UsefulnessScorer
+from rstar_math.prompts import GRAMMAR
+from rstar_math.prompts.templates import read_useful, read_verdict, useful_prompt, verdict_prompt
 from rstar_math.protocols import Scorer
-from rstar_math.steps import GRAMMAR
-from rstar_math.steps.judging import read_useful, read_verdict, useful_prompt, verdict_prompt
 from rstar_math.testing import ScriptedCompleter
 from rstar_math.types import Cost, Execution, ExecutionStatus, Question, Step
 from tests.unit.toy import DirectExecutor

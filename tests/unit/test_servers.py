@@ -6,16 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rstar_math.config.servers import ServersConfig
-from rstar_math.evolution.learning import deployed
-from rstar_math.evolution.models import Made, Pair, config_of
+from rstar_math.config.sections import ServersConfig
 from rstar_math.evolution.recipe import load_recipe
-from rstar_math.models.affinity import belonging, belongs_to
-from rstar_math.models.replicas import Replica, Replicas
-from rstar_math.models.servers.launch import Order, arguments
-from rstar_math.models.servers.logs import what_went_wrong
-from rstar_math.models.utilisation import Reading, Utilisation, read_metrics
-from rstar_math.steps import few_shot_prompt, trained_prompt
+from rstar_math.evolution.stages import Made, Pair, config_of, deployed
+from rstar_math.llm.balancing import Replica, Replicas, belonging, belongs_to
+from rstar_math.llm.metrics import Reading, Utilisation, read_metrics
+from rstar_math.llm.vllm_servers import Order, arguments, what_went_wrong
+from rstar_math.prompts import few_shot_prompt, trained_prompt
 from rstar_math.testing import PromptCache
 from rstar_math.types import Question
 

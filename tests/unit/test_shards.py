@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from rstar_math.config import load_config
 from rstar_math.errors import ConfigError, InputError, StoreError
-from rstar_math.evolution.fill import conditions
-from rstar_math.evolution.shards import Merged, Shard, merge, pin_shard
-from rstar_math.evolution.store import RunStore
+from rstar_math.runs.merging import Merged, Shard, merge, pin_shard
+from rstar_math.runs.results import conditions
+from rstar_math.runs.store import RunStore
 from rstar_math.search import Choice, Tree
 from rstar_math.types import Problem, Question, Step, Verdict
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rstar_math.errors import ModelUnreachable
-from rstar_math.models.http import HttpModel
-from rstar_math.models.slots import Slot, Slots, common_length
+from rstar_math.llm.client import HttpModel
+from rstar_math.llm.slots import Slot, Slots, common_length
 
 EXAMPLES = "An example that all prompts begin with. " * 10
 

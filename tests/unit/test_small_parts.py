@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rstar_math import errors
+from rstar_math.costs import as_scoring, charge, metering, rebilled
 from rstar_math.evaluation.metrics import summarise, wilson
-from rstar_math.evolution.store import Result
-from rstar_math.meter import as_scoring, charge, metering, rebilled
+from rstar_math.runs.results import Result
 from rstar_math.search import Choice
-from rstar_math.search.strategy import Strategy, parse_strategies
+from rstar_math.search.strategies import Strategy, parse_strategies
 from rstar_math.seeding import derive
 from rstar_math.types import Cost, Verdict
 

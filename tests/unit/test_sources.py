@@ -9,9 +9,8 @@ import pytest
 
 from rstar_math.errors import InputError, MissingExtra
 from rstar_math.problems import read_problems
-from rstar_math.problems.generators import CHECKED
-from rstar_math.problems.sources import parse_source, read_source, read_sources
-from rstar_math.problems.writer import write_problems
+from rstar_math.problems.jsonl import write_problems
+from rstar_math.problems.sources import CHECKED, parse_source, read_source, read_sources
 from rstar_math.types import Problem, Question
 
 

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from rstar_math.config import Config, PolicyConfig, SearchConfig
-from rstar_math.meter import metering
-from rstar_math.models.policy import StepPolicy
+from rstar_math.costs import metering
 from rstar_math.models.prompting import Prompting
+from rstar_math.policies.completions import StepPolicy
+from rstar_math.prompts.chat_templates import ChatTemplate
 from rstar_math.protocols import Completion
 from rstar_math.search import Parts, Tree
 from rstar_math.search.sampling import sample_chains
-from rstar_math.steps.chat_template import ChatTemplate
 from rstar_math.types import Cost, Execution, ExecutionStatus, Question, Step
 
 CHATML = (
@@ -35,7 +35,7 @@ class Scripted:
 
     async def complete(self, prompt: str, **options: Any) -> list[Completion]:
         self.asked.append((prompt, options))
-        from rstar_math.meter import charge
+        from rstar_math.costs import charge
 
         charge(Cost(calls=1, prompt_tokens=100, sampled_tokens=10))
         return list(self.answers.pop(0))
@@ -119,8 +119,8 @@ def test_thoughts_are_limited_kept_apart_and_counted() -> None:
 
 
 def test_words_of_an_instruct_model_are_asked_for_in_chat() -> None:
-    from rstar_math.kit import Kit
-    from rstar_math.search.strategy import Strategy
+    from rstar_math.search.strategies import Strategy
+    from rstar_math.solver.components import Kit
 
     async def group(answers: Sequence[str]) -> list[int]:
         return list(range(len(answers)))

@@ -9,8 +9,8 @@ import pytest
 
 from rstar_math.config import load_config
 from rstar_math.errors import ConfigError, InputError, StoreError
-from rstar_math.evolution.fill import conditions
-from rstar_math.evolution.store import RunStore
+from rstar_math.runs.results import conditions
+from rstar_math.runs.store import RunStore
 from rstar_math.search import Choice, Tree, to_record
 from rstar_math.types import Execution, ExecutionStatus, Problem, Question, Step, Verdict
 

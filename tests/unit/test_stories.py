@@ -10,8 +10,7 @@ import pytest
 
 from rstar_math.errors import InputError
 from rstar_math.problems.annotated import annotated_steps
-from rstar_math.problems.solutions import read_solutions
-from rstar_math.problems.sources import read_source
+from rstar_math.problems.sources import read_solutions, read_source
 from rstar_math.problems.stories import SCHEMES, dress, stories
 from rstar_math.problems.stories.words import Told, Words
 

@@ -11,12 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rstar_math.config import SearchConfig
+from rstar_math.costs import charge
 from rstar_math.errors import ConfigError, RequestFailed
-from rstar_math.meter import charge
 from rstar_math.search import ROOT, Choice, Parts, Tree, from_record, pursue, to_record
-from rstar_math.search.answers import Ballot, best, majority, top_of_runs, weighted
-from rstar_math.search.stopping import Allowance, confidence, decided
-from rstar_math.search.strategy import Strategy, parse_strategies
+from rstar_math.search.strategies import Strategy, parse_strategies
+from rstar_math.search.voting import (
+    Allowance,
+    Ballot,
+    best,
+    confidence,
+    decided,
+    majority,
+    top_of_runs,
+    weighted,
+)
 from rstar_math.seeding import derive
 from rstar_math.testing import ToyWorld
 from rstar_math.types import Cost, Question, Step

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rstar_math.config import PolicyConfig
+from rstar_math.costs import metering
 from rstar_math.errors import InputError
-from rstar_math.meter import metering
-from rstar_math.models import SubQuestionPolicy
-from rstar_math.steps.subquestions import (
+from rstar_math.policies.completions import SubQuestionPolicy
+from rstar_math.prompts.subquestions import (
     OVERALL,
     STOPS,
     asked,

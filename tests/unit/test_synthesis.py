@@ -12,28 +12,25 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from rstar_math.errors import ConfigError, ContextExceeded, ModelUnreachable, StoreError
-from rstar_math.problems.decontamination import Rule
-from rstar_math.problems.draft_file import DraftFile, Written
-from rstar_math.problems.drafts import (
+from rstar_math.problems.drafts import DraftFile, Written
+from rstar_math.problems.filtering import Rule
+from rstar_math.problems.jsonl import MAX_QUESTION_CHARS, read_problems, write_problems
+from rstar_math.problems.synthesis import (
+    EXAMPLES,
     STOPS,
     Agreement,
+    Known,
+    LeftOut,
+    SynthesisConfig,
     agreement,
     is_clean,
     read_draft,
-    synthesis_prompt,
-)
-from rstar_math.problems.reader import MAX_QUESTION_CHARS, read_problems
-from rstar_math.problems.settings import SynthesisConfig
-from rstar_math.problems.synthesis import (
-    EXAMPLES,
-    Known,
-    LeftOut,
     require_seeds,
     settle,
+    synthesis_prompt,
     tell_apart,
     write_drafts,
 )
-from rstar_math.problems.writer import write_problems
 from rstar_math.testing import ScriptedCompleter
 from rstar_math.types import Problem, Question
 

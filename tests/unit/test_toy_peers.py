@@ -10,7 +10,7 @@ from rstar_math.config import MutualConfig, SearchConfig
 from rstar_math.errors import ConfigError, InputError
 from rstar_math.search import Parts, Tree, ballots, examine, majority, mutual_choice, sample_chains
 from rstar_math.testing import ToyPeers, toy_units
-from rstar_math.testing.toysteps import ToyExecutor
+from rstar_math.testing.toy_world import ToyExecutor
 from rstar_math.types import Question
 from tests.unit.toy import same_text
 

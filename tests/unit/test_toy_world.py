@@ -9,11 +9,11 @@ from statistics import fmean
 import pytest
 
 from rstar_math.config import SearchConfig
+from rstar_math.costs import metering
 from rstar_math.errors import ConfigError, InputError
-from rstar_math.meter import metering
+from rstar_math.prompts import GRAMMAR
 from rstar_math.protocols import Scorer
 from rstar_math.search import ROOT, Parts, Tree, grow, sample_chains, to_record
-from rstar_math.steps import GRAMMAR
 from rstar_math.testing import ToyWorld
 from rstar_math.types import ExecutionStatus, Problem, Step, Verdict
 from tests.unit.toy import DirectExecutor

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rstar_math.whole_files import replacing
+from rstar_math.files import replacing
 
 
 def test_a_file_takes_its_place_at_the_end_with_the_permissions_of_any_new_file(

@@ -10,31 +10,21 @@ import sys
 import typer
 
 from rstar_math.cli import (
-    benchmarks,
-    curate,
-    demo,
-    deploy,
+    data,
     doctor,
-    downloading,
+    downloads,
     eval_ppm,
     evaluate,
     evolve,
-    export,
     grade,
-    merge,
     models,
-    plan,
     problems,
-    report,
-    search,
     serve,
     solve,
-    synthesise,
     train,
-    view,
 )
 from rstar_math.errors import RstarError
-from rstar_math.foreign import plain
+from rstar_math.text import plain
 
 app = typer.Typer(
     name="rstar",
@@ -45,31 +35,31 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.command("solve")(solve.solve)
-app.command("search")(search.search)
+app.command("search")(solve.search)
 app.command("eval")(evaluate.evaluate)
-app.command("merge")(merge.merge)
-app.command("plan")(plan.plan)
-app.command("benchmarks")(benchmarks.benchmarks)
-app.command("report")(report.report)
-app.command("view")(view.view)
+app.command("merge")(solve.merge)
+app.command("plan")(evolve.plan)
+app.command("benchmarks")(evaluate.benchmarks)
+app.command("report")(evaluate.report)
+app.command("view")(serve.view)
 app.command("serve")(serve.serve)
 app.command("problems")(problems.problems)
-app.command("synthesise")(synthesise.synthesise)
-app.command("curate")(curate.curate)
-app.command("export")(export.export)
+app.command("synthesise")(problems.synthesise)
+app.command("curate")(data.curate)
+app.command("export")(data.export)
 app.add_typer(train.app, name="train")
 app.command("evolve")(evolve.evolve)
 app.add_typer(models.app, name="models")
-app.command("deploy")(deploy.deploy)
+app.command("deploy")(train.deploy)
 app.command("eval-ppm")(eval_ppm.eval_ppm)
 app.command("grade", context_settings={"ignore_unknown_options": True})(grade.grade)
 app.command("doctor")(doctor.doctor)
-app.command("demo")(demo.demo)
+app.command("demo")(solve.demo)
 
 
 def main() -> None:
     """Run the command line; an error is one sentence on stderr."""
-    downloading.use_bar()
+    downloads.use_bar()
     try:
         app()
     except RstarError as error:

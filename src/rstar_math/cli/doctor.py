@@ -23,8 +23,8 @@ def doctor(
     as_json: AsJson = False,
 ) -> None:
     """Show what is installed, what is missing, what to type, and which sandbox layers hold here."""
-    from rstar_math.doctor import examine, examine_model
-    from rstar_math.sandbox import NOT_COVERED
+    from rstar_math.cli.diagnosis import examine, examine_model
+    from rstar_math.sandbox.programs import NOT_COVERED
 
     checks = examine()
     if model is not None:
@@ -38,7 +38,7 @@ def doctor(
     from rich.table import Table
     from rich.text import Text
 
-    from rstar_math.cli import show
+    from rstar_math.cli import display
 
     group = None
     table = Table(box=None, show_header=False, pad_edge=False)
@@ -50,7 +50,7 @@ def doctor(
         table.add_row(Text(f"  {check.name}"), mark, Text(check.detail))
         if check.fix:
             table.add_row("", "", Text(f"type: {check.fix}", "cyan"))
-    show.out.print(table)
-    show.out.print("\n[bold]The sandbox does not cover[/]")
+    display.out.print(table)
+    display.out.print("\n[bold]The sandbox does not cover[/]")
     for sentence in NOT_COVERED:
-        show.out.print(f"  - {sentence}")
+        display.out.print(f"  - {sentence}")

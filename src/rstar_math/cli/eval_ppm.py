@@ -1,20 +1,80 @@
 """`rstar eval-ppm`: is a preference model to be trusted?"""
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rstar_math.cli.options import AsJson, print_json
+from rstar_math.errors import InputError
 
 if TYPE_CHECKING:
-    from rstar_math.models.preference import PreferenceModel
-    from rstar_math.models.served_preference import ServedPreference
+    from rstar_math.grading.grader import Grader
+    from rstar_math.protocols import Scorer, Verifier
+    from rstar_math.runs.store import RunStore
+    from rstar_math.search.tree import Tree
+
+
+async def against_votes(
+    scorer: "Scorer", run_file: Path, strategy: str | None, limit: int | None
+) -> dict[str, Any]:
+    """The figures of `evaluation.reranking` on the first `limit` problems of a run, with the tokens
+    that the scorer read. Raises `InputError` where the run has no samples to choose from."""
+    from rstar_math.costs import metering
+    from rstar_math.evaluation.reranking import choose
+    from rstar_math.grading.grader import Grader
+    from rstar_math.runs.store import RunStore
+
+    async def work(store: "RunStore", name: str) -> dict[str, Any]:
+        async with Grader() as grader:
+            with metering() as cost:
+                found = await choose(_judged(store, name, limit, grader), scorer, grader.group)
+            return {
+                "run": str(run_file),
+                "strategy": name,
+                **found.as_json(),
+                "scorer_tokens": cost.scorer_tokens,
+            }
+
+    with RunStore.read(run_file) as store:
+        return await work(store, _samples(store, strategy))
+
+
+def _samples(store: "RunStore", strategy: str | None) -> str:
+    """The strategy whose results are chosen from: the one that is named, or the only one that
+    sampled whole solutions."""
+    there = store.strategies()
+    chains = [name for name in there if name.startswith(("sc@", "bon@"))]
+    if strategy is not None and strategy in there:
+        return strategy
+    if strategy is None and len(chains) == 1:
+        return chains[0]
+    what = ", ".join(there) or "nothing"
+    raise InputError(
+        f"{store.path} has {what}; name one with --strategy, or sample solutions first: "
+        f"rstar eval FILE --strategy sc@8 --run {store.path}."
+    )
+
+
+async def _judged(
+    store: "RunStore", name: str, limit: int | None, grader: "Grader"
+) -> "AsyncIterator[tuple[Tree, Verifier]]":
+    """The trees of problems that have a reference, each with its judge."""
+    done = store.done(name)
+    there = [p for p in store.problems() if p.id in done and p.reference is not None]
+    for problem in there[:limit]:
+        assert problem.reference is not None
+        yield store.tree(problem.id, name), grader.verifier(problem.reference)
+
+
+if TYPE_CHECKING:
+    from rstar_math.ppm.remote import ServedPreference
+    from rstar_math.ppm.scorer import PreferenceModel
     from rstar_math.training.rows import PairRow
 
     Scored = PreferenceModel | ServedPreference
-
 Sampled = Annotated[
     Path | None,
     typer.Option(
@@ -24,8 +84,6 @@ Sampled = Annotated[
         "is choosing by this model better than majority voting on the same samples?",
     ),
 ]
-
-
 Trained = Annotated[
     Path,
     typer.Argument(
@@ -40,7 +98,6 @@ Base = Annotated[
         "--base", metavar="MODEL", help="A probe's policy, if it moved, or the model of an adapter."
     ),
 ]
-
 Chosen = Annotated[
     str | None,
     typer.Option(
@@ -82,7 +139,7 @@ def eval_ppm(
     samples. The problems of --run must be ones that it has not learned from.
     """
     from rstar_math.errors import InputError
-    from rstar_math.models.served_preference import placed
+    from rstar_math.ppm.remote import placed
 
     if pairs is None and not processbench and run_file is None:
         raise InputError(
@@ -101,8 +158,6 @@ def eval_ppm(
                 found = await _detected(scorer, path, limit)
                 report.setdefault("processbench", {})[str(path)] = found
             if run_file is not None:
-                from rstar_math.cli.choosing import against_votes
-
                 report["choosing"] = await against_votes(scorer, run_file, strategy, limit)
             return report
         finally:
@@ -117,7 +172,7 @@ def eval_ppm(
 
 def _show(report: dict[str, Any]) -> None:
     """The figures, and of the choices what they mean."""
-    from rstar_math.cli.show import out
+    from rstar_math.cli.display import out
 
     named = {"pairs": report.get("pairs"), **report.get("processbench", {})}
     for name, figures in {**named, "choosing": report.get("choosing")}.items():
@@ -132,8 +187,8 @@ def _show(report: dict[str, Any]) -> None:
 
 def _loaded(checkpoint: Path, base: str | None) -> "Scored":
     """The model of a folder, or of a .gguf file."""
-    from rstar_math.models.preference import PreferenceModel
-    from rstar_math.models.served_preference import ServedPreference
+    from rstar_math.ppm.remote import ServedPreference
+    from rstar_math.ppm.scorer import PreferenceModel
 
     if checkpoint.suffix == ".gguf":
         return ServedPreference.load(checkpoint, base=base or "local")
@@ -142,8 +197,8 @@ def _loaded(checkpoint: Path, base: str | None) -> "Scored":
 
 def _rows(checkpoint: Path, path: Path, limit: int | None, everything: bool) -> "list[PairRow]":
     """A file's pairs; of problems that the model has not learned from."""
+    from rstar_math.checkpoints.folders import read_notes
     from rstar_math.errors import InputError
-    from rstar_math.models.checkpoints import read_notes
     from rstar_math.training.rows import PairRow, held_out, read_rows
 
     rows = read_rows(path, PairRow)
@@ -163,7 +218,7 @@ def _rows(checkpoint: Path, path: Path, limit: int | None, everything: bool) -> 
 
 async def _ranked(scorer: "Scored", rows: "list[PairRow]") -> dict[str, Any]:
     """Ranking accuracy on pairs."""
-    from rstar_math.training.ranking import calibration_error, pair_calibration, ranking_accuracy
+    from rstar_math.training.batches import calibration_error, pair_calibration, ranking_accuracy
     from rstar_math.training.rows import for_model
 
     rows = for_model(rows, scorer.renderer)

@@ -1,6 +1,7 @@
 """`rstar eval`: strategies side by side on one set of problems."""
 
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,11 +22,104 @@ from rstar_math.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from rstar_math.cli.batch import OpenJob
-    from rstar_math.config import Config
+    from rstar_math.cli.jobs import OpenJob
+    from rstar_math.config.sections import Config
     from rstar_math.evaluation.metrics import Summary
     from rstar_math.evaluation.sanity import Gate
     from rstar_math.types import Problem
+
+
+def benchmarks(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="Say all about one of them.")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data", metavar="FOLDER", help="Folder of local sets.", show_default="$RSTAR_DATA"
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the benchmarks: size, answers, licence, where they are, what is wrong with them.
+
+    Use one with: rstar eval --dataset NAME
+    """
+    import os
+
+    from rstar_math.cli import display
+    from rstar_math.problems.benchmarks import FOLDER_VARIABLE, benchmark
+    from rstar_math.problems.benchmarks import benchmarks as known
+
+    folder = data or Path(os.environ.get(FOLDER_VARIABLE, "."))
+    chosen = known() if name is None else (benchmark(name),)
+    rows = [asdict(one) | {"file": (f := one.file(folder)) and str(f)} for one in chosen]
+    if as_json:
+        print_json({"benchmarks": rows})
+    elif name is None:
+        display.out.print(display.listed_benchmarks(rows))
+    else:
+        for key, value in rows[0].items():
+            display.out.print(f"{key:8} {'-' if value in (None, '') else value}", markup=False)
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run files.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where to write it.")] = Path(
+        "report"
+    ),
+    plots: Annotated[bool, typer.Option(help="Draw plots (needs matplotlib).")] = True,
+    trees: Annotated[bool, typer.Option(help="Write each run's trees beside it.")] = True,
+    inspect: Annotated[
+        bool, typer.Option("--inspect", help="Write logs of inspect_ai too, one a strategy.")
+    ] = False,
+    lm_eval: Annotated[
+        bool, typer.Option("--lm-eval", help="Write results files of lm-eval too.")
+    ] = False,
+    as_json: AsJson = False,
+    open_: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+) -> None:
+    """Write a report on one or more runs: report.md, report.html and pages of their trees.
+
+    Shares with intervals, expected results of k attempts, paired tests, accuracy against cost, the
+    papers' figures beside ours, every problem under every strategy, and what it takes to repeat it.
+    """
+    from rstar_math.evaluation.interchange import names_of, write_inspect_logs, write_lm_eval
+
+    named = list(zip(runs, names_of(runs), strict=True))
+    written = run(_write(runs, out, plots=plots, trees=trees), kept=False)
+    if inspect:
+        written += [
+            log for path, name in named for log in write_inspect_logs(path, out / "inspect", name)
+        ]
+    if lm_eval:
+        written += [write_lm_eval(path, out / "lm-eval", name) for path, name in named]
+    if as_json:
+        print_json({"files": [str(path) for path in written]})
+    else:
+        for path in written:
+            typer.echo(path)
+    if open_:
+        typer.launch(str(written[1]))
+
+
+async def _write(runs: list[Path], out: Path, *, plots: bool, trees: bool) -> list[Path]:
+    """The files of a report."""
+    from rstar_math.evaluation.report import write_report
+    from rstar_math.evaluation.results import Grading
+    from rstar_math.grading.grader import Grader
+    from rstar_math.types import Verdict
+    from rstar_math.viewer.app import write_page
+
+    async with Grader() as grader:
+
+        async def judge(answer: str, reference: str) -> Verdict:
+            return await grader.verifier(reference).judge(answer)
+
+        grading = Grading(grader.group, judge)
+        return await write_report(
+            runs, out, grading, plots=plots, write_trees=write_page if trees else None
+        )
 
 
 Strategies = Annotated[
@@ -65,8 +159,6 @@ Published = Annotated[
         help="With --check: the model's published score on this set.",
     ),
 ]
-
-
 Dataset = Annotated[
     str | None,
     typer.Option(
@@ -110,14 +202,14 @@ def evaluate(
     With --budget every strategy is given the same: a comparison at equal cost. No search sees a
     reference answer; they are used afterwards to grade, and --check proves it.
     """
-    from rstar_math.cli import batch
-    from rstar_math.search.strategy import parse_strategies
+    from rstar_math.cli import jobs
+    from rstar_math.search.strategies import parse_strategies
 
     share = _share(published, check=check)
     settings = configure(config, [*(set_ or []), *_budget(budget)], model, discriminator)
     strategies = parse_strategies(strategy or f"greedy,sc@8,{settings.search.strategy}")
     given, name = _given(file, dataset, data, limit)
-    job = batch.Job(
+    job = jobs.Job(
         file,
         run_file,
         limit,
@@ -125,9 +217,9 @@ def evaluate(
         graded=True,
         given=given,
         cluster=cluster,
-        shard=batch.part(shard),
+        shard=jobs.parse_shard(shard),
     )
-    with batch.opened(job, settings) as opened:
+    with jobs.open_job(job, settings) as opened:
         needs = None if cluster else settings
         run(opened.work(settings), kept=run_file is not None, needs=needs)
         rows = [opened.summary(s) for s in strategies]
@@ -154,7 +246,7 @@ def _given(
 ) -> "tuple[list[Problem] | None, str]":
     """The problems of a data set (None: those of the file), and what they are called."""
     from rstar_math.errors import ConfigError
-    from rstar_math.evaluation.sources import load
+    from rstar_math.problems.benchmarks import load
 
     if dataset is None:
         return None, str(file)
@@ -168,11 +260,11 @@ def _given(
 
 def _show(rows: "list[Summary]", gates: "list[Gate]") -> None:
     """The table, and a line a gate."""
-    from rstar_math.cli import show
+    from rstar_math.cli import display
 
-    show.out.print(show.summaries(rows))
+    display.out.print(display.summaries(rows))
     for gate in gates:
-        show.out.print(show.gate_line(gate), soft_wrap=True)
+        display.out.print(display.gate_line(gate), soft_wrap=True)
 
 
 def _share(published: float | None, *, check: bool) -> float | None:
@@ -186,7 +278,7 @@ def _share(published: float | None, *, check: bool) -> float | None:
 
 def _gates(job: "OpenJob", settings: "Config", published: float | None) -> "list[Gate]":
     """The gates of --check."""
-    from rstar_math.cli.checking import gates
+    from rstar_math.cli.sanity import gates
 
     return run(gates(job, settings, published), kept=True)
 

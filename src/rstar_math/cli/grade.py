@@ -12,7 +12,7 @@ import typer
 from rstar_math.errors import InputError
 
 if TYPE_CHECKING:
-    from rstar_math.grading import Judgement
+    from rstar_math.grading.rules import Judgement
 
 _BATCH = 256
 """Lines in memory at once."""
@@ -55,7 +55,7 @@ def grade(
 
 
 async def _grade_pair(pred: str, gold: str) -> "Judgement":
-    from rstar_math.grading import Grader
+    from rstar_math.grading.grader import Grader
 
     async with Grader() as grader:
         return await grader.compare(pred, gold)
@@ -77,7 +77,7 @@ def _opened(path: str) -> Iterator[TextIO]:
 
 
 async def _grade_lines(lines: TextIO, path: str) -> None:
-    from rstar_math.grading import Grader
+    from rstar_math.grading.grader import Grader
 
     async with Grader() as grader:
         for batch in _batches(lines, path):

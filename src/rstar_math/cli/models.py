@@ -10,10 +10,9 @@ from rstar_math.cli.options import AsJson, print_json
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from rstar_math.models.stored import Stored
+    from rstar_math.models.storage import Stored
 
 app = typer.Typer(help="Download models and see which are on this disk.", no_args_is_help=True)
-
 Names = Annotated[
     list[str],
     typer.Argument(
@@ -27,15 +26,15 @@ Names = Annotated[
 @app.command("list")
 def list_models(as_json: AsJson = False) -> None:
     """List the models that have a short name, and the downloaded ones: size, licence, place."""
-    from rstar_math.models.stored import stored
+    from rstar_math.models.storage import stored
 
     rows = stored()
     if as_json:
         print_json({"models": [row.as_json() for row in rows]})
         return
-    from rstar_math.cli import show
+    from rstar_math.cli import display
 
-    show.out.print(_table(rows))
+    display.out.print(_table(rows))
 
 
 @app.command("pull")
@@ -58,7 +57,7 @@ def pull(names: Names) -> None:
 @app.command("remove")
 def remove(names: Names) -> None:
     """Delete downloaded models from this disk, and what interrupted downloads left of them."""
-    from rstar_math.models.removal import remove_model
+    from rstar_math.models.storage import remove_model
     from rstar_math.progress import megabytes
 
     for name in names:
@@ -70,8 +69,8 @@ def _table(rows: "list[Stored]") -> "Table":
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    from rstar_math.foreign import plain
     from rstar_math.progress import megabytes
+    from rstar_math.text import plain
 
     table = Table(header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("name", "weights", "size", "licence", "on this disk"):

@@ -13,12 +13,11 @@ import typer
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from rstar_math.config import Config
-    from rstar_math.search.strategy import Strategy
+    from rstar_math.config.sections import Config
+    from rstar_math.search.strategies import Strategy
 
 T = TypeVar("T")
 S = TypeVar("S", bound="BaseModel")
-
 Model = Annotated[
     str | None,
     typer.Option(
@@ -86,7 +85,7 @@ def configure(
     discriminator: str | None = None,
 ) -> "Config":
     """The configuration that a command line asks for."""
-    from rstar_math.config import load_config
+    from rstar_math.config.loading import load_config
 
     return load_config(source, settings or (), model=model, discriminator=discriminator)
 
@@ -128,7 +127,7 @@ def section_of(kind: type[S], given: Sequence[str], example: str, prefix: str = 
 def one_strategy(text: str | None, config: "Config", verb: str) -> "Strategy":
     """The strategy that a command line asks for, or the configuration's own."""
     from rstar_math.errors import InputError
-    from rstar_math.search.strategy import parse_strategies
+    from rstar_math.search.strategies import parse_strategies
 
     chosen, *others = parse_strategies(text or config.search.strategy)
     if others:
@@ -144,7 +143,7 @@ def run(work: Coroutine[Any, Any, T], *, kept: bool | None, needs: "Config | Non
     """
     try:
         if needs is not None:
-            from rstar_math.cli.downloading import fetch_for
+            from rstar_math.cli.downloads import fetch_for
 
             fetch_for(needs)
         return asyncio.run(work)

@@ -4,9 +4,9 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from rstar_math.cli import show
-from rstar_math.foreign import plain
-from rstar_math.training.curation import Curated
+from rstar_math.cli import display
+from rstar_math.text import plain
+from rstar_math.training.curation.records import Curated
 
 _SHOWN = 20
 """Most doubted problems that are listed; all are in the folder's README."""
@@ -14,11 +14,11 @@ _SHOWN = 20
 
 def show_curated(found: Curated, *, left_out: int) -> None:
     """Print what was kept and dropped."""
-    show.out.print(_counts(found, left_out))
+    display.out.print(_counts(found, left_out))
     if found.report.by_depth:
-        show.out.print(_depths(found.report.by_depth))
+        display.out.print(_depths(found.report.by_depth))
     if found.suspects:
-        show.out.print(_suspects(found))
+        display.out.print(_suspects(found))
 
 
 def _counts(found: Curated, left_out: int) -> Table:

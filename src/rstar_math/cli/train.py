@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from rstar_math.training.rows import SolutionRow
 
 app = typer.Typer(help="Train a policy or a preference model.", no_args_is_help=True)
-
 Base = Annotated[
     str,
     typer.Option(
@@ -66,9 +65,9 @@ def policy(
 
     A training that was stopped goes on when the same command is given again.
     """
-    from rstar_math.training.policy import plan_policy, train_policy
     from rstar_math.training.rows import SolutionRow, read_rows
     from rstar_math.training.settings import PolicyTraining
+    from rstar_math.training.sft import plan_policy, train_policy
 
     settings = section_of(PolicyTraining, set_ or (), _EXAMPLE)
     rows = _annotated(data) if annotated else read_rows(_file(data, "sft"), SolutionRow)
@@ -143,7 +142,7 @@ def _required(out: Path | None) -> Path:
 def _file(data: Path, name: str) -> Path:
     """The file of one kind of data: the path itself, or its file in a folder of rstar curate."""
     from rstar_math.errors import InputError
-    from rstar_math.training.export.folder import MARK, read_mark
+    from rstar_math.training.dataset import MARK, read_mark
 
     path = data / f"{name}.jsonl" if data.is_dir() else data
     if not path.is_file() and (data / MARK).is_file():
@@ -163,7 +162,7 @@ def _file(data: Path, name: str) -> Path:
 def _annotated(path: Path) -> "list[SolutionRow]":
     """The rows of a file of problems with annotated solutions; what is not used is counted."""
     from rstar_math.errors import InputError
-    from rstar_math.problems.solutions import read_solutions
+    from rstar_math.problems.sources import read_solutions
     from rstar_math.training.rows import annotated_rows
 
     found = list(read_solutions(str(path)))
@@ -192,7 +191,7 @@ def _print_plan(made: "Plan", as_json: bool) -> None:
     if as_json:
         print_json(report)
         return
-    from rstar_math.cli.show import out as console
+    from rstar_math.cli.display import out as console
 
     rows, tokens = made.micro_batch
     console.print(
@@ -212,7 +211,7 @@ def _print(report: dict[str, Any], out: Path, as_json: bool) -> None:
     if as_json:
         print_json({"out": str(out), **report})
         return
-    from rstar_math.cli.show import out as console
+    from rstar_math.cli.display import out as console
 
     for name, value in report.items():
         if name == "held_out" and not value["problems"]:
@@ -232,3 +231,180 @@ def _print(report: dict[str, Any], out: Path, as_json: bool) -> None:
 
 def _figure(value: Any) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+AdapterBase = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL",
+        help="Write the adapter that makes the checkpoint of this model (local, a short name "
+        "of rstar models list or a .gguf file), whatever it was trained in between.",
+    ),
+]
+
+
+def deploy(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help="What rstar train policy or ppm wrote.")
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="PATH",
+            help="The .gguf file, or with --format peft or int8 the folder.",
+        ),
+    ],
+    kind: Annotated[
+        Literal["f32", "f16", "q8_0"] | None,
+        typer.Option(
+            help="How weights are stored; a byte each in q8_0.",
+            show_default="q8_0, f16 for adapters",
+        ),
+    ] = None,
+    adapter: Annotated[
+        bool,
+        typer.Option("--adapter", help="Write only the LoRA adapter, for the model it came from."),
+    ] = False,
+    form: Annotated[
+        Literal["gguf", "peft", "int8"],
+        typer.Option(
+            "--format",
+            help="gguf: a file for llama.cpp. peft: with --adapter, a folder for vLLM's "
+            "--lora-modules. int8: a checkpoint folder with 8-bit weights for vllm serve.",
+        ),
+    ] = "gguf",
+    base: AdapterBase = None,
+    rank: Annotated[int, typer.Option(min=1, help="Rank of that adapter.")] = 16,
+    as_json: AsJson = False,
+) -> None:
+    """Write a trained policy or preference model for llama.cpp, or a policy's adapter for vLLM.
+
+    A policy's .gguf file is a --model; a preference model's goes to --set search.ppm=FILE, a
+    policy's adapter to --set model.adapter=FILE. vLLM serves checkpoint folders as they are.
+    """
+    _check_deploy(form, checkpoint, out, adapter=adapter, for_gguf=(kind, base))
+    if form == "peft":
+        return _deploy_peft(checkpoint, out, as_json)
+    if form == "int8":
+        return _deploy_int8(checkpoint, out, as_json)
+    share = _write(checkpoint, out, kind, adapter, (base, rank))
+    return _tell(out, adapter, share, as_json)
+
+
+def _check_deploy(
+    form: str, checkpoint: Path, out: Path, *, adapter: bool, for_gguf: tuple[str | None, ...]
+) -> None:
+    """Raises `ConfigError` for options that do not go together."""
+    from rstar_math.errors import ConfigError
+
+    if form == "peft":
+        if not adapter:
+            raise ConfigError(
+                "--format peft is for adapters; add --adapter, or serve the checkpoint folder "
+                f"itself: vllm serve {checkpoint}."
+            )
+        if any(for_gguf):
+            raise ConfigError("--kind and --base are for .gguf files; leave them out.")
+    elif form == "int8":
+        if adapter or any(for_gguf):
+            raise ConfigError("--adapter, --kind and --base do not go with --format int8.")
+    elif out.suffix != ".gguf":
+        raise ConfigError(f"--out {out} does not end in .gguf; rename it.")
+    elif for_gguf[1] is not None and not adapter:
+        raise ConfigError("--base is for adapters; give --adapter too, or leave it out.")
+
+
+def _write(
+    checkpoint: Path,
+    out: Path,
+    kind: Literal["f32", "f16", "q8_0"] | None,
+    adapter: bool,
+    relative: tuple[str | None, int],
+) -> float | None:
+    """Write the .gguf file; of an adapter `relative` to a base and of a rank, the share of the
+    change that it holds."""
+    from rstar_math.checkpoints.gguf_adapters import write_adapter, write_difference
+    from rstar_math.checkpoints.gguf_export import write_gguf
+
+    base, rank = relative
+    if base is not None:
+        file = _file_of(base)
+        return write_difference(checkpoint, out, base=file, rank=rank, kind=kind or "f16")
+    if adapter:
+        write_adapter(checkpoint, out, kind=kind or "f16")
+    else:
+        write_gguf(checkpoint, out, kind=kind or "q8_0")
+    return None
+
+
+def _deploy_int8(checkpoint: Path, out: Path, as_json: bool) -> None:
+    """Write a checkpoint with 8-bit weights, and say how it is served."""
+    from rstar_math.checkpoints.vllm_export import write_int8
+
+    write_int8(checkpoint, out)
+    size = sum(file.stat().st_size for file in out.iterdir())
+    if as_json:
+        print_json({"out": str(out), "kind": "policy", "format": "int8", "bytes": size})
+        return
+    typer.echo(f"Written to {out} ({size / 1e6:.1f} MB); serve it with vllm serve {out}.")
+
+
+def _deploy_peft(checkpoint: Path, out: Path, as_json: bool) -> None:
+    """Write an adapter folder for vLLM, and say how it is served."""
+    from rstar_math.checkpoints.vllm_export import write_peft_adapter
+    from rstar_math.errors import ConfigError
+
+    if out.suffix == ".gguf":
+        raise ConfigError(f"--format peft writes a folder; name one instead of {out}.")
+    written = write_peft_adapter(checkpoint, out)
+    if as_json:
+        told = {"out": str(out), "kind": "policy", "adapter": True, "format": "peft"}
+        print_json({**told, "base": written.base, "rank": written.rank})
+        return
+    more = f" --max-lora-rank {_vllm_rank(written.rank)}" if written.rank > _VLLM_RANKS[0] else ""
+    typer.echo(
+        f"Written to {out}; serve it with vllm serve {written.base or 'BASE'} --enable-lora "
+        f"--lora-modules {out.name}={out}{more}."
+    )
+
+
+_VLLM_RANKS = (16, 32, 64, 128, 256, 320, 512)
+"""Values of vLLM's --max-lora-rank, from its default on."""
+
+
+def _vllm_rank(rank: int) -> int:
+    """The smallest --max-lora-rank that has room for a rank."""
+    return next((most for most in _VLLM_RANKS if most >= rank), rank)
+
+
+def _file_of(base: str) -> str:
+    """The .gguf file of a name; "local" stays what it is."""
+    from rstar_math.models.downloads import resolve_model
+    from rstar_math.models.names import parse_name
+
+    meant = parse_name(base)
+    return meant.text if meant.kind in ("packaged", "file") else str(resolve_model(meant))
+
+
+def _tell(out: Path, adapter: bool, share: float | None, as_json: bool) -> None:
+    """Say what was written and how it is used."""
+    from rstar_math.checkpoints.tensors import read_header
+
+    facts = read_header(out).facts
+    what, note = str(facts["rstar.kind"]), facts.get("rstar.tokenizer.note")
+    size = out.stat().st_size
+    if as_json:
+        told = {"out": str(out), "kind": what, "adapter": adapter, "bytes": size}
+        told |= {} if note is None else {"note": note}
+        print_json(told if share is None else {**told, "share_of_change": share})
+        return
+    use = {
+        ("policy", False): f"--model {out}",
+        ("policy", True): f"--set model.adapter={out}",
+    }.get((what, adapter), f"--set search.scorer=ppm --set search.ppm={out}")
+    holds = "" if share is None else f" It holds {share:.1%} of what was learned (squared size)."
+    typer.echo(f"Written to {out} ({size / 1e6:.1f} MB); use it with {use}.{holds}")
+    if note is not None:
+        typer.echo(f"Note: {note}")

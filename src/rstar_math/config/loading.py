@@ -9,8 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from rstar_math.config.sections import HF, LOCAL, TRAINED, Config, canonical
-from rstar_math.config.servers import VLLM
+from rstar_math.config.sections import HF, LOCAL, TRAINED, VLLM, Config, canonical
 from rstar_math.errors import ConfigError
 
 _OWN = {LOCAL: "laptop", TRAINED: "trained"}
@@ -56,7 +55,7 @@ def load_config(
 
 def presets() -> list[str]:
     """Names of the configurations that come with the package."""
-    folder = files("rstar_math.presets")
+    folder = files("rstar_math.config") / "presets"
     return sorted(
         entry.name.removesuffix(".toml")
         for entry in folder.iterdir()
@@ -67,7 +66,9 @@ def presets() -> list[str]:
 def _read(source: str) -> dict[str, Any]:
     """The tables of a TOML file or a preset."""
     if source in presets():
-        text = (files("rstar_math.presets") / f"{source}.toml").read_text(encoding="utf-8")
+        text = (files("rstar_math.config") / "presets" / f"{source}.toml").read_text(
+            encoding="utf-8"
+        )
     else:
         try:
             text = Path(source).read_text(encoding="utf-8")

@@ -14,11 +14,11 @@ from typing import Any
 
 from rstar_math import __version__
 from rstar_math.evaluation.metrics import Summary, summarise
-from rstar_math.evaluation.series import problems_hash
-from rstar_math.evolution.store import Result, RunStore
-from rstar_math.serve.page import write_whole
-from rstar_math.serve.viewer.columns import distinct
-from rstar_math.steps import GRAMMAR
+from rstar_math.evaluation.results import problems_hash
+from rstar_math.files import distinct, write_whole
+from rstar_math.prompts.grammar import GRAMMAR
+from rstar_math.runs.results import Result
+from rstar_math.runs.store import RunStore
 from rstar_math.types import Problem, Verdict
 
 _SCORER = "rstar_grader"

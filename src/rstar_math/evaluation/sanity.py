@@ -11,18 +11,95 @@ What they do not see: a model server that knows the answers, since it is asked t
 
 import json
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+from rstar_math.costs import charge, metering
 from rstar_math.errors import InputError
 from rstar_math.evaluation.metrics import Summary, wilson
-from rstar_math.evaluation.paired import mcnemar
-from rstar_math.search import Choice, Tree, to_record
-from rstar_math.types import Problem, Question
+from rstar_math.evaluation.statistics import mcnemar
+from rstar_math.protocols import Completer, Completion
+from rstar_math.search.tree import Tree, to_record
+from rstar_math.search.voting import Choice
+from rstar_math.types import Cost, Problem, Question
+
+MAX_TOKENS = 512
+"""Most tokens of a plain solution."""
+_EXAMPLES = """\
+Solve each problem. Think step by step and end with "The answer is ...".
+
+Question: A box holds 3 rows of 4 eggs. Two eggs break. How many are whole?
+Solution: There are 3 * 4 = 12 eggs. Two of them break, so 12 - 2 = 10 are whole. \
+The answer is 10.
+
+Question: What is the sum of the solutions of x^2 - 5x + 6 = 0?
+Solution: The equation is (x - 2)(x - 3) = 0, so x is 2 or 3, and 2 + 3 = 5. The answer is 5.
+
+Question: """
+_STOPS = ("\nQuestion:", "\n\n\n")
+
+
+async def plain_answer(completer: Completer, question: Question, *, seed: int = 0) -> str | None:
+    """The answer that the model states in plain chain of thought at temperature 0, or None where it
+    states none. Raises `ModelError`."""
+    from rstar_math.extraction import extract_answer
+
+    found = await completer.complete(
+        f"{_EXAMPLES}{question.text.strip()}\nSolution:",
+        n=1,
+        stop=_STOPS,
+        max_tokens=MAX_TOKENS,
+        temperature=0.0,
+        seed=seed,
+    )
+    return extract_answer(found[0].text) if found else None
+
+
+_Key = tuple[str, int, tuple[str, ...], int, float, int]
+
+
+class Remembering:
+    """A Completer that asks another and keeps what it said: a request that comes again gets the
+    same completions and the same bill, and is not asked.
+
+    Batching servers do not decode the same request to the same text twice, whatever the seed; two
+    searches are compared through this one. Holds all answers in memory.
+    """
+
+    def __init__(self, inner: Completer) -> None:
+        self._inner = inner
+        self._known: dict[_Key, tuple[list[Completion], Cost]] = {}
+        self.prompting = getattr(inner, "prompting", None)
+        self.asked = 0
+        """Requests that went to the other model."""
+
+    async def complete(
+        self,
+        prompt: str,
+        *,
+        n: int,
+        stop: Sequence[str],
+        max_tokens: int,
+        temperature: float,
+        seed: int,
+    ) -> list[Completion]:
+        """See `protocols.Completer`. An error is not kept: the next request is asked."""
+        key = (prompt, n, tuple(stop), max_tokens, temperature, seed)
+        if key in self._known:
+            found, bill = self._known[key]
+            charge(bill)
+            return list(found)
+        self.asked += 1
+        with metering() as cost:
+            found = await self._inner.complete(
+                prompt, n=n, stop=stop, max_tokens=max_tokens, temperature=temperature, seed=seed
+            )
+        self._known[key] = list(found), replace(cost)
+        return found
+
 
 LOST = 0.2
 """Share of samples lost to the format from which the prompt is said not to fit."""
-
 Searched = tuple[Tree, Choice]
 Search = Callable[[Sequence[Problem]], Awaitable[Sequence[Searched]]]
 """Searches problems as the evaluation does, from the parts up; results in their order."""

@@ -10,29 +10,37 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rstar_math.config import Config
-from rstar_math.evolution.journal import Facts, digest
-from rstar_math.evolution.packing import Packed, Result
-from rstar_math.evolution.searching import account, finished_in, of_the_search, search
-from rstar_math.evolution.store import RunStore
-from rstar_math.evolution.watching import Silent, Watch
-from rstar_math.models import connect
-from rstar_math.problems.draft_file import DraftFile, Written
-from rstar_math.problems.drafts import Agreement, agreement, read_draft, synthesis_prompt
-from rstar_math.problems.settings import SynthesisConfig
+from rstar_math.config.sections import Config
+from rstar_math.evolution import problem_sets
+from rstar_math.evolution.context import Workshop
+from rstar_math.evolution.manifest import Facts, Journal, digest, file_digest, identity
+from rstar_math.evolution.progress import Silent, Watch
+from rstar_math.evolution.recipe import Recipe
+from rstar_math.evolution.stages import account, finished_in, of_the_search, search, strong_config
+from rstar_math.llm.connect import connect
+from rstar_math.problems.drafts import DraftFile, Written
+from rstar_math.problems.filtering import Rule
+from rstar_math.problems.jsonl import write_problems
 from rstar_math.problems.synthesis import (
+    Agreement,
     Fresh,
     Known,
     LeftOut,
+    SynthesisConfig,
     Synthetic,
+    agreement,
+    read_draft,
     require_seeds,
     settle,
+    synthesis_prompt,
     tell_apart,
     write_drafts,
 )
-from rstar_math.problems.writer import write_problems
+from rstar_math.runs.results import FREE, Packed, Result
+from rstar_math.runs.store import RunStore
 from rstar_math.search.expansion import GIVEN_UP
-from rstar_math.search.strategy import Strategy
+from rstar_math.search.strategies import Strategy
+from rstar_math.seeding import derive
 from rstar_math.types import SYNTHETIC, Cost, Problem, Question
 
 DRAFTS, RUN = "drafts.jsonl", "synthetic.rstar"
@@ -220,3 +228,57 @@ def _sum(costs: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Costs without the clock, added up."""
     whole = Cost.total(Cost(**dict(cost)) for cost in costs)  # type: ignore[arg-type]
     return of_the_search(whole)
+
+
+STAGE = "0/synthesis"
+
+
+async def draft(shop: Workshop) -> Facts:
+    """Have new problems written and solved, or what is left of them; counts, and what was left out
+    and why. They are in `gathering.SYNTHETIC` from then on."""
+    recipe, journal = shop.recipe, shop.journal
+    order = _order(recipe, journal, shop.cluster)
+    inputs = {
+        "made_by": order.made_by,
+        "synthesis": order.wanted.model_dump(mode="json"),
+        "templates": recipe.problems.templates,
+        "search": order.config.search.model_dump(mode="json", exclude={"ppm", *FREE["search"]}),
+        "problems": (journal.facts("0/problems") or {})["files"],
+    }
+
+    async def work() -> Facts:
+        look = Onlooker(shop.watch, shop.budget.charge, STAGE)
+        found = await synthesise(order, journal.path("round-0"), look)
+        path = journal.path("round-0", problem_sets.SYNTHETIC)
+        found.write(path)
+        return {**found.as_json(), "file": file_digest(path)}
+
+    return await shop.stage(STAGE, inputs, work)
+
+
+def _order(recipe: Recipe, journal: Journal, cluster: str | None) -> Order:
+    """What the recipe asks for: the problems to learn from are the pattern; those held out and
+    those that are measured on are asked by nobody."""
+    model = recipe.writer
+    assert model is not None
+    strict = Rule(templates=recipe.problems.templates)
+    names = problem_sets.title_sets(recipe.evaluation.sets)
+    files = [problem_sets.evaluation_file(at) for at in range(1, len(names) + 1)]
+    sets = {
+        name: problem_sets.problems_in(journal, file)
+        for name, file in zip(names, files, strict=True)
+    }
+    held_out = {"held out": problem_sets.problems_in(journal, problem_sets.HELD_OUT)}
+    seeds = problem_sets.problems_in(journal, problem_sets.TRAIN)
+    return Order(
+        wanted=SynthesisConfig(**recipe.synthesis.model_dump(exclude={"model"})),
+        config=solving(strong_config(recipe, model, seed=derive(recipe.search.seed, STAGE))),
+        seeds=seeds,
+        known=(
+            Known("in a set that is measured on", sets, strict),
+            Known("a held-out problem", held_out, strict),
+            Known("a problem to learn from", {"to learn from": seeds}),
+        ),
+        made_by={"model.name": identity(model.name, model.url), "search.ppm": "none"},
+        cluster=cluster,
+    )

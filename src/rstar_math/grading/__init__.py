@@ -4,8 +4,8 @@ Answers are hostile input: they are read under caps, never run, and what exact a
 decide is decided in worker processes with a time limit and a memory cap.
 """
 
-from rstar_math.grading.extract import extract_answer
+from rstar_math.extraction import extract_answer
 from rstar_math.grading.grader import Grader, grade, grade_many
-from rstar_math.grading.judgement import Judgement
+from rstar_math.grading.rules import Judgement
 
 __all__ = ["Grader", "Judgement", "extract_answer", "grade", "grade_many"]

@@ -9,16 +9,10 @@ exact arithmetic alone (`rules.py`; it raises `Undecided`), and in a worker with
     (2, 3]           equals 2 < x <= 3 and {x | 2 < x <= 3}; not (2, 3)
 """
 
+from collections.abc import Callable
 from fractions import Fraction
 
-from rstar_math.grading import intervals, members
-from rstar_math.grading.equations import (
-    Scalars,
-    equal_equations,
-    is_equation,
-    stated_value,
-    substituted,
-)
+from rstar_math.grading import relations
 from rstar_math.grading.nodes import (
     EMPTY,
     SCALARS,
@@ -37,9 +31,17 @@ from rstar_math.grading.nodes import (
     Seq,
     Sym,
     Word,
+    expand_signs,
     symbols,
 )
-from rstar_math.grading.signs import expand_signs
+from rstar_math.grading.relations import (
+    Scalars,
+    equal_equations,
+    is_equation,
+    label,
+    stated_value,
+    substituted,
+)
 
 NO_SOLUTION = Word("no solution")
 _UNIT_VECTORS = ("vector i", "vector j", "vector k")
@@ -154,16 +156,16 @@ def _relations(pred: Node, gold: Node, scalars: Scalars) -> bool | None:
 
 def _ranges(pred: Node, gold: Node, scalars: Scalars) -> bool | None:
     """Intervals, inequalities and set-builders, as sets of reals."""
-    if not (intervals.is_range(pred) or intervals.is_range(gold)):
+    if not (relations.is_range(pred) or relations.is_range(gold)):
         return None
     if isinstance(pred, Bag) and isinstance(gold, Bag):
         return None
-    if len(intervals.variables(pred) | intervals.variables(gold)) == 1 or not (
+    if len(relations.variables(pred) | relations.variables(gold)) == 1 or not (
         isinstance(pred, Rel) and isinstance(gold, Rel)
     ):
-        a, b = intervals.pieces(pred), intervals.pieces(gold)
+        a, b = relations.pieces(pred), relations.pieces(gold)
         if a is not None and b is not None:
-            if len(intervals.variables(pred) | intervals.variables(gold)) > 1:
+            if len(relations.variables(pred) | relations.variables(gold)) > 1:
                 return False
             return len(a) == len(b) and all(
                 left.closed == right.closed
@@ -172,9 +174,9 @@ def _ranges(pred: Node, gold: Node, scalars: Scalars) -> bool | None:
                 for left, right in zip(a, b, strict=True)
             )
     if isinstance(pred, Rel) and isinstance(gold, Rel):
-        return intervals.equal_relations(pred, gold, scalars)
+        return relations.equal_relations(pred, gold, scalars)
     if isinstance(pred, Region) and isinstance(gold, Region) and pred.kind == gold.kind:
-        return members.matched(pred.parts, gold.parts, lambda a, b: equal(a, b, scalars))
+        return matched(pred.parts, gold.parts, lambda a, b: equal(a, b, scalars))
     if isinstance(pred, Builder) and isinstance(gold, Builder):
         names: dict[str, Node] = {pred.variable: Sym(gold.variable)}
         return equal(_renamed(pred.condition, names), gold.condition, scalars)
@@ -192,7 +194,7 @@ def _renamed(condition: Node, names: dict[str, Node]) -> Node:
 def _collections(pred: Node, gold: Node, scalars: Scalars) -> bool | None:
     kinds = Seq | Bag | Braced
     if isinstance(pred, kinds) and isinstance(gold, kinds):
-        return members.equal_collections(pred, gold, lambda a, b: equal(a, b, scalars))
+        return equal_collections(pred, gold, lambda a, b: equal(a, b, scalars))
     if isinstance(pred, kinds) and len(pred.items) == 1 and isinstance(gold, SCALARS):
         return equal(pred.items[0], gold, scalars)
     if isinstance(gold, kinds) and len(gold.items) == 1 and isinstance(pred, SCALARS):
@@ -244,3 +246,86 @@ def _entries(node: Node, size: int) -> tuple[Node, ...] | None:
             for name in _UNIT_VECTORS[:size]
         )
     return None
+
+
+Equal = Callable[[Node, Node], bool]
+Collection = Seq | Bag | Braced
+
+
+def equal_collections(pred: Collection, gold: Collection, equal: Equal) -> bool:
+    """Whether two collections are equal.
+
+    Tuples and lists are ordered, comma lists and sets are not. A printed list [2, 3] answers for
+    the comma list and for the set of its members; a tuple for neither. Values given to several
+    variables (x = 1, y = 2) answer for a tuple or list in alphabetical order of the names.
+    """
+    a, b = _spread(pred.items), _spread(gold.items)
+    if _assigns(a) != _assigns(b):
+        if isinstance(pred if _assigns(b) else gold, Braced):
+            return False
+        return _ordered(_values(a), _values(b), equal)
+    if isinstance(pred, Seq) and isinstance(gold, Seq):
+        if pred.brackets != gold.brackets and (
+            len(a) == 2 or "(]" in (pred.brackets, gold.brackets)
+        ):
+            return False
+        return _ordered(a, b, equal)
+    for node in (pred, gold):
+        if isinstance(node, Seq) and node.brackets != "[]":
+            return False
+    if isinstance(gold, Seq) and isinstance(pred, Braced) and len(b) == 2:
+        return False
+    if isinstance(pred, Braced) or isinstance(gold, Braced):
+        a, b = _distinct(a, equal), _distinct(b, equal)
+    return matched(a, b, equal)
+
+
+def _assigns(items: tuple[Node, ...]) -> bool:
+    """Whether every member gives a value to a variable of its own."""
+    names = [label(item) for item in items]
+    return len(names) > 1 and None not in names and len(set(names)) == len(names)
+
+
+def _values(items: tuple[Node, ...]) -> tuple[Node, ...]:
+    if not _assigns(items):
+        return items
+    equations = sorted((i for i in items if isinstance(i, Rel)), key=lambda item: str(label(item)))
+    return tuple(value for equation in equations for value in stated_value(equation)[-1:])
+
+
+def _spread(items: tuple[Node, ...]) -> tuple[Node, ...]:
+    """The members without their name where all that have one have the same: x = 1, 2 as 1, 2."""
+    names = {label(item) for item in items if is_equation(item)}
+    if len(names) != 1 or None in names:
+        return items
+    return tuple(
+        stated_value(i)[-1] if isinstance(i, Rel) and is_equation(i) and stated_value(i) else i
+        for i in items
+    )
+
+
+def _ordered(a: tuple[Node, ...], b: tuple[Node, ...], equal: Equal) -> bool:
+    return len(a) == len(b) and all(equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def matched(a: tuple[Node, ...], b: tuple[Node, ...], equal: Equal) -> bool:
+    """Whether the members pair off, each with one that it equals."""
+    if len(a) != len(b):
+        return False
+    left = list(b)
+    for item in a:
+        for place, candidate in enumerate(left):
+            if equal(item, candidate):
+                del left[place]
+                break
+        else:
+            return False
+    return True
+
+
+def _distinct(items: tuple[Node, ...], equal: Equal) -> tuple[Node, ...]:
+    kept: list[Node] = []
+    for item in items:
+        if not any(equal(item, other) for other in kept):
+            kept.append(item)
+    return tuple(kept)

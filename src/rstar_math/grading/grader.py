@@ -2,21 +2,250 @@
 
 import asyncio
 import atexit
+import json
+import os
+import select
+import subprocess
+import sys
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from rstar_math.config import GradingConfig
-from rstar_math.grading.grouping import group_answers
-from rstar_math.grading.judgement import Judgement
-from rstar_math.grading.pool import DIED, TIMED_OUT, Pool
-from rstar_math.grading.rules import quick
+from rstar_math.config.sections import GradingConfig
+from rstar_math.errors import GradingError
+from rstar_math.grading.rules import Judgement, bucket, may_equal, quick, unknown
 from rstar_math.protocols import Verifier
 from rstar_math.types import Verdict
+
+_START_S = 60.0
+_REPLY_BYTES = 4096
+_SCRIPT = Path(__file__).with_name("worker.py")
+_KEPT_ENVIRONMENT = ("LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR")
+TIMED_OUT = unknown("The time limit of the pair passed.")
+DIED = unknown("The grader process ended on this pair.")
+
+
+class _Hung(Exception):
+    """No full line within the time given."""
+
+
+class _Gone(Exception):
+    """The process has ended, or does not speak the protocol."""
+
+
+@dataclass(slots=True)
+class _Worker:
+    """One process and what has been read from it but not used."""
+
+    process: subprocess.Popen[bytes]
+    number: int = 0
+    rest: bytes = b""
+
+    def send(self, message: dict[str, object]) -> None:
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(json.dumps(message).encode("ascii") + b"\n")
+            self.process.stdin.flush()
+        except OSError as error:
+            raise _Gone from error
+
+    def receive(self, seconds: float) -> dict[str, object]:
+        assert self.process.stdout is not None
+        deadline = time.monotonic() + seconds
+        fd = self.process.stdout.fileno()
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        while b"\n" not in self.rest:
+            left = deadline - time.monotonic()
+            if left <= 0 or not poll.poll(left * 1000):
+                raise _Hung
+            chunk = os.read(fd, _REPLY_BYTES)
+            self.rest += chunk
+            if not chunk or len(self.rest) > 4 * _REPLY_BYTES:
+                raise _Gone
+        line, _, self.rest = self.rest.partition(b"\n")
+        try:
+            message = json.loads(line)
+        except ValueError as error:
+            raise _Gone from error
+        if not isinstance(message, dict):
+            raise _Gone
+        return message
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                try:
+                    pipe.close()
+                except OSError:
+                    continue
+
+
+class Pool:
+    """Up to `config.workers` processes, started when first needed."""
+
+    def __init__(self, config: GradingConfig) -> None:
+        self.config = config
+        self.size = config.workers or min(4, os.cpu_count() or 1)
+        self.pairs = 0
+        """Pairs that were given to a process so far."""
+        self._reset()
+
+    def _reset(self) -> None:
+        self._pid = os.getpid()
+        self._idle: list[_Worker] = []
+        self._slots = threading.BoundedSemaphore(self.size)
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def ask(self, pred: str, gold: str) -> Judgement:
+        """The engine's judgement; UNKNOWN past the time limit. A process that had died before is
+        replaced and the pair asked again. Raises `GradingError` if no process can be started."""
+        if os.getpid() != self._pid:
+            self._reset()
+        with self._slots:
+            self.pairs += 1
+            for _ in range(2):
+                worker = self._take()
+                try:
+                    judgement = self._exchange(worker, pred, gold)
+                except _Hung:
+                    self._discard(worker)
+                    return TIMED_OUT
+                except _Gone:
+                    self._discard(worker)
+                    continue
+                except BaseException:
+                    self._discard(worker)
+                    raise
+                self._give_back(worker)
+                return judgement
+            return DIED
+
+    def _exchange(self, worker: _Worker, pred: str, gold: str) -> Judgement:
+        worker.number += 1
+        worker.send({"id": worker.number, "pred": pred, "gold": gold})
+        reply = worker.receive(self.config.pair_s)
+        if reply.get("id") != worker.number:
+            raise _Gone
+        try:
+            return Judgement(Verdict(str(reply["verdict"])), str(reply["reason"]))
+        except (KeyError, ValueError) as error:
+            raise _Gone from error
+
+    def _take(self) -> _Worker:
+        while True:
+            with self._lock:
+                if self._closed:
+                    raise GradingError("The grader is closed; make a new Grader to grade more.")
+                worker = self._idle.pop() if self._idle else None
+            if worker is None:
+                return self._start()
+            if worker.process.poll() is None:
+                return worker
+            self._discard(worker)
+
+    def _start(self) -> _Worker:
+        settings = {
+            "path": sys.path,
+            "memory_mb": self.config.memory_mb,
+            "alarm_s": self.config.pair_s + 1.0,
+        }
+        environment = {k: v for k in _KEPT_ENVIRONMENT if (v := os.environ.get(k)) is not None}
+        environment |= {"PATH": os.defpath, "LC_ALL": "C.UTF-8", "OMP_NUM_THREADS": "1"}
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(_SCRIPT), json.dumps(settings)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=environment,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise GradingError(
+                f"A grader process could not be started ({error}); check that {sys.executable!r} is"
+                " there and may be run."
+            ) from error
+        worker = _Worker(process)
+        try:
+            worker.receive(_START_S)
+        except (_Gone, _Hung) as error:
+            worker.end()
+            raise GradingError(
+                "A grader process ended or hung before it was ready"
+                f" (exit status {process.returncode});"
+                f" grading.memory_mb is {self.config.memory_mb}: try more, or check"
+                " the installation with `python -c 'import sympy, math_verify'`."
+            ) from error
+        except BaseException:
+            worker.end()
+            raise
+        return worker
+
+    def _give_back(self, worker: _Worker) -> None:
+        with self._lock:
+            if not self._closed:
+                self._idle.append(worker)
+                return
+        worker.end()
+
+    def _discard(self, worker: _Worker) -> None:
+        worker.end()
+
+    def close(self) -> None:
+        """End the idle processes; busy ones end with their pair. The pool takes no more pairs."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        if os.getpid() == self._pid:
+            for worker in idle:
+                worker.end()
+
+
+Compare = Callable[[str, str], Awaitable[Judgement]]
+
+
+async def group_answers(answers: Sequence[str], compare: Compare) -> list[int]:
+    """Class numbers from 0 in order of first appearance; see `Grader.group`.
+
+    Answers with one exact value or one normal form meet in a dictionary; the others are compared
+    only with the first members of those classes that a rough value at fixed points does not rule
+    out.
+    """
+    known: dict[str, int] = {}
+    by_bucket: dict[object, int] = {}
+    firsts: list[str] = []
+    for answer in answers:
+        if answer in known:
+            continue
+        key = bucket(answer)
+        number = by_bucket.get(key) if key is not None else None
+        if number is None:
+            number = await _matching_class(answer, firsts, compare)
+        if number is None:
+            number = len(firsts)
+            firsts.append(answer)
+        known[answer] = number
+        if key is not None:
+            by_bucket.setdefault(key, number)
+    return [known[answer] for answer in answers]
+
+
+async def _matching_class(answer: str, firsts: Sequence[str], compare: Compare) -> int | None:
+    for number, first in enumerate(firsts):
+        if may_equal(answer, first) and (await compare(answer, first)).verdict is Verdict.RIGHT:
+            return number
+    return None
+
 
 _CACHED_PAIRS = 50_000
 _CACHED_CHARS = 400

@@ -8,22 +8,32 @@ term     := factor (["*"|"/"] factor)*          a missing sign is a product
 factor   := base ("^" factor | "!" | "°" | "%" | "'" | "_" ...)*
 """
 
-from rstar_math.grading import atoms, brackets, mixed
-from rstar_math.grading.limits import MAX_DEPTH, MAX_ITEMS, Refused, Unreadable
+from __future__ import annotations
+
+from rstar_math.extraction import FUNCTIONS
+from rstar_math.grading import atoms
+from rstar_math.grading.lexer import Token
 from rstar_math.grading.nodes import (
+    MAX_DEPTH,
+    MAX_ITEMS,
     SCALARS,
     Bag,
     Braced,
     Builder,
     Node,
+    Num,
     Op,
+    Refused,
     Region,
     Rel,
     Seq,
     Sym,
+    Unreadable,
+    is_inequality,
+    product,
+    scalar,
+    signed,
 )
-from rstar_math.grading.operations import is_inequality, product, scalar, signed
-from rstar_math.grading.tokens import FUNCTIONS, Token
 
 _RELATIONS = frozenset(("=", "≈", "<", "<=", ">", ">=", "!=", "∈"))
 _SEPARATORS = frozenset((",", ";", "or", "and"))
@@ -193,8 +203,8 @@ class Parser:
                 node = product(node, self.operand())
             elif self.take("/"):
                 node = Op("div", (scalar(node), scalar(self.operand())))
-            elif mixed.is_mixed(self, node):
-                node = Op("add", (node, mixed.part_of_mixed(self)))
+            elif is_mixed(self, node):
+                node = Op("add", (node, part_of_mixed(self)))
             elif self.starts_factor() and isinstance(node, SCALARS):
                 if self.peek().kind in ("num", "hex") and self.tokens[self.at - 1].kind in (
                     "num",
@@ -267,7 +277,7 @@ class Parser:
         if self.is_op("-", "+"):
             self.at += 1
         if self.peek().text == "{":
-            node = brackets.group(self)
+            node = atoms.group(self)
             if self.take("^", "**"):
                 node = self._power(node)
         else:
@@ -291,8 +301,44 @@ class Parser:
             return signed(sign, self.implicit_argument())
         node = self.factor()
         while self.starts_factor() and self.peek().text not in FUNCTIONS and not self.is_op("("):
-            if mixed.is_mixed(self, node):
-                node = Op("add", (node, mixed.part_of_mixed(self)))
+            if is_mixed(self, node):
+                node = Op("add", (node, part_of_mixed(self)))
             else:
                 node = product(node, self.factor())
         return node
+
+
+def is_mixed(p: Parser, node: Node) -> bool:
+    """Whether a whole number is followed by a proper fraction of whole numbers: 3 1/2."""
+    before = p.tokens[p.at - 1]
+    if not isinstance(node, Num) or node.value.denominator != 1 or before.kind != "num":
+        return False
+    if not before.text.isdigit():
+        return False
+    found = [p.peek(ahead).text for ahead in range(7)]
+    if found[0] == "frac":
+        numbers = [text for text in found[1:] if text not in ("{", "}")]
+        shape = [text for text in found[1:7] if text in ("{", "}")]
+        if len(numbers[0]) == 2 and not shape[:1]:
+            return numbers[0].isdigit() and numbers[0][0] < numbers[0][1]
+        return (
+            len(numbers) > 1
+            and numbers[0].isdigit()
+            and numbers[1].isdigit()
+            and int(numbers[0]) < int(numbers[1])
+        )
+    return (
+        p.peek().spaced
+        and found[1] == "/"
+        and found[0].isdigit()
+        and found[2].isdigit()
+        and int(found[0]) < int(found[2])
+    )
+
+
+def part_of_mixed(p: Parser) -> Node:
+    """The fraction of a mixed number."""
+    top = p.factor()
+    if p.take("/"):
+        return Op("div", (top, p.factor()))
+    return top

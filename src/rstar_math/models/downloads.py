@@ -22,16 +22,15 @@ from rstar_math.errors import (
     RstarError,
 )
 from rstar_math.models import hub, mirror
-from rstar_math.models.catalogue import CatalogueModel
-from rstar_math.models.hub_errors import disk_error, endpoint
-from rstar_math.models.names import DEFAULT_TAG, ModelName, parse_name, pick_files
-from rstar_math.models.stored import (
+from rstar_math.models.embedded import weights_file
+from rstar_math.models.hub import disk_error, endpoint
+from rstar_math.models.names import DEFAULT_TAG, CatalogueModel, ModelName, parse_name, pick_files
+from rstar_math.models.storage import (
     checkpoint_files,
     discard,
     file_of,
     gguf_files,
     is_marked,
-    is_on_disk,
     lock_file,
     mark,
     models_dir,
@@ -39,10 +38,7 @@ from rstar_math.models.stored import (
     part_file,
     where,
 )
-from rstar_math.models.weights import weights_file
 from rstar_math.progress import OnProgress, Progress, displayed
-
-__all__ = ["is_on_disk", "resolve_model"]
 
 
 def resolve_model(

@@ -23,9 +23,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from rstar_math.errors import DownloadFailed, MissingExtra
-from rstar_math.models.catalogue import CatalogueModel
-from rstar_math.models.hub_bytes import OnBytes
-from rstar_math.whole_files import replacing
+from rstar_math.files import replacing
+from rstar_math.models.hub import OnBytes
+from rstar_math.models.names import CatalogueModel
 
 AT_ONCE = 3
 """Wheels that are downloaded at the same time, and so the most that are on the disk at once."""

@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rstar_math.config import PolicyConfig
+from rstar_math.checkpoints.folders import read_notes
+from rstar_math.checkpoints.tensors import GGUF_KEYS, read_header
+from rstar_math.config.sections import PolicyConfig
 from rstar_math.errors import ConfigError
-from rstar_math.models.checkpoints import read_notes
-from rstar_math.models.gguf_header import read_header
-from rstar_math.steps.chat_template import ChatTemplate, template_of_gguf, template_of_tokenizer
-from rstar_math.steps.prompt_sets import TRAINED
-from rstar_math.steps.rendering import Conversation, Mode, Renderer, make_renderer
+from rstar_math.prompts.chat_templates import ChatTemplate, template_of_gguf, template_of_tokenizer
+from rstar_math.prompts.prompt_sets import TRAINED
+from rstar_math.prompts.rendering import Conversation, Mode, Renderer, make_renderer
 
 WAYS: Mapping[Mode, str] = {
     "completion": "plain text with worked examples",
@@ -36,8 +36,6 @@ class Prompting:
 
 
 NOTHING_KNOWN = Prompting()
-GGUF_KEYS = {"prompt": "rstar.prompt", "format": "rstar.prompt.format", "mode": "rstar.prompt.mode"}
-"""Where a GGUF file says how its model was asked in training."""
 
 
 def prompting_of_folder(folder: str) -> Prompting:

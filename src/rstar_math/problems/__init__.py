@@ -6,6 +6,6 @@ out what is there twice and what evaluations ask, `difficulty` says how hard the
 into a file.
 """
 
-from rstar_math.problems.reader import problem_of, question_id, read_problems
+from rstar_math.problems.jsonl import problem_of, question_id, read_problems
 
 __all__ = ["problem_of", "question_id", "read_problems"]

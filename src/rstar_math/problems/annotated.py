@@ -22,7 +22,6 @@ _NUMBER = re.compile(r"(?<![\w.])(?:\d+\.?\d*|\.\d+)(?![\w.])")
 _FINAL = re.compile(r"^\s*####\s*(.+?)\s*$", re.MULTILINE)
 _MAX_CHARS = 200
 _MAX_VALUE = 1e15
-
 Number = int | float
 _OPERATIONS: dict[type[ast.AST], Callable[[Number, Number], Number]] = {
     ast.Add: operator.add,

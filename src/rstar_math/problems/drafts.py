@@ -1,96 +1,198 @@
-"""New problems as text: what a model is asked, and what its answer holds; and when independent
-solutions make a reference. Pure."""
+"""What a model wrote when it was asked for new problems, as a file: one line a request, on the disk
+before it is used, so that nothing is asked for twice.
 
-import re
-import unicodedata
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
+The first line says what they were asked with. A last line that is torn, for the process was killed
+while it wrote, is cut off and its request asked again.
+"""
 
-from rstar_math.problems.similarity import words
-from rstar_math.types import Problem
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from errno import ENOSPC
+from io import FileIO
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
 
-STOPS = ("\n\n", "\nProblem:", "\nAnswer", "\nSolution", "\nQuestion:")
-"""Stop strings of a new problem."""
-FEWEST_WORDS = 6
-MOST_CHARS = 2_000
-MOST_ANSWER_CHARS = 200
-"""Longest answer that becomes a reference."""
+from rstar_math.errors import ConfigError, StoreError
+from rstar_math.files import hold
 
-_LEAD = re.compile(r"\A\W*(?:new\s+)?(?:problem|question)\s*\d*\s*[:.]\**\s*", re.IGNORECASE)
-_SOLVED = re.compile(r"\b(?:answer|solution)\s*:|\\boxed|####|_____", re.IGNORECASE)
-_MARKED = re.compile(r"</?\s*(?:step|code|output|answer)\b|<\||^\s*Question:", re.I | re.M)
-"""Marks of a solution's or a chat's own text: with them a draft could bring the beginning of its
-solution along, on which all solutions would agree."""
-_ASKS = re.compile(
-    r"\?|\b(?:find|compute|calculate|determine|evaluate|solve|simplify|how many|how much|what)\b",
-    re.IGNORECASE,
-)
-_BLANK = re.compile(r"\n\s*\n")
+FORMAT = 1
+_BEGINNING = b'{"format": '
 
 
 @dataclass(frozen=True, slots=True)
-class Agreement:
-    """What independent solutions of one problem came to."""
+class Written:
+    """What one request came to."""
 
-    answer: str | None
-    """The answer that most of them gave; None where none was given or two were as frequent."""
-    agreeing: int
-    """Solutions with this answer, or with one as frequent as any."""
-    solutions: int
-    """Solutions asked for, also those without an answer."""
-
-    def reference(self, least: int) -> str | None:
-        """The answer as a reference; None where fewer than `least` agree on it, or it is nothing
-        that a file of problems can hold."""
-        found = self.answer
-        if found is None or self.agreeing < least:
-            return None
-        return found if len(found) <= MOST_ANSWER_CHARS and is_clean(found) else None
+    request: int
+    """Its number, counted from 0."""
+    seeds: tuple[str, ...]
+    """Ids of the problems that the model was shown."""
+    texts: tuple[str | None, ...]
+    """What it wrote, as it wrote it; None for what was cut off."""
+    model: str
+    """Its name as its server gives it."""
+    failure: str | None
+    """Why the request came to nothing; None where it did not."""
+    cost: dict[str, float]
+    """As of a `Cost`, without the clock."""
 
 
-def synthesis_prompt(seeds: Sequence[Problem]) -> str:
-    """Seed problems as examples, each one paragraph, then room for a new one."""
-    texts = (_BLANK.sub("\n", seed.question.text.strip()) for seed in seeds)
-    shown = "".join(f"Problem: {text}\n\n" for text in texts)
-    return f"{_instruction()}{shown}Problem:"
+class DraftFile:
+    """The requests that were answered so far. A context manager; held by one process."""
+
+    def __init__(self, path: Path, file: FileIO, done: dict[int, Written]) -> None:
+        self.path = path
+        self.done = done
+        """By request."""
+        self._file = file
+
+    @classmethod
+    def open(cls, path: Path, conditions: Mapping[str, Any]) -> Self:
+        """Begin a file, or go on with one that was made under the same conditions (JSON).
+
+        Raises `ConfigError` (other conditions) or `StoreError` (damaged, in use, cannot be
+        written).
+        """
+        wanted = json.loads(json.dumps(conditions))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+            file = FileIO(path, "r+")
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        try:
+            hold(
+                file.fileno(),
+                f"Another process is writing {path}; wait for it, or give a new --run.",
+            )
+            told, done, end = _read(path, file.readall())
+            if told is not None:
+                _agree(path, told, wanted)
+            found = cls(path, file, done)
+            file.seek(end)
+            file.truncate()
+            if told is None:
+                found._write({"format": FORMAT, "conditions": wanted})
+            return found
+        except BaseException:
+            file.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+    def keep(self, written: Written) -> None:
+        """Keep what a request came to. When this returns it is on the disk."""
+        self._write(asdict(written))
+        self.done[written.request] = written
+
+    def first(self, requests: int) -> list[Written]:
+        """Those of the first `requests` that were answered, in their order."""
+        return [self.done[number] for number in range(requests) if number in self.done]
+
+    def require_model(self, name: str) -> None:
+        """Raise `ConfigError` where the file was begun with another model."""
+        for written in self.done.values():
+            if written.model != name:
+                raise ConfigError(
+                    f"{self.path} was begun with the model {written.model!r} and now it is "
+                    f"{name!r}; go back to the first, or give a new --run."
+                )
+            return
+
+    def _write(self, entry: Mapping[str, Any]) -> None:
+        try:
+            line = json.dumps(entry).encode("ascii") + b"\n"
+            if self._file.write(line) != len(line):
+                raise OSError(ENOSPC, os.strerror(ENOSPC))
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
 
 
-def read_draft(text: str) -> str | None:
-    """The problem that a sampled text holds, or None: too short or long, asking nothing, told with
-    its answer, or with characters or marks that are no text of a problem."""
-    start = text.strip()[: 2 * MOST_CHARS]
-    draft = _LEAD.sub("", start).split("\n\n")[0].strip()
-    if len(draft) > MOST_CHARS or not is_clean(draft):
-        return None
-    if _SOLVED.search(draft) or _MARKED.search(draft) or not _ASKS.search(draft):
-        return None
-    return draft if len(words(draft).plain) >= FEWEST_WORDS else None
+def _read(path: Path, data: bytes) -> tuple[dict[str, Any] | None, dict[int, Written], int]:
+    """The conditions (None of a file that was not begun), the requests, and where the last whole
+    line ends."""
+    if not _BEGINNING.startswith(data[: len(_BEGINNING)].rstrip(b"\0")):
+        raise StoreError(f"{path} holds something else; give a new --run.")
+    told: dict[str, Any] | None = None
+    done: dict[int, Written] = {}
+    end = 0
+    for number, (line, after) in enumerate(_lines(data), 1):
+        try:
+            entry = json.loads(line)
+            if told is None:
+                if entry["format"] != FORMAT:
+                    raise StoreError(
+                        f"{path} is of format {entry['format']!r} and this version reads {FORMAT}; "
+                        "use the rstar-math that wrote it."
+                    )
+                told = dict(entry["conditions"])
+            else:
+                written = _written(entry)
+                done.setdefault(written.request, written)
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            if after >= len(data) and told is not None:
+                break
+            raise StoreError(
+                f"{path}, line {number} is damaged ({type(error).__name__}); give a new --run."
+            ) from error
+        end = after
+    return told, done, end
 
 
-def is_clean(text: str) -> bool:
-    """Whether all of a text can be seen and written: no control characters but line ends and tabs,
-    no invisible ones, no halves of characters."""
-    return not any(
-        unicodedata.category(c) in ("Cc", "Cf", "Cs", "Co", "Cn") for c in text if c not in "\n\t"
+def _lines(data: bytes) -> Iterator[tuple[bytes, int]]:
+    """Lines with the place after each; one without an end is no line."""
+    start = 0
+    while (at := data.find(b"\n", start)) >= 0:
+        yield data[start:at], at + 1
+        start = at + 1
+
+
+def _written(entry: Mapping[str, Any]) -> Written:
+    """A request's line, checked."""
+    texts = tuple(entry["texts"])
+    if not all(text is None or isinstance(text, str) for text in texts):
+        raise TypeError("texts")
+    return Written(
+        request=int(entry["request"]),
+        seeds=tuple(map(str, entry["seeds"])),
+        texts=texts,
+        model=str(entry["model"]),
+        failure=None if entry["failure"] is None else str(entry["failure"]),
+        cost=_numbers(entry["cost"]),
     )
 
 
-def agreement(votes: Mapping[str, float], solutions: int) -> Agreement:
-    """What some solutions agree on. `votes` are those of a majority over them (a `Choice`'s): one
-    for each solution with an answer, by classes of equal answers; `solutions` is how many were
-    asked for."""
-    ranked = sorted(votes.items(), key=lambda item: -item[1])[:2]
-    if not ranked:
-        return Agreement(None, 0, solutions)
-    (leader, most), *others = ranked
-    tied = bool(others) and others[0][1] == most
-    return Agreement(None if tied else leader, round(most), solutions)
+def _numbers(entry: Mapping[str, Any]) -> dict[str, float]:
+    """A cost's parts, whole ones as whole numbers."""
+    if not all(isinstance(value, int | float) for value in entry.values()):
+        raise TypeError("cost")
+    return dict(entry)
 
 
-@cache
-def _instruction() -> str:
-    """The words before the seeds, ended by an empty line."""
-    text = (files("rstar_math.problems") / "synthesis.txt").read_text(encoding="utf-8")
-    return text.rstrip("\n") + "\n\n"
+def _agree(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` where the conditions differ."""
+    for key in sorted(before.keys() | now.keys()):
+        if before.get(key) != now.get(key):
+            raise ConfigError(
+                f"{path} was made with {key} = {before.get(key)!r} and now it is "
+                f"{now.get(key)!r}; set it back, or give a new --run."
+            )
+
+
+def _unwritable(path: Path, error: OSError) -> StoreError:
+    return StoreError(
+        f"{path} cannot be written ({error.strerror}); make room, then type the same again."
+    )

@@ -7,7 +7,7 @@ left out. Signs that change a problem's answer are not punctuation: 3 + 4 and 3 
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
@@ -18,10 +18,8 @@ import numpy.typing as npt
 
 Hashes: TypeAlias = npt.NDArray[np.uint64]
 Indices: TypeAlias = npt.NDArray[np.int64]
-
 MASK = "#"
 """What stands for a number where numbers are masked."""
-
 _SIGNS = str.maketrans(
     {"×": "*", "·": "*", "⋅": "*", "÷": "/", "−": "-", "–": "-", "—": " ", "≤": "<=", "≥": ">="}
     | {"≠": "!=", "π": " pi ", "√": " sqrt ", "∞": " infinity ", "’": "'", "‘": "'"}
@@ -202,3 +200,92 @@ def longest_run(first: Sequence[str], second: Sequence[str]) -> tuple[int, int]:
             best, start = longest, at - longest + 1
         before = here
     return start, best
+
+
+Keep = Callable[[Sequence[str]], bool]
+
+
+class NgramIndex:
+    """The n-grams of some texts, sorted by their hashes."""
+
+    def __init__(
+        self, texts: Sequence[Sequence[str]], names: Sequence[int], n: int, keep: Keep | None = None
+    ) -> None:
+        """`names` are given out for the texts. `keep` says of an n-gram whether it counts; of a
+        text in which none does all count."""
+        self._n = n
+        hashes, owners = ngrams(texts, n)
+        if keep is not None and len(hashes):
+            windows = (text[i : i + n] for text in texts for i in range(len(text) - n + 1))
+            good = np.fromiter(map(keep, windows), np.bool_, len(hashes))
+            poor = np.bincount(owners, good, len(texts)) == 0
+            good |= poor[owners]
+            hashes, owners = hashes[good], owners[good]
+        order = np.argsort(hashes, kind="stable")
+        self._hashes = hashes[order]
+        self._names = np.asarray(names, np.int64)[owners[order]]
+
+    def sharing(self, texts: Sequence[Sequence[str]]) -> Iterator[tuple[int, int]]:
+        """Pairs (position in `texts`, name of a known text) that share an n-gram, each once."""
+        there, positions = ngrams(texts, self._n)
+        first = np.searchsorted(self._hashes, there, "left")
+        count = np.searchsorted(self._hashes, there, "right") - first
+        hit = np.flatnonzero(count)
+        count = count[hit]
+        shift = first[hit] - np.cumsum(count) + count
+        places = np.arange(int(count.sum())) + np.repeat(shift, count)
+        pairs = np.stack([np.repeat(positions[hit], count), self._names[places]])
+        yield from map(tuple, np.unique(pairs, axis=1).T.tolist())
+
+
+SHINGLE = 3
+"""Words of a shingle."""
+BANDS = 20
+ROWS = 4
+"""A pair of Jaccard similarity s is found with probability 1 - (1 - s**ROWS)**BANDS: 0.9999 at 0.8,
+0.9965 at 0.7, 0.72 at 0.5."""
+_SEED = 20_250_108
+
+
+def likely_pairs(
+    texts: Sequence[Sequence[str]], groups: Sequence[object]
+) -> Iterator[tuple[int, int]]:
+    """Pairs of indices (smaller first) of texts that are likely similar and are of equal groups,
+    each once, and of those that are no more similar than 0.5 many too: check them.
+
+    Of texts shorter than a shingle none. The time goes up with the square of the texts of one
+    group that are all alike.
+    """
+    hashes, owners = ngrams(texts, SHINGLE)
+    counts = np.bincount(owners, minlength=len(texts))
+    present = np.flatnonzero(counts)
+    if not len(present):
+        return
+    firsts = (np.cumsum(counts) - counts)[present]
+    bands = _bands(hashes, firsts)
+    seen: set[tuple[int, int]] = set()
+    for band in bands:
+        buckets: dict[object, list[int]] = {}
+        for index, value in zip(present.tolist(), band.tolist(), strict=True):
+            buckets.setdefault((value, groups[index]), []).append(index)
+        for members in buckets.values():
+            for place, second in enumerate(members):
+                for first in members[:place]:
+                    if (first, second) not in seen:
+                        seen.add((first, second))
+                        yield first, second
+
+
+def _bands(hashes: Hashes, firsts: "np.typing.NDArray[np.int64]") -> list[Hashes]:
+    """For each band the hash of its rows, of every text that has n-grams."""
+    rng = np.random.default_rng(_SEED)
+    bands: list[Hashes] = []
+    for _ in range(BANDS):
+        band = np.zeros(len(firsts), np.uint64)
+        for _ in range(ROWS):
+            factor, shift = rng.integers(1, 2**63, 2, np.uint64)
+            mixed = (hashes ^ shift) * (factor * np.uint64(2) + np.uint64(1))
+            mixed ^= mixed >> np.uint64(32)
+            band = (band + np.minimum.reduceat(mixed, firsts)) * np.uint64(0x9E3779B97F4A7C15)
+        bands.append(band)
+    return bands

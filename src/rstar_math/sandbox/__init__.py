@@ -12,9 +12,8 @@
 The layers, what each one stops and what none of them covers are in `docs/security.md`.
 """
 
-from rstar_math.sandbox.door import run_snippet
-from rstar_math.sandbox.launch import versions
-from rstar_math.sandbox.pool import Sandbox
-from rstar_math.sandbox.probing import NOT_COVERED, Layer, probe
+from rstar_math.sandbox.executor import Sandbox, run_snippet
+from rstar_math.sandbox.processes import versions
+from rstar_math.sandbox.programs import NOT_COVERED, Layer, probe
 
 __all__ = ["NOT_COVERED", "Layer", "Sandbox", "probe", "run_snippet", "versions"]

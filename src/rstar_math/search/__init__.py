@@ -3,7 +3,14 @@
 Takes functions, not models: nothing in here imports HTTP, torch or a prompt.
 """
 
-from rstar_math.search.answers import (
+from rstar_math.search.beam import beam, best_first
+from rstar_math.search.expansion import Parts
+from rstar_math.search.mcts import grow
+from rstar_math.search.mutual import examine, mutual_choice
+from rstar_math.search.sampling import sample_chains
+from rstar_math.search.strategies import pursue
+from rstar_math.search.tree import ROOT, Node, Tree, from_record, to_record
+from rstar_math.search.voting import (
     Ballot,
     Choice,
     ballots,
@@ -13,14 +20,6 @@ from rstar_math.search.answers import (
     top_of_runs,
     weighted,
 )
-from rstar_math.search.beam import beam, best_first
-from rstar_math.search.expansion import Parts
-from rstar_math.search.mcts import grow
-from rstar_math.search.mutual import examine, mutual_choice
-from rstar_math.search.pursue import pursue
-from rstar_math.search.record import from_record, to_record
-from rstar_math.search.sampling import sample_chains
-from rstar_math.search.tree import ROOT, Node, Tree
 
 __all__ = [
     "ROOT",

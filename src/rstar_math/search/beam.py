@@ -3,12 +3,12 @@ best-first search. They need a scorer; a step without a score counts as -1."""
 
 from heapq import heappop, heappush
 
-from rstar_math.config import SearchConfig
+from rstar_math.concurrency import together
+from rstar_math.config.sections import SearchConfig
 from rstar_math.search.expansion import Expansion, Parts, attach, expansion
-from rstar_math.search.stopping import Allowance, on_the_bill_of, spent_tokens
 from rstar_math.search.tree import ROOT, Tree
+from rstar_math.search.voting import Allowance, on_the_bill_of, spent_tokens
 from rstar_math.seeding import derive
-from rstar_math.tasks import together
 
 
 async def beam(tree: Tree, width: int, *, parts: Parts, config: SearchConfig) -> None:

@@ -5,16 +5,17 @@ changes the tree at once, without an `await`. So a tree is valid at every moment
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from rstar_math.config import Duplicates, SearchConfig
+from rstar_math.concurrency import together
+from rstar_math.config.sections import Duplicates, SearchConfig
+from rstar_math.costs import charge, metering
 from rstar_math.errors import ContextExceeded, ModelError, RequestFailed
-from rstar_math.meter import metering
 from rstar_math.protocols import Executor, Policy, Scorer, Verifier
 from rstar_math.search.programs import step_key
-from rstar_math.search.running import executed
 from rstar_math.search.tree import Node, Tree
-from rstar_math.tasks import together
+from rstar_math.search.voting import on_the_bill_of
+from rstar_math.seeding import derive
 from rstar_math.types import Cost, Question, Step, Verdict
 
 GIVEN_UP: dict[type[BaseException], str] = {
@@ -22,7 +23,6 @@ GIVEN_UP: dict[type[BaseException], str] = {
     RequestFailed: "request failed",
 }
 """Errors that end the path that a request was for, with the reason that is written down."""
-
 _REWARD = {Verdict.RIGHT: 1.0, Verdict.WRONG: -1.0}
 
 
@@ -181,3 +181,42 @@ def _failed_in_a_row(tree: Tree, index: int) -> int:
         count += 1
         index = tree.nodes[index].parent
     return count
+
+
+async def executed(executor: Executor, prefix: Sequence[Step], step: Step) -> Step:
+    """The step with what running it after its prefix did; a step without code as it is.
+
+    Counts one program run, also where the executor answers from its memory: what a search costs
+    does not depend on what ran before it.
+    """
+    if not step.code:
+        return step
+    execution = await executor.run(prefix, step)
+    charge(Cost(code_runs=1, code_failures=0 if execution.ok else 1))
+    return replace(step, execution=execution)
+
+
+async def finish(tree: Tree, *, parts: Parts, config: SearchConfig) -> None:
+    """Follow the open path that is furthest, of those the one with the highest score, a step at a
+    time until a path ends with an answer; nothing where one has. A path that fails is left for the
+    next one, with at most `config.depth` steps in all. Raises `ModelError`."""
+    with on_the_bill_of(tree):
+        for _ in range(config.depth):
+            at = None if tree.answers() else _furthest(tree)
+            if at is None:
+                return
+            seed = derive(config.seed, tree.question.id, at)
+            found = await expansion(tree.question, tree.prefix(at), parts, 1, seed)
+            for child in attach(tree, at, found, config):
+                tree.rollouts += tree.nodes[child].answered
+
+
+def _furthest(tree: Tree) -> int | None:
+    """The node to go on from; None where every path has come to nothing."""
+    open_ = [i for i, node in enumerate(tree) if not node.expanded and not node.closed]
+
+    def rank(index: int) -> tuple[int, float, int]:
+        node = tree.nodes[index]
+        return node.depth, -1.0 if node.worth is None else node.worth, -index
+
+    return max(open_, key=rank, default=None)

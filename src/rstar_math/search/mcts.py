@@ -16,19 +16,12 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
-from rstar_math.config import SearchConfig
+from rstar_math.config.sections import SearchConfig
 from rstar_math.protocols import Executor, Policy, Scorer, Verifier
 from rstar_math.search.expansion import Expansion, Parts, attach, end_value, expansion
-from rstar_math.search.selection import RULES, Child
-from rstar_math.search.stopping import (
-    Allowance,
-    Enough,
-    on_the_bill_of,
-    spare,
-    spent_tokens,
-    unseen,
-)
+from rstar_math.search.selection import select
 from rstar_math.search.tree import ROOT, Tree
+from rstar_math.search.voting import Allowance, Enough, on_the_bill_of, spare, spent_tokens, unseen
 from rstar_math.seeding import derive
 
 OnRollout = Callable[[Tree], None]
@@ -202,31 +195,3 @@ class _Search:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def select(
-    tree: Tree, index: int, children: list[int], through: Counter[int], config: SearchConfig
-) -> list[int]:
-    """The children with the highest worth by `config.selection`, in order.
-
-    A child that was walked to and led to nothing that has a value counts as -1 here, so that the
-    search turns to its siblings; its Q stays unknown. Every walk in flight through a child counts
-    as one more visit worth -1 (virtual loss; Chaslot et al. 2008), so that walks spread.
-    """
-    rule = RULES[config.selection]
-    parent = tree.nodes[index]
-    parent_visits = max(parent.visits, parent.walks) + through[index]
-    samples = sum(tree.nodes[child].copies for child in parent.children)
-
-    def worth(child: int) -> float:
-        node = tree.nodes[child]
-        flying = through[child]
-        visits = max(node.visits, node.walks)
-        q = node.q if node.q is not None else -1.0 if visits else None
-        if flying:
-            q = (visits * (q or 0.0) - flying) / (visits + flying)
-        return rule(Child(q, visits + flying, node.copies / samples), parent_visits, config.c)
-
-    worths = [worth(child) for child in children]
-    most = max(worths)
-    return [child for child, value in zip(children, worths, strict=True) if value == most]

@@ -18,15 +18,14 @@ from math import ceil
 from random import Random
 from typing import Literal
 
-from rstar_math.config import MutualConfig
-from rstar_math.meter import charge, metering
+from rstar_math.concurrency import together
+from rstar_math.config.sections import MutualConfig
+from rstar_math.costs import charge, metering
 from rstar_math.protocols import Grouper, Peer
-from rstar_math.search.answers import NO_CHOICE, Ballot, Choice, ballots, paths
 from rstar_math.search.expansion import GIVEN_UP
-from rstar_math.search.stopping import on_the_bill_of
 from rstar_math.search.tree import ROOT, Tree
+from rstar_math.search.voting import NO_CHOICE, Ballot, Choice, ballots, on_the_bill_of, paths
 from rstar_math.seeding import derive
-from rstar_math.tasks import together
 from rstar_math.types import Cost, Question, Step
 
 MOST_CHARACTERS = 100
@@ -37,11 +36,9 @@ _SIDE_BY_SIDE = 4
 """Candidates checked at once under a budget of tokens."""
 UNANIMOUS = 0.999
 """Share of the candidates above which one answer needs no checking (rStar's code)."""
-
 Units = Callable[[Question, Sequence[Step]], list[str]]
 """The text of a solution in pieces at whose borders it may be cut, each with the white space that
 belongs after it."""
-
 _WORD = re.compile(r"\S+\s*")
 _ALMOST = 1e-9
 """What a product of shares may be off by: 0.3 of 20 units are 6, not 7."""

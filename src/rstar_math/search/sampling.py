@@ -5,16 +5,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 
-from rstar_math.config import SearchConfig
-from rstar_math.meter import metering
+from rstar_math.concurrency import together
+from rstar_math.config.sections import SearchConfig
+from rstar_math.costs import metering
 from rstar_math.protocols import BlockPolicy
-from rstar_math.search.expansion import GIVEN_UP, Parts, end_value, judged, scored
+from rstar_math.search.expansion import GIVEN_UP, Parts, end_value, executed, judged, scored
 from rstar_math.search.programs import step_key
-from rstar_math.search.running import executed
-from rstar_math.search.stopping import MOST_EMPTY, Enough, on_the_bill_of, spare, spent_tokens
 from rstar_math.search.tree import ROOT, Tree
+from rstar_math.search.voting import MOST_EMPTY, Enough, on_the_bill_of, spare, spent_tokens
 from rstar_math.seeding import derive
-from rstar_math.tasks import together
 from rstar_math.types import Cost, Question, Step, Verdict
 
 

@@ -1,8 +1,12 @@
 """Selection rules as pure functions of visit counts and values."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
+
+from rstar_math.config.sections import SearchConfig
+from rstar_math.search.tree import Tree
 
 
 class Child(NamedTuple):
@@ -44,6 +48,33 @@ def puct(child: Child, parent_visits: int, c: float) -> float:
 
 
 Rule = Callable[[Child, int, float], float]
-
 RULES: Mapping[str, Rule] = {"uct": uct, "uct-zero": uct_zero, "puct": puct}
 """By the name that `search.selection` gives them."""
+
+
+def select(
+    tree: Tree, index: int, children: list[int], through: Counter[int], config: SearchConfig
+) -> list[int]:
+    """The children with the highest worth by `config.selection`, in order.
+
+    A child that was walked to and led to nothing that has a value counts as -1 here, so that the
+    search turns to its siblings; its Q stays unknown. Every walk in flight through a child counts
+    as one more visit worth -1 (virtual loss; Chaslot et al. 2008), so that walks spread.
+    """
+    rule = RULES[config.selection]
+    parent = tree.nodes[index]
+    parent_visits = max(parent.visits, parent.walks) + through[index]
+    samples = sum(tree.nodes[child].copies for child in parent.children)
+
+    def worth(child: int) -> float:
+        node = tree.nodes[child]
+        flying = through[child]
+        visits = max(node.visits, node.walks)
+        q = node.q if node.q is not None else -1.0 if visits else None
+        if flying:
+            q = (visits * (q or 0.0) - flying) / (visits + flying)
+        return rule(Child(q, visits + flying, node.copies / samples), parent_visits, config.c)
+
+    worths = [worth(child) for child in children]
+    most = max(worths)
+    return [child for child, value in zip(children, worths, strict=True) if value == most]

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from rstar_math import __version__
-from rstar_math.serve.wire import ChatRequest, TextRequest
+from rstar_math.serve.requests import ChatRequest, TextRequest
 
 _TEXT = {"type": "string"}
 _COUNT = {"type": "integer", "minimum": 0}

@@ -12,13 +12,16 @@ real ones do and can be told to fail.
     await grow(tree, policy=ScriptedPolicy(script), executor=sandbox, config=SearchConfig())
 """
 
-from rstar_math.testing.batching import Batching
-from rstar_math.testing.caching import PromptCache
 from rstar_math.testing.cassette import Cassette
-from rstar_math.testing.completer import Answering, Request, ScriptedCompleter
-from rstar_math.testing.script import Script, ScriptedPolicy
-from rstar_math.testing.server import Answer, FakeServer, Fault, serving
-from rstar_math.testing.toy import ToyWorld
+from rstar_math.testing.fake_server import Answer, Batching, FakeServer, Fault, PromptCache, serving
+from rstar_math.testing.scripted import (
+    Answering,
+    Request,
+    Script,
+    ScriptedCompleter,
+    ScriptedPolicy,
+)
+from rstar_math.testing.toy_world import ToyWorld
 from rstar_math.testing.toypeers import ToyPeers, toy_units
 from rstar_math.testing.toytalk import Talker, sum_problem
 

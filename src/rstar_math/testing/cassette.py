@@ -20,8 +20,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from rstar_math.costs import charge, metering
 from rstar_math.errors import ContextExceeded, InputError, ModelRefused, StoreError
-from rstar_math.meter import charge, metering
 from rstar_math.protocols import Completer, Completion
 from rstar_math.types import Cost
 

@@ -26,9 +26,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import comb
 
-from rstar_math.config import MutualConfig
+from rstar_math.config.sections import MutualConfig
+from rstar_math.costs import charge
 from rstar_math.errors import ConfigError, InputError
-from rstar_math.meter import charge
 from rstar_math.protocols import Peer, Policy
 from rstar_math.search.mutual import survives
 from rstar_math.seeding import derive
@@ -36,7 +36,6 @@ from rstar_math.types import Cost, Problem, Question, Step
 
 LINES = 10
 """Lines of every solution."""
-
 _AIM = re.compile(r"which leads to (-?\d+)\.")
 
 

@@ -12,14 +12,35 @@ from pathlib import Path
 from typing import Any
 
 from rstar_math.errors import InputError
-from rstar_math.models.heads import load_scored, squash
-from rstar_math.models.loading import load_tokenizer, saying_what_is_wrong
-from rstar_math.training.grouping import Group, Judged, collate, groups_of, in_batches
+from rstar_math.models.loading import load_scored, load_tokenizer, saying_what_is_wrong, squash
+from rstar_math.training.batches import (
+    Group,
+    Judged,
+    Shape,
+    bucketed,
+    calibration,
+    calibration_error,
+    collate,
+    gathered,
+    groups_of,
+    in_batches,
+    in_micro_batches,
+    pair_calibration,
+    ranking_accuracy,
+)
 from rstar_math.training.memory import Plan, plan, require_memory
-from rstar_math.training.micro_batches import Shape, gathered, in_micro_batches
-from rstar_math.training.order import bucketed
-from rstar_math.training.policy import lora_config, share_inputs
-from rstar_math.training.process import (
+from rstar_math.training.progress import Progress, watching
+from rstar_math.training.rows import (
+    OutcomeRow,
+    PairRow,
+    ValueRow,
+    fingerprint,
+    held_out,
+    render_rows,
+)
+from rstar_math.training.settings import PreferenceTraining, ProbeTraining
+from rstar_math.training.sft import lora_config, share_inputs
+from rstar_math.training.trainer import (
     Trimmer,
     arguments,
     at_work,
@@ -32,22 +53,6 @@ from rstar_math.training.process import (
     require_training,
     run,
 )
-from rstar_math.training.progress import Progress, watching
-from rstar_math.training.ranking import (
-    calibration,
-    calibration_error,
-    pair_calibration,
-    ranking_accuracy,
-)
-from rstar_math.training.rows import (
-    OutcomeRow,
-    PairRow,
-    ValueRow,
-    fingerprint,
-    held_out,
-    render_rows,
-)
-from rstar_math.training.settings import PreferenceTraining, ProbeTraining
 
 KINDS = {"ppm": PairRow, "orm": OutcomeRow, "pqm": ValueRow}
 """What each objective learns from."""

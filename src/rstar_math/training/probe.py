@@ -7,15 +7,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rstar_math.checkpoints.folders import writing
 from rstar_math.errors import InputError
-from rstar_math.models.checkpoints import writing
-from rstar_math.models.heads import hidden_at, probe_head, save_probe, squash
-from rstar_math.models.loading import load_tokenizer, locate, require_fit, saying_what_is_wrong
-from rstar_math.training.grouping import Group, Judged, collate, groups_of, in_batches
+from rstar_math.models.loading import (
+    hidden_at,
+    load_tokenizer,
+    locate,
+    probe_head,
+    require_fit,
+    save_probe,
+    saying_what_is_wrong,
+    squash,
+)
+from rstar_math.training.batches import Group, Judged, collate, groups_of, in_batches
 from rstar_math.training.preference import loss_sum, measured, split
-from rstar_math.training.process import keep_memory, on_gpu, require_training
 from rstar_math.training.rows import OutcomeRow, PairRow, fingerprint, render_rows
 from rstar_math.training.settings import ProbeTraining
+from rstar_math.training.trainer import keep_memory, on_gpu, require_training
 
 
 def train_probe(

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from rstar_math.checkpoints.folders import saying_what_fails
 from rstar_math.errors import TrainingError
-from rstar_math.models.checkpoints import saying_what_fails
 
 DIVERGED = "diverged.json"
 """Where a training's folder records that it diverged."""

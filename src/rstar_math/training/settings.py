@@ -6,7 +6,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from rstar_math.config.sections import Section
-from rstar_math.training.micro_batches import Limits
+from rstar_math.training.batches import Limits
 
 
 class Batches(Section):

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from rstar_math.evolution.store import RunStore
+from rstar_math.runs.store import RunStore
 from rstar_math.testing import FakeServer, serving
 from tests.e2e.adder import answer
 from tests.e2e.rstar import COMMAND, rstar, write_problems

@@ -11,8 +11,8 @@ import pytest
 
 pytest.importorskip("trl", reason="training needs trl: pip install 'rstar-math[train]'")
 
+from rstar_math.evolution.pipeline import evolve
 from rstar_math.evolution.recipe import load_recipe
-from rstar_math.evolution.rounds import evolve
 from tests.e2e.rstar import rstar
 from tests.integration.cluster.conftest import NODE
 from tests.integration.outcomes import outcome

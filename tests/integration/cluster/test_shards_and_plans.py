@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from rstar_math.cluster.capacity import habits_of, load_of
-from rstar_math.cluster.simulation import simulate
-from rstar_math.cluster.timeline import Engine, Machines
-from rstar_math.evolution.fill import Here, conditions, fill
-from rstar_math.evolution.store import RunStore
-from rstar_math.search.strategy import Strategy
-from rstar_math.solver import Solver
+from rstar_math.evolution.capacity import habits_of, load_of
+from rstar_math.evolution.simulation import Engine, Machines, simulate
+from rstar_math.runs.execute import fill
+from rstar_math.runs.results import conditions
+from rstar_math.runs.store import RunStore
+from rstar_math.search.strategies import Strategy
+from rstar_math.solver.solver import Here, Solver
 from rstar_math.testing import Batching, serving
 from tests.e2e.rstar import rstar, write_problems
 from tests.integration.test_search_faults import PROBLEMS, config

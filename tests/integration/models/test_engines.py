@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from rstar_math.checkpoints.gguf_export import write_gguf
 from rstar_math.config import ModelConfig
 from rstar_math.errors import InputError
-from rstar_math.models.connect import connect
-from rstar_math.models.gguf_files import write_gguf
+from rstar_math.llm.connect import connect
 from rstar_math.models.loading import load_policy
 from tests.integration.models.hub_server import Hub, Repo
 from tests.unit.training.tiny import save_tiny_policy

@@ -12,10 +12,9 @@ import pytest
 
 from rstar_math.config import ModelConfig
 from rstar_math.errors import DownloadFailed, InputError, ModelUnreachable, RstarError, StoreError
-from rstar_math.models.connect import connect
-from rstar_math.models.downloads import is_on_disk, resolve_model
-from rstar_math.models.removal import remove_model
-from rstar_math.models.stored import stored
+from rstar_math.llm.connect import connect
+from rstar_math.models.downloads import resolve_model
+from rstar_math.models.storage import is_on_disk, remove_model, stored
 from rstar_math.progress import Progress
 from tests.integration.models.conftest import CODE
 from tests.integration.models.hub_server import Hub, Repo

@@ -15,9 +15,8 @@ import pytest
 
 from rstar_math.errors import DownloadFailed, MissingExtra, StoreError
 from rstar_math.models import hub as hub_module
-from rstar_math.models.downloads import is_on_disk, resolve_model
-from rstar_math.models.removal import remove_model
-from rstar_math.models.stored import stored
+from rstar_math.models.downloads import resolve_model
+from rstar_math.models.storage import is_on_disk, remove_model, stored
 from rstar_math.progress import Progress
 from tests.integration.models.conftest import CODE
 from tests.integration.models.hub_server import Hub, Repo
@@ -275,7 +274,7 @@ def test_a_full_disk_is_one_sentence_and_nothing_half_is_used(
 
 def test_the_catalogue_of_the_package_is_whole() -> None:
     run = subprocess.run(
-        [sys.executable, "-c", "from rstar_math.models.catalogue import *; print(*catalogue())"],
+        [sys.executable, "-c", "from rstar_math.models.names import *; print(*catalogue())"],
         capture_output=True,
         text=True,
         check=True,

@@ -11,7 +11,7 @@ import pytest
 
 from rstar_math.config import SandboxConfig
 from rstar_math.errors import SandboxError
-from rstar_math.sandbox import NOT_COVERED, Sandbox, launch, probe, run_snippet, versions
+from rstar_math.sandbox import NOT_COVERED, Sandbox, probe, processes, run_snippet, versions
 from rstar_math.types import Execution, ExecutionStatus, Step
 
 OK = ExecutionStatus.OK
@@ -77,8 +77,8 @@ def test_versions_name_python_and_the_libraries() -> None:
 
 
 def test_strict_mode_that_does_not_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "readable", lambda: ["/"])
-    monkeypatch.setattr(launch, "bwrap_works", lambda: False)
+    monkeypatch.setattr(processes, "readable", lambda: ["/"])
+    monkeypatch.setattr(processes, "bwrap_works", lambda: False)
 
     async def main() -> None:
         async with Sandbox(SandboxConfig(workers=1)) as sandbox:
@@ -91,7 +91,7 @@ def test_strict_mode_that_does_not_hold_is_refused(monkeypatch: pytest.MonkeyPat
 def test_other_systems_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     with pytest.raises(SandboxError, match="needs Linux"):
-        launch.start(launch.Setup())
+        processes.start(processes.Setup())
 
 
 def test_zygotes_start_whatever_the_number_of_their_socket() -> None:
@@ -115,8 +115,8 @@ def test_no_environment_of_the_caller_reaches_a_snippet() -> None:
     names = run_snippet("import os; print(sorted(os.environ))").stdout
     assert "PYTHONHASHSEED" in names
     assert "USER" not in names
-    assert set(launch.environment()) - {"LD_LIBRARY_PATH"} <= set(eval(names))
-    assert os.environ.keys() - launch.environment().keys()
+    assert set(processes.environment()) - {"LD_LIBRARY_PATH"} <= set(eval(names))
+    assert os.environ.keys() - processes.environment().keys()
 
 
 def test_external_mode_still_limits_time_and_memory() -> None:

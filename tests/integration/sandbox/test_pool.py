@@ -14,8 +14,8 @@ from tests.integration.sandbox.runs import QUICK, gather, steps
 
 from rstar_math.config import SandboxConfig
 from rstar_math.errors import SandboxError
-from rstar_math.sandbox import Sandbox, launch, pool
-from rstar_math.sandbox.connection import Zygote
+from rstar_math.sandbox import Sandbox, executor, processes
+from rstar_math.sandbox.processes import Zygote
 from rstar_math.types import Execution, ExecutionStatus, Step
 
 OK, ERROR, TIMEOUT = ExecutionStatus.OK, ExecutionStatus.ERROR, ExecutionStatus.TIMEOUT
@@ -113,7 +113,7 @@ def test_cancelling_one_caller_ends_only_its_process() -> None:
             assert tasks[0].cancelled()
             while sandbox._zygotes[0].busy:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
-            assert len(descendants()) == (2 if launch.bwrap_works() else 1)
+            assert len(descendants()) == (2 if processes.bwrap_works() else 1)
             return [result.stdout for result in rest]
 
     start = time.monotonic()
@@ -182,7 +182,7 @@ def test_a_full_process_table_is_an_error_that_passes(monkeypatch: pytest.Monkey
 
 
 def test_refused_forks_are_tried_again_and_then_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "REFUSALS", 2)
+    monkeypatch.setattr(executor, "REFUSALS", 2)
 
     async def main() -> Execution:
         async with Sandbox(QUICK) as sandbox:

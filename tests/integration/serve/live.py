@@ -13,15 +13,14 @@ import httpx
 import uvicorn
 
 from rstar_math.config import Config, SearchConfig, load_config
+from rstar_math.costs import charge
 from rstar_math.errors import ModelUnreachable
-from rstar_math.meter import charge
-from rstar_math.serve.api import Limits, build
-from rstar_math.serve.connections import sweep
-from rstar_math.serve.door import Rules
-from rstar_math.serve.listening import bound, server_config
-from rstar_math.serve.orders import Terms
-from rstar_math.solver import Solver
+from rstar_math.serve.app import Limits, build
+from rstar_math.serve.requests import Terms
+from rstar_math.solver.solver import Solver
 from rstar_math.types import Cost, Question, Step
+from rstar_math.web.access import Rules
+from rstar_math.web.server import bound, server_config, sweep
 from tests.unit.toy import DirectExecutor
 
 SEARCH = SearchConfig(rollouts=4, candidates=4, depth=4)

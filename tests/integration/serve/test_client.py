@@ -7,8 +7,7 @@ from typing import Any
 import openai
 import pytest
 
-from rstar_math.serve.door import Rules
-from rstar_math.serve.keys import Keys
+from rstar_math.web.access import Keys, Rules
 from tests.integration.serve.live import ASK, Adder, Live, live
 
 KEY = "a-key-of-enough-length"

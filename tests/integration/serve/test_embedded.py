@@ -6,7 +6,7 @@ import openai
 import pytest
 
 from rstar_math.config import load_config
-from rstar_math.serve.orders import Terms
+from rstar_math.serve.requests import Terms
 from tests.integration.serve.live import Live, live
 
 TINY = (

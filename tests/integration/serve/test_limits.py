@@ -12,9 +12,9 @@ import httpx
 import pytest
 
 from rstar_math.config import SearchConfig
-from rstar_math.serve.api import Limits
-from rstar_math.serve.door import Rules
-from rstar_math.serve.orders import Terms
+from rstar_math.serve.app import Limits
+from rstar_math.serve.requests import Terms
+from rstar_math.web.access import Rules
 from tests.integration.serve.live import ASK, Adder, Live, events, live
 
 LONG = Terms(SearchConfig(rollouts=1000, candidates=4, depth=4), seconds=60)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from rstar_math.serve.api import Limits
+from rstar_math.serve.app import Limits
 from rstar_math.types import Question, Step
 from tests.integration.serve.live import Adder, Live, live
 

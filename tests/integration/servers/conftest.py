@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rstar_math.config.servers import ServersConfig
+from rstar_math.config.sections import ServersConfig
 
 FAKE = Path(__file__).with_name("fake_vllm.py")
 

@@ -22,14 +22,14 @@ from typing import Any
 import pytest
 
 from rstar_math.config import Config, load_config
-from rstar_math.config.servers import ServersConfig
-from rstar_math.models.affinity import belonging
-from rstar_math.models.http import HttpModel
-from rstar_math.models.servers.shelf import Lease, policy_servers
-from rstar_math.models.servers.warden import descendants
-from rstar_math.models.utilisation import Utilisation, observed
+from rstar_math.config.sections import ServersConfig
+from rstar_math.llm.balancing import belonging
+from rstar_math.llm.client import HttpModel
+from rstar_math.llm.metrics import Utilisation, observed
+from rstar_math.llm.vllm_servers import Lease, policy_servers
+from rstar_math.llm.watchdog import descendants
 from rstar_math.search import to_record
-from rstar_math.solver import Solver
+from rstar_math.solver.solver import Solver
 from rstar_math.types import Problem, Question
 from tests.integration.servers.conftest import ended_within
 
@@ -60,11 +60,11 @@ class Made:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     if not os.environ.get("RSTAR_VLLM"):
         pytest.skip("name vLLM's command line in RSTAR_VLLM")
-    from rstar_math.testing.tiny import save_tiny_policy
-    from rstar_math.training.policy import train_policy
     from rstar_math.training.preference import train_preference
     from rstar_math.training.rows import solution_row
     from rstar_math.training.settings import PolicyTraining, PreferenceTraining
+    from rstar_math.training.sft import train_policy
+    from rstar_math.training.tiny_model import save_tiny_policy
     from tests.integration.training.test_preference_training import ROWS as PAIRS
     from tests.unit.training.tiny import question, solution
 

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 
 from rstar_math.config import Config, ModelConfig, load_config
+from rstar_math.costs import metering
 from rstar_math.errors import ConfigError, ModelRefused, ModelUnreachable
-from rstar_math.evolution.fill import conditions
-from rstar_math.meter import metering
-from rstar_math.models.affinity import belonging
-from rstar_math.models.connect import connect
-from rstar_math.models.http import HttpModel, Retry
-from rstar_math.models.utilisation import observed
+from rstar_math.llm.balancing import belonging
+from rstar_math.llm.client import HttpModel, Retry
+from rstar_math.llm.connect import connect
+from rstar_math.llm.metrics import observed
+from rstar_math.runs.results import conditions
 from rstar_math.seeding import derive
-from rstar_math.solver import Solver
+from rstar_math.solver.solver import Solver
 from rstar_math.testing import FakeServer, PromptCache, serving
 from rstar_math.types import Cost, Problem, Question
 

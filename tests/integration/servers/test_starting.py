@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 
 from rstar_math.config import Config, ModelConfig
-from rstar_math.config.servers import ServersConfig
+from rstar_math.config.sections import ServersConfig
 from rstar_math.errors import ConfigError, InputError, MissingExtra, ModelUnreachable
-from rstar_math.models.connect import connect
-from rstar_math.models.http import HttpModel
-from rstar_math.models.servers import keeping, launch, put_away, serving_vllm
-from rstar_math.models.utilisation import observed
+from rstar_math.llm import vllm_servers
+from rstar_math.llm.client import HttpModel
+from rstar_math.llm.connect import connect
+from rstar_math.llm.metrics import observed
+from rstar_math.llm.vllm_servers import keeping, put_away, serving_vllm
 from rstar_math.protocols import Completer
 from tests.integration.servers.conftest import ended_within, is_running
 
@@ -114,7 +115,7 @@ def test_a_server_that_does_not_listen_is_ended_by_force(
     checkpoint: Path, fake: ServersConfig, begun: Begun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_FAULT", "deaf")
-    monkeypatch.setattr(launch, "GRACE_S", 0.5)
+    monkeypatch.setattr(vllm_servers, "GRACE_S", 0.5)
 
     async def use() -> None:
         async with serving_vllm(checkpoint, config=fake):
@@ -155,7 +156,7 @@ def _wait_for_three(begun: Begun) -> None:
 
 _RUN = """
 import asyncio, sys
-from rstar_math.config.servers import ServersConfig
+from rstar_math.config.sections import ServersConfig
 from rstar_math.models.servers import serving_vllm
 async def main():
     config = ServersConfig(command=(sys.executable, sys.argv[2]), logs=sys.argv[3])
@@ -220,10 +221,10 @@ def test_what_is_wrong_with_an_order_is_said_before_anything_starts(
 
 def test_the_environment_names_another_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RSTAR_VLLM", f"'{sys.executable}' serve --fast")
-    assert launch.program(ServersConfig()) == [sys.executable, "serve", "--fast"]
+    assert vllm_servers.program(ServersConfig()) == [sys.executable, "serve", "--fast"]
     monkeypatch.setenv("RSTAR_VLLM", "'")
     with pytest.raises(ConfigError, match="no command line"):
-        launch.program(ServersConfig())
+        vllm_servers.program(ServersConfig())
 
 
 def test_like_models_share_their_servers(

@@ -15,7 +15,7 @@ class Pooling:
     def __init__(self, checkpoint: Path) -> None:
         import torch
 
-        from rstar_math.models.heads import load_scored
+        from rstar_math.models.loading import load_scored
 
         self._torch = torch
         self._model, self._tokenizer = load_scored(str(checkpoint))

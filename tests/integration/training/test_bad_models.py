@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from rstar_math.errors import InputError, StoreError
-from rstar_math.models.heads import load_scored
-from rstar_math.models.loading import load_policy
+from rstar_math.models.loading import load_policy, load_scored
 from rstar_math.training.settings import PolicyTraining, PreferenceTraining, ProbeTraining
 from tests.integration.training.test_policy_training import ROWS as SOLUTIONS
 from tests.integration.training.test_preference_training import ROWS
@@ -133,8 +132,8 @@ def few_bytes(most: int) -> Callable[[], None]:
 def test_a_full_disk_is_a_sentence_and_leaves_no_model(
     policy: Path, tmp_path: Path, kind: str, save_every: int
 ) -> None:
-    from rstar_math.training.policy import train_policy
     from rstar_math.training.preference import train_preference
+    from rstar_math.training.sft import train_policy
 
     def train() -> dict[str, Any]:
         out = tmp_path / "out"

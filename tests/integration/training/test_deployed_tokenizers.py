@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 
+from rstar_math.checkpoints.gguf_export import write_gguf
+from rstar_math.checkpoints.gguf_tokenizer import read_pieces, tokenizer_facts
 from rstar_math.errors import InputError
-from rstar_math.models.gguf_files import write_gguf
-from rstar_math.models.gguf_tokenizer import tokenizer_facts
-from rstar_math.models.sentencepiece_files import read_pieces
 from tests.integration.training.families import TEXTS, save_tiny, tiny_tokenizer
 from tests.integration.training.test_families import served, tokens_of
 

@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from rstar_math.checkpoints.folders import shipped_weights
+from rstar_math.checkpoints.gguf_adapters import write_adapter
+from rstar_math.checkpoints.gguf_export import write_gguf
+from rstar_math.checkpoints.tensors import read_header
 from rstar_math.cli import app
 from rstar_math.config import ModelConfig
 from rstar_math.errors import ConfigError, InputError, ModelRefused
-from rstar_math.models.connect import connect
-from rstar_math.models.gguf_adapters import write_adapter
-from rstar_math.models.gguf_files import write_gguf
-from rstar_math.models.gguf_header import read_header
-from rstar_math.models.local import LocalModel
-from rstar_math.models.served_preference import ServedPreference
-from rstar_math.models.weights import shipped_weights
+from rstar_math.llm.connect import connect
+from rstar_math.llm.local import LocalModel
+from rstar_math.ppm.remote import ServedPreference
 from rstar_math.training.rows import solution_row
 from rstar_math.training.settings import PolicyTraining, PreferenceTraining
 from tests.integration.training.test_preference_training import ROWS as PAIRS
@@ -38,8 +38,8 @@ TEXT = "Question: What is 4 + 7?\n<code>\n# Name the numbers.\na = 4\nb = 17\n"
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a policy, and a policy and a preference model that were trained from it with
     LoRA for a few big steps; each as a GGUF file too."""
-    from rstar_math.training.policy import train_policy
     from rstar_math.training.preference import train_preference
+    from rstar_math.training.sft import train_policy
 
     root = tmp_path_factory.mktemp("models")
     save_tiny_policy(root / "policy")
@@ -257,8 +257,8 @@ def test_a_full_disk_is_a_sentence_and_leaves_no_file(
 def test_training_and_engine_cut_text_alike_for_the_embedded_model() -> None:
     import random
 
+    from rstar_math.llm.client import tokens_of
     from rstar_math.models.loading import load_tokenizer
-    from rstar_math.models.readers import tokens_of
 
     tokenizer, rng = load_tokenizer("local"), random.Random(0)
     pieces = [

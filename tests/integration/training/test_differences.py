@@ -9,15 +9,19 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from rstar_math.checkpoints.gguf_adapters import (
+    check_adapter,
+    put_in,
+    repack,
+    write_adapter,
+    write_difference,
+)
+from rstar_math.checkpoints.gguf_export import write_gguf
+from rstar_math.checkpoints.tensors import read_header
 from rstar_math.cli import app
 from rstar_math.errors import ConfigError, InputError
-from rstar_math.models.gguf_adapters import check_adapter, write_adapter
-from rstar_math.models.gguf_differences import write_difference
-from rstar_math.models.gguf_files import write_gguf
-from rstar_math.models.gguf_header import read_header
-from rstar_math.models.gguf_merging import put_in, repack
 from rstar_math.models.loading import load_policy
-from rstar_math.models.served_preference import ServedPreference
+from rstar_math.ppm.remote import ServedPreference
 from rstar_math.training.rows import solution_row
 from rstar_math.training.settings import PolicyTraining, PreferenceTraining
 from tests.integration.training.test_deploying import furthest
@@ -31,8 +35,8 @@ STEPS: dict[str, Any] = {"learning_rate": 0.03, "max_steps": 2, "batch": 8, "bf1
 def rounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a base, a policy that was trained from it twice by adapters of rank 2, a
     preference model of that, a policy trained in full, and one whose matrices were."""
-    from rstar_math.training.policy import train_policy
     from rstar_math.training.preference import train_preference
+    from rstar_math.training.sft import train_policy
 
     root = tmp_path_factory.mktemp("rounds")
     save_tiny_policy(root / "base")
@@ -154,7 +158,7 @@ def test_the_command_says_how_much_the_adapter_holds(rounds: Path, tmp_path: Pat
 def test_an_adapter_on_a_base_in_bfloat16_is_known_as_one_of_that_base(
     rounds: Path, tmp_path: Path
 ) -> None:
-    from rstar_math.training.policy import train_policy
+    from rstar_math.training.sft import train_policy
 
     base, out = rounds / "base.gguf", tmp_path / "half"
     rows = [solution_row(question(n), solution(n)) for n in range(8)]

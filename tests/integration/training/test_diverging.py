@@ -23,8 +23,8 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(kind: str, base: Path, out: Path, **settings: Any) -> dict[str, Any]:
-    from rstar_math.training.policy import train_policy
     from rstar_math.training.preference import train_preference
+    from rstar_math.training.sft import train_policy
 
     if kind == "policy":
         return train_policy(SOLUTIONS, str(base), out, PolicyTraining(**settings))
@@ -51,7 +51,7 @@ def test_weights_that_are_no_numbers_end_the_training(
 def test_a_training_that_diverges_is_not_gone_on_with_but_begun_anew_with_other_settings(
     policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rstar_math.training import policy as module
+    from rstar_math.training import sft as module
 
     plain, out = module.sparse_loss, tmp_path / "out"
     calls: list[int] = []
@@ -109,7 +109,7 @@ def test_pairs_with_equal_sides_are_dropped_and_counted(policy: Path, tmp_path: 
 def test_a_preference_model_on_a_base_in_bfloat16_has_its_head_in_float32(
     policy: Path, tmp_path: Path
 ) -> None:
-    from rstar_math.models.heads import load_scored
+    from rstar_math.models.loading import load_scored
     from tests.integration.training.checkpoint import weights
 
     out = tmp_path / "out"
@@ -131,7 +131,7 @@ def test_a_preference_model_on_a_base_in_bfloat16_has_its_head_in_float32(
 
 def test_a_base_in_bfloat16_is_held_so_under_an_adapter(policy: Path, tmp_path: Path) -> None:
     from rstar_math.models.loading import load_policy
-    from rstar_math.training.process import base_dtype
+    from rstar_math.training.trainer import base_dtype
     from tests.integration.training.checkpoint import weights
 
     model, tokenizer = load_policy(str(policy), dtype=torch.bfloat16)

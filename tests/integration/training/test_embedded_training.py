@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
+from rstar_math.checkpoints.folders import read_notes, shipped_adapter
 from rstar_math.config import Config, load_config
-from rstar_math.evolution.journal import Journal
+from rstar_math.evolution.manifest import Journal
+from rstar_math.evolution.pipeline import evolve
 from rstar_math.evolution.recipe import load_recipe
-from rstar_math.evolution.rounds import evolve
-from rstar_math.evolution.state import course
-from rstar_math.models.checkpoints import read_notes
+from rstar_math.evolution.report import course
+from rstar_math.models.embedded import weights_file
 from rstar_math.models.loading import load_policy, trained_folder
-from rstar_math.models.served_preference import open_scorer
-from rstar_math.models.weights import shipped_adapter, weights_file
+from rstar_math.ppm.remote import open_scorer
 from rstar_math.training.rows import solution_row
 from rstar_math.types import Question, Step
 from tests.integration.training.test_preference_training import pairs

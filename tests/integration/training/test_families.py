@@ -11,9 +11,9 @@ from typing import Any
 import httpx
 import pytest
 
-from rstar_math.models.gguf_adapters import write_adapter
-from rstar_math.models.gguf_files import write_gguf
-from rstar_math.models.served_preference import ServedPreference
+from rstar_math.checkpoints.gguf_adapters import write_adapter
+from rstar_math.checkpoints.gguf_export import write_gguf
+from rstar_math.ppm.remote import ServedPreference
 from tests.integration.training.families import CORPUS, FAMILIES, TEXTS, save_adapted, save_tiny
 
 torch = pytest.importorskip("torch", reason="training needs torch: pip install 'rstar-math[train]'")

@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from rstar_math.checkpoints.folders import is_whole, read_notes
+from rstar_math.checkpoints.vllm_export import quantize_rows, write_int8
 from rstar_math.errors import InputError
-from rstar_math.models.checkpoints import is_whole, read_notes
-from rstar_math.models.int8_checkpoints import quantize_rows, write_int8
 from tests.integration.training.families import save_tiny
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from rstar_math.checkpoints.folders import is_whole
 from rstar_math.cli import app
 from rstar_math.errors import InputError, StoreError
-from rstar_math.models.checkpoints import is_whole
-from rstar_math.training.process import at_work
+from rstar_math.training.trainer import at_work
 from tests.integration.training.test_policy_training import ROWS as SOLUTIONS
 from tests.integration.training.test_policy_training import equal
 from tests.integration.training.test_preference_training import ROWS as PAIRS

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from rstar_math.errors import InputError, MissingExtra
-from rstar_math.evolution.launching import launched
-from rstar_math.training.export.files import write_rows
+from rstar_math.runs.export import write_rows
 from rstar_math.training.rows import SolutionRow, solution_row
 from rstar_math.training.settings import PolicyTraining
+from rstar_math.training.sft import launched
 from tests.integration.training.checkpoint import weights
 from tests.unit.training.tiny import question, save_tiny_policy, solution
 
@@ -37,7 +37,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def test_two_processes_train_the_model_that_one_trains(tmp_path: Path, data: Path) -> None:
-    from rstar_math.training.policy import train_policy
+    from rstar_math.training.sft import train_policy
 
     base = save_tiny_policy(tmp_path / "base")
     said: list[str] = []

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from rstar_math.errors import InputError
-from rstar_math.training.process import merged
+from rstar_math.training.lora_targets import layer_matrices, lora_targets
 from rstar_math.training.settings import PolicyTraining
-from rstar_math.training.targets import layer_matrices, lora_targets
+from rstar_math.training.trainer import merged
 
 torch = pytest.importorskip("torch", reason="training needs torch: pip install 'rstar-math[train]'")
 
@@ -68,7 +68,7 @@ def test_one_step_moves_every_adapter_and_merging_keeps_the_logits(
     from peft import get_peft_model
     from transformers import AutoModelForCausalLM
 
-    from rstar_math.training.policy import lora_config, share_inputs, sparse_loss
+    from rstar_math.training.sft import lora_config, share_inputs, sparse_loss
 
     settings = PolicyTraining(lora=4, bf16=dtype == "bfloat16")
     base = made(family).to(getattr(torch, dtype))
@@ -136,7 +136,7 @@ def test_a_mixture_of_experts_is_refused_and_not_adapted_in_part() -> None:
 
 
 def test_only_the_matrices_of_attention_and_mlp_are_trained_without_an_adapter() -> None:
-    from rstar_math.training.policy import only_matrices
+    from rstar_math.training.sft import only_matrices
 
     model = made("qwen2")
     only_matrices(model)

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from rstar_math.checkpoints.vllm_export import write_peft_adapter
 from rstar_math.cli import app
 from rstar_math.errors import ConfigError, InputError
-from rstar_math.models.peft_adapters import write_peft_adapter
 from tests.integration.training.families import save_adapted, save_tiny
 
 torch = pytest.importorskip("torch", reason="training needs torch: pip install 'rstar-math[train]'")

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from rstar_math.checkpoints.folders import read_notes
 from rstar_math.errors import InputError
-from rstar_math.models.checkpoints import read_notes
 from rstar_math.models.loading import load_policy
 from rstar_math.training.rows import SolutionRow, solution_row
 from rstar_math.training.settings import PolicyTraining
@@ -40,7 +40,7 @@ def equal(a: Path, b: Path) -> bool:
 
 
 def test_only_what_the_model_wrote_is_trained_on(policy: Path) -> None:
-    from rstar_math.training.policy import IGNORED, encode_solution
+    from rstar_math.training.sft import IGNORED, encode_solution
 
     _, tokenizer = load_policy(str(policy))
     example = encode_solution(tokenizer, ROWS[5])
@@ -54,7 +54,7 @@ def test_only_what_the_model_wrote_is_trained_on(policy: Path) -> None:
 
 
 def test_the_sparse_loss_is_the_plain_one(policy: Path) -> None:
-    from rstar_math.training.policy import encode_solution, sparse_loss
+    from rstar_math.training.sft import encode_solution, sparse_loss
 
     model, tokenizer = load_policy(str(policy))
     examples = [encode_solution(tokenizer, row) for row in ROWS[:3]]
@@ -81,7 +81,7 @@ def test_the_sparse_loss_is_the_plain_one(policy: Path) -> None:
 def test_training_learns_is_reproducible_and_says_what_it_was_made_from(
     policy: Path, tmp_path: Path
 ) -> None:
-    from rstar_math.training.policy import train_policy
+    from rstar_math.training.sft import train_policy
 
     said: list[str] = []
     first = train_policy(ROWS, str(policy), tmp_path / "a", SETTINGS, say=said.append)
@@ -99,7 +99,7 @@ def test_training_learns_is_reproducible_and_says_what_it_was_made_from(
 
 
 def test_bf16_and_lora_train_too_and_leave_merged_weights(policy: Path, tmp_path: Path) -> None:
-    from rstar_math.training.policy import train_policy
+    from rstar_math.training.sft import train_policy
 
     settings = SETTINGS.model_copy(update={"bf16": True, "lora": 4})
     report = train_policy(ROWS, str(policy), tmp_path / "lora", settings)
@@ -110,7 +110,7 @@ def test_bf16_and_lora_train_too_and_leave_merged_weights(policy: Path, tmp_path
 
 
 def test_bad_inputs_are_refused_in_a_sentence(policy: Path, tmp_path: Path) -> None:
-    from rstar_math.training.policy import train_policy
+    from rstar_math.training.sft import train_policy
 
     long = SolutionRow(prompt="Question: x\n", completion="y" * 4000)
     with pytest.raises(InputError, match="max_tokens"):

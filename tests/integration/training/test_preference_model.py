@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from rstar_math.checkpoints.folders import mark, read_notes
 from rstar_math.config import load_config
+from rstar_math.costs import metering
 from rstar_math.errors import InputError
-from rstar_math.meter import metering
-from rstar_math.models.checkpoints import mark, read_notes
-from rstar_math.models.encoding import encode
-from rstar_math.models.preference import PreferenceModel
-from rstar_math.solver import Solver
+from rstar_math.ppm.scorer import PreferenceModel
+from rstar_math.ppm.token_tree import encode
+from rstar_math.prompts.templates import prompt_text, solution_text
+from rstar_math.solver.solver import Solver
 from rstar_math.testing import ScriptedPolicy
-from rstar_math.training.texts import prompt_text, solution_text
 from rstar_math.types import Question, Step
 from tests.unit.toy import QUESTION, script
 from tests.unit.training.tiny import question, save_tiny_policy, solution
@@ -28,7 +28,7 @@ torch = pytest.importorskip("torch", reason="training needs torch: pip install '
 @pytest.fixture(scope="module")
 def ppm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of a random preference model."""
-    from rstar_math.models.heads import load_scored
+    from rstar_math.models.loading import load_scored
 
     root = tmp_path_factory.mktemp("ppm")
     model, tokenizer = load_scored(str(save_tiny_policy(root / "policy")), fresh=True)

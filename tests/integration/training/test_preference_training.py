@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from rstar_math.checkpoints.folders import read_notes
 from rstar_math.errors import InputError
-from rstar_math.models.checkpoints import read_notes
-from rstar_math.models.preference import PreferenceModel
+from rstar_math.ppm.scorer import PreferenceModel
+from rstar_math.prompts.templates import prompt_text, solution_text
 from rstar_math.training.rows import OutcomeRow, PairRow, ValueRow
 from rstar_math.training.settings import PreferenceTraining, ProbeTraining
-from rstar_math.training.texts import prompt_text, solution_text
 from rstar_math.types import Step
 from tests.unit.training.tiny import question, save_tiny_policy, solution
 
@@ -46,8 +46,8 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_shared_prefixes_give_the_loss_and_gradients_of_the_plain_way(policy: Path) -> None:
-    from rstar_math.models.heads import load_scored
-    from rstar_math.training.grouping import collate, groups_of
+    from rstar_math.models.loading import load_scored
+    from rstar_math.training.batches import collate, groups_of
     from rstar_math.training.preference import head_of, loss_sum, raw_scores
 
     model, tokenizer = load_scored(str(policy), fresh=True)

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from rstar_math.training.process import end_idle_threads
+from rstar_math.training.trainer import end_idle_threads
 
 torch = pytest.importorskip("torch", reason="training's packages are not installed")
 

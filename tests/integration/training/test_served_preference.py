@@ -12,21 +12,21 @@ from pathlib import Path
 
 import pytest
 
+from rstar_math.checkpoints.folders import MARK
+from rstar_math.checkpoints.gguf_adapters import write_adapter
+from rstar_math.checkpoints.gguf_export import write_gguf
+from rstar_math.checkpoints.value_heads import ValueHead
 from rstar_math.config import load_config
+from rstar_math.costs import metering
 from rstar_math.errors import ConfigError, InputError, ModelRefused, ModelUnreachable
-from rstar_math.meter import metering
-from rstar_math.models import served_preference
-from rstar_math.models.checkpoints import MARK
-from rstar_math.models.engine import EngineSettings, start
-from rstar_math.models.gguf_adapters import write_adapter
-from rstar_math.models.gguf_files import write_gguf
-from rstar_math.models.preference import PreferenceModel
-from rstar_math.models.served_preference import OpenScorer, ServedPreference, open_scorer
-from rstar_math.models.value_head import ValueHead
-from rstar_math.solver import Solver
+from rstar_math.llm.local import EngineSettings, start
+from rstar_math.ppm import remote
+from rstar_math.ppm.remote import OpenScorer, ServedPreference, open_scorer
+from rstar_math.ppm.scorer import PreferenceModel
+from rstar_math.prompts.templates import prompt_text, solution_text
+from rstar_math.solver.solver import Solver
 from rstar_math.testing import ScriptedPolicy
 from rstar_math.training.settings import PreferenceTraining
-from rstar_math.training.texts import prompt_text, solution_text
 from rstar_math.types import Step
 from tests.integration.training.pooling import pooling
 from tests.integration.training.test_preference_training import ROWS
@@ -103,8 +103,8 @@ WITHOUT_TORCH = """
 import asyncio, sys
 sys.modules |= dict.fromkeys(("torch", "transformers", "tokenizers", "safetensors", "peft"))
 from pathlib import Path
-from rstar_math.models.gguf_files import write_gguf
-from rstar_math.models.served_preference import ServedPreference
+from rstar_math.checkpoints.gguf_export import write_gguf
+from rstar_math.ppm.remote import ServedPreference
 from rstar_math.types import Question
 
 async def work():
@@ -144,7 +144,7 @@ def test_an_adapter_made_for_the_embedded_model_goes_onto_that_beside_any_policy
         asked.append(model)
         return ppm.parent / "policy.gguf"
 
-    monkeypatch.setattr(served_preference, "weights_file", weights)
+    monkeypatch.setattr(remote, "weights_file", weights)
     place = f"search.ppm={tmp_path}/adapter.gguf"
     assert found(place, "model.url=trained") == pytest.approx(plain, abs=1e-2)
     assert asked == ["local"]
@@ -283,7 +283,7 @@ def test_a_head_is_read_from_every_place_alike(ppm: Path, tmp_path: Path) -> Non
     heads = [ValueHead.load(ppm.parent / place) for place in ("ppm", "ppm.gguf", "adapter.gguf")]
     assert heads[0] == heads[1] == heads[2]
     assert heads[0].values([]) == []
-    from rstar_math.models.heads import probe_head, save_probe
+    from rstar_math.models.loading import probe_head, save_probe
 
     head = probe_head(32, 0)
     about: dict[str, object] = {"base": "policy", "hidden": 0, "size": 32, "depth": 2}

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from rstar_math.cli import app
 from rstar_math.config import SearchConfig
 from rstar_math.errors import ConfigError, InputError, TrainingError
-from rstar_math.evolution.store import RunStore
+from rstar_math.runs.store import RunStore
 from rstar_math.search import Choice, Parts, Tree, sample_chains
 from rstar_math.testing import ToyWorld
 from rstar_math.training.rows import solution_row
@@ -98,7 +98,7 @@ def test_what_is_missing_is_said(policy: str, tmp_path: Path) -> None:
 def test_choosing_by_a_ppm_is_held_against_votes_on_the_same_samples(
     policy: str, tmp_path: Path
 ) -> None:
-    from rstar_math.models.heads import load_scored
+    from rstar_math.models.loading import load_scored
 
     model, tokenizer = load_scored(policy, fresh=True)
     model.save_pretrained(tmp_path / "ppm")
@@ -125,7 +125,7 @@ def test_choosing_by_a_ppm_is_held_against_votes_on_the_same_samples(
 
 def test_a_folder_without_pairs_says_what_it_has(policy: str, tmp_path: Path) -> None:
     from rstar_math.training.curation import Curated, CurationConfig
-    from rstar_math.training.export import Origin, write_folder
+    from rstar_math.training.dataset import Origin, write_folder
 
     write_folder(tmp_path / "data", Curated(), Origin("r", "0", {}, ()), CurationConfig())
     with pytest.raises(InputError, match="has no preference data as jsonl"):
@@ -165,7 +165,7 @@ def test_a_training_that_cannot_fit_is_refused_before_weights_are_read(
     policy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from rstar_math.training import memory
-    from rstar_math.training import policy as trainer
+    from rstar_math.training import sft as trainer
 
     rows = [solution_row(question(n), solution(n)) for n in range(8)]
     (tmp_path / "sft.jsonl").write_text("".join(row.model_dump_json() + "\n" for row in rows))

@@ -6,7 +6,7 @@ import zlib
 from contextlib import closing
 from pathlib import Path
 
-from rstar_math.evolution.store import RunStore
+from rstar_math.runs.store import RunStore
 from rstar_math.search import Choice, Tree, to_record
 from rstar_math.types import Cost, Execution, ExecutionStatus, Problem, Question, Step, Verdict
 from tests.unit.evaluation.toyruns import problems, write_run

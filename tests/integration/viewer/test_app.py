@@ -11,10 +11,9 @@ import httpx
 import pytest
 
 from rstar_math.errors import InputError, StoreError
-from rstar_math.evolution.store import RunStore
-from rstar_math.serve.viewer.app import viewer_app
-from rstar_math.serve.viewer.document import policy
+from rstar_math.runs.store import RunStore
 from rstar_math.types import Problem, Question, Verdict
+from rstar_math.viewer.app import policy, viewer_app
 from tests.integration.viewer.runs import chosen, grown, write_large, write_pair
 
 LOCKS = Path("/proc/locks")

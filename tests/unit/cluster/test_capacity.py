@@ -9,11 +9,10 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from rstar_math.cli import app
-from rstar_math.cluster.capacity import Habits, alone, engine_of, gpu_names, load_of, part, reckon
-from rstar_math.cluster.simulation import simulate
-from rstar_math.cluster.timeline import Clock, Engine, Line, Load, Machines, Replica
 from rstar_math.errors import ConfigError
+from rstar_math.evolution.capacity import Habits, alone, engine_of, gpu_names, load_of, part, reckon
 from rstar_math.evolution.recipe import load_recipe
+from rstar_math.evolution.simulation import Clock, Engine, Line, Load, Machines, Replica, simulate
 
 ENGINE = Engine(slots=64, single=50.0, full=1600.0)
 LOAD = Load(problems=200, calls=12, samples=4, tokens=50, programs=0.5)

@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from rstar_math.cluster.actors import WithoutRay, connect
+from rstar_math.distributed.ray_workers import WithoutRay, connect
 from rstar_math.errors import ClusterError, MissingExtra
 
 

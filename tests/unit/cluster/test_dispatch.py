@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rstar_math.cluster.dispatch import LOSSES, Dispatch, WorkerLost
+from rstar_math.distributed.dispatch import LOSSES, Dispatch, WorkerLost
 from rstar_math.errors import ClusterError, ModelRefused, ModelUnreachable, RstarError
-from rstar_math.evolution.packing import Packed, packed
+from rstar_math.runs.results import Packed, packed
 from rstar_math.search import Choice, Tree
-from rstar_math.search.strategy import Strategy
+from rstar_math.search.strategies import Strategy
 from rstar_math.types import Problem, Question, Step
 
 STRATEGY = Strategy("mcts")

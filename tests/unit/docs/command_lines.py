@@ -17,7 +17,7 @@ from docs.reference.commands import commands
 from rstar_math.config import load_config, presets
 from rstar_math.errors import RstarError
 from rstar_math.evolution.recipe import load_recipe, recipes
-from rstar_math.search.strategy import parse_strategies
+from rstar_math.search.strategies import parse_strategies
 
 _ASSIGNMENT = re.compile(r"[A-Z_]+=")
 UNSAID = ("...", "…")
@@ -132,7 +132,7 @@ def _value_faults(verb: str, command: Any, param: Any, value: str, words: list[s
 
 def _read_setting(verb: str, words: list[str], setting: str) -> None:
     """Has a setting read as the command reads it."""
-    from rstar_math.cli.curate import curation_config
+    from rstar_math.cli.data import curation_config
     from rstar_math.cli.options import section_of
     from rstar_math.training.settings import PolicyTraining, PreferenceTraining, ProbeTraining
 

@@ -8,10 +8,17 @@ from pathlib import Path
 import pytest
 
 from rstar_math.errors import InputError, MissingExtra
-from rstar_math.evaluation.benchmarks import Hub, benchmark, benchmarks
-from rstar_math.evaluation.published import published
-from rstar_math.evaluation.sources import FOLDER_VARIABLE, answer_of, from_rows, load
+from rstar_math.evaluation.report_sections import published
 from rstar_math.problems import read_problems
+from rstar_math.problems.benchmarks import (
+    FOLDER_VARIABLE,
+    Hub,
+    answer_of,
+    benchmark,
+    benchmarks,
+    from_rows,
+    load,
+)
 
 NAMES = ["svamp", "asdiv", "mawps", "gsm8k", "gsm_hard", "strategyqa", "math500", "math"]
 NAMES += ["gaokao2023en", "college_math", "amc23", "aime24", "olympiadbench", "omni_math"]

@@ -7,8 +7,8 @@ import pytest
 
 from rstar_math.config import SearchConfig
 from rstar_math.errors import InputError
-from rstar_math.evaluation.choosing import Chosen, choose, sentence
-from rstar_math.evaluation.paired import compare
+from rstar_math.evaluation.reranking import Chosen, choose, sentence
+from rstar_math.evaluation.statistics import compare
 from rstar_math.protocols import Scorer, Verifier
 from rstar_math.search import Parts, Tree, sample_chains
 from rstar_math.testing import ToyWorld

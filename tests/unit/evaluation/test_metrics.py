@@ -14,21 +14,28 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from rstar_math.errors import ConfigError
-from rstar_math.evaluation.attempts import (
+from rstar_math.evaluation.metrics import (
     Attempt,
+    each,
     maj_at_k,
     over_choices,
     pass_at_k,
     rule_at_k,
     scorer_at_k,
+    summarise,
     top_of_runs,
     weighted,
+    wilson,
 )
-from rstar_math.evaluation.intervals import bootstrap, bootstrap_seeds
-from rstar_math.evaluation.metrics import summarise, wilson
-from rstar_math.evaluation.paired import compare, detectable, detectable_unpaired, mcnemar
-from rstar_math.evaluation.spending import each
-from rstar_math.evolution.store import Result
+from rstar_math.evaluation.statistics import (
+    bootstrap,
+    bootstrap_seeds,
+    compare,
+    detectable,
+    detectable_unpaired,
+    mcnemar,
+)
+from rstar_math.runs.results import Result
 from rstar_math.search import Choice
 from rstar_math.types import Cost, Verdict
 

@@ -11,18 +11,17 @@ from pathlib import Path
 import pytest
 
 from rstar_math.errors import InputError
-from rstar_math.evaluation.attempts import maj_at_k, scorer_at_k, top_of_runs
-from rstar_math.evaluation.choices import rules
-from rstar_math.evaluation.curves import anytime, calibration, calibration_error
-from rstar_math.evaluation.markup import Heading, Link, Table, to_html, to_markdown
-from rstar_math.evaluation.published import published, published_on
-from rstar_math.evaluation.recorded import StepRecord, Terms, read
-from rstar_math.evaluation.report import write_report
-from rstar_math.evaluation.series import Series, gather, seeds_pooled
-from rstar_math.evaluation.tables import holm
-from rstar_math.evolution.store import Result, RunStore
+from rstar_math.evaluation.document import Heading, Link, Table, to_html, to_markdown
+from rstar_math.evaluation.metrics import maj_at_k, scorer_at_k, top_of_runs
+from rstar_math.evaluation.report import rules, write_report
+from rstar_math.evaluation.report_sections import holm, published, published_on
+from rstar_math.evaluation.results import Series, StepRecord, Terms, gather, read, seeds_pooled
+from rstar_math.evaluation.statistics import anytime, calibration, calibration_error
+from rstar_math.runs.results import Result
+from rstar_math.runs.store import RunStore
 from rstar_math.search import Tree, ballots, majority
 from rstar_math.types import Problem, Question, Step, Verdict
+from rstar_math.viewer.app import write_page
 from tests.unit.evaluation.toyruns import GRADING, HOSTILE, problems, write_run
 from tests.unit.toy import same_text
 
@@ -85,7 +84,7 @@ def test_the_readings_agree_with_the_run_file(run_file: Path) -> None:
 
 
 def test_expected_results_of_all_attempts_are_what_the_search_chose(run_file: Path) -> None:
-    """The rules of `search.answers` are a second implementation of those of the report."""
+    """The rules of `search.voting` are a second implementation of those of the report."""
     by_name = {one.strategy: one.readings for one in gathered(run_file)}
     for reading in by_name["sc@8"]:
         votes = Counter(a.group for a in reading.attempts if a.group is not None).most_common(2)
@@ -156,9 +155,11 @@ def test_runs_that_differ_in_their_seed_alone_are_pooled(tmp_path: Path) -> None
 def test_a_report_is_whole_self_contained_and_the_same_twice(
     run_file: Path, tmp_path: Path
 ) -> None:
-    written = asyncio.run(write_report([run_file], tmp_path / "one", GRADING))
+    written = asyncio.run(
+        write_report([run_file], tmp_path / "one", GRADING, write_trees=write_page)
+    )
     assert [path.name for path in written] == ["report.md", "report.html", "trees-1.html"]
-    again = asyncio.run(write_report([run_file], tmp_path / "two", GRADING))
+    again = asyncio.run(write_report([run_file], tmp_path / "two", GRADING, write_trees=write_page))
     for a, b in zip(written, again, strict=True):
         assert a.read_bytes() == b.read_bytes()
     page = written[1].read_text()
@@ -181,9 +182,7 @@ def test_a_report_is_whole_self_contained_and_the_same_twice(
 
 def test_what_is_in_a_report(run_file: Path, tmp_path: Path) -> None:
     other = write_run(tmp_path / "other.rstar", "sc@8", problems(COUNT), "search.seed=5")
-    written = asyncio.run(
-        write_report([run_file, other], tmp_path, GRADING, plots=False, trees=False)
-    )
+    written = asyncio.run(write_report([run_file, other], tmp_path, GRADING, plots=False))
     assert [path.name for path in written] == ["report.md", "report.html"]
     text = written[0].read_text()
     for heading in (
@@ -222,7 +221,7 @@ def test_a_run_without_results_says_what_to_do(tmp_path: Path) -> None:
 def test_an_ungraded_run_still_has_its_costs(tmp_path: Path) -> None:
     bare = [Problem(p.question) for p in problems(3)]
     path = write_run(tmp_path / "bare.rstar", "sc@4", bare, scored=False)
-    written = asyncio.run(write_report([path], tmp_path, GRADING))
+    written = asyncio.run(write_report([path], tmp_path, GRADING, write_trees=write_page))
     assert "| sc@4 | 0/0 | - |" in written[0].read_text()
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from rstar_math.config import load_config
-from rstar_math.evaluation.recorded import Grading
-from rstar_math.evolution.fill import conditions
-from rstar_math.evolution.store import RunStore
+from rstar_math.evaluation.results import Grading
+from rstar_math.runs.results import conditions
+from rstar_math.runs.store import RunStore
 from rstar_math.search import Parts, Tree, pursue
-from rstar_math.search.strategy import parse_strategies
+from rstar_math.search.strategies import parse_strategies
 from rstar_math.testing import ToyWorld
 from rstar_math.types import Problem, Question, Verdict
 from tests.unit.toy import same_text

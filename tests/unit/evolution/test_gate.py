@@ -2,7 +2,7 @@
 
 import pytest
 
-from rstar_math.evolution.gate import chance_better, decide
+from rstar_math.evolution.gates import chance_better, decide
 
 
 def results(right: int, of: int, start: int = 0) -> dict[str, bool]:

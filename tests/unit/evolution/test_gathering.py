@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 
 from rstar_math.errors import ConfigError, InputError
-from rstar_math.evolution.gathering import gather, to_learn_from
-from rstar_math.evolution.journal import Facts, Journal
-from rstar_math.evolution.recipe import Recipe, load_recipe
-from rstar_math.evolution.recipe_sections import RoundSection
+from rstar_math.evolution.manifest import Facts, Journal
+from rstar_math.evolution.problem_sets import gather, to_learn_from
+from rstar_math.evolution.recipe import Recipe, RoundSection, load_recipe
 
 LONG = "Tom has 3 pens and buys 4, so <<3+4=7>>7 pens.\nHe loses 2, so <<7-2=5>>5.\n#### 5"
 SOLUTIONS = {

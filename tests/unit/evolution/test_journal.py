@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from rstar_math.errors import ConfigError, InputError, StoreError
-from rstar_math.evolution.journal import Facts, Journal, digest, write_json
+from rstar_math.evolution.manifest import Facts, Journal, digest
+from rstar_math.files import write_json
 
 RECIPE: dict[str, Any] = {"base": "local", "rounds": [{"rollouts": 4}]}
 

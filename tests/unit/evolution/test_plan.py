@@ -3,9 +3,8 @@
 import pytest
 from rich.console import Console
 
-from rstar_math.cli import watching
-from rstar_math.evolution.pilot import Habit, Pilot
-from rstar_math.evolution.plan import Plan, reckon
+from rstar_math.cli import progress
+from rstar_math.evolution.estimate import Habit, Pilot, Plan, reckon
 from rstar_math.evolution.recipe import Recipe, load_recipe
 
 PILOT = Pilot(
@@ -94,9 +93,9 @@ def test_new_problems_are_planned_as_if_all_were_kept() -> None:
 
 def test_a_plan_fits_a_terminal_of_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     console = Console(width=80, record=True, force_terminal=False)
-    monkeypatch.setattr(watching, "out", console)
+    monkeypatch.setattr(progress, "out", console)
     plan = planned(*WRITER)
-    watching.show_plan(plan)
+    progress.show_plan(plan)
     lines = console.export_text().splitlines()
     assert max(map(len, lines)) <= 80
     text = "\n".join(lines)

@@ -5,10 +5,9 @@ from pathlib import Path
 import pytest
 
 from rstar_math.errors import ConfigError
-from rstar_math.evolution.gathering import title_sets
-from rstar_math.evolution.recipe import load_recipe, recipes
-from rstar_math.evolution.recipe_sections import SetSection
-from rstar_math.problems.drawing import drawn
+from rstar_math.evolution.problem_sets import title_sets
+from rstar_math.evolution.recipe import SetSection, load_recipe, recipes
+from rstar_math.problems.jsonl import drawn
 from rstar_math.types import Problem, Question
 
 

@@ -8,10 +8,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rstar_math.grading.cleaning import clean
-from rstar_math.grading.limits import Refused, Unreadable
-from rstar_math.grading.reading import form, read
-from rstar_math.grading.rules import NO_ANSWER, NO_REFERENCE, bucket, may_equal, normal_form, quick
+from rstar_math.grading.nodes import Refused, Unreadable
+from rstar_math.grading.normalize import clean
+from rstar_math.grading.rules import (
+    NO_ANSWER,
+    NO_REFERENCE,
+    bucket,
+    form,
+    may_equal,
+    normal_form,
+    quick,
+    read,
+)
 from rstar_math.types import Verdict
 
 _TABLE = json.loads(

@@ -4,10 +4,10 @@ import struct
 
 import pytest
 
-from rstar_math.sandbox.child import bpf, filters, syscalls
+from rstar_math.sandbox.child import seccomp
 
-EPERM, EACCES = bpf.refuse(1), bpf.refuse(13)
-X86_64 = syscalls.AUDIT_ARCH["x86_64"]
+EPERM, EACCES = seccomp.refuse(1), seccomp.refuse(13)
+X86_64 = seccomp.AUDIT_ARCH["x86_64"]
 
 
 def run(program: bytes, number: int, *arguments: int, architecture: int = X86_64) -> int:
@@ -19,46 +19,46 @@ def run(program: bytes, number: int, *arguments: int, architecture: int = X86_64
     while True:
         operation, yes, no, k = code[at]
         at += 1
-        if operation == bpf.RETURN:
+        if operation == seccomp.RETURN:
             return int(k)
-        if operation == bpf.LOAD_WORD:
+        if operation == seccomp.LOAD_WORD:
             register = struct.unpack_from("=I", data, k)[0]
             continue
         holds = {
-            bpf.JUMP_EQUAL: register == k,
-            bpf.JUMP_GREATER_EQUAL: register >= k,
-            bpf.JUMP_ANY_BIT: bool(register & k),
+            seccomp.JUMP_EQUAL: register == k,
+            seccomp.JUMP_GREATER_EQUAL: register >= k,
+            seccomp.JUMP_ANY_BIT: bool(register & k),
         }[operation]
         at += yes if holds else no
 
 
 @pytest.fixture
 def strict(monkeypatch: pytest.MonkeyPatch) -> bytes:
-    monkeypatch.setattr(syscalls, "machine", lambda: "x86_64")
-    return filters.strict()
+    monkeypatch.setattr(seccomp, "machine", lambda: "x86_64")
+    return seccomp.strict()
 
 
 @pytest.fixture
 def forking(monkeypatch: pytest.MonkeyPatch) -> bytes:
-    monkeypatch.setattr(syscalls, "machine", lambda: "x86_64")
-    return filters.forking()
+    monkeypatch.setattr(seccomp, "machine", lambda: "x86_64")
+    return seccomp.forking()
 
 
-CALL = syscalls.X86_64
+CALL = seccomp.X86_64
 
 
 def test_plain_calls_are_allowed_and_unknown_ones_fail(strict: bytes) -> None:
-    assert run(strict, CALL["read"]) == bpf.ALLOW
-    assert run(strict, CALL["exit_group"]) == bpf.ALLOW
+    assert run(strict, CALL["read"]) == seccomp.ALLOW
+    assert run(strict, CALL["exit_group"]) == seccomp.ALLOW
     for name in ("socket", "kill", "tgkill", "clone", "prctl", "seccomp", "uname"):
         assert run(strict, CALL[name]) == EPERM
     assert run(strict, 9999) == EPERM
 
 
 def test_other_architectures_and_x32_are_killed(strict: bytes) -> None:
-    assert run(strict, CALL["read"], architecture=0x40000003) == bpf.KILL_PROCESS
-    assert run(strict, CALL["getpid"] | syscalls.X32_BIT) == bpf.KILL_PROCESS
-    assert run(strict, -1) == bpf.KILL_PROCESS
+    assert run(strict, CALL["read"], architecture=0x40000003) == seccomp.KILL_PROCESS
+    assert run(strict, CALL["getpid"] | seccomp.X32_BIT) == seccomp.KILL_PROCESS
+    assert run(strict, -1) == seccomp.KILL_PROCESS
 
 
 @pytest.mark.parametrize("flags", [1, 2, 3, 0o100, 0o1000, 0o2000, 0o20000, 0o20200000])
@@ -69,57 +69,57 @@ def test_opening_to_write_is_refused(strict: bytes, flags: int) -> None:
 
 
 def test_opening_to_read_is_allowed(strict: bytes) -> None:
-    assert run(strict, CALL["openat"], 0, 0, 0o2000000 | 0o200000) == bpf.ALLOW
+    assert run(strict, CALL["openat"], 0, 0, 0o2000000 | 0o200000) == seccomp.ALLOW
 
 
 def test_executable_memory_comes_only_from_files_and_is_never_writable(strict: bytes) -> None:
-    assert run(strict, CALL["mmap"], 0, 4096, 3, 0x22) == bpf.ALLOW
-    assert run(strict, CALL["mmap"], 0, 4096, 5, 0x02) == bpf.ALLOW
+    assert run(strict, CALL["mmap"], 0, 4096, 3, 0x22) == seccomp.ALLOW
+    assert run(strict, CALL["mmap"], 0, 4096, 5, 0x02) == seccomp.ALLOW
     assert run(strict, CALL["mmap"], 0, 4096, 5, 0x22) == EPERM
     assert run(strict, CALL["mmap"], 0, 4096, 7, 0x02) == EPERM
-    assert run(strict, CALL["mprotect"], 0, 4096, 1) == bpf.ALLOW
+    assert run(strict, CALL["mprotect"], 0, 4096, 1) == seccomp.ALLOW
     assert run(strict, CALL["mprotect"], 0, 4096, 5) == EPERM
 
 
 def test_limits_are_read_only_and_ones_own(strict: bytes) -> None:
-    assert run(strict, CALL["prlimit64"], 0, 7, 0) == bpf.ALLOW
+    assert run(strict, CALL["prlimit64"], 0, 7, 0) == seccomp.ALLOW
     assert run(strict, CALL["prlimit64"], 5, 7, 0) == EPERM
     assert run(strict, CALL["prlimit64"], 0, 7, 1 << 40) == EPERM
 
 
 def test_descriptors_signal_nobody(strict: bytes) -> None:
-    assert run(strict, CALL["fcntl"], 1, 3) == bpf.ALLOW
+    assert run(strict, CALL["fcntl"], 1, 3) == seccomp.ALLOW
     assert run(strict, CALL["fcntl"], 1, 8) == EPERM
-    assert run(strict, CALL["ioctl"], 1, 0x5401) == bpf.ALLOW
+    assert run(strict, CALL["ioctl"], 1, 0x5401) == seccomp.ALLOW
     assert run(strict, CALL["ioctl"], 1, 0x5412) == EPERM
 
 
 def test_a_fan_out_may_fork_but_not_clone_otherwise(forking: bytes) -> None:
-    assert run(forking, CALL["clone"], filters.FORK_FLAGS) == bpf.ALLOW
+    assert run(forking, CALL["clone"], seccomp.FORK_FLAGS) == seccomp.ALLOW
     assert run(forking, CALL["clone"], 0x10000000 | 17) == EPERM
     assert run(forking, CALL["prctl"], 4, 1) == EPERM
-    assert run(forking, CALL["prctl"], 1, 9) == bpf.ALLOW, "death with the parent"
+    assert run(forking, CALL["prctl"], 1, 9) == seccomp.ALLOW, "death with the parent"
     assert run(forking, CALL["prctl"], 1, 0) == EPERM, "and no way out of it"
     assert run(forking, CALL["socket"]) == EPERM
 
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
 def test_every_program_fits_both_machines(machine: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(syscalls, "machine", lambda: machine)
-    for build in (filters.strict, filters.forking, filters.gate):
+    monkeypatch.setattr(seccomp, "machine", lambda: machine)
+    for build in (seccomp.strict, seccomp.forking, seccomp.gate):
         program = build()
-        number = syscalls.TABLES[machine]["read"]
-        architecture = syscalls.AUDIT_ARCH[machine]
-        assert run(program, number, architecture=architecture) == bpf.ALLOW
+        number = seccomp.TABLES[machine]["read"]
+        architecture = seccomp.AUDIT_ARCH[machine]
+        assert run(program, number, architecture=architecture) == seccomp.ALLOW
 
 
 def test_names_in_the_filter_are_in_the_table() -> None:
-    known = set(syscalls.X86_64) | {"socket", "kill"}
-    assert set(filters.SIMPLE) <= known
+    known = set(seccomp.X86_64) | {"socket", "kill"}
+    assert set(seccomp.SIMPLE) <= known
 
 
 def test_programs_that_the_kernel_would_not_take_are_refused() -> None:
     with pytest.raises(ValueError, match="4096"):
-        bpf.assemble([])
+        seccomp.assemble([])
     with pytest.raises(ValueError, match="range"):
-        bpf.assemble([(bpf.JUMP_EQUAL, 256, 0, 1)])
+        seccomp.assemble([(seccomp.JUMP_EQUAL, 256, 0, 1)])

@@ -1,8 +1,8 @@
 """Which programs share a request."""
 
-from rstar_math.sandbox.child.limits import Limits
+from rstar_math.sandbox.child.protocol import Limits
+from rstar_math.sandbox.executor import FAN_STEP, Job, PrefixTimes, units
 from rstar_math.sandbox.programs import Program
-from rstar_math.sandbox.schedule import FAN_STEP, Job, PrefixTimes, units
 
 LIMITS = Limits(2, 1, 1 << 26, 100)
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rstar_math.sandbox import programs
-from rstar_math.sandbox.child import run as judged
-from rstar_math.sandbox.child.limits import Limits
+from rstar_math.sandbox.child import execution as judged
+from rstar_math.sandbox.child.protocol import Limits
 from rstar_math.types import Execution, ExecutionStatus, Step
 
 LIMITS = Limits(wall_s=2, cpu_s=1, memory=64 << 20, output=100)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rstar_math.sandbox.child import wire
+from rstar_math.sandbox.child import protocol
 
 VALUES = st.none() | st.integers() | st.text() | st.lists(st.text(), max_size=3)
 FRAMES = st.tuples(st.dictionaries(st.text(), VALUES, max_size=4), st.binary(max_size=60))
@@ -16,8 +16,8 @@ FRAMES = st.tuples(st.dictionaries(st.text(), VALUES, max_size=4), st.binary(max
 def test_frames_survive_any_cut(
     frames: list[tuple[dict[str, object], bytes]], cuts: list[int]
 ) -> None:
-    stream = b"".join(wire.encode(header, body) for header, body in frames)
-    decoder = wire.Decoder()
+    stream = b"".join(protocol.encode(header, body) for header, body in frames)
+    decoder = protocol.Decoder()
     found: list[tuple[dict[str, object], bytes]] = []
     at = 0
     for cut in itertools.chain(cuts, itertools.repeat(7)):
@@ -30,20 +30,20 @@ def test_frames_survive_any_cut(
 
 @given(st.binary(max_size=200))
 def test_noise_is_refused_or_waited_for(noise: bytes) -> None:
-    decoder = wire.Decoder()
+    decoder = protocol.Decoder()
     try:
         frames = decoder.feed(noise)
-    except wire.WireError:
+    except protocol.WireError:
         return
     assert all(isinstance(header, dict) for header, _ in frames)
 
 
 @pytest.mark.parametrize("text", [b"[]", b"{", b"1", b"\xff", b"[" * 100_000])
 def test_headers_that_are_no_objects_are_refused(text: bytes) -> None:
-    with pytest.raises(wire.WireError):
-        wire.Decoder().feed(wire.LENGTHS.pack(len(text), 0) + text)
+    with pytest.raises(protocol.WireError):
+        protocol.Decoder().feed(protocol.LENGTHS.pack(len(text), 0) + text)
 
 
 def test_a_frame_longer_than_allowed_is_refused_before_it_is_read() -> None:
-    with pytest.raises(wire.WireError, match="announces"):
-        wire.Decoder().feed(wire.LENGTHS.pack(wire.MAX_HEADER + 1, 0))
+    with pytest.raises(protocol.WireError, match="announces"):
+        protocol.Decoder().feed(protocol.LENGTHS.pack(protocol.MAX_HEADER + 1, 0))

@@ -15,17 +15,31 @@ from pydantic import ValidationError
 from rstar_math.config import SearchConfig
 from rstar_math.errors import ConfigError, ModelUnreachable
 from rstar_math.search import Choice, Tree
-from rstar_math.serve import door
-from rstar_math.serve.door import Door, Receive, Rules, Scope, Send
-from rstar_math.serve.jobs import Desk
-from rstar_math.serve.keys import Keys, check_open, is_loopback
-from rstar_math.serve.logs import trace_of
-from rstar_math.serve.metrics import BUCKETS_S, Metrics
-from rstar_math.serve.orders import Order, Terms, chat_order, model_names, model_options, read
-from rstar_math.serve.prose import PIECE, answer_text, progress, shown
-from rstar_math.serve.refusal import Refusal, refusal_of
-from rstar_math.serve.wire import ChatRequest
+from rstar_math.serve.jobs import PIECE, Desk, answer_text, progress, shown
+from rstar_math.serve.requests import (
+    ChatRequest,
+    Order,
+    Terms,
+    chat_order,
+    model_names,
+    model_options,
+    read,
+)
 from rstar_math.types import Execution, ExecutionStatus, Question, Step
+from rstar_math.web import access
+from rstar_math.web.access import (
+    Door,
+    Keys,
+    Receive,
+    Refusal,
+    Rules,
+    Scope,
+    Send,
+    check_open,
+    is_loopback,
+    refusal_of,
+)
+from rstar_math.web.server import BUCKETS_S, Metrics, trace_of
 
 
 def order(body: dict[str, Any], terms: Terms | None = None) -> Order:
@@ -230,7 +244,7 @@ def test_a_model_s_name_is_ascii() -> None:
 
 
 def test_a_client_that_does_not_read_counts_as_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "SEND_S", 0.02)
+    monkeypatch.setattr(access, "SEND_S", 0.02)
     metrics = Metrics()
     ended = []
 

@@ -11,18 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rstar_math.evolution.store import Result
+from rstar_math.runs.results import Result
 from rstar_math.search import Choice, Tree, to_record
-from rstar_math.serve.viewer.choosing import rule_of, vote_shares
-from rstar_math.serve.viewer.columns import Column, flags
-from rstar_math.serve.viewer.document import document, policy
-from rstar_math.serve.viewer.export import write_page
-from rstar_math.serve.viewer.formulas import answer_html, prose_html
-from rstar_math.serve.viewer.result import result_html
-from rstar_math.serve.viewer.rounds import read_rounds, rounds_files, rounds_html
-from rstar_math.serve.viewer.sources import TreeFile, opened
-from rstar_math.serve.viewer.steps import step_html
 from rstar_math.types import Cost, Execution, ExecutionStatus, Problem, Question, Step, Verdict
+from rstar_math.viewer.app import document, policy, write_page
+from rstar_math.viewer.overview import read_rounds, rounds_files, rounds_html
+from rstar_math.viewer.result import result_html, rule_of, vote_shares
+from rstar_math.viewer.sources import Column, TreeFile, flags, opened
+from rstar_math.viewer.steps import answer_html, prose_html, step_html
 
 MATHML = {"math", "mrow", "mi", "mn", "mo", "mtext", "mspace", "mfrac", "msqrt", "mroot", "msub"}
 MATHML |= {"msup", "msubsup", "munder", "mover", "munderover", "mtable", "mtr", "mtd", "mpadded"}

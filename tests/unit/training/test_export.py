@@ -10,23 +10,21 @@ from typing import Any
 import pytest
 
 from rstar_math.errors import InputError, MissingExtra, StoreError
-from rstar_math.steps import TAGS
+from rstar_math.prompts import TAGS
+from rstar_math.prompts.templates import segments
+from rstar_math.runs.export import require_parquet
 from rstar_math.training import rows as training_rows
 from rstar_math.training.curation import ALL_DATA, Curated, CurationConfig, Data, curate
-from rstar_math.training.export import (
-    Origin,
-    OutcomeRow,
+from rstar_math.training.dataset import Origin, read_mark, read_rows, write_folder
+from rstar_math.training.rows import (
+    ROWS,
+    OutcomeDataRow,
     PreferenceRow,
     SftRow,
     StepsRow,
-    ValueRow,
-    read_mark,
-    read_rows,
-    write_folder,
+    ValueDataRow,
+    rows_of,
 )
-from rstar_math.training.export.files import require_parquet
-from rstar_math.training.export.rows import ROWS, rows_of
-from rstar_math.training.texts import segments
 from rstar_math.types import Execution, ExecutionStatus, Step
 from tests.unit.toy import same_text
 from tests.unit.training.trees import Spec, grown, searched
@@ -116,9 +114,9 @@ def test_pairs_go_on_from_their_prompt() -> None:
 
 def test_other_labels_in_rows() -> None:
     what = found()
-    outcomes = [row for row in rows_of(what, "outcome") if isinstance(row, OutcomeRow)]
+    outcomes = [row for row in rows_of(what, "outcome") if isinstance(row, OutcomeDataRow)]
     assert [row.label for row in outcomes] == [True, False, False]
-    values = [row for row in rows_of(what, "value") if isinstance(row, ValueRow)]
+    values = [row for row in rows_of(what, "value") if isinstance(row, ValueDataRow)]
     assert [row.value for row in values] == [0.0, 1.0, -1.0, -1.0, -1.0]
     assert [row.depth for row in values] == [1, 2, 2, 1, 2]
     steps = [row for row in rows_of(what, "steps") if isinstance(row, StepsRow)]

@@ -3,8 +3,8 @@
 import pytest
 from hypothesis import given
 
-from rstar_math.training.curation.labels import labelled_steps, outcomes, values
-from rstar_math.training.curation.ledger import Ledger
+from rstar_math.training.curation.curate import labelled_steps, outcomes, values
+from rstar_math.training.curation.pairs import Ledger
 from tests.unit.training.trees import Spec, grown, names, specs
 
 TREE: Spec = {

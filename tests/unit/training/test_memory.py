@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from rstar_math.errors import TrainingError
-from rstar_math.training.free_memory import free_memory
 from rstar_math.training.memory import (
     Layout,
     Plan,
     estimate,
+    free_memory,
     layout_of,
     measured_layout,
     require_memory,

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rstar_math.training.micro_batches import Limits, Shape, aligned, cut, largest_part
+from rstar_math.training.batches import Limits, Shape, aligned, cut, largest_part
 
 SHAPES = st.lists(st.builds(Shape, st.integers(1, 4), st.integers(1, 300)), min_size=1, max_size=40)
 

@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rstar_math.models.packing import TokenTree, ancestry
-from rstar_math.models.prefix_cache import PrefixCache
-from rstar_math.training.grouping import ROOM, groups_of
+from rstar_math.ppm.token_tree import PrefixCache, TokenTree, ancestry
+from rstar_math.training.batches import ROOM, groups_of
 from rstar_math.training.rows import ValueRow
 
 torch = pytest.importorskip("torch", reason="training needs torch: pip install 'rstar-math[train]'")

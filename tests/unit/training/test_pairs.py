@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from rstar_math.search import Tree
 from rstar_math.training.curation import CurationConfig, KeptPair
-from rstar_math.training.curation.ledger import Ledger
-from rstar_math.training.curation.pairs import final_pairs, step_pairs
+from rstar_math.training.curation.pairs import Ledger, final_pairs, step_pairs
 from tests.unit.training.trees import Spec, grown, names, shown, shuffled, specs
 
 

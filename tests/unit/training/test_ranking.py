@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rstar_math.training.order import bucketed
-from rstar_math.training.ranking import (
+from rstar_math.training.batches import (
+    bucketed,
     calibration,
     calibration_error,
     pair_calibration,

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from rstar_math.search import Tree
 from rstar_math.search.programs import normalized_program
 from rstar_math.training.curation import CurationConfig, KeptSolution
-from rstar_math.training.curation.ledger import Ledger
-from rstar_math.training.curation.likeness import edit_distance
-from rstar_math.training.curation.solutions import best_solutions, within_sources
+from rstar_math.training.curation.curate import best_solutions, within_sources
+from rstar_math.training.curation.pairs import Ledger, edit_distance
 from rstar_math.types import Step
 from tests.unit.training.trees import Spec, grown, names, shuffled, specs
 

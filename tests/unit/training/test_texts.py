@@ -7,16 +7,10 @@ from hypothesis import strategies as st
 from rstar_math.config import PolicyConfig
 from rstar_math.errors import InputError
 from rstar_math.models.prompting import Prompting, renderer_for, scorer_renderer
-from rstar_math.steps import FENCED, GRAMMAR, trained_prompt
-from rstar_math.steps.chat_template import ChatTemplate
-from rstar_math.training.rows import (
-    PairRow,
-    SolutionRow,
-    for_model,
-    renderer_of_rows,
-    solution_row,
-)
-from rstar_math.training.texts import Segment, pair_texts, prompt_text, segments, solution_text
+from rstar_math.prompts import FENCED, GRAMMAR, trained_prompt
+from rstar_math.prompts.chat_templates import ChatTemplate
+from rstar_math.prompts.templates import Segment, pair_texts, prompt_text, segments, solution_text
+from rstar_math.training.rows import PairRow, SolutionRow, for_model, renderer_of_rows, solution_row
 from rstar_math.types import Execution, ExecutionStatus, Question, Step, StepPair
 
 CHATML = (

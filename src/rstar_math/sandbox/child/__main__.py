@@ -41,7 +41,7 @@ def load() -> None:
 if __name__ == "__main__":
     if sys.argv[1] == "probe":
         load()
-        importlib.import_module("rstar_sandbox_child.trials").main()
+        importlib.import_module("rstar_sandbox_child.zygote").self_test()
     else:
         fix_addresses()
         load()

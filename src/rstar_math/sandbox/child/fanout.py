@@ -10,26 +10,55 @@ another and judged like any other run. Who a fork is, the kernel attests (SCM_CR
 import contextlib
 import json
 import os
+import random
 import socket
 import struct
 import time
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import NoReturn, Protocol
 
-from . import branch
-from .confine import answer_fork
-from .group import has_ended, kill_group, reap_group
-from .limits import Limits
-from .run import Reply, Run, reply
-
-if TYPE_CHECKING:
-    from .judge import Judge
+from . import execution, kernel
+from .confinement import Layers, answer_fork, close_all_but
+from .execution import Reply, Run, has_ended, kill_group, reap_group, reply
+from .protocol import Limits
 
 FRESH_AT_ONCE = 1
 RUNNING_AT_ONCE = 4
 GRACE_S = 5.0
 """For the forks themselves, and for a fork to say that it is there."""
 CREDENTIALS = struct.Struct("=iII")
+
+
+class Host(Protocol):
+    """What a fan-out needs of the supervisor that runs it."""
+
+    layers: Layers
+    fans: "set[Fan]"
+
+    def pipe(self, writers: contextlib.ExitStack) -> tuple[int, int]:
+        """A pipe whose read end does not block; the write end is closed with the stack."""
+        ...
+
+    def fork(self, report: int, keep: tuple[int, ...], body: Callable[[], None]) -> int:
+        """A child in a session of its own that does `body` and ends."""
+        ...
+
+    def listen(self, fd: int, act: Callable[[], object]) -> None:
+        """Call `act` whenever the descriptor can be read."""
+        ...
+
+    def forget(self, fd: int) -> None:
+        """Stop listening to a descriptor, if one does."""
+        ...
+
+    def read_on(self, fd: int, read: Callable[[], int]) -> None:
+        """Read once; forget the descriptor at its end."""
+        ...
+
+    def send(self, header: Reply, body: bytes = b"") -> None:
+        """Send an answer to the parent."""
+        ...
 
 
 class Candidate:
@@ -48,7 +77,7 @@ class Fan:
     """One fan-out request in the zygote."""
 
     def __init__(
-        self, judge: "Judge", ids: list[int], codes: list[str], steps: list[str], limits: Limits
+        self, judge: Host, ids: list[int], codes: list[str], steps: list[str], limits: Limits
     ) -> None:
         self.judge = judge
         self.candidates = [Candidate(i, s, limits) for i, s in zip(ids, steps, strict=True)]
@@ -87,7 +116,7 @@ class Fan:
         theirs.callback(control.close)
         keep = (control.fileno(), *(fd for end in ends for fd in end))
         pid = judge.fork(
-            report, keep, lambda: branch.run_prefix(codes, ends, control, limits, judge.layers)
+            report, keep, lambda: run_prefix(codes, ends, control, limits, judge.layers)
         )
         control.close()
         self.prefix.begin(pid, wall_s=limits.wall_s, cpu_s=limits.cpu_s)
@@ -280,3 +309,47 @@ class Fan:
             if candidate.channel is not None:
                 self.judge.forget(candidate.channel.fileno())
                 candidate.channel.close()
+
+
+def run_prefix(
+    codes: list[str],
+    ends: list[tuple[int, int, int]],
+    control: socket.socket,
+    limits: Limits,
+    layers: Layers,
+) -> NoReturn:
+    """The prefix's process: run it, then fork once for each candidate, then end."""
+    zygote = os.getppid()
+    layers.confine_forking(limits, 3 * len(ends) + 64, control)
+    control.close()
+    fork, write, leave, dumps = os.fork, os.write, os._exit, json.dumps
+    state, restore = random.getstate, random.setstate
+    scope, codes = execution.begin(codes)
+    prefix_s = execution.replay(codes, scope)
+    write(execution.REPORT, dumps({"prefix_s": prefix_s}).encode("ascii"))
+    drawn = state()
+    for end in ends:
+        if not fork():
+            restore(drawn)  # `random` seeds itself anew in every fork
+            become(end, scope, zygote, layers)
+    while True:
+        leave(0)
+
+
+def become(
+    end: tuple[int, int, int], scope: dict[str, object], zygote: int, layers: Layers
+) -> NoReturn:
+    """A candidate's process: wait for its turn, confine, run the step, report."""
+    channel, out, err = end
+    os.dup2(channel, execution.REPORT)
+    close_all_but([execution.REPORT, out, err])
+    os.write(execution.REPORT, b"+")
+    text = b"".join(iter(lambda: os.read(execution.REPORT, 1 << 16), b""))
+    if not text:
+        os._exit(0)
+    # Told to go, so the prefix's process has ended and the zygote is the parent.
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, 9)
+    if os.getppid() != zygote:
+        os._exit(0)
+    layers.confine_candidate()
+    execution.finish(execution.perform(json.loads(text), scope, (out, err)))

@@ -1,6 +1,7 @@
 """System calls that Python has no function for, through ctypes."""
 
 import ctypes
+import gc
 import os
 import sys
 
@@ -12,7 +13,6 @@ PR_SET_CHILD_SUBREAPER = 36
 PR_SET_NO_NEW_PRIVS = 38
 PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_CLEAR_ALL = 4
-
 LINUX = sys.platform == "linux"
 _libc = ctypes.CDLL(None, use_errno=True)
 _syscall = _libc.syscall
@@ -83,3 +83,19 @@ def capabilities() -> int:
     data = (ctypes.c_uint32 * 6)()
     _libc.capget(header, data)
     return int(data[0]) | int(data[3]) << 32
+
+
+HUGE = 2 << 20
+MADV_COLLAPSE = 25
+"""Linux 6.1 on."""
+
+
+def collapse() -> int:
+    """Put the regions in which Python's objects lie into huge pages; how many now are.
+
+    Where the kernel does not (before 6.1, or with huge pages switched off), all stays as it was.
+    """
+    gc.collect()
+    # From the objects' addresses, because inside bubblewrap there is no /proc/self/maps to read.
+    regions = sorted({id(thing) // HUGE for thing in gc.get_objects()})
+    return sum(advise(region * HUGE, HUGE, MADV_COLLAPSE) for region in regions)

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import importlib
 import io
+import json
 import os
 import resource
 import signal
@@ -13,14 +14,13 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from . import kernel, pages, snippet, wire
-from .confine import Layers, Unconfined
-from .judge import Judge
-from .limits import Limits
+from . import confinement, execution, kernel, protocol, seccomp
+from .confinement import Layers, Unconfined
+from .protocol import Limits
+from .supervisor import Judge
 
 LOWEST = 10
 """Where the socket to the parent goes, or above."""
-
 _PRELOAD = """
 math cmath decimal fractions statistics random itertools functools operator collections
 collections.abc heapq bisect string re json datetime time calendar copy dataclasses enum typing
@@ -34,7 +34,6 @@ _SCIPY = """
 scipy scipy.optimize scipy.integrate scipy.stats scipy.linalg scipy.special scipy.interpolate
 scipy.sparse scipy.spatial
 """
-
 WARM_UP = """
 from sympy import *
 x, y, n = symbols("x y n")
@@ -66,7 +65,7 @@ def main(fd: int) -> None:
         judge = Judge(control, layers)
     except Exception as e:
         with contextlib.suppress(OSError):
-            control.sendall(wire.encode({"error": f"{e}" or type(e).__name__}))
+            control.sendall(protocol.encode({"error": f"{e}" or type(e).__name__}))
         os._exit(1)
     judge.send({"ready": os.getpid(), "landlock": layers.abi, "base": layers.base_memory})
     judge.serve()
@@ -78,14 +77,14 @@ def _move_up(fd: int) -> socket.socket:
     high = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, LOWEST)
     os.close(fd)
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    if null != snippet.REPORT:
-        os.dup2(null, snippet.REPORT, inheritable=False)
+    if null != execution.REPORT:
+        os.dup2(null, execution.REPORT, inheritable=False)
         os.close(null)
     return socket.socket(fileno=high)
 
 
 def _first_frame(control: socket.socket) -> dict[str, Any]:
-    decoder = wire.Decoder()
+    decoder = protocol.Decoder()
     while True:
         data = control.recv(1 << 16)
         if not data:
@@ -109,14 +108,14 @@ def _prepare(setup: dict[str, Any]) -> Layers:
     _warm_up()
     _seed()
     if "prepared" not in setup["skip"]:
-        snippet.prepare()
+        execution.prepare()
     _open_streams()
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     most = 8192 if files == resource.RLIM_INFINITY else min(files, 8192)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     layers = Layers(setup["mode"], setup["skip"], setup["readable"])
     if layers.on("huge_pages"):
-        pages.collapse()
+        kernel.collapse()
     layers.confine_zygote()
     if not setup["skip"]:
         check(layers)
@@ -128,7 +127,7 @@ def _open_streams() -> None:
     sys.stdout = _stream(1)
     sys.stderr = _stream(2)
     sys.stdin = open(0, encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
-    snippet.bind_streams()
+    execution.bind_streams()
 
 
 def _stream(fd: int) -> io.TextIOWrapper:
@@ -157,7 +156,7 @@ def _seed() -> None:
     for name, function in (("numpy.random", "seed"), ("sympy.core.random", "seed")):
         module = sys.modules.get(name)
         if module is not None:
-            getattr(module, function)(snippet.SEED)
+            getattr(module, function)(execution.SEED)
 
 
 def check(layers: Layers) -> None:
@@ -195,3 +194,95 @@ def _leaks(layers: Layers) -> int:
 
 
 _TRIALS = ("read a file", "open a socket", "start a process")
+Finding = tuple[bool, str]
+RULED = 7
+"""Calls of the filter that are allowed by their arguments."""
+
+
+def try_descriptors() -> Finding:
+    """Nothing inherited stays open."""
+    extra = os.dup(0)
+    confinement.close_all_but([1])
+    try:
+        os.fstat(extra)
+    except OSError:
+        return True, f"closed; {len(os.environ)} variables, all of them fixed"
+    return False, "a descriptor stayed open"
+
+
+def try_capabilities() -> Finding:
+    """Nothing that root may do is left."""
+    kernel.drop_capabilities()
+    left = kernel.capabilities()
+    return left == 0, "none left" if left == 0 else f"left: {left:#x}"
+
+
+def try_dumpable() -> Finding:
+    """The process's memory and descriptors are closed to others of its user."""
+    kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
+    try:
+        os.close(os.open("/proc/self/environ", os.O_RDONLY))
+    except OSError:
+        return True, "not dumpable"
+    # Root may still read its own.
+    return True, "not dumpable; user is root"
+
+
+def try_landlock() -> Finding:
+    """A folder outside the list cannot be opened."""
+    abi = confinement.abi()
+    if not abi:
+        return False, "not in this kernel, or switched off"
+    kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+    confinement.read_only(abi, ["/usr/lib"])
+    try:
+        os.close(os.open("/", os.O_RDONLY))
+    except PermissionError:
+        return True, f"ABI {abi}" + ("" if abi >= 6 else "; signals are not scoped before ABI 6")
+    return False, f"ABI {abi}, but a folder could be opened"
+
+
+def try_rlimits() -> Finding:
+    """An allocation over the limit fails."""
+    limits = Limits(5, 5, 64 << 20, 1)
+    confinement.lower_limits(limits, confinement.address_space(), files=32, processes=0)
+    try:
+        bytearray(256 << 20)
+    except MemoryError:
+        return True, "an allocation over the limit failed"
+    return False, "memory over the limit could be had"
+
+
+def try_seccomp() -> Finding:
+    """A socket cannot be opened."""
+    kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+    confinement.Program(seccomp.strict()).install()
+    try:
+        socket.socket().close()
+    except PermissionError:
+        return True, f"{len(seccomp.names())} system calls allowed, {RULED} by their arguments"
+    return False, "installed, but a socket could be opened"
+
+
+TRIALS: dict[str, Callable[[], Finding]] = {
+    "descriptors": try_descriptors,
+    "capabilities": try_capabilities,
+    "dumpable": try_dumpable,
+    "landlock": try_landlock,
+    "rlimits": try_rlimits,
+    "seccomp": try_seccomp,
+}
+
+
+def self_test() -> None:
+    """Try all, each in a process of its own: what is given up does not come back."""
+    for name, attempt in TRIALS.items():
+        pid = os.fork()
+        if pid == 0:
+            try:
+                holds, detail = attempt()
+            except Exception as e:
+                holds, detail = False, f"{type(e).__name__}: {e}"
+            os.write(1, json.dumps([name, holds, detail]).encode() + b"\n")
+            os._exit(0)
+        os.waitpid(pid, 0)

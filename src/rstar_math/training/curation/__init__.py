@@ -9,22 +9,22 @@ noise      problems whose reference is probably wrong
 curating   which rule is applied to what
 """
 
-from rstar_math.training.curation.curating import curate
+from rstar_math.runs.results import Searched
+from rstar_math.training.curation.curate import curate
 from rstar_math.training.curation.records import (
     ALL_DATA,
     Curated,
+    CurationConfig,
     Data,
     KeptPair,
     KeptSolution,
     LabelledSteps,
     Outcome,
     Report,
-    Searched,
     Spot,
     Suspect,
     ValuedPrefix,
 )
-from rstar_math.training.curation.settings import CurationConfig
 
 __all__ = [
     "ALL_DATA",

@@ -1,0 +1,1 @@
+"""Files of models: checkpoint folders, safetensors and GGUF."""

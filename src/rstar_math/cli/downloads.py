@@ -1,0 +1,106 @@
+"""What a person sees of a download: a bar on a terminal, else lines. And the downloads that a
+command needs, before it begins its work."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rstar_math.progress import OnProgress, Progress, beginning, display_with, megabytes
+from rstar_math.text import plain
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+
+    from rstar_math.config.sections import Config
+
+
+def use_bar() -> None:
+    """Show downloads as a bar from now on, if stderr is a terminal."""
+    if sys.stderr.isatty():
+        display_with(bar)
+
+
+@contextmanager
+def bar() -> Iterator[OnProgress]:
+    """A bar on stderr with bytes, rate and time left. Nothing is shown before a download begins."""
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    from rstar_math.cli.display import err
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=28),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    bars = Progress(*columns, console=err, transient=True)
+    try:
+        yield _Bar(bars)
+    finally:
+        bars.stop()
+
+
+class _Bar:
+    """Progress as one bar at a time, with a line above it for each stage."""
+
+    def __init__(self, bars: "Bars") -> None:
+        self._bars = bars
+        self._stage: tuple[str, str] | None = None
+
+    def __call__(self, progress: Progress) -> None:
+        """Take in a new state."""
+        if self._stage is None:
+            self._bars.start()
+        if progress.note:
+            self._say(progress.note)
+        if (progress.stage, progress.source) != self._stage:
+            self._stage = (progress.stage, progress.source)
+            for task in self._bars.task_ids:
+                self._bars.remove_task(task)
+            if progress.stage == "downloading":
+                self._say(beginning(progress))
+            if progress.stage == "done":
+                self._say(f"{progress.model}: {megabytes(progress.done_bytes)}, checked")
+                return
+            self._bars.add_task(f"{progress.stage} {progress.model}", total=None)
+        if self._bars.task_ids:
+            self._bars.update(
+                self._bars.task_ids[0],
+                completed=progress.done_bytes,
+                total=progress.total_bytes or None,
+            )
+
+    def _say(self, line: str) -> None:
+        self._bars.console.print(f"rstar: {plain(line)}", markup=False, soft_wrap=True)
+
+
+def fetch(*urls: str, base: str | None = None) -> None:
+    """Download the models of these addresses, and of the base of a training, that are not on this
+    disk. Servers, folders and what is installed need nothing."""
+    from rstar_math.checkpoints.folders import require_torch
+    from rstar_math.models.downloads import resolve_model
+    from rstar_math.models.names import parse_base, parse_name
+    from rstar_math.models.storage import where
+
+    servers = ("http://", "https://", "vllm:")
+    named = [parse_name(url) for url in urls if not url.startswith(servers) and "," not in url]
+    for meant in [*named, *([] if base is None else [parse_base(base)])]:
+        if meant.kind in ("catalogue", "hub-file", "hub-checkpoint") and where(meant) is None:
+            if meant.engine == "transformers":
+                require_torch()
+            resolve_model(meant)
+
+
+def fetch_for(config: "Config") -> None:
+    """Download the models that a configuration names and that are not on this disk."""
+    fetch(*(url for url in (config.model.url, config.discriminator.url) if url != "same"))

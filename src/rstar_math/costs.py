@@ -1,0 +1,81 @@
+"""Who pays: costs are charged to the piece of work that is under way, wherever in its call tree
+they arise.
+
+    with metering() as cost:
+        await policy.propose(...)
+    print(cost.sampled_tokens)
+
+The current meter travels with the asyncio context, so concurrent searches do not mix their bills,
+and a policy or a transport need not know who called it.
+
+A scorer that asks a language model bills what it used as a scorer's, not as the policy's:
+
+    with rebilled(as_scoring):
+        await completer.complete(...)
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import replace
+
+from rstar_math.types import Cost
+
+_meters: ContextVar[tuple[Cost, ...]] = ContextVar("rstar_math_meters", default=())
+
+
+@contextmanager
+def metering(cost: Cost | None = None) -> Iterator[Cost]:
+    """A `Cost` that grows by all that is charged inside the block; blocks nest, and each gets its
+    share."""
+    cost = Cost() if cost is None else cost
+    token = _meters.set((*_meters.get(), cost))
+    try:
+        yield cost
+    finally:
+        _meters.reset(token)
+
+
+def charge(cost: Cost) -> None:
+    """Add a cost to every meter that is open around the caller; no meter, no bill."""
+    for meter in _meters.get():
+        meter.add(cost)
+
+
+@contextmanager
+def rebilled(bill: Callable[[Cost], Cost]) -> Iterator[Cost]:
+    """A `Cost` that grows by all that is charged inside the block and by nothing else; the meters
+    around the block are charged `bill` of it, once, when the block ends.
+
+    An error or a cancellation ends the block too: what was used up to there is billed.
+    """
+    spent = Cost()
+    token = _meters.set((spent,))
+    try:
+        yield spent
+    finally:
+        _meters.reset(token)
+        charge(bill(spent))
+
+
+def as_peer(cost: Cost) -> Cost:
+    """The cost of a second model that was asked to solve: as it is, with its sampled tokens told
+    apart as `peer_tokens`."""
+    return replace(cost, peer_tokens=cost.sampled_tokens)
+
+
+def as_scoring(cost: Cost) -> Cost:
+    """The cost of a language model that was asked for scores: its tokens, of prompts and samples
+    together, are `scorer_tokens`; its samples are no steps, so `samples` is 0. The rest stays."""
+    return replace(
+        cost,
+        samples=0,
+        prompt_tokens=0,
+        cached_tokens=0,
+        sampled_tokens=0,
+        scorer_tokens=cost.scorer_tokens + cost.prompt_tokens + cost.sampled_tokens,
+    )
+
+
+CIRCUMSTANCES = frozenset({"seconds", "retries", "failures", "cached_tokens"})
+"""Parts of a cost that say how the servers fared, not what the search did."""

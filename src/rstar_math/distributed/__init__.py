@@ -1,0 +1,37 @@
+"""The map over problems, on one machine or on many: workers search, one driver writes the run.
+
+    async with searching(config, "auto") as searchers:
+        await fill(searchers, store, strategy, problems)
+
+`dispatch` hands out problems and takes them back from workers that are lost, `rays` finds workers
+on a Ray cluster, `worker` is what runs there. `capacity` reckons beforehand what a search would
+take, and `simulation` plays it. Trees are those of a local run, since seeds derive from content.
+"""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from rstar_math.config.sections import Config
+from rstar_math.distributed.dispatch import Progress
+from rstar_math.runs.execute import Searchers
+from rstar_math.solver.solver import Here, Solver
+
+
+@asynccontextmanager
+async def searching(config: Config, cluster: str | None) -> AsyncGenerator[Searchers, None]:
+    """Whoever searches: this process (None), or the workers of a Ray cluster, as `auto`,
+    HOST:PORT or ray://HOST:PORT. Raises `RstarError`; `MissingExtra` without Ray."""
+    if cluster is None:
+        async with Solver(config) as solver:
+            yield Here(solver)
+        return
+    from rstar_math.distributed.ray_cluster import Workers
+
+    async with Workers(config, cluster) as workers:
+        yield workers
+
+
+def progress_of(searchers: Searchers) -> Progress | None:
+    """How the workers fare; None where this process searches itself."""
+    found = getattr(searchers, "progress", None)
+    return found if isinstance(found, Progress) else None

@@ -1,0 +1,251 @@
+"""Self-evolution in rounds (rStar-Math, arXiv:2501.04519, section 3.4): search, curate, train a
+policy and a preference model, put each to use if it is better, measure, and begin again.
+
+Every stage has a manifest in the journal and does what is left of it when it is called again, so an
+evolution can be killed at any moment.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rstar_math.config.sections import TRAINED
+from rstar_math.evolution import problem_sets, stages, synthesis
+from rstar_math.evolution.context import Workshop, by_level
+from rstar_math.evolution.gates import policy_gate, ppm_gate
+from rstar_math.evolution.manifest import ROUND, Facts, Journal, digest, identity
+from rstar_math.evolution.progress import Budget, Silent, Watch
+from rstar_math.evolution.recipe import Recipe
+from rstar_math.evolution.stages import Made, Pair, config_of, strong_config
+from rstar_math.llm.vllm_servers import keeping
+from rstar_math.problems.jsonl import drawn
+from rstar_math.search.strategies import Strategy, parse_strategies
+from rstar_math.seeding import derive
+from rstar_math.training.trainer import require_training
+from rstar_math.types import Problem
+
+
+async def evolve(
+    recipe: Recipe,
+    run: Path,
+    *,
+    watch: Watch | None = None,
+    budget: Budget | None = None,
+    cluster: str | None = None,
+) -> Pair:
+    """Do all rounds of a recipe, or what is left of them, in the folder `run`; the models in use at
+    the end. The workers of a `cluster` search, where one is named; the folder must then be at the
+    same path on all its nodes.
+
+    Raises `BudgetSpent` where the budget ends it, `MissingExtra` at once where training's packages
+    are not installed, and any `RstarError`; the same call goes on.
+    """
+    if not recipe.launch and any(one.policy or one.ppm for one in recipe.rounds):
+        require_training()
+    with Journal.open(run, recipe.model_dump(mode="json")) as journal:
+        shop = Workshop(recipe, journal, watch or Silent(), budget or Budget(), cluster=cluster)
+        async with keeping():
+            base = await _begin(shop)
+            pair, fixed = base, None
+            for number in range(1, len(recipe.rounds) + 1):
+                pair, made = await _round(shop, number, pair, fixed)
+                fixed = fixed or made
+                await shop.journal.stage(f"{number}/{ROUND}", {}, pair.in_use)
+            if recipe.first:  # decides nothing, so nobody waits for it
+                await _measure(shop, base, system=False)
+        return pair
+
+
+async def _begin(shop: Workshop) -> Pair:
+    """Gather the problems, and try the base on those held out."""
+    recipe, journal = shop.recipe, shop.journal
+    bootstrap = {"bootstrap": recipe.rounds[0].data}
+    inputs = {**shop.part("problems"), "sets": shop.part("evaluation"), **bootstrap}
+    await shop.quiet(
+        "0/problems", "gather problems", inputs, lambda: problem_sets.gather(journal, recipe)
+    )
+    if recipe.synthesis.requests:
+        await synthesis.draft(shop)
+    if recipe.base == stages.TINY:
+        inputs = {**shop.part("base"), "problems": journal.facts("0/problems")}
+        await shop.quiet("0/base", "make the base", inputs, lambda: stages.make(journal, recipe))
+    base = stages.base_of(journal, recipe)
+    address = stages.base_address(journal, recipe)
+    pair = Pair(Made(0, base, address, stages.base_digest(recipe)))
+    if recipe.first:
+        await shop.held_out(0, pair.policy)
+    return pair
+
+
+async def _round(
+    shop: Workshop, number: int, pair: Pair, fixed: Made | None
+) -> tuple[Pair, Made | None]:
+    """One round; the models in use after it, and the policy it trained."""
+    recipe = shop.recipe.rounds[number - 1]
+    runs = await _searches(shop, number, pair) if recipe.data == "search" else {}
+    data = await _curate(shop, number, runs)
+    made = None
+    if recipe.policy:
+        made = await _policy(shop, number, pair.policy, data)
+        pair = await policy_gate(shop, number, pair, made)
+    if recipe.ppm and recipe.data == "search":
+        new = await _ppm(shop, number, pair.policy, data)
+        if new is None:
+            shop.watch.say(f"round {number}: no pairs, so no preference model is trained")
+        else:
+            pair = await ppm_gate(shop, number, pair, new, fixed or made)
+    last = number == len(shop.recipe.rounds)
+    await _measure(shop, pair, system=last or shop.recipe.evaluation.system_rounds == "every")
+    return pair, made
+
+
+async def _searches(shop: Workshop, number: int, pair: Pair) -> dict[Path, str]:
+    """Search the round's problems, then those unsolved with more rollouts; the runs with their
+    digests."""
+    recipe = shop.recipe.rounds[number - 1]
+    problems = problem_sets.to_learn_from(shop.journal, number, recipe)
+    seed = derive(shop.recipe.search.seed, "round", number)
+    problems = drawn(problems, recipe.problems, seed)
+    runs = recipe.runs if recipe.runs > 1 else None
+    strategy = Strategy(recipe.strategy, recipe.rollouts, runs)
+    path, left = shop.journal.path(f"round-{number}", "search.rstar"), problems
+    facts = await _guided(shop, f"{number}/search", (problems, strategy), pair)
+    found = {path: str(facts["digest"])}
+    for turn, rollouts in enumerate(recipe.more, 1):
+        solved = stages.solved_in(path)
+        left = [problem for problem in left if not solved[problem.id]]
+        if not left:
+            break
+        asked = (left, Strategy(recipe.strategy, rollouts))
+        facts = await _guided(shop, f"{number}/more-{turn}", asked, pair, facts)
+        path = shop.journal.path(f"round-{number}", f"more-{turn}.rstar")
+        found[path] = str(facts["digest"])
+    return found
+
+
+async def _guided(
+    shop: Workshop,
+    stage: str,
+    asked: tuple[Sequence[Problem], Strategy],
+    pair: Pair,
+    after: Facts | None = None,
+) -> Facts:
+    """Search problems with the reference answers at hand, for training data."""
+    problems, strategy = asked
+    number, what = stage.split("/")
+    path = shop.journal.path(f"round-{number}", f"{what}.rstar")
+    recipe = shop.recipe.rounds[int(number) - 1]
+    options = {
+        "candidates": recipe.candidates,
+        "rollouts": recipe.rollouts,
+        "seed": derive(shop.recipe.search.seed, stage),
+    }
+    if recipe.model is not None:
+        config = strong_config(shop.recipe, recipe.model, **options)
+        made_by = {
+            "model.name": identity(recipe.model.name, recipe.model.url),
+            "search.ppm": "none",
+        }
+    else:
+        config = config_of(shop.recipe, pair, scored=recipe.scorer, **options)
+        made_by = pair.hashes(scored=recipe.scorer)
+    inputs = {
+        "made_by": made_by,
+        "strategy": strategy.name,
+        "search": config.search.model_dump(mode="json", exclude={"ppm"}),
+        "problems": digest([problem.id for problem in problems]),
+        "after": after and after["digest"],
+    }
+
+    async def work() -> Facts:
+        done = shop.bar(stage, f"search with {strategy.name}", path, problems, strategy)
+        await stages.search(
+            path,
+            problems,
+            [strategy],
+            config,
+            made_by=made_by,
+            guided=True,
+            on_done=done,
+            cluster=shop.cluster,
+        )
+        solved = stages.solved_in(path)
+        counts = {"problems": len(problems), "solved": sum(solved.values())}
+        return {
+            **counts,
+            "by_level": by_level(problems, solved),
+            "by_success": stages.by_success(path),
+            **stages.account(path),
+        }
+
+    return await shop.stage(stage, inputs, work)
+
+
+async def _curate(shop: Workshop, number: int, runs: Mapping[Path, str]) -> Facts:
+    """The round's training data."""
+    before = [shop.journal.facts(f"{n}/curate") or {} for n in range(1, number)]
+    inputs = {
+        **shop.part("curation", "keep"),
+        "runs": list(runs.values()),
+        "before": [facts.get("file") for facts in before],
+    }
+
+    async def work() -> Facts:
+        shop.watch.begin(f"{number}/curate", "choose training data", None, 0)
+        return await stages.choose_data(shop.journal, shop.recipe, number, list(runs))
+
+    return await shop.stage(f"{number}/curate", inputs, work)
+
+
+async def _policy(shop: Workshop, number: int, policy: Made, data: Facts) -> Made:
+    """The round's policy, trained from the base or from the policy in use."""
+    journal, recipe = shop.journal, shop.recipe
+    onward = recipe.start == "policy" and policy.round > 0
+    base = policy.folder if onward else stages.base_of(journal, recipe)
+
+    def work() -> Facts:
+        return stages.train_round_policy(journal, recipe, number, base, shop.watch.say)
+
+    inputs = {**shop.part("sft", "base"), "data": data["file"]}
+    if onward:
+        inputs["from"] = policy.digest
+    elif recipe.base == TRAINED:  # a newer package brings another
+        inputs["from"] = stages.base_digest(recipe)
+    facts = await shop.quiet(f"{number}/policy", "train the policy", inputs, work)
+    folder = journal.path(f"round-{number}", "policy")
+    return Made(number, str(folder), stages.deployed(recipe, folder), facts["weights"])
+
+
+async def _ppm(shop: Workshop, number: int, policy: Made, data: Facts) -> Made | None:
+    """The round's preference model, trained from the policy in use; None where there are no
+    pairs."""
+    journal, recipe = shop.journal, shop.recipe
+
+    def work() -> Facts:
+        made = stages.train_round_ppm(journal, recipe, number, policy, shop.watch.say)
+        return made or {"weights": None}
+
+    parts = shop.part("preference", "head", "probe")
+    inputs = {**parts, "policy": policy.digest, "pairs": data["pairs_file"]}
+    facts = await shop.quiet(f"{number}/ppm", "train the preference model", inputs, work)
+    if facts["weights"] is None:
+        return None
+    return Made(number, str(journal.path(f"round-{number}", "ppm")), "", facts["weights"])
+
+
+async def _measure(shop: Workshop, pair: Pair, *, system: bool) -> None:
+    """Measure the models in use on the recipe's sets; what has not changed since an earlier round
+    is not measured again."""
+    section = shop.recipe.evaluation
+    for at, chosen in enumerate(section.sets, 1):
+        problems = problem_sets.problems_in(shop.journal, problem_sets.evaluation_file(at))
+        parts = [("policy", pair.policy.round, section.policy)]
+        if system and chosen.system:
+            latest = max(pair.policy.round, pair.ppm.round if pair.ppm else 0)
+            parts.append(("system", latest, section.system))
+        for name, number, strategies in parts:
+            if strategies:
+                path = shop.journal.path(f"round-{number}", f"{name}-{at}.rstar")
+                asked = (problems, parse_strategies(",".join(strategies)))
+                scored = name == "system"
+                shown = pair if scored else Pair(pair.policy)
+                await shop.measured(f"{number}/{name}-{at}", path, asked, shown, scored=scored)

@@ -1,0 +1,1 @@
+"""Language models: one client for OpenAI-compatible servers, and models in this process."""

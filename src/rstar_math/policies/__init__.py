@@ -1,0 +1,1 @@
+"""Policies: prompts and a Completer, turned into proposals of next steps."""

@@ -1,0 +1,1 @@
+"""The process preference model as a scorer: in this process, or behind a server."""

@@ -1,1 +1,0 @@
-"""Ready-made configurations: TOML files, named by what they are for."""

@@ -1,0 +1,290 @@
+"""Families of tasks: worked examples of rStar's actions for one kind of question, as a folder of
+text. All examples that come with the package were written for it."""
+
+import re
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from rstar_math.errors import ConfigError, InputError
+from rstar_math.prompts.actions import (
+    answered,
+    posed,
+    read_answer,
+    read_rephrasing,
+    read_thought,
+    said,
+    solution_units,
+)
+from rstar_math.prompts.subquestions import (
+    OVERALL,
+    asked,
+    check_subquestions,
+    last_sentence,
+    render_subquestions,
+)
+from rstar_math.types import Question, Step
+
+RIGHT = "Is the answer right?"
+"""What the examples of a solution's check ask after it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Prompts for a kind of question. Each text of examples ends in an empty line."""
+
+    name: str
+    description: str
+    instruction: str
+    """What asks for a solution without any example."""
+    chat_instruction: str
+    """The same for an instruct model, which follows the question in a user message."""
+    depth: int
+    """Most steps of a path (rStar: 5, for MATH 8)."""
+    cot: str
+    """Whole solutions: for A2, A4 and the discriminator."""
+    thoughts: str
+    """Solutions of one thought a line, for A1."""
+    subquestions: str
+    """Solutions by sub-questions, for A3."""
+    rephrase: str
+    """Questions rephrased, for A5."""
+    verify: str
+    """Solutions judged right or wrong."""
+
+    @property
+    def digest(self) -> str:
+        """Tells texts apart that were changed: 16 hexadecimal digits."""
+        said = (self.instruction, self.chat_instruction, str(self.depth))
+        text = "\x1f".join((*said, *self.texts))
+        return sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All examples."""
+        return self.cot, self.thoughts, self.subquestions, self.rephrase, self.verify
+
+
+class _Card(BaseModel):
+    """`family.toml`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    description: str
+    instruction: str = Field(min_length=1)
+    chat_instruction: str = ""
+    depth: int = Field(ge=1)
+
+
+@cache
+def family(name: str) -> Family:
+    """The family of a name that comes with the package, or of a folder's path, its examples
+    checked against the grammar.
+
+    Such a folder holds `family.toml`, `cot.txt`, `thoughts.txt`, `subquestions.txt`,
+    `rephrase.txt` and `verify.txt`. Raises `ConfigError` for an unknown name and a file that is
+    missing or cannot be read, `InputError` for an example that is not well formed.
+    """
+    shipped = files("rstar_math.prompts") / "families"
+    names = sorted(each.name for each in shipped.iterdir() if each.is_dir())
+    folder: Traversable = shipped / name if name in names else Path(name).expanduser()
+    if not folder.is_dir():
+        raise ConfigError(
+            f"There is no family of prompts called {name!r} and no such folder; take "
+            f"{', '.join(names)} or the path of a folder with prompts of your own."
+        )
+    card = _card(folder)
+    texts = {kind: _examples(folder, kind, check) for kind, check in _CHECKS.items()}
+    chat = card.chat_instruction or card.instruction
+    return Family(name, card.description, card.instruction, chat, card.depth, **texts)
+
+
+def _card(folder: Traversable) -> _Card:
+    text = _text(folder, "family.toml")
+    try:
+        return _Card.model_validate(tomllib.loads(text))
+    except (tomllib.TOMLDecodeError, ValidationError) as error:
+        raise ConfigError(
+            f"family.toml in {folder} is not as it should be ({' '.join(str(error).split())}); "
+            "give it a description, an instruction and a depth of 1 or more."
+        ) from None
+
+
+def _examples(folder: Traversable, kind: str, check: Callable[[str], None]) -> str:
+    """The examples in a file, each found well formed, and an empty line."""
+    text = _text(folder, f"{kind}.txt").strip()
+    try:
+        if not text:
+            raise InputError("It holds no example.")
+        check(text)
+    except InputError as error:
+        raise InputError(
+            f"{kind}.txt in {folder} cannot be used: {error} Write it like "
+            f"steps/families/school/{kind}.txt of the package."
+        ) from None
+    return text + "\n\n"
+
+
+def _text(folder: Traversable, name: str) -> str:
+    try:
+        return (folder / name).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"{name} in {folder} cannot be read ({type(error).__name__}); put the file there, as "
+            "UTF-8 text."
+        ) from None
+
+
+def _each(text: str, lead: str, label: str = "Question: ") -> list[str]:
+    """What follows the labelled question and `lead` in each example."""
+    parts: list[str] = []
+    for example in text.split("\n\n"):
+        question, found, rest = example.partition(f"\n{lead}")
+        if not found or not question.startswith(label) or "\n" in question:
+            first = example.partition("\n")[0]
+            raise InputError(
+                f"The example {first!r} is no '{label}' line and a '{lead.strip()}' line."
+            )
+        parts.append(rest)
+    return parts
+
+
+def _refuse(part: str, problem: str | None) -> None:
+    raise InputError(f"The example with {part.strip()!r} is not well formed ({problem}).")
+
+
+def _check_cot(text: str) -> None:
+    for part in _each(text, "Answer:"):
+        sample = read_answer(part, kind="A2", finished=True)
+        if sample.step is None:
+            _refuse(part, sample.problem)
+
+
+def _check_thoughts(text: str) -> None:
+    for part in _each(text, "Steps:\n"):
+        samples = [read_thought(line, finished=True) for line in part.split("\n")]
+        for at, sample in enumerate(samples, start=1):
+            if sample.step is None:
+                _refuse(part, sample.problem)
+            elif (sample.step.answer is not None) != (at == len(samples)):
+                _refuse(part, "its last line, and no other, must state the answer")
+
+
+def _check_rephrase(text: str) -> None:
+    for part in _each(text, "Condition 1:", "Problem: "):
+        sample = read_rephrasing(part, finished=True)
+        if sample.step is None:
+            _refuse(part, sample.problem)
+
+
+def _check_verify(text: str) -> None:
+    for part in _each(text, "Answer:"):
+        solution, _, word = part.partition(f"\n{RIGHT} ")
+        if read_answer(solution, kind="A2", finished=True).step is None or word not in (
+            "Yes",
+            "No",
+        ):
+            _refuse(part, f"it must end in '{RIGHT} Yes' or '{RIGHT} No'")
+
+
+_CHECKS: dict[str, Callable[[str], None]] = {
+    "cot": _check_cot,
+    "thoughts": _check_thoughts,
+    "subquestions": check_subquestions,
+    "rephrase": _check_rephrase,
+    "verify": _check_verify,
+}
+_NUMBER = re.compile(r"\d")
+
+
+def chain_prompt(family: Family, question: Question, begun: str = "", *, shots: bool = True) -> str:
+    """Asks for a whole solution, or for the rest of one that is begun; without `shots` by an
+    instruction in the place of examples."""
+    lead = family.cot if shots else f"{family.instruction}\n\n"
+    begun = begun.strip()
+    return f"{lead}{_posing(question)}Answer:{' ' if begun else ''}{begun}"
+
+
+def chain_messages(
+    family: Family, question: Question, *, shots: bool = True
+) -> list[tuple[str, str]]:
+    """The same as messages for an instruct model: the examples are turns; without `shots` an
+    instruction follows the question. A begun solution is the beginning of the answer."""
+    if not shots:
+        return [("user", f"{question.text.strip()}\n{family.chat_instruction}")]
+    turns: list[tuple[str, str]] = []
+    for example in family.cot.strip().split("\n\n"):
+        asked_, _, answer = example.removeprefix("Question:").partition("\nAnswer:")
+        turns += [("user", asked_.strip()), ("assistant", answer.strip())]
+    return [*turns, ("user", question.text.strip())]
+
+
+def rest_prompt(family: Family, question: Question, prefix: Sequence[Step]) -> str:
+    """A2: asks for the rest of the solution. What the prefix found is its beginning."""
+    begun = "".join(solution_units(question, prefix))
+    return chain_prompt(family, posed(question, prefix), begun)
+
+
+def again_prompt(family: Family, question: Question, prefix: Sequence[Step]) -> str:
+    """A4: asks for the answer of the prefix's last sub-question, by a chain of thought. What came
+    before it is the answer's beginning."""
+    *before, last = prefix
+    about = f"{_facts(posed(question, prefix))} {asked(last)}"
+    begun = "".join(solution_units(question, before))
+    return chain_prompt(family, Question(question.id, about), begun)
+
+
+def thought_prompt(family: Family, question: Question, prefix: Sequence[Step]) -> str:
+    """A1: asks for the next line of a solution in steps; sub-questions show their answers."""
+    lines = (" ".join(said(step).split()) for step in answered(prefix))
+    shown = "".join(f"{line}\n" for line in lines if line)
+    return f"{family.thoughts}{_posing(posed(question, prefix))}Steps:\n{shown}"
+
+
+def ask_prompt(family: Family, question: Question, prefix: Sequence[Step]) -> str:
+    """A3: asks for the next sub-question; an answer given again stands in the first one's place."""
+    shown = render_subquestions([step for step in answered(prefix) if step.kind == "A3"])
+    problem = posed(question, prefix).text.strip()
+    return f"{family.subquestions}Problem: {problem}\n{shown}Question:"
+
+
+def answer_prompt(
+    family: Family, question: Question, prefix: Sequence[Step], subquestion: str
+) -> str:
+    """A3: asks for the answer to a sub-question."""
+    return f"{ask_prompt(family, question, prefix)} {subquestion}\nAnswer:"
+
+
+def overall(question: Question, prefix: Sequence[Step]) -> str:
+    """The sub-question that is the problem's own."""
+    return f"{OVERALL} {last_sentence(posed(question, prefix))}"
+
+
+def rephrase_prompt(family: Family, question: Question) -> str:
+    """A5: asks for the question as a list of conditions and what is asked."""
+    return f"{family.rephrase}Problem: {question.text.strip()}\nCondition 1:"
+
+
+def verify_prompt(family: Family, question: Question, steps: Sequence[Step]) -> str:
+    """Asks whether a whole solution is right, yes or no."""
+    solution = "".join(solution_units(question, steps))
+    return f"{family.verify}{_posing(posed(question, steps))}Answer: {solution}\n{RIGHT}"
+
+
+def _posing(question: Question) -> str:
+    return f"Question: {question.text.strip()}\n"
+
+
+def _facts(question: Question) -> str:
+    """A question's text without its last sentence, unless that is all of it or gives a number."""
+    last = last_sentence(question)
+    text = " ".join(question.text.split())
+    facts = text.removesuffix(last).rstrip()
+    return facts if facts and not _NUMBER.search(last) else text

@@ -1,0 +1,1 @@
+"""Run files: results of searches, stored as they are found."""

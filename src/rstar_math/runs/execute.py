@@ -1,0 +1,90 @@
+"""From problems to results in a run: the loop that `rstar search` and `rstar eval` share."""
+
+import json
+from collections.abc import AsyncGenerator, Callable, Iterable
+from typing import Any, Protocol
+
+from rstar_math.config.sections import Config
+from rstar_math.prompts.families import family
+from rstar_math.runs.results import Packed
+from rstar_math.runs.store import RunStore
+from rstar_math.search.strategies import WORDS, Strategy
+from rstar_math.types import Problem
+
+OnDone = Callable[[Problem, Packed], None]
+
+
+class Searchers(Protocol):
+    """Whoever searches problems: a solver in this process (`Here`), or the workers of a cluster."""
+
+    @property
+    def config(self) -> Config:
+        """What is searched with."""
+        ...
+
+    @property
+    def model_name(self) -> str | None:
+        """The model's name as its server gives it."""
+        ...
+
+    @property
+    def discriminator_name(self) -> str | None:
+        """The same of the discriminator's."""
+        ...
+
+    @property
+    def prompting(self) -> dict[str, str]:
+        """How the policy's model is asked (`prompts.rendering.Renderer.description`); empty for a
+        policy of one's own."""
+        ...
+
+    @property
+    def servers(self) -> dict[str, Any]:
+        """The replicas of those models that run on servers this process knows."""
+        ...
+
+    def library_versions(self) -> dict[str, str]:
+        """Versions of what model-written code runs with."""
+        ...
+
+    def finished(
+        self, problems: Iterable[Problem], strategy: Strategy, *, guided: bool
+    ) -> AsyncGenerator[tuple[Problem, Packed], None]:
+        """Searches as they are finished and judged; no more are begun than are asked for."""
+        ...
+
+
+async def fill(
+    searchers: Searchers,
+    store: RunStore,
+    strategy: Strategy,
+    problems: Iterable[Problem],
+    *,
+    guided: bool = False,
+    on_done: OnDone | None = None,
+) -> None:
+    """Solve those of the run's problems that the strategy has not finished, keeping each result.
+
+    Killed at any moment, a second call does what is left. The reference answer is used after a
+    search to judge the choice, and in it only where `guided`. Raises the first `RstarError`,
+    results before it kept.
+    """
+    if searchers.model_name is not None:
+        store.pin("model", searchers.model_name)
+    if strategy.kind in ("rstar", "peer") and searchers.discriminator_name is not None:
+        store.pin("discriminator", searchers.discriminator_name)
+    if strategy.kind in WORDS:
+        store.pin("prompts", family(searchers.config.actions.family).digest)
+    if searchers.prompting:
+        store.pin("prompting", json.dumps(searchers.prompting, sort_keys=True))
+    store.note("libraries", json.dumps(searchers.library_versions()))
+    done = store.done(strategy.name)
+    todo = (problem for problem in problems if problem.id not in done)
+    found = searchers.finished(todo, strategy, guided=guided)
+    try:
+        async for problem, one in found:
+            store.keep(one)
+            if on_done is not None:
+                on_done(problem, one)
+    finally:
+        await found.aclose()

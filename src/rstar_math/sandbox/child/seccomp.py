@@ -1,0 +1,431 @@
+"""The three seccomp programs: who may call what.
+
+`strict` is for a process that runs a snippet. In a fan-out, the process that runs the prefix must
+fork once a candidate: `gate` hands each of its forks to the judge to grant, `forking` is `strict`
+with what that takes, and every candidate then puts `strict` on top of both.
+"""
+
+import platform
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+
+from . import kernel
+
+Instruction = tuple[int, int, int, int]
+Rule = Sequence[Instruction]
+LOAD_WORD = 0x20
+JUMP_EQUAL = 0x15
+JUMP_GREATER_EQUAL = 0x35
+JUMP_ANY_BIT = 0x45
+RETURN = 0x06
+KILL_PROCESS = 0x80000000
+ERRNO = 0x00050000
+USER_NOTIF = 0x7FC00000
+ALLOW = 0x7FFF0000
+NUMBER = 0
+ARCHITECTURE = 4
+ARGUMENTS = 16
+
+
+def refuse(errno: int) -> int:
+    """The return value that makes a call fail with an errno."""
+    return ERRNO | errno
+
+
+def give(action: int) -> Instruction:
+    """Return an action."""
+    return (RETURN, 0, 0, action)
+
+
+def load(offset: int) -> Instruction:
+    """Load a word of the call's data."""
+    return (LOAD_WORD, 0, 0, offset)
+
+
+def low(argument: int) -> Instruction:
+    """Load the low half of an argument, counted from 0 (both architectures are little-endian)."""
+    return load(ARGUMENTS + 8 * argument)
+
+
+def high(argument: int) -> Instruction:
+    """Load the high half of an argument."""
+    return load(ARGUMENTS + 8 * argument + 4)
+
+
+def equal(k: int, yes: int, no: int) -> Instruction:
+    """Skip `yes` instructions if the loaded word is k, else `no`."""
+    return (JUMP_EQUAL, yes, no, k)
+
+
+def any_bit(mask: int, yes: int, no: int) -> Instruction:
+    """Skip `yes` instructions if the loaded word has a bit of the mask, else `no`."""
+    return (JUMP_ANY_BIT, yes, no, mask)
+
+
+def one_of(argument: int, values: Iterable[int], errno: int) -> Rule:
+    """Allow if the argument's low half is one of the values."""
+    rule = [low(argument)]
+    for value in values:
+        rule += [equal(value, 0, 1), give(ALLOW)]
+    return [*rule, give(refuse(errno))]
+
+
+def without_bits(argument: int, mask: int, errno: int) -> Rule:
+    """Allow if the argument's low half has none of the bits."""
+    return [low(argument), any_bit(mask, 0, 1), give(refuse(errno)), give(ALLOW)]
+
+
+def zero(arguments: Iterable[int], errno: int) -> Rule:
+    """Allow if all of the arguments, whole, are 0."""
+    rule: list[Instruction] = []
+    for argument in arguments:
+        for half in (low(argument), high(argument)):
+            rule += [half, equal(0, 1, 0), give(refuse(errno))]
+    return [*rule, give(ALLOW)]
+
+
+def case(number: int, rule: Rule) -> Rule:
+    """The rule for one system call; expects the call's number to be loaded."""
+    return [equal(number, 0, len(rule)), *rule]
+
+
+def assemble(program: Sequence[Instruction]) -> bytes:
+    """The program as the kernel reads it. Raises ValueError for what it could not hold."""
+    if not 0 < len(program) <= 4096:
+        raise ValueError(f"a filter has 1 to 4096 instructions, not {len(program)}")
+    for code, yes, no, k in program:
+        if not (0 <= yes < 256 and 0 <= no < 256 and 0 <= k < 1 << 32 and 0 <= code < 1 << 16):
+            raise ValueError(f"instruction out of range: {(code, yes, no, k)}")
+    return b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
+
+
+AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+X32_BIT = 0x40000000
+"""Set in the number of an x32 call, which runs under the x86_64 architecture."""
+X86_64: dict[str, int] = {
+    "read": 0,
+    "write": 1,
+    "readv": 19,
+    "writev": 20,
+    "pread64": 17,
+    "lseek": 8,
+    "close": 3,
+    "fstat": 5,
+    "stat": 4,
+    "lstat": 6,
+    "newfstatat": 262,
+    "statx": 332,
+    "access": 21,
+    "faccessat": 269,
+    "faccessat2": 439,
+    "readlink": 89,
+    "readlinkat": 267,
+    "getcwd": 79,
+    "open": 2,
+    "openat": 257,
+    "getdents64": 217,
+    "mmap": 9,
+    "munmap": 11,
+    "mremap": 25,
+    "mprotect": 10,
+    "madvise": 28,
+    "brk": 12,
+    "mincore": 27,
+    "rt_sigaction": 13,
+    "rt_sigprocmask": 14,
+    "rt_sigreturn": 15,
+    "rt_sigsuspend": 130,
+    "rt_sigtimedwait": 128,
+    "rt_sigpending": 127,
+    "sigaltstack": 131,
+    "pause": 34,
+    "alarm": 37,
+    "setitimer": 38,
+    "getitimer": 36,
+    "poll": 7,
+    "ppoll": 271,
+    "select": 23,
+    "pselect6": 270,
+    "nanosleep": 35,
+    "clock_nanosleep": 230,
+    "clock_gettime": 228,
+    "clock_getres": 229,
+    "gettimeofday": 96,
+    "time": 201,
+    "getpid": 39,
+    "getppid": 110,
+    "gettid": 186,
+    "getuid": 102,
+    "geteuid": 107,
+    "getgid": 104,
+    "getegid": 108,
+    "getgroups": 115,
+    "getresuid": 118,
+    "getresgid": 120,
+    "getpgrp": 111,
+    "getpgid": 121,
+    "getsid": 124,
+    "getpriority": 140,
+    "getrlimit": 97,
+    "prlimit64": 302,
+    "getrusage": 98,
+    "times": 100,
+    "sysinfo": 99,
+    "uname": 63,
+    "sched_yield": 24,
+    "sched_getaffinity": 204,
+    "sched_getparam": 143,
+    "sched_getscheduler": 145,
+    "getcpu": 309,
+    "futex": 202,
+    "getrandom": 318,
+    "exit": 60,
+    "exit_group": 231,
+    "dup": 32,
+    "dup2": 33,
+    "dup3": 292,
+    "fcntl": 72,
+    "ioctl": 16,
+    "pipe": 22,
+    "pipe2": 293,
+    "restart_syscall": 219,
+    "rseq": 334,
+    "set_robust_list": 273,
+    "get_robust_list": 274,
+    "set_tid_address": 218,
+    "membarrier": 324,
+    "wait4": 61,
+    "waitid": 247,
+    "fadvise64": 221,
+    "clone": 56,
+    "prctl": 157,
+    "seccomp": 317,
+    "socket": 41,
+    "kill": 62,
+    "tgkill": 234,
+}
+AARCH64: dict[str, int] = {
+    "read": 63,
+    "write": 64,
+    "readv": 65,
+    "writev": 66,
+    "pread64": 67,
+    "lseek": 62,
+    "close": 57,
+    "fstat": 80,
+    "newfstatat": 79,
+    "statx": 291,
+    "faccessat": 48,
+    "faccessat2": 439,
+    "readlinkat": 78,
+    "getcwd": 17,
+    "openat": 56,
+    "getdents64": 61,
+    "mmap": 222,
+    "munmap": 215,
+    "mremap": 216,
+    "mprotect": 226,
+    "madvise": 233,
+    "brk": 214,
+    "mincore": 232,
+    "rt_sigaction": 134,
+    "rt_sigprocmask": 135,
+    "rt_sigreturn": 139,
+    "rt_sigsuspend": 133,
+    "rt_sigtimedwait": 137,
+    "rt_sigpending": 136,
+    "sigaltstack": 132,
+    "setitimer": 103,
+    "getitimer": 102,
+    "ppoll": 73,
+    "pselect6": 72,
+    "nanosleep": 101,
+    "clock_nanosleep": 115,
+    "clock_gettime": 113,
+    "clock_getres": 114,
+    "gettimeofday": 169,
+    "getpid": 172,
+    "getppid": 173,
+    "gettid": 178,
+    "getuid": 174,
+    "geteuid": 175,
+    "getgid": 176,
+    "getegid": 177,
+    "getgroups": 158,
+    "getresuid": 148,
+    "getresgid": 150,
+    "getpgid": 155,
+    "getsid": 156,
+    "getpriority": 141,
+    "getrlimit": 163,
+    "prlimit64": 261,
+    "getrusage": 165,
+    "times": 153,
+    "sysinfo": 179,
+    "uname": 160,
+    "sched_yield": 124,
+    "sched_getaffinity": 123,
+    "sched_getparam": 121,
+    "sched_getscheduler": 120,
+    "getcpu": 168,
+    "futex": 98,
+    "getrandom": 278,
+    "exit": 93,
+    "exit_group": 94,
+    "dup": 23,
+    "dup3": 24,
+    "fcntl": 25,
+    "ioctl": 29,
+    "pipe2": 59,
+    "restart_syscall": 128,
+    "rseq": 293,
+    "set_robust_list": 99,
+    "get_robust_list": 100,
+    "set_tid_address": 96,
+    "membarrier": 283,
+    "wait4": 260,
+    "waitid": 95,
+    "fadvise64": 223,
+    "clone": 220,
+    "prctl": 167,
+    "seccomp": 277,
+    "socket": 198,
+    "kill": 129,
+    "tgkill": 131,
+}
+TABLES = {"x86_64": X86_64, "aarch64": AARCH64}
+
+
+def machine() -> str:
+    """This machine's name in the tables. Raises OSError for one that has no table."""
+    name = platform.machine()
+    if name not in TABLES:
+        raise OSError(f"no system-call table for {name}; there are x86_64 and aarch64")
+    return name
+
+
+EPERM = 1
+EACCES = 13
+SIGKILL = 9
+_SIMPLE = """
+read write close munmap brk futex fstat newfstatat lseek stat lstat readv writev pread64 statx
+access faccessat faccessat2 readlink readlinkat getcwd getdents64 mremap madvise mincore
+rt_sigaction rt_sigprocmask rt_sigreturn rt_sigsuspend rt_sigtimedwait rt_sigpending sigaltstack
+pause alarm setitimer getitimer poll ppoll select pselect6 nanosleep clock_nanosleep clock_gettime
+clock_getres gettimeofday time getpid getppid gettid getuid geteuid getgid getegid getgroups
+getresuid getresgid getpgrp getpgid getsid getpriority getrlimit getrusage times sysinfo
+sched_yield sched_getaffinity sched_getparam sched_getscheduler getcpu getrandom exit exit_group
+dup dup2 dup3 pipe pipe2 restart_syscall rseq set_robust_list get_robust_list set_tid_address
+membarrier wait4 waitid fadvise64
+"""
+SIMPLE = tuple(_SIMPLE.split())
+"""Allowed whatever the arguments. `uname` is not: it tells the machine's name."""
+O_ACCMODE = 0o3
+O_CREAT, O_TRUNC, O_APPEND, O_ASYNC, O_TMPFILE = 0o100, 0o1000, 0o2000, 0o20000, 0o20000000
+FORBIDDEN_OPEN = O_ACCMODE | O_CREAT | O_TRUNC | O_APPEND | O_ASYNC | O_TMPFILE
+PROT_WRITE, PROT_EXEC, MAP_ANONYMOUS = 2, 4, 0x20
+IOCTLS = (0x5401, 0x5413, 0x541B, 0x5450, 0x5451)
+"""TCGETS, TIOCGWINSZ, FIONREAD, FIONCLEX, FIOCLEX."""
+FCNTLS = (0, 1, 2, 3, 1030)
+"""F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_DUPFD_CLOEXEC; not F_SETOWN and F_SETSIG, which signal
+other processes without `kill`, nor F_SETFL, which switches O_ASYNC on."""
+FORK_FLAGS = 0x01200011
+"""CLONE_CHILD_CLEARTID | CLONE_CHILD_SETTID | SIGCHLD: what the C library's `fork` asks for."""
+
+
+def _mapping() -> Rule:
+    """Executable memory only from a file and never writable: no machine code of one's own."""
+    return [
+        low(2),
+        any_bit(PROT_EXEC, 1, 0),
+        give(ALLOW),
+        any_bit(PROT_WRITE, 0, 1),
+        give(refuse(EPERM)),
+        low(3),
+        any_bit(MAP_ANONYMOUS, 0, 1),
+        give(refuse(EPERM)),
+        give(ALLOW),
+    ]
+
+
+def _own_limits_only() -> Rule:
+    """`prlimit64` on oneself and without new limits."""
+    return [
+        low(0),
+        equal(0, 1, 0),
+        give(refuse(EPERM)),
+        *zero((2,), EPERM),
+    ]
+
+
+def _rules() -> dict[str, Rule]:
+    allow = [give(ALLOW)]
+    rules: dict[str, Rule] = dict.fromkeys(SIMPLE, allow)
+    return rules | {
+        "open": without_bits(1, FORBIDDEN_OPEN, EACCES),
+        "openat": without_bits(2, FORBIDDEN_OPEN, EACCES),
+        "mmap": _mapping(),
+        "mprotect": without_bits(2, PROT_EXEC, EPERM),
+        "ioctl": one_of(1, IOCTLS, EPERM),
+        "fcntl": one_of(1, FCNTLS, EPERM),
+        "prlimit64": _own_limits_only(),
+    }
+
+
+def _program(rules: Mapping[str, Rule], otherwise: int) -> bytes:
+    name = machine()
+    table = TABLES[name]
+    program: list[Instruction] = [
+        load(ARCHITECTURE),
+        equal(AUDIT_ARCH[name], 1, 0),
+        give(KILL_PROCESS),
+        load(NUMBER),
+        (JUMP_GREATER_EQUAL, 0, 1, X32_BIT),
+        give(KILL_PROCESS),
+    ]
+    for call, rule in rules.items():
+        if call in table:
+            program += case(table[call], rule)
+    return assemble([*program, give(otherwise)])
+
+
+def strict() -> bytes:
+    """For a process that runs a snippet: no process, thread, socket, write or signal."""
+    return _program(_rules(), refuse(EPERM))
+
+
+def forking() -> bytes:
+    """`strict` and, for the forks of a fan-out: `clone` as fork, lower limits, death with the
+    parent, and a stricter filter."""
+    rules = _rules() | {
+        "clone": one_of(0, (FORK_FLAGS,), EPERM),
+        "prlimit64": [
+            low(0),
+            equal(0, 1, 0),
+            give(refuse(EPERM)),
+            give(ALLOW),
+        ],
+        "prctl": [
+            low(0),
+            equal(kernel.PR_SET_SECCOMP, 0, 1),
+            give(ALLOW),
+            equal(kernel.PR_SET_PDEATHSIG, 1, 0),
+            give(refuse(EPERM)),
+            low(1),
+            equal(SIGKILL, 1, 0),
+            give(refuse(EPERM)),
+            give(ALLOW),
+        ],
+    }
+    return _program(rules, refuse(EPERM))
+
+
+def gate() -> bytes:
+    """Hands every `clone` to whoever holds the filter's descriptor; allows all else."""
+    return _program({"clone": [give(USER_NOTIF)]}, ALLOW)
+
+
+def names() -> Sequence[str]:
+    """The calls that `strict` lets through on this machine, some with rules on their arguments."""
+    table = TABLES[machine()]
+    return sorted(name for name in _rules() if name in table)

@@ -1,0 +1,105 @@
+"""What each strategy works with: with `solver.py` the only place that knows concrete classes."""
+
+from dataclasses import dataclass
+
+from rstar_math.config.sections import Config, GradingConfig, SearchConfig
+from rstar_math.errors import ConfigError
+from rstar_math.grading.grader import Grader
+from rstar_math.models.prompting import conversation_for, prompting_of
+from rstar_math.policies.actions import ActionPolicy
+from rstar_math.policies.completions import ChainPolicy, CompletingPeer, SubQuestionPolicy
+from rstar_math.policies.self_evaluation import SelfEvaluator, SelfVerifier, UsefulnessScorer
+from rstar_math.prompts.actions import solution_units
+from rstar_math.prompts.families import family
+from rstar_math.protocols import Completer, Executor, Grouper, Policy, Scorer, Verifier
+from rstar_math.search.expansion import Parts
+from rstar_math.search.strategies import ACTIONS, CHAINS, Review, Strategy, by_peer, by_scorer
+
+
+@dataclass(frozen=True, slots=True)
+class Kit:
+    """An open solver's parts, put together for one strategy at a time."""
+
+    config: Config
+    policy: Policy
+    greedy: Policy
+    """The policy at temperature 0."""
+    executor: Executor
+    group: Grouper
+    scorer: Scorer | None = None
+    model: Completer | None = None
+    """None where a policy was given in its place."""
+    second: Completer | None = None
+    """The discriminator's model."""
+
+    def parts(self, strategy: Strategy, search: SearchConfig, verifier: Verifier | None) -> Parts:
+        """What a strategy searches with."""
+        kind, actions = strategy.kind, self.config.actions
+        policy, scorer = self.policy, self.scorer
+        if kind in ("greedy", "sc"):
+            policy, scorer = self.greedy if strategy.cold else policy, None
+        elif kind in ("zero", "cot", "peer"):
+            model = self.asked(kind, second=kind == "peer")
+            heat = 0.0 if strategy.cold else None
+            policy = ChainPolicy(
+                model,
+                actions,
+                shots=kind != "zero",
+                temperature=heat,
+                conversation=conversation_for(self.config.policy, prompting_of(model)),
+            )
+            scorer = None
+        elif kind in ACTIONS:
+            depth = self.search(strategy, search).depth
+            policy = ActionPolicy(self.asked(kind), actions, group=self.group, depth=depth)
+            scorer = None
+        elif kind == "tot":
+            scorer = judge(self.asked(kind), search)
+        elif kind == "rap":
+            model = self.asked(kind)
+            policy = SubQuestionPolicy(model, self.config.policy, depth=search.depth)
+            scorer = UsefulnessScorer(model, seed=search.seed)
+        return Parts(policy, self.executor, scorer, None if kind in CHAINS else verifier)
+
+    def search(self, strategy: Strategy, search: SearchConfig) -> SearchConfig:
+        """The options that a strategy searches with: rStar's actions have a depth and a number of
+        candidates of their own."""
+        actions = self.config.actions
+        if strategy.kind not in ACTIONS:
+            return search
+        depth = actions.depth or family(actions.family).depth
+        own = {"depth": depth, "candidates": actions.candidates}
+        return search.model_copy(update=own)
+
+    def review(self, strategy: Strategy, search: SearchConfig) -> Review | None:
+        """The second look at what a strategy found, if it takes one."""
+        actions, mutual = self.config.actions, self.config.mutual
+        if strategy.kind == "verify":
+            verifier = SelfVerifier(self.asked("verify"), actions.family, seed=search.seed)
+            return by_scorer(verifier, group=self.group)
+        if strategy.kind != "rstar":
+            return None
+        second = self.asked("rstar", second=True)
+        talk = conversation_for(self.config.policy, prompting_of(second))
+        peer = CompletingPeer(second, actions, mutual, talk)
+        return by_peer(peer, solution_units, group=self.group, config=mutual, seed=search.seed)
+
+    def asked(self, kind: str, *, second: bool = False) -> Completer:
+        """The model itself, for a strategy that has more to ask it than for steps."""
+        model = self.second if second else self.model
+        if model is None:
+            raise ConfigError(
+                f"{kind} asks the model in words of its own, and this Solver was given a policy in "
+                "its place; leave the policy out, or take another strategy."
+            )
+        return model
+
+
+def grader(config: GradingConfig) -> Grader:
+    """Who decides, for stages that have answers and no model, whether they are right and equal."""
+    return Grader(config)
+
+
+def judge(model: Completer, search: SearchConfig) -> SelfEvaluator:
+    """The model as the judge of its own steps."""
+    return SelfEvaluator(model, check=search.self_check, seed=search.seed)

@@ -1,0 +1,100 @@
+"""A Completer that answers from a function."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rstar_math.costs import charge
+from rstar_math.prompts.grammar import GRAMMAR
+from rstar_math.protocols import Completion
+from rstar_math.types import Cost, Question, Step
+
+Answering = Callable[[str, int, int], Sequence[str]]
+"""(prompt, n, seed) -> up to n texts; what follows a stop string in them is not given out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a completer was asked."""
+
+    prompt: str
+    n: int
+    stop: tuple[str, ...]
+    max_tokens: int
+    temperature: float
+    seed: int
+
+
+class ScriptedCompleter:
+    """A Completer whose texts come from a function; an error that it raises is the request's.
+
+    A word is a token, of prompts and of samples; a sample of more than `max_tokens` is cut off.
+    """
+
+    def __init__(self, answer: Answering) -> None:
+        self._answer = answer
+        self.requests: list[Request] = []
+        """All requests so far, in order of arrival."""
+
+    async def complete(
+        self,
+        prompt: str,
+        *,
+        n: int,
+        stop: Sequence[str],
+        max_tokens: int,
+        temperature: float,
+        seed: int,
+    ) -> list[Completion]:
+        """See `protocols.Completer`."""
+        self.requests.append(Request(prompt, n, tuple(stop), max_tokens, temperature, seed))
+        texts = list(self._answer(prompt, n, seed))[:n]
+        found = [_ended(text, stop, max_tokens) for text in texts]
+        charge(
+            Cost(
+                calls=1,
+                samples=len(found),
+                prompt_tokens=len(prompt.split()),
+                sampled_tokens=sum(completion.tokens or 0 for completion in found),
+            )
+        )
+        return found
+
+
+def _ended(text: str, stop: Sequence[str], max_tokens: int) -> Completion:
+    """The text up to its first stop string, or up to `max_tokens` words."""
+    ends = [(at, mark) for mark in stop if (at := text.find(mark)) >= 0]
+    at, mark = min(ends) if ends else (len(text), None)
+    shown = text[:at]
+    words = shown.split()
+    if len(words) > max_tokens:
+        return Completion(" ".join(words[:max_tokens]), finished=False, tokens=max_tokens)
+    return Completion(shown, finished=True, stop=mark, tokens=len(words))
+
+
+Script = Callable[[Question, Sequence[Step], int, int], Sequence[str]]
+"""(question, prefix, k, seed) -> sampled texts, each ended by its mark."""
+
+
+class ScriptedPolicy:
+    """A Policy whose samples come from a function. One call costs one call, and a token a word."""
+
+    def __init__(self, script: Script) -> None:
+        self._script = script
+
+    async def propose(
+        self, question: Question, prefix: Sequence[Step], k: int, *, seed: int
+    ) -> list[Step]:
+        """See `protocols.Policy`."""
+        texts = list(self._script(question, prefix, k, seed))[:k]
+        words = sum(len(text.split()) for text in texts)
+        samples = (GRAMMAR.read(prefix, text.removesuffix("/>"), finished=True) for text in texts)
+        steps = [sample.step for sample in samples if sample.step is not None]
+        charge(
+            Cost(
+                calls=1,
+                samples=len(texts),
+                sampled_tokens=words,
+                malformed=len(texts) - len(steps),
+            )
+        )
+        return steps

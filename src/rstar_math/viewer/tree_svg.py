@@ -1,0 +1,129 @@
+"""A tree as one SVG: root on the left, a column a depth, answers written at their ends."""
+
+from html import escape
+from pathlib import Path
+
+from rstar_math.errors import InputError
+from rstar_math.files import write_whole
+from rstar_math.runs.store import RunStore
+from rstar_math.search.tree import ROOT, Node, Tree
+from rstar_math.search.voting import Choice
+from rstar_math.text import plain
+
+_COLUMN = 92
+_ROW = 15
+_LEFT = 16
+MAX_NODES = 600
+"""Nodes drawn at most: a picture of more shows nothing."""
+STYLE = """
+.tree { font: 11px system-ui, sans-serif; }
+.tree text { fill: #24292f; }
+.tree .edge { fill: none; stroke: #c3c9d0; stroke-width: 1.2; }
+.tree .node { fill: #8b949e; }
+.tree .answer { fill: #4078c0; }
+.tree .failed { fill: none; stroke: #c75a4d; stroke-width: 1.5; }
+.tree .chosen.edge { stroke: #1a7f37; stroke-width: 2.6; }
+.tree .chosen.node, .tree .chosen.answer { fill: #1a7f37; }
+.tree text.chosen { fill: #1a7f37; font-weight: 600; }
+@media (prefers-color-scheme: dark) {
+  .tree text { fill: #d0d7de; }
+  .tree .edge { stroke: #444c56; }
+  .tree .chosen.edge { stroke: #3fb950; }
+  .tree .chosen.node, .tree .chosen.answer, .tree text.chosen { fill: #3fb950; }
+  .tree .answer { fill: #6cb6ff; }
+}
+"""
+
+
+def write_picture(store: RunStore, problem: str, target: Path) -> None:
+    """Write one problem's tree, as the run's first strategy grew it, as an SVG file."""
+    for strategy in store.strategies():
+        for result in store.results(strategy):
+            if result.problem == problem:
+                tree = store.tree(problem, strategy)
+                if len(tree) > MAX_NODES:
+                    raise InputError(
+                        f"The tree of {problem!r} has {len(tree) - 1} steps, and at most "
+                        f"{MAX_NODES - 1} can be drawn; see it with: rstar view {store.path}"
+                    )
+                write_whole(target, [tree_svg(tree, result.choice, standalone=True)])
+                return
+    raise InputError(f"{store.path} has no result for the problem {problem!r}; see rstar view.")
+
+
+def tree_svg(tree: Tree, choice: Choice, *, standalone: bool = False) -> str:
+    """The picture; "" for a tree too large to draw. `standalone` puts the styles in, for a file
+    of its own."""
+    if not 1 < len(tree) <= MAX_NODES:
+        return ""
+    rows = _rows(tree)
+    chosen = {ROOT, *tree.path(choice.node)} if choice.node is not None else set()
+    depth = max(node.depth for node in tree)
+    height = (max(rows) + 2) * _ROW
+    width = _LEFT + depth * _COLUMN + 130
+    place = [
+        (_LEFT + n.depth * _COLUMN, (row + 1) * _ROW) for n, row in zip(tree, rows, strict=True)
+    ]
+    marks = [
+        _edge(place[node.parent], place[index], chosen=index in chosen)
+        for index, node in enumerate(tree)
+        if node.parent >= ROOT
+    ]
+    marks.sort(key=lambda mark: "chosen" in mark)
+    marks += [_dot(i, node, place[i], chosen=i in chosen) for i, node in enumerate(tree)]
+    title = (
+        f"Search tree: {len(tree) - 1} steps, {len(tree.answers())} answers, "
+        f"chosen answer {plain(choice.answer or 'none')}"
+    )
+    style = f"<style>{STYLE}</style>" if standalone else ""
+    return (
+        f'<svg class="tree" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height:.0f}" '
+        f'width="{width}" height="{height:.0f}" role="img"><title>{escape(title)}</title>'
+        f"{style}{''.join(marks)}</svg>"
+    )
+
+
+def _rows(tree: Tree) -> list[float]:
+    """A row for each node: ends take the next free one, inner nodes the middle of their
+    children."""
+    rows = [0.0] * len(tree)
+    following = 0
+    stack: list[tuple[int, bool]] = [(ROOT, False)]
+    while stack:
+        index, back = stack.pop()
+        children = tree.nodes[index].children
+        if not children:
+            rows[index] = float(following)
+            following += 1
+        elif back:
+            rows[index] = (rows[children[0]] + rows[children[-1]]) / 2
+        else:
+            stack.append((index, True))
+            stack.extend((child, False) for child in reversed(children))
+    return rows
+
+
+def _edge(start: tuple[int, float], end: tuple[int, float], *, chosen: bool) -> str:
+    """A curve from parent to child."""
+    (x0, y0), (x1, y1) = start, end
+    middle = (x0 + x1) / 2
+    mark = "chosen edge" if chosen else "edge"
+    curve = f"M{x0} {y0:.1f}C{middle} {y0:.1f} {middle} {y1:.1f} {x1} {y1:.1f}"
+    return f'<path class="{mark}" d="{curve}"/>'
+
+
+def _dot(index: int, node: Node, place: tuple[int, float], *, chosen: bool) -> str:
+    """A node's circle, and its answer or the reason why it has none."""
+    x, y = place
+    kind = "answer" if node.answered else "failed" if node.failure else "node"
+    mark = f"chosen {kind}" if chosen else kind
+    radius = 2.5 + min(4.0, node.visits**0.5)
+    dot = f'<circle class="{mark}" data-node="{index}" cx="{x}" cy="{y:.1f}" r="{radius:.1f}"/>'
+    label = plain((node.step.answer if node.answered and node.step else node.failure) or "")
+    if not label:
+        return dot
+    shown = label if len(label) <= 18 else f"{label[:17]}…"
+    text_class = ' class="chosen"' if chosen else ""
+    return (
+        f'{dot}<text{text_class} x="{x + radius + 4:.1f}" y="{y + 3.8:.1f}">{escape(shown)}</text>'
+    )
