@@ -52,7 +52,7 @@ class World:
     def ask(self, tree: str, prompt: str, seed: int, asker: Iterator[None]) -> None:
         """Give a request to the server that is chosen for it."""
         tokens = SAMPLES * MOST
-        chosen = self.servers.pick(tree, tokens)
+        chosen = self.servers.select(tree, tokens)
         chosen.outstanding += tokens
         self.requests += 1
         missed = len(prompt.split()) - self.caches[chosen].take(prompt)
@@ -100,12 +100,12 @@ def measure(spread: float | None, servers: int, trees: int, blocks: int) -> dict
     slots = {one: Slots(batching) for one in chooser.all}
     caches = {one: PromptCache(blocks=blocks) for one in chooser.all}
     world = World(chooser, slots, caches)
-    before = balancing.SPREAD
-    balancing.SPREAD = before if spread is None else spread
+    before = balancing.LOAD_TOLERANCE
+    balancing.LOAD_TOLERANCE = before if spread is None else spread
     try:
         world.run(iter(range(trees)), min(trees, IN_FLIGHT * servers))
     finally:
-        balancing.SPREAD = before
+        balancing.LOAD_TOLERANCE = before
     queried = sum(cache.queried for cache in caches.values())
     return {
         "cache_hit_rate": round(sum(cache.found for cache in caches.values()) / queried, 3),

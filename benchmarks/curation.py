@@ -20,7 +20,14 @@ from pathlib import Path
 
 from rstar_math.runs.store import RunStore
 from rstar_math.search import ROOT, Choice, Tree
-from rstar_math.training.curation import ALL_DATA, Curated, CurationConfig, Data, Searched, curate
+from rstar_math.training.curation import (
+    ALL_DATA,
+    Curated,
+    CurationConfig,
+    Data,
+    SearchedProblem,
+    curate,
+)
 from rstar_math.types import Execution, ExecutionStatus, Problem, Question, Step, Verdict
 
 STRICT = CurationConfig(margin=0.5, edits=20, completions=True)
@@ -44,7 +51,7 @@ def answer(rng: random.Random) -> Step:
     return Step(prose=prose, kind="answer", answer=said)
 
 
-def grown(index: int, nodes: int) -> Searched:
+def grown(index: int, nodes: int) -> SearchedProblem:
     """A problem with a tree of so many nodes whose ends are judged and backed up."""
     rng = random.Random(index)
     question = Question(f"p{index}", "Add numbers for a long time.")
@@ -68,7 +75,7 @@ def grown(index: int, nodes: int) -> Searched:
             tree.nodes[end].closed = True
             tree.nodes[end].verdict = Verdict.RIGHT if right else Verdict.WRONG
             tree.backup(end, 1.0 if right else -1.0)
-    return Searched(Problem(question, "1", source="bench"), (("mcts", tree),))
+    return SearchedProblem(Problem(question, "1", source="bench"), (("mcts", tree),))
 
 
 class Growing:
@@ -78,7 +85,7 @@ class Growing:
         self.trees, self.nodes = trees, nodes
         self.seconds = self.cpu_s = 0.0
 
-    def __iter__(self) -> Iterator[Searched]:
+    def __iter__(self) -> Iterator[SearchedProblem]:
         for index in range(self.trees):
             started, cpu = time.perf_counter(), time.process_time()
             one = grown(index, self.nodes)
@@ -112,7 +119,7 @@ def reading(trees: int, nodes: int) -> float:
             for index in range(trees):
                 one = grown(index, nodes)
                 store.add_problems([one.problem])
-                store.put("mcts", one.trees[0][1], Choice("1", None, 1.0, {"1": 1.0}))
+                store.save("mcts", one.trees[0][1], Choice("1", None, 1.0, {"1": 1.0}))
         with RunStore.read(path) as store:
             started = time.perf_counter()
             for index in range(trees):

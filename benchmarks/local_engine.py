@@ -30,7 +30,7 @@ from hashlib import blake2b
 from typing import Any
 
 from rstar_math.config import Config, load_config
-from rstar_math.costs import metering
+from rstar_math.costs import track_cost
 from rstar_math.llm.connect import Connection, connect
 from rstar_math.llm.local import LocalModel
 from rstar_math.prompts import GRAMMAR, few_shot_prompt
@@ -90,7 +90,7 @@ async def distinct(model: LocalModel, prompts: Iterable[str]) -> int:
 async def bare(model: Connection, requests: list[tuple[str, dict[str, Any]]]) -> float:
     """Tokens a second of a client that only asks, with everything asked at once."""
     started = time.monotonic()
-    with metering() as cost:
+    with track_cost() as cost:
         await asyncio.gather(*(model.complete(prompt, **options) for prompt, options in requests))
     return cost.sampled_tokens / (time.monotonic() - started)
 

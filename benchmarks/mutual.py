@@ -101,7 +101,7 @@ def against_serial(url: str, questions: int, serial: int, rollouts: int) -> dict
         "one_question_over_serial": few_s / single,
         "requests_per_question": bill.calls / questions,
         "tokens_per_question": bill.sampled_tokens / questions,
-        "peer_tokens_per_question": bill.peer_tokens / questions,
+        "peer_tokens_per_question": bill.discriminator_tokens / questions,
     }
 
 

@@ -26,7 +26,15 @@ from typing import Any
 
 from rstar_math.config import MutualConfig, SearchConfig
 from rstar_math.evaluation.metrics import wilson
-from rstar_math.search import Parts, Tree, ballots, examine, mutual_choice, paths, sample_chains
+from rstar_math.search import (
+    SearchComponents,
+    Tree,
+    check_candidates,
+    choose_by_agreement,
+    one_vote_per_path,
+    sample_chains,
+    votes_of,
+)
 from rstar_math.testing import ToyPeers, toy_units
 from rstar_math.testing.toy_world import ToyExecutor
 from rstar_math.types import Problem
@@ -78,11 +86,11 @@ async def same_text(answers: Sequence[str]) -> list[int]:
 async def answered(problem: Problem, world: ToyPeers, config: MutualConfig) -> list[bool]:
     """Whether each way answers a problem right."""
     peer, tree = world.discriminating(), Tree(problem.question)
-    parts = Parts(world.generating(), ToyExecutor())
+    parts = SearchComponents(world.generating(), ToyExecutor())
     await sample_chains(tree, N, parts=parts, config=SearchConfig())
-    by_vote = await paths(ballots(tree), same_text)
-    await examine(tree, peer=peer, units=toy_units, group=same_text, config=config, seed=0)
-    mutual = await mutual_choice(tree, same_text, config)
+    by_vote = await one_vote_per_path(votes_of(tree), same_text)
+    await check_candidates(tree, peer=peer, units=toy_units, group=same_text, config=config, seed=0)
+    mutual = await choose_by_agreement(tree, same_text, config)
     own = [answer for answer in await peer.answers(problem.question, "", N, seed=0) if answer]
     alone = max(dict.fromkeys(own), key=own.count)
     return [answer == problem.reference for answer in (by_vote.answer, mutual.answer, alone)]

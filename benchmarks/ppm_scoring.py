@@ -24,10 +24,10 @@ from typing import Any
 
 from rstar_math.checkpoints.gguf_export import write_gguf
 from rstar_math.checkpoints.value_heads import ValueHead
-from rstar_math.costs import metering
+from rstar_math.costs import track_cost
 from rstar_math.llm.local import EngineSettings, engine_client, start
-from rstar_math.ppm.remote import EmbeddingReader, OpenScorer, ServedPreference
-from rstar_math.ppm.scorer import PreferenceModel
+from rstar_math.ppm.remote import EmbeddingBackend, OpenScorer, RemotePPM
+from rstar_math.ppm.scorer import LocalPPM
 from rstar_math.prompts.templates import prompt_text, solution_text
 from rstar_math.types import Question, Step
 
@@ -68,7 +68,7 @@ async def searched(scorer: OpenScorer, problems: int) -> tuple[dict[Node, float]
     to warm up. The scorer is closed."""
     try:
         await scorer.score(question(-1), [(child(random.Random(0), 0),)])
-        with metering() as cost:
+        with track_cost() as cost:
             started = time.perf_counter()
             trees = await asyncio.gather(*(grown(scorer, n) for n in range(problems)))
             seconds = time.perf_counter() - started
@@ -77,26 +77,26 @@ async def searched(scorer: OpenScorer, problems: int) -> tuple[dict[Node, float]
         await scorer.aclose()
 
 
-def embedding(file: Path) -> ServedPreference:
+def embedding(file: Path) -> RemotePPM:
     """The scorer on llama.cpp's embeddings."""
     server = start(file, EngineSettings(streams=8, context_tokens=1024, embeddings=True))
     http = engine_client(server, file.stem, 32)
-    reader = EmbeddingReader(http, ValueHead.load(file))
-    return ServedPreference(reader, http, limit=1000, held=server)
+    reader = EmbeddingBackend(http, ValueHead.load(file))
+    return RemotePPM(reader, http, limit=1000, held=server)
 
 
 def apart(model: Any, tokenizer: Any, nodes: Sequence[Node]) -> tuple[list[float], float]:
     """Values of some nodes, each run from its beginning, and seconds a node."""
     import torch
 
-    from rstar_math.models.loading import squash
+    from rstar_math.models.loading import value_from_score
 
     values, started = [], time.perf_counter()
     for asked, steps in nodes:
         text = prompt_text(asked) + solution_text(steps)
         with torch.inference_mode():
             raw = model(**tokenizer(text, return_tensors="pt")).logits[0, 0]
-        values.append(float(squash(raw)))
+        values.append(float(value_from_score(raw)))
     return values, (time.perf_counter() - started) / len(nodes)
 
 
@@ -105,9 +105,9 @@ def measure(base: str, problems: int, plain: int) -> dict[str, float]:
     import torch
 
     from rstar_math.models.loading import backbone_of, load_scored
-    from rstar_math.training.trainer import keep_memory
+    from rstar_math.training.trainer import set_malloc_limits
 
-    keep_memory()
+    set_malloc_limits()
     model, tokenizer = load_scored(base, fresh=True)
     torch.manual_seed(0)
     torch.nn.init.normal_(model.score.weight, std=0.02)
@@ -120,7 +120,7 @@ def measure(base: str, problems: int, plain: int) -> dict[str, float]:
         new = sum(tokens(asked, one) - tokens(asked, one[:-1]) for asked, one in nodes)
         return new + sum(tokens(asked, ()) for asked in {asked for asked, _ in nodes})
 
-    scorer = PreferenceModel(backbone_of(model), model.score, tokenizer)
+    scorer = LocalPPM(backbone_of(model), model.score, tokenizer)
     nodes, run, seconds = asyncio.run(searched(scorer, problems))
     own = added(nodes)
     some = random.Random(0).sample(list(nodes), min(plain, len(nodes)))
@@ -141,7 +141,7 @@ def measure(base: str, problems: int, plain: int) -> dict[str, float]:
         tokenizer.save_pretrained(f"{folder}/ppm")
         file = write_gguf(Path(folder) / "ppm", Path(folder) / "ppm.gguf")
         for name, served, most in (
-            ("llama_cpp", ServedPreference.load, problems),
+            ("llama_cpp", RemotePPM.load, problems),
             ("embeddings", embedding, 1),
         ):
             found, run, seconds = asyncio.run(searched(served(file), most))

@@ -45,19 +45,19 @@ from pathlib import Path
 from typing import Any
 
 from rstar_math.config import Config, load_config
-from rstar_math.distributed import searching
+from rstar_math.distributed import open_searcher
 from rstar_math.distributed.dispatch import Dispatch
 from rstar_math.evaluation.metrics import summarise
-from rstar_math.evolution.capacity import habits_of, load_of
+from rstar_math.evolution.capacity import load_of, profile_of_run
 from rstar_math.evolution.simulation import Engine, Load, Machines, simulate
-from rstar_math.runs.execute import fill
+from rstar_math.runs.execute import solve_problems
 from rstar_math.runs.merging import merge
-from rstar_math.runs.results import Packed, conditions, packed
+from rstar_math.runs.results import PackedResult, pack_result, run_conditions
 from rstar_math.runs.store import RunStore
 from rstar_math.search import Choice, Tree
 from rstar_math.search.strategies import Strategy
 from rstar_math.seeding import derive
-from rstar_math.solver.solver import Here, Solver
+from rstar_math.solver.solver import LocalSearcher, Solver
 from rstar_math.testing import serving
 from rstar_math.types import Execution, ExecutionStatus, Problem, Question, Step, Verdict
 
@@ -99,15 +99,15 @@ class LocalHand:
 
     def __init__(self, name: str, solver: Solver) -> None:
         self.name, self.node = name, "here"
-        self._here = Here(solver)
+        self._here = LocalSearcher(solver)
 
     def room(self, strategy: Strategy) -> int:
-        """See `dispatch.Hand`."""
+        """See `dispatch.WorkerHandle`."""
         return FLIGHT
 
-    async def search(self, problem: Problem, strategy: Strategy, *, guided: bool) -> Packed:
-        """See `dispatch.Hand`."""
-        async for _, found in self._here.finished([problem], strategy, guided=guided):
+    async def search(self, problem: Problem, strategy: Strategy, *, guided: bool) -> PackedResult:
+        """See `dispatch.WorkerHandle`."""
+        async for _, found in self._here.iter_results([problem], strategy, guided=guided):
             return found
         raise AssertionError
 
@@ -130,11 +130,11 @@ async def scaled(workers: int, count: int, url: str, run: Path) -> tuple[float, 
         await solver.judge("1", "1")
         dispatch.join(LocalHand(f"w{number}", solver))
     try:
-        with RunStore.open(run, conditions(how, guided=False)) as store:
+        with RunStore.open(run, run_conditions(how, guided=False)) as store:
             store.add_problems(problems(count))
             began, cpu = time.monotonic(), time.thread_time()
-            async for _, one in dispatch.finished(problems(count), MCTS, guided=False):
-                store.keep(one)
+            async for _, one in dispatch.iter_results(problems(count), MCTS, guided=False):
+                store.save_packed(one)
             return time.monotonic() - began, time.thread_time() - cpu
     finally:
         for solver in solvers:
@@ -152,7 +152,7 @@ def scaling(folder: Path, delay: float) -> dict[str, float]:
             rates[workers] = count / seconds
             found[f"efficiency_{workers}"] = round(rates[workers] / rates[1] / workers, 3)
             if workers == 1:
-                load = load_of(habits_of(run), count, 2, CANDIDATES)
+                load = load_of(profile_of_run(run), count, 2, CANDIDATES)
                 engine = Engine(10**6, load.tokens / delay, 1e12)
                 load = Load(count, load.calls, load.samples, load.tokens, 0.0, 0.0)
                 nodes = count * load.calls * load.samples
@@ -169,11 +169,11 @@ async def on_ray(address: str, delay: float, folder: Path) -> dict[str, float]:
     count = 64
     with serving(answer, delay_s=delay) as fake:
         how = config(fake.url)
-        async with searching(how, address) as searchers:
-            with RunStore.open(folder / "ray", conditions(how, guided=False)) as store:
+        async with open_searcher(how, address) as searchers:
+            with RunStore.open(folder / "ray", run_conditions(how, guided=False)) as store:
                 store.add_problems(problems(count))
                 began = time.monotonic()
-                await fill(searchers, store, MCTS, problems(count))
+                await solve_problems(searchers, store, MCTS, problems(count))
                 return {"ray_problems_a_second": round(count / (time.monotonic() - began), 2)}
 
 
@@ -205,14 +205,14 @@ class Ready:
         self._searches = searches
 
     def room(self, strategy: Strategy) -> int:
-        """See `dispatch.Hand`."""
+        """See `dispatch.WorkerHandle`."""
         return 2 * FLIGHT
 
-    async def search(self, problem: Problem, strategy: Strategy, *, guided: bool) -> Packed:
-        """See `dispatch.Hand`."""
+    async def search(self, problem: Problem, strategy: Strategy, *, guided: bool) -> PackedResult:
+        """See `dispatch.WorkerHandle`."""
         await asyncio.sleep(0)
         number = int(problem.id[1:])
-        found: Packed = pickle.loads(self._searches[number])
+        found: PackedResult = pickle.loads(self._searches[number])
         return found
 
 
@@ -222,8 +222,8 @@ async def driven(searches: list[bytes], store: RunStore) -> tuple[float, float]:
     for number in range(HANDS):
         dispatch.join(Ready(f"w{number}", searches))
     wall, cpu = time.monotonic(), time.process_time()
-    async for _, one in dispatch.finished(problems(len(searches)), MCTS, guided=False):
-        store.keep(one)
+    async for _, one in dispatch.iter_results(problems(len(searches)), MCTS, guided=False):
+        store.save_packed(one)
     return time.monotonic() - wall, time.process_time() - cpu
 
 
@@ -236,7 +236,7 @@ def driver(folder: Path, nodes: int, count: int = 2000) -> dict[str, float]:
     for problem in given:
         tree = kinds[len(searches) % len(kinds)]
         tree.question = problem.question
-        one = packed("mcts", tree, Choice("7", 1, 1.0, {"7": 3.0}), Verdict.RIGHT)
+        one = pack_result("mcts", tree, Choice("7", 1, 1.0, {"7": 3.0}), Verdict.RIGHT)
         searches.append(pickle.dumps(one))
     pack = (time.process_time() - began) / count
     path = folder / "driver"
@@ -318,7 +318,7 @@ def tenth(
     """Open a run again and add a tenth of its searches; what it took."""
     small = big_tree(batch[0].question, nodes, 0)
     choice = Choice("7", 1, 1.0, {"7": 3.0})
-    row = packed("mcts", small, choice, Verdict.RIGHT).row()
+    row = pack_result("mcts", small, choice, Verdict.RIGHT).row()
     began, cpu = time.monotonic(), time.process_time()
     with RunStore.open(path, {"x": 1}) as run:
         run.add_problems(begun)
@@ -327,10 +327,10 @@ def tenth(
         began, cpu = time.monotonic(), time.process_time()
         for problem in batch[:APPENDS]:
             small.question = problem.question
-            run.put("mcts", small, choice, Verdict.RIGHT)
+            run.save("mcts", small, choice, Verdict.RIGHT)
         append, append_cpu = time.monotonic() - began, time.process_time() - cpu
         for start in range(APPENDS, len(batch), 500):
-            run.take([(problem.id, *row[1:]) for problem in batch[start : start + 500]])
+            run.import_rows([(problem.id, *row[1:]) for problem in batch[start : start + 500]])
         return {
             "done": done,
             "resume_ms": round(1000 * resume, 1),

@@ -36,13 +36,13 @@ from typing import Any, Literal
 
 from rstar_math.config import SearchConfig
 from rstar_math.evaluation.statistics import bootstrap_seeds
-from rstar_math.ppm.scorer import PreferenceModel
+from rstar_math.ppm.scorer import LocalPPM
 from rstar_math.prompts.templates import prompt_text, solution_text
 from rstar_math.search import Tree, grow
 from rstar_math.testing import ToyWorld
 from rstar_math.testing.toy_world import Effect, effect_of
 from rstar_math.training.batches import groups_of
-from rstar_math.training.curation import ALL_DATA, Data, Searched, curate
+from rstar_math.training.curation import ALL_DATA, Data, SearchedProblem, curate
 from rstar_math.training.preference import train_preference
 from rstar_math.training.probe import train_probe
 from rstar_math.training.rows import OutcomeRow, PairRow, SolutionRow, ValueRow, rows_of
@@ -91,7 +91,7 @@ def data(toys: ToyWorld, problems: int, rollouts: int = 8) -> dict[Data, list[An
             await grow(
                 tree, policy=toys.policy, executor=toys.executor, verifier=judge, config=config
             )
-            searched.append(Searched(problem, (("mcts", tree),)))
+            searched.append(SearchedProblem(problem, (("mcts", tree),)))
         found = await curate(searched, same_text, None, ALL_DATA)
         return {
             name: [kind.model_validate(row.model_dump()) for row in rows_of(found, name)]
@@ -236,7 +236,7 @@ def trained(
 def ranked(checkpoint: Path, pairs: Sequence[Contest]) -> dict[str, float]:
     """Ranking accuracy of a scorer, problem by problem, in [0, 1]."""
     texts = list(dict.fromkeys(text for one in pairs for text in (one.better, one.worse)))
-    values = asyncio.run(PreferenceModel.load(checkpoint).score_texts(texts))
+    values = asyncio.run(LocalPPM.load(checkpoint).score_texts(texts))
     value = {text: found or 0.0 for text, found in zip(texts, values, strict=True)}
     hits: dict[str, list[float]] = {}
     for one in pairs:

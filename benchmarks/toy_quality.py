@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from rstar_math.config import SearchConfig
 from rstar_math.evaluation.metrics import wilson
-from rstar_math.search import Parts, Tree, pursue
+from rstar_math.search import SearchComponents, Tree, run_strategy
 from rstar_math.search.strategies import parse_strategies
 from rstar_math.testing import ToyWorld
 
@@ -58,7 +58,7 @@ async def hits(setting: Setting, problems: int) -> tuple[Hits, dict[tuple[str, i
     problem it really sampled."""
     world = setting.world
     scorer = world.scorer(noise=0.5) if setting.scored else None
-    parts = Parts(world.policy, world.executor, scorer)
+    parts = SearchComponents(world.policy, world.executor, scorer)
     names = ["sc", "bon", "beam@4", "dvts", "value", *OURS] if scorer else ["sc", "mcts"]
     found: Hits = {}
     spent: dict[tuple[str, int], float] = {}
@@ -70,7 +70,7 @@ async def hits(setting: Setting, problems: int) -> tuple[Hits, dict[tuple[str, i
             config = SearchConfig(tokens=budget, candidates=8, backup=backup)
             for problem in world.problems(problems):
                 tree = Tree(problem.question)
-                choice = await pursue(tree, strategy, parts, config, group=same_text)
+                choice = await run_strategy(tree, strategy, parts, config, group=same_text)
                 found.setdefault((name, budget), []).append(choice.answer == problem.reference)
                 cost = tree.cost.sampled_tokens / problems
                 spent[name, budget] = spent.get((name, budget), 0.0) + cost

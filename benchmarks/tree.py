@@ -98,7 +98,7 @@ def kept(tree: Tree) -> dict[str, float]:
         with RunStore.open(path, {}) as store:
             store.add_problems([Problem(QUESTION, "7")])
             started = time.perf_counter()
-            store.put("mcts", tree, Choice("7", None, 1.0, {"7": 1.0}), None)
+            store.save("mcts", tree, Choice("7", None, 1.0, {"7": 1.0}), None)
             saving = time.perf_counter() - started
         with RunStore.read(path) as store:
             started = time.perf_counter()

@@ -15,7 +15,7 @@ from pathlib import Path
 from rstar_math.config import SearchConfig
 from rstar_math.search import ROOT, Node, Tree, grow
 from rstar_math.testing import ToyWorld
-from rstar_math.training.curation import Curated, Searched, curate
+from rstar_math.training.curation import Curated, SearchedProblem, curate
 from rstar_math.types import Step, Verdict
 
 IMAGES = Path(__file__).parent / "images"
@@ -43,7 +43,7 @@ async def same_text(answers: Sequence[str]) -> list[int]:
     return [seen.setdefault(answer, len(seen)) for answer in answers]
 
 
-async def searched(world: ToyWorld, count: int, config: SearchConfig) -> list[Searched]:
+async def searched(world: ToyWorld, count: int, config: SearchConfig) -> list[SearchedProblem]:
     """The first problems of a world with the trees of a guided search."""
     found = []
     for problem in world.problems(count):
@@ -52,7 +52,7 @@ async def searched(world: ToyWorld, count: int, config: SearchConfig) -> list[Se
         await grow(
             tree, policy=world.policy, executor=world.executor, verifier=judge, config=config
         )
-        found.append(Searched(problem, (("mcts", tree),)))
+        found.append(SearchedProblem(problem, (("mcts", tree),)))
     return found
 
 
@@ -101,7 +101,7 @@ def pair_picture(found: Curated) -> str:
     return _svg(700, 200, marks)
 
 
-def round_picture(problems: list[Searched], found: Curated) -> str:
+def round_picture(problems: list[SearchedProblem], found: Curated) -> str:
     """The stages of a round, with what a real search of the toy world came to."""
     trees = [tree for one in problems for _, tree in one.trees]
     nodes = sum(len(tree) - 1 for tree in trees)

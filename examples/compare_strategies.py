@@ -23,7 +23,7 @@ from collections.abc import Sequence
 
 from rstar_math.config import SearchConfig
 from rstar_math.evaluation.metrics import wilson
-from rstar_math.search import Parts, Tree, pursue
+from rstar_math.search import SearchComponents, Tree, run_strategy
 from rstar_math.search.strategies import parse_strategies
 from rstar_math.testing import ToyWorld
 
@@ -39,14 +39,14 @@ async def same_text(answers: Sequence[str]) -> list[int]:
 async def main() -> None:
     """Search every problem with every strategy and print a table."""
     world = ToyWorld(steps=4)
-    parts = Parts(world.policy, world.executor, world.scorer(noise=0.5))
+    parts = SearchComponents(world.policy, world.executor, world.scorer(noise=0.5))
     config = SearchConfig(tokens=TOKENS, candidates=8, backup="all")
     print(f"{'strategy':10} {'right':>7} {'95 % interval':>15} {'tokens':>7}")
     for strategy in parse_strategies("greedy,sc,bon,beam@4,mcts@1000"):
         right, spent = 0, 0
         for problem in world.problems(PROBLEMS):
             tree = Tree(problem.question)
-            choice = await pursue(tree, strategy, parts, config, group=same_text)
+            choice = await run_strategy(tree, strategy, parts, config, group=same_text)
             right += choice.answer == problem.reference
             spent += tree.cost.sampled_tokens
         low, high = wilson(right, PROBLEMS)

@@ -20,11 +20,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rstar_math.config import SearchConfig
-from rstar_math.ppm.scorer import PreferenceModel
+from rstar_math.ppm.scorer import LocalPPM
 from rstar_math.search.mcts import grow
 from rstar_math.search.tree import Tree
 from rstar_math.testing import ToyWorld
-from rstar_math.training.curation import Curated, Searched, curate
+from rstar_math.training.curation import Curated, SearchedProblem, curate
 from rstar_math.training.preference import train_preference
 from rstar_math.training.rows import PairRow, rows_of
 from rstar_math.training.settings import PreferenceTraining
@@ -49,7 +49,7 @@ async def searched(world: ToyWorld, count: int) -> Curated:
             verifier=world.verifier(problem),
             config=SearchConfig(rollouts=8),
         )
-        found.append(Searched(problem, (("mcts", tree),)))
+        found.append(SearchedProblem(problem, (("mcts", tree),)))
     return await curate(found, same_text)
 
 
@@ -62,7 +62,7 @@ def pairs(seed: int, count: int) -> list[PairRow]:
 
 async def ranked(folder: Path, rows: Sequence[PairRow]) -> float:
     """The share of pairs of which the preferred side gets the higher value."""
-    scorer = PreferenceModel.load(folder)
+    scorer = LocalPPM.load(folder)
     chosen = await scorer.score_texts([row.prompt + row.chosen for row in rows])
     rejected = await scorer.score_texts([row.prompt + row.rejected for row in rows])
     return sum((a or 0) > (b or 0) for a, b in zip(chosen, rejected, strict=True)) / len(rows)

@@ -21,50 +21,50 @@ from dataclasses import replace
 
 from rstar_math.types import Cost
 
-_meters: ContextVar[tuple[Cost, ...]] = ContextVar("rstar_math_meters", default=())
+_trackers: ContextVar[tuple[Cost, ...]] = ContextVar("rstar_math_meters", default=())
 
 
 @contextmanager
-def metering(cost: Cost | None = None) -> Iterator[Cost]:
+def track_cost(cost: Cost | None = None) -> Iterator[Cost]:
     """A `Cost` that grows by all that is charged inside the block; blocks nest, and each gets its
     share."""
     cost = Cost() if cost is None else cost
-    token = _meters.set((*_meters.get(), cost))
+    token = _trackers.set((*_trackers.get(), cost))
     try:
         yield cost
     finally:
-        _meters.reset(token)
+        _trackers.reset(token)
 
 
-def charge(cost: Cost) -> None:
+def add_cost(cost: Cost) -> None:
     """Add a cost to every meter that is open around the caller; no meter, no bill."""
-    for meter in _meters.get():
+    for meter in _trackers.get():
         meter.add(cost)
 
 
 @contextmanager
-def rebilled(bill: Callable[[Cost], Cost]) -> Iterator[Cost]:
+def reclassify_cost(bill: Callable[[Cost], Cost]) -> Iterator[Cost]:
     """A `Cost` that grows by all that is charged inside the block and by nothing else; the meters
     around the block are charged `bill` of it, once, when the block ends.
 
     An error or a cancellation ends the block too: what was used up to there is billed.
     """
     spent = Cost()
-    token = _meters.set((spent,))
+    token = _trackers.set((spent,))
     try:
         yield spent
     finally:
-        _meters.reset(token)
-        charge(bill(spent))
+        _trackers.reset(token)
+        add_cost(bill(spent))
 
 
-def as_peer(cost: Cost) -> Cost:
+def as_discriminator_cost(cost: Cost) -> Cost:
     """The cost of a second model that was asked to solve: as it is, with its sampled tokens told
-    apart as `peer_tokens`."""
-    return replace(cost, peer_tokens=cost.sampled_tokens)
+    apart as `discriminator_tokens`."""
+    return replace(cost, discriminator_tokens=cost.sampled_tokens)
 
 
-def as_scoring(cost: Cost) -> Cost:
+def as_scorer_cost(cost: Cost) -> Cost:
     """The cost of a language model that was asked for scores: its tokens, of prompts and samples
     together, are `scorer_tokens`; its samples are no steps, so `samples` is 0. The rest stays."""
     return replace(
@@ -77,5 +77,5 @@ def as_scoring(cost: Cost) -> Cost:
     )
 
 
-CIRCUMSTANCES = frozenset({"seconds", "retries", "failures", "cached_tokens"})
+ENVIRONMENT_FIELDS = frozenset({"seconds", "retries", "failures", "cached_tokens"})
 """Parts of a cost that say how the servers fared, not what the search did."""

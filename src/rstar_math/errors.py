@@ -1,23 +1,23 @@
 """The exception tree. Every message says what happened, the value seen, and what to do.
 
     RstarError
-    |- ConfigError        an option that is unknown, out of range or contradictory
-    |- InputError         a problem file, question or run that cannot be read
-    |- MissingExtra       an optional package is not installed; the message is the command to type
-    |- ModelError         a model did not give what was asked
-    |  |- ModelUnreachable   no answer: wrong address, server down, connection lost, too slow
-    |  |- ModelRefused       an answer that no retry mends: bad key, unknown model, bad request
-    |  |- RequestFailed      one request cannot be served, while the server answers others
-    |  |- DownloadFailed     a model's files cannot be downloaded, or are not what they should be
-    |  `- ContextExceeded    prompt and answer do not fit the model's context
-    |- SandboxError       code cannot be run safely here (never raised for bad code: that is data)
-    |- TrainingError      a training diverged, or does not fit into the memory there is
-    |- GradingError       the grader's own workers cannot be started or kept up
-    |- ClusterError       the workers of a cluster cannot be had, or differ from the driver
-    `- StoreError         a run file is damaged, of another version, or in use
+    |- ConfigError              an unknown, invalid or contradictory option
+    |- InputError               a problem file, question or run that cannot be read
+    |- MissingDependencyError   an optional package is not installed; the message has the command
+    |- ModelError               a model did not return what was requested
+    |  |- ModelUnreachableError   no answer: wrong address, server down, connection lost, timeout
+    |  |- ModelRejectedError      a permanent error: bad key, unknown model, bad request
+    |  |- RequestError            one request fails while the server answers others
+    |  |- DownloadError           a model's files cannot be downloaded, or have a wrong hash
+    |  `- ContextLengthError      prompt and answer exceed the model's context
+    |- SandboxError             code cannot be run safely here (never raised for bad code)
+    |- TrainingError            a training diverged or does not fit into memory
+    |- GradingError             the grader's worker processes cannot be started
+    |- ClusterError             a cluster has no usable workers
+    `- StoreError               a run file is damaged, of another version, or in use
 
-All pickle, so they cross process borders whole. Exit codes: `ConfigError`, `InputError` and
-`MissingExtra` mean the command was used wrongly (2); the others that it failed (1).
+All errors can be pickled. Exit codes: `ConfigError`, `InputError` and `MissingDependencyError` mean
+wrong usage (2); the others mean failure (1).
 """
 
 
@@ -39,7 +39,7 @@ class InputError(RstarError):
     exit_code = 2
 
 
-class MissingExtra(RstarError):
+class MissingDependencyError(RstarError):
     """An optional package is not installed; the message holds the command to type."""
 
     exit_code = 2
@@ -49,24 +49,24 @@ class ModelError(RstarError):
     """A model did not give what was asked."""
 
 
-class ModelUnreachable(ModelError):
+class ModelUnreachableError(ModelError):
     """No answer from the model server, after the retries."""
 
 
-class ModelRefused(ModelError):
+class ModelRejectedError(ModelError):
     """The model server answered that it will not do this; asking again would not help."""
 
 
-class RequestFailed(ModelError):
+class RequestError(ModelError):
     """One request cannot be served by a server that answers others; a search ends the path it was
     for and goes on."""
 
 
-class DownloadFailed(ModelError):
+class DownloadError(ModelError):
     """The files of a model cannot be downloaded, or their content is not the expected one."""
 
 
-class ContextExceeded(ModelRefused):
+class ContextLengthError(ModelRejectedError):
     """The prompt and the room for the answer do not fit the model's context."""
 
 

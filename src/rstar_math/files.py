@@ -12,7 +12,7 @@ from rstar_math.errors import InputError, StoreError
 
 
 @contextmanager
-def replacing(target: Path) -> Iterator[Path]:
+def atomic_write(target: Path) -> Iterator[Path]:
     """An empty file beside `target` to write to, which takes its place at the end of the block.
 
     By then it is on the disk. Where the block fails or is cancelled nothing is left of it, and an
@@ -30,7 +30,7 @@ def replacing(target: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def hold(descriptor: int, held: str) -> None:
+def lock_file(descriptor: int, held: str) -> None:
     """Take the lock of an open file; the kernel lets go of it when the process dies. Raises
     `StoreError` with the sentence `held` where another process has it."""
     try:
@@ -39,11 +39,11 @@ def hold(descriptor: int, held: str) -> None:
         raise StoreError(held) from error
 
 
-def write_whole(target: Path, parts: Iterable[str]) -> None:
+def write_text(target: Path, parts: Iterable[str]) -> None:
     """Write a text file whole or not at all."""
     try:
         with (
-            replacing(target) as part,
+            atomic_write(target) as part,
             part.open("w", encoding="utf-8", errors="replace") as file,
         ):
             file.writelines(parts)
@@ -53,7 +53,7 @@ def write_whole(target: Path, parts: Iterable[str]) -> None:
         ) from error
 
 
-def distinct(
+def unique_names(
     paths: Sequence[Path], files: Sequence[str], *, folder: str = "/", number: str = ": "
 ) -> list[str]:
     """The names of some files, with the folder, or else the number, where two are the same;
@@ -67,7 +67,7 @@ def write_json(path: Path, value: object) -> None:
     """Write a JSON file, whole or not at all. Raises `StoreError`."""
     text = json.dumps(value, ensure_ascii=False, indent=1) + "\n"
     try:
-        with replacing(path) as part:
+        with atomic_write(path) as part:
             part.write_bytes(text.encode("utf-8", "replace"))
     except OSError as error:
         raise StoreError(

@@ -9,7 +9,7 @@ from time import monotonic
 from types import TracebackType
 from typing import Literal, Self, TextIO
 
-from rstar_math.text import plain
+from rstar_math.text import sanitize
 
 EVERY_S = 15.0
 """Seconds between two lines."""
@@ -39,7 +39,7 @@ def megabytes(count: int) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.3g} MB"
 
 
-def lasting(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """A time for people."""
     if seconds < 100:
         return f"{seconds:.0f} s"
@@ -60,9 +60,9 @@ class Rate:
         return (done_bytes - self._began[1]) / seconds if seconds > 0 else 0.0
 
 
-class Lines:
+class LineDisplay:
     """Progress as lines of text: what is downloaded and how large it is, then every 15 s how far it
-    is, also while no bytes arrive. Use it as a context manager; its value is an `OnProgress`."""
+    is, also while no bytes arrive. Use it as a context manager; its value is an `ProgressCallback`."""
 
     def __init__(self, stream: TextIO | None = None, *, every_s: float = EVERY_S) -> None:
         self._stream = stream or sys.stderr
@@ -96,7 +96,7 @@ class Lines:
         if first and progress.stage == "waiting":
             self._say(f"{progress.model}: another process downloads it; waiting")
         elif first and progress.stage == "downloading":
-            self._say(beginning(progress))
+            self._say(start_line(progress))
         elif progress.stage == "done":
             self._say(f"{progress.model}: {megabytes(progress.done_bytes)} are here and checked")
         if progress.stage == "downloading":
@@ -113,17 +113,17 @@ class Lines:
             if state.stage != "downloading":
                 self._say(f"{state.model}: {state.stage}")
                 continue
-            self._say(f"{state.model}: {how_far(state, self._rate.add(state.done_bytes))}")
+            self._say(f"{state.model}: {progress_line(state, self._rate.add(state.done_bytes))}")
 
     def _say(self, line: str) -> None:
-        print(f"rstar: {plain(line)}", file=self._stream, flush=True)
+        print(f"rstar: {sanitize(line)}", file=self._stream, flush=True)
 
 
 Display = Callable[[], AbstractContextManager[OnProgress]]
-_display: list[Display] = [Lines]
+_display: list[Display] = [LineDisplay]
 
 
-def displayed() -> AbstractContextManager[OnProgress]:
+def current_display() -> AbstractContextManager[OnProgress]:
     """The display for a caller who gave none: lines on stderr, or what `display_with` named."""
     return _display[0]()
 
@@ -133,18 +133,18 @@ def display_with(display: Display) -> None:
     _display[0] = display
 
 
-def beginning(progress: Progress) -> str:
+def start_line(progress: Progress) -> str:
     """The line that says what is downloaded, how large it is and from where."""
     have = f", {megabytes(progress.done_bytes)} are here already" if progress.done_bytes else ""
     size = megabytes(progress.total_bytes)
     return f"downloading {progress.model} ({size}) from {progress.source}{have}"
 
 
-def how_far(progress: Progress, rate: float) -> str:
+def progress_line(progress: Progress, rate: float) -> str:
     """Bytes, share, rate and time left."""
     share = progress.done_bytes / max(progress.total_bytes, 1)
     left = (progress.total_bytes - progress.done_bytes) / rate if rate > 0 else None
     return (
         f"{megabytes(progress.done_bytes)} of {megabytes(progress.total_bytes)} ({share:.0%}), "
-        f"{rate / 1e6:.1f} MB/s, {lasting(left) + ' left' if left is not None else 'waiting'}"
+        f"{rate / 1e6:.1f} MB/s, {duration(left) + ' left' if left is not None else 'waiting'}"
     )

@@ -91,7 +91,7 @@ class Completer(Protocol):
         ...
 
 
-class Peer(Protocol):
+class Discriminator(Protocol):
     """A second solver that is shown the beginning of a solution and completes it."""
 
     async def answers(
@@ -102,5 +102,5 @@ class Peer(Protocol):
         ...
 
 
-Grouper = Callable[[Sequence[str]], Awaitable[list[int]]]
+AnswerGrouper = Callable[[Sequence[str]], Awaitable[list[int]]]
 """Sorts answers into classes of equal ones: class numbers from 0, in order of first appearance."""

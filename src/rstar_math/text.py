@@ -8,11 +8,11 @@ _HARMFUL = re.compile(
 """Characters that steer a terminal, turn the direction of text or are no text at all."""
 
 
-def plain(text: str) -> str:
+def sanitize(text: str) -> str:
     """The text with every character that could do more than be read as a replacement sign."""
     return _HARMFUL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
-def encodable(text: str) -> str:
+def replace_surrogates(text: str) -> str:
     """The text with lone surrogates, which no file or request can hold, as replacement signs."""
     return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")

@@ -138,7 +138,7 @@ class Trajectory:
     """Index of the path's last node in its tree."""
     verdict: Verdict | None = None
     """The Verifier's word, or None where none was asked."""
-    peers: tuple[int, int] | None = None
+    agreement: tuple[int, int] | None = None
     """Completions by a second model that agree with the answer, and completions asked for; None
     where none was."""
 
@@ -178,11 +178,11 @@ class Cost:
     cached_tokens: int = 0
     """Those of the prompt tokens that the server says it had in its prefix cache."""
     sampled_tokens: int = 0
-    peer_tokens: int = 0
+    discriminator_tokens: int = 0
     """Those of the sampled tokens that a second model wrote to check the first one's work."""
     scorer_tokens: int = 0
     """Tokens that a scorer read and sampled; not among the prompt and sampled tokens."""
-    unscored: int = 0
+    unscorable: int = 0
     """Prefixes that a scorer could not judge and gave 0: no verdict to be read in what the model
     wrote, or a prompt too long for it; and beginnings that a second model was not able to be asked
     to complete."""
@@ -198,7 +198,7 @@ class Cost:
     """Requests given up after the last retry."""
     seconds: float = 0.0
     """Wall time."""
-    spared_tokens: int = 0
+    saved_tokens: int = 0
     """What was not consumed: tokens that stopping early is reckoned to have spared, the budget that
     was left, or the rollouts that were left at the mean of those done."""
 

@@ -12,7 +12,7 @@ import pytest
 from rstar_math.cli import main
 from rstar_math.config import load_config
 from rstar_math.problems import read_problems
-from rstar_math.runs.results import conditions, default_conditions
+from rstar_math.runs.results import default_conditions, run_conditions
 from rstar_math.runs.store import RunStore
 from rstar_math.search import Tree
 from rstar_math.search.voting import NO_CHOICE
@@ -83,12 +83,12 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
         ports = {"8420": taken, "8000": closed}
         found = {page: str(real.getsockname()[1]) for page, real in ports.items()}
         found["9000"] = fake.url.removesuffix("/v1").rpartition(":")[2]
-        how = conditions(load_config(None, model=fake.url), guided=False), default_conditions()
+        how = run_conditions(load_config(None, model=fake.url), guided=False), default_conditions()
         problems = read_problems(Path("problems.jsonl"))
         with RunStore.open(Path("first.rstar"), *how) as store:
             store.add_problems(problems)
             tree = Tree(problems[0].question)
-            store.put("mcts", tree, NO_CHOICE, Verdict.WRONG)
+            store.save("mcts", tree, NO_CHOICE, Verdict.WRONG)
         with RunStore.open(Path("busy.rstar"), *how):
             yield found
 

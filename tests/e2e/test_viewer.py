@@ -354,7 +354,7 @@ def put(store: RunStore, number: int) -> None:
     tree = grown(60)
     tree.question = Question(f"grow/{number}", f"What is {number} plus {number}?")
     tree.cost = Cost(seconds=1.0)
-    store.put("mcts", tree, chosen(tree), Verdict.RIGHT if number % 2 else Verdict.WRONG)
+    store.save("mcts", tree, chosen(tree), Verdict.RIGHT if number % 2 else Verdict.WRONG)
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from rstar_math.checkpoints.folders import shipped_weights
+from rstar_math.checkpoints.folders import bundled_weights
 from rstar_math.config import Config, ModelConfig, PolicyConfig
-from rstar_math.llm.client import HttpModel
+from rstar_math.llm.client import OpenAIClient
 from rstar_math.llm.connect import connect
 from rstar_math.models.prompting import Prompting
 from rstar_math.policies.completions import StepPolicy
@@ -21,10 +21,10 @@ CHAT = "/v1/chat/completions"
 QUESTION = Question("q", "Ben has 2 cards and gets 3 more. How many has he?")
 
 
-def learn(fake: FakeServer) -> tuple[Prompting, HttpModel]:
-    async def ask() -> tuple[Prompting, HttpModel]:
+def learn(fake: FakeServer) -> tuple[Prompting, OpenAIClient]:
+    async def ask() -> tuple[Prompting, OpenAIClient]:
         model = await connect(ModelConfig(url=fake.url, retries=0))
-        assert isinstance(model, HttpModel)
+        assert isinstance(model, OpenAIClient)
         await model.aclose()
         return model.prompting, model
 
@@ -54,13 +54,13 @@ def test_a_server_that_has_to_be_told_to_continue() -> None:
         found, model = learn(fake)
         assert found.continues
         prompt = ChatPrompt([("user", "Go on.")], "```python\n")
-        assert "continue_final_message" in model.chat_dialect.say(model_ask(prompt))
+        assert "continue_final_message" in model.chat_dialect.build(model_ask(prompt))
 
 
 def model_ask(prompt: str) -> Any:
-    from rstar_math.llm.formats import Ask
+    from rstar_math.llm.formats import CompletionRequest
 
-    return Ask("m", prompt, 1, (), 8, 0.0, 0)
+    return CompletionRequest("m", prompt, 1, (), 8, 0.0, 0)
 
 
 def test_a_server_without_chat_is_asked_in_plain_text() -> None:
@@ -107,7 +107,7 @@ def test_a_llama_cpp_server_shows_its_template_and_is_sent_text() -> None:
     import xllamacpp
 
     key, params = "secret", xllamacpp.CommonParams()
-    params.model.path = str(shipped_weights())
+    params.model.path = str(bundled_weights())
     params.n_ctx, params.n_parallel, params.warmup = 2048, 2, False
     params.hostnames, params.port, params.api_keys = ["127.0.0.1"], 0, [key]
     params.verbosity = -1

@@ -17,12 +17,12 @@ import pytest
 
 pytest.importorskip("trl", reason="training needs trl: pip install 'rstar-math[train]'")
 
-from rstar_math.errors import ConfigError, MissingExtra
-from rstar_math.evolution.manifest import Journal
+from rstar_math.errors import ConfigError, MissingDependencyError
+from rstar_math.evolution.manifest import ManifestStore
 from rstar_math.evolution.pipeline import evolve
-from rstar_math.evolution.progress import Budget, BudgetSpent, Silent
+from rstar_math.evolution.progress import BudgetSpent, NullListener, RunBudget
 from rstar_math.evolution.recipe import Recipe, load_recipe
-from rstar_math.evolution.report import course, write_summary
+from rstar_math.evolution.report import evolution_state, write_summary
 from tests.integration.outcomes import outcome
 
 SETTINGS = (
@@ -45,7 +45,7 @@ SETTINGS = (
 )
 
 
-class Told(Silent):
+class Told(NullListener):
     """Remembers which stages were begun."""
 
     def __init__(self) -> None:
@@ -77,7 +77,7 @@ def undisturbed(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def test_all_rounds_are_done_and_told(undisturbed: Path) -> None:
-    found = course(Journal.read(undisturbed))
+    found = evolution_state(ManifestStore.read(undisturbed))
     assert found.complete
     _, first, second, third = found.rounds
     assert first.solutions == 24
@@ -93,7 +93,7 @@ def test_all_rounds_are_done_and_told(undisturbed: Path) -> None:
     assert second.ppm is not None
     measured = [one.system for one in found.rounds if one.system]
     assert len(measured) == 1, "the system is measured after the last round only"
-    with Journal.read(undisturbed) as journal:
+    with ManifestStore.read(undisturbed) as journal:
         page, _, data = write_summary(journal)
     text = page.read_text()
     assert f"{100 * second.solved / 16:.1f} % of 16" in text
@@ -138,7 +138,7 @@ def test_stopped_again_and_again_it_comes_to_the_same(
     run, stops = tmp_path / "run", 0
     while stops < 100:
         try:
-            asyncio.run(evolve(recipe, run, budget=Budget(tokens=1900 + 331 * (stops % 7))))
+            asyncio.run(evolve(recipe, run, budget=RunBudget(tokens=1900 + 331 * (stops % 7))))
             break
         except BudgetSpent:
             stops += 1
@@ -176,7 +176,7 @@ def test_the_policy_is_better_after_every_round(tmp_path: Path) -> None:
         [sys.executable, str(example), str(run)], capture_output=True, text=True, check=True
     )
     assert "| round 3 |" in done.stdout
-    _, first, second, third = course(Journal.read(run)).rounds
+    _, first, second, third = evolution_state(ManifestStore.read(run)).rounds
     shares = [next(iter(one.policy.values()))["greedy"]["share"] for one in (first, second, third)]
     assert shares[0] < shares[1] < shares[2]
     assert shares[2] - shares[0] > 0.2
@@ -223,6 +223,6 @@ def test_an_evolution_that_cannot_train_says_so_before_it_begins(
         raise PackageNotFoundError(name)
 
     monkeypatch.setattr("rstar_math.training.trainer.version", none)
-    with pytest.raises(MissingExtra, match=r"rstar-math\[train\]"):
+    with pytest.raises(MissingDependencyError, match=r"rstar-math\[train\]"):
         asyncio.run(evolve(recipe, tmp_path / "run"))
     assert not (tmp_path / "run").exists()

@@ -40,7 +40,7 @@ def test_the_grader_decides_as_the_generators_own_score(name: str, grader: Grade
         assert problem.question.text == entry["question"].strip()
         assert problem.reference is not None
         for guess in guesses(problem.reference):
-            ours = grader.compare_now(guess, problem.reference).verdict is Verdict.RIGHT
+            ours = grader.compare_sync(guess, problem.reference).verdict is Verdict.RIGHT
             assert ours == (made.score_answer(guess, entry) == 1.0), (guess, problem.reference)
             right += ours
     assert right >= SIZE

@@ -15,7 +15,7 @@ import pytest
 
 from rstar_math.config import GradingConfig
 from rstar_math.errors import GradingError
-from rstar_math.grading import Grader, Judgement, grade, grade_many
+from rstar_math.grading import Grade, Grader, grade, grade_many
 from rstar_math.grading import grader as pool_module
 from rstar_math.types import Verdict
 
@@ -59,7 +59,7 @@ def test_expressions_are_judged_in_a_process_and_cached() -> None:
     async def run() -> None:
         async with Grader(GradingConfig(workers=1)) as grader:
             first = await grader.compare(*_NEEDS_ENGINE)
-            assert first == Judgement(Verdict.RIGHT, "The two are equal as expressions.")
+            assert first == Grade(Verdict.RIGHT, "The two are equal as expressions.")
             assert await grader.compare(*_NEEDS_ENGINE) == first
             assert grader.engine_calls == 1
 
@@ -77,7 +77,7 @@ def test_several_event_loops_share_one_grader() -> None:
 def test_many_at_once_keep_their_order() -> None:
     pairs = [(f"\\sqrt{{{k * k * 3}}}", f"{k + k % 2}\\sqrt{{3}}") for k in range(1, 60)] * 2
 
-    async def run() -> list[Judgement]:
+    async def run() -> list[Grade]:
         async with Grader(GradingConfig(workers=2)) as grader:
             judged = await grader.compare_many(pairs)
             assert grader.engine_calls == 59
@@ -176,7 +176,7 @@ def test_a_closed_grader_says_so() -> None:
     grader = Grader(GradingConfig(workers=1))
     grader.close()
     with pytest.raises(GradingError, match="closed"):
-        grader.compare_now(*_NEEDS_ENGINE)
+        grader.compare_sync(*_NEEDS_ENGINE)
 
 
 def test_a_process_that_cannot_start_is_an_error_with_a_hint(
@@ -185,12 +185,12 @@ def test_a_process_that_cannot_start_is_an_error_with_a_hint(
     monkeypatch.setattr(pool_module, "_SCRIPT", tmp_path / "missing.py")
     grader = Grader(GradingConfig(workers=1))
     with pytest.raises(GradingError, match="memory_mb"):
-        grader.compare_now(*_NEEDS_ENGINE)
+        grader.compare_sync(*_NEEDS_ENGINE)
     grader.close()
 
 
 def test_the_sync_door_works_in_threads_and_inside_a_running_loop() -> None:
-    judged: list[Judgement] = []
+    judged: list[Grade] = []
 
     def work(k: int) -> None:
         judged.append(grade(f"\\sqrt{{{9 * k}}}", f"3\\sqrt{{{k}}}"))
@@ -202,7 +202,7 @@ def test_the_sync_door_works_in_threads_and_inside_a_running_loop() -> None:
         thread.join()
     assert [judgement.verdict for judgement in judged] == [Verdict.RIGHT] * 6
 
-    async def inside() -> Judgement:
+    async def inside() -> Grade:
         return grade(*_NEEDS_ENGINE)
 
     assert asyncio.run(inside()).verdict is Verdict.RIGHT

@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 
 from rstar_math.config import ModelConfig
-from rstar_math.costs import metering
+from rstar_math.costs import track_cost
 from rstar_math.errors import (
     ConfigError,
-    ContextExceeded,
-    ModelRefused,
-    ModelUnreachable,
-    RequestFailed,
+    ContextLengthError,
+    ModelRejectedError,
+    ModelUnreachableError,
+    RequestError,
 )
-from rstar_math.llm.client import HttpModel, Retry
+from rstar_math.llm.client import OpenAIClient, Retry
 from rstar_math.llm.connect import connect
 from rstar_math.protocols import Completion
 from rstar_math.testing import FakeServer, Fault, serving
@@ -30,9 +30,9 @@ def answer(body: Mapping[str, Any]) -> Sequence[str]:
 
 def ask(fake: FakeServer, n: int = 3, retry: Retry = QUICK) -> tuple[list[Completion], Cost]:
     async def once() -> tuple[list[Completion], Cost]:
-        model = HttpModel(fake.url, name="fake", key="secret", retry=retry)
+        model = OpenAIClient(fake.url, name="fake", key="secret", retry=retry)
         try:
-            with metering() as cost:
+            with track_cost() as cost:
                 found = await model.complete(
                     "1 2", n=n, stop=["/>"], max_tokens=9, temperature=0.7, seed=3
                 )
@@ -66,7 +66,7 @@ def test_one_of_several_requests_that_fails_is_one_error() -> None:
         fake.faults.extend([503] * 99)
         return ["only one<step/>"]
 
-    with serving(dying) as fake, pytest.raises(ModelUnreachable, match="status 503"):
+    with serving(dying) as fake, pytest.raises(ModelUnreachableError, match="status 503"):
         ask(fake, n=4)
 
 
@@ -88,7 +88,7 @@ def test_passing_troubles_are_tried_again(fault: Fault) -> None:
 def test_lasting_troubles_are_one_sentence(fault: Fault) -> None:
     with serving(answer) as fake:
         fake.trouble = lambda body: fault
-        with pytest.raises(ModelUnreachable, match="gave no answer after 3 tries") as error:
+        with pytest.raises(ModelUnreachableError, match="gave no answer after 3 tries") as error:
             ask(fake, retry=Retry(tries=2, timeout_s=0.2, pause_s=0.01))
     assert "\n" not in str(error.value)
 
@@ -106,7 +106,7 @@ def test_lasting_troubles_are_one_sentence(fault: Fault) -> None:
 def test_refusals_are_not_tried_again(fault: Fault, said: str) -> None:
     with serving(answer) as fake:
         fake.trouble = lambda body: fault
-        with pytest.raises(ModelRefused, match=said):
+        with pytest.raises(ModelRejectedError, match=said):
             ask(fake)
         assert len(fake.requests) == 2, "the request, and the smallest one to see who is at fault"
 
@@ -115,7 +115,7 @@ def test_refusals_are_not_tried_again(fault: Fault, said: str) -> None:
 def test_a_request_that_fails_while_others_succeed_is_told_apart(fault: Fault) -> None:
     with serving(answer) as fake:
         fake.trouble = lambda body: None if body["max_tokens"] == 1 else fault
-        with metering() as cost, pytest.raises(RequestFailed, match="while others succeed"):
+        with track_cost() as cost, pytest.raises(RequestError, match="while others succeed"):
             ask(fake, retry=Retry(tries=1, timeout_s=0.2, pause_s=0.01))
     assert (cost.failures, cost.calls) == (1, 0)
 
@@ -123,7 +123,7 @@ def test_a_request_that_fails_while_others_succeed_is_told_apart(fault: Fault) -
 def test_a_full_context_is_told_apart() -> None:
     with serving(answer) as fake:
         fake.faults.append("context")
-        with pytest.raises(ContextExceeded, match="does not fit"):
+        with pytest.raises(ContextLengthError, match="does not fit"):
             ask(fake)
 
 
@@ -131,7 +131,7 @@ def test_an_odd_choice_changes_nothing_for_later_requests() -> None:
     """A choice without text is one sample less, and no sign that the server cannot do n."""
 
     async def twice(fake: FakeServer) -> None:
-        model = HttpModel(fake.url, name="fake", retry=QUICK)
+        model = OpenAIClient(fake.url, name="fake", retry=QUICK)
         for _ in range(2):
             await model.complete("1", n=3, stop=["/>"], max_tokens=9, temperature=0, seed=3)
         await model.aclose()
@@ -143,10 +143,10 @@ def test_an_odd_choice_changes_nothing_for_later_requests() -> None:
 
 def test_a_route_that_once_answered_is_not_given_up() -> None:
     async def twice(fake: FakeServer) -> None:
-        model = HttpModel(fake.url, name="fake", retry=QUICK)
+        model = OpenAIClient(fake.url, name="fake", retry=QUICK)
         await model.complete("1", n=1, stop=[], max_tokens=9, temperature=0, seed=3)
         fake.routes = {"/v1/chat/completions"}
-        with pytest.raises(ModelRefused, match="has no /completions"):
+        with pytest.raises(ModelRejectedError, match="has no /completions"):
             await model.complete("1", n=1, stop=[], max_tokens=9, temperature=0, seed=3)
         await model.aclose()
 
@@ -172,7 +172,7 @@ def test_the_loopback_is_not_reached_through_a_proxy(monkeypatch: pytest.MonkeyP
 
 def test_a_key_that_is_no_ascii_is_named() -> None:
     with pytest.raises(ConfigError, match="not ASCII"):
-        HttpModel("http://127.0.0.1:9/v1", key="cl\u00e9")
+        OpenAIClient("http://127.0.0.1:9/v1", key="cl\u00e9")
 
 
 def test_falls_back_to_chat() -> None:
@@ -187,7 +187,7 @@ def test_falls_back_to_chat() -> None:
 def test_a_server_with_neither_route_is_refused() -> None:
     with serving(answer) as fake:
         fake.routes = set()
-        with pytest.raises(ModelRefused, match="does the address end in /v1"):
+        with pytest.raises(ModelRejectedError, match="does the address end in /v1"):
             ask(fake)
 
 
@@ -206,18 +206,18 @@ def test_connect_settles_the_models_name(monkeypatch: pytest.MonkeyPatch) -> Non
         fake.key = "k"
         assert greeted(ModelConfig(url=fake.url)) == "little-7b"
         assert greeted(ModelConfig(url=fake.url + "/", name="little-7b")) == "little-7b"
-        with pytest.raises(ModelRefused, match=r"no model 'big'; .* one of: little-7b"):
+        with pytest.raises(ModelRejectedError, match=r"no model 'big'; .* one of: little-7b"):
             greeted(ModelConfig(url=fake.url, name="big"))
         monkeypatch.setenv("OPENAI_API_KEY", "wrong")
-        with pytest.raises(ModelRefused, match=r"refused the key .*api_key_env"):
+        with pytest.raises(ModelRejectedError, match=r"refused the key .*api_key_env"):
             greeted(ModelConfig(url=fake.url))
 
 
 @pytest.mark.parametrize(
     ("url", "error", "said"),
     [
-        ("http://127.0.0.1:9/v1", ModelUnreachable, "nothing listens there"),
-        ("http://no-such-host.invalid/v1", ModelUnreachable, "No model server answers"),
+        ("http://127.0.0.1:9/v1", ModelUnreachableError, "nothing listens there"),
+        ("http://no-such-host.invalid/v1", ModelUnreachableError, "No model server answers"),
         ("ftp://127.0.0.1/v1", ConfigError, "no model"),
         ("smollm", ConfigError, "no model"),
         ("http://[::/v1", ConfigError, "not an address"),
@@ -229,13 +229,13 @@ def test_wrong_addresses_are_errors_at_once(url: str, error: type[Exception], sa
 
 
 def test_an_address_without_v1_is_explained() -> None:
-    with serving(answer) as fake, pytest.raises(ModelRefused, match="end in /v1"):
+    with serving(answer) as fake, pytest.raises(ModelRejectedError, match="end in /v1"):
         greeted(ModelConfig(url=fake.url.removesuffix("/v1")))
 
 
 def test_cancelling_ends_the_request() -> None:
     async def once(fake: FakeServer) -> None:
-        model = HttpModel(fake.url, name="fake", concurrency=1)
+        model = OpenAIClient(fake.url, name="fake", concurrency=1)
         slow = asyncio.create_task(
             model.complete("1", n=1, stop=[], max_tokens=9, temperature=0, seed=0)
         )

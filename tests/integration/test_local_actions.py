@@ -4,13 +4,13 @@ small model is right is not asked."""
 import asyncio
 
 from rstar_math.config import ActionsConfig, GradingConfig, ModelConfig, MutualConfig
-from rstar_math.costs import metering
+from rstar_math.costs import track_cost
 from rstar_math.grading import Grader
 from rstar_math.llm.connect import connect
 from rstar_math.policies.actions import ActionPolicy
-from rstar_math.policies.completions import ChainPolicy, CompletingPeer
-from rstar_math.prompts.actions import legal
-from rstar_math.prompts.families import family
+from rstar_math.policies.completions import ChainDiscriminator, ChainPolicy
+from rstar_math.prompts.actions import allowed_actions
+from rstar_math.prompts.families import load_action_prompts
 from rstar_math.types import Question, Step
 
 SMALL = ModelConfig(concurrency=16, context_tokens=1024)
@@ -37,19 +37,19 @@ def test_the_embedded_model_proposes_steps_of_all_actions() -> None:
             async with Grader(GradingConfig(workers=1)) as grader:
                 policy = ActionPolicy(model, CONFIG, group=grader.group, depth=5)
                 for prefix in ((), (ASKED,)):
-                    with metering() as cost:
+                    with track_cost() as cost:
                         steps = await policy.propose(QUESTION, prefix, 2, seed=3)
                     kinds = {step.kind for step in steps}
-                    assert kinds <= set(legal(prefix, CONFIG.allowed, depth=5))
+                    assert kinds <= set(allowed_actions(prefix, CONFIG.allowed, depth=5))
                     assert {"A1", "A2", "A3"} <= kinds
                     assert ("A4" in kinds) is bool(prefix)
                     assert cost.truncated + cost.malformed <= cost.samples / 4
                     for step in steps:
                         assert step.answer is None or step.confidence is not None
-            with metering() as cost:
+            with track_cost() as cost:
                 chains = await ChainPolicy(model, CONFIG).propose(QUESTION, (), 4, seed=3)
             assert len(chains) + cost.truncated + cost.malformed == 4
-            peer = CompletingPeer(model, CONFIG, MutualConfig(tokens=64))
+            peer = ChainDiscriminator(model, CONFIG, MutualConfig(tokens=64))
             begun = "She has 4 * 6 = 24 pens. She gives 5 away, so 24 - 5 ="
             found = await peer.answers(QUESTION, begun, 4, seed=3)
             assert "19" in found
@@ -67,7 +67,7 @@ def test_the_prompts_of_the_package_leave_room_in_a_small_context() -> None:
         model = await connect(SMALL)
         try:
             for name, most in (("school", 650), ("yesno", 650), ("competition", 800)):
-                each = family(name)
+                each = load_action_prompts(name)
                 for text in (
                     each.cot,
                     each.thoughts,
@@ -75,7 +75,7 @@ def test_the_prompts_of_the_package_leave_room_in_a_small_context() -> None:
                     each.rephrase,
                     each.verify,
                 ):
-                    with metering() as cost:
+                    with track_cost() as cost:
                         await model.complete(
                             text, n=1, stop=(), max_tokens=1, temperature=0.0, seed=0
                         )

@@ -4,11 +4,11 @@ well formed. Whether such a small model judges well is not asked."""
 import asyncio
 
 from rstar_math.config import ModelConfig, PolicyConfig
-from rstar_math.costs import metering
+from rstar_math.costs import track_cost
 from rstar_math.llm.connect import connect
 from rstar_math.policies.completions import SubQuestionPolicy
-from rstar_math.policies.self_evaluation import SelfEvaluator, UsefulnessScorer
-from rstar_math.prompts.subquestions import asked, parse_subquestions, render_subquestions
+from rstar_math.policies.self_evaluation import SelfEvaluator, SubquestionScorer
+from rstar_math.prompts.subquestions import parse_subquestions, render_subquestions, subquestion_of
 from rstar_math.types import Execution, ExecutionStatus, Question, Step
 
 SMALL = ModelConfig(concurrency=4, context_tokens=1024)
@@ -28,24 +28,24 @@ def test_sub_questions_and_judgements_of_the_embedded_model_can_be_read() -> Non
         model = await connect(SMALL)
         try:
             policy = SubQuestionPolicy(model, PolicyConfig(step_tokens=48), depth=2)
-            with metering() as cost:
+            with track_cost() as cost:
                 steps = await policy.propose(QUESTION, [], 6, seed=3)
             assert len(steps) + cost.truncated + cost.malformed == 6
             assert len(steps) >= 3
             for step in steps:
                 assert parse_subquestions(QUESTION, render_subquestions([step])) == [step]
-                assert asked(step)
+                assert subquestion_of(step)
             first = next(step for step in steps if step.answer is None)
             ends = await policy.propose(QUESTION, [first], 4, seed=3)
             assert ends
             assert all(step.answer for step in ends)
 
-            with metering() as cost:
-                useful = await UsefulnessScorer(model).score(QUESTION, [[s] for s in steps[:2]])
+            with track_cost() as cost:
+                useful = await SubquestionScorer(model).score(QUESTION, [[s] for s in steps[:2]])
                 checked = await SelfEvaluator(model).score(QUESTION, [PREFIX])
                 alone = await SelfEvaluator(model, check=False).score(QUESTION, [[]])
             assert all(-1 <= value <= 1 for value in [*useful, *checked, *alone])
-            assert cost.unscored <= 1
+            assert cost.unscorable <= 1
             assert (cost.samples, cost.prompt_tokens, cost.sampled_tokens) == (0, 0, 0)
             assert cost.scorer_tokens > 4 * 300
             assert cost.calls == 4

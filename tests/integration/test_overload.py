@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from rstar_math.costs import metering
-from rstar_math.llm.client import HttpModel, Retry
+from rstar_math.costs import track_cost
+from rstar_math.llm.client import OpenAIClient, Retry
 from rstar_math.testing import Batching, FakeServer, serving
 from rstar_math.types import Cost
 
@@ -22,7 +22,7 @@ def complete(fake: FakeServer, requests: int, n: int = 1, concurrency: int = 32)
 
     async def once() -> Cost:
         retry = Retry(tries=6, timeout_s=10.0, pause_s=0.05)
-        model = HttpModel(fake.url, name="fake", concurrency=concurrency, retry=retry)
+        model = OpenAIClient(fake.url, name="fake", concurrency=concurrency, retry=retry)
 
         async def one(number: int) -> None:
             found = await model.complete(
@@ -31,7 +31,7 @@ def complete(fake: FakeServer, requests: int, n: int = 1, concurrency: int = 32)
             assert [c.text for c in found] == [f"p{number} one two three<step"] * n
 
         try:
-            with metering() as cost:
+            with track_cost() as cost:
                 async with asyncio.TaskGroup() as group:
                     for number in range(requests):
                         group.create_task(one(number))
@@ -90,7 +90,9 @@ def test_requests_that_are_cut_short_leave_no_connection_behind_that_hangs() -> 
     """Cancelled in every phase, also while a reply is being read; later requests are answered."""
 
     async def once(fake: FakeServer) -> None:
-        model = HttpModel(fake.url, name="fake", concurrency=8, retry=Retry(tries=0, timeout_s=5))
+        model = OpenAIClient(
+            fake.url, name="fake", concurrency=8, retry=Retry(tries=0, timeout_s=5)
+        )
 
         async def one(number: int) -> None:
             await model.complete(

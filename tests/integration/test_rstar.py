@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from rstar_math.config import Config, load_config
-from rstar_math.errors import ConfigError, ContextExceeded
-from rstar_math.policies.completions import CompletingPeer
+from rstar_math.errors import ConfigError, ContextLengthError
+from rstar_math.policies.completions import ChainDiscriminator
 from rstar_math.search import to_record
 from rstar_math.search.strategies import parse_strategies
 from rstar_math.solver.solver import Solution, Solver
@@ -93,9 +93,9 @@ def test_a_perfect_model_is_right_by_every_strategy() -> None:
 def test_the_second_model_is_asked_by_rstar_and_peer_alone() -> None:
     for name, solved in found(ALL).items():
         bill = Cost.total(s.tree.cost for s in solved.values())
-        assert (bill.peer_tokens > 0) == (name == "rstar@6"), name
+        assert (bill.discriminator_tokens > 0) == (name == "rstar@6"), name
         assert (bill.scorer_tokens > 0) == (name == "verify@6"), name
-        assert bill.sampled_tokens > bill.peer_tokens
+        assert bill.sampled_tokens > bill.discriminator_tokens
     lone = found("peer", first=0.0, second=1.0)["peer"]
     assert {key: s.answer for key, s in lone.items()} == {p.id: p.reference for p in PROBLEMS}
 
@@ -148,7 +148,7 @@ def test_a_token_budget_is_kept_with_the_second_model_in_it(splits: int) -> None
         for solution in solved.values():
             assert 2700 <= solution.tree.cost.sampled_tokens < 3700, name
             if name == "rstar@6":
-                assert solution.tree.cost.peer_tokens > 100
+                assert solution.tree.cost.discriminator_tokens > 100
 
 
 def test_a_budget_ends_with_a_second_model_that_says_nothing() -> None:
@@ -167,7 +167,7 @@ def test_a_budget_ends_with_a_second_model_that_says_nothing() -> None:
 
 def test_a_second_model_that_cannot_be_asked_is_on_the_bill_and_nobodys_word() -> None:
     def refuse(prompt: str, n: int, seed: int) -> list[str]:
-        raise ContextExceeded("too long")
+        raise ContextLengthError("too long")
 
     async def once() -> Solution:
         first, second = ScriptedCompleter(Talker(0.5)), ScriptedCompleter(refuse)
@@ -176,8 +176,8 @@ def test_a_second_model_that_cannot_be_asked_is_on_the_bill_and_nobodys_word() -
             return await solver.solve(PROBLEMS[0].question, strategy)
 
     solution = asyncio.run(once())
-    assert solution.tree.cost.unscored > 0
-    assert not solution.tree.checked
+    assert solution.tree.cost.unscorable > 0
+    assert not solution.tree.has_discriminator_votes
     assert solution.answer is not None
 
 
@@ -189,10 +189,10 @@ def test_a_peer_that_was_shown_the_answer_agrees_only_if_it_says_so() -> None:
     }
     for text, answer in said.items():
         completer = ScriptedCompleter(lambda prompt, n, seed, text=text: [text])  # type: ignore[misc]
-        peer = CompletingPeer(completer, config().actions, config().mutual)
+        peer = ChainDiscriminator(completer, config().actions, config().mutual)
         assert asyncio.run(peer.answers(PROBLEMS[0].question, begun, 1, seed=0)) == [answer]
     straddling = ScriptedCompleter(lambda prompt, n, seed: [" 8."])
-    peer = CompletingPeer(straddling, config().actions, config().mutual)
+    peer = ChainDiscriminator(straddling, config().actions, config().mutual)
     open_end = "10 - 2 = 8. So the answer is"
     assert asyncio.run(peer.answers(PROBLEMS[0].question, open_end, 1, seed=0)) == ["8"]
 

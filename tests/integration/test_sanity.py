@@ -13,16 +13,16 @@ from typer.testing import CliRunner
 
 from rstar_math.cli import app
 from rstar_math.config import load_config
-from rstar_math.costs import metering
+from rstar_math.costs import track_cost
 from rstar_math.errors import InputError
 from rstar_math.evaluation.metrics import summarise
 from rstar_math.evaluation.sanity import (
-    Remembering,
+    CachingCompleter,
     Searched,
     baseline,
+    baseline_answer,
     formats,
     leakage,
-    plain_answer,
     replaced,
 )
 from rstar_math.protocols import Policy
@@ -82,7 +82,7 @@ def test_an_honest_search_passes_and_a_planted_cheat_is_caught(name: str) -> Non
     gate = asyncio.run(leakage(cheating, TOYS, name))
     assert gate.state == "failed"
     assert gate.figures["differing"]
-    assert "something in it sees them" in gate.said
+    assert "something in it sees them" in gate.message
 
 
 def test_a_search_that_does_not_repeat_itself_is_not_called_a_cheat() -> None:
@@ -119,7 +119,7 @@ def test_a_prompt_that_does_not_fit_is_told_from_wrong_answers() -> None:
     lost = [result(i, None, Cost(samples=10, malformed=3, truncated=4)) for i in range(4)]
     gate = formats(summarise("greedy", lost))
     assert (gate.state, gate.figures["wrong"], gate.figures["unanswered"]) == ("warning", 0, 4)
-    assert "does not fit this model" in gate.said
+    assert "does not fit this model" in gate.message
     assert gate.figures["lost"] == pytest.approx(0.7)
 
 
@@ -136,19 +136,19 @@ def test_the_model_alone_must_not_be_better_than_our_format() -> None:
 
 def test_the_plain_baseline_reads_answers_in_plain_words() -> None:
     model = ScriptedCompleter(lambda prompt, n, seed: [" 2 + 2 = 4. The answer is 4.\nQuestion: x"])
-    assert asyncio.run(plain_answer(model, Question("q", "What is 2 + 2?"))) == "4"
+    assert asyncio.run(baseline_answer(model, Question("q", "What is 2 + 2?"))) == "4"
     assert model.requests[0].temperature == 0
     assert model.requests[0].prompt.endswith("Question: What is 2 + 2?\nSolution:")
     silent = ScriptedCompleter(lambda prompt, n, seed: ["Hmm"])
-    assert asyncio.run(plain_answer(silent, Question("q", "What is 2 + 2?"))) is None
+    assert asyncio.run(baseline_answer(silent, Question("q", "What is 2 + 2?"))) is None
 
 
 def test_a_remembered_request_costs_the_same_and_is_not_asked() -> None:
     inner = ScriptedCompleter(lambda prompt, n, seed: [f"{random.random()}"] * n)
-    model = Remembering(inner)
+    model = CachingCompleter(inner)
 
     async def ask(seed: int) -> tuple[str, Cost]:
-        with metering() as cost:
+        with track_cost() as cost:
             (found,) = await model.complete(
                 "p", n=1, stop=(), max_tokens=9, temperature=1.0, seed=seed
             )

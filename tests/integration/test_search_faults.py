@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from rstar_math.config import Config, load_config
-from rstar_math.errors import ModelRefused, ModelUnreachable
+from rstar_math.errors import ModelRejectedError, ModelUnreachableError
 from rstar_math.search import ROOT, Tree, from_record, to_record
 from rstar_math.seeding import derive
 from rstar_math.solver.solver import Solver
@@ -85,7 +85,7 @@ def check(tree: Tree) -> None:
             below[index] += 1
     for index, node in enumerate(tree):
         assert node.visits == below[index]
-        assert sum(tree.nodes[child].copies for child in node.children) <= K
+        assert sum(tree.nodes[child].count for child in node.children) <= K
         assert node.expanded or not node.children
         ended = node.answered or node.failure is not None
         all_closed = node.expanded and all(tree.nodes[child].closed for child in node.children)
@@ -148,12 +148,12 @@ def gone_on(fault: Fault, error: type[Exception], *settings: str) -> Tree:
 
 
 def test_a_tree_that_a_dead_server_cut_short_can_go_on() -> None:
-    tree = gone_on("drop", ModelUnreachable, "model.retries=1")
+    tree = gone_on("drop", ModelUnreachableError, "model.retries=1")
     assert (tree.cost.failures, tree.cost.retries) == (1, 1)
 
 
 def test_a_tree_that_garbage_cut_short_can_go_on() -> None:
-    gone_on("garbage", ModelRefused)
+    gone_on("garbage", ModelRejectedError)
 
 
 def for_task(number: int, fault: Fault, fake: FakeServer) -> None:
@@ -212,7 +212,7 @@ def test_fewer_samples_than_asked_are_made_up_for(given: int) -> None:
     with serving(lambda body: answer(body)[:given]) as fake:
         trees = searched(fake)
     for tree in trees:
-        assert sum(tree.nodes[child].copies for child in tree.nodes[ROOT].children) == K
+        assert sum(tree.nodes[child].count for child in tree.nodes[ROOT].children) == K
         assert not tree.failures()
 
 
@@ -228,7 +228,7 @@ def test_a_server_that_repeats_itself_has_one_child_a_node() -> None:
     with serving(lambda body: answer({**body, "n": 1}) * body["n"]) as fake:
         trees = searched(fake)
     for tree in trees:
-        assert [node.copies for node in tree][1:] == [K] * 4
+        assert [node.count for node in tree][1:] == [K] * 4
         assert tree.nodes[ROOT].closed
         assert (tree.rollouts, len(tree.answers())) == (1, 1)
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from rstar_math.checkpoints.folders import shipped_adapter
-from rstar_math.costs import metering
-from rstar_math.errors import ContextExceeded
+from rstar_math.checkpoints.folders import bundled_adapter
+from rstar_math.costs import track_cost
+from rstar_math.errors import ContextLengthError
 from rstar_math.llm.local import LocalModel
 from rstar_math.prompts import GRAMMAR, few_shot_prompt
 from rstar_math.types import Cost, Question
@@ -64,7 +64,7 @@ def test_eight_questions_at_once_compute_the_worked_examples_once(n: int) -> Non
     prompts = [prompt(number) for number in range(8)]
 
     async def work(model: LocalModel) -> None:
-        with metering() as cost:
+        with track_cost() as cost:
             await asyncio.gather(*(ask(model, text, n) for text in prompts))
         nodes = await distinct(model, prompts)
         assert nodes <= computed(model) <= 1.2 * nodes
@@ -96,11 +96,11 @@ def test_chains_compute_only_what_is_new_to_them() -> None:
 def test_samples_of_one_prompt_count_it_once() -> None:
     async def work(model: LocalModel) -> None:
         tokens = len(await model.tokens(prompt(0)))
-        with metering() as cost:
+        with track_cost() as cost:
             assert len(await ask(model, prompt(0), n=11)) == 11
         assert (cost.calls, cost.samples, cost.prompt_tokens) == (1, 11, tokens)
         assert (cost.cached_tokens, computed(model)) == (0, tokens - 1 + 11)
-        with metering() as cost:
+        with track_cost() as cost:
             await ask(model, prompt(0), n=2)
         assert (cost.prompt_tokens, cost.cached_tokens) == (tokens, tokens - 1)
 
@@ -137,7 +137,7 @@ def test_greedy_answers_are_those_without_sharing() -> None:
 
 
 def test_an_adapter_shares_prefixes_too() -> None:
-    with shipped_adapter("policy") as (adapter, _):
+    with bundled_adapter("policy") as (adapter, _):
         alone, shared = answers(adapter)
     # The adapter makes the model less sure of counting, and near ties fall by the batch's shape.
     assert sum(a == b for a, b in zip(alone, shared, strict=True)) >= 8
@@ -149,7 +149,7 @@ def test_a_restored_state_gives_the_same_probabilities_to_the_last_bit() -> None
         await model._slots.share(prompt(0), 2, partial(model._compute, prompt(0)))
         async with AsyncExitStack() as held:
             for _ in range(3):
-                slot = await held.enter_async_context(model._slots.taken(prompt(0)))
+                slot = await held.enter_async_context(model._slots.acquire(prompt(0)))
                 body = {"prompt": prompt(0), "n_predict": 1, "n_probs": 20, "id_slot": slot.number}
                 answer = await model._http.post("/completion", body, beside_v1=True)
                 assert isinstance(answer, dict)
@@ -180,7 +180,7 @@ def test_cancelled_requests_leave_all_slots_usable() -> None:
 @pytest.mark.parametrize("n", [1, 3])
 def test_a_prompt_that_is_too_long_is_still_said_to_be(n: int) -> None:
     async def work(model: LocalModel) -> None:
-        with metering() as cost, pytest.raises(ContextExceeded, match="does not fit"):
+        with track_cost() as cost, pytest.raises(ContextLengthError, match="does not fit"):
             await ask(model, "word " * 1500, n)
         assert cost == Cost()
         assert await ask(model, "1, 2, 3, 4, 5,", n) == [" 6, "] * n

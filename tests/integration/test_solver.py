@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rstar_math.config import Config, load_config
-from rstar_math.errors import ConfigError, InputError, ModelUnreachable
+from rstar_math.errors import ConfigError, InputError, ModelUnreachableError
 from rstar_math.search import to_record
 from rstar_math.search.strategies import Strategy, parse_strategies
 from rstar_math.solver.solver import MCTS, Solver, solve
@@ -117,7 +117,7 @@ class Failing:
     ) -> list[Step]:
         if question.id == "p1":
             await asyncio.sleep(0.05)
-            raise ModelUnreachable("gone")
+            raise ModelUnreachableError("gone")
         if question.id == "p2":
             await asyncio.sleep(30)
         return [Step(prose="It is \\boxed{1}", kind="answer", answer="1")]
@@ -133,7 +133,7 @@ def test_what_was_finished_is_given_out_before_the_error() -> None:
                 await asyncio.sleep(0.02)
 
         async with Solver(config(12), policy=Failing()) as solver:
-            with pytest.raises(ModelUnreachable):
+            with pytest.raises(ModelUnreachableError):
                 await consume(solver)
         return given
 

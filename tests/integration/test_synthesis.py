@@ -20,17 +20,17 @@ from typer.testing import CliRunner
 from rstar_math.cli import app
 from rstar_math.config import load_config
 from rstar_math.errors import ConfigError
-from rstar_math.evaluation.results import Grading, Terms, read
-from rstar_math.evolution.manifest import Facts, Journal
+from rstar_math.evaluation.results import AnswerJudge, RunTerms, grade_result
+from rstar_math.evolution.manifest import Facts, ManifestStore
 from rstar_math.evolution.pipeline import evolve
-from rstar_math.evolution.progress import BudgetSpent, Silent
-from rstar_math.evolution.recipe import Recipe, checked
+from rstar_math.evolution.progress import BudgetSpent, NullListener
+from rstar_math.evolution.recipe import Recipe, validate_recipe
 from rstar_math.evolution.report import write_summary
 from rstar_math.evolution.stages import finished_in, solved_in
-from rstar_math.evolution.synthesis import DRAFTS, Order, Synthesis, solving, synthesise
+from rstar_math.evolution.synthesis import DRAFTS, Synthesis, SynthesisJob, solving, synthesise
 from rstar_math.problems import read_problems
 from rstar_math.problems.sources import read_sources
-from rstar_math.problems.synthesis import Known, SynthesisConfig
+from rstar_math.problems.synthesis import KnownProblems, SynthesisConfig
 from rstar_math.runs.store import RunStore
 from rstar_math.search.strategies import Strategy
 from rstar_math.testing import FakeServer, serving
@@ -82,7 +82,7 @@ class Place:
             "grading": {"workers": 1},
             "evaluation": {"sets": [{"source": str(self.exam)}], "policy": [], "system": []},
         }
-        return checked(tree, "test")
+        return validate_recipe(tree, "test")
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 
 def outcome(run: Path) -> dict[str, Any]:
     """What a run came to, stage by stage, without the clock."""
-    return {one["stage"]: (one["inputs"], one["found"]) for one in Journal.read(run).manifests()}
+    return {
+        one["stage"]: (one["inputs"], one["found"]) for one in ManifestStore.read(run).manifests()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +110,7 @@ def whole(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def facts(run: Path, stage: str) -> Facts:
     """What a stage came to."""
-    found = Journal.read(run).facts(stage)
+    found = ManifestStore.read(run).facts(stage)
     assert found is not None
     return found
 
@@ -170,8 +172,10 @@ def test_agreement_counts_what_the_evaluation_counts(whole: Path) -> None:
             tree = store.tree(row["id"], "sc@6")
             judged = replace(results[row["id"]], verdict=Verdict.RIGHT)
             problem = Problem(Question(row["id"], row["problem"]), row["answer"])
-            terms = Terms("sc", 6, "majority")
-            reading = asyncio.run(read(problem, judged, tree, Grading(group, judge), terms))
+            terms = RunTerms("sc", 6, "majority")
+            reading = asyncio.run(
+                grade_result(problem, judged, tree, AnswerJudge(group, judge), terms)
+            )
             assert len(reading.attempts) == 6
             agreeing = sum(attempt.right for attempt in reading.attempts)
             assert agreeing == row["provenance"]["agreeing"]
@@ -196,13 +200,13 @@ def test_they_are_learned_from_until_their_solutions_contradict_them(whole: Path
         assert not learned & wrong
     assert "unreliable" not in facts(whole, "2/curate")
     counts = facts(whole, "0/synthesis")["counts"]
-    page = write_summary(Journal.read(whole))[0].read_text()
+    page = write_summary(ManifestStore.read(whole))[0].read_text()
     assert "New problems written by a model" in page
     assert "synthetic, mostly contradicted" in page
     assert f"| a held-out problem | {counts['a held-out problem']} |" in page
 
 
-class Stopping(Silent):
+class Stopping(NullListener):
     """Ends the work when a stage has done so much."""
 
     def __init__(self, stage: str, after: int) -> None:
@@ -248,7 +252,7 @@ def test_an_evolution_without_it_has_the_inputs_and_stages_it_had(tmp_path: Path
         one = {"data": "annotated", "problems": 5, "policy": False, "ppm": False}
         train = {"train": ["toy:tasks?size=20"], "held_out": 3}
         tree = {"first": False, "problems": train, "synthesis": synthesis, "rounds": [one]}
-        return checked(tree, "test")
+        return validate_recipe(tree, "test")
 
     run = tmp_path / "run"
     asyncio.run(evolve(recipe(), run))
@@ -279,15 +283,18 @@ ONE = ("--set", "sandbox.workers=1", "--set", "grading.workers=1", "--set", "mod
 ARGS = ("--requests", "6", "--solutions", "5", "--json", *ONE)
 
 
-def order(place: Place, **options: Any) -> Order:
+def order(place: Place, **options: Any) -> SynthesisJob:
     """What the command below asks for."""
     config = load_config(None, ONE[1::2], model=place.server.url)
     seeds, exam = read_sources([str(place.train)]), read_problems(place.exam)
-    return Order(
+    return SynthesisJob(
         SynthesisConfig(**{"requests": 6, "solutions": 5, **options}),
         solving(config),
         seeds,
-        [Known("in an evaluation set", {"exam": exam}), Known("a seed problem", {"seeds": seeds})],
+        [
+            KnownProblems("in an evaluation set", {"exam": exam}),
+            KnownProblems("a seed problem", {"seeds": seeds}),
+        ],
     )
 
 

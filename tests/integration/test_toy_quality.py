@@ -3,7 +3,7 @@
 import asyncio
 
 from rstar_math.config import SearchConfig
-from rstar_math.search import Parts, Tree, pursue
+from rstar_math.search import SearchComponents, Tree, run_strategy
 from rstar_math.search.strategies import parse_strategies
 from rstar_math.testing import ToyWorld
 from tests.unit.toy import same_text
@@ -16,14 +16,14 @@ def right(spec: str, *, scored: bool, tokens: int) -> int:
     """How many of N problems a strategy answers right."""
     (strategy,) = parse_strategies(spec)
     scorer = WORLD.scorer(noise=0.5) if scored else None
-    parts = Parts(WORLD.policy, WORLD.executor, scorer)
+    parts = SearchComponents(WORLD.policy, WORLD.executor, scorer)
     config = SearchConfig(tokens=tokens)
 
     async def once() -> int:
         hits = 0
         for problem in WORLD.problems(N):
             tree = Tree(problem.question)
-            choice = await pursue(tree, strategy, parts, config, group=same_text)
+            choice = await run_strategy(tree, strategy, parts, config, group=same_text)
             hits += choice.answer == problem.reference
         return hits
 

@@ -24,7 +24,7 @@ from rstar_math.prompts import GRAMMAR
 from rstar_math.runs.store import RunStore
 from rstar_math.search import Choice, Tree, grow
 from rstar_math.testing import ToyWorld
-from rstar_math.training.dataset import read_mark, read_rows
+from rstar_math.training.dataset import read_manifest, read_rows
 from rstar_math.training.rows import PreferenceRow, SftRow, StepsRow
 from rstar_math.types import Problem, Step
 from tests.unit.training.test_export import write
@@ -54,7 +54,7 @@ def toy_run(path: Path, problems: int = 5, rollouts: int = 12) -> Path:
             store.add_problems([problem])
             for name, size in (("mcts", rollouts), ("mcts@4", 4)):
                 tree = asyncio.run(toy_trees(world, problem, size))
-                store.put(name, tree, NO_CHOICE)
+                store.save(name, tree, NO_CHOICE)
     return path
 
 
@@ -68,7 +68,7 @@ def made(
     with RunStore.open(path, conditions) as store:
         for name, tree in trees.items():
             store.add_problems([Problem(tree.question, reference, "hand")])
-            store.put(name, tree, NO_CHOICE)
+            store.save(name, tree, NO_CHOICE)
     return path
 
 
@@ -133,7 +133,7 @@ def test_a_person_is_shown_counts_depths_and_doubted_references(tmp_path: Path) 
     with RunStore.open(path, GUIDED) as store:
         for tree in (doubted, fine):
             store.add_problems([Problem(tree.question, "7")])
-            store.put("mcts", tree, NO_CHOICE)
+            store.save("mcts", tree, NO_CHOICE)
     said = rstar("curate", path, "--out", tmp_path / "out")
     shown = [" ".join(line.split()) for line in said.splitlines()]
     assert "problems probably mislabelled 1" in shown
@@ -143,7 +143,7 @@ def test_a_person_is_shown_counts_depths_and_doubted_references(tmp_path: Path) 
     at = shown.index("steps before a step pair pairs")
     assert shown[at + 2 : at + 4] == ["0 1", "1 1"]
     assert shown[-1].endswith("1 rows in sft.jsonl, 4 rows in preference.jsonl")
-    assert read_mark(tmp_path / "out")["suspects"][0]["answer"] == "12"
+    assert read_manifest(tmp_path / "out")["suspects"][0]["answer"] == "12"
 
 
 def test_options_reach_the_rules_and_the_mark(tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_options_reach_the_rules_and_the_mark(tmp_path: Path) -> None:
     assert pairs
     assert all(row.q_chosen - row.q_rejected >= 1.5 for row in pairs)
     assert {(row.kind, row.strategy) for row in pairs} == {("step", "mcts")}
-    mark = read_mark(out)
+    mark = read_manifest(out)
     assert mark["config"]["descend"] == "most-visited"
     assert mark["origin"]["strategies"] == ["mcts"]
     with RunStore.read(run) as store:

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rstar_math.config import ActionsConfig
-from rstar_math.costs import metering
-from rstar_math.errors import ContextExceeded, ModelUnreachable, RequestFailed
+from rstar_math.costs import track_cost
+from rstar_math.errors import ContextLengthError, ModelUnreachableError, RequestError
 from rstar_math.policies.actions import ActionPolicy
-from rstar_math.prompts.actions import ACTIONS, legal, posed
+from rstar_math.prompts.actions import ACTIONS, allowed_actions, effective_question
 from rstar_math.prompts.subquestions import parse_subquestions, render_subquestions
 from rstar_math.protocols import Completer
 from rstar_math.testing import ScriptedCompleter
@@ -75,7 +75,7 @@ def test_the_rest_of_the_solution_is_the_first_sample_of_the_majority() -> None:
         " Another way. The answer is 10.0.",
         " The answer is 9.\n\nQuestion: What else?",
     )
-    with metering() as cost:
+    with track_cost() as cost:
         steps = propose(scripted(chain=texts), allowed="A2")
     assert steps == [
         Step(prose=texts[1].strip(), kind="A2", answer="10", confidence=2 / 4),
@@ -90,7 +90,7 @@ def test_of_equally_many_votes_the_first_seen_wins() -> None:
 
 
 def test_nothing_is_proposed_where_no_sample_states_an_answer() -> None:
-    with metering() as cost:
+    with track_cost() as cost:
         assert propose(scripted(chain=["Who knows?"] * 6), allowed="A2") == []
     assert cost.malformed == 6
 
@@ -120,7 +120,7 @@ def test_each_sub_question_is_put_to_its_own_vote() -> None:
         (4, 30, f"{SUB}\nAnswer:"),
         (6, 30, f"{OWN}\nAnswer:"),
     ]
-    assert all(posed(APPLES, [ANEW]).text in r.prompt for r in completer.requests)
+    assert all(effective_question(APPLES, [ANEW]).text in r.prompt for r in completer.requests)
     assert not any(APPLES.text in r.prompt for r in completer.requests)
 
 
@@ -227,13 +227,13 @@ class Failing:
 
 
 def test_an_action_that_cannot_be_served_leaves_the_others() -> None:
-    for error in (ContextExceeded("too long"), RequestFailed("no")):
+    for error in (ContextLengthError("too long"), RequestError("no")):
         steps = propose(Failing(error, "chain", "asked"), [FIRST])  # type: ignore[arg-type]
         assert [step.prose for step in steps] == ["He has 12."]
         with pytest.raises(type(error)):
             propose(Failing(error, "A1", "chain"), [THOUGHT])  # type: ignore[arg-type]
-    with pytest.raises(ModelUnreachable):
-        propose(Failing(ModelUnreachable("gone"), "A1"))  # type: ignore[arg-type]
+    with pytest.raises(ModelUnreachableError):
+        propose(Failing(ModelUnreachableError("gone"), "A1"))  # type: ignore[arg-type]
 
 
 TEXTS = st.sampled_from(
@@ -267,7 +267,7 @@ def test_only_legal_steps_are_proposed_and_the_same_for_the_same_arguments(
         return [texts[(seed + at) % len(texts)] for at in range(n)]
 
     def once() -> tuple[list[Step], Cost]:
-        with metering() as cost:
+        with track_cost() as cost:
             steps = propose(
                 ScriptedCompleter(answer), prefix, allowed=" ".join(allowed), depth=depth, k=k
             )
@@ -276,7 +276,7 @@ def test_only_legal_steps_are_proposed_and_the_same_for_the_same_arguments(
     steps, cost = once()
     assert (steps, cost) == once()
     kinds = [step.kind for step in steps]
-    assert set(kinds) <= set(legal(prefix, tuple(allowed), depth=depth))
+    assert set(kinds) <= set(allowed_actions(prefix, tuple(allowed), depth=depth))
     assert all(kinds.count(kind) <= (k if kind in ("A1", "A3") else 1) for kind in kinds)
     for step in steps:
         voted = step.kind in ("A2", "A3", "A4") or step.answer is not None
@@ -284,6 +284,6 @@ def test_only_legal_steps_are_proposed_and_the_same_for_the_same_arguments(
         assert 0.0 <= (step.confidence or 0.0) <= 1.0
         assert step.answer is None or step.kind in ("A1", "A2", "A3")
         if step.kind == "A3":
-            question: Question = posed(APPLES, prefix)
+            question: Question = effective_question(APPLES, prefix)
             [parsed] = parse_subquestions(question, render_subquestions([step]))
             assert (parsed.prose, parsed.answer) == (step.prose, step.answer)

@@ -11,29 +11,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rstar_math.prompts import Sample
+from rstar_math.prompts import ParsedSample
 from rstar_math.prompts.actions import (
     ACTIONS,
-    answered,
-    legal,
-    posed,
-    read_answer,
-    read_asked,
-    read_rephrasing,
-    read_thought,
-    solution_units,
-    states,
+    allowed_actions,
+    effective_question,
+    parse_answer,
+    parse_rephrasing,
+    parse_subquestion,
+    parse_thought,
+    solution_segments,
+    states_answer,
+    with_revised_answers,
 )
 from rstar_math.prompts.families import (
-    Family,
-    again_prompt,
+    ActionPrompts,
     answer_prompt,
-    ask_prompt,
     chain_prompt,
-    family,
-    overall,
+    completion_prompt,
+    final_subquestion,
+    load_action_prompts,
+    reanswer_prompt,
     rephrase_prompt,
-    rest_prompt,
+    subquestion_prompt,
     thought_prompt,
     verify_prompt,
 )
@@ -79,8 +79,8 @@ FOLLOWS = [
 ]
 
 
-def school() -> Family:
-    return family("school")
+def school() -> ActionPrompts:
+    return load_action_prompts("school")
 
 
 def golden(name: str, text: str) -> None:
@@ -96,9 +96,9 @@ def golden(name: str, text: str) -> None:
 def test_what_may_follow_a_step(step: Step | None, spare: str, last: str) -> None:
     prefix = [step] if step else []
     room = len(prefix) + 1
-    assert " ".join(legal(prefix, ACTIONS, depth=room + 1)) == spare
-    assert " ".join(legal(prefix, ACTIONS, depth=room)) == last
-    assert legal(prefix, ACTIONS, depth=room - 1) == ()
+    assert " ".join(allowed_actions(prefix, ACTIONS, depth=room + 1)) == spare
+    assert " ".join(allowed_actions(prefix, ACTIONS, depth=room)) == last
+    assert allowed_actions(prefix, ACTIONS, depth=room - 1) == ()
 
 
 def test_what_may_follow_for_every_choice_of_actions() -> None:
@@ -108,7 +108,7 @@ def test_what_may_follow_for_every_choice_of_actions() -> None:
             for size in range(1, 6):
                 for allowed in combinations(ACTIONS, size):
                     prefix = [step] if step else []
-                    found = legal(prefix, allowed, depth=len(prefix) + room)
+                    found = allowed_actions(prefix, allowed, depth=len(prefix) + room)
                     after = step.kind if step else "root"
                     rows.append(
                         f"after {after}, {room} more, of {' '.join(allowed)}: "
@@ -136,44 +136,47 @@ def test_what_may_follow_for_every_choice_of_actions() -> None:
 def test_actions_out_of_use_do_not_follow(
     allowed: Sequence[str], prefix: Sequence[Step], depth: int, expected: str
 ) -> None:
-    assert " ".join(legal(prefix, allowed, depth=depth)) == expected
+    assert " ".join(allowed_actions(prefix, allowed, depth=depth)) == expected
 
 
 def test_a_rephrasing_is_the_question_from_then_on() -> None:
-    assert posed(APPLES, []) is APPLES
-    assert posed(APPLES, [FIRST, AGAIN]) is APPLES
-    assert posed(APPLES, MIXED) == Question(
+    assert effective_question(APPLES, []) is APPLES
+    assert effective_question(APPLES, [FIRST, AGAIN]) is APPLES
+    assert effective_question(APPLES, MIXED) == Question(
         "q",
         "Condition 1: Tim has 3 bags. Condition 2: Each bag holds 4 apples. "
         "Condition 3: Tim eats 2 apples. How many apples has he now?",
     )
-    assert overall(APPLES, MIXED) == "Now we can answer the question: How many apples has he now?"
+    assert (
+        final_subquestion(APPLES, MIXED)
+        == "Now we can answer the question: How many apples has he now?"
+    )
 
 
 def test_an_answer_given_again_replaces_the_first() -> None:
     replaced = Step(prose=f"How many apples has he at first?\nAnswer: {AGAIN.prose}", kind="A3")
-    assert answered(MIXED) == [ANEW, replaced, SECOND]
-    assert answered([THOUGHT, REST]) == [THOUGHT, REST]
+    assert with_revised_answers(MIXED) == [ANEW, replaced, SECOND]
+    assert with_revised_answers([THOUGHT, REST]) == [THOUGHT, REST]
 
 
 def test_the_units_of_a_solution() -> None:
-    assert solution_units(APPLES, []) == []
-    assert solution_units(APPLES, [ANEW]) == []
-    assert solution_units(APPLES, [*MIXED, LAST]) == [
+    assert solution_segments(APPLES, []) == []
+    assert solution_segments(APPLES, [ANEW]) == []
+    assert solution_segments(APPLES, [*MIXED, LAST]) == [
         "He has 3 * 4 = 12 apples.",
         " How many apples does he eat?",
         " 2.",
         " There are 12 - 2 = 10 apples left.",
         " The answer is 10.",
     ]
-    assert solution_units(APPLES, [THOUGHT, REST]) == [
+    assert solution_segments(APPLES, [THOUGHT, REST]) == [
         "He has 3 * 4 = 12 apples.",
         " He eats 2 of them.",
         "\nSo 10 are left.",
         " The answer is 10.",
     ]
     decimals = Step(prose="It is 2.5 m (2 m + 0.5 m)\n\nThe answer is 2.5", kind="A2", answer="2.5")
-    assert solution_units(APPLES, [decimals]) == [
+    assert solution_segments(APPLES, [decimals]) == [
         "It is 2.5 m (2 m + 0.5 m)",
         "\n\nThe answer is 2.5",
     ]
@@ -181,7 +184,7 @@ def test_the_units_of_a_solution() -> None:
 
 @given(st.text())
 def test_units_are_a_text_without_loss(text: str) -> None:
-    units = solution_units(APPLES, [Step(prose=text, kind="A2", answer="1")])
+    units = solution_segments(APPLES, [Step(prose=text, kind="A2", answer="1")])
     assert "".join(units) == text.strip()
     assert all(unit.strip() for unit in units)
 
@@ -189,17 +192,17 @@ def test_units_are_a_text_without_loss(text: str) -> None:
 PROMPTS = {
     "A1": lambda: thought_prompt(school(), APPLES, MIXED),
     "A1-after-thoughts": lambda: thought_prompt(school(), APPLES, [THOUGHT, THOUGHT]),
-    "A2": lambda: rest_prompt(school(), APPLES, MIXED),
-    "A2-after-thoughts": lambda: rest_prompt(school(), APPLES, [THOUGHT]),
-    "A3": lambda: ask_prompt(school(), APPLES, MIXED),
-    "A3-answer": lambda: answer_prompt(school(), APPLES, MIXED, overall(APPLES, MIXED)),
-    "A4": lambda: again_prompt(school(), APPLES, MIXED),
+    "A2": lambda: completion_prompt(school(), APPLES, MIXED),
+    "A2-after-thoughts": lambda: completion_prompt(school(), APPLES, [THOUGHT]),
+    "A3": lambda: subquestion_prompt(school(), APPLES, MIXED),
+    "A3-answer": lambda: answer_prompt(school(), APPLES, MIXED, final_subquestion(APPLES, MIXED)),
+    "A4": lambda: reanswer_prompt(school(), APPLES, MIXED),
     "A5": lambda: rephrase_prompt(school(), APPLES),
     "chain": lambda: chain_prompt(school(), APPLES, "He has 3 * 4 = 12 apples. "),
     "zero-shot": lambda: chain_prompt(school(), APPLES, shots=False),
     "verify": lambda: verify_prompt(school(), APPLES, [*MIXED, LAST]),
-    "A2-yesno": lambda: rest_prompt(family("yesno"), APPLES, []),
-    "A1-competition": lambda: thought_prompt(family("competition"), APPLES, [THOUGHT]),
+    "A2-yesno": lambda: completion_prompt(load_action_prompts("yesno"), APPLES, []),
+    "A1-competition": lambda: thought_prompt(load_action_prompts("competition"), APPLES, [THOUGHT]),
 }
 
 
@@ -210,7 +213,7 @@ def test_a_prompt_is_the_golden_one(name: str) -> None:
 
 def test_what_a_last_sentence_says_is_not_lost_when_a_sub_question_is_asked_again() -> None:
     def shown(text: str) -> str:
-        prompt = again_prompt(school(), Question("q", text), [FIRST])
+        prompt = reanswer_prompt(school(), Question("q", text), [FIRST])
         return prompt.rpartition("Question: ")[2]
 
     asked = "How many apples has he at first?\nAnswer:"
@@ -235,7 +238,7 @@ def test_what_a_last_sentence_says_is_not_lost_when_a_sub_question_is_asked_agai
 def test_a_thought_is_a_line_that_may_state_the_answer(
     text: str, prose: str | None, answer: str | None
 ) -> None:
-    step = read_thought(text, finished=True).step
+    step = parse_thought(text, finished=True).step
     assert step is not None
     assert (step.kind, step.answer) == ("A1", answer)
     assert prose in (None, step.prose)
@@ -247,31 +250,34 @@ REWRITTEN = " Tim has 3 bags.\nCondition 2:  He eats 2. \nQuestion: How many?"
 @pytest.mark.parametrize(
     ("sample", "problem"),
     [
-        (read_thought("He has", finished=False), "cut off at the token limit"),
-        (read_thought(" \n", finished=True), "empty"),
-        (read_thought("One.\nTwo.", finished=True), "goes on after its line"),
+        (parse_thought("He has", finished=False), "cut off at the token limit"),
+        (parse_thought(" \n", finished=True), "empty"),
+        (parse_thought("One.\nTwo.", finished=True), "goes on after its line"),
         (
-            read_thought("Question: Two?", finished=True),
+            parse_thought("Question: Two?", finished=True),
             "a label in the place of a sentence",
         ),
-        (read_thought("The answer is", finished=True), "no answer stated"),
-        (read_asked("", finished=True), "empty"),
-        (read_asked("Answer: It is 3.", finished=True), "a label in the place of a sentence"),
-        (read_answer("It is twelve.", kind="A2", finished=True), "no answer stated"),
-        (read_answer("It is 2.", kind="A2", finished=False), "cut off at the token limit"),
+        (parse_thought("The answer is", finished=True), "no answer stated"),
+        (parse_subquestion("", finished=True), "empty"),
         (
-            read_answer("The answer is 1.\n\nMore", kind="A2", finished=True),
+            parse_subquestion("Answer: It is 3.", finished=True),
+            "a label in the place of a sentence",
+        ),
+        (parse_answer("It is twelve.", kind="A2", finished=True), "no answer stated"),
+        (parse_answer("It is 2.", kind="A2", finished=False), "cut off at the token limit"),
+        (
+            parse_answer("The answer is 1.\n\nMore", kind="A2", finished=True),
             "goes on after its answer",
         ),
-        (read_rephrasing("", finished=True), "empty"),
-        (read_rephrasing("He eats 2.", finished=True), "no list of"),
-        (read_rephrasing("He eats 2.\nHe has 3.\nQuestion: Who?", finished=True), "no list of"),
-        (read_rephrasing("He eats 2.\nCondition 2: He has 3.", finished=True), "no list of"),
-        (read_rephrasing(REWRITTEN.replace("\nQ", "\n\nQ"), finished=True), "goes on after"),
-        (read_rephrasing(REWRITTEN, finished=False), "cut off at the token limit"),
+        (parse_rephrasing("", finished=True), "empty"),
+        (parse_rephrasing("He eats 2.", finished=True), "no list of"),
+        (parse_rephrasing("He eats 2.\nHe has 3.\nQuestion: Who?", finished=True), "no list of"),
+        (parse_rephrasing("He eats 2.\nCondition 2: He has 3.", finished=True), "no list of"),
+        (parse_rephrasing(REWRITTEN.replace("\nQ", "\n\nQ"), finished=True), "goes on after"),
+        (parse_rephrasing(REWRITTEN, finished=False), "cut off at the token limit"),
     ],
 )
-def test_a_sample_that_is_no_step_says_why(sample: Sample, problem: str) -> None:
+def test_a_sample_that_is_no_step_says_why(sample: ParsedSample, problem: str) -> None:
     assert sample.step is None
     assert (sample.problem or "").startswith(problem)
 
@@ -279,17 +285,17 @@ def test_a_sample_that_is_no_step_says_why(sample: Sample, problem: str) -> None
 def test_a_rephrasing_is_read_line_by_line_up_to_its_question() -> None:
     prose = "Condition 1: Tim has 3 bags.\nCondition 2: He eats 2.\nQuestion: How many?"
     step = Step(prose=prose, kind="A5")
-    assert read_rephrasing(REWRITTEN, finished=True).step == step
-    assert read_rephrasing(f"{REWRITTEN}\nHint: Take away", finished=False).step == step
+    assert parse_rephrasing(REWRITTEN, finished=True).step == step
+    assert parse_rephrasing(f"{REWRITTEN}\nHint: Take away", finished=False).step == step
 
 
 @given(st.text())
 def test_any_text_is_a_step_or_has_a_problem(text: str) -> None:
     samples = [
-        read_thought(text, finished=True),
-        read_asked(text, finished=True),
-        read_answer(text, kind="A2", finished=True),
-        read_rephrasing(text, finished=True),
+        parse_thought(text, finished=True),
+        parse_subquestion(text, finished=True),
+        parse_answer(text, kind="A2", finished=True),
+        parse_rephrasing(text, finished=True),
     ]
     for sample in samples:
         assert (sample.step is None) is (sample.problem is not None)
@@ -315,14 +321,14 @@ def test_any_text_is_a_step_or_has_a_problem(text: str) -> None:
     ],
 )
 def test_what_states_the_final_answer(sentence: str, final: bool) -> None:
-    assert states(sentence) == final
-    sample = read_thought(sentence, finished=True)
+    assert states_answer(sentence) == final
+    sample = parse_thought(sentence, finished=True)
     assert sample.step is not None
     assert (sample.step.answer is not None) == final
 
 
 def test_whoever_is_shown_all_but_the_last_unit_is_not_shown_the_answer() -> None:
     text = "He had 10 apples. 10 - 2 = 8. So the answer is \\boxed{8}. Let us check it. 8 + 2 = 10."
-    units = solution_units(Question("q", "How many?"), [Step(prose=text, kind="A2", answer="8")])
+    units = solution_segments(Question("q", "How many?"), [Step(prose=text, kind="A2", answer="8")])
     assert "".join(units) == text
     assert units[:-1] == ["He had 10 apples.", " 10 - 2 = 8."]

@@ -4,14 +4,14 @@ import asyncio
 
 import pytest
 
-from rstar_math.search import Choice, Tree, ballots, majority, paths
-from rstar_math.search.voting import unseen
+from rstar_math.search import Choice, Tree, majority, one_vote_per_path, votes_of
+from rstar_math.search.voting import unexplored_probability
 from rstar_math.types import Question, Step
 from tests.unit.toy import same_text
 
 
 def chosen(tree: Tree) -> Choice:
-    return asyncio.run(majority(ballots(tree), same_text))
+    return asyncio.run(majority(votes_of(tree), same_text))
 
 
 def program(tree: Tree, *answers: tuple[str, int]) -> list[int]:
@@ -46,7 +46,7 @@ def test_a_path_votes_with_the_probability_that_the_policy_writes_it() -> None:
     assert choice.answer == "9"
     assert choice.votes == pytest.approx({"9": 6 / 8 * 3 / 4, "8": 6 / 8 / 4, "7": 1 / 8})
     assert choice.share == pytest.approx(9 / 14)
-    assert unseen(tree) == pytest.approx(1 / 8)
+    assert unexplored_probability(tree) == pytest.approx(1 / 8)
 
 
 def test_each_run_of_a_tree_weighs_one() -> None:
@@ -55,7 +55,7 @@ def test_each_run_of_a_tree_weighs_one() -> None:
         run = Tree(tree.question)
         for answer in answers:
             run.add(0, Step(prose=f"It is {answer}", kind="answer", answer=answer))
-        tree.graft(run)
+        tree.merge(run)
     assert chosen(tree).votes == pytest.approx({"1": 1.0, "2": 1 / 3, "3": 1 / 3, "4": 1 / 3})
 
 
@@ -79,5 +79,5 @@ def test_each_path_counts_once_in_the_generators_majority() -> None:
     tree = Tree(Question("q", "?"))
     program(tree, ("9", 5), ("8", 1), ("8", 1))
     assert chosen(tree).answer == "9"
-    choice = asyncio.run(paths(ballots(tree), same_text))
+    choice = asyncio.run(one_vote_per_path(votes_of(tree), same_text))
     assert (choice.answer, choice.votes) == ("8", {"8": 2.0, "9": 1.0})

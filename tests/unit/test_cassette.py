@@ -10,18 +10,18 @@ from pathlib import Path
 import pytest
 
 from rstar_math.config import PolicyConfig, SearchConfig
-from rstar_math.costs import charge, metering
+from rstar_math.costs import add_cost, track_cost
 from rstar_math.errors import (
-    ContextExceeded,
+    ContextLengthError,
     InputError,
-    ModelRefused,
-    ModelUnreachable,
+    ModelRejectedError,
+    ModelUnreachableError,
     StoreError,
 )
 from rstar_math.policies.completions import StepPolicy
 from rstar_math.prompts import GRAMMAR
 from rstar_math.protocols import Completer, Completion
-from rstar_math.search import Parts, Tree, grow, sample_chains, to_record
+from rstar_math.search import SearchComponents, Tree, grow, sample_chains, to_record
 from rstar_math.seeding import derive
 from rstar_math.testing import Cassette, ToyWorld
 from rstar_math.types import Cost, Problem, Question, Step
@@ -54,9 +54,9 @@ class ToyModel:
         if self.fails is not None:
             raise self.fails("as told")
         tokens = len(prompt.split())
-        charge(Cost(prompt_tokens=tokens, retries=1, seconds=0.5))
+        add_cost(Cost(prompt_tokens=tokens, retries=1, seconds=0.5))
         if derive(0, prompt) % 20 == 0:
-            raise ContextExceeded(f"{tokens} tokens are too many")
+            raise ContextLengthError(f"{tokens} tokens are too many")
         text, _, solution = prompt.rpartition("Question: ")[2].partition("\n")
         prefix: list[Step] = []
         for step in GRAMMAR.parse(solution):
@@ -89,7 +89,7 @@ async def trees(completer: Completer, at_once: int) -> list[str]:
             await grow(tree, policy=policy, executor=WORLD.executor, config=config)
             flying = SearchConfig(rollouts=6, candidates=4, in_flight=3)
             await grow(wide, policy=policy, executor=WORLD.executor, config=flying)
-            parts = Parts(policy, WORLD.executor)
+            parts = SearchComponents(policy, WORLD.executor)
             await sample_chains(chains, 4, parts=parts, config=SearchConfig(seed=1))
         return [tree, wide, chains]
 
@@ -119,10 +119,10 @@ def test_a_recording_asks_once_and_goes_on_where_it_was(tmp_path: Path) -> None:
         return list(await asyncio.gather(ask(completer), ask(completer)))
 
     cassette, model = Cassette(tmp_path / "answers.jsonl"), ToyModel()
-    with metering() as first:
+    with track_cost() as first:
         one, two = asyncio.run(twice(cassette.recording(model)))
     assert one == two
-    with metering() as later:
+    with track_cost() as later:
         assert asyncio.run(twice(cassette.recording(model))) == [one, two]
     assert model.asked == 1
     assert len(cassette.path.read_text().splitlines()) == 1
@@ -136,9 +136,9 @@ def test_every_argument_is_part_of_the_key(tmp_path: Path) -> None:
     asyncio.run(ask(cassette.recording(model)))
     playing = cassette.replaying()
     assert len(asyncio.run(ask(playing))) == 4
-    with pytest.raises(ModelRefused, match=r"seed=1, .*record it with Cassette.recording"):
+    with pytest.raises(ModelRejectedError, match=r"seed=1, .*record it with Cassette.recording"):
         asyncio.run(ask(playing, seed=1))
-    with pytest.raises(ModelRefused, match=r"prompt ends with .*3, 5, 8"):
+    with pytest.raises(ModelRejectedError, match=r"prompt ends with .*3, 5, 8"):
         asyncio.run(ask(playing, "Question: Add 3, 5, 8.\n<code>\n"))
     for n, stop, max_tokens, temperature in (
         (3, GRAMMAR.stops, 99, 0.8),
@@ -146,7 +146,7 @@ def test_every_argument_is_part_of_the_key(tmp_path: Path) -> None:
         (4, GRAMMAR.stops, 98, 0.8),
         (4, GRAMMAR.stops, 99, 0.7),
     ):
-        with pytest.raises(ModelRefused):
+        with pytest.raises(ModelRejectedError):
             asyncio.run(
                 playing.complete(
                     "Question: Add 3, 5, 7.\n<code>\n",
@@ -165,9 +165,9 @@ def test_an_error_of_the_model_is_not_recorded(tmp_path: Path) -> None:
         return list(await asyncio.gather(*calls, return_exceptions=True))
 
     cassette, model = Cassette(tmp_path / "answers.jsonl"), ToyModel()
-    model.fails = ModelUnreachable
+    model.fails = ModelUnreachableError
     recording = cassette.recording(model)
-    assert all(isinstance(end, ModelUnreachable) for end in asyncio.run(both(recording)))
+    assert all(isinstance(end, ModelUnreachableError) for end in asyncio.run(both(recording)))
     assert model.asked == 2
     assert cassette.path.read_text() == ""
     model.fails = None
@@ -199,7 +199,7 @@ def test_a_last_line_that_is_cut_off_does_not_count(tmp_path: Path, tail: bytes)
     assert cassette.path.read_bytes().startswith(whole)
     assert len(cassette.path.read_bytes().splitlines()) == 2
     cassette.path.write_bytes(whole[:-1])
-    with pytest.raises(ModelRefused):
+    with pytest.raises(ModelRejectedError):
         asyncio.run(ask(cassette.replaying()))
 
 

@@ -7,18 +7,18 @@ from collections.abc import Sequence
 import pytest
 
 from rstar_math.config import ActionsConfig, MutualConfig
-from rstar_math.costs import metering
+from rstar_math.costs import track_cost
 from rstar_math.errors import ConfigError
-from rstar_math.policies.completions import ChainPolicy, CompletingPeer
-from rstar_math.policies.self_evaluation import SelfVerifier
-from rstar_math.prompts.families import chain_prompt, family
-from rstar_math.protocols import Peer, Policy, Scorer
+from rstar_math.policies.completions import ChainDiscriminator, ChainPolicy
+from rstar_math.policies.self_evaluation import SolutionVerifierScorer
+from rstar_math.prompts.families import chain_prompt, load_action_prompts
+from rstar_math.protocols import Discriminator, Policy, Scorer
 from rstar_math.testing import ScriptedCompleter
 from rstar_math.types import Step
 from tests.unit.test_actions import APPLES, LAST, MIXED, REST, THOUGHT
 
 CONFIG = ActionsConfig(solution_tokens=20)
-SCHOOL = family("school")
+SCHOOL = load_action_prompts("school")
 
 
 def always(*texts: str) -> ScriptedCompleter:
@@ -37,7 +37,7 @@ def test_a_chain_is_one_step_with_an_answer_and_no_vote() -> None:
         " word" * 30,
     )
     policy = ChainPolicy(completer, CONFIG)
-    with metering() as cost:
+    with track_cost() as cost:
         steps = propose(policy, 4)
     assert steps == [
         Step(prose="12 - 2 = 10. The answer is 10.", kind="A2", answer="10"),
@@ -62,8 +62,10 @@ def test_without_examples_the_instruction_asks_and_empty_lines_are_kept() -> Non
 
 def test_a_peer_goes_on_with_a_begun_solution() -> None:
     completer = always(" 2 are eaten. The answer is 10.", " Hm.", " word" * 30, "")
-    peer: Peer = CompletingPeer(completer, CONFIG, MutualConfig(tokens=25, temperature=0.9))
-    with metering() as cost:
+    peer: Discriminator = ChainDiscriminator(
+        completer, CONFIG, MutualConfig(tokens=25, temperature=0.9)
+    )
+    with track_cost() as cost:
         found = asyncio.run(peer.answers(APPLES, "He has 12 apples. ", 4, seed=3))
     assert found == ["10", None, None, None]
     assert (cost.truncated, cost.malformed) == (1, 2)
@@ -74,10 +76,10 @@ def test_a_peer_goes_on_with_a_begun_solution() -> None:
 
 
 def test_a_peer_may_be_shown_half_a_statement_or_nothing() -> None:
-    peer = CompletingPeer(always(" 10."), CONFIG, MutualConfig())
+    peer = ChainDiscriminator(always(" 10."), CONFIG, MutualConfig())
     assert asyncio.run(peer.answers(APPLES, "So 12 - 2 = 10. The answer is", 1, seed=3)) == ["10"]
     completer = always(" The answer is 9.")
-    peer = CompletingPeer(completer, CONFIG, MutualConfig())
+    peer = ChainDiscriminator(completer, CONFIG, MutualConfig())
     assert asyncio.run(peer.answers(APPLES, "", 1, seed=3)) == ["9"]
     assert completer.requests[0].prompt == chain_prompt(SCHOOL, APPLES)
 
@@ -93,21 +95,21 @@ def test_a_peer_may_be_shown_half_a_statement_or_nothing() -> None:
 )
 def test_a_model_verifies_its_own_solution(texts: list[str], value: float) -> None:
     completer = always(*texts)
-    scorer: Scorer = SelfVerifier(completer, samples=4)
-    with metering() as cost:
+    scorer: Scorer = SolutionVerifierScorer(completer, samples=4)
+    with track_cost() as cost:
         scores = asyncio.run(scorer.score(APPLES, [[THOUGHT, REST], [THOUGHT], []]))
     assert scores == [value, 0.0, 0.0]
     [request] = completer.requests
     assert request.prompt.endswith("So 10 are left. The answer is 10.\nIs the answer right?")
     assert (cost.calls, cost.samples, cost.sampled_tokens) == (1, 0, 0)
     assert cost.scorer_tokens > 0
-    assert cost.unscored == (texts == [" Perhaps"])
+    assert cost.unscorable == (texts == [" Perhaps"])
 
 
 def test_equal_solutions_are_asked_about_alike() -> None:
     completer = always(" Yes")
     solution = [*MIXED, LAST]
-    scores = asyncio.run(SelfVerifier(completer).score(APPLES, [solution, solution]))
+    scores = asyncio.run(SolutionVerifierScorer(completer).score(APPLES, [solution, solution]))
     assert scores == [1.0, 1.0]
     first, second = completer.requests
     assert first == second
@@ -117,8 +119,8 @@ def test_an_unknown_family_is_refused_before_anything_is_asked() -> None:
     config = ActionsConfig(family="nowhere")
     for make in (
         lambda: ChainPolicy(always(), config),
-        lambda: CompletingPeer(always(), config, MutualConfig()),
-        lambda: SelfVerifier(always(), "nowhere"),
+        lambda: ChainDiscriminator(always(), config, MutualConfig()),
+        lambda: SolutionVerifierScorer(always(), "nowhere"),
     ):
         with pytest.raises(ConfigError):
             make()

@@ -9,7 +9,7 @@ import pytest
 
 import rstar_math.prompts
 from rstar_math.errors import ConfigError, InputError
-from rstar_math.prompts.families import family
+from rstar_math.prompts.families import load_action_prompts
 from rstar_math.prompts.subquestions import subquestion_prompt
 from rstar_math.types import Question
 
@@ -23,14 +23,14 @@ EXAMPLES = {
 
 
 def texts(name: str) -> dict[str, str]:
-    each = family(name)
+    each = load_action_prompts(name)
     return {file: getattr(each, file) for file in FILES}
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_the_families_of_the_package(name: str) -> None:
-    each = family(name)
-    assert each is family(name)
+    each = load_action_prompts(name)
+    assert each is load_action_prompts(name)
     assert each.name == name
     assert each.description.endswith(".")
     assert "answer is" in each.instruction
@@ -59,7 +59,7 @@ def test_the_schools_sums_are_right() -> None:
 
 def test_the_prompts_of_rap_and_of_the_school_are_one() -> None:
     question = Question("q", "How many?")
-    assert subquestion_prompt(question).startswith(family("school").subquestions)
+    assert subquestion_prompt(question).startswith(load_action_prompts("school").subquestions)
 
 
 def test_yes_or_no_is_the_answer_to_all_of_that_family() -> None:
@@ -78,21 +78,21 @@ def own(tmp_path: Path) -> Path:
 
 def test_a_folder_of_ones_own_is_a_family(own: Path) -> None:
     (own / "cot.txt").write_text("Question: One?\nAnswer: The answer is 1.\n", encoding="utf-8")
-    each = family(str(own))
+    each = load_action_prompts(str(own))
     assert each.cot == "Question: One?\nAnswer: The answer is 1.\n\n"
-    assert each.thoughts == family("school").thoughts
+    assert each.thoughts == load_action_prompts("school").thoughts
 
 
 def test_a_family_that_is_not_there() -> None:
     with pytest.raises(ConfigError, match=r"competition, school, yesno or the path"):
-        family("scool")
+        load_action_prompts("scool")
 
 
 @pytest.mark.parametrize("name", ["family.toml", *(f"{file}.txt" for file in FILES)])
 def test_a_missing_file_is_named(own: Path, name: str) -> None:
     (own / name).unlink()
     with pytest.raises(ConfigError, match=name):
-        family(str(own))
+        load_action_prompts(str(own))
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_a_missing_file_is_named(own: Path, name: str) -> None:
 def test_a_card_must_be_whole(own: Path, text: str) -> None:
     (own / "family.toml").write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError, match=r"family\.toml"):
-        family(str(own))
+        load_action_prompts(str(own))
 
 
 @pytest.mark.parametrize(
@@ -127,4 +127,4 @@ def test_a_card_must_be_whole(own: Path, text: str) -> None:
 def test_an_example_that_is_not_well_formed_is_refused(own: Path, name: str, text: str) -> None:
     (own / f"{name}.txt").write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=rf"{name}\.txt in .* cannot be used"):
-        family(str(own))
+        load_action_prompts(str(own))

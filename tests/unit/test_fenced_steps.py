@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from rstar_math.errors import InputError
 from rstar_math.prompts import FENCED, TAGS
-from rstar_math.prompts.grammar import thought
+from rstar_math.prompts.grammar import comment_text
 from rstar_math.types import Execution, ExecutionStatus, Step
 
 SEVEN = Execution(ExecutionStatus.OK, "7\n")
@@ -84,7 +84,7 @@ def test_prose_before_a_second_program_stays_where_it_was() -> None:
     step = FENCED.read([FIRST, LAST], text, finished=True, stop="```\n").step
     assert step is not None
     assert step.code == "print(x + 1)\n"
-    assert thought(step) == "That is one part.\nMore."
+    assert comment_text(step) == "That is one part.\nMore."
     whole = FENCED.render([FIRST, LAST, replace(step, execution=SEVEN)])
     assert whole.endswith(f"7\n```\n{text}```\n```output\n7\n```\n")
     assert FENCED.parse(whole)[2] == step

@@ -13,20 +13,20 @@ from typing import Any
 import pytest
 
 from rstar_math.config import SearchConfig
-from rstar_math.search import Parts, Tree, pursue, to_record
+from rstar_math.search import SearchComponents, Tree, run_strategy, to_record
 from rstar_math.search.strategies import parse_strategies
 from rstar_math.testing import ToyWorld
 from tests.unit.toy import same_text
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 WORLD = ToyWorld(steps=3)
-SCORED = Parts(WORLD.policy, WORLD.executor, WORLD.scorer())
-PLAIN = Parts(WORLD.policy, WORLD.executor)
+SCORED = SearchComponents(WORLD.policy, WORLD.executor, WORLD.scorer())
+PLAIN = SearchComponents(WORLD.policy, WORLD.executor)
 PROBLEM = WORLD.problems(1)[0]
-GUIDED = Parts(WORLD.policy, WORLD.executor, verifier=WORLD.verifier(PROBLEM))
-BOTH = Parts(WORLD.policy, WORLD.executor, WORLD.scorer(), WORLD.verifier(PROBLEM))
+GUIDED = SearchComponents(WORLD.policy, WORLD.executor, verifier=WORLD.verifier(PROBLEM))
+BOTH = SearchComponents(WORLD.policy, WORLD.executor, WORLD.scorer(), WORLD.verifier(PROBLEM))
 
-CASES: dict[str, tuple[str, Parts, dict[str, Any]]] = {
+CASES: dict[str, tuple[str, SearchComponents, dict[str, Any]]] = {
     "mcts": ("mcts@6", PLAIN, {}),
     "mcts-uct": ("mcts@6", PLAIN, {"selection": "uct"}),
     "mcts-guided": ("mcts@6", GUIDED, {}),
@@ -52,7 +52,7 @@ def record(name: str) -> dict[str, Any]:
     (strategy,) = parse_strategies(spec)
     tree = Tree(PROBLEM.question)
     config = SearchConfig(candidates=4, **options)
-    choice = asyncio.run(pursue(tree, strategy, parts, config, group=same_text))
+    choice = asyncio.run(run_strategy(tree, strategy, parts, config, group=same_text))
     return {"choice": [choice.answer, choice.node, choice.votes], "tree": to_record(tree)}
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rstar_math.errors import InputError
 from rstar_math.grading import extract_answer
 from rstar_math.prompts import FENCED, GRAMMAR, TAGS, few_shot_prompt, trained_prompt
-from rstar_math.prompts.grammar import program_output, split_code, thought
+from rstar_math.prompts.grammar import comment_text, program_output, split_code
 from rstar_math.types import Execution, ExecutionStatus, Question, Step
 
 OK = Execution(ExecutionStatus.OK, "7\n")
@@ -149,5 +149,5 @@ def test_the_few_shot_prompt_ends_in_the_trained_prompt() -> None:
 
 def test_a_thought_is_shown_without_comment_signs() -> None:
     step = Step(prose="# Add.\n\n  ## Then stop.\n", code="x\n")
-    assert thought(step) == "Add.\nThen stop."
-    assert thought(replace(step, kind="answer")) == "# Add.\n\n  ## Then stop."
+    assert comment_text(step) == "Add.\nThen stop."
+    assert comment_text(replace(step, kind="answer")) == "# Add.\n\n  ## Then stop."

@@ -19,4 +19,4 @@ from rstar_math.solver.solver import Solver
 )
 def test_a_model_is_kept_busy(strategy: str, model: str, settings: list[str], wanted: int) -> None:
     solver = Solver(load_config("laptop", settings, model=model))
-    assert solver.in_flight(parse_strategies(strategy)[0]) == wanted
+    assert solver.max_concurrent_searches(parse_strategies(strategy)[0]) == wanted

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rstar_math.llm.balancing import Limiter
+from rstar_math.llm.balancing import AdaptiveLimiter
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:
@@ -22,53 +22,53 @@ async def settle() -> None:
 
 def test_turns_come_in_the_order_of_asking() -> None:
     async def once() -> None:
-        limiter, order = Limiter(2), list[int]()
+        limiter, order = AdaptiveLimiter(2), list[int]()
 
         async def one(number: int) -> None:
             async with limiter:
                 order.append(number)
-                assert limiter.held <= 2
+                assert limiter.slot <= 2
                 await asyncio.sleep(0.001 * (number % 3))
 
         await asyncio.gather(*(one(number) for number in range(30)))
         assert order == list(range(30))
-        assert limiter.held == 0
+        assert limiter.slot == 0
 
     run(once())
 
 
 def test_refusals_of_requests_sent_together_halve_the_limit_once() -> None:
-    limiter = Limiter(64)
+    limiter = AdaptiveLimiter(64)
     for _ in range(50):
-        limiter.overloaded(0)
+        limiter.on_overload(0)
     assert (limiter.limit, limiter.cuts) == (32, 1)
-    limiter.overloaded(1)
+    limiter.on_overload(1)
     assert limiter.limit == 16
 
 
 def test_it_grows_by_one_for_as_many_successes_as_are_in_flight() -> None:
-    limiter = Limiter(64)
+    limiter = AdaptiveLimiter(64)
     for cut in range(3):
-        limiter.overloaded(cut)
+        limiter.on_overload(cut)
     for _ in range(9):
-        limiter.succeeded()
+        limiter.on_success()
     assert limiter.limit == 9
 
 
 @given(st.integers(1, 9), st.lists(st.booleans(), max_size=200))
 def test_the_limit_stays_between_one_and_the_most(most: int, events: list[bool]) -> None:
-    limiter = Limiter(most)
+    limiter = AdaptiveLimiter(most)
     for good in events:
         if good:
-            limiter.succeeded()
+            limiter.on_success()
         else:
-            limiter.overloaded(limiter.cuts)
+            limiter.on_overload(limiter.cuts)
         assert 1 <= limiter.limit <= most
 
 
 def test_a_smaller_limit_holds_for_those_that_wait() -> None:
     async def once() -> None:
-        limiter, go = Limiter(4), asyncio.Event()
+        limiter, go = AdaptiveLimiter(4), asyncio.Event()
 
         async def one() -> None:
             async with limiter:
@@ -76,20 +76,20 @@ def test_a_smaller_limit_holds_for_those_that_wait() -> None:
 
         tasks = [asyncio.create_task(one()) for _ in range(6)]
         await settle()
-        limiter.overloaded(0)
+        limiter.on_overload(0)
         tasks[0].cancel()
         await settle()
-        assert (limiter.limit, limiter.held) == (2, 3)
+        assert (limiter.limit, limiter.slot) == (2, 3)
         go.set()
         await asyncio.gather(*tasks, return_exceptions=True)
-        assert limiter.held == 0
+        assert limiter.slot == 0
 
     run(once())
 
 
 def test_who_is_cancelled_while_waiting_leaves_nothing_behind() -> None:
     async def once() -> None:
-        limiter = Limiter(1)
+        limiter = AdaptiveLimiter(1)
 
         async def one() -> None:
             async with limiter:
@@ -106,7 +106,7 @@ def test_who_is_cancelled_while_waiting_leaves_nothing_behind() -> None:
         waiting[1].cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
         assert [task.cancelled() for task in waiting] == [True, True, True, False]
-        assert limiter.held == 0
+        assert limiter.slot == 0
         await one()
 
     run(once())
@@ -117,7 +117,7 @@ def test_nobody_is_forgotten(events: list[tuple[int, str]]) -> None:
     """Whatever is cancelled and refused, all others get their turn."""
 
     async def once() -> None:
-        limiter = Limiter(3)
+        limiter = AdaptiveLimiter(3)
 
         async def one(pause: int, act: str) -> None:
             async with limiter:
@@ -125,9 +125,9 @@ def test_nobody_is_forgotten(events: list[tuple[int, str]]) -> None:
                 for _ in range(pause):
                     await asyncio.sleep(0)
                 if act == "r":
-                    limiter.overloaded(since)
+                    limiter.on_overload(since)
                 else:
-                    limiter.succeeded()
+                    limiter.on_success()
 
         tasks = [asyncio.create_task(one(*event)) for event in events]
         for task, (pause, act) in zip(tasks, events, strict=True):
@@ -138,6 +138,6 @@ def test_nobody_is_forgotten(events: list[tuple[int, str]]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
         for task, (_, act) in zip(tasks, events, strict=True):
             assert act == "c" or not task.cancelled()
-        assert limiter.held == 0
+        assert limiter.slot == 0
 
     run(once())

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rstar_math.llm.transport import Answer, Line, open_line
+from rstar_math.llm.transport import Answer, HttpConnection, connect
 
 PLAIN = b"HTTP/1.1 200 OK\r\nContent-Type: a\r\nContent-Length: 5\r\n\r\nhello"
 CHUNKED = (
@@ -36,13 +36,15 @@ class Wire(asyncio.Transport):
         self.broken = True
 
 
-def answer(pieces: Sequence[bytes], *, most: int = 100, close: bool = False) -> tuple[Answer, Line]:
+def answer(
+    pieces: Sequence[bytes], *, most: int = 100, close: bool = False
+) -> tuple[Answer, HttpConnection]:
     """What a connection makes of these pieces."""
 
-    async def run() -> tuple[Answer, Line]:
-        line = Line()
+    async def run() -> tuple[Answer, HttpConnection]:
+        line = HttpConnection()
         line.connection_made(Wire())
-        asked = asyncio.create_task(line.exchange(b"GET", most))
+        asked = asyncio.create_task(line.request(b"GET", most))
         await asyncio.sleep(0)
         for piece in pieces:
             line.data_received(piece)
@@ -101,7 +103,7 @@ def test_more_than_is_allowed_is_broken_off(data: bytes) -> None:
 
 def test_bytes_that_nobody_asked_for_make_a_connection_useless() -> None:
     assert not answer([PLAIN + b"HTTP/1.1 200 OK"])[1].usable
-    line = Line()
+    line = HttpConnection()
     line.connection_made(Wire())
     line.data_received(b"HTTP/1.1 408 Timeout\r\n\r\n")
     assert not line.usable
@@ -142,4 +144,4 @@ def test_no_bytes_are_a_bug(data: bytes) -> None:
 
 def test_where_nothing_listens_is_an_error() -> None:
     with pytest.raises(httpx.ConnectError):
-        asyncio.run(open_line("127.0.0.1", 1, 5.0))
+        asyncio.run(connect("127.0.0.1", 1, 5.0))

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rstar_math.config import SearchConfig
-from rstar_math.errors import ContextExceeded, ModelError, ModelUnreachable
+from rstar_math.errors import ContextLengthError, ModelError, ModelUnreachableError
 from rstar_math.protocols import Policy, Scorer, Verifier
-from rstar_math.search import ROOT, Parts, Tree, grow, sample_chains, to_record
-from rstar_math.search.selection import Child, puct, uct, uct_zero
+from rstar_math.search import ROOT, SearchComponents, Tree, grow, sample_chains, to_record
+from rstar_math.search.selection import ChildStats, puct, uct, uct_zero
 from rstar_math.testing import ScriptedPolicy
 from rstar_math.types import Question, Step, Verdict
 from tests.unit.toy import QUESTION, DirectExecutor, Equals, script
@@ -123,7 +123,7 @@ def test_repeated_samples_are_one_node() -> None:
         return ["x = 1\n<step/>"] * 3 + ["x = 2\n<step/>"]
 
     tree = grown(SearchConfig(rollouts=1, candidates=4, depth=1), policy=ScriptedPolicy(same))
-    assert [node.copies for node in tree.nodes[1:]] == [3, 1]
+    assert [node.count for node in tree.nodes[1:]] == [3, 1]
     assert tree.failures() == {"too deep": 2}
     assert tree.nodes[ROOT].closed
 
@@ -161,11 +161,11 @@ def test_a_full_context_ends_the_path_and_a_dead_server_the_search() -> None:
                 raise self.error
             return [Step(code="s = 3\n"), Step(code="s = 4\n")]
 
-    tree = grown(policy=Failing(ContextExceeded("full")))
+    tree = grown(policy=Failing(ContextLengthError("full")))
     assert tree.failures() == {"context exceeded": 2}
     half = Tree(QUESTION)
-    with pytest.raises(ModelUnreachable):
-        grown(policy=Failing(ModelUnreachable("gone")), tree=half)
+    with pytest.raises(ModelUnreachableError):
+        grown(policy=Failing(ModelUnreachableError("gone")), tree=half)
     assert len(half) == 3
     assert not half.nodes[1].expanded
     assert grown(tree=half).answers()
@@ -181,7 +181,7 @@ def test_a_scorer_gives_first_values_and_ends() -> None:
 
 
 def test_selection_formulas_by_hand() -> None:
-    seen, fresh = Child(0.5, 4, 0.25), Child(None, 0, 0.25)
+    seen, fresh = ChildStats(0.5, 4, 0.25), ChildStats(None, 0, 0.25)
     assert uct(seen, 16, 2.0) == pytest.approx(0.5 + 2 * (2.772588722 / 4) ** 0.5)
     assert uct(fresh, 16, 2.0) == float("inf")
     assert uct_zero(fresh, 16, 2.0) == 0.0
@@ -210,7 +210,7 @@ def test_a_branch_that_only_fails_does_not_hold_the_search() -> None:
         return ["It is \\boxed{1}.\n<answer/>"] if len(prefix) > 1 else ["print(1)\n<code/>"]
 
     tree = grown(SearchConfig(rollouts=8, candidates=4), policy=ScriptedPolicy(trap))
-    assert all(tree.nodes[child].walks for child in tree.nodes[ROOT].children)
+    assert all(tree.nodes[child].rollouts for child in tree.nodes[ROOT].children)
     assert len(tree.answers()) == 3
 
 
@@ -223,7 +223,7 @@ class Broken:
     def _use(self) -> None:
         self.uses += 1
         if self.uses == 2:
-            raise ModelUnreachable("gone")
+            raise ModelUnreachableError("gone")
 
     async def score(self, question: Question, prefixes: Sequence[Sequence[Step]]) -> list[float]:
         self._use()
@@ -238,7 +238,7 @@ class Broken:
 def test_an_error_in_a_scorer_or_verifier_leaves_a_tree_to_go_on_with(part: str) -> None:
     tree = Tree(QUESTION)
     parts: dict[str, Any] = {part: Broken()}
-    with pytest.raises(ModelUnreachable):
+    with pytest.raises(ModelUnreachableError):
         grown(tree=tree, **parts)
     assert all(tree.nodes[end].closed for end in tree.answers())
     assert all(node.expanded == bool(node.children) for node in tree if not node.closed)
@@ -272,13 +272,16 @@ def test_chains_finished_before_an_error_are_kept() -> None:
             if not prefix:
                 end = Step(prose="It is \\boxed{1}", kind="answer", answer="1")
                 return [end, Step(code="s = 1\n"), Step(code="s = 2\n")]
-            raise ModelUnreachable("gone")
+            raise ModelUnreachableError("gone")
 
     tree, policy = Tree(QUESTION), Dying()
-    with pytest.raises(ModelUnreachable):
+    with pytest.raises(ModelUnreachableError):
         asyncio.run(
             sample_chains(
-                tree, 3, parts=Parts(policy, DirectExecutor()), config=SearchConfig(depth=4)
+                tree,
+                3,
+                parts=SearchComponents(policy, DirectExecutor()),
+                config=SearchConfig(depth=4),
             )
         )
     assert (len(tree.answers()), tree.rollouts) == (1, 1)

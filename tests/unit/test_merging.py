@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from rstar_math.config import SearchConfig
-from rstar_math.search import ROOT, Parts, Tree, grow, sample_chains
+from rstar_math.search import ROOT, SearchComponents, Tree, grow, sample_chains
 from rstar_math.search.programs import step_key
 from rstar_math.testing import ScriptedPolicy
 from rstar_math.types import Question, Step
@@ -46,19 +46,19 @@ def test_a_node_has_one_child_for_each_program(duplicates: str) -> None:
         keys = [step_key(step) for step in steps if step is not None]
         repeated += len(keys) - len(set(keys))
         if keys:
-            assert sum(tree.nodes[child].copies for child in node.children) == config.candidates
+            assert sum(tree.nodes[child].count for child in node.children) == config.candidates
     assert (repeated > 0) is (duplicates == "text")
 
 
 def test_chains_for_training_share_equal_first_steps_and_back_up_their_values() -> None:
     tree = Tree(QUESTION)
-    parts = Parts(ScriptedPolicy(reworded), DirectExecutor(), verifier=Equals("17"))
+    parts = SearchComponents(ScriptedPolicy(reworded), DirectExecutor(), verifier=Equals("17"))
     asyncio.run(sample_chains(tree, 24, parts=parts, config=SearchConfig()))
     judged = [node for node in tree if node.verdict is not None]
     first = [tree.nodes[child] for child in tree.nodes[ROOT].children]
-    assert sum(node.copies for node in first) == tree.rollouts == 24
+    assert sum(node.count for node in first) == tree.rollouts == 24
     assert len(first) < 24
-    assert sum(node.copies for node in judged) == tree.nodes[ROOT].visits > 0
+    assert sum(node.count for node in judged) == tree.nodes[ROOT].visits > 0
     for index, node in enumerate(tree):
         below = [tree.nodes[child] for child in node.children]
         if below:
@@ -73,7 +73,7 @@ def test_chains_for_training_share_equal_first_steps_and_back_up_their_values() 
 
 def test_chains_without_a_verifier_stay_apart() -> None:
     tree = Tree(QUESTION)
-    parts = Parts(ScriptedPolicy(script), DirectExecutor())
+    parts = SearchComponents(ScriptedPolicy(script), DirectExecutor())
     asyncio.run(sample_chains(tree, 6, parts=parts, config=SearchConfig()))
     assert len(tree.nodes[ROOT].children) == 6
     assert all(node.verdict is None for node in tree)

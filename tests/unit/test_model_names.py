@@ -12,7 +12,7 @@ from rstar_math.llm.vllm_servers import _place
 from rstar_math.models.downloads import resolve_model
 from rstar_math.models.names import catalogue, parse_base, parse_name, pick_files
 from rstar_math.models.storage import is_on_disk, remove_model
-from rstar_math.progress import Lines, Progress
+from rstar_math.progress import LineDisplay, Progress
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_what_is_installed_or_the_users_own_is_not_removed(tmp_path: Path) -> No
 
 def test_lines_say_the_size_at_once_and_then_how_far_it_is() -> None:
     stream = io.StringIO()
-    with Lines(stream, every_s=0.02) as lines:
+    with LineDisplay(stream, every_s=0.02) as lines:
         lines(Progress("m", "downloading", 0, 2_000_000_000, "there"))
         assert "2.00 GB" in stream.getvalue()
         lines(Progress("m", "downloading", 500_000_000, 2_000_000_000, "there"))

@@ -12,10 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rstar_math.config import MutualConfig, load_config
-from rstar_math.costs import charge
-from rstar_math.errors import ConfigError, ContextExceeded, ModelUnreachable, RequestFailed
-from rstar_math.search import ROOT, Choice, Tree, examine, from_record, mutual_choice, to_record
-from rstar_math.search.mutual import candidates, dropped, mask, shares, survives
+from rstar_math.costs import add_cost
+from rstar_math.errors import ConfigError, ContextLengthError, ModelUnreachableError, RequestError
+from rstar_math.search import (
+    ROOT,
+    Choice,
+    Tree,
+    check_candidates,
+    choose_by_agreement,
+    from_record,
+    to_record,
+)
+from rstar_math.search.mutual import candidates, dropped, is_kept, mask_fractions, visible_prefix
 from rstar_math.types import Cost, Question, Step, Verdict
 from tests.unit.toy import same_text
 
@@ -44,31 +52,36 @@ FIVE = ["One.\n", "Two.\n", "Three.\n", "Four.\n", "Five.\n"]
     ],
 )
 def test_the_beginning_that_a_peer_is_shown(units: list[str], share: float, shown: str) -> None:
-    assert mask(units, share) == shown
+    assert visible_prefix(units, share) == shown
 
 
 def test_of_20_words_the_codes_shares_show_4_6_8_and_10() -> None:
     words = [f"w{at} " for at in range(20)]
-    assert [len(mask(words, share).split()) for share in shares(CODE, 0)] == [4, 6, 8, 10]
+    assert [len(visible_prefix(words, share).split()) for share in mask_fractions(CODE, 0)] == [
+        4,
+        6,
+        8,
+        10,
+    ]
 
 
 @given(st.lists(st.text("ab \n", min_size=1).map(lambda s: f"x{s} "), max_size=9), st.floats(0, 1))
 def test_something_is_shown_and_something_is_hidden(units: list[str], share: float) -> None:
-    shown, whole = mask(units, share), "".join(units)
+    shown, whole = visible_prefix(units, share), "".join(units)
     assert whole.startswith(shown)
     words = len(whole.split())
     assert len(shown.split()) < words or not words
     assert shown or words < 2
-    assert len(mask(units, min(1.0, share + 0.1))) >= len(shown)
+    assert len(visible_prefix(units, min(1.0, share + 0.1))) >= len(shown)
 
 
 def test_shares() -> None:
-    assert shares(CODE, 0) == shares(CODE, 1) == pytest.approx([0.2, 0.3, 0.4, 0.5])
-    drawn = [share for seed in range(300) for share in shares(MutualConfig(), seed)]
+    assert mask_fractions(CODE, 0) == mask_fractions(CODE, 1) == pytest.approx([0.2, 0.3, 0.4, 0.5])
+    drawn = [share for seed in range(300) for share in mask_fractions(MutualConfig(), seed)]
     assert 0.2 <= min(drawn) < 0.22
     assert 0.78 < max(drawn) <= 0.8
     assert sum(drawn) / 300 == pytest.approx(0.5, abs=0.03)
-    assert shares(MutualConfig(low=0.4, high=0.4), 3) == [0.4]
+    assert mask_fractions(MutualConfig(low=0.4, high=0.4), 3) == [0.4]
     with pytest.raises(ConfigError, match=r"low = 0\.6 is above high = 0\.5"):
         load_config(settings=["mutual.low=0.6", "mutual.high=0.5"])
 
@@ -89,7 +102,7 @@ def test_shares() -> None:
     ],
 )
 def test_who_is_kept(peers: tuple[int, int] | None, one: bool, half: bool, all_: bool) -> None:
-    assert (survives(peers, "one"), survives(peers, "half"), survives(peers, "all")) == (
+    assert (is_kept(peers, "one"), is_kept(peers, "half"), is_kept(peers, "all")) == (
         one,
         half,
         all_,
@@ -115,7 +128,7 @@ def tree_of(*rows: Row, root: float | None = None) -> Tree:
         thought = tree.add(ROOT, Step(prose=f"I think of {at}.\n", kind="A1"))
         step = Step(prose=row.answer, kind="A2", answer=row.answer, confidence=row.confidence)
         end = tree.add(thought, step)
-        nodes[end].peers, nodes[end].verdict = row.peers, row.verdict
+        nodes[end].agreement, nodes[end].verdict = row.peers, row.verdict
         for node, q in zip((thought, end), row.q, strict=True):
             if q is not None:
                 nodes[node].visits, nodes[node].value_sum = 2, 2 * q
@@ -125,7 +138,7 @@ def tree_of(*rows: Row, root: float | None = None) -> Tree:
 
 
 def chosen(tree: Tree, **options: Any) -> Choice:
-    return asyncio.run(mutual_choice(tree, same_text, MutualConfig(**options)))
+    return asyncio.run(choose_by_agreement(tree, same_text, MutualConfig(**options)))
 
 
 MIXED = (
@@ -246,7 +259,7 @@ def test_the_order_of_the_candidates_decides_ties_only(
     rows: list[Row], options: dict[str, Any], rng: random.Random
 ) -> None:
     choice = chosen(tree_of(*rows), **options)
-    kept = [row.answer for row in rows if survives(row.peers, options["keep"])]
+    kept = [row.answer for row in rows if is_kept(row.peers, options["keep"])]
 
     def standing(answer: str) -> tuple[float, int]:
         return round(choice.votes[answer], 9), kept.count(answer)
@@ -278,9 +291,9 @@ def test_verdicts_change_nothing(
 def test_what_peers_said_stays_with_the_path() -> None:
     run = tree_of(Row("A", (1, 4)), Row("B"))
     whole = tree_of(Row("C", (4, 4)))
-    whole.graft(run)
+    whole.merge(run)
     again = from_record(to_record(whole))
-    assert [again.trajectory(end).peers for end in again.answers()] == [(4, 4), (1, 4), None]
+    assert [again.trajectory(end).agreement for end in again.answers()] == [(4, 4), (1, 4), None]
     assert "peers" not in str(to_record(tree_of(Row("B"))))
 
 
@@ -300,14 +313,14 @@ class Reader:
     async def answers(
         self, question: Question, begun: str, n: int, *, seed: int
     ) -> list[str | None]:
-        """See `protocols.Peer`."""
+        """See `protocols.Discriminator`."""
         self.asked.append((begun, seed))
         self.flying += 1
         self.most = max(self.most, self.flying)
         for _ in range(self._rng.randrange(20)):
             await asyncio.sleep(0)
         self.flying -= 1
-        charge(Cost(calls=1, samples=n, sampled_tokens=5))
+        add_cost(Cost(calls=1, samples=n, sampled_tokens=5))
         return [self._answer(begun)] * n
 
 
@@ -324,7 +337,7 @@ def examined(
     tree: Tree, peer: Reader, config: MutualConfig = CODE, seed: int = 0
 ) -> dict[str, int]:
     return asyncio.run(
-        examine(tree, peer=peer, units=lines, group=same_text, config=config, seed=seed)
+        check_candidates(tree, peer=peer, units=lines, group=same_text, config=config, seed=seed)
     )
 
 
@@ -339,7 +352,7 @@ def test_an_examination_by_hand() -> None:
 
     tree, peer = solutions("7", "8"), Reader(answer)
     assert examined(tree, peer) == {"no answer stated": 2}
-    assert [node.peers for node in tree] == [None, (2, 4), (2, 4)]
+    assert [node.agreement for node in tree] == [None, (2, 4), (2, 4)]
     assert [len(begun.splitlines()) for begun, _ in peer.asked] == [2, 3, 4, 5] * 2
     assert peer.asked[0][0] == "0 0\n0 1"
     assert (peer.most, tree.cost.calls, tree.cost.sampled_tokens) == (8, 8, 40)
@@ -348,7 +361,7 @@ def test_an_examination_by_hand() -> None:
 def test_one_cut_of_the_paper_differs_from_candidate_to_candidate() -> None:
     tree, peer = solutions("A", *"BCDEFGHIJKLMNOP"), Reader(lambda begun: "A")
     examined(tree, peer, MutualConfig())
-    assert [node.peers for node in tree.nodes[1:]] == [(1, 1)] + [(0, 1)] * 15
+    assert [node.agreement for node in tree.nodes[1:]] == [(1, 1)] + [(0, 1)] * 15
     shown = [len(begun.splitlines()) for begun, _ in peer.asked]
     assert min(shown) == 3
     assert max(shown) == 8
@@ -359,13 +372,13 @@ def test_equal_beginnings_are_asked_for_once() -> None:
     tree, peer = solutions("7", "8", "7", same=True), Reader(lambda begun: "7")
     examined(tree, peer)
     assert len(peer.asked) == 4
-    assert [node.peers for node in tree.nodes[1:]] == [(4, 4), (0, 4), (4, 4)]
+    assert [node.agreement for node in tree.nodes[1:]] == [(4, 4), (0, 4), (4, 4)]
     short = Tree(Question("q", "?"))
     for answer in "78":
         short.add(ROOT, Step(prose=f"So\nit is {answer}", kind="answer", answer=answer))
     examined(short, peer)
     assert [begun for begun, _ in peer.asked[4:]] == ["So"]
-    assert [node.peers for node in short.nodes[1:]] == [(1, 1), (0, 1)]
+    assert [node.agreement for node in short.nodes[1:]] == [(1, 1), (0, 1)]
 
 
 @pytest.mark.parametrize("tree", [solutions("7", "7", "7"), solutions(), solutions("7", "x" * 101)])
@@ -373,13 +386,13 @@ def test_where_all_agree_nobody_is_asked(tree: Tree) -> None:
     peer = Reader(lambda begun: "7")
     assert examined(tree, peer) == {}
     assert not peer.asked
-    assert all(node.peers is None for node in tree)
+    assert all(node.agreement is None for node in tree)
     assert chosen(tree).answer == ("7" if len(tree) > 1 else None)
 
 
 @pytest.mark.parametrize(
     ("error", "reason"),
-    [(RequestFailed("no"), "request failed"), (ContextExceeded("no"), "context exceeded")],
+    [(RequestError("no"), "request failed"), (ContextLengthError("no"), "context exceeded")],
 )
 def test_a_request_that_cannot_be_served_is_nobodys_word(error: Exception, reason: str) -> None:
     def answer(begun: str) -> str:
@@ -389,13 +402,13 @@ def test_a_request_that_cannot_be_served_is_nobodys_word(error: Exception, reaso
 
     tree = solutions("7", "8")
     assert examined(tree, Reader(answer)) == {reason: 1}
-    assert [node.peers for node in tree.nodes[1:]] == [(3, 3), (0, 4)]
+    assert [node.agreement for node in tree.nodes[1:]] == [(3, 3), (0, 4)]
 
 
 def test_a_server_that_is_down_ends_it_and_what_was_found_stays() -> None:
     def answer(begun: str) -> str:
         if begun.startswith("2") and down:
-            raise ModelUnreachable("down")
+            raise ModelUnreachableError("down")
         return "7"
 
     class Patient(Reader):
@@ -409,13 +422,13 @@ def test_a_server_that_is_down_ends_it_and_what_was_found_stays() -> None:
             return await super().answers(question, begun, n, seed=seed)
 
     down, tree = True, solutions("7", "8", "9")
-    with pytest.raises(ModelUnreachable):
+    with pytest.raises(ModelUnreachableError):
         examined(tree, Patient(answer))
-    assert [node.peers for node in tree.nodes[1:]] == [(4, 4), (0, 4), None]
+    assert [node.agreement for node in tree.nodes[1:]] == [(4, 4), (0, 4), None]
     down, peer = False, Reader(answer)
     examined(tree, peer)
     assert len(peer.asked) == 4
-    assert tree.nodes[3].peers == (0, 4)
+    assert tree.nodes[3].agreement == (0, 4)
     examined(tree, peer)
     assert len(peer.asked) == 4
 
@@ -432,13 +445,13 @@ def test_a_cancelled_examination_leaves_nothing_behind() -> None:
     tree, peer = solutions("7", "8"), Never(lambda begun: "7")
 
     async def cancelled() -> int:
-        work = examine(tree, peer=peer, units=lines, group=same_text, config=CODE, seed=0)
+        work = check_candidates(tree, peer=peer, units=lines, group=same_text, config=CODE, seed=0)
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(work, 0.05)
         return len(asyncio.all_tasks())
 
     assert asyncio.run(cancelled()) == 1
-    assert [node.peers for node in tree.nodes[1:]] == [(4, 4), None]
+    assert [node.agreement for node in tree.nodes[1:]] == [(4, 4), None]
     assert chosen(tree).answer == "7"
 
 

@@ -38,7 +38,7 @@ def trees(draw: st.DrawFn) -> Tree:
         node.failure = draw(st.none() | st.just("too deep"))
         node.verdict = draw(st.none() | st.sampled_from(Verdict))
         node.score = draw(st.none() | st.floats(-1, 1))
-        node.peers = draw(st.none() | st.tuples(st.integers(0, 2), st.integers(2, 4)))
+        node.agreement = draw(st.none() | st.tuples(st.integers(0, 2), st.integers(2, 4)))
         node.expanded, node.closed = draw(st.booleans()), draw(st.booleans())
         tree.backup(index, draw(st.floats(-1, 1)))
     tree.rollouts = draw(st.integers(0, 5))
@@ -74,8 +74,8 @@ def record() -> dict[str, Any]:
         ({"question": "q"}, "damaged"),
         ({"cost": {"sweets": 1}}, "damaged"),
         ({"nodes": [{"parent": -1, "verdict": "perhaps"}]}, "damaged"),
-        ({"nodes": [{"parent": -1, "peers": [1]}]}, "damaged"),
-        ({"nodes": [{"parent": -1, "peers": [3, 2]}]}, "3 peers of 2 agree"),
+        ({"nodes": [{"parent": -1, "agreement": [1]}]}, "damaged"),
+        ({"nodes": [{"parent": -1, "agreement": [3, 2]}]}, "3 of 2 agree"),
         ({"question": {"id": 7, "text": "?"}}, "id is of type int"),
         ({"nodes": [{"parent": -1, "score": "high"}]}, "score is of type str"),
         ({"nodes": [{"parent": -1}, {"parent": 0, "step": {"kind": "code", "answer": 4}}]}, "int"),

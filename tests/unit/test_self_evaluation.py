@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rstar_math.costs import metering
-from rstar_math.errors import ContextExceeded, ModelError, ModelUnreachable
-from rstar_math.policies.self_evaluation import SelfEvaluator, UsefulnessScorer
+from rstar_math.costs import track_cost
+from rstar_math.errors import ContextLengthError, ModelError, ModelUnreachableError
+from rstar_math.policies.self_evaluation import SelfEvaluator, SubquestionScorer
 from rstar_math.prompts import GRAMMAR
-from rstar_math.prompts.templates import read_useful, read_verdict, useful_prompt, verdict_prompt
+from rstar_math.prompts.templates import parse_useful, parse_verdict, useful_prompt, verdict_prompt
 from rstar_math.protocols import Scorer
 from rstar_math.testing import ScriptedCompleter
 from rstar_math.types import Cost, Execution, ExecutionStatus, Question, Step
@@ -50,7 +50,7 @@ def always(*texts: str) -> ScriptedCompleter:
     ],
 )
 def test_a_verdict_is_read_where_it_is_clear(text: str, value: float | None) -> None:
-    assert read_verdict(text) == value
+    assert parse_verdict(text) == value
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_a_verdict_is_read_where_it_is_clear(text: str, value: float | None) -> 
     [(" sure", 1.0), ("\nLikely, so far", 0.0), (" surely", None), (" not sure", None), ("", None)],
 )
 def test_a_verdict_alone_is_read_where_it_begins_the_text(text: str, value: float | None) -> None:
-    assert read_verdict(text, check=False) == value
+    assert parse_verdict(text, check=False) == value
 
 
 @pytest.mark.parametrize(
@@ -75,13 +75,13 @@ def test_a_verdict_alone_is_read_where_it_begins_the_text(text: str, value: floa
     ],
 )
 def test_yes_and_no_are_read_where_they_begin_the_text(text: str, useful: bool | None) -> None:
-    assert read_useful(text) is useful
+    assert parse_useful(text) is useful
 
 
 @given(st.text())
 def test_any_text_can_be_read(text: str) -> None:
-    assert read_verdict(text) in (1.0, 0.0, -1.0, None)
-    assert read_useful(text) in (True, False, None)
+    assert parse_verdict(text) in (1.0, 0.0, -1.0, None)
+    assert parse_useful(text) in (True, False, None)
 
 
 def test_the_prompt_shows_the_prefix_as_the_policy_wrote_it() -> None:
@@ -112,7 +112,7 @@ def test_the_judged_examples_show_what_their_programs_print() -> None:
         solution, check = re.fullmatch(
             r"[^\n]+\n(<code>\n.*\n)(Check: [^\n]+\n[^\n]+)", example, re.DOTALL
         ).groups()  # type: ignore[union-attr]
-        worth.append(read_verdict(check))
+        worth.append(parse_verdict(check))
         steps = GRAMMAR.parse(solution)
         printed = ""
         for at, step in enumerate(steps):
@@ -132,7 +132,7 @@ def test_the_useful_examples_are_half_yes() -> None:
         f"{APPLES.text}\nQuestion: How many at first?\nNew question: What colour are they?\n"
         "Is the new question useful?"
     )
-    said = [read_useful(example.rpartition("?")[2]) for example in examples]
+    said = [parse_useful(example.rpartition("?")[2]) for example in examples]
     assert (said.count(True), said.count(False)) == (3, 3)
 
 
@@ -147,9 +147,9 @@ def test_the_useful_examples_are_half_yes() -> None:
     ],
 )
 def test_a_value_is_the_mean_of_what_can_be_read(texts: list[str], value: float) -> None:
-    with metering() as cost:
+    with track_cost() as cost:
         assert score(SelfEvaluator(always(*texts)), [STEP]) == [value]
-    assert cost.unscored == 0
+    assert cost.unscorable == 0
 
 
 def test_values_are_in_the_order_of_the_prefixes_and_seeds_come_from_content() -> None:
@@ -166,19 +166,19 @@ def test_values_are_in_the_order_of_the_prefixes_and_seeds_come_from_content() -
     assert score(scorer) == []
 
 
-@pytest.mark.parametrize("kind", [SelfEvaluator, UsefulnessScorer])
+@pytest.mark.parametrize("kind", [SelfEvaluator, SubquestionScorer])
 def test_a_prefix_too_long_or_unreadable_is_worth_nothing_and_counted(
-    kind: type[SelfEvaluator] | type[UsefulnessScorer],
+    kind: type[SelfEvaluator] | type[SubquestionScorer],
 ) -> None:
     def answer(prompt: str, n: int, seed: int) -> list[str]:
         if "colour are they" in prompt:
-            raise ContextExceeded("Too long.")
+            raise ContextLengthError("Too long.")
         return ["Verdict: sure", "Yes"] if "at first" in prompt else ["Who knows?"] * n
 
-    with metering() as cost:
+    with track_cost() as cost:
         values = score(kind(ScriptedCompleter(answer)), [FIRST], [FIRST, OTHER], [LEFT])
     assert values == [1.0, 0.0, 0.0]
-    assert (cost.calls, cost.unscored) == (2, 2)
+    assert (cost.calls, cost.unscorable) == (2, 2)
 
 
 LEFT = Step(prose="How many are left?\nAnswer: 10. The answer is 10.", kind="A3", answer="10")
@@ -186,18 +186,18 @@ LEFT = Step(prose="How many are left?\nAnswer: 10. The answer is 10.", kind="A3"
 
 def test_any_other_failure_of_the_model_is_raised() -> None:
     def answer(prompt: str, n: int, seed: int) -> list[str]:
-        raise ModelUnreachable("Gone.")
+        raise ModelUnreachableError("Gone.")
 
     with pytest.raises(ModelError, match="Gone"):
         score(SelfEvaluator(ScriptedCompleter(answer)), [STEP], [CODE])
 
 
-@pytest.mark.parametrize("kind", [SelfEvaluator, UsefulnessScorer])
+@pytest.mark.parametrize("kind", [SelfEvaluator, SubquestionScorer])
 def test_what_judging_takes_is_the_scorers(
-    kind: type[SelfEvaluator] | type[UsefulnessScorer],
+    kind: type[SelfEvaluator] | type[SubquestionScorer],
 ) -> None:
     completer = always("Verdict: sure", "Yes")
-    with metering() as cost:
+    with track_cost() as cost:
         score(kind(completer), [FIRST], [FIRST, OTHER])
     read = sum(len(request.prompt.split()) for request in completer.requests)
     assert cost == Cost(calls=2, scorer_tokens=read + 2 * 3)
@@ -219,13 +219,13 @@ def test_the_reward_of_a_sub_question(
     texts: list[str], confidence: float | None, value: float
 ) -> None:
     step = Step(prose=FIRST.prose, kind="A3", confidence=confidence)
-    assert score(UsefulnessScorer(always(*texts)), [step]) == [pytest.approx(value)]
+    assert score(SubquestionScorer(always(*texts)), [step]) == [pytest.approx(value)]
 
 
 def test_the_reward_can_weigh_usefulness_alone_and_asks_for_one_word() -> None:
     step = Step(prose=FIRST.prose, kind="A3", confidence=0.0)
     completer = always("Yes", "No")
-    assert score(UsefulnessScorer(completer, alpha=1.0, samples=2), [step], []) == [0.0, 0.0]
+    assert score(SubquestionScorer(completer, alpha=1.0, samples=2), [step], []) == [0.0, 0.0]
     [request] = completer.requests
     assert (request.n, request.temperature) == (2, 1.0)
     assert request.max_tokens <= 4
@@ -238,5 +238,5 @@ def test_the_reward_can_weigh_usefulness_alone_and_asks_for_one_word() -> None:
 )
 def test_rewards_lie_in_the_range(texts: list[str], confidence: float | None, alpha: float) -> None:
     step = Step(prose=FIRST.prose, kind="A3", confidence=confidence)
-    [value] = score(UsefulnessScorer(always(*texts), alpha=alpha), [step])
+    [value] = score(SubquestionScorer(always(*texts), alpha=alpha), [step])
     assert -1.0 <= value <= 1.0

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from rstar_math.config.sections import ServersConfig
 from rstar_math.evolution.recipe import load_recipe
-from rstar_math.evolution.stages import Made, Pair, config_of, deployed
-from rstar_math.llm.balancing import Replica, Replicas, belonging, belongs_to
-from rstar_math.llm.metrics import Reading, Utilisation, read_metrics
-from rstar_math.llm.vllm_servers import Order, arguments, what_went_wrong
+from rstar_math.evolution.stages import Models, ModelVersion, config_for, deploy_policy
+from rstar_math.llm.balancing import Replica, Replicas, affinity_key, request_affinity
+from rstar_math.llm.metrics import MetricsSample, ServerMetrics, read_metrics
+from rstar_math.llm.vllm_servers import ServerSpec, arguments, summarize_log
 from rstar_math.prompts import few_shot_prompt, trained_prompt
 from rstar_math.testing import PromptCache
 from rstar_math.types import Question
@@ -39,18 +39,18 @@ FIVE, TURNED = fleet(5), Replicas(list(reversed(URLS[:5])), None, 8)
 
 
 def test_what_vllm_tells_is_read() -> None:
-    assert read_metrics(METRICS) == Reading(running=7, waiting=1, queried=1200, found=900)
+    assert read_metrics(METRICS) == MetricsSample(running=7, waiting=1, queried=1200, found=900)
     assert read_metrics("<html>It works!</html>") is None
     assert read_metrics("llamacpp:requests_processing 3") is None
     assert read_metrics("vllm:num_requests_running nonsense\nvllm:num_requests_running -e") is None
 
 
 def test_only_what_a_run_added_counts_also_when_a_server_began_again() -> None:
-    use = Utilisation(fleet(2))
+    use = ServerMetrics(fleet(2))
     for url in URLS[:2]:
-        use.first[url] = Reading(0, 0, 1000, 100)
-    use.last[URLS[0]] = Reading(0, 0, 1300, 400)
-    use.last[URLS[1]] = Reading(0, 0, 1100, 100)
+        use.first[url] = MetricsSample(0, 0, 1000, 100)
+    use.last[URLS[0]] = MetricsSample(0, 0, 1300, 400)
+    use.last[URLS[1]] = MetricsSample(0, 0, 1100, 100)
     assert use.hit_rate == pytest.approx(300 / 400)
     use.running, use.waiting = [2.0, 4.0], [0.0, 1.0]
     assert use.as_json()["running"] == {"mean": 3.0, "most": 4.0}
@@ -66,12 +66,12 @@ def test_a_tree_has_one_home_and_stays_when_another_server_goes(
     servers = FIVE
     for replica in servers.all:
         replica.out_until, replica.outstanding = 0.0, 0
-    homes = {tree: servers.pick(tree, 10).url for tree in trees}
-    assert {tree: TURNED.pick(tree, 10).url for tree in trees} == homes
+    homes = {tree: servers.select(tree, 10).url for tree in trees}
+    assert {tree: TURNED.select(tree, 10).url for tree in trees} == homes
     gone = data.draw(st.sampled_from(servers.all))
     gone.out_until = float("inf")
     for tree, home in homes.items():
-        assert servers.pick(tree, 10).url == home or home == gone.url
+        assert servers.select(tree, 10).url == home or home == gone.url
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 900)), max_size=200))
@@ -81,7 +81,7 @@ def test_no_server_gets_much_more_than_its_share(requests: list[tuple[int, int]]
     for replica in servers.all:
         replica.out_until, replica.outstanding = 0.0, 0
     for tree, tokens in requests:
-        chosen = servers.pick(f"q{tree}", tokens)
+        chosen = servers.select(f"q{tree}", tokens)
         total = sum(replica.outstanding for replica in servers.all) + tokens
         assert chosen.outstanding + tokens <= max(1.25 * total / 5, 8 * tokens) + 1e-6
         chosen.outstanding += tokens
@@ -90,11 +90,11 @@ def test_no_server_gets_much_more_than_its_share(requests: list[tuple[int, int]]
 def test_who_has_just_failed_is_asked_last_and_the_last_one_anyway() -> None:
     servers = fleet(2)
     first, second = servers.all
-    assert servers.pick("q", 1, [first]) is second
+    assert servers.select("q", 1, [first]) is second
     servers.failed(second)
-    assert servers.pick("q", 1, [first]) is first, "the other is in trouble"
+    assert servers.select("q", 1, [first]) is first, "the other is in trouble"
     servers.failed(first)
-    assert isinstance(servers.pick("q", 1), Replica)
+    assert isinstance(servers.select("q", 1), Replica)
     pauses = []
     for _ in range(8):
         servers.failed(second)
@@ -102,29 +102,29 @@ def test_who_has_just_failed_is_asked_last_and_the_last_one_anyway() -> None:
     assert pauses == sorted(pauses)
     assert second.out_until - first.out_until < 31
     servers.succeeded(second)
-    assert servers.pick("q", 1) is second
+    assert servers.select("q", 1) is second
 
 
 def test_a_request_belongs_to_its_tree_or_else_to_its_question() -> None:
     question = Question("q1", "What is 6 times 7?")
     few, trained = few_shot_prompt(question), trained_prompt(question)
-    assert belongs_to(few) == belongs_to(trained + "<code>\n# More.") == trained.rstrip()
-    assert belongs_to("Go on: ") == "Go on: "
-    assert belongs_to("") == ""
-    with belonging("q1"):
-        assert belongs_to(few) == belongs_to("") == "q1"
+    assert affinity_key(few) == affinity_key(trained + "<code>\n# More.") == trained.rstrip()
+    assert affinity_key("Go on: ") == "Go on: "
+    assert affinity_key("") == ""
+    with request_affinity("q1"):
+        assert affinity_key(few) == affinity_key("") == "q1"
 
 
 def test_orders_are_said_as_vllm_understands_them(tmp_path: Path) -> None:
-    plain = arguments(Order("runs/policy", "policy", options=("--dtype", "half")))
+    plain = arguments(ServerSpec("runs/policy", "policy", options=("--dtype", "half")))
     assert plain[:3] == ["runs/policy", "--served-model-name", "policy"]
     assert plain[-2:] == ["--dtype", "half"], "what the user says comes last, and wins"
     assert "--enable-lora" not in plain
-    scorer = arguments(Order("runs/ppm", "ppm", gpus="0", pooling=True))
+    scorer = arguments(ServerSpec("runs/ppm", "ppm", gpus="0", pooling=True))
     assert scorer == ["runs/ppm", "--served-model-name", "ppm", "--runner", "pooling"]
     for rank, said in ((4, "8"), (16, "16"), (48, "64")):
         (tmp_path / "adapter_config.json").write_text(f'{{"r": {rank}}}')
-        tuned = arguments(Order("base", "base", adapters=(("tuned", str(tmp_path)),)))
+        tuned = arguments(ServerSpec("base", "base", adapters=(("tuned", str(tmp_path)),)))
         assert tuned[tuned.index("--max-lora-rank") + 1] == said
 
 
@@ -136,21 +136,21 @@ def test_the_cause_is_found_in_a_log(tmp_path: Path) -> None:
         "(Worker pid=1) ValueError: No available memory for the cache blocks.\n"
         "  File x\nRuntimeError: Engine core initialization failed.\x1b[0m\nINFO bye\n"
     )
-    said = what_went_wrong(log)
+    said = summarize_log(log)
     assert said.startswith("ValueError: No available memory for the cache blocks. | RuntimeError")
     assert "\x1b" not in said
     log.write_text("one\n\ntwo\n")
-    assert what_went_wrong(log) == "one | two"
+    assert summarize_log(log) == "one | two"
     log.write_text("")
-    assert what_went_wrong(log) == "it wrote nothing"
-    assert "cannot be read" in what_went_wrong(tmp_path / "absent")
+    assert summarize_log(log) == "it wrote nothing"
+    assert "cannot be read" in summarize_log(tmp_path / "absent")
 
 
 def test_a_round_is_served_by_vllm_where_the_recipe_says_so() -> None:
     recipe = load_recipe("smoke", ['engine="vllm"', 'servers.machine=["--enforce-eager"]'])
-    address = deployed(recipe, Path("runs/round-1/policy"))
+    address = deploy_policy(recipe, Path("runs/round-1/policy"))
     assert address == "vllm:runs/round-1/policy"
-    config = config_of(recipe, Pair(Made(1, "x", address, "d")), scored=False)
+    config = config_for(recipe, Models(ModelVersion(1, "x", address, "d")), scored=False)
     assert config.model.url == address
     assert config.servers == ServersConfig(machine=("--enforce-eager",))
     assert not config.model.embedded
@@ -163,4 +163,4 @@ def test_a_modelled_cache_finds_what_it_was_asked_for_before() -> None:
     assert cache.take("z b c d") == 0, "a block counts with all that is before it"
     assert cache.take("a b") == 0, "and what was used longest ago is gone"
     assert (cache.queried, cache.found) == (5 + 6 + 4 + 2, 4)
-    assert read_metrics(cache.metrics(3)) == Reading(3, 0, 17, 4)
+    assert read_metrics(cache.metrics(3)) == MetricsSample(3, 0, 17, 4)

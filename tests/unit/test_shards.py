@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from rstar_math.config import load_config
 from rstar_math.errors import ConfigError, InputError, StoreError
 from rstar_math.runs.merging import Merged, Shard, merge, pin_shard
-from rstar_math.runs.results import conditions
+from rstar_math.runs.results import run_conditions
 from rstar_math.runs.store import RunStore
 from rstar_math.search import Choice, Tree
 from rstar_math.types import Problem, Question, Step, Verdict
 
-HOW = conditions(load_config(), guided=False)
+HOW = run_conditions(load_config(), guided=False)
 PROBLEMS = [Problem(Question(f"p{9 - i}", f"What is {i}?"), str(i)) for i in range(10)]
 
 
@@ -24,7 +24,7 @@ def put(store: RunStore, problem: Problem, strategy: str = "mcts", said: str = "
     tree = Tree(problem.question)
     tree.add(0, Step(prose=said, kind="answer", answer="0"))
     tree.cost.sampled_tokens = 7
-    store.put(strategy, tree, Choice("0", 1, 1.0, {"0": 1.0}), Verdict.RIGHT)
+    store.save(strategy, tree, Choice("0", 1, 1.0, {"0": 1.0}), Verdict.RIGHT)
 
 
 def made(path: Path, shard: Shard | None = None, model: str = "m", done: int = 99) -> Path:
@@ -34,8 +34,8 @@ def made(path: Path, shard: Shard | None = None, model: str = "m", done: int = 9
         mine = PROBLEMS if places is None else [PROBLEMS[at - 1] for at in places]
         pin_shard(store, shard)
         store.add_problems(mine, places)
-        store.pin("model", model)
-        store.note("libraries", json.dumps({"numpy": "2"}))
+        store.require_fact("model", model)
+        store.set_default_fact("libraries", json.dumps({"numpy": "2"}))
         for problem in mine[:done]:
             put(store, problem)
             put(store, problem, "greedy")
@@ -72,7 +72,7 @@ def test_merged_shards_are_the_run_of_the_whole(tmp_path: Path) -> None:
     assert merge(out, runs) == Merged(10, 20, 0, 20, 0)
     assert contents(out) == before
     with RunStore.read(out) as store:
-        facts = store.facts()
+        facts = store.metadata()
         assert "shard" not in facts
         assert (facts["model"], json.loads(facts["libraries"])) == ("m", {"numpy": "2"})
 

@@ -7,9 +7,9 @@ from typing import Any, cast
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rstar_math.errors import ModelUnreachable
-from rstar_math.llm.client import HttpModel
-from rstar_math.llm.slots import Slot, Slots, common_length
+from rstar_math.errors import ModelUnreachableError
+from rstar_math.llm.client import OpenAIClient
+from rstar_math.llm.slots import DecodingSlots, Slot, common_length
 
 EXAMPLES = "An example that all prompts begin with. " * 10
 
@@ -28,7 +28,7 @@ class Server:
     async def post(self, route: str, body: dict[str, Any], **_: object) -> dict[str, Any]:
         await asyncio.sleep(0)
         if self.broken:
-            raise ModelUnreachable("No space left.")
+            raise ModelUnreachableError("No space left.")
         slot, action = int(route.split("/")[2].split("?")[0]), route.partition("action=")[2]
         self.done.append(action)
         if action == "save":
@@ -37,8 +37,8 @@ class Server:
             self.holds[slot] = self.files[body["filename"]]
         return {"n_written": len(self.holds.get(slot, ""))}
 
-    def slots(self, total: int, **options: Any) -> Slots[str]:
-        return Slots(cast(HttpModel, self), total, empty="", **options)
+    def slots(self, total: int, **options: Any) -> DecodingSlots[str]:
+        return DecodingSlots(cast(OpenAIClient, self), total, empty="", **options)
 
     def compute(self, prompt: str, slot: Slot[str]) -> int:
         """Characters that are computed so that a slot holds a prompt."""
@@ -68,7 +68,7 @@ def test_no_slot_is_given_twice_and_all_come_back(
         used: set[int] = set()
 
         async def one(prompt: str, keep: bool) -> None:
-            async with slots.taken(prompt * 20, keep=keep) as slot:
+            async with slots.acquire(prompt * 20, keep=keep) as slot:
                 assert slot.number not in used
                 used.add(slot.number)
                 try:
@@ -88,7 +88,7 @@ def test_no_slot_is_given_twice_and_all_come_back(
             barrier = asyncio.Barrier(total)
 
             async def all_at_once() -> None:
-                async with slots.taken(""):
+                async with slots.acquire(""):
                     await barrier.wait()
 
             for _ in range(total):
@@ -112,7 +112,7 @@ def test_what_prompts_have_in_common_is_computed_once() -> None:
                 return server.compute(prompt, slot)
 
             async def sample() -> None:
-                async with slots.taken(prompt) as slot:
+                async with slots.acquire(prompt) as slot:
                     await compute(slot)
                     slot.holds = prompt
 
@@ -134,7 +134,7 @@ def test_a_chain_goes_on_from_its_own_slot_and_is_saved_before_it_is_replaced() 
         slots = server.slots(2)
 
         async def go_on(prompt: str) -> int:
-            async with slots.taken(prompt, keep=True) as slot:
+            async with slots.acquire(prompt, keep=True) as slot:
                 slot.holds = prompt
                 return server.compute(prompt, slot)
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rstar_math import errors
-from rstar_math.costs import as_scoring, charge, metering, rebilled
+from rstar_math.costs import add_cost, as_scorer_cost, reclassify_cost, track_cost
 from rstar_math.evaluation.metrics import summarise, wilson
 from rstar_math.runs.results import Result
 from rstar_math.search import Choice
@@ -29,28 +29,30 @@ def test_seeds_are_the_same_on_every_machine() -> None:
 
 def test_meters_nest_and_do_not_mix_between_tasks() -> None:
     async def work(calls: int) -> int:
-        with metering() as inner:
+        with track_cost() as inner:
             for _ in range(calls):
                 await asyncio.sleep(0)
-                charge(Cost(calls=1))
+                add_cost(Cost(calls=1))
         return inner.calls
 
     async def both() -> tuple[list[int], int]:
-        with metering() as outer:
+        with track_cost() as outer:
             return list(await asyncio.gather(work(2), work(5))), outer.calls
 
     parts, whole = asyncio.run(both())
     assert (parts, whole) == ([2, 5], 7)
-    charge(Cost(calls=1))
+    add_cost(Cost(calls=1))
 
 
 def test_a_block_can_be_billed_as_something_else() -> None:
-    with metering() as outer:
-        charge(Cost(calls=1, samples=4, prompt_tokens=10, sampled_tokens=8))
-        with rebilled(as_scoring) as inner, metering() as innermost:
-            charge(Cost(calls=2, samples=3, prompt_tokens=100, cached_tokens=90, sampled_tokens=6))
+    with track_cost() as outer:
+        add_cost(Cost(calls=1, samples=4, prompt_tokens=10, sampled_tokens=8))
+        with reclassify_cost(as_scorer_cost) as inner, track_cost() as innermost:
+            add_cost(
+                Cost(calls=2, samples=3, prompt_tokens=100, cached_tokens=90, sampled_tokens=6)
+            )
             assert outer.calls == 1
-        charge(Cost(calls=1))
+        add_cost(Cost(calls=1))
     assert inner == innermost
     assert inner.sampled_tokens == 6
     policy = Cost(calls=4, samples=4, prompt_tokens=10, sampled_tokens=8)
@@ -59,29 +61,29 @@ def test_a_block_can_be_billed_as_something_else() -> None:
 
 
 def test_rebilling_nests_and_keeps_what_is_already_a_scorers() -> None:
-    with metering() as outer, rebilled(as_scoring), rebilled(as_scoring):
-        charge(Cost(prompt_tokens=5, sampled_tokens=2, scorer_tokens=1, retries=3, unscored=1))
-    assert outer == Cost(scorer_tokens=8, retries=3, unscored=1)
+    with track_cost() as outer, reclassify_cost(as_scorer_cost), reclassify_cost(as_scorer_cost):
+        add_cost(Cost(prompt_tokens=5, sampled_tokens=2, scorer_tokens=1, retries=3, unscorable=1))
+    assert outer == Cost(scorer_tokens=8, retries=3, unscorable=1)
 
 
 def test_a_block_that_fails_or_is_cancelled_is_billed_for_what_it_used() -> None:
     def fail() -> None:
-        with rebilled(as_scoring):
-            charge(Cost(sampled_tokens=3))
+        with reclassify_cost(as_scorer_cost):
+            add_cost(Cost(sampled_tokens=3))
             raise errors.ModelError("Enough.")
 
-    with metering() as failed, pytest.raises(errors.ModelError):
+    with track_cost() as failed, pytest.raises(errors.ModelError):
         fail()
     assert failed == Cost(scorer_tokens=3)
 
     async def work() -> Cost:
         async def judge(started: asyncio.Event) -> None:
-            with rebilled(as_scoring):
-                charge(Cost(sampled_tokens=4))
+            with reclassify_cost(as_scorer_cost):
+                add_cost(Cost(sampled_tokens=4))
                 started.set()
                 await asyncio.sleep(3600)
 
-        with metering() as cost:
+        with track_cost() as cost:
             started = asyncio.Event()
             task = asyncio.create_task(judge(started))
             await started.wait()
@@ -97,14 +99,14 @@ def test_concurrent_blocks_do_not_mix_their_bills() -> None:
         for _ in range(tokens):
             await asyncio.sleep(0)
             if judged:
-                with rebilled(as_scoring):
+                with reclassify_cost(as_scorer_cost):
                     await asyncio.sleep(0)
-                    charge(Cost(sampled_tokens=1))
+                    add_cost(Cost(sampled_tokens=1))
             else:
-                charge(Cost(sampled_tokens=1))
+                add_cost(Cost(sampled_tokens=1))
 
     async def both() -> Cost:
-        with metering() as cost:
+        with track_cost() as cost:
             await asyncio.gather(part(5, judged=True), part(7, judged=False))
         return cost
 

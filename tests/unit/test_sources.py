@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rstar_math.errors import InputError, MissingExtra
+from rstar_math.errors import InputError, MissingDependencyError
 from rstar_math.problems import read_problems
 from rstar_math.problems.jsonl import write_problems
 from rstar_math.problems.sources import CHECKED, parse_source, read_source, read_sources
@@ -65,7 +65,7 @@ def test_a_missing_package_is_a_command_to_type(
     text: str, module: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(MissingExtra, match=r"pip install 'rstar-math\["):
+    with pytest.raises(MissingDependencyError, match=r"pip install 'rstar-math\["):
         read_source(text)
 
 

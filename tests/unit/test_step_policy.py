@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from rstar_math.config import Config, PolicyConfig, SearchConfig
-from rstar_math.costs import metering
+from rstar_math.costs import track_cost
 from rstar_math.models.prompting import Prompting
 from rstar_math.policies.completions import StepPolicy
 from rstar_math.prompts.chat_templates import ChatTemplate
 from rstar_math.protocols import Completion
-from rstar_math.search import Parts, Tree
+from rstar_math.search import SearchComponents, Tree
 from rstar_math.search.sampling import sample_chains
 from rstar_math.types import Cost, Execution, ExecutionStatus, Question, Step
 
@@ -35,9 +35,9 @@ class Scripted:
 
     async def complete(self, prompt: str, **options: Any) -> list[Completion]:
         self.asked.append((prompt, options))
-        from rstar_math.costs import charge
+        from rstar_math.costs import add_cost
 
-        charge(Cost(calls=1, prompt_tokens=100, sampled_tokens=10))
+        add_cost(Cost(calls=1, prompt_tokens=100, sampled_tokens=10))
         return list(self.answers.pop(0))
 
 
@@ -69,7 +69,7 @@ def test_chains_ask_once_for_all_programs_and_once_each_for_the_answers() -> Non
     answers = [[ended("It is \\boxed{7}.")], [ended("So \\boxed{8}.")]]
     model = Scripted(programs, *answers)
     tree = Tree(QUESTION)
-    parts = Parts(StepPolicy(model, PolicyConfig()), Runs())
+    parts = SearchComponents(StepPolicy(model, PolicyConfig()), Runs())
     asyncio.run(sample_chains(tree, 3, parts=parts, config=SearchConfig()))
     assert len(model.asked) == 3
     assert [options["n"] for _, options in model.asked] == [3, 1, 1]
@@ -94,7 +94,7 @@ def test_a_budget_counts_the_tokens_it_says(budget: Any, most: int) -> None:
     model = OneAtATime()
     tree = Tree(QUESTION)
     config = SearchConfig(tokens=200, budget=budget)
-    parts = Parts(StepPolicy(model, PolicyConfig()), Runs())
+    parts = SearchComponents(StepPolicy(model, PolicyConfig()), Runs())
     asyncio.run(sample_chains(tree, None, parts=parts, config=config))
     assert 1 <= tree.rollouts <= most
     spent = tree.cost.sampled_tokens + (tree.cost.prompt_tokens if budget == "total" else 0)
@@ -105,7 +105,7 @@ def test_thoughts_are_limited_kept_apart_and_counted() -> None:
     thoughts = [ended("3 + 4 is \\boxed{99}?", "</think>"), Completion("Hm, and", False)]
     model = Scripted(thoughts, [ended(PROGRAM, "```\n")], [ended(PROGRAM, "```\n")])
     policy = StepPolicy(model, PolicyConfig(thinking_tokens=50))
-    with metering() as cost:
+    with track_cost() as cost:
         blocks = asyncio.run(policy.propose_blocks(QUESTION, (), 2, seed=1))
     assert model.asked[0][1]["max_tokens"] == 50
     assert model.asked[0][1]["stop"] == ("</think>",)
@@ -120,14 +120,14 @@ def test_thoughts_are_limited_kept_apart_and_counted() -> None:
 
 def test_words_of_an_instruct_model_are_asked_for_in_chat() -> None:
     from rstar_math.search.strategies import Strategy
-    from rstar_math.solver.components import Kit
+    from rstar_math.solver.components import Components
 
     async def group(answers: Sequence[str]) -> list[int]:
         return list(range(len(answers)))
 
     model = Scripted([ended("7 in all. The answer is \\boxed{7}.", reasoning="Is it \\boxed{8}?")])
     policy = StepPolicy(model, PolicyConfig())
-    kit = Kit(Config(), policy, policy, Runs(), group, None, model, model)
+    kit = Components(Config(), policy, policy, Runs(), group, None, model, model)
     parts = kit.parts(Strategy("zero"), SearchConfig(), None)
     (step,) = asyncio.run(parts.policy.propose(QUESTION, (), 1, seed=0))
     assert (step.answer, step.reasoning) == ("7", "Is it \\boxed{8}?")

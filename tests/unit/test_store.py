@@ -9,12 +9,12 @@ import pytest
 
 from rstar_math.config import load_config
 from rstar_math.errors import ConfigError, InputError, StoreError
-from rstar_math.runs.results import conditions
+from rstar_math.runs.results import run_conditions
 from rstar_math.runs.store import RunStore
 from rstar_math.search import Choice, Tree, to_record
 from rstar_math.types import Execution, ExecutionStatus, Problem, Question, Step, Verdict
 
-HOW = conditions(load_config(), guided=False)
+HOW = run_conditions(load_config(), guided=False)
 PROBLEMS = [Problem(Question(f"p{i}", f"What is {i}?"), str(i)) for i in range(3)]
 
 
@@ -26,7 +26,7 @@ def tree_of(problem: Problem) -> Tree:
 
 
 def put(store: RunStore, problem: Problem, verdict: Verdict | None = Verdict.RIGHT) -> None:
-    store.put("mcts", tree_of(problem), Choice("0", 1, 1.0, {"0": 1.0}), verdict)
+    store.save("mcts", tree_of(problem), Choice("0", 1, 1.0, {"0": 1.0}), verdict)
 
 
 def begun(path: Path, how: Mapping[str, object]) -> None:
@@ -62,7 +62,7 @@ def test_text_that_no_file_can_hold_is_kept_all_the_same(tmp_path: Path) -> None
     tree.add(0, Step(code="x = '\udc80'\n", execution=failed))
     with RunStore.open(tmp_path / "a.rstar", HOW) as store:
         store.add_problems(PROBLEMS)
-        store.put("mcts", tree, Choice(None, None, 0.0, {}))
+        store.save("mcts", tree, Choice(None, None, 0.0, {}))
         step = store.tree("p0", "mcts").nodes[1].step
     assert step is not None
     assert step.execution is not None
@@ -95,10 +95,14 @@ def test_a_run_goes_on_with_more_problems_but_not_with_changed_ones(tmp_path: Pa
 def test_results_of_two_configurations_do_not_mix(tmp_path: Path) -> None:
     path = tmp_path / "a.rstar"
     begun(path, HOW)
-    other = conditions(load_config(None, ["model.url=local", "search.rollouts=99"]), guided=False)
+    other = run_conditions(
+        load_config(None, ["model.url=local", "search.rollouts=99"]), guided=False
+    )
     with pytest.raises(ConfigError, match=r"search.rollouts = 5 and now it is 99"):
         RunStore.open(path, other)
-    faster = conditions(load_config(None, ["model.concurrency=2", "search.trees=1"]), guided=False)
+    faster = run_conditions(
+        load_config(None, ["model.concurrency=2", "search.trees=1"]), guided=False
+    )
     RunStore.open(path, faster).close()
 
 
@@ -106,15 +110,15 @@ def test_a_run_that_came_to_no_result_may_become_another(tmp_path: Path) -> None
     path = tmp_path / "a.rstar"
     with RunStore.open(path, HOW) as store:
         store.add_problems(PROBLEMS)
-        store.pin("model", "a")
-        store.note("libraries", "old")
+        store.require_fact("model", "a")
+        store.set_default_fact("libraries", "old")
     other, changed = {**HOW, "search.rollouts": 99}, Problem(Question("p1", "Else?"), "1")
     with RunStore.open(path, other) as store:
         store.add_problems([changed])
-        store.pin("model", "b")
+        store.require_fact("model", "b")
         assert store.problems() == [changed]
         assert store.conditions() == other
-        assert "libraries" not in store.facts()
+        assert "libraries" not in store.metadata()
         store.add_problems(PROBLEMS[:1])
         put(store, PROBLEMS[0])
     with pytest.raises(ConfigError, match=r"search.rollouts = 99 and now it is 5"):
@@ -266,10 +270,10 @@ def test_an_option_that_came_later_does_not_lock_an_old_run(tmp_path: Path) -> N
 
 def test_the_model_of_a_run_is_pinned(tmp_path: Path) -> None:
     with RunStore.open(tmp_path / "a.rstar", HOW) as store:
-        store.pin("model", "a")
-        store.pin("model", "a")
+        store.require_fact("model", "a")
+        store.require_fact("model", "a")
         with pytest.raises(ConfigError, match="'a' and now it is 'b'"):
-            store.pin("model", "b")
+            store.require_fact("model", "b")
 
 
 def test_a_damaged_tree_is_named(tmp_path: Path) -> None:

@@ -11,18 +11,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rstar_math.config import SearchConfig
-from rstar_math.costs import charge
-from rstar_math.errors import ConfigError, RequestFailed
-from rstar_math.search import ROOT, Choice, Parts, Tree, from_record, pursue, to_record
+from rstar_math.costs import add_cost
+from rstar_math.errors import ConfigError, RequestError
+from rstar_math.search import (
+    ROOT,
+    Choice,
+    SearchComponents,
+    Tree,
+    from_record,
+    run_strategy,
+    to_record,
+)
 from rstar_math.search.strategies import Strategy, parse_strategies
 from rstar_math.search.voting import (
-    Allowance,
-    Ballot,
+    TokenBudget,
+    Vote,
     best,
     confidence,
     decided,
     majority,
-    top_of_runs,
+    top_k_of_runs,
     weighted,
 )
 from rstar_math.seeding import derive
@@ -31,18 +39,18 @@ from rstar_math.types import Cost, Question, Step
 from tests.unit.toy import DirectExecutor, same_text
 
 WORLD = ToyWorld(steps=4)
-PARTS = Parts(WORLD.policy, WORLD.executor, WORLD.scorer())
+PARTS = SearchComponents(WORLD.policy, WORLD.executor, WORLD.scorer())
 EVERY = ["greedy", "sc@8", "bon@8", "beam@4", "dvts@4", "tot", "rap@6", "value@2", "mcts@6"]
 EVERY_RUN = [*EVERY, "mcts@4x3", "beam@2x2", "value@1x2"]
 
 
 def pursued(
-    name: str, parts: Parts = PARTS, problem: int = 0, **options: Any
+    name: str, parts: SearchComponents = PARTS, problem: int = 0, **options: Any
 ) -> tuple[Tree, Choice]:
     tree = Tree(WORLD.problems(problem + 1)[problem].question)
     (strategy,) = parse_strategies(name)
     config = SearchConfig(**options)
-    choice = asyncio.run(pursue(tree, strategy, parts, config, group=same_text))
+    choice = asyncio.run(run_strategy(tree, strategy, parts, config, group=same_text))
     return tree, choice
 
 
@@ -86,12 +94,12 @@ def test_every_strategy_spends_a_token_budget_and_hardly_more(name: str, tokens:
 @pytest.mark.parametrize("name", ["beam@4", "dvts@2", "value", "mcts"])
 def test_a_budget_that_is_too_small_for_a_tree_still_gives_an_answer(name: str) -> None:
     long = ToyWorld(steps=8, right=0.8, slip=0.2, trap=0, fails=0, dead=0)
-    parts = Parts(long.policy, long.executor, long.scorer())
+    parts = SearchComponents(long.policy, long.executor, long.scorer())
     (strategy,) = parse_strategies(name)
     for problem in long.problems(10):
         tree = Tree(problem.question)
         config = SearchConfig(tokens=100, candidates=4)
-        choice = asyncio.run(pursue(tree, strategy, parts, config, group=same_text))
+        choice = asyncio.run(run_strategy(tree, strategy, parts, config, group=same_text))
         valid(tree)
         assert choice.answer is not None
         assert tree.cost.sampled_tokens < 100 + 4 * 30 + 8 * 30
@@ -100,22 +108,22 @@ def test_a_budget_that_is_too_small_for_a_tree_still_gives_an_answer(name: str) 
 
 
 def test_an_allowance_reckons_with_what_is_paid_and_what_is_under_way() -> None:
-    allowance = Allowance(100)
-    assert allowance.ask(8) == 8, "before anything is paid nothing is known"
-    allowance.pay(8, 40)
-    assert not allowance.over
-    assert allowance.ask(8) == 8
-    assert allowance.ask(8) == 4, "60 tokens are enough for 12 samples of 5"
-    assert allowance.ask(8) == 1, "nothing is left, and a search that asks must get something"
-    assert allowance.ask(8, least=0) == 0
-    allowance.pay(8, 16)
-    assert allowance.ask(100, least=0) == 8, "44 tokens at 3.5 each, of which 5 are under way"
-    allowance.pay(13, 44)
-    assert allowance.over
-    endless = Allowance(None)
-    endless.pay(endless.ask(3), 10**9)
-    assert endless.ask(7) == 7
-    assert not endless.over
+    allowance = TokenBudget(100)
+    assert allowance.reserve(8) == 8, "before anything is paid nothing is known"
+    allowance.settle(8, 40)
+    assert not allowance.exhausted
+    assert allowance.reserve(8) == 8
+    assert allowance.reserve(8) == 4, "60 tokens are enough for 12 samples of 5"
+    assert allowance.reserve(8) == 1, "nothing is left, and a search that asks must get something"
+    assert allowance.reserve(8, least=0) == 0
+    allowance.settle(8, 16)
+    assert allowance.reserve(100, least=0) == 8, "44 tokens at 3.5 each, of which 5 are under way"
+    allowance.settle(13, 44)
+    assert allowance.exhausted
+    endless = TokenBudget(None)
+    endless.settle(endless.reserve(3), 10**9)
+    assert endless.reserve(7) == 7
+    assert not endless.exhausted
 
 
 def test_a_budget_for_chains_is_kept_closely() -> None:
@@ -126,12 +134,12 @@ def test_a_budget_for_chains_is_kept_closely() -> None:
 
 def test_a_model_with_nothing_to_say_does_not_hold_up_a_budget() -> None:
     silent = ToyWorld(steps=1, right=0, slip=0, trap=0, fails=0, dead=0)
-    parts = Parts(silent.policy, silent.executor, silent.scorer())
+    parts = SearchComponents(silent.policy, silent.executor, silent.scorer())
     for name in EVERY:
         tree = Tree(silent.problems(1)[0].question)
         (strategy,) = parse_strategies(name)
         config = SearchConfig(tokens=10_000, depth=3)
-        choice = asyncio.run(pursue(tree, strategy, parts, config, group=same_text))
+        choice = asyncio.run(run_strategy(tree, strategy, parts, config, group=same_text))
         assert choice.answer is None
         assert tree.failures() == {"no next step": 1}
 
@@ -156,20 +164,20 @@ def test_rollouts_in_flight_spread_and_keep_all_that_is_true_of_a_tree() -> None
     many, _ = pursued("mcts@12", in_flight=6)
     for tree in (one, many):
         valid(tree)
-        assert tree.rollouts == tree.nodes[ROOT].walks == 12
+        assert tree.rollouts == tree.nodes[ROOT].rollouts == 12
         for node in tree:
-            assert node.walks == 0 or node.expanded or node.closed
+            assert node.rollouts == 0 or node.expanded or node.closed
     assert to_record(many) == to_record(pursued("mcts@12", in_flight=6)[0])
     assert to_record(many) != to_record(one)
     flat, _ = pursued("mcts@6", in_flight=6, depth=2)
-    walked = [node.walks for node in flat.nodes[1:] if node.depth == 1 and not node.failure]
+    walked = [node.rollouts for node in flat.nodes[1:] if node.depth == 1 and not node.failure]
     assert max(walked) <= 1 + 6 // len(walked)
 
 
 def test_searches_by_score_alone_want_a_scorer() -> None:
     for name in ("bon@4", "beam@4", "dvts@2", "value@1", "tot", "rap"):
         with pytest.raises(ConfigError, match=r"search\.scorer=self"):
-            pursued(name, Parts(WORLD.policy, WORLD.executor))
+            pursued(name, SearchComponents(WORLD.policy, WORLD.executor))
 
 
 def test_a_beam_keeps_the_best_and_narrows_with_each_end() -> None:
@@ -201,11 +209,11 @@ def test_best_first_expands_the_best_open_path_of_any_depth() -> None:
     assert all((last.score or 0) >= (n.score or 0) for n in older)
 
 
-def ballot(answer: str, value: float | None = None, run: int = 0, node: int = 1) -> Ballot:
-    return Ballot(answer, node, value=value, run=run)
+def ballot(answer: str, value: float | None = None, run: int = 0, node: int = 1) -> Vote:
+    return Vote(answer, node, value=value, run=run)
 
 
-def chosen(rule: Any, *cast: Ballot, **options: Any) -> Choice:
+def chosen(rule: Any, *cast: Vote, **options: Any) -> Choice:
     found: Choice = asyncio.run(rule(cast, same_text, **options))
     return found
 
@@ -217,10 +225,10 @@ def test_the_rules_by_hand() -> None:
     assert chosen(best, *cast).share == 0.25
     assert chosen(weighted, *cast).votes == {"a": pytest.approx(1.15), "b": 0.95, "c": 0.0}
     runs = [ballot("a", 0.1, 0), ballot("x", 0.8, 0), ballot("x", 0.3, 1), ballot("b", 0.9, 2)]
-    assert chosen(top_of_runs, *runs, keep=3).votes == {"x": 2.0, "b": 1.0}
-    assert chosen(top_of_runs, *runs, keep=1).answer == "b"
+    assert chosen(top_k_of_runs, *runs, keep=3).votes == {"x": 2.0, "b": 1.0}
+    assert chosen(top_k_of_runs, *runs, keep=1).answer == "b"
     assert chosen(best, ballot("a"), ballot("b", -1.0)).answer == "b"
-    for rule in (majority, best, weighted, top_of_runs):
+    for rule in (majority, best, weighted, top_k_of_runs):
         assert chosen(rule) == Choice(None, None, 0.0, {})
 
 
@@ -250,17 +258,17 @@ def test_confidence_by_hand() -> None:
     assert confidence([5, 2]) == pytest.approx(upper / sum(mass), abs=1e-4)
 
 
-def agreeing(steps: int = 1) -> Parts:
+def agreeing(steps: int = 1) -> SearchComponents:
     """A world whose model is nearly always right."""
     world = ToyWorld(steps=steps, right=0.97, slip=0.03, trap=0, fails=0, dead=0)
-    return Parts(world.policy, world.executor)
+    return SearchComponents(world.policy, world.executor)
 
 
 def stopped(name: str, **options: Any) -> tuple[Tree, Choice]:
     tree = Tree(ToyWorld(steps=1).problems(1)[0].question)
     (strategy,) = parse_strategies(name)
     config = SearchConfig(**options)
-    choice = asyncio.run(pursue(tree, strategy, agreeing(), config, group=same_text))
+    choice = asyncio.run(run_strategy(tree, strategy, agreeing(), config, group=same_text))
     return tree, choice
 
 
@@ -268,9 +276,9 @@ def test_stopping_when_decided_does_not_change_the_answer() -> None:
     whole, answer = stopped("sc@40", candidates=4)
     early, same = stopped("sc@40", candidates=4, confidence=1.0)
     assert same.answer == answer.answer
-    assert early.stopped == "decided"
+    assert early.stop_reason == "decided"
     assert 20 < early.rollouts < whole.rollouts == 40
-    assert early.cost.spared_tokens == pytest.approx(
+    assert early.cost.saved_tokens == pytest.approx(
         whole.cost.sampled_tokens - early.cost.sampled_tokens, rel=0.2
     )
 
@@ -281,25 +289,25 @@ def test_stopping_when_sure_spares_more(name: str) -> None:
     early, same = stopped(name, candidates=4, confidence=0.95)
     assert same.answer == answer.answer
     if whole.rollouts > 20:
-        assert early.stopped == "confident"
+        assert early.stop_reason == "confident"
         assert early.cost.sampled_tokens < whole.cost.sampled_tokens / 2
-        assert early.cost.spared_tokens > 0
-    assert from_record(to_record(early)).stopped == early.stopped
+        assert early.cost.saved_tokens > 0
+    assert from_record(to_record(early)).stop_reason == early.stop_reason
 
 
 def test_a_settled_answer_ends_a_token_budget_too() -> None:
     early, _ = stopped("sc", candidates=4, tokens=5000, confidence=0.95)
-    assert early.stopped == "confident"
-    assert early.cost.sampled_tokens + early.cost.spared_tokens == 5000
+    assert early.stop_reason == "confident"
+    assert early.cost.sampled_tokens + early.cost.saved_tokens == 5000
 
 
 def test_an_unsettled_answer_uses_the_whole_budget() -> None:
     split = ToyWorld(steps=1, right=0.4, slip=0.6, trap=0, fails=0, dead=0)
     tree = Tree(split.problems(1)[0].question)
-    parts = Parts(split.policy, split.executor)
+    parts = SearchComponents(split.policy, split.executor)
     config = SearchConfig(candidates=4, confidence=1.0)
-    asyncio.run(pursue(tree, Strategy("sc", 16), parts, config, group=same_text))
-    assert (tree.stopped, tree.rollouts, tree.cost.spared_tokens) == (None, 16, 0)
+    asyncio.run(run_strategy(tree, Strategy("sc", 16), parts, config, group=same_text))
+    assert (tree.stop_reason, tree.rollouts, tree.cost.saved_tokens) == (None, 16, 0)
 
 
 @pytest.mark.parametrize(
@@ -337,14 +345,14 @@ class Mute:
     ) -> list[Step]:
         self.asked += 1
         if self.asked <= self.fails:
-            raise RequestFailed("one of many")
-        charge(Cost(calls=1, samples=k, sampled_tokens=0 if self.fails < 0 else 10 * k))
+            raise RequestError("one of many")
+        add_cost(Cost(calls=1, samples=k, sampled_tokens=0 if self.fails < 0 else 10 * k))
         return [Step(prose=f"{seed}", kind="answer", answer="7")]
 
 
 @pytest.mark.parametrize("name", ["sc@8", "mcts@2"])
 def test_a_failed_first_request_does_not_end_a_budget(name: str) -> None:
-    tree, choice = pursued(name, Parts(Mute(1), WORLD.executor), tokens=200)
+    tree, choice = pursued(name, SearchComponents(Mute(1), WORLD.executor), tokens=200)
     assert choice.answer == "7"
     assert tree.cost.sampled_tokens >= 200
 
@@ -352,7 +360,7 @@ def test_a_failed_first_request_does_not_end_a_budget(name: str) -> None:
 @pytest.mark.parametrize("name", ["sc@8", "mcts@2"])
 def test_a_server_that_counts_nothing_does_not_hold_a_budget_for_ever(name: str) -> None:
     policy = Mute(-1)
-    pursued(name, Parts(policy, WORLD.executor), tokens=50_000)
+    pursued(name, SearchComponents(policy, WORLD.executor), tokens=50_000)
     assert policy.asked < 20
 
 
@@ -369,7 +377,7 @@ def test_best_first_search_comes_to_an_end_where_nothing_ends() -> None:
             return [0.0 for _ in prefixes]
 
     endless = Endless()
-    tree, _ = pursued("value@1", Parts(endless, DirectExecutor(), endless), rollouts=4)
+    tree, _ = pursued("value@1", SearchComponents(endless, DirectExecutor(), endless), rollouts=4)
     assert max(node.depth for node in tree) == 16
     assert len(tree) <= 1 + 8 * 4 * 16
 
@@ -385,17 +393,17 @@ def test_runs_are_decided_together() -> None:
             return [Step(prose="It is", kind="answer", answer="A" if first else "B")] * k
 
     for confidence_ in (None, 1.0):
-        parts = Parts(Turning(), WORLD.executor)
+        parts = SearchComponents(Turning(), WORLD.executor)
         tree, choice = pursued("mcts@2x15", parts, confidence=confidence_)
         assert choice.answer == "B"
-    assert tree.stopped == "decided"
+    assert tree.stop_reason == "decided"
     assert max(node.run for node in tree) < 14
 
 
 def test_going_on_with_chains_makes_new_ones() -> None:
     tree, _ = pursued("sc@3")
     config = SearchConfig()
-    asyncio.run(pursue(tree, Strategy("sc", 3), PARTS, config, group=same_text))
+    asyncio.run(run_strategy(tree, Strategy("sc", 3), PARTS, config, group=same_text))
     assert {node.run for node in tree.nodes[1:]} == set(range(6))
     texts = [
         [node.step.text for node in tree.nodes[1:] if node.run == run and node.step]

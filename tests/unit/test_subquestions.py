@@ -10,19 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rstar_math.config import PolicyConfig
-from rstar_math.costs import metering
+from rstar_math.costs import track_cost
 from rstar_math.errors import InputError
 from rstar_math.policies.completions import SubQuestionPolicy
 from rstar_math.prompts.subquestions import (
-    OVERALL,
+    FINAL_PREFIX,
     STOPS,
-    asked,
-    concludes,
+    is_final_subquestion,
     last_sentence,
     opening,
+    parse_subquestion,
     parse_subquestions,
-    read_subquestion,
     render_subquestions,
+    subquestion_of,
     subquestion_prompt,
 )
 from rstar_math.testing import ScriptedCompleter
@@ -34,7 +34,7 @@ FIRST = Step(
     kind="A3",
 )
 LAST = Step(
-    prose=f"{OVERALL} How many apples are left?\nAnswer: 12 - 2 = 10. The answer is 10.",
+    prose=f"{FINAL_PREFIX} How many apples are left?\nAnswer: 12 - 2 = 10. The answer is 10.",
     kind="A3",
     answer="10",
 )
@@ -49,7 +49,7 @@ def solutions(draw: st.DrawFn) -> list[Step]:
     """Steps as a policy makes them: sub-questions with answers, then perhaps the overall one."""
     steps: list[Step] = []
     for number in range(draw(st.integers(0, 4))):
-        question = draw(line.filter(lambda text: not concludes(APPLES, text)))
+        question = draw(line.filter(lambda text: not is_final_subquestion(APPLES, text)))
         answer = "\n".join(draw(answers))
         steps.append(Step(prose=f"{question}\nAnswer: {answer} The answer is {number}.", kind="A3"))
     if draw(st.booleans()):
@@ -68,12 +68,12 @@ def test_a_step_is_read_from_the_text_that_render_shows_of_it(steps: list[Step])
         shown = render_subquestions(steps[:length]) + opening(APPLES)
         whole = render_subquestions(steps[: length + 1])
         assert whole.startswith(shown)
-        assert read_subquestion(APPLES, whole[len(shown) :], finished=True).step == step
+        assert parse_subquestion(APPLES, whole[len(shown) :], finished=True).step == step
 
 
 @given(st.text())
 def test_any_text_is_a_step_that_can_be_rendered_or_none(text: str) -> None:
-    step = read_subquestion(APPLES, text, finished=True).step
+    step = parse_subquestion(APPLES, text, finished=True).step
     if step is not None:
         assert parse_subquestions(APPLES, render_subquestions([step])) == [step]
 
@@ -89,16 +89,16 @@ def test_any_text_is_a_step_that_can_be_rendered_or_none(text: str) -> None:
         (" How many?\nAnswer: He has some.", "no answer stated"),
         (" One?\nAnswer: The answer is 1.\nQuestion: Two?", "goes on after its answer"),
         (" One?\nAnswer: The answer is 1.\n\nWell done!", "goes on after its answer"),
-        (f" {OVERALL} How many?\nAnswer: I cannot say.", "no answer stated"),
+        (f" {FINAL_PREFIX} How many?\nAnswer: I cannot say.", "no answer stated"),
     ],
 )
 def test_a_sample_that_is_no_step_says_why(text: str, problem: str) -> None:
-    sample = read_subquestion(APPLES, text, finished=True)
+    sample = parse_subquestion(APPLES, text, finished=True)
     assert (sample.step, sample.problem) == (None, problem)
 
 
 def test_a_sample_cut_off_is_not_used() -> None:
-    sample = read_subquestion(APPLES, FIRST.prose, finished=False)
+    sample = parse_subquestion(APPLES, FIRST.prose, finished=False)
     assert (sample.step, sample.problem) == (None, "cut off at the token limit")
 
 
@@ -107,7 +107,7 @@ def test_a_sample_cut_off_is_not_used() -> None:
     [
         ("How many apples has he at first?", False),
         ("How many apples does he eat?", False),
-        (f"{OVERALL} How many apples are left?", True),
+        (f"{FINAL_PREFIX} How many apples are left?", True),
         ("now we can  ANSWER: what remains?", True),
         ("How many apples are left?", True),
         ("So how many apples  are left", True),
@@ -116,13 +116,13 @@ def test_a_sample_cut_off_is_not_used() -> None:
     ],
 )
 def test_the_problems_own_question_ends_a_path(subquestion: str, last: bool) -> None:
-    assert concludes(APPLES, subquestion) is last
-    step = read_subquestion(
+    assert is_final_subquestion(APPLES, subquestion) is last
+    step = parse_subquestion(
         APPLES, f" {subquestion}\nAnswer: That is 10. The answer is 10.\n", finished=True
     ).step
     assert step is not None
     assert step.answer == ("10" if last else None)
-    assert (step.kind, step.code, asked(step)) == ("A3", "", subquestion)
+    assert (step.kind, step.code, subquestion_of(step)) == ("A3", "", subquestion)
 
 
 def test_the_last_sentence_of_a_problem() -> None:
@@ -130,8 +130,10 @@ def test_the_last_sentence_of_a_problem() -> None:
     assert last_sentence(Question("q", "A rope is 2.5 m long.\nHow\nlong is it? ")) == (
         "How long is it?"
     )
-    assert not concludes(Question("q", ""), "How many?")
-    assert not concludes(Question("q", "He has 3. How many?"), "He is how old and somehow many?")
+    assert not is_final_subquestion(Question("q", ""), "How many?")
+    assert not is_final_subquestion(
+        Question("q", "He has 3. How many?"), "He is how old and somehow many?"
+    )
 
 
 @pytest.mark.parametrize(
@@ -159,7 +161,7 @@ def test_the_examples_reckon_right_and_end_in_their_problems_question() -> None:
         question = Question("q", problem.removeprefix("Problem: "))
         steps = parse_subquestions(question, solution + "\n")
         assert 2 <= len(steps) <= 4
-        assert asked(steps[-1]) == f"{OVERALL} {last_sentence(question)}"
+        assert subquestion_of(steps[-1]) == f"{FINAL_PREFIX} {last_sentence(question)}"
         for step in steps:
             *_, (sum_, result) = re.findall(r"(\d[\d +*/-]*\d) = (\d+)", step.prose)
             assert eval(sum_) == int(result)
@@ -181,7 +183,7 @@ def test_the_policy_asks_once_and_reads_each_sample() -> None:
         ]
 
     completer = ScriptedCompleter(answer)
-    with metering() as cost:
+    with track_cost() as cost:
         steps = ask(completer, [FIRST])
     assert steps == [FIRST, LAST]
     assert (cost.calls, cost.samples, cost.truncated, cost.malformed) == (1, 4, 1, 1)
@@ -202,7 +204,7 @@ def test_at_the_depth_limit_only_the_problems_question_is_left() -> None:
         return [f" {FIRST.prose}"]
 
     completer = ScriptedCompleter(answer)
-    with metering() as cost:
+    with track_cost() as cost:
         assert ask(completer, [], depth=2) == [FIRST]
         assert ask(completer, [FIRST], depth=2) == [LAST]
         assert ask(completer, [FIRST, FIRST], depth=2) == [LAST]

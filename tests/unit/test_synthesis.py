@@ -11,24 +11,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from rstar_math.errors import ConfigError, ContextExceeded, ModelUnreachable, StoreError
-from rstar_math.problems.drafts import DraftFile, Written
+from rstar_math.errors import ConfigError, ContextLengthError, ModelUnreachableError, StoreError
+from rstar_math.problems.drafts import DraftFile, DraftResponse
 from rstar_math.problems.filtering import Rule
 from rstar_math.problems.jsonl import MAX_QUESTION_CHARS, read_problems, write_problems
 from rstar_math.problems.synthesis import (
     EXAMPLES,
     STOPS,
     Agreement,
-    Known,
-    LeftOut,
+    KnownProblems,
+    Rejections,
     SynthesisConfig,
+    accept_by_agreement,
     agreement,
+    filter_drafts,
     is_clean,
     read_draft,
     require_seeds,
-    settle,
     synthesis_prompt,
-    tell_apart,
     write_drafts,
 )
 from rstar_math.testing import ScriptedCompleter
@@ -51,19 +51,19 @@ CUBES = "How many corners do 5 cubes have if none is cut off?"
 EXAM = "In an exam hall there are 14 rows of 8 desks. How many desks are in the hall?"
 KEPT = "On a bus there are 31 seats and 17 of them are taken. How many seats are free?"
 KNOWN = [
-    Known("in a set", {"exam": [Problem(Question("e", EXAM))]}),
-    Known("held out", {"held": [Problem(Question("h", KEPT))]}),
-    Known("a seed", {"seeds": SEEDS}),
+    KnownProblems("in a set", {"exam": [Problem(Question("e", EXAM))]}),
+    KnownProblems("held out", {"held": [Problem(Question("h", KEPT))]}),
+    KnownProblems("a seed", {"seeds": SEEDS}),
 ]
 
 
-def ask(path: Path, completer: ScriptedCompleter, **options: Any) -> list[Written]:
+def ask(path: Path, completer: ScriptedCompleter, **options: Any) -> list[DraftResponse]:
     """What the file holds when all requests are answered."""
     config = SynthesisConfig(**options)
 
     async def work() -> None:
         with DraftFile.open(path, {"seed": config.seed}) as file:
-            found: list[Written] = []
+            found: list[DraftResponse] = []
             await write_drafts(
                 completer, SEEDS, config, file, model="m", width=2, on_written=found.append
             )
@@ -73,8 +73,8 @@ def ask(path: Path, completer: ScriptedCompleter, **options: Any) -> list[Writte
         return file.first(config.requests)
 
 
-def wrote(*texts: str | None, request: int = 0) -> Written:
-    return Written(request, ("seed0", "seed2"), texts, "m", None, {"calls": 1})
+def wrote(*texts: str | None, request: int = 0) -> DraftResponse:
+    return DraftResponse(request, ("seed0", "seed2"), texts, "m", None, {"calls": 1})
 
 
 def test_every_draft_ends_in_one_place_and_known_ones_before_they_are_solved() -> None:
@@ -91,8 +91,8 @@ def test_every_draft_ends_in_one_place_and_known_ones_before_they_are_solved() -
         BIKES,
         CUBES,
     ]
-    config, out = SynthesisConfig(requests=4, each=3), LeftOut()
-    fresh = tell_apart([wrote(*texts)], config, KNOWN, out)
+    config, out = SynthesisConfig(requests=4, each=3), Rejections()
+    fresh = filter_drafts([wrote(*texts)], config, KNOWN, out)
     asked = [one.question.text.casefold() for one in fresh.problems]
     assert asked == [text.casefold() for text in (PENS, HENS, BIKES, CUBES)]
     assert all(one.reference is None for one in fresh.problems)
@@ -106,7 +106,7 @@ def test_every_draft_ends_in_one_place_and_known_ones_before_they_are_solved() -
         problem.id: (agreement(cast, 10), asked)
         for problem, (cast, asked) in zip(fresh.problems, votes, strict=True)
     }
-    (kept,) = settle(fresh, found, config, out)
+    (kept,) = accept_by_agreement(fresh, found, config, out)
     assert (kept.problem.reference, kept.problem.source) == ("60", "synthetic")
     assert kept.provenance() == {
         "seeds": ["seed0", "seed2"],
@@ -137,10 +137,10 @@ def test_drafts_with_an_evaluations_words_and_other_numbers_are_left_out_on_dema
     twin = EXAM.replace("14", "15").replace("8", "9")
     config = SynthesisConfig(requests=1, each=1)
     for templates in (False, True):
-        known = Known(
+        known = KnownProblems(
             "in a set", {"exam": [Problem(Question("e", EXAM))]}, Rule(templates=templates)
         )
-        fresh = tell_apart([wrote(twin)], config, [known], LeftOut())
+        fresh = filter_drafts([wrote(twin)], config, [known], Rejections())
         assert bool(fresh.problems) != templates
 
 
@@ -148,7 +148,7 @@ def test_the_order_of_the_answers_does_not_matter() -> None:
     some = [wrote(PENS, HENS, request=0), wrote(PENS.lower(), CUBES, request=1)]
     config = SynthesisConfig(requests=2, each=2)
     one, other = (
-        tell_apart(order, config, KNOWN, LeftOut()).problems for order in (some, some[::-1])
+        filter_drafts(order, config, KNOWN, Rejections()).problems for order in (some, some[::-1])
     )
     assert {p.id for p in one} == {p.id for p in other}
     assert len(one) == 3
@@ -174,8 +174,8 @@ def test_hostile_drafts_lose_nothing_and_what_is_kept_can_be_read_again(tmp_path
     completer = ScriptedCompleter(lambda prompt, n, seed: texts)
     config = {"requests": 1, "each": len(texts), "max_tokens": 10**6}
     written = ask(tmp_path / "drafts.jsonl", completer, **config)
-    out = LeftOut()
-    fresh = tell_apart(written, SynthesisConfig(**config), KNOWN, out)
+    out = Rejections()
+    fresh = filter_drafts(written, SynthesisConfig(**config), KNOWN, out)
     # The stop string cuts what follows "\nQuestion:" and "\n\n"; the rest is a draft like others.
     assert [one.question.text for one in fresh.problems] == [HENS, ignoring, PENS]
     assert out.counts["unreadable"] == len(HOSTILE) - 1
@@ -183,7 +183,7 @@ def test_hostile_drafts_lose_nothing_and_what_is_kept_can_be_read_again(tmp_path
     assert all(one["draft"].isprintable() for one in out.examples)
     json.dumps(out.examples, ensure_ascii=False).encode("utf-8")
     found = {one.id: (agreement({"60": 9.0}, 10), True) for one in fresh.problems}
-    kept = settle(fresh, found, SynthesisConfig(requests=1), out)
+    kept = accept_by_agreement(fresh, found, SynthesisConfig(requests=1), out)
     write_problems(tmp_path / "new.jsonl", [one.problem for one in kept])
     assert len(read_problems(tmp_path / "new.jsonl")) == 3
 
@@ -211,19 +211,19 @@ def test_a_request_that_cannot_be_served_ends_no_other(tmp_path: Path) -> None:
     def answer(prompt: str, n: int, seed: int) -> Sequence[str]:
         if not refused:
             refused.append(seed)
-            raise ContextExceeded("too long")
+            raise ContextLengthError("too long")
         return [PENS] * n
 
     written = ask(tmp_path / "drafts.jsonl", ScriptedCompleter(answer), requests=3, each=2)
     assert [one.failure for one in written] == ["context exceeded", None, None]
-    out = LeftOut()
-    tell_apart(written, SynthesisConfig(requests=3, each=2), KNOWN, out)
+    out = Rejections()
+    filter_drafts(written, SynthesisConfig(requests=3, each=2), KNOWN, out)
     assert out.counts["not written"] == 2
 
     def gone(prompt: str, n: int, seed: int) -> Sequence[str]:
-        raise ModelUnreachable("gone")
+        raise ModelUnreachableError("gone")
 
-    with pytest.raises(ModelUnreachable):
+    with pytest.raises(ModelUnreachableError):
         ask(tmp_path / "drafts.jsonl", ScriptedCompleter(gone), requests=4, each=2)
     asked = ScriptedCompleter(lambda prompt, n, seed: [HENS])
     assert len(ask(tmp_path / "drafts.jsonl", asked, requests=4, each=2)) == 4

@@ -8,7 +8,15 @@ import pytest
 
 from rstar_math.config import MutualConfig, SearchConfig
 from rstar_math.errors import ConfigError, InputError
-from rstar_math.search import Parts, Tree, ballots, examine, majority, mutual_choice, sample_chains
+from rstar_math.search import (
+    SearchComponents,
+    Tree,
+    check_candidates,
+    choose_by_agreement,
+    majority,
+    sample_chains,
+    votes_of,
+)
 from rstar_math.testing import ToyPeers, toy_units
 from rstar_math.testing.toy_world import ToyExecutor
 from rstar_math.types import Question
@@ -31,9 +39,9 @@ def shares(world: ToyPeers, config: MutualConfig, n: int, problems: int) -> tupl
     """How many problems a majority and mutual reasoning answer right, with n chains each."""
 
     async def one(tree: Tree) -> tuple[str | None, str | None]:
-        parts = Parts(world.generating(), ToyExecutor())
+        parts = SearchComponents(world.generating(), ToyExecutor())
         await sample_chains(tree, n, parts=parts, config=SearchConfig())
-        await examine(
+        await check_candidates(
             tree,
             peer=world.discriminating(),
             units=toy_units,
@@ -41,8 +49,8 @@ def shares(world: ToyPeers, config: MutualConfig, n: int, problems: int) -> tupl
             config=config,
             seed=0,
         )
-        by_vote = await majority(ballots(tree), same_text)
-        return by_vote.answer, (await mutual_choice(tree, same_text, config)).answer
+        by_vote = await majority(votes_of(tree), same_text)
+        return by_vote.answer, (await choose_by_agreement(tree, same_text, config)).answer
 
     async def every() -> tuple[float, float]:
         hits = [0, 0]

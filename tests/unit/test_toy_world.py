@@ -9,11 +9,11 @@ from statistics import fmean
 import pytest
 
 from rstar_math.config import SearchConfig
-from rstar_math.costs import metering
+from rstar_math.costs import track_cost
 from rstar_math.errors import ConfigError, InputError
 from rstar_math.prompts import GRAMMAR
 from rstar_math.protocols import Scorer
-from rstar_math.search import ROOT, Parts, Tree, grow, sample_chains, to_record
+from rstar_math.search import ROOT, SearchComponents, Tree, grow, sample_chains, to_record
 from rstar_math.testing import ToyWorld
 from rstar_math.types import ExecutionStatus, Problem, Step, Verdict
 from tests.unit.toy import DirectExecutor
@@ -77,7 +77,10 @@ def test_value_is_the_mean_of_random_chains(world: ToyWorld) -> None:
     tree = Tree(problem.question)
     asyncio.run(
         sample_chains(
-            tree, n, parts=Parts(world.policy, world.executor), config=SearchConfig(seed=3)
+            tree,
+            n,
+            parts=SearchComponents(world.policy, world.executor),
+            config=SearchConfig(seed=3),
         )
     )
     answers = [tree.nodes[end].step for end in tree.answers()]
@@ -206,7 +209,7 @@ def test_the_policy_writes_what_a_model_would_have_written() -> None:
 
 def test_the_shares_of_what_is_sampled() -> None:
     world = ToyWorld(right=0.5, slip=0.2, trap=0.1, fails=0.05, dead=0.05)
-    with metering() as cost:
+    with track_cost() as cost:
         steps = samples(world, (), 4000)
     forms = {"2 \\*": 0.1, "/|total|str": 0.05, "rest": 0.05}
     for form, share in forms.items():

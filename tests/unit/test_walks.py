@@ -50,7 +50,7 @@ def test_visits_are_walks_and_values_are_those_of_the_ends_walked_to(
     config = RSTAR.model_copy(update={"seed": seed, "rollouts": rollouts, "in_flight": in_flight})
     tree = grown(config)
     for index, node in enumerate(tree.nodes):
-        assert node.visits == node.walks
+        assert node.visits == node.rollouts
         if node.children:
             below = [tree.nodes[child] for child in node.children]
             assert node.visits == sum(child.visits for child in below)
@@ -84,12 +84,12 @@ def test_the_search_ends_where_nothing_is_left_to_explore() -> None:
 def test_unexplored_children_are_taken_in_no_fixed_order() -> None:
     def first_move(seed: int) -> int:
         tree = grown(RSTAR.model_copy(update={"rollouts": 1, "seed": seed}))
-        return next(child for child in tree.nodes[ROOT].children if tree.nodes[child].walks)
+        return next(child for child in tree.nodes[ROOT].children if tree.nodes[child].rollouts)
 
     moves = [first_move(seed) for seed in range(60)]
     assert {moves.count(child) > 8 for child in (1, 2, 3)} == {True}
     first = RSTAR.model_copy(update={"rollouts": 1, "ties": "first"})
-    assert grown(first).nodes[1].walks == 1
+    assert grown(first).nodes[1].rollouts == 1
 
 
 def test_two_calls_of_grow_are_one_call() -> None:

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from rstar_math.files import replacing
+from rstar_math.files import atomic_write
 
 
 def test_a_file_takes_its_place_at_the_end_with_the_permissions_of_any_new_file(
     tmp_path: Path,
 ) -> None:
     target, other = tmp_path / "new" / "a.txt", tmp_path / "other.txt"
-    with replacing(target) as part:
+    with atomic_write(target) as part:
         part.write_text("new")
         assert not target.exists()
     other.write_text("")
@@ -26,7 +26,7 @@ def test_what_fails_leaves_the_older_file_and_nothing_else(tmp_path: Path) -> No
     target.write_text("old")
 
     def stopped_halfway() -> None:
-        with replacing(target) as part:
+        with atomic_write(target) as part:
             part.write_text("half of")
             raise KeyboardInterrupt
 

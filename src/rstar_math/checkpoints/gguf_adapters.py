@@ -11,10 +11,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rstar_math.checkpoints.folders import shipped_weights
-from rstar_math.checkpoints.gguf_export import named_tensors, readout, shared_facts
+from rstar_math.checkpoints.folders import bundled_weights
+from rstar_math.checkpoints.gguf_export import named_tensors, score_output_matrix, shared_metadata
 from rstar_math.checkpoints.gguf_families import FAMILIES, ModelSpec, read_spec
-from rstar_math.checkpoints.gguf_writer import Kind, Piece, add_fact, require_gguf, write_pieces
+from rstar_math.checkpoints.gguf_writer import (
+    Kind,
+    TensorSpec,
+    add_metadata,
+    require_gguf,
+    write_tensors,
+)
 from rstar_math.checkpoints.tensors import (
     GgufHeader,
     GgufTensors,
@@ -25,20 +31,20 @@ from rstar_math.checkpoints.tensors import (
 from rstar_math.checkpoints.value_heads import WEIGHT, ValueHead
 from rstar_math.config.sections import LOCAL
 from rstar_math.errors import InputError
-from rstar_math.files import replacing
+from rstar_math.files import atomic_write
 
 _OF_THE_BASE = "rstar.base."
 
 
-def repack(source: Path, target: Path, adapter: Path | None = None) -> None:
+def repack_weights(source: Path, target: Path, adapter: Path | None = None) -> None:
     """Write to `target`, whole or not at all, a model with its Q4_1 matrices and those that
     `adapter` changes as Q8_0, everything else as it is.
 
-    Raises `InputError` for damaged files, `MissingExtra`, and `OSError` where `target` cannot be
+    Raises `InputError` for damaged files, `MissingDependencyError`, and `OSError` where `target` cannot be
     written.
     """
     gguf = require_gguf()
-    with replacing(target) as part:
+    with atomic_write(target) as part:
         reader = gguf.GGUFReader(source)
         writer = gguf.GGUFWriter(part, arch=reader.get_field("general.architecture").contents())
         _copy_facts(gguf, reader, writer)
@@ -59,9 +65,9 @@ def repack(source: Path, target: Path, adapter: Path | None = None) -> None:
         writer.close()
 
 
-def put_in(adapter: Path, model: Any) -> None:
+def apply_adapter(adapter: Path, model: Any) -> None:
     """Add what an adapter learned to the weights of a transformers model of its base; a preference
-    model gets its head. Raises `InputError` and `MissingExtra`."""
+    model gets its head. Raises `InputError` and `MissingDependencyError`."""
     import torch
 
     header, scorer = read_header(adapter), hasattr(model, "score")
@@ -84,7 +90,7 @@ class _Adapter:
     """What an adapter adds to its base."""
 
     def __init__(self, path: Path) -> None:
-        self._facts = read_header(path).facts
+        self._facts = read_header(path).metadata
         self._learned = GgufTensors(path)
 
     def of(self, name: str) -> Any:
@@ -98,11 +104,11 @@ class _Adapter:
         """The adapter's facts, and a preference model's head as its output matrix."""
         for key, value in self._facts.items():
             if key.startswith("rstar.") and not key.startswith(_OF_THE_BASE):
-                add_fact(writer, key, value)
+                add_metadata(writer, key, value)
         if WEIGHT in self._facts:
             vocabulary = next(t for t in reader.tensors if t.name == "token_embd.weight").shape[1]
             kind = gguf.GGMLQuantizationType.Q8_0
-            rows = readout(self._facts[WEIGHT], int(vocabulary))
+            rows = score_output_matrix(self._facts[WEIGHT], int(vocabulary))
             data = gguf.quants.quantize(rows, kind)
             writer.add_tensor("output.weight", data, raw_dtype=kind)
 
@@ -148,23 +154,23 @@ def write_difference(
     (0, 1], by the squared size of all matrices.
 
     Raises `InputError` where other weights than attention's and MLP's matrices were trained, which
-    an adapter cannot hold; `MissingExtra`, and `StoreError` for the disk.
+    an adapter cannot hold; `MissingDependencyError`, and `StoreError` for the disk.
     """
-    file = shipped_weights() if base == LOCAL else Path(base).expanduser()
+    file = bundled_weights() if base == LOCAL else Path(base).expanduser()
     spec, header = read_spec(checkpoint), read_header(file)
     changes = list(_changes(checkpoint, file, rank))
     sides = [(f"{one.name}.lora_{side}", getattr(one, side)) for one in changes for side in "ab"]
-    pieces = [Piece(name, data.shape, kind, partial(_itself, data)) for name, data in sides]
-    facts = shared_facts(checkpoint, spec, "adapter") | base_facts(
-        header.fact("block_count"), header.fact("embedding_length"), header.fingerprint()
+    pieces = [TensorSpec(name, data.shape, kind, partial(_weights, data)) for name, data in sides]
+    facts = shared_metadata(checkpoint, spec, "adapter") | base_metadata(
+        header.value("block_count"), header.value("embedding_length"), header.fingerprint()
     )
     facts |= {"rstar.base": base if base == LOCAL else file.name}
     facts |= {"adapter.type": "lora", "adapter.lora.alpha": float(rank)}
-    write_pieces(out, spec.architecture, facts, pieces)
+    write_tensors(out, spec.architecture, facts, pieces)
     return 1 - sum(one.lost for one in changes) / sum(one.size for one in changes)
 
 
-def _itself(data: Any) -> Any:
+def _weights(data: Any) -> Any:
     return data
 
 
@@ -227,7 +233,7 @@ def write_adapter(checkpoint: Path, out: Path, *, kind: Kind = "f16") -> Path:
     """`out`, written whole or not at all: the adapter of a policy or preference model that was
     trained with LoRA, with a preference model's head.
 
-    The base is known again by its shape and last norm. Raises `InputError`, `MissingExtra`, and
+    The base is known again by its shape and last norm. Raises `InputError`, `MissingDependencyError`, and
     `StoreError` for the disk.
     """
     spec = read_spec(checkpoint)
@@ -241,10 +247,10 @@ def write_adapter(checkpoint: Path, out: Path, *, kind: Kind = "f16") -> Path:
     weights = WeightFiles(folder, "adapter_model")
     last = spec.to_gguf("model.norm.weight", WeightFiles(checkpoint)["model.norm.weight"])
     size = int(spec.config["hidden_size"])
-    facts = shared_facts(checkpoint, spec, "adapter")
-    facts |= base_facts(spec.layers, size, norm_fingerprint(last.tobytes()))
+    facts = shared_metadata(checkpoint, spec, "adapter")
+    facts |= base_metadata(spec.layers, size, norm_fingerprint(last.tobytes()))
     facts |= {"adapter.type": "lora", "adapter.lora.alpha": scale * rank}
-    return write_pieces(out, spec.architecture, facts, _pieces(folder, spec, weights, kind))
+    return write_tensors(out, spec.architecture, facts, _pieces(folder, spec, weights, kind))
 
 
 def _settings(folder: Path) -> tuple[float, int]:
@@ -263,7 +269,7 @@ def _settings(folder: Path) -> tuple[float, int]:
     return alpha / (math.sqrt(rank) if said.get("use_rslora") else rank), rank
 
 
-def _pieces(folder: Path, spec: ModelSpec, weights: WeightFiles, kind: Kind) -> list[Piece]:
+def _pieces(folder: Path, spec: ModelSpec, weights: WeightFiles, kind: Kind) -> list[TensorSpec]:
     """An adapter's matrices, each pair brought to one size, so that small numbers keep their digits
     in float16."""
     pieces = []
@@ -283,14 +289,14 @@ def _pieces(folder: Path, spec: ModelSpec, weights: WeightFiles, kind: Kind) -> 
 
         def data(key: str = key, module: str = module, side: str = side) -> Any:
             other = key.replace(f".lora_{side}.", f".lora_{'AB'.replace(side, '')}.")
-            matrix = weights[key] * _evened(weights[key], weights[other])
+            matrix = weights[key] * _padded(weights[key], weights[other])
             return spec.to_gguf(f"{module}.weight", matrix) if side == "B" else matrix
 
-        pieces.append(Piece(f"{name}.lora_{side.lower()}", weights.shape(key), kind, data))
+        pieces.append(TensorSpec(f"{name}.lora_{side.lower()}", weights.shape(key), kind, data))
     return pieces
 
 
-def _evened(one: Any, other: Any) -> float:
+def _padded(one: Any, other: Any) -> float:
     """The power of two that brings a matrix to the size of its partner, half of the way."""
     sizes = float(abs(one).max()), float(abs(other).max())
     if min(sizes) == 0.0:
@@ -298,7 +304,7 @@ def _evened(one: Any, other: Any) -> float:
     return 2.0 ** round(math.log2(sizes[1] / sizes[0]) / 2)
 
 
-def base_facts(layers: int, size: int, norm: str) -> dict[str, Any]:
+def base_metadata(layers: int, size: int, norm: str) -> dict[str, Any]:
     """What tells an adapter's base from other models: its layers, the length of a hidden state, and
     the fingerprint of its last norm."""
     return {BASE + "layers": layers, BASE + "size": size, BASE + "norm": norm}
@@ -311,18 +317,18 @@ def check_adapter(adapter: Path, base: Path, *, kind: str) -> GgufHeader:
     `InputError`.
     """
     header, below = read_header(adapter), read_header(base)
-    if header.facts.get("general.type") != "adapter":
+    if header.metadata.get("general.type") != "adapter":
         raise InputError(f"{adapter} is a whole model, not an adapter; give it as --model.")
-    ours = header.facts.get("rstar.kind", kind)
+    ours = header.metadata.get("rstar.kind", kind)
     if ours != kind:
         kinds = {"ppm": "a preference model", "policy": "a policy"}
         raise InputError(
             f"The adapter {adapter} is of {kinds.get(ours, ours)}, and {kinds[kind]} is wanted; "
             f"give it as {'search.ppm' if ours == 'ppm' else 'model.adapter'}."
         )
-    facts = header.facts
+    facts = header.metadata
     wanted = facts.get(BASE + "layers"), facts.get(BASE + "size"), facts.get(BASE + "norm")
-    there = below.fact("block_count"), below.fact("embedding_length")
+    there = below.value("block_count"), below.value("embedding_length")
     alike = header.architecture == below.architecture
     known = wanted[:2] == there and wanted[2] in below.fingerprints()
     if not alike or (wanted[0] is not None and not known):

@@ -13,8 +13,8 @@ from typing import Any
 
 from rstar_math.checkpoints.folders import read_notes
 from rstar_math.checkpoints.gguf_families import ModelSpec, read_spec
-from rstar_math.checkpoints.gguf_tokenizer import tokenizer_facts
-from rstar_math.checkpoints.gguf_writer import Kind, Piece, write_pieces
+from rstar_math.checkpoints.gguf_tokenizer import tokenizer_metadata
+from rstar_math.checkpoints.gguf_writer import Kind, TensorSpec, write_tensors
 from rstar_math.checkpoints.tensors import GGUF_KEYS, WeightFiles, read_header
 from rstar_math.checkpoints.value_heads import ValueHead
 from rstar_math.errors import InputError
@@ -27,14 +27,14 @@ def write_gguf(checkpoint: Path, out: Path, *, kind: Kind = "q8_0") -> Path:
     """`out`, written whole or not at all: a policy or preference model as one GGUF file.
 
     Of a model trained with LoRA the merged weights are taken. Matrices are stored as `kind`, norms
-    and biases as float32. Raises `InputError`, `MissingExtra`, and `StoreError` for the disk.
+    and biases as float32. Raises `InputError`, `MissingDependencyError`, and `StoreError` for the disk.
     """
     spec = read_spec(checkpoint)
     weights = WeightFiles(checkpoint)
     names = named_tensors(checkpoint, spec, weights)
     vocabulary = weights.shape("model.embed_tokens.weight")[0]
-    tokenizer = tokenizer_facts(checkpoint, vocabulary)
-    facts = shared_facts(checkpoint, spec, "model") | spec.settings(vocabulary)
+    tokenizer = tokenizer_metadata(checkpoint, vocabulary)
+    facts = shared_metadata(checkpoint, spec, "model") | spec.settings(vocabulary)
     facts["general.file_type"] = _FILE_TYPES[kind]
     facts["general.quantization_version"] = 2
     facts["general.name"] = tokenizer.model_name(str(facts["general.name"]))
@@ -43,22 +43,22 @@ def write_gguf(checkpoint: Path, out: Path, *, kind: Kind = "q8_0") -> Path:
         return spec.to_gguf(tensor, weights[tensor])
 
     pieces = [
-        Piece(name, weights.shape(tensor), kind, partial(data, tensor))
+        TensorSpec(name, weights.shape(tensor), kind, partial(data, tensor))
         for tensor, name in names.items()
     ]
     for name, divisors in spec.rope_tensors().items():
-        pieces.append(Piece(name, (len(divisors),), kind, partial(list, divisors)))
+        pieces.append(TensorSpec(name, (len(divisors),), kind, partial(list, divisors)))
     if spec.scorer:
         size = (vocabulary, weights.shape("score.weight")[1])
-        rows = partial(readout, weights["score.weight"][0], vocabulary)
-        pieces.append(Piece("output.weight", size, kind, rows))
-    return write_pieces(out, spec.architecture, facts | tokenizer.facts, pieces)
+        rows = partial(score_output_matrix, weights["score.weight"][0], vocabulary)
+        pieces.append(TensorSpec("output.weight", size, kind, rows))
+    return write_tensors(out, spec.architecture, facts | tokenizer.metadata, pieces)
 
 
 def check_policy(path: Path) -> None:
     """Nothing, where a .gguf file may be a policy; raises `InputError` for damaged files, for
     preference models and for adapters."""
-    facts = read_header(path).facts
+    facts = read_header(path).metadata
     if facts.get("general.type") == "adapter":
         raise InputError(
             f"{path} is an adapter; name the model it was trained on, and the adapter with "
@@ -70,7 +70,7 @@ def check_policy(path: Path) -> None:
         )
 
 
-def shared_facts(checkpoint: Path, spec: ModelSpec, role: str) -> dict[str, Any]:
+def shared_metadata(checkpoint: Path, spec: ModelSpec, role: str) -> dict[str, Any]:
     """The facts that models and adapters have in common, with a preference model's head."""
     notes = read_notes(checkpoint)
     facts: dict[str, Any] = {
@@ -87,7 +87,7 @@ def shared_facts(checkpoint: Path, spec: ModelSpec, role: str) -> dict[str, Any]
     value = spec.config.get("rstar_value") or {}
     objective = str(value.get("objective", notes.get("kind", "ppm")))
     head = ValueHead.of_checkpoint(checkpoint)
-    return facts | {"rstar.objective": objective, "rstar.value": "tanh(score)"} | head.facts()
+    return facts | {"rstar.objective": objective, "rstar.value": "tanh(score)"} | head.metadata()
 
 
 def named_tensors(checkpoint: Path, spec: ModelSpec, weights: WeightFiles) -> dict[str, str]:
@@ -112,7 +112,7 @@ def named_tensors(checkpoint: Path, spec: ModelSpec, weights: WeightFiles) -> di
     return names
 
 
-def readout(head: Any, vocabulary: int) -> Any:
+def score_output_matrix(head: Any, vocabulary: int) -> Any:
     """The output matrix that has the score of a head's weights as token 0's logit, and its negative
     as token 1's."""
     import numpy as np

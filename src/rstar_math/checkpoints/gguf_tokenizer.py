@@ -53,7 +53,7 @@ _FIRST_NOTE = (
 class GgufTokenizer:
     """A tokenizer as entries of a GGUF file."""
 
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
     """The entries `tokenizer.*`, with a remark where llama.cpp's tokens may differ."""
     stripping: bool
     """Whether special tokens swallow the white space after them."""
@@ -64,7 +64,7 @@ class GgufTokenizer:
         return f"{plain} ({_STRIPPING_NAME})" if self.stripping else plain
 
 
-def tokenizer_facts(folder: Path, vocabulary: int) -> GgufTokenizer:
+def tokenizer_metadata(folder: Path, vocabulary: int) -> GgufTokenizer:
     """The tokenizer of a checkpoint whose model has `vocabulary` rows of embeddings.
 
     Raises `InputError` where the folder has no tokenizer, or one that llama.cpp would read

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rstar_math.checkpoints.folders import saying_what_fails
-from rstar_math.errors import InputError, MissingExtra
-from rstar_math.files import replacing
+from rstar_math.checkpoints.folders import convert_io_errors
+from rstar_math.errors import InputError, MissingDependencyError
+from rstar_math.files import atomic_write
 
 Kind = Literal["f32", "f16", "q8_0"]
 _BLOCK = 32
@@ -16,7 +16,7 @@ _BLOCK = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class TensorSpec:
     """A tensor to be written; its data is asked for when its turn comes."""
 
     name: str
@@ -33,18 +33,18 @@ class Piece:
 
 
 def require_gguf() -> Any:
-    """The package gguf. Raises `MissingExtra`."""
+    """The package gguf. Raises `MissingDependencyError`."""
     try:
         import gguf
     except ImportError as error:
-        raise MissingExtra(
+        raise MissingDependencyError(
             "Writing GGUF files needs the package gguf; type: pip install 'rstar-math[local]'."
         ) from error
     return gguf
 
 
-def write_pieces(
-    out: Path, architecture: str, facts: Mapping[str, Any], pieces: Sequence[Piece]
+def write_tensors(
+    out: Path, architecture: str, facts: Mapping[str, Any], pieces: Sequence[TensorSpec]
 ) -> Path:
     """`out`, with these facts and tensors; at most one tensor is in memory at a time.
 
@@ -54,20 +54,20 @@ def write_pieces(
     gguf = require_gguf()
     if out.exists():
         raise InputError(f"{out} is there already; name another place or remove it.")
-    with saying_what_fails(out), replacing(out) as part:
+    with convert_io_errors(out), atomic_write(out) as part:
         _write(gguf, part, architecture, facts, pieces)
     return out
 
 
 def _write(
-    gguf: Any, part: Path, architecture: str, facts: Mapping[str, Any], pieces: Sequence[Piece]
+    gguf: Any, part: Path, architecture: str, facts: Mapping[str, Any], pieces: Sequence[TensorSpec]
 ) -> None:
     import numpy as np
 
     writer = gguf.GGUFWriter(part, arch=architecture)
     try:
         for key, value in facts.items():
-            add_fact(writer, key, value)
+            add_metadata(writer, key, value)
         for piece in pieces:
             kind = getattr(gguf.GGMLQuantizationType, piece.stored.upper())
             row, size = gguf.GGML_QUANT_SIZES[kind]
@@ -96,7 +96,7 @@ def _write(
     writer.close()
 
 
-def _encoded(gguf: Any, piece: Piece) -> bytes:
+def _encoded(gguf: Any, piece: TensorSpec) -> bytes:
     """A tensor's bytes as they are stored."""
     import numpy as np
 
@@ -111,7 +111,7 @@ def _encoded(gguf: Any, piece: Piece) -> bytes:
     return found
 
 
-def add_fact(writer: Any, key: str, value: Any) -> None:
+def add_metadata(writer: Any, key: str, value: Any) -> None:
     """Add one fact to a writer; whole numbers as uint32, fractions as float32."""
     import numpy as np
 

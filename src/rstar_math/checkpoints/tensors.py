@@ -28,7 +28,7 @@ _MOST = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
-class TensorPlace:
+class TensorInfo:
     """Where a tensor stands in its file."""
 
     shape: tuple[int, ...]
@@ -44,17 +44,17 @@ class GgufHeader:
     """The beginning of a GGUF file."""
 
     path: Path
-    facts: dict[str, Any]
-    tensors: dict[str, TensorPlace]
+    metadata: dict[str, Any]
+    tensors: dict[str, TensorInfo]
 
     @property
     def architecture(self) -> str:
         """The family of the model, as llama.cpp calls it."""
-        return str(self.facts.get("general.architecture", ""))
+        return str(self.metadata.get("general.architecture", ""))
 
-    def fact(self, key: str) -> Any:
+    def value(self, key: str) -> Any:
         """A fact of the architecture, as in "block_count"; None where it is not there."""
-        return self.facts.get(f"{self.architecture}.{key}")
+        return self.metadata.get(f"{self.architecture}.{key}")
 
     def fingerprint(self) -> str:
         """What tells a base from others of its shape: its last norm, which is float32 in every
@@ -127,7 +127,7 @@ def _read(path: Path, file: BinaryIO) -> GgufHeader:
     step = int(facts.get("general.alignment", 32))
     base = -(-file.tell() // step) * step
     return GgufHeader(
-        path, facts, {name: TensorPlace(shape, kind, base + at) for name, shape, kind, at in places}
+        path, facts, {name: TensorInfo(shape, kind, base + at) for name, shape, kind, at in places}
     )
 
 
@@ -174,7 +174,7 @@ def _value(file: BinaryIO, kind: int) -> Any:
 
 class GgufTensors:
     """Tensors by llama.cpp's names, each decoded when it is asked for; outputs first. Raises
-    `InputError` for what is no GGUF file, and `MissingExtra`."""
+    `InputError` for what is no GGUF file, and `MissingDependencyError`."""
 
     def __init__(self, path: Path) -> None:
         read_header(path)

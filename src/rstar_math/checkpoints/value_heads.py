@@ -29,13 +29,13 @@ class ValueHead:
     @classmethod
     def of_header(cls, header: GgufHeader) -> "ValueHead":
         """The head that a GGUF file carries."""
-        weight = header.facts.get(WEIGHT)
+        weight = header.metadata.get(WEIGHT)
         if not isinstance(weight, list) or not weight:
             raise InputError(
                 f"{header.path} has no value head, so it cannot score; give what rstar deploy "
                 "wrote of a preference model."
             )
-        return cls(tuple(map(float, weight)), float(header.facts.get(BIAS, 0.0)))
+        return cls(tuple(map(float, weight)), float(header.metadata.get(BIAS, 0.0)))
 
     @classmethod
     def of_checkpoint(cls, folder: Path) -> "ValueHead":
@@ -75,7 +75,7 @@ class ValueHead:
         weights = WeightFiles(folder, "probe")
         return cls(tuple(map(float, weights["weight"][0])), float(weights["bias"][0]))
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """The head as entries of a GGUF file."""
         return {WEIGHT: list(self.weight), BIAS: self.bias}
 

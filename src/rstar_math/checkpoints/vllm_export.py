@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rstar_math.checkpoints.folders import read_notes, require_torch, writing
+from rstar_math.checkpoints.folders import read_notes, require_torch, save_checkpoint
 from rstar_math.checkpoints.tensors import WeightFiles
 from rstar_math.errors import InputError
 
@@ -66,7 +66,7 @@ def write_peft_adapter(checkpoint: Path, out: Path) -> PeftAdapter:
         "inference_mode": True,
     }
     about: dict[str, object] = {"kind": "adapter", "base": base, "rank": rank}
-    with writing(out, about) as part:
+    with save_checkpoint(out, about) as part:
         (part / "adapter_config.json").write_text(
             json.dumps(config, indent=2, sort_keys=True), encoding="utf-8"
         )
@@ -142,7 +142,7 @@ def write_int8(checkpoint: Path, out: Path) -> None:
     """Write a copy of a checkpoint folder with int8 matrices, for `vllm serve`.
 
     Raises `InputError` where the checkpoint has no weights, is quantized already or `out` exists,
-    `MissingExtra` without torch, and `StoreError` where the disk fails.
+    `MissingDependencyError` without torch, and `StoreError` where the disk fails.
     """
     require_torch()
     notes = read_notes(checkpoint)
@@ -153,7 +153,7 @@ def write_int8(checkpoint: Path, out: Path) -> None:
     if "quantization_config" in config:
         raise InputError(f"{checkpoint} is quantized already; give the checkpoint it came from.")
     kept = {key: value for key, value in notes.items() if key not in ("format", "files")}
-    with writing(out, {**kept, "quantized": "int8"}) as folder:
+    with save_checkpoint(out, {**kept, "quantized": "int8"}) as folder:
         for file in sorted(checkpoint.iterdir()):
             if file.is_file() and file.suffix != ".safetensors" and file.name not in _OURS:
                 shutil.copy(file, folder / file.name)

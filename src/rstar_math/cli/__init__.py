@@ -24,7 +24,7 @@ from rstar_math.cli import (
     train,
 )
 from rstar_math.errors import RstarError
-from rstar_math.text import plain
+from rstar_math.text import sanitize
 
 app = typer.Typer(
     name="rstar",
@@ -63,7 +63,7 @@ def main() -> None:
     try:
         app()
     except RstarError as error:
-        print(f"rstar: {plain(str(error))}", file=sys.stderr)
+        print(f"rstar: {sanitize(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -14,7 +14,7 @@ from rstar_math.errors import ConfigError
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from rstar_math.runs.export import Material
+    from rstar_math.runs.export import SearchedProblems
     from rstar_math.training.curation.records import Curated, CurationConfig, Data
 
 Format = Annotated[
@@ -53,18 +53,18 @@ def curate(
 
     Options with --set are those of the section curation, as in curation.margin=0.5.
     """
-    from rstar_math.runs.export import Material, require_parquet
+    from rstar_math.runs.export import SearchedProblems, require_parquet
     from rstar_math.runs.store import RunStore
-    from rstar_math.training.dataset import Origin, write_folder
+    from rstar_math.training.dataset import DatasetSource, write_folder
 
     config, kinds = curation_config(set_ or ()), _kinds(data)
     if format == "parquet":
         require_parquet()
     with RunStore.read(run_file) as store:
-        material = Material(store, None if strategy is None else strategy.split(","))
+        material = SearchedProblems(store, None if strategy is None else strategy.split(","))
         material.require_verdicts()
         found = run(curated(material, config, kinds), kept=False)
-        origin = Origin(
+        origin = DatasetSource(
             run_file.name, store.digest(), store.conditions(), tuple(material.strategies)
         )
     mark = write_folder(out, found, origin, config, data=kinds, format=format)
@@ -84,7 +84,7 @@ def curate(
 
 
 async def curated(
-    material: "Material", config: "CurationConfig", kinds: Sequence["Data"]
+    material: "SearchedProblems", config: "CurationConfig", kinds: Sequence["Data"]
 ) -> "Curated":
     """The training data of a run, with a bar; the grader is started only if it is needed."""
     from rstar_math.cli import display
@@ -140,7 +140,7 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write a run's trees, its paths or its preference pairs to one file of rows."""
-    from rstar_math.runs.export import Material, require_parquet, whole, write_rows
+    from rstar_math.runs.export import SearchedProblems, check_complete, require_parquet, write_rows
     from rstar_math.runs.store import RunStore
 
     kinds = {"trees": trees, "trajectories": trajectories, "pairs": pairs}
@@ -153,8 +153,8 @@ def export(
     if format == "parquet":
         require_parquet()
     with RunStore.read(run_file) as store:
-        model, rows = _rows(asked[0], Material(store, any_grammar=asked[0] != "pairs"))
-        with whole(target) as path:
+        model, rows = _rows(asked[0], SearchedProblems(store, any_grammar=asked[0] != "pairs"))
+        with check_complete(target) as path:
             count = write_rows(path, model, rows)
     if as_json:
         print_json({"file": str(target), "rows": count})
@@ -162,7 +162,9 @@ def export(
         typer.echo(f"{target}: {count} row{'' if count == 1 else 's'}")
 
 
-def _rows(kind: str, material: "Material") -> tuple[type["BaseModel"], Iterator["BaseModel"]]:
+def _rows(
+    kind: str, material: "SearchedProblems"
+) -> tuple[type["BaseModel"], Iterator["BaseModel"]]:
     """What is asked for, as the model of its rows and the rows."""
     from rstar_math.runs.export import TrajectoryRow, TreeRow, trajectory_rows, tree_rows
     from rstar_math.training.curation.records import CurationConfig

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 
 from rstar_math.checkpoints.folders import FILE, PACKAGE, cache_dir
 from rstar_math.config.sections import Config, ServersConfig
-from rstar_math.errors import MissingExtra, RstarError
+from rstar_math.errors import MissingDependencyError, RstarError
 from rstar_math.llm.vllm_servers import COMMAND, program
 from rstar_math.models.embedded import REPACKED
 from rstar_math.models.names import catalogue
@@ -110,7 +110,7 @@ def _vllm() -> Check:
         found = program(ServersConfig())
     except RstarError as error:
         fix = f"pip install vllm, or export {COMMAND}='/path/to/venv/bin/vllm serve'"
-        missing = "not installed" if isinstance(error, MissingExtra) else str(error)
+        missing = "not installed" if isinstance(error, MissingDependencyError) else str(error)
         return Check("packages", "vllm", False, what + missing, fix)
     return Check("packages", "vllm", True, what + " ".join(found))
 

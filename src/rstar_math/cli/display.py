@@ -23,12 +23,12 @@ from rich.table import Table
 from rich.text import Text
 
 from rstar_math.evaluation.metrics import Summary
-from rstar_math.evaluation.sanity import Gate
+from rstar_math.evaluation.sanity import SanityCheck
 from rstar_math.prompts.actions import label
-from rstar_math.prompts.grammar import program_output, thought
+from rstar_math.prompts.grammar import comment_text, program_output
 from rstar_math.search.tree import Tree
-from rstar_math.solver.solver import OnProgress, Solution
-from rstar_math.text import plain
+from rstar_math.solver.solver import ProgressCallback, Solution
+from rstar_math.text import sanitize
 from rstar_math.types import Cost, Execution, Problem, Step, Verdict
 
 err = Console(stderr=True, highlight=False)
@@ -39,14 +39,14 @@ if not out.is_terminal:
 
 def _safe(text: str) -> str:
     """Foreign text for a line with rich's markup."""
-    return escape(plain(text))
+    return escape(sanitize(text))
 
 
 MARKS = {Verdict.RIGHT: "[green]right[/]", Verdict.WRONG: "[red]wrong[/]"}
 
 
 @contextmanager
-def watching(rollouts: int) -> Iterator[OnProgress]:
+def watching(rollouts: int) -> Iterator[ProgressCallback]:
     """A line on stderr that says how far a search is; pass its value as `on_progress`."""
     started = monotonic()
     with Live(Text("asking the model ..."), console=err, transient=True) as live:
@@ -99,14 +99,14 @@ def solution(found: Solution) -> RenderableType:
         )
     else:
         rivals = ", ".join(
-            f"{plain(answer)} ({votes:.3g})" for answer, votes in choice.votes.items()
+            f"{sanitize(answer)} ({votes:.3g})" for answer, votes in choice.votes.items()
         )
         line = Text("Answer ", "bold")
-        line.append(plain(choice.answer), "bold green")
-        what = "score, where a second look agreed" if tree.checked else "votes"
+        line.append(sanitize(choice.answer), "bold green")
+        what = "score, where a second look agreed" if tree.has_discriminator_votes else "votes"
         line.append(f"   {choice.share:.0%} of the {what}: {rivals}", "dim")
         parts.append(line)
-    if tree.stopped is not None:
+    if tree.stop_reason is not None:
         parts.append(Text(stop_line(tree), "dim"))
     parts.append(Text(cost_line(tree.cost, len(tree) - 1), "dim"))
     return Group(*parts)
@@ -130,7 +130,7 @@ def _step(
 ) -> Iterator[RenderableType]:
     """One step's lines."""
     head = Text(f"{number}. ", "bold cyan")
-    head.append(plain(thought(step)) or "(no words)")
+    head.append(sanitize(comment_text(step)) or "(no words)")
     if made := label(step):
         head.append(f"   {made}", "dim")
     if q is not None:
@@ -141,11 +141,14 @@ def _step(
     if step.code.strip():
         yield Padding(
             Syntax(
-                plain(step.code.rstrip()), "python", theme="ansi_dark", background_color="default"
+                sanitize(step.code.rstrip()),
+                "python",
+                theme="ansi_dark",
+                background_color="default",
             ),
             (0, 0, 0, 4),
         )
-    if output := plain(program_output(block).rstrip()):
+    if output := sanitize(program_output(block).rstrip()):
         yield Padding(Text(f"-> {output}", "green" if block[-1].ok else "red"), (0, 0, 0, 4))
 
 
@@ -153,8 +156,8 @@ def cost_line(cost: Cost, steps: int) -> str:
     """What a search cost, in one line."""
     rate = cost.sampled_tokens / cost.seconds if cost.seconds else 0.0
     judged = f", {cost.scorer_tokens} tokens to score them" if cost.scorer_tokens else ""
-    if cost.peer_tokens:
-        judged = f" ({cost.peer_tokens} of them to check the work){judged}"
+    if cost.discriminator_tokens:
+        judged = f" ({cost.discriminator_tokens} of them to check the work){judged}"
     return (
         f"{steps} steps tried, {cost.code_runs} programs run ({cost.code_failures} failed), "
         f"{cost.calls} calls, {cost.sampled_tokens} tokens sampled{judged}, {cost.seconds:.1f} s "
@@ -170,8 +173,8 @@ _STOPPED = {
 
 def stop_line(tree: Tree) -> str:
     """Why a search stopped early, and what that spared."""
-    reason = _STOPPED.get(tree.stopped or "", tree.stopped)
-    return f"Stopped early: {reason}; about {tree.cost.spared_tokens} tokens spared"
+    reason = _STOPPED.get(tree.stop_reason or "", tree.stop_reason)
+    return f"Stopped early: {reason}; about {tree.cost.saved_tokens} tokens spared"
 
 
 def verdict_line(problem: Problem, answer: str | None, verdict: Verdict | None) -> str:
@@ -190,9 +193,9 @@ _STATES = {
 }
 
 
-def gate_line(gate: Gate) -> str:
+def gate_line(gate: SanityCheck) -> str:
     """One gate of --check in one line, with rich's markup."""
-    return f"{_STATES[gate.state]}  {_safe(gate.name)}: {_safe(gate.said)}"
+    return f"{_STATES[gate.state]}  {_safe(gate.name)}: {_safe(gate.message)}"
 
 
 def summaries(rows: Sequence[Summary]) -> Table:
@@ -234,14 +237,14 @@ def summaries(rows: Sequence[Summary]) -> Table:
         "model, prompt tokens, tokens sampled, programs run and failed, seconds from start to end."
     )
     for row in rows:
-        if row.cost.spared_tokens:
-            spared = row.cost.spared_tokens / max(row.problems, 1)
+        if row.cost.saved_tokens:
+            spared = row.cost.saved_tokens / max(row.problems, 1)
             table.caption += f"\n{row.strategy}: stopping early spared about {spared:.0f} tokens."
-        if row.cost.peer_tokens:
-            checked = row.cost.peer_tokens / max(row.problems, 1)
+        if row.cost.discriminator_tokens:
+            checked = row.cost.discriminator_tokens / max(row.problems, 1)
             table.caption += f"\n{row.strategy}: {checked:.0f} tokens of these by the second model."
-        if row.cost.unscored:
-            table.caption += f"\n{row.strategy}: {row.cost.unscored} steps could not be judged."
+        if row.cost.unscorable:
+            table.caption += f"\n{row.strategy}: {row.cost.unscorable} steps could not be judged."
         if row.cost.scorer_tokens:
             judged = row.cost.scorer_tokens / max(row.problems, 1)
             table.caption += f"\n{row.strategy}: {judged:.0f} tokens besides, to score steps."

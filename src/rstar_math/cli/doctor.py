@@ -24,7 +24,7 @@ def doctor(
 ) -> None:
     """Show what is installed, what is missing, what to type, and which sandbox layers hold here."""
     from rstar_math.cli.diagnosis import examine, examine_model
-    from rstar_math.sandbox.programs import NOT_COVERED
+    from rstar_math.sandbox.programs import UNPROTECTED
 
     checks = examine()
     if model is not None:
@@ -32,7 +32,7 @@ def doctor(
         checks += asyncio.run(examine_model(config))
     if as_json:
         print_json(
-            {"checks": [asdict(check) for check in checks], "not_covered": list(NOT_COVERED)}
+            {"checks": [asdict(check) for check in checks], "not_covered": list(UNPROTECTED)}
         )
         return
     from rich.table import Table
@@ -52,5 +52,5 @@ def doctor(
             table.add_row("", "", Text(f"type: {check.fix}", "cyan"))
     display.out.print(table)
     display.out.print("\n[bold]The sandbox does not cover[/]")
-    for sentence in NOT_COVERED:
+    for sentence in UNPROTECTED:
         display.out.print(f"  - {sentence}")

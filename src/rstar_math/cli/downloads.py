@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rstar_math.progress import OnProgress, Progress, beginning, display_with, megabytes
-from rstar_math.text import plain
+from rstar_math.progress import OnProgress, Progress, display_with, megabytes, start_line
+from rstar_math.text import sanitize
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -68,7 +68,7 @@ class _Bar:
             for task in self._bars.task_ids:
                 self._bars.remove_task(task)
             if progress.stage == "downloading":
-                self._say(beginning(progress))
+                self._say(start_line(progress))
             if progress.stage == "done":
                 self._say(f"{progress.model}: {megabytes(progress.done_bytes)}, checked")
                 return
@@ -81,7 +81,7 @@ class _Bar:
             )
 
     def _say(self, line: str) -> None:
-        self._bars.console.print(f"rstar: {plain(line)}", markup=False, soft_wrap=True)
+        self._bars.console.print(f"rstar: {sanitize(line)}", markup=False, soft_wrap=True)
 
 
 def fetch(*urls: str, base: str | None = None) -> None:
@@ -90,12 +90,12 @@ def fetch(*urls: str, base: str | None = None) -> None:
     from rstar_math.checkpoints.folders import require_torch
     from rstar_math.models.downloads import resolve_model
     from rstar_math.models.names import parse_base, parse_name
-    from rstar_math.models.storage import where
+    from rstar_math.models.storage import stored_path
 
     servers = ("http://", "https://", "vllm:")
     named = [parse_name(url) for url in urls if not url.startswith(servers) and "," not in url]
     for meant in [*named, *([] if base is None else [parse_base(base)])]:
-        if meant.kind in ("catalogue", "hub-file", "hub-checkpoint") and where(meant) is None:
+        if meant.kind in ("catalogue", "hub-file", "hub-checkpoint") and stored_path(meant) is None:
             if meant.engine == "transformers":
                 require_torch()
             resolve_model(meant)

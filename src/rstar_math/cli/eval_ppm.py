@@ -22,15 +22,17 @@ async def against_votes(
 ) -> dict[str, Any]:
     """The figures of `evaluation.reranking` on the first `limit` problems of a run, with the tokens
     that the scorer read. Raises `InputError` where the run has no samples to choose from."""
-    from rstar_math.costs import metering
-    from rstar_math.evaluation.reranking import choose
+    from rstar_math.costs import track_cost
+    from rstar_math.evaluation.reranking import rerank_samples
     from rstar_math.grading.grader import Grader
     from rstar_math.runs.store import RunStore
 
     async def work(store: "RunStore", name: str) -> dict[str, Any]:
         async with Grader() as grader:
-            with metering() as cost:
-                found = await choose(_judged(store, name, limit, grader), scorer, grader.group)
+            with track_cost() as cost:
+                found = await rerank_samples(
+                    _judged(store, name, limit, grader), scorer, grader.group
+                )
             return {
                 "run": str(run_file),
                 "strategy": name,
@@ -70,11 +72,11 @@ async def _judged(
 
 
 if TYPE_CHECKING:
-    from rstar_math.ppm.remote import ServedPreference
-    from rstar_math.ppm.scorer import PreferenceModel
+    from rstar_math.ppm.remote import RemotePPM
+    from rstar_math.ppm.scorer import LocalPPM
     from rstar_math.training.rows import PairRow
 
-    Scored = PreferenceModel | ServedPreference
+    Scored = LocalPPM | RemotePPM
 Sampled = Annotated[
     Path | None,
     typer.Option(
@@ -139,7 +141,7 @@ def eval_ppm(
     samples. The problems of --run must be ones that it has not learned from.
     """
     from rstar_math.errors import InputError
-    from rstar_math.ppm.remote import placed
+    from rstar_math.ppm.remote import resolve_ppm
 
     if pairs is None and not processbench and run_file is None:
         raise InputError(
@@ -148,7 +150,7 @@ def eval_ppm(
 
     async def measured() -> dict[str, Any]:
         report: dict[str, Any] = {"checkpoint": str(checkpoint)}
-        place = Path(placed(str(checkpoint)))
+        place = Path(resolve_ppm(str(checkpoint)))
         rows = None if pairs is None else _rows(place, pairs, limit, all_pairs)
         scorer = _loaded(place, base)
         try:
@@ -187,12 +189,12 @@ def _show(report: dict[str, Any]) -> None:
 
 def _loaded(checkpoint: Path, base: str | None) -> "Scored":
     """The model of a folder, or of a .gguf file."""
-    from rstar_math.ppm.remote import ServedPreference
-    from rstar_math.ppm.scorer import PreferenceModel
+    from rstar_math.ppm.remote import RemotePPM
+    from rstar_math.ppm.scorer import LocalPPM
 
     if checkpoint.suffix == ".gguf":
-        return ServedPreference.load(checkpoint, base=base or "local")
-    return PreferenceModel.load(checkpoint, base=base)
+        return RemotePPM.load(checkpoint, base=base or "local")
+    return LocalPPM.load(checkpoint, base=base)
 
 
 def _rows(checkpoint: Path, path: Path, limit: int | None, everything: bool) -> "list[PairRow]":

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rstar_math.cli.jobs import OpenJob
     from rstar_math.config.sections import Config
     from rstar_math.evaluation.metrics import Summary
-    from rstar_math.evaluation.sanity import Gate
+    from rstar_math.evaluation.sanity import SanityCheck
     from rstar_math.types import Problem
 
 
@@ -106,7 +106,7 @@ def report(
 async def _write(runs: list[Path], out: Path, *, plots: bool, trees: bool) -> list[Path]:
     """The files of a report."""
     from rstar_math.evaluation.report import write_report
-    from rstar_math.evaluation.results import Grading
+    from rstar_math.evaluation.results import AnswerJudge
     from rstar_math.grading.grader import Grader
     from rstar_math.types import Verdict
     from rstar_math.viewer.app import write_page
@@ -116,7 +116,7 @@ async def _write(runs: list[Path], out: Path, *, plots: bool, trees: bool) -> li
         async def judge(answer: str, reference: str) -> Verdict:
             return await grader.verifier(reference).judge(answer)
 
-        grading = Grading(grader.group, judge)
+        grading = AnswerJudge(grader.group, judge)
         return await write_report(
             runs, out, grading, plots=plots, write_trees=write_page if trees else None
         )
@@ -258,7 +258,7 @@ def _given(
     return loaded.problems, loaded.name
 
 
-def _show(rows: "list[Summary]", gates: "list[Gate]") -> None:
+def _show(rows: "list[Summary]", gates: "list[SanityCheck]") -> None:
     """The table, and a line a gate."""
     from rstar_math.cli import display
 
@@ -276,7 +276,7 @@ def _share(published: float | None, *, check: bool) -> float | None:
     return None if published is None else published / 100
 
 
-def _gates(job: "OpenJob", settings: "Config", published: float | None) -> "list[Gate]":
+def _gates(job: "OpenJob", settings: "Config", published: float | None) -> "list[SanityCheck]":
     """The gates of --check."""
     from rstar_math.cli.sanity import gates
 

@@ -10,7 +10,7 @@ from rstar_math.cli.options import AsJson, Cluster, print_json, run
 
 if TYPE_CHECKING:
     from rstar_math.evolution.capacity import Capacity
-    from rstar_math.evolution.progress import Budget
+    from rstar_math.evolution.progress import RunBudget
     from rstar_math.evolution.recipe import Recipe
 
 Folder = Annotated[
@@ -63,7 +63,7 @@ def evolve(
     """
     from rstar_math.cli import progress
     from rstar_math.errors import ConfigError
-    from rstar_math.evolution.manifest import Journal
+    from rstar_math.evolution.manifest import ManifestStore
     from rstar_math.evolution.pipeline import evolve as work
     from rstar_math.evolution.recipe import load_recipe
     from rstar_math.evolution.report import outcome, write_summary
@@ -83,7 +83,7 @@ def evolve(
             run(rounds, kept=True)
         finally:
             if (folder / "recipe.json").is_file():
-                with Journal.read(folder) as journal:
+                with ManifestStore.read(folder) as journal:
                     written = write_summary(journal)
                     found = outcome(journal)
     if as_json:
@@ -102,10 +102,10 @@ def _fetch(recipe: "Recipe") -> None:
     fetch(*(model.url for model in strong if model is not None), base=base)
 
 
-def _budget(given: list[str]) -> "Budget":
+def _budget(given: list[str]) -> "RunBudget":
     """What this call may spend."""
     from rstar_math.errors import ConfigError
-    from rstar_math.evolution.progress import Budget
+    from rstar_math.evolution.progress import RunBudget
 
     found: dict[str, Any] = {}
     for text in given:
@@ -118,7 +118,7 @@ def _budget(given: list[str]) -> "Budget":
             found["hours"] = float(match[2])
         else:
             found["tokens"] = int(match[4])
-    return Budget(**found)
+    return RunBudget(**found)
 
 
 def _plan(recipe: Any, as_json: bool) -> None:
@@ -199,10 +199,10 @@ def plan(
     from rstar_math.evolution.simulation import Machines
 
     count, gpu = _gpus(gpus)
-    engine = capacity.engine_of(gpu, params=params, slots=slots)
+    engine = capacity.gpu_speed(gpu, params=params, slots=slots)
     if tokens_a_second is not None:
         engine = replace(engine, full=tokens_a_second)
-    habits = capacity.Habits() if run_file is None else capacity.habits_of(run_file)
+    habits = capacity.WorkloadProfile() if run_file is None else capacity.profile_of_run(run_file)
     hands = cores or 8 * count
     machines = Machines(
         engine,
@@ -211,7 +211,9 @@ def plan(
         workers=max(1, hands // CORES),
         programs=programs,
     )
-    loads = capacity.reckon(load_recipe(recipe).rounds, problems, habits, unsolved=unsolved)
+    loads = capacity.estimate_capacity(
+        load_recipe(recipe).rounds, problems, habits, unsolved=unsolved
+    )
     parts = [capacity.part(name, load, machines, count, price) for name, load in loads]
     found = capacity.Capacity(parts, machines, habits, count, gpu, tokens_a_second is not None)
     if as_json:

@@ -12,7 +12,7 @@ import typer
 from rstar_math.errors import InputError
 
 if TYPE_CHECKING:
-    from rstar_math.grading.rules import Judgement
+    from rstar_math.grading.rules import Grade
 
 _BATCH = 256
 """Lines in memory at once."""
@@ -54,7 +54,7 @@ def grade(
         typer.echo(f"  {name} reads as {form if form is not None else 'nothing known'}")
 
 
-async def _grade_pair(pred: str, gold: str) -> "Judgement":
+async def _grade_pair(pred: str, gold: str) -> "Grade":
     from rstar_math.grading.grader import Grader
 
     async with Grader() as grader:

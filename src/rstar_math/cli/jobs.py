@@ -9,16 +9,16 @@ from typing import Any
 
 from rstar_math.cli import display
 from rstar_math.config.sections import Config
-from rstar_math.distributed import progress_of, searching
+from rstar_math.distributed import open_searcher, progress_of
 from rstar_math.errors import InputError
 from rstar_math.evaluation.metrics import Summary, summarise
-from rstar_math.llm.metrics import Utilisation, observed
+from rstar_math.llm.metrics import ServerMetrics, monitor
 from rstar_math.problems.jsonl import read_problems
-from rstar_math.runs.execute import Searchers, fill
+from rstar_math.runs.execute import Searcher, solve_problems
 from rstar_math.runs.merging import Shard, pin_shard
-from rstar_math.runs.results import Packed, conditions, default_conditions
+from rstar_math.runs.results import PackedResult, default_conditions, run_conditions
 from rstar_math.runs.store import RunStore
-from rstar_math.search.strategies import SCORED, Strategy, without_scorer
+from rstar_math.search.strategies import SCORED, Strategy, missing_scorer_error
 from rstar_math.types import Problem, Verdict
 
 
@@ -51,7 +51,7 @@ class OpenJob:
         self.store = store
         self.workers: dict[str, Any] | None = None
         """How the workers of a cluster fared, once the work is done."""
-        self.servers: dict[str, Utilisation] = {}
+        self.servers: dict[str, ServerMetrics] = {}
         """How busy the servers of each model were; of those that tell."""
 
     def done(self, strategy: Strategy) -> int:
@@ -73,11 +73,11 @@ class OpenJob:
         if all(self.done(s) == len(self.problems) for s in self.job.strategies):
             display.err.print("Everything was done already; nothing to search.")
             return
-        where = searching(config, self.job.cluster)
+        where = open_searcher(config, self.job.cluster)
         with display.err.status("loading the model ..."):
             searchers = await where.__aenter__()
         try:
-            async with observed(searchers.servers) as self.servers:
+            async with monitor(searchers.servers) as self.servers:
                 for strategy in self.job.strategies:
                     await self._one(strategy, searchers)
         finally:
@@ -92,13 +92,13 @@ class OpenJob:
         told = {name: use.as_json() for name, use in self.servers.items()}
         return {"servers": told} if told else {}
 
-    async def _one(self, strategy: Strategy, searchers: Searchers) -> None:
+    async def _one(self, strategy: Strategy, searchers: Searcher) -> None:
         """Do what is left of one strategy."""
         right = 0
         progress = progress_of(searchers)
         with display.counting(strategy.name, len(self.problems), self.done(strategy)) as bar:
 
-            def note(problem: Problem, done: Packed) -> None:
+            def note(problem: Problem, done: PackedResult) -> None:
                 nonlocal right
                 verdict = done.result.verdict
                 right += verdict is Verdict.RIGHT
@@ -110,7 +110,9 @@ class OpenJob:
                     bar.console.print(display.verdict_line(problem, answer, verdict))
 
             guided = self.job.guided
-            await fill(searchers, self.store, strategy, self.problems, guided=guided, on_done=note)
+            await solve_problems(
+                searchers, self.store, strategy, self.problems, guided=guided, on_done=note
+            )
 
 
 @contextmanager
@@ -118,7 +120,7 @@ def open_job(job: Job, config: Config) -> Iterator[OpenJob]:
     """The job with its run open; the problems are read before anything is started."""
     for strategy in job.strategies:
         if strategy.kind in SCORED and config.search.scorer == "none":
-            raise without_scorer(strategy.kind)
+            raise missing_scorer_error(strategy.kind)
     problems = _problems(job)
     positions = None
     if job.shard is not None:
@@ -132,7 +134,7 @@ def open_job(job: Job, config: Config) -> Iterator[OpenJob]:
         )
     with TemporaryDirectory(prefix="rstar-") as folder:
         path = job.run or Path(folder) / "run.rstar"
-        how = conditions(config, guided=job.guided)
+        how = run_conditions(config, guided=job.guided)
         with RunStore.open(path, how, default_conditions()) as store:
             pin_shard(store, job.shard)
             store.add_problems(problems, positions)

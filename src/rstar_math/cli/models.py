@@ -26,9 +26,9 @@ Names = Annotated[
 @app.command("list")
 def list_models(as_json: AsJson = False) -> None:
     """List the models that have a short name, and the downloaded ones: size, licence, place."""
-    from rstar_math.models.storage import stored
+    from rstar_math.models.storage import list_stored
 
-    rows = stored()
+    rows = list_stored()
     if as_json:
         print_json({"models": [row.as_json() for row in rows]})
         return
@@ -70,18 +70,18 @@ def _table(rows: "list[Stored]") -> "Table":
     from rich.table import Table
 
     from rstar_math.progress import megabytes
-    from rstar_math.text import plain
+    from rstar_math.text import sanitize
 
     table = Table(header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("name", "weights", "size", "licence", "on this disk"):
         table.add_column(name, justify="right" if name in ("weights", "size") else "left")
     for row in rows:
-        place = "no" if row.path is None else plain(str(row.path))
+        place = "no" if row.path is None else sanitize(str(row.path))
         if row.partial_bytes:
             place = f"{megabytes(row.partial_bytes)} of it"
         weights = "" if row.parameters is None else f"{row.parameters:,}M"
         size = megabytes(row.size_bytes)
-        table.add_row(plain(row.name), weights, size, row.licence or "", place)
+        table.add_row(sanitize(row.name), weights, size, row.licence or "", place)
     table.caption_justify = "left"
     table.caption = "Download: rstar models pull NAME. Any other: hf:ORG/NAME, hf:ORG/NAME:Q4_K_M."
     return table

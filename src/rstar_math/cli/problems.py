@@ -17,12 +17,12 @@ from rstar_math.cli.options import (
     print_json,
     run,
 )
-from rstar_math.text import plain
+from rstar_math.text import sanitize
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from rstar_math.evolution.synthesis import Order, Synthesis
+    from rstar_math.evolution.synthesis import Synthesis, SynthesisJob
     from rstar_math.problems.filtering import Decontaminated, Deduplicated
     from rstar_math.problems.synthesis import SynthesisConfig
     from rstar_math.types import Problem
@@ -69,19 +69,19 @@ def problems(
     """
     from rstar_math.cli import display
     from rstar_math.errors import InputError
-    from rstar_math.problems.jsonl import drawn, write_problems
+    from rstar_math.problems.jsonl import sample, write_problems
 
     if seed is not None and limit is None:
         raise InputError("--seed draws as many problems as --limit says; give --limit too.")
     work = _gathered(sources, dedup, without, templates)
-    work.kept = work.kept[:limit] if seed is None else drawn(work.kept, limit, seed)
+    work.kept = work.kept[:limit] if seed is None else sample(work.kept, limit, seed)
     write_problems(out, work.kept)
     if as_json:
         print_json({"out": str(out), **work.as_json()})
         return
     display.out.print(work.table())
     for line in work.examples():
-        display.out.print(plain(line), markup=False)
+        display.out.print(sanitize(line), markup=False)
     typer.echo(f"{len(work.kept)} problems are in {out}.")
 
 
@@ -321,15 +321,15 @@ def synthesise(
     typer.echo(f"{len(found.kept)} problems are in {out}.")
 
 
-def _work(order: "Order", folder: Path, out: Path) -> "Synthesis":
+def _work(order: "SynthesisJob", folder: Path, out: Path) -> "Synthesis":
     """Do what is left, and write the file. Raises `InputError` where nothing is kept."""
     from rstar_math.cli import progress
     from rstar_math.errors import InputError
-    from rstar_math.evolution.synthesis import Onlooker
+    from rstar_math.evolution.synthesis import SynthesisListener
     from rstar_math.evolution.synthesis import synthesise as work
 
     with progress.watch_rounds() as watch:
-        found = run(work(order, folder, Onlooker(watch)), kept=True, needs=order.config)
+        found = run(work(order, folder, SynthesisListener(watch)), kept=True, needs=order.config)
     if not found.kept:
         reasons = [f"{n} {name}" for name, n in found.counts.items() if name != "kept" and n]
         raise InputError(
@@ -345,14 +345,14 @@ def _order(
     config: Any,
     asked: tuple[list[str], list[str], bool],
     cluster: str | None,
-) -> "Order":
+) -> "SynthesisJob":
     """What the command line asks for; its problems are read."""
     from rstar_math.cli import display
-    from rstar_math.evolution.synthesis import Order, solving
+    from rstar_math.evolution.synthesis import SynthesisJob, solving
     from rstar_math.problems.filtering import Rule
     from rstar_math.problems.sources import parse_source, read_source, read_sources
-    from rstar_math.problems.synthesis import Known, require_seeds
-    from rstar_math.runs.results import conditions
+    from rstar_math.problems.synthesis import KnownProblems, require_seeds
+    from rstar_math.runs.results import run_conditions
 
     sources, without, templates = asked
     with display.err.status("reading ..."):
@@ -363,15 +363,15 @@ def _order(
             title = parse_source(text).title
             sets[text if title in sets else title] = read_source(text)
     solver = solving(config)
-    return Order(
+    return SynthesisJob(
         wanted=wanted,
         config=solver,
         seeds=seeds,
         known=(
-            Known("in an evaluation set", sets, Rule(templates=templates)),
-            Known("a seed problem", {"seeds": seeds}),
+            KnownProblems("in an evaluation set", sets, Rule(templates=templates)),
+            KnownProblems("a seed problem", {"seeds": seeds}),
         ),
-        made_by={"model.name": conditions(solver, guided=False)["model.name"]},
+        made_by={"model.name": run_conditions(solver, guided=False)["model.name"]},
         cluster=cluster,
     )
 
@@ -407,4 +407,4 @@ def _show(found: "Synthesis") -> None:
         shown[one["why"]] = shown.get(one["why"], 0) + 1
         if shown[one["why"]] <= _DRAFT_EXAMPLES:
             because = f" ({one['because']})" if one["because"] else ""
-            display.out.print(plain(f"{one['why']}: {one['draft']}{because}"), markup=False)
+            display.out.print(sanitize(f"{one['why']}: {one['draft']}{because}"), markup=False)

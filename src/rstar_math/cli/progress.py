@@ -19,7 +19,7 @@ from rich.table import Table
 
 from rstar_math.cli.display import err, out
 from rstar_math.evolution.estimate import Plan
-from rstar_math.text import plain
+from rstar_math.text import sanitize
 from rstar_math.types import Problem
 
 _TRAINING = "step "
@@ -40,7 +40,7 @@ class Rounds:
         self._tried: Counter[str] = Counter()
 
     def begin(self, stage: str, what: str, total: int | None, done: int) -> None:
-        """See `evolution.progress.Watch`."""
+        """See `evolution.progress.ProgressListener`."""
         self.end()
         self._began, self._tokens, self._done = monotonic(), 0, 0
         self._stage = stage
@@ -52,7 +52,7 @@ class Rounds:
         self._task = self._progress.add_task(name, total=total, completed=done, note="")
 
     def advance(self, problem: Problem, *, solved: bool, tokens: int) -> None:
-        """See `evolution.progress.Watch`."""
+        """See `evolution.progress.ProgressListener`."""
         assert self._task is not None
         level = problem.level or problem.source or "all"
         self._tried[level] += 1
@@ -62,11 +62,11 @@ class Rounds:
         self._progress.update(self._task, advance=1, note=self._note())
 
     def say(self, line: str) -> None:
-        """See `evolution.progress.Watch`."""
+        """See `evolution.progress.ProgressListener`."""
         if line.startswith(_TRAINING) and self._task is not None:
-            self._progress.update(self._task, note=plain(line))
+            self._progress.update(self._task, note=sanitize(line))
         else:
-            self._progress.console.print(plain(line), markup=False, soft_wrap=True)
+            self._progress.console.print(sanitize(line), markup=False, soft_wrap=True)
 
     def end(self) -> None:
         """The stage under way is over: its bar becomes a line."""
@@ -76,7 +76,7 @@ class Rounds:
         seconds = monotonic() - self._began
         note = f", {self._note()}" if self._done else ""
         self._progress.console.print(
-            plain(f"{task.description}: {seconds:.0f} s{note}"),
+            sanitize(f"{task.description}: {seconds:.0f} s{note}"),
             markup=False,
             style="dim",
             soft_wrap=True,
@@ -138,7 +138,7 @@ def show_plan(plan: Plan) -> None:
         )
     out.print(
         f"From a short pilot on this machine: {pilot.rollout.tokens:.0f} tokens a rollout, "
-        f"{pilot.rate:.0f} a second; {pilot.whole.tokens:.0f} tokens a greedy answer, in "
+        f"{pilot.tokens_per_s:.0f} a second; {pilot.whole.tokens:.0f} tokens a greedy answer, in "
         f"{pilot.whole.seconds:.2g} s; {pilot.trained:.0f} tokens a second in a training. "
         f"{plan.counts['to learn from']} problems to learn from, {plan.counts['held out']} held "
         "out. A trained policy says it shorter than a base that goes by examples, and further "

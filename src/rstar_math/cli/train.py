@@ -142,11 +142,11 @@ def _required(out: Path | None) -> Path:
 def _file(data: Path, name: str) -> Path:
     """The file of one kind of data: the path itself, or its file in a folder of rstar curate."""
     from rstar_math.errors import InputError
-    from rstar_math.training.dataset import MARK, read_mark
+    from rstar_math.training.dataset import MANIFEST_FILE, read_manifest
 
     path = data / f"{name}.jsonl" if data.is_dir() else data
-    if not path.is_file() and (data / MARK).is_file():
-        there = [entry["data"] for entry in read_mark(data)["files"].values()]
+    if not path.is_file() and (data / MANIFEST_FILE).is_file():
+        there = [entry["data"] for entry in read_manifest(data)["files"].values()]
         raise InputError(
             f"{data} has no {name} data as jsonl (it has {', '.join(there) or 'none at all'}): "
             f"curate with --data {name}, from a run in which some problems have right and wrong "
@@ -392,7 +392,7 @@ def _tell(out: Path, adapter: bool, share: float | None, as_json: bool) -> None:
     """Say what was written and how it is used."""
     from rstar_math.checkpoints.tensors import read_header
 
-    facts = read_header(out).facts
+    facts = read_header(out).metadata
     what, note = str(facts["rstar.kind"]), facts.get("rstar.tokenizer.note")
     size = out.stat().st_size
     if as_json:

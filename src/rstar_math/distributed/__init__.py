@@ -13,25 +13,25 @@ from contextlib import asynccontextmanager
 
 from rstar_math.config.sections import Config
 from rstar_math.distributed.dispatch import Progress
-from rstar_math.runs.execute import Searchers
-from rstar_math.solver.solver import Here, Solver
+from rstar_math.runs.execute import Searcher
+from rstar_math.solver.solver import LocalSearcher, Solver
 
 
 @asynccontextmanager
-async def searching(config: Config, cluster: str | None) -> AsyncGenerator[Searchers, None]:
+async def open_searcher(config: Config, cluster: str | None) -> AsyncGenerator[Searcher, None]:
     """Whoever searches: this process (None), or the workers of a Ray cluster, as `auto`,
-    HOST:PORT or ray://HOST:PORT. Raises `RstarError`; `MissingExtra` without Ray."""
+    HOST:PORT or ray://HOST:PORT. Raises `RstarError`; `MissingDependencyError` without Ray."""
     if cluster is None:
         async with Solver(config) as solver:
-            yield Here(solver)
+            yield LocalSearcher(solver)
         return
-    from rstar_math.distributed.ray_cluster import Workers
+    from rstar_math.distributed.ray_cluster import RaySearcher
 
-    async with Workers(config, cluster) as workers:
+    async with RaySearcher(config, cluster) as workers:
         yield workers
 
 
-def progress_of(searchers: Searchers) -> Progress | None:
+def progress_of(searchers: Searcher) -> Progress | None:
     """How the workers fare; None where this process searches itself."""
     found = getattr(searchers, "progress", None)
     return found if isinstance(found, Progress) else None

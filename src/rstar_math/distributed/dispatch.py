@@ -1,6 +1,6 @@
 """Who searches what: problems handed to workers that come and go, each finished exactly once.
 
-Knows no transport: a worker is a `Hand`. A worker that is lost gives its problems back, and they
+Knows no transport: a worker is a `WorkerHandle`. A worker that is lost gives its problems back, and they
 are searched elsewhere; what it may still have to say is not listened to. No more is under way than
 the workers have room for, and nothing new is handed out while whoever takes the results is busy.
 """
@@ -14,8 +14,8 @@ from statistics import median
 from time import monotonic, process_time
 from typing import Any, Protocol
 
-from rstar_math.errors import ClusterError, ModelUnreachable, RstarError
-from rstar_math.runs.results import Packed
+from rstar_math.errors import ClusterError, ModelUnreachableError, RstarError
+from rstar_math.runs.results import PackedResult
 from rstar_math.search.strategies import Strategy
 from rstar_math.types import Cost, Problem
 
@@ -24,7 +24,7 @@ STRAGGLING = 4.0
 
 
 @dataclass(slots=True)
-class Account:
+class WorkerStats:
     """What one worker did. Times are `time.monotonic`."""
 
     name: str
@@ -34,31 +34,31 @@ class Account:
     why: str = ""
     """Why it left."""
     done: int = 0
-    given_back: int = 0
+    requeued: int = 0
     """Searches that it did not finish and that were begun anew elsewhere."""
     busy_s: float = 0.0
     """Seconds of its finished searches, several side by side."""
     cost: Cost = field(default_factory=Cost)
-    under_way: dict[str, float] = field(default_factory=dict)
+    running: dict[str, float] = field(default_factory=dict)
     """By problem, since when."""
 
     def began(self, problem: str) -> None:
         """It was given a problem."""
-        self.under_way[problem] = monotonic()
+        self.running[problem] = monotonic()
 
     def ended(self, problem: str) -> None:
         """Its search of a problem came to an end."""
-        self.busy_s += monotonic() - self.under_way.pop(problem)
+        self.busy_s += monotonic() - self.running.pop(problem)
 
-    def did(self, cost: Cost) -> None:
+    def add(self, cost: Cost) -> None:
         """It finished a search."""
         self.done += 1
         self.cost.add(cost)
 
     def lost(self, problem: str) -> None:
         """It did not finish a search."""
-        if self.under_way.pop(problem, None) is not None:
-            self.given_back += 1
+        if self.running.pop(problem, None) is not None:
+            self.requeued += 1
 
     @property
     def seconds(self) -> float:
@@ -76,7 +76,7 @@ class Account:
             "tokens": self.cost.sampled_tokens,
             "tokens_a_second": round(self.cost.sampled_tokens / self.seconds, 1),
             "programs": self.cost.code_runs,
-            "given_back": self.given_back,
+            "given_back": self.requeued,
             "left": self.why or None,
         }
 
@@ -85,18 +85,18 @@ class Progress:
     """All workers, those that left too."""
 
     def __init__(self) -> None:
-        self.accounts: list[Account] = []
+        self.accounts: list[WorkerStats] = []
         self.began_at = monotonic()
         self.ended_at: float | None = None
         self._cpu = process_time()
 
-    def joined(self, name: str, node: str) -> Account:
+    def joined(self, name: str, node: str) -> WorkerStats:
         """The account of a new worker."""
-        account = Account(name, node)
+        account = WorkerStats(name, node)
         self.accounts.append(account)
         return account
 
-    def left(self, account: Account, why: str) -> None:
+    def left(self, account: WorkerStats, why: str) -> None:
         """A worker is gone."""
         account.left_at, account.why = monotonic(), why
 
@@ -113,7 +113,7 @@ class Progress:
             {"problem": problem, "worker": account.name, "seconds": round(now - since, 1)}
             for account in self.accounts
             if account.left_at is None
-            for problem, since in account.under_way.items()
+            for problem, since in account.running.items()
             if self.done and now - since > STRAGGLING * mean
         ]
         return sorted(found, key=lambda one: -float(str(one["seconds"])))
@@ -155,7 +155,7 @@ class Progress:
             "seconds": round(seconds, 3),
             "driver_cpu_share": round((process_time() - self._cpu) / seconds, 4),
             "problems": self.done,
-            "searched_again": sum(account.given_back for account in self.accounts),
+            "searched_again": sum(account.requeued for account in self.accounts),
             "workers_lost": sum(account.left_at is not None for account in self.accounts),
             "slow_workers": self.slow_workers(),
             "workers": [account.as_json() for account in self.accounts],
@@ -170,25 +170,25 @@ class WorkerLost(Exception):
     """The worker is gone, or cannot be reached; says why."""
 
 
-class Hand(Protocol):
+class WorkerHandle(Protocol):
     """A worker, seen from the driver."""
 
     name: str
     node: str
 
-    def room(self, strategy: Strategy) -> int:
+    def capacity(self, strategy: Strategy) -> int:
         """Problems that keep it busy."""
         ...
 
-    async def search(self, problem: Problem, strategy: Strategy, *, guided: bool) -> Packed:
+    async def search(self, problem: Problem, strategy: Strategy, *, guided: bool) -> PackedResult:
         """A finished search. Raises `WorkerLost`, or the `RstarError` of the search."""
         ...
 
 
-class _Load:
+class _WorkerLoad:
     """A worker that is here, and what it has under way."""
 
-    def __init__(self, hand: Hand, account: Account, room: int) -> None:
+    def __init__(self, hand: WorkerHandle, account: WorkerStats, room: int) -> None:
         self.hand = hand
         self.account = account
         self.room = room
@@ -200,13 +200,13 @@ class Dispatch:
 
     def __init__(self) -> None:
         self.progress = Progress()
-        self._hands: dict[str, _Load] = {}
-        self._spare: list[tuple[float, int, _Load]] = []
+        self._hands: dict[str, _WorkerLoad] = {}
+        self._spare: list[tuple[float, int, _WorkerLoad]] = []
         self._tickets = 0
         self._losses: Counter[str] = Counter()
         self._back: deque[Problem] = deque()
-        self._ended: asyncio.Queue[asyncio.Task[Packed] | None] = asyncio.Queue()
-        self._running: dict[asyncio.Task[Packed], tuple[Problem, _Load]] = {}
+        self._ended: asyncio.Queue[asyncio.Task[PackedResult] | None] = asyncio.Queue()
+        self._running: dict[asyncio.Task[PackedResult], tuple[Problem, _WorkerLoad]] = {}
         self._strategy = Strategy("mcts")
         self._stuck: RstarError | None = None
 
@@ -216,9 +216,11 @@ class Dispatch:
     def __contains__(self, name: str) -> bool:
         return name in self._hands
 
-    def join(self, hand: Hand) -> None:
+    def join(self, hand: WorkerHandle) -> None:
         """One more worker."""
-        load = _Load(hand, self.progress.joined(hand.name, hand.node), hand.room(self._strategy))
+        load = _WorkerLoad(
+            hand, self.progress.joined(hand.name, hand.node), hand.capacity(self._strategy)
+        )
         self._hands[hand.name] = load
         self._offer(load)
         self._ended.put_nowait(None)
@@ -240,14 +242,14 @@ class Dispatch:
         self._stuck = error
         self._ended.put_nowait(None)
 
-    async def finished(
+    async def iter_results(
         self, problems: Iterable[Problem], strategy: Strategy, *, guided: bool
-    ) -> AsyncGenerator[tuple[Problem, Packed], None]:
+    ) -> AsyncGenerator[tuple[Problem, PackedResult], None]:
         """Each problem with its search, as they are finished. Raises the first `RstarError` that is
         not a single worker's trouble, after every finished search was given out."""
         self._strategy = strategy
         for load in self._hands.values():
-            load.room = load.hand.room(strategy)
+            load.room = load.hand.capacity(strategy)
             self._offer(load)
         waiting = iter(problems)
         failure: RstarError | None = None
@@ -297,7 +299,7 @@ class Dispatch:
             self._back.append(problem)
         return not self._back
 
-    async def _some_ended(self) -> list[asyncio.Task[Packed]]:
+    async def _some_ended(self) -> list[asyncio.Task[PackedResult]]:
         """Searches that ended since the last call; none where only the workers changed."""
         ended = [await self._ended.get()]
         while not self._ended.empty():
@@ -305,12 +307,12 @@ class Dispatch:
         return [task for task in ended if task in self._running]
 
     def _outcome(
-        self, task: "asyncio.Task[Packed]", problem: Problem, load: _Load
-    ) -> Packed | None:
+        self, task: "asyncio.Task[PackedResult]", problem: Problem, load: _WorkerLoad
+    ) -> PackedResult | None:
         """The finished search; None where the problem goes back to be searched elsewhere."""
         error = None if task.cancelled() else task.exception()
-        if task.cancelled() or load.gone or isinstance(error, WorkerLost | ModelUnreachable):
-            if isinstance(error, ModelUnreachable):
+        if task.cancelled() or load.gone or isinstance(error, WorkerLost | ModelUnreachableError):
+            if isinstance(error, ModelUnreachableError):
                 self._stuck = error
             if error is not None:
                 self.leave(load.hand.name, str(error))
@@ -319,10 +321,10 @@ class Dispatch:
         load.account.ended(problem.id)
         found = task.result()
         self._stuck = None
-        load.account.did(found.result.cost)
+        load.account.add(found.result.cost)
         return found
 
-    def _give_back(self, problem: Problem, load: _Load) -> None:
+    def _give_back(self, problem: Problem, load: _WorkerLoad) -> None:
         """Have a problem searched again. Raises `ClusterError` where it seems to be the cause."""
         load.account.lost(problem.id)
         if load.gone:
@@ -335,18 +337,18 @@ class Dispatch:
             )
         self._back.append(problem)
 
-    def _offer(self, load: _Load) -> None:
+    def _offer(self, load: _WorkerLoad) -> None:
         """Remember a worker with room."""
-        if not load.gone and len(load.account.under_way) < load.room:
+        if not load.gone and len(load.account.running) < load.room:
             self._tickets += 1
-            share = len(load.account.under_way) / load.room
+            share = len(load.account.running) / load.room
             heapq.heappush(self._spare, (share, self._tickets, load))
 
-    def _least_busy(self) -> _Load | None:
+    def _least_busy(self) -> _WorkerLoad | None:
         """A worker with room, by the share of it that is taken."""
         while self._spare:
             share, _, load = heapq.heappop(self._spare)
-            if not load.gone and share == len(load.account.under_way) / load.room:
+            if not load.gone and share == len(load.account.running) / load.room:
                 return load
         return None
 

@@ -21,25 +21,25 @@ from rstar_math import __version__
 from rstar_math.config.sections import Config
 from rstar_math.distributed.dispatch import Dispatch, Progress, WorkerLost
 from rstar_math.distributed.ray_workers import (
-    Papers,
-    RayHand,
-    WithoutRay,
+    RayWorkerHandle,
+    SuppressRayOutput,
+    WorkerInfo,
     connect,
     disconnect,
-    sized,
     start,
     starts_servers,
+    with_resources,
 )
 from rstar_math.errors import ClusterError, RstarError
-from rstar_math.runs.results import Packed
+from rstar_math.runs.results import PackedResult
 from rstar_math.search.strategies import Strategy
 from rstar_math.types import Problem
 
 CORES = 8
 """Cores of one worker: what the process of its trees can feed with code to run."""
-LOOK_S = 2.0
+POLL_S = 2.0
 """Between two looks at the nodes."""
-FIRST_S = 120.0
+STARTUP_S = 120.0
 """Longest wait for the first worker."""
 STARTS = 3
 """Workers of a node that may die while they start, where there are no others, before all ends."""
@@ -48,20 +48,20 @@ PAUSE_S = 5.0
 times."""
 
 
-class Workers:
-    """The workers of a cluster as `runs.execute.Searchers`. An async context manager."""
+class RaySearcher:
+    """The workers of a cluster as `runs.execute.Searcher`. An async context manager."""
 
     def __init__(self, config: Config, address: str, *, cores: int = CORES) -> None:
         self.config = config
         self._address = address
         self._cores = cores
         self._dispatch = Dispatch()
-        self._hands: dict[str, RayHand] = {}
+        self._hands: dict[str, RayWorkerHandle] = {}
         self._opening: dict[asyncio.Task[None], str] = {}
         self._deaths: Counter[str] = Counter()
         self._paused: dict[str, float] = {}
         self._numbers: Counter[str] = Counter()
-        self._papers: Papers | None = None
+        self._papers: WorkerInfo | None = None
         self._ready = asyncio.Event()
         self._watch: asyncio.Task[None] | None = None
         self._quiet = contextlib.ExitStack()
@@ -75,35 +75,35 @@ class Workers:
 
     @property
     def model_name(self) -> str | None:
-        """See `Searchers`."""
+        """See `Searcher`."""
         return self._papers.model_name if self._papers else None
 
     @property
     def discriminator_name(self) -> str | None:
-        """See `Searchers`."""
+        """See `Searcher`."""
         return self._papers.discriminator_name if self._papers else None
 
     @property
     def prompting(self) -> dict[str, str]:
-        """See `Searchers`."""
+        """See `Searcher`."""
         return self._papers.prompting if self._papers else {}
 
     @property
     def servers(self) -> dict[str, Any]:
-        """See `Searchers`: the workers have them."""
+        """See `Searcher`: the workers have them."""
         return {}
 
     def library_versions(self) -> dict[str, str]:
-        """See `Searchers`: those of the nodes."""
+        """See `Searcher`: those of the nodes."""
         return self._papers.libraries if self._papers else {}
 
     async def __aenter__(self) -> Self:
         try:
-            self._quiet.enter_context(contextlib.redirect_stdout(WithoutRay(sys.stdout)))
+            self._quiet.enter_context(contextlib.redirect_stdout(SuppressRayOutput(sys.stdout)))
             await asyncio.to_thread(connect, self._address)
             self._connected = True
-            self._watch = asyncio.create_task(self._look())
-            await self._first()
+            self._watch = asyncio.create_task(self._watch_nodes())
+            await self._wait_for_worker()
         except BaseException:
             await self._close()
             raise
@@ -117,33 +117,33 @@ class Workers:
     ) -> None:
         await self._close()
 
-    async def finished(
+    async def iter_results(
         self, problems: Iterable[Problem], strategy: Strategy, *, guided: bool
-    ) -> AsyncGenerator[tuple[Problem, Packed], None]:
-        """See `Searchers`. A lost worker's problems are searched elsewhere."""
-        found = self._dispatch.finished(problems, strategy, guided=guided)
+    ) -> AsyncGenerator[tuple[Problem, PackedResult], None]:
+        """See `Searcher`. A lost worker's problems are searched elsewhere."""
+        found = self._dispatch.iter_results(problems, strategy, guided=guided)
         try:
             async for one in found:
                 yield one
         finally:
             await found.aclose()
 
-    async def _first(self) -> None:
+    async def _wait_for_worker(self) -> None:
         """Wait for a worker."""
         servers_s = self.config.servers.start_s if starts_servers(self.config) else 0.0
         try:
-            async with asyncio.timeout(FIRST_S + servers_s):
+            async with asyncio.timeout(STARTUP_S + servers_s):
                 await self._ready.wait()
         except TimeoutError:
             raise self._trouble or ClusterError(
                 f"No node of the cluster {self._address} gave a worker a core in "
-                f"{FIRST_S + servers_s:.0f} s; "
+                f"{STARTUP_S + servers_s:.0f} s; "
                 "look at it with: ray status"
             ) from None
         if not len(self._dispatch) and self._trouble is not None:
             raise self._trouble
 
-    async def _look(self) -> None:
+    async def _watch_nodes(self) -> None:
         """Keep the workers those of the nodes that are there."""
         ray = import_module("ray")
         while True:
@@ -157,7 +157,7 @@ class Workers:
             for ident, node in alive.items():
                 has = node["Resources"]
                 self._fill_up(ident, int(has.get("CPU", 0)), int(has.get("GPU", 0)))
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(POLL_S)
 
     def _fill_up(self, node: str, cpus: int, gpus: int) -> None:
         """Start the workers that a node lacks. One that starts servers has the node to itself."""
@@ -178,7 +178,7 @@ class Workers:
     async def _open(self, node: str, name: str, cores: int, gpus: int) -> None:
         """Start one worker; it joins when it is ready."""
         actor = await asyncio.to_thread(start, self.config, node, cores, gpus)
-        hand = RayHand(actor, name, node, sized(self.config, cores, [""] * gpus))
+        hand = RayWorkerHandle(actor, name, node, with_resources(self.config, cores, [""] * gpus))
         try:
             papers = await hand.open()
             self._check(papers, name)
@@ -205,7 +205,7 @@ class Workers:
             self._dispatch.fail(self._trouble)
             self._ready.set()
 
-    def _check(self, papers: Papers, name: str) -> None:
+    def _check(self, papers: WorkerInfo, name: str) -> None:
         """Refuse a worker whose trees could differ."""
         if papers.version != __version__:
             raise ClusterError(

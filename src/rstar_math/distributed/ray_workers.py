@@ -14,15 +14,15 @@ from typing import Any, TextIO
 from rstar_math import __version__
 from rstar_math.config.sections import VLLM, Config
 from rstar_math.distributed.dispatch import WorkerLost
-from rstar_math.errors import ClusterError, MissingExtra, RstarError
-from rstar_math.runs.results import Packed
+from rstar_math.errors import ClusterError, MissingDependencyError, RstarError
+from rstar_math.runs.results import PackedResult
 from rstar_math.search.strategies import Strategy
-from rstar_math.solver.solver import Here, Solver
+from rstar_math.solver.solver import LocalSearcher, Solver
 from rstar_math.types import Problem
 
 
 @dataclass(frozen=True, slots=True)
-class Papers:
+class WorkerInfo:
     """What a worker says of itself; all workers of a search must say the same of all but `pid`."""
 
     version: str
@@ -38,10 +38,10 @@ class Worker:
 
     def __init__(self, config: Config, cores: int) -> None:
         given = os.environ.get("CUDA_VISIBLE_DEVICES", "") if starts_servers(config) else ""
-        self._config = sized(config, cores, [gpu for gpu in given.split(",") if gpu])
+        self._config = with_resources(config, cores, [gpu for gpu in given.split(",") if gpu])
         self._solver: Solver | None = None
 
-    async def open(self) -> Papers | RstarError:
+    async def open(self) -> WorkerInfo | RstarError:
         """Load the model, start sandbox and grader."""
         try:
             self._solver = solver = await Solver(self._config).__aenter__()
@@ -49,7 +49,7 @@ class Worker:
             return error
         except Exception as error:
             return ClusterError(f"A worker cannot start ({type(error).__name__}: {error}).")
-        return Papers(
+        return WorkerInfo(
             __version__,
             solver.model_name,
             solver.discriminator_name,
@@ -60,11 +60,13 @@ class Worker:
 
     async def search(
         self, problem: Problem, strategy: Strategy, guided: bool
-    ) -> Packed | RstarError:
+    ) -> PackedResult | RstarError:
         """A finished search, judged and packed here."""
         assert self._solver is not None
         try:
-            async for _, found in Here(self._solver).finished([problem], strategy, guided=guided):
+            async for _, found in LocalSearcher(self._solver).iter_results(
+                [problem], strategy, guided=guided
+            ):
                 return found
         except RstarError as error:
             return error
@@ -81,7 +83,7 @@ class Worker:
             await self._solver.__aexit__(None, None, None)
 
 
-def sized(config: Config, cores: int, gpus: Sequence[str] = ()) -> Config:
+def with_resources(config: Config, cores: int, gpus: Sequence[str] = ()) -> Config:
     """The configuration with sandbox and grader for so many cores, and a server of its own on each
     of these GPUs, unless it says so itself."""
     sandbox = config.sandbox.model_copy(update={"workers": config.sandbox.workers or cores})
@@ -97,9 +99,9 @@ def starts_servers(config: Config) -> bool:
     return any(place.startswith(VLLM) for place in places)
 
 
-def room(config: Config, strategy: Strategy) -> int:
-    """Problems that keep a worker's share of the model servers busy; see `Solver.in_flight`."""
-    return Solver(config).in_flight(strategy)
+def capacity(config: Config, strategy: Strategy) -> int:
+    """Problems that keep a worker's share of the model servers busy; see `Solver.max_concurrent_searches`."""
+    return Solver(config).max_concurrent_searches(strategy)
 
 
 REACH_S = 10.0
@@ -108,7 +110,7 @@ LEAVE_S = 30.0
 """Longest wait for a worker to end its servers."""
 
 
-class WithoutRay(io.TextIOBase):
+class SuppressRayOutput(io.TextIOBase):
     """Standard output without what Ray's threads print there, such as a dead node's log."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -132,7 +134,7 @@ class WithoutRay(io.TextIOBase):
         return self._stream.fileno()
 
 
-class RayHand:
+class RayWorkerHandle:
     """A worker on a node."""
 
     def __init__(self, actor: Any, name: str, node: str, config: Config) -> None:
@@ -141,31 +143,31 @@ class RayHand:
         self._actor = actor
         self._config = config
 
-    def room(self, strategy: Strategy) -> int:
-        """See `dispatch.Hand`."""
-        return room(self._config, strategy)
+    def capacity(self, strategy: Strategy) -> int:
+        """See `dispatch.WorkerHandle`."""
+        return capacity(self._config, strategy)
 
-    async def search(self, problem: Problem, strategy: Strategy, *, guided: bool) -> Packed:
-        """See `dispatch.Hand`."""
-        found = await asked(self._actor.search.remote(problem, strategy, guided))
+    async def search(self, problem: Problem, strategy: Strategy, *, guided: bool) -> PackedResult:
+        """See `dispatch.WorkerHandle`."""
+        found = await call_actor(self._actor.search.remote(problem, strategy, guided))
         if isinstance(found, RstarError):
             raise found
-        assert isinstance(found, Packed)
+        assert isinstance(found, PackedResult)
         return found
 
-    async def open(self) -> Papers:
+    async def open(self) -> WorkerInfo:
         """What it says of itself, once it is ready. Raises `RstarError` or `WorkerLost`."""
-        found = await asked(self._actor.open.remote())
+        found = await call_actor(self._actor.open.remote())
         if isinstance(found, RstarError):
             raise found
-        assert isinstance(found, Papers)
+        assert isinstance(found, WorkerInfo)
         return found
 
     async def leave(self) -> None:
         """Let it end what it started, then kill it."""
         with contextlib.suppress(Exception):
             async with asyncio.timeout(LEAVE_S):
-                await asked(self._actor.close.remote())
+                await call_actor(self._actor.close.remote())
         self.end()
 
     def end(self) -> None:
@@ -174,7 +176,7 @@ class RayHand:
             import_module("ray").kill(self._actor, no_restart=True)
 
 
-async def asked(reference: Any) -> Any:
+async def call_actor(reference: Any) -> Any:
     """What an actor answers. Raises `WorkerLost` where it is gone; a cancellation is passed on."""
     exceptions = import_module("ray.exceptions")
     try:
@@ -189,12 +191,12 @@ async def asked(reference: Any) -> Any:
 
 
 def connect(address: str) -> None:
-    """Join a Ray cluster as its driver. Raises `MissingExtra` or `ClusterError`."""
+    """Join a Ray cluster as its driver. Raises `MissingDependencyError` or `ClusterError`."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         ray = import_module("ray")
     except ImportError as error:
-        raise MissingExtra(
+        raise MissingDependencyError(
             "--cluster needs Ray, here and on all nodes: pip install 'rstar-math[ray]'"
         ) from error
     try:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from html import escape
 
-from rstar_math.text import plain
+from rstar_math.text import sanitize
 
 
 def percent(share: float | None) -> str:
@@ -143,12 +143,12 @@ def _html_table(table: Table) -> Iterator[str]:
     if table.folded:
         yield f"<details><summary>{_html(table.folded)}</summary>"
     cells = "".join(
-        f"<th{_side(at, table)}>{_html(name)}</th>" for at, name in enumerate(table.header)
+        f"<th{_alignment(at, table)}>{_html(name)}</th>" for at, name in enumerate(table.header)
     )
     yield f'<div class="scroll"><table><thead><tr>{cells}</tr></thead><tbody>'
     for row in table.rows:
         cells = "".join(
-            f"<td{_side(i, table)}>{_html_cell(cell)}</td>" for i, cell in enumerate(row)
+            f"<td{_alignment(i, table)}>{_html_cell(cell)}</td>" for i, cell in enumerate(row)
         )
         yield f"<tr>{cells}</tr>"
     yield "</tbody></table></div>"
@@ -156,7 +156,7 @@ def _html_table(table: Table) -> Iterator[str]:
         yield "</details>"
 
 
-def _side(at: int, table: Table) -> str:
+def _alignment(at: int, table: Table) -> str:
     """The class of a cell in a column."""
     return "" if at < table.words else ' class="figure"'
 
@@ -177,7 +177,7 @@ def _html_cell(cell: Cell) -> str:
 
 
 def _html(text: str) -> str:
-    return escape(plain(text))
+    return escape(sanitize(text))
 
 
 _MARKS = re.compile(r"([\\`*_{}\[\]|#~$!])")
@@ -185,5 +185,5 @@ _MARKS = re.compile(r"([\\`*_{}\[\]|#~$!])")
 
 def _md(text: str) -> str:
     """Foreign text on one line that Markdown takes for text and no renderer for HTML."""
-    flat = " ".join(plain(text).split())
+    flat = " ".join(sanitize(text).split())
     return _MARKS.sub(r"\\\1", flat).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -15,7 +15,7 @@ from typing import Any
 from rstar_math import __version__
 from rstar_math.evaluation.metrics import Summary, summarise
 from rstar_math.evaluation.results import problems_hash
-from rstar_math.files import distinct, write_whole
+from rstar_math.files import unique_names, write_text
 from rstar_math.prompts.grammar import GRAMMAR
 from rstar_math.runs.results import Result
 from rstar_math.runs.store import RunStore
@@ -28,7 +28,7 @@ def names_of(paths: Sequence[Path]) -> list[str]:
     """A name for each run's files: its own, with the folder's or else its number where two are the
     same."""
     whole, stems = [path.resolve() for path in paths], [path.stem for path in paths]
-    return distinct(whole, stems, folder="-", number="-")
+    return unique_names(whole, stems, folder="-", number="-")
 
 
 def write_inspect_logs(path: Path, folder: Path, name: str | None = None) -> list[Path]:
@@ -41,7 +41,7 @@ def write_inspect_logs(path: Path, folder: Path, name: str | None = None) -> lis
             part = strategy.replace("@", "-")
             written.append(folder / f"{name or path.stem}-{part}.json")
             text = json.dumps(inspect_log(store, strategy), ensure_ascii=False)
-            write_whole(written[-1], [text])
+            write_text(written[-1], [text])
     return written
 
 
@@ -50,7 +50,7 @@ def write_lm_eval(path: Path, folder: Path, name: str | None = None) -> Path:
     default the run's), and return it."""
     target = folder / f"results_{name or path.stem}.json"
     with RunStore.read(path) as store:
-        write_whole(target, [json.dumps(lm_eval_results(store), ensure_ascii=False, indent=2)])
+        write_text(target, [json.dumps(lm_eval_results(store), ensure_ascii=False, indent=2)])
     return target
 
 
@@ -59,7 +59,7 @@ def inspect_log(store: RunStore, strategy: str) -> dict[str, Any]:
     has the score I and says so; a problem without a reference has none."""
     summary = summarise(strategy, store.results(strategy))
     problems = store.problems()
-    model = store.facts().get("model", "unknown")
+    model = store.metadata().get("model", "unknown")
     metrics = {}
     if summary.accuracy is not None:
         metrics = {
@@ -84,7 +84,7 @@ def inspect_log(store: RunStore, strategy: str) -> dict[str, Any]:
             },
             "model": model,
             "config": {"epochs": 1},
-            "packages": {"rstar-math": store.facts().get("version", "?")},
+            "packages": {"rstar-math": store.metadata().get("version", "?")},
             "metadata": {
                 "conditions": store.conditions(),
                 "problems_sha256": problems_hash(problems),
@@ -145,7 +145,7 @@ def _samples(
 def lm_eval_results(store: RunStore) -> dict[str, Any]:
     """A run's results with the keys of lm-eval's results file."""
     problems, conditions = store.problems(), store.conditions()
-    name, facts = _set_name(problems), store.facts()
+    name, facts = _set_name(problems), store.metadata()
     found: dict[str, Any] = {
         "results": {},
         "group_subtasks": {},

@@ -7,7 +7,7 @@ from html import escape
 from importlib import import_module
 from typing import Any
 
-from rstar_math.errors import MissingExtra
+from rstar_math.errors import MissingDependencyError
 from rstar_math.evaluation.document import Figure
 from rstar_math.evaluation.results import Series
 from rstar_math.evaluation.statistics import (
@@ -18,7 +18,7 @@ from rstar_math.evaluation.statistics import (
     calibration,
     calibration_error,
 )
-from rstar_math.text import plain
+from rstar_math.text import sanitize
 
 
 def figures(series: Sequence[Series]) -> dict[str, Figure]:
@@ -76,7 +76,7 @@ def _levels(series: Sequence[Series]) -> Figure | None:
 def _spared(series: Sequence[Series]) -> Figure | None:
     """Tokens spared by early stopping."""
     rows = [
-        (one.label, one.tokens, one.summary.cost.spared_tokens / max(one.summary.problems, 1))
+        (one.label, one.tokens, one.summary.cost.saved_tokens / max(one.summary.problems, 1))
         for one in series
     ]
     if not any(spared for _, _, spared in rows):
@@ -232,7 +232,7 @@ def grouped_bars(
             places = [i + shift for i, value in enumerate(values) if value is not None]
             shown = [value for value in values if value is not None]
             axes.bar(places, shown, width * 0.92, color=_SERIES[at % len(_SERIES)], label=label)
-        axes.set_xticks(range(len(groups)), [plain(group) for group in groups])
+        axes.set_xticks(range(len(groups)), [sanitize(group) for group in groups])
         _name(axes, labels, y)
         _legend(axes)
 
@@ -243,7 +243,7 @@ def stacked_tokens(rows: Sequence[tuple[str, float, float]]) -> str:
     """A bar a strategy: tokens sampled, and on top of them those that stopping early spared."""
 
     def draw(axes: Any) -> None:
-        names = [plain(label) for label, _, _ in rows]
+        names = [sanitize(label) for label, _, _ in rows]
         used = [tokens for _, tokens, _ in rows]
         spared = [tokens for _, _, tokens in rows]
         axes.barh(names, used, 0.6, color=_SERIES[0], label="sampled")
@@ -297,12 +297,12 @@ def score_histogram(right: Sequence[float], wrong: Sequence[float]) -> str:
 
 def svg(name: str, title: str, draw: Callable[[Any], None]) -> str:
     """What `draw` puts on an axes, as an SVG element; equal input gives equal text. Raises
-    `MissingExtra` without matplotlib."""
+    `MissingDependencyError` without matplotlib."""
     try:
         mpl: Any = import_module("matplotlib")
         figures: Any = import_module("matplotlib.figure")
     except ImportError as error:
-        raise MissingExtra(
+        raise MissingDependencyError(
             "Plots need matplotlib; type: pip install 'rstar-math[report]' (or leave them out "
             "with --no-plots)."
         ) from error
@@ -377,7 +377,7 @@ def _legend(axes: Any) -> None:
     if handles:
         axes.legend(
             handles,
-            [plain(label) for label in labels],
+            [sanitize(label) for label in labels],
             loc="upper left",
             bbox_to_anchor=(1.0, 1.0),
             fontsize=9,

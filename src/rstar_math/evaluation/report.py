@@ -27,9 +27,9 @@ from rstar_math.evaluation.metrics import (
 )
 from rstar_math.evaluation.plots import STYLE
 from rstar_math.evaluation.plots import figures as draw_figures
-from rstar_math.evaluation.results import TOP, Grading, Run, Series, gather
+from rstar_math.evaluation.results import TOP, AnswerJudge, Run, Series, load_runs
 from rstar_math.evaluation.statistics import bootstrap
-from rstar_math.files import write_whole
+from rstar_math.files import write_text
 from rstar_math.runs.store import RunStore
 from rstar_math.search.voting import RULES
 
@@ -114,7 +114,7 @@ TreeWriter = Callable[[Sequence[RunStore], Path], object]
 async def write_report(
     paths: Sequence[Path],
     folder: Path,
-    grading: Grading,
+    grading: AnswerJudge,
     *,
     plots: bool = True,
     write_trees: TreeWriter | None = None,
@@ -122,16 +122,16 @@ async def write_report(
     """Write the report on some runs into a folder and return the files: `report.md`, `report.html`
     and, with `write_trees` (`viewer.app.write_page`), `trees-N.html` for the Nth run.
 
-    The same runs give the same bytes. Raises `MissingExtra` where `plots` are on without
+    The same runs give the same bytes. Raises `MissingDependencyError` where `plots` are on without
     matplotlib, `InputError` or `StoreError` for a run that cannot be read.
     """
-    runs, series = await gather(paths, grading)
+    runs, series = await load_runs(paths, grading)
     blocks = list(document(runs, series, plots=plots, linked=write_trees is not None))
     written = [folder / "report.md", folder / "report.html"]
-    write_whole(written[0], to_markdown(TITLE, blocks))
+    write_text(written[0], to_markdown(TITLE, blocks))
     css = (files("rstar_math.evaluation") / "page.css").read_text(encoding="utf-8")
     own = (files("rstar_math.evaluation") / "report.css").read_text(encoding="utf-8")
-    write_whole(written[1], to_html(TITLE, blocks, css + own + STYLE, POLICY))
+    write_text(written[1], to_html(TITLE, blocks, css + own + STYLE, POLICY))
     if write_trees is not None:
         for number, run in enumerate(runs, 1):
             written.append(folder / f"trees-{number}.html")

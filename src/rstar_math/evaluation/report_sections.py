@@ -24,7 +24,7 @@ from rstar_math.evaluation.document import (
     span,
 )
 from rstar_math.evaluation.metrics import SHOWN, each, wilson
-from rstar_math.evaluation.results import Reading, Run, Series
+from rstar_math.evaluation.results import GradedResult, Run, Series
 from rstar_math.evaluation.statistics import (
     bootstrap,
     bootstrap_seeds,
@@ -316,7 +316,7 @@ def problem_by_problem(series: Sequence[Series], *, linked: bool) -> list[Block]
     return blocks if len(blocks) > 1 else []
 
 
-def _answer(one: Series, reading: Reading | None, *, linked: bool) -> Cell:
+def _answer(one: Series, reading: GradedResult | None, *, linked: bool) -> Cell:
     """A strategy's answer to a problem."""
     if reading is None:
         return "-"

@@ -13,9 +13,9 @@ from typing import Any
 from rstar_math.errors import InputError
 from rstar_math.evaluation.metrics import wilson
 from rstar_math.evaluation.statistics import Comparison, compare
-from rstar_math.protocols import Grouper, Scorer, Verifier
+from rstar_math.protocols import AnswerGrouper, Scorer, Verifier
 from rstar_math.search.tree import Tree
-from rstar_math.search.voting import ballots, best, majority, masses, weighted
+from rstar_math.search.voting import best, majority, path_probabilities, votes_of, weighted
 from rstar_math.training.batches import ranking_accuracy
 from rstar_math.types import Verdict
 
@@ -57,16 +57,16 @@ def of_tree(tree: Tree, verdicts: Mapping[str, Verdict] | None = None) -> Succes
     """The success of what a tree holds: the probability that the policy writes a path to a right
     answer, among the paths that came to an end. For chains it is their share.
 
-    Paths weigh as in `search.voting.masses`, so that a branch does not count by how often the
+    Paths weigh as in `search.voting.path_probabilities`, so that a branch does not count by how often the
     search went there. `verdicts` by answer are for trees that were searched without a Verifier.
     None where no path has ended.
     """
     right = ended = 0.0
     n = 0
-    for node, mass in zip(tree.nodes, masses(tree), strict=True):
+    for node, mass in zip(tree.nodes, path_probabilities(tree), strict=True):
         if not node.answered and node.failure is None:
             continue
-        n += node.copies
+        n += node.count
         ended += mass
         verdict = node.verdict
         if verdict is None and node.answered and node.step is not None:
@@ -102,7 +102,7 @@ RULES = {"best of N": best, "weighted vote": weighted}
 
 
 @dataclass(slots=True)
-class Chosen:
+class RerankComparison:
     """What each way to choose came to, problem by problem."""
 
     voted: list[bool] = field(default_factory=list)
@@ -147,17 +147,17 @@ class Chosen:
         }
 
 
-async def choose(
-    searched: AsyncIterable[tuple[Tree, Verifier]], scorer: Scorer, group: Grouper
-) -> Chosen:
+async def rerank_samples(
+    searched: AsyncIterable[tuple[Tree, Verifier]], scorer: Scorer, group: AnswerGrouper
+) -> RerankComparison:
     """What the rules choose on some trees, each with the judge of its answers. No rule sees a
     judgement. On a problem without any answer all are wrong.
 
     Raises what the scorer, the judges and `group` raise.
     """
-    found = Chosen()
+    found = RerankComparison()
     async for tree, judge in searched:
-        cast = ballots(tree)
+        cast = votes_of(tree)
         values = await scorer.score(tree.question, [tree.prefix(one.node) for one in cast])
         valued = [replace(one, value=v) for one, v in zip(cast, values, strict=True)]
         verdicts = {one.answer: await judge.judge(one.answer) for one in cast}

@@ -11,12 +11,12 @@ from typing import Any
 
 from rstar_math.errors import ConfigError, InputError
 from rstar_math.evaluation.metrics import Attempt, Summary, summarise
-from rstar_math.protocols import Grouper
+from rstar_math.protocols import AnswerGrouper
 from rstar_math.runs.results import Result
 from rstar_math.runs.store import RunStore
 from rstar_math.search.strategies import ACTIONS, parse_strategies
 from rstar_math.search.tree import ROOT, Tree
-from rstar_math.search.voting import RULES, Ballot, ballots, top_of_runs
+from rstar_math.search.voting import RULES, Vote, top_k_of_runs, votes_of
 from rstar_math.types import Problem, Verdict
 
 JudgeAnswer = Callable[[str, str], Awaitable[Verdict]]
@@ -43,7 +43,7 @@ class StepRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class GradedResult:
     """A result with everything that a report asks of its tree."""
 
     problem: Problem
@@ -63,15 +63,15 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True)
-class Grading:
+class AnswerJudge:
     """How answers are told equal and right."""
 
-    group: Grouper
+    group: AnswerGrouper
     judge: JudgeAnswer
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class RunTerms:
     """What a strategy's results were made under."""
 
     kind: str
@@ -82,12 +82,12 @@ class Terms:
     """Whether a budget of tokens decided how many attempts there are."""
 
 
-async def read(
-    problem: Problem, result: Result, tree: Tree, grading: Grading, terms: Terms
-) -> Reading:
+async def grade_result(
+    problem: Problem, result: Result, tree: Tree, grading: AnswerJudge, terms: RunTerms
+) -> GradedResult:
     """The reading of one result of a problem with a reference."""
     assert problem.reference is not None
-    cast = ballots(tree)
+    cast = votes_of(tree)
     groups = await grading.group([ballot.answer for ballot in cast]) if cast else []
     verdicts: dict[int, bool] = {}
     for ballot, group in zip(cast, groups, strict=True):
@@ -99,7 +99,7 @@ async def read(
         if ballot.node == result.choice.node:
             verdicts[group] = right
     found = _Found(tree, cast, groups, [verdicts[g] for g in groups])
-    return Reading(
+    return GradedResult(
         problem=problem,
         result=result,
         right=right,
@@ -116,7 +116,7 @@ class _Found:
     """A tree's answers with what they are worth."""
 
     tree: Tree
-    cast: list[Ballot]
+    cast: list[Vote]
     groups: list[int]
     right: list[bool]
 
@@ -131,14 +131,14 @@ class _Found:
             return [numbers.setdefault(classes[a], len(numbers)) for a in answers]
 
         if rule == TOP:
-            choice = await top_of_runs(part, group, keep=keep)
+            choice = await top_k_of_runs(part, group, keep=keep)
         else:
             choice = await RULES[rule](part, group)
         ends = [ballot.node for ballot in part]
         return choice.node is not None and self.right[ends.index(choice.node)]
 
 
-async def _by_rule(found: _Found, terms: Terms) -> dict[str, bool]:
+async def _by_rule(found: _Found, terms: RunTerms) -> dict[str, bool]:
     """What each rule comes to."""
     if len(found.cast) < 2:
         return {}
@@ -147,10 +147,10 @@ async def _by_rule(found: _Found, terms: Terms) -> dict[str, bool]:
     return {rule: await found.right_by(rule, terms.keep, len(found.cast)) for rule in rules}
 
 
-def _attempts(found: _Found, terms: Terms) -> tuple[Attempt, ...]:
+def _attempts(found: _Found, terms: RunTerms) -> tuple[Attempt, ...]:
     """One attempt a run: its best path where paths are scored, else its majority."""
     tree = found.tree
-    if tree.stopped is not None or terms.budgeted:
+    if tree.stop_reason is not None or terms.budgeted:
         return ()
     by_run: dict[int, list[int]] = {}
     for at, ballot in enumerate(found.cast):
@@ -173,7 +173,7 @@ def _attempts(found: _Found, terms: Terms) -> tuple[Attempt, ...]:
 
 
 async def _course(
-    found: _Found, terms: Terms, result: Result, right: bool
+    found: _Found, terms: RunTerms, result: Result, right: bool
 ) -> tuple[tuple[float, bool, bool], ...]:
     """The answer so far as the tree grew, where the order of its nodes tells it.
 
@@ -203,7 +203,7 @@ def _moments(n: int) -> list[int]:
 def _spent(tree: Tree, total: float) -> list[float]:
     """Tokens sampled when each node was there, by the length of the steps up to it."""
     lengths = [0.0]
-    lengths += [n.copies * (1 + len(n.step.text if n.step else "")) for n in tree.nodes[1:]]
+    lengths += [n.count * (1 + len(n.step.text if n.step else "")) for n in tree.nodes[1:]]
     whole = sum(lengths) or 1.0
     return [total * length / whole for length in accumulate(lengths)]
 
@@ -257,7 +257,7 @@ class Series:
     strategy: str
     summary: Summary
     """Of all its results, graded or not."""
-    readings: tuple[Reading, ...]
+    readings: tuple[GradedResult, ...]
     """Of those whose problem has a reference."""
 
     @property
@@ -277,7 +277,7 @@ class Series:
         return sum(r.any_right for r in self.readings) / n if n else None
 
 
-async def gather(paths: Sequence[Path], grading: Grading) -> tuple[list[Run], list[Series]]:
+async def load_runs(paths: Sequence[Path], grading: AnswerJudge) -> tuple[list[Run], list[Series]]:
     """Runs and their series, in the order of the paths and of the strategies in them.
 
     Reads one tree at a time and keeps none. Raises `InputError` for a run without results.
@@ -300,7 +300,9 @@ async def gather(paths: Sequence[Path], grading: Grading) -> tuple[list[Run], li
     return runs, series
 
 
-async def _readings(store: RunStore, run: Run, name: str, grading: Grading) -> list[Reading]:
+async def _readings(
+    store: RunStore, run: Run, name: str, grading: AnswerJudge
+) -> list[GradedResult]:
     """The graded results of a strategy."""
     found = []
     for result in store.results(name):
@@ -309,11 +311,11 @@ async def _readings(store: RunStore, run: Run, name: str, grading: Grading) -> l
             tree = store.tree(problem.id, name)
             scored = any(node.score is not None for node in tree)
             terms = terms_of(name, run.conditions, scored=scored)
-            found.append(await read(problem, result, tree, grading, terms))
+            found.append(await grade_result(problem, result, tree, grading, terms))
     return found
 
 
-def terms_of(strategy: str, conditions: dict[str, Any], *, scored: bool) -> Terms:
+def terms_of(strategy: str, conditions: dict[str, Any], *, scored: bool) -> RunTerms:
     """How a strategy chose and how often it tried, by the conditions of its run; as
     `search.strategies.answer_rule` has it. A name from a later version gives an unknown rule."""
     rule = conditions.get("search.answer")
@@ -322,7 +324,7 @@ def terms_of(strategy: str, conditions: dict[str, Any], *, scored: bool) -> Term
     try:
         (parsed,) = parse_strategies(strategy)
     except ConfigError:
-        return Terms(strategy, None, str(rule or "unknown"), keep, budgeted)
+        return RunTerms(strategy, None, str(rule or "unknown"), keep, budgeted)
     if rule is None:
         rule = "majority"
         if scored and parsed.kind not in ("greedy", "sc"):
@@ -330,7 +332,7 @@ def terms_of(strategy: str, conditions: dict[str, Any], *, scored: bool) -> Term
                 parsed.kind, "best"
             )
     n = parsed.n if parsed.kind in _CHAINS else None
-    return Terms(parsed.kind, n, str(rule), keep, budgeted)
+    return RunTerms(parsed.kind, n, str(rule), keep, budgeted)
 
 
 def seeds_pooled(runs: Sequence[Run], series: Sequence[Series]) -> list[list[Series]]:
@@ -356,7 +358,7 @@ def _run(store: RunStore, label: str) -> Run:
         path=store.path,
         label=label,
         conditions=store.conditions(),
-        facts=store.facts(),
+        facts=store.metadata(),
         problems={problem.id: problem for problem in problems},
         problems_hash=problems_hash(problems),
     )

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from rstar_math.costs import charge, metering
+from rstar_math.costs import add_cost, track_cost
 from rstar_math.errors import InputError
 from rstar_math.evaluation.metrics import Summary, wilson
 from rstar_math.evaluation.statistics import mcnemar
@@ -39,7 +39,7 @@ Question: """
 _STOPS = ("\nQuestion:", "\n\n\n")
 
 
-async def plain_answer(completer: Completer, question: Question, *, seed: int = 0) -> str | None:
+async def baseline_answer(completer: Completer, question: Question, *, seed: int = 0) -> str | None:
     """The answer that the model states in plain chain of thought at temperature 0, or None where it
     states none. Raises `ModelError`."""
     from rstar_math.extraction import extract_answer
@@ -58,7 +58,7 @@ async def plain_answer(completer: Completer, question: Question, *, seed: int = 
 _Key = tuple[str, int, tuple[str, ...], int, float, int]
 
 
-class Remembering:
+class CachingCompleter:
     """A Completer that asks another and keeps what it said: a request that comes again gets the
     same completions and the same bill, and is not asked.
 
@@ -87,10 +87,10 @@ class Remembering:
         key = (prompt, n, tuple(stop), max_tokens, temperature, seed)
         if key in self._known:
             found, bill = self._known[key]
-            charge(bill)
+            add_cost(bill)
             return list(found)
         self.asked += 1
-        with metering() as cost:
+        with track_cost() as cost:
             found = await self._inner.complete(
                 prompt, n=n, stop=stop, max_tokens=max_tokens, temperature=temperature, seed=seed
             )
@@ -106,12 +106,12 @@ Search = Callable[[Sequence[Problem]], Awaitable[Sequence[Searched]]]
 
 
 @dataclass(frozen=True, slots=True)
-class Gate:
+class SanityCheck:
     """One check and what it came to."""
 
     name: str
     state: Literal["ok", "warning", "failed", "unclear"]
-    said: str
+    message: str
     """A sentence for a person."""
     figures: dict[str, Any] = field(default_factory=dict)
 
@@ -120,7 +120,7 @@ class Gate:
         return asdict(self)
 
 
-async def leakage(search: Search, problems: Sequence[Problem], name: str) -> Gate:
+async def leakage(search: Search, problems: Sequence[Problem], name: str) -> SanityCheck:
     """Whether the reference answers reach the search that is called `name`.
 
     A search that differs under other references is run once more under the first ones: one that
@@ -135,7 +135,7 @@ async def leakage(search: Search, problems: Sequence[Problem], name: str) -> Gat
     figures = {"problems": len(ids), "differing": differ}
     label = f"leakage, {name}"
     if not differ:
-        return Gate(
+        return SanityCheck(
             label,
             "ok",
             f"{len(ids)} problems searched twice, under right and under other reference answers: "
@@ -144,14 +144,14 @@ async def leakage(search: Search, problems: Sequence[Problem], name: str) -> Gat
         )
     again = _bytes(await search(problems))
     if any(a != b for a, b in zip(before, again, strict=True)):
-        return Gate(
+        return SanityCheck(
             label,
             "unclear",
             "The search does not repeat itself even under the same reference answers (programs "
             "near their time limit, or parts that go by chance), so nothing can be told.",
             figures,
         )
-    return Gate(
+    return SanityCheck(
         label,
         "failed",
         f"The search of {', '.join(differ[:5])} changed with the reference answers: something in "
@@ -180,7 +180,7 @@ def replaced(problems: Sequence[Problem]) -> list[Problem]:
     return found
 
 
-def formats(summary: Summary, limit: float = LOST) -> Gate:
+def formats(summary: Summary, limit: float = LOST) -> SanityCheck:
     """Where a strategy's problems went, and whether too many samples were lost to the format."""
     wrong = summary.graded - summary.right - summary.unknown - summary.unanswered
     figures: dict[str, Any] = {
@@ -200,19 +200,19 @@ def formats(summary: Summary, limit: float = LOST) -> Gate:
     )
     label = f"format, {summary.strategy}"
     if summary.samples_lost is not None and summary.samples_lost > limit:
-        return Gate(
+        return SanityCheck(
             label,
             "warning",
             f"{split}: {summary.samples_lost:.0%} lost. The prompt format does not fit this model; "
             "raise policy.step_tokens if they were cut off, else change policy.prompt.",
             figures,
         )
-    return Gate(label, "ok", f"{split}.", figures)
+    return SanityCheck(label, "ok", f"{split}.", figures)
 
 
 def baseline(
     plain: Sequence[bool], ours: Sequence[bool], published: float | None = None
-) -> Iterable[Gate]:
+) -> Iterable[SanityCheck]:
     """The model in plain chain of thought against our greedy chain on the same problems, and
     against the share right, in [0, 1], that its makers publish."""
     n = len(plain)
@@ -226,7 +226,7 @@ def baseline(
         f"(McNemar's exact p = {p:.2g})"
     )
     if worse > better and p < 0.05:
-        yield Gate(
+        yield SanityCheck(
             "baseline",
             "warning",
             f"{said}: the model does better without our format; what the search gains on our "
@@ -234,10 +234,10 @@ def baseline(
             figures,
         )
     else:
-        yield Gate("baseline", "ok", f"{said}.", figures)
+        yield SanityCheck("baseline", "ok", f"{said}.", figures)
     if published is not None:
         inside = low <= published <= high
-        yield Gate(
+        yield SanityCheck(
             "published",
             "ok" if inside else "warning",
             f"Plain chain of thought has {low:.1%} to {high:.1%} (95 %), published is "

@@ -9,7 +9,7 @@ from statistics import NormalDist
 import numpy as np
 
 from rstar_math.errors import ConfigError
-from rstar_math.evaluation.results import Reading, StepRecord
+from rstar_math.evaluation.results import GradedResult, StepRecord
 
 _BLOCK = 4_000_000
 """Resampled values held at once."""
@@ -183,7 +183,7 @@ class Point:
     """Share of those with any right path by then: the ceiling, which no choice can pass."""
 
 
-def anytime(readings: Sequence[Reading], points: int = 40) -> list[Point]:
+def anytime(readings: Sequence[GradedResult], points: int = 40) -> list[Point]:
     """Accuracy by sampled tokens, at budgets spaced evenly on a logarithmic scale; the last is all
     that was spent on the dearest problem. A problem without an answer yet is not right; one that
     ended before the budget keeps its answer. Empty where nothing was sampled.
@@ -203,7 +203,7 @@ def anytime(readings: Sequence[Reading], points: int = 40) -> list[Point]:
     return found
 
 
-def _state(reading: Reading, budget: float) -> tuple[bool, bool]:
+def _state(reading: GradedResult, budget: float) -> tuple[bool, bool]:
     """Whether the answer, and any path, was right by a budget."""
     state = (False, False)
     for tokens, right, any_right in reading.course:

@@ -2,7 +2,7 @@
 
 Rates come from what was measured: a run says what a search of one problem does, `rstar plan` takes
 the speeds of servers and cores. Where a server was not measured, its speed is reckoned from the
-GPU's bandwidth and arithmetic (`engine_of`), which is good to about a factor of two.
+GPU's bandwidth and arithmetic (`gpu_speed`), which is good to about a factor of two.
 """
 
 import tomllib
@@ -31,7 +31,7 @@ CONTEXT = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Habits:
+class WorkloadProfile:
     """What the search of one problem does, for each rollout."""
 
     calls: float = 4.0
@@ -53,7 +53,7 @@ class Habits:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class CapacityPart:
     """One pass of searching."""
 
     name: str
@@ -75,9 +75,9 @@ class Part:
 class Capacity:
     """The parts of a plan and what they were reckoned from."""
 
-    parts: list[Part]
+    parts: list[CapacityPart]
     machines: Machines
-    habits: Habits
+    habits: WorkloadProfile
     gpus: int
     gpu: str
     engine_measured: bool
@@ -99,7 +99,7 @@ def gpu_names() -> list[str]:
     return list(_gpus())
 
 
-def engine_of(gpu: str, *, params: float, slots: int) -> Engine:
+def gpu_speed(gpu: str, *, params: float, slots: int) -> Engine:
     """The speed of one GPU that serves a model of so many billion parameters in bf16, from its data
     sheet: a step of decoding reads the weights and every sample's cache and does two operations a
     parameter and sample. Raises `ConfigError`."""
@@ -121,7 +121,7 @@ def engine_of(gpu: str, *, params: float, slots: int) -> Engine:
     return Engine(slots, 1 / (weights / band), slots / step, flops)
 
 
-def habits_of(path: Path) -> Habits:
+def profile_of_run(path: Path) -> WorkloadProfile:
     """What the searches of a run did. Raises `InputError` where it has none with rollouts."""
     costs: list[Cost] = []
     lengths: list[float] = []
@@ -141,7 +141,7 @@ def habits_of(path: Path) -> Habits:
     whole = Cost.total(costs)
     if not (rollouts and whole.calls and whole.samples):
         raise InputError(f"{path} has no results of mcts; name a run of rstar search.")
-    return Habits(
+    return WorkloadProfile(
         calls=whole.calls / rollouts,
         samples=whole.samples / whole.calls / candidates,
         tokens=whole.sampled_tokens / whole.samples,
@@ -153,7 +153,7 @@ def habits_of(path: Path) -> Habits:
     )
 
 
-def load_of(habits: Habits, problems: int, rollouts: float, candidates: int) -> Load:
+def load_of(habits: WorkloadProfile, problems: int, rollouts: float, candidates: int) -> Load:
     """The work of searching so many problems."""
     return Load(
         problems=problems,
@@ -167,7 +167,7 @@ def load_of(habits: Habits, problems: int, rollouts: float, candidates: int) -> 
     )
 
 
-def alone(load: Load, machines: Machines) -> dict[str, float]:
+def resource_seconds(load: Load, machines: Machines) -> dict[str, float]:
     """Seconds that each resource needs for its own part of the work."""
     calls = load.problems * load.calls
     samples = calls * load.samples
@@ -184,10 +184,10 @@ def alone(load: Load, machines: Machines) -> dict[str, float]:
     }
 
 
-def reckon(
+def estimate_capacity(
     rounds: Sequence[RoundSection],
     problems: int,
-    habits: Habits,
+    habits: WorkloadProfile,
     *,
     unsolved: float = 0.2,
 ) -> list[tuple[str, Load]]:
@@ -206,13 +206,13 @@ def reckon(
     return found
 
 
-def part(name: str, load: Load, machines: Machines, gpus: int, price: float | None) -> Part:
+def part(name: str, load: Load, machines: Machines, gpus: int, price: float | None) -> CapacityPart:
     """One pass, simulated. `price` is of a GPU for an hour."""
     played = simulate(load, machines)
     hours = played.seconds / 3600
-    needs = {key: value / 3600 for key, value in alone(load, machines).items()}
+    needs = {key: value / 3600 for key, value in resource_seconds(load, machines).items()}
     worst = max(needs, key=lambda key: needs[key])
-    return Part(
+    return CapacityPart(
         name=name,
         problems=load.problems,
         tokens=round(load.sampled),

@@ -10,29 +10,29 @@ from typing import Any
 
 from rstar_math.evaluation.metrics import summarise
 from rstar_math.evolution import problem_sets, stages
-from rstar_math.evolution.manifest import Facts, Journal, digest
-from rstar_math.evolution.progress import Budget, Watch
+from rstar_math.evolution.manifest import Facts, ManifestStore, digest
+from rstar_math.evolution.progress import ProgressListener, RunBudget
 from rstar_math.evolution.recipe import Recipe
-from rstar_math.evolution.stages import Made, Pair, config_of, results_of
-from rstar_math.llm.vllm_servers import put_away
-from rstar_math.runs.results import Packed
+from rstar_math.evolution.stages import Models, ModelVersion, config_for, results_of
+from rstar_math.llm.vllm_servers import stop_idle_servers
+from rstar_math.runs.results import PackedResult
 from rstar_math.runs.store import RunStore
 from rstar_math.search.strategies import Strategy
-from rstar_math.training.trainer import end_idle_threads, give_memory_back
+from rstar_math.training.trainer import stop_openmp_threads, trim_malloc
 from rstar_math.types import Problem
 
 GREEDY = Strategy("greedy")
 
 
-class Workshop:
+class EvolutionContext:
     """An evolution under way."""
 
     def __init__(
         self,
         recipe: Recipe,
-        journal: Journal,
-        watch: Watch,
-        budget: Budget,
+        journal: ManifestStore,
+        watch: ProgressListener,
+        budget: RunBudget,
         *,
         cluster: str | None = None,
     ) -> None:
@@ -47,9 +47,9 @@ class Workshop:
         if self.journal.facts(name) is None:
             self.budget.check()
             self.journal.path(f"round-{name.split('/')[0]}").mkdir(exist_ok=True)
-        return await self.journal.stage(name, inputs, work)
+        return await self.journal.run_stage(name, inputs, work)
 
-    async def quiet(
+    async def run_blocking_stage(
         self, name: str, what: str, inputs: Mapping[str, Any], work: Callable[[], Facts]
     ) -> Facts:
         """A stage that is one long call, such as a training; Ctrl-C ends it. It has the machine
@@ -57,11 +57,11 @@ class Workshop:
 
         async def interruptible() -> Facts:
             self.watch.begin(name, what, None, 0)
-            await put_away()
+            await stop_idle_servers()
             with _ending_at_once():
                 found = work()
-            give_memory_back()
-            end_idle_threads()
+            trim_malloc()
+            stop_openmp_threads()
             return found
 
         return await self.stage(name, inputs, interruptible)
@@ -70,25 +70,25 @@ class Workshop:
         """Some parts of the recipe, as plain values."""
         return self.recipe.model_dump(mode="json", include=set(names))
 
-    async def held_out(self, number: int, policy: Made) -> dict[str, bool]:
+    async def held_out(self, number: int, policy: ModelVersion) -> dict[str, bool]:
         """A policy's greedy answers on held-out problems: which are right."""
         path = self.journal.path(f"round-{number}", "held-out.rstar")
-        await self.sampled(f"{number}/held-out", path, Pair(policy), [GREEDY])
+        await self.sample(f"{number}/held-out", path, Models(policy), [GREEDY])
         return results_of(path, GREEDY.name)
 
-    async def sampled(
-        self, stage: str, path: Path, pair: Pair, strategies: Sequence[Strategy]
+    async def sample(
+        self, stage: str, path: Path, pair: Models, strategies: Sequence[Strategy]
     ) -> Facts:
         """A policy's answers to held-out problems, without a preference model."""
         problems = problem_sets.problems_in(self.journal, problem_sets.HELD_OUT)
-        return await self.measured(stage, path, (problems, strategies), pair, scored=False)
+        return await self.evaluate(stage, path, (problems, strategies), pair, scored=False)
 
-    async def measured(
+    async def evaluate(
         self,
         stage: str,
         path: Path,
         asked: tuple[Sequence[Problem], Sequence[Strategy]],
-        pair: Pair,
+        pair: Models,
         *,
         scored: bool,
     ) -> Facts:
@@ -97,7 +97,7 @@ class Workshop:
         section = self.recipe.evaluation
         options: dict[str, Any] = {"rollouts": section.rollouts, "candidates": section.candidates}
         options |= {"seed": section.seed, "tokens": section.tokens if scored else None}
-        config = config_of(self.recipe, pair, scored=scored, **options)
+        config = config_for(self.recipe, pair, scored=scored, **options)
         inputs = {
             "made_by": pair.hashes(scored=scored),
             "strategies": [strategy.name for strategy in strategies],
@@ -107,23 +107,23 @@ class Workshop:
 
         async def work() -> Facts:
             what = f"measure {', '.join(strategy.name for strategy in strategies)}"
-            done = self.bar(stage, what, path, problems, *strategies)
+            done = self.progress_callback(stage, what, path, problems, *strategies)
             made_by, where = pair.hashes(scored=scored), self.cluster
             await stages.search(
                 path, problems, strategies, config, made_by=made_by, on_done=done, cluster=where
             )
-            return {"strategies": figures(path), **stages.account(path)}
+            return {"strategies": figures(path), **stages.run_account(path)}
 
         return await self.stage(stage, inputs, work)
 
-    def bar(
+    def progress_callback(
         self, stage: str, what: str, path: Path, problems: Sequence[Problem], *strategies: Strategy
     ) -> stages.OnProblem:
         """What is told of a search's problems, and charged to the budget."""
         done = sum(len(stages.finished_in(path, strategy)) for strategy in strategies)
         self.watch.begin(stage, what, len(problems) * len(strategies), done)
 
-        def on_done(problem: Problem, done: Packed) -> None:
+        def on_done(problem: Problem, done: PackedResult) -> None:
             tokens = done.result.cost.sampled_tokens
             self.watch.advance(problem, solved=done.solved, tokens=tokens)
             self.budget.charge(tokens)

@@ -15,10 +15,10 @@ from typing import Any, Self
 
 from rstar_math.config.sections import Config
 from rstar_math.evolution import problem_sets, stages
-from rstar_math.evolution.manifest import Journal
-from rstar_math.evolution.progress import Silent, Watch
+from rstar_math.evolution.manifest import ManifestStore
+from rstar_math.evolution.progress import NullListener, ProgressListener
 from rstar_math.evolution.recipe import Recipe, RoundSection
-from rstar_math.evolution.stages import Made, Pair, config_of, strong_config
+from rstar_math.evolution.stages import Models, ModelVersion, config_for, teacher_config
 from rstar_math.models.loading import load_tokenizer
 from rstar_math.prompts.grammar import FORMATS
 from rstar_math.prompts.templates import trained_prompt
@@ -38,7 +38,7 @@ _GREEDY = Strategy("greedy")
 
 
 @dataclass(frozen=True, slots=True)
-class Habit:
+class CostProfile:
     """What a piece of work takes, in the mean."""
 
     calls: float
@@ -48,28 +48,28 @@ class Habit:
     """Of wall time, with as many problems at once as the pilot had."""
 
     @classmethod
-    def total(cls, habits: Iterable["Habit"]) -> Self:
+    def total(cls, habits: Iterable["CostProfile"]) -> Self:
         """All of them."""
         rows = [(one.calls, one.tokens, one.seconds) for one in habits]
         return cls(*map(sum, zip(*rows, strict=True)))
 
-    def times(self, number: float) -> "Habit":
+    def times(self, number: float) -> "CostProfile":
         """That piece of work `number` times."""
-        return Habit(self.calls * number, self.tokens * number, self.seconds * number)
+        return CostProfile(self.calls * number, self.tokens * number, self.seconds * number)
 
-    def wider(self, factor: float) -> "Habit":
+    def wider(self, factor: float) -> "CostProfile":
         """With `factor` times the samples to a call."""
-        return Habit(self.calls, self.tokens * factor, self.seconds * factor)
+        return CostProfile(self.calls, self.tokens * factor, self.seconds * factor)
 
 
 @dataclass(frozen=True, slots=True)
 class Pilot:
     """Means of what was tried."""
 
-    rollout: Habit
+    rollout: CostProfile
     """One rollout of a search with `candidates`."""
     candidates: int
-    whole: Habit
+    whole: CostProfile
     """One greedy solution."""
     start_s: float
     """Seconds until a model answers."""
@@ -79,17 +79,17 @@ class Pilot:
     """Tokens a second of a training of the policy."""
 
     @property
-    def rate(self) -> float:
+    def tokens_per_s(self) -> float:
         """Sampled tokens a second of a search."""
         return self.rollout.tokens / max(self.rollout.seconds, 1e-9)
 
-    def sampled(self, number: int) -> Habit:
+    def sampled(self, number: int) -> CostProfile:
         """That many sampled solutions of a problem, at the rate of a search."""
         tokens = self.whole.tokens * number
-        return Habit(self.whole.calls * number, tokens, tokens / max(self.rate, 1e-9))
+        return CostProfile(self.whole.calls * number, tokens, tokens / max(self.tokens_per_s, 1e-9))
 
 
-async def fly(journal: Journal, recipe: Recipe, watch: Watch) -> Pilot:
+async def run_pilot(journal: ManifestStore, recipe: Recipe, watch: ProgressListener) -> Pilot:
     """Search a few of the gathered problems, and train for two steps of the optimiser, of which the
     second is timed; of a tiny base, which cannot be asked by examples, the first round's policy is
     trained for it. Raises `RstarError`."""
@@ -98,13 +98,13 @@ async def fly(journal: Journal, recipe: Recipe, watch: Watch) -> Pilot:
     base = stages.base_of(journal, recipe)
     watch.begin("0/pilot", "a few steps of training", None, 0)
     length, trained = _training(recipe, base, rows)
-    policy = Made(0, base, stages.base_address(journal, recipe), "base")
+    policy = ModelVersion(0, base, stages.base_address(journal, recipe), "base")
     if recipe.base == stages.TINY:
         folder = journal.path("pilot")
         train_policy(rows, base, folder, recipe.sft.model_copy(update={"mode": recipe.policy.mode}))
-        policy = Made(1, str(folder), stages.deployed(recipe, folder), "pilot")
+        policy = ModelVersion(1, str(folder), stages.deploy_policy(recipe, folder), "pilot")
     one = next((one for one in recipe.rounds if one.data == "search"), recipe.rounds[0])
-    config = _config(recipe, one, Pair(policy))
+    config = _config(recipe, one, Models(policy))
     began = monotonic()
     async with Solver(config) as solver:
         start_s = monotonic() - began
@@ -118,27 +118,27 @@ async def fly(journal: Journal, recipe: Recipe, watch: Watch) -> Pilot:
     return Pilot(rollout, one.candidates, whole, start_s, length, trained)
 
 
-def _config(recipe: Recipe, one: RoundSection, pair: Pair) -> Config:
+def _config(recipe: Recipe, one: RoundSection, pair: Models) -> Config:
     """The configuration of a round's searches."""
     options: dict[str, Any] = {"candidates": one.candidates, "rollouts": one.rollouts}
     if one.model is not None:
-        return strong_config(recipe, one.model, **options)
-    return config_of(recipe, pair, scored=False, **options)
+        return teacher_config(recipe, one.model, **options)
+    return config_for(recipe, pair, scored=False, **options)
 
 
 async def _timed(
-    solver: Solver, problems: Sequence[Problem], strategy: Strategy, watch: Watch
-) -> Habit:
+    solver: Solver, problems: Sequence[Problem], strategy: Strategy, watch: ProgressListener
+) -> CostProfile:
     """What a strategy takes on a problem."""
     began, costs = monotonic(), []
     async for problem, solution in solver.map(problems, strategy):
         costs.append(solution.tree.cost)
         watch.advance(problem, solved=False, tokens=costs[-1].sampled_tokens)
     whole, share = Cost.total(costs), 1 / max(len(costs), 1)
-    return Habit(whole.calls, whole.sampled_tokens, monotonic() - began).times(share)
+    return CostProfile(whole.calls, whole.sampled_tokens, monotonic() - began).times(share)
 
 
-def _rows(journal: Journal, recipe: Recipe, problems: Sequence[Problem]) -> list[SolutionRow]:
+def _rows(journal: ManifestStore, recipe: Recipe, problems: Sequence[Problem]) -> list[SolutionRow]:
     """Solutions to train on: the annotated ones, or else something like a solution."""
     if recipe.rounds[0].data == "annotated":
         rows, _ = annotated_rows(
@@ -215,32 +215,32 @@ class Plan:
         return {**asdict(self), "hours": self.hours}
 
 
-async def estimate(recipe: Recipe, *, watch: Watch | None = None) -> Plan:
+async def estimate(recipe: Recipe, *, watch: ProgressListener | None = None) -> Plan:
     """The plan of a recipe; takes a minute or so with a small model. Raises `RstarError`."""
-    watch = watch or Silent()
+    watch = watch or NullListener()
     with (
         tempfile.TemporaryDirectory(prefix="rstar-plan-") as folder,
-        Journal.open(Path(folder) / "run", recipe.model_dump(mode="json")) as journal,
+        ManifestStore.open(Path(folder) / "run", recipe.model_dump(mode="json")) as journal,
     ):
         watch.begin("0/problems", "gather problems", None, 0)
-        counts = problem_sets.gather(journal, recipe)["counts"]
-        pilot = await fly(journal, recipe, watch)
+        counts = problem_sets.prepare_problems(journal, recipe)["counts"]
+        pilot = await run_pilot(journal, recipe, watch)
         sizes = [
             len(problem_sets.problems_in(journal, problem_sets.evaluation_file(at)))
             for at in range(1, len(recipe.evaluation.sets) + 1)
         ]
-    return Plan(counts, pilot, reckon(recipe, pilot, counts, sizes))
+    return Plan(counts, pilot, estimate_parts(recipe, pilot, counts, sizes))
 
 
-def reckon(
+def estimate_parts(
     recipe: Recipe, pilot: Pilot, counts: dict[str, int], sizes: Sequence[int]
 ) -> list[Part]:
     """The parts of all rounds; `counts` are those of the problems "to learn from" and "held out",
     `sizes` those of the sets to measure on."""
-    return _Reckoning(recipe, pilot).parts(counts, sizes)
+    return _Estimator(recipe, pilot).parts(counts, sizes)
 
 
-class _Reckoning:
+class _Estimator:
     """The parts of a plan from the pilot's rates."""
 
     def __init__(self, recipe: Recipe, pilot: Pilot) -> None:
@@ -256,7 +256,7 @@ class _Reckoning:
             self._sampled("0/held-out", held, self.pilot.whole)
             self._measure(0, sizes)
         for number, one in enumerate(self.recipe.rounds, 1):
-            pool = counts.get(problem_sets.chosen_by(one), train)
+            pool = counts.get(problem_sets.filter_name(one), train)
             size = min(pool, one.problems or pool)
             if one.data == "search":
                 self._search(number, one, size)
@@ -275,7 +275,9 @@ class _Reckoning:
         wanted = self.recipe.synthesis
         if wanted.requests:
             tokens = wanted.most * wanted.max_tokens
-            habit = Habit(wanted.requests, tokens, tokens / max(self.pilot.rate, 1e-9))
+            habit = CostProfile(
+                wanted.requests, tokens, tokens / max(self.pilot.tokens_per_s, 1e-9)
+            )
             self._sampled("0/drafts (at most)", 1, habit, shown=wanted.most)
             solutions = self.pilot.sampled(wanted.solutions)
             self._sampled("0/synthesis (at most)", wanted.most, solutions)
@@ -315,9 +317,9 @@ class _Reckoning:
         """A stage that runs some strategies on a set."""
         habits = [self._of(strategy) for strategy in parse_strategies(",".join(names))]
         if habits:
-            self._sampled(stage, problems, Habit.total(habits))
+            self._sampled(stage, problems, CostProfile.total(habits))
 
-    def _of(self, strategy: Strategy) -> Habit:
+    def _of(self, strategy: Strategy) -> CostProfile:
         """What a strategy takes on a problem."""
         section = self.recipe.evaluation
         if strategy.kind == "greedy":
@@ -329,7 +331,7 @@ class _Reckoning:
         return wide.times(rollouts)
 
     def _sampled(
-        self, stage: str, problems: int, habit: Habit, *, shown: int | None = None
+        self, stage: str, problems: int, habit: CostProfile, *, shown: int | None = None
     ) -> None:
         whole = habit.times(problems)
         hours = (self.pilot.start_s + whole.seconds) / 3600

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from rstar_math.config.sections import GradingConfig
-from rstar_math.evaluation.reranking import choose
+from rstar_math.evaluation.reranking import rerank_samples
 from rstar_math.evaluation.statistics import compare
 from rstar_math.evolution import problem_sets
-from rstar_math.evolution.context import Workshop
+from rstar_math.evolution.context import EvolutionContext
 from rstar_math.evolution.manifest import Facts, digest
-from rstar_math.evolution.stages import Made, Pair
+from rstar_math.evolution.stages import Models, ModelVersion
 from rstar_math.protocols import Scorer, Verifier
 from rstar_math.runs.store import RunStore
 from rstar_math.search.strategies import Strategy
@@ -29,7 +29,7 @@ class Decision:
     """Whether the new one is used, and why."""
 
     promoted: bool
-    sure: float
+    probability: float
     """How sure it is that the new one is better, in [0, 1]."""
     comparison: Facts
 
@@ -40,12 +40,14 @@ def decide(old: Mapping[str, bool], new: Mapping[str, bool], sure: float) -> Dec
     first = [old[name] for name in new]
     second = [new[name] for name in new]
     found = compare(first, second)
-    chance = chance_better([float(b) - float(a) for a, b in zip(first, second, strict=True)])
+    chance = bootstrap_probability(
+        [float(b) - float(a) for a, b in zip(first, second, strict=True)]
+    )
     better = found.difference > 0 and chance > sure
     return Decision(better, round(chance, 4), {**asdict(found), "difference": found.difference})
 
 
-def chance_better(gaps: Sequence[float], *, seed: int = 0) -> float:
+def bootstrap_probability(gaps: Sequence[float], *, seed: int = 0) -> float:
     """The share of paired bootstrap samples, in [0, 1], whose mean gap is above 0; those at 0 count
     half."""
     values = np.asarray(gaps, dtype=float)
@@ -62,7 +64,7 @@ class Reranked:
     majority: dict[str, bool]
     weighted: dict[str, bool]
     best: dict[str, bool]
-    ceiling: dict[str, bool]
+    oracle: dict[str, bool]
 
     def shares(self) -> dict[str, float]:
         """The share right by each rule, in [0, 1]."""
@@ -88,7 +90,7 @@ async def rerank(
                     tree = store.tree(problem.id, strategy)
                     yield tree, judges.verifier(problem.reference or "")
 
-            found = await choose(judged(), scorer or _Even(), judges.group)
+            found = await rerank_samples(judged(), scorer or _ConstantScorer(), judges.group)
     columns = (found.voted, found.by_value["weighted vote"], found.by_value["best of N"])
     return Reranked(
         *(
@@ -98,7 +100,7 @@ async def rerank(
     )
 
 
-class _Even:
+class _ConstantScorer:
     """A scorer that prefers nothing."""
 
     async def score(self, question: Question, prefixes: Sequence[Sequence[Step]]) -> list[float]:
@@ -106,7 +108,9 @@ class _Even:
         return [0.0] * len(prefixes)
 
 
-async def policy_gate(shop: Workshop, number: int, pair: Pair, new: Made) -> Pair:
+async def policy_gate(
+    shop: EvolutionContext, number: int, pair: Models, new: ModelVersion
+) -> Models:
     """The pair with a new policy, if that is better on held-out problems."""
     results = await shop.held_out(number, new)
     if pair.policy.round == 0 and not shop.recipe.first:
@@ -118,11 +122,13 @@ async def policy_gate(shop: Workshop, number: int, pair: Pair, new: Made) -> Pai
 
     inputs = {**shop.part("gate"), "old": digest(old), "new": digest(results)}
     verdict = await shop.stage(f"{number}/policy-gate", inputs, work)
-    shop.watch.say(said("policy", number, verdict))
+    shop.watch.say(gate_message("policy", number, verdict))
     return pair.with_policy(new) if verdict["promoted"] else pair
 
 
-async def ppm_gate(shop: Workshop, number: int, pair: Pair, new: Made, fixed: Made | None) -> Pair:
+async def ppm_gate(
+    shop: EvolutionContext, number: int, pair: Models, new: ModelVersion, fixed: ModelVersion | None
+) -> Models:
     """The pair with a new preference model, if that chooses better than the one in use, or than the
     majority, among samples of held-out problems; `fixed` is a policy whose samples all rounds'
     preference models are tried on."""
@@ -131,7 +137,7 @@ async def ppm_gate(shop: Workshop, number: int, pair: Pair, new: Made, fixed: Ma
     digests = {}
     for made_in, policy in sources.items():
         path = shop.journal.path(f"round-{made_in}", "samples.rstar")
-        facts = await shop.sampled(f"{made_in}/samples", path, Pair(policy), [samples])
+        facts = await shop.sample(f"{made_in}/samples", path, Models(policy), [samples])
         digests[made_in] = facts["digest"]
     old = pair.ppm
     inputs = {
@@ -155,20 +161,22 @@ async def ppm_gate(shop: Workshop, number: int, pair: Pair, new: Made, fixed: Ma
         return found
 
     verdict = await shop.stage(f"{number}/ppm-gate", inputs, work)
-    shop.watch.say(said("preference model", number, verdict))
+    shop.watch.say(gate_message("preference model", number, verdict))
     return pair.with_ppm(new) if verdict["promoted"] else pair
 
 
-async def _reranked(shop: Workshop, policy: Made, ppm: Made | None, samples: Strategy) -> Reranked:
+async def _reranked(
+    shop: EvolutionContext, policy: ModelVersion, ppm: ModelVersion | None, samples: Strategy
+) -> Reranked:
     """What a preference model makes of a policy's samples of held-out problems."""
     path = shop.journal.path(f"round-{policy.round}", "samples.rstar")
     problems = problem_sets.problems_in(shop.journal, problem_sets.HELD_OUT)
     if ppm is None:
         return await rerank(path, samples.name, problems, None, shop.recipe.grading)
-    from rstar_math.ppm.scorer import PreferenceModel
+    from rstar_math.ppm.scorer import LocalPPM
 
     alone = shop.recipe.engine == "transformers"
-    scorer = await asyncio.to_thread(PreferenceModel.load, ppm.folder, alone=alone)
+    scorer = await asyncio.to_thread(LocalPPM.load, ppm.folder, alone=alone)
     try:
         return await rerank(path, samples.name, problems, scorer, shop.recipe.grading)
     finally:
@@ -177,10 +185,10 @@ async def _reranked(shop: Workshop, policy: Made, ppm: Made | None, samples: Str
 
 def decision(found: Decision, old: int | None) -> Facts:
     """A decision as facts; `old` is the round whose model it was held against, None for none."""
-    return {"promoted": found.promoted, "sure": found.sure, "old": old, **found.comparison}
+    return {"promoted": found.promoted, "sure": found.probability, "old": old, **found.comparison}
 
 
-def said(what: str, number: int, verdict: Facts) -> str:
+def gate_message(what: str, number: int, verdict: Facts) -> str:
     """A decision in words."""
     points, low, high = (100 * x for x in (verdict["difference"], *verdict["interval"]))
     state = "is used" if verdict["promoted"] else "is not used, the old one stays"

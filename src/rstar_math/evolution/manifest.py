@@ -17,8 +17,8 @@ from typing import Any, Self
 
 from rstar_math import __version__
 from rstar_math.errors import ConfigError, InputError, StoreError
-from rstar_math.files import hold, write_json
-from rstar_math.runs.results import FREE
+from rstar_math.files import lock_file, write_json
+from rstar_math.runs.results import SPEED_ONLY_OPTIONS
 
 FORMAT = 1
 RECIPE = "recipe.json"
@@ -32,7 +32,7 @@ Facts = dict[str, Any]
 """What a stage came to, as JSON."""
 
 
-class Journal:
+class ManifestStore:
     """The folder of an evolution, held by one process."""
 
     def __init__(self, folder: Path, lock: int | None) -> None:
@@ -55,7 +55,9 @@ class Journal:
         except OSError as error:
             raise StoreError(f"{folder} cannot be written ({error.strerror}).") from error
         try:
-            hold(lock, f"Another process is at work in {folder}; wait for it, or give a new --run.")
+            lock_file(
+                lock, f"Another process is at work in {folder}; wait for it, or give a new --run."
+            )
             if told.is_file():
                 _same_recipe(folder, _read(told, "recipe")["recipe"], recipe)
             write_json(told, {"format": FORMAT, "recipe": recipe})
@@ -103,7 +105,7 @@ class Journal:
         found = [_read(path, "made") for path in self.folder.glob("*/*.stage.json")]
         return sorted(found, key=lambda one: one["made"]["ended"])
 
-    async def stage(
+    async def run_stage(
         self, name: str, inputs: Mapping[str, Any], work: Callable[[], Awaitable[Facts]]
     ) -> Facts:
         """What a stage comes to: done now, or known from before. What `work` raises is raised; it
@@ -112,8 +114,8 @@ class Journal:
         path = self._manifest(name)
         if path.is_file():
             manifest = _read(path, "inputs", "found")
-            before, now = _shaping(manifest["inputs"]), _shaping(given)
-            if not _agree(before, now):
+            before, now = without_speed_options(manifest["inputs"]), without_speed_options(given)
+            if not same_values(before, now):
                 raise ConfigError(
                     f"The stage {name} of {self.folder} was made from other inputs "
                     f"({_difference(before, now)}); give a new --run."
@@ -175,19 +177,19 @@ def _same_recipe(folder: Path, before: Any, now: Any) -> None:
     now = json.loads(json.dumps(now))
     rounds = len(before["rounds"])
     now = {**ADDED, **now, "rounds": now["rounds"][:rounds]}
-    before, shorter = _shaping({**ADDED, **before}), _shaping(now)
-    if not _agree(before, shorter):
+    before, shorter = without_speed_options({**ADDED, **before}), without_speed_options(now)
+    if not same_values(before, shorter):
         raise ConfigError(
             f"{folder} was begun with another recipe ({_difference(before, shorter)}); set it "
             "back, or give a new --run."
         )
 
 
-def _shaping(recipe: Mapping[str, Any]) -> dict[str, Any]:
+def without_speed_options(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe, or what a stage was made from, without the options that change how fast an
     evolution goes and not what it finds."""
     found = {key: value for key, value in recipe.items() if key != "launch"}
-    for section, free in FREE.items():
+    for section, free in SPEED_ONLY_OPTIONS.items():
         if isinstance(options := found.get(section), dict):
             found[section] = {key: value for key, value in options.items() if key not in free}
     if isinstance(synthesis := found.get("synthesis"), dict):
@@ -202,7 +204,7 @@ def _without_address(section: Mapping[str, Any]) -> dict[str, Any]:
     model = section.get("model")
     if not isinstance(model, dict):
         return dict(section)
-    kept = {key: value for key, value in model.items() if key not in FREE["model"]}
+    kept = {key: value for key, value in model.items() if key not in SPEED_ONLY_OPTIONS["model"]}
     return {**section, "model": {**kept, "is": identity(model.get("name"), model.get("url"))}}
 
 
@@ -213,12 +215,12 @@ def identity(name: str | None, address: str | None) -> str:
     return name or ("served" if served else str(address))
 
 
-def _agree(before: Any, now: Any) -> bool:
+def same_values(before: Any, now: Any) -> bool:
     """Whether two JSON values are the same, but for options that a later version added."""
     if isinstance(before, dict) and isinstance(now, dict):
-        return all(key in now and _agree(value, now[key]) for key, value in before.items())
+        return all(key in now and same_values(value, now[key]) for key, value in before.items())
     if isinstance(before, list) and isinstance(now, list):
-        return len(before) == len(now) and all(map(_agree, before, now))
+        return len(before) == len(now) and all(map(same_values, before, now))
     return bool(before == now)
 
 
@@ -226,11 +228,11 @@ def _difference(before: Any, now: Any, where: str = "") -> str:
     """Where two JSON values first differ, in words."""
     if isinstance(before, dict) and isinstance(now, dict):
         for key in before:
-            if not _agree(before[key], now.get(key)):
+            if not same_values(before[key], now.get(key)):
                 return _difference(before.get(key), now.get(key), f"{where}.{key}".lstrip("."))
     if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
         for at, (a, b) in enumerate(zip(before, now, strict=True), 1):
-            if not _agree(a, b):
+            if not same_values(a, b):
                 return _difference(a, b, f"{where}.{at}")
     return f"{where} was {_short(before)} and now is {_short(now)}"
 

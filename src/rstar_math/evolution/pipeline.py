@@ -10,14 +10,14 @@ from pathlib import Path
 
 from rstar_math.config.sections import TRAINED
 from rstar_math.evolution import problem_sets, stages, synthesis
-from rstar_math.evolution.context import Workshop, by_level
+from rstar_math.evolution.context import EvolutionContext, by_level
 from rstar_math.evolution.gates import policy_gate, ppm_gate
-from rstar_math.evolution.manifest import ROUND, Facts, Journal, digest, identity
-from rstar_math.evolution.progress import Budget, Silent, Watch
+from rstar_math.evolution.manifest import ROUND, Facts, ManifestStore, digest, identity
+from rstar_math.evolution.progress import NullListener, ProgressListener, RunBudget
 from rstar_math.evolution.recipe import Recipe
-from rstar_math.evolution.stages import Made, Pair, config_of, strong_config
-from rstar_math.llm.vllm_servers import keeping
-from rstar_math.problems.jsonl import drawn
+from rstar_math.evolution.stages import Models, ModelVersion, config_for, teacher_config
+from rstar_math.llm.vllm_servers import keep_servers
+from rstar_math.problems.jsonl import sample
 from rstar_math.search.strategies import Strategy, parse_strategies
 from rstar_math.seeding import derive
 from rstar_math.training.trainer import require_training
@@ -28,57 +28,64 @@ async def evolve(
     recipe: Recipe,
     run: Path,
     *,
-    watch: Watch | None = None,
-    budget: Budget | None = None,
+    watch: ProgressListener | None = None,
+    budget: RunBudget | None = None,
     cluster: str | None = None,
-) -> Pair:
+) -> Models:
     """Do all rounds of a recipe, or what is left of them, in the folder `run`; the models in use at
     the end. The workers of a `cluster` search, where one is named; the folder must then be at the
     same path on all its nodes.
 
-    Raises `BudgetSpent` where the budget ends it, `MissingExtra` at once where training's packages
+    Raises `BudgetSpent` where the budget ends it, `MissingDependencyError` at once where training's packages
     are not installed, and any `RstarError`; the same call goes on.
     """
     if not recipe.launch and any(one.policy or one.ppm for one in recipe.rounds):
         require_training()
-    with Journal.open(run, recipe.model_dump(mode="json")) as journal:
-        shop = Workshop(recipe, journal, watch or Silent(), budget or Budget(), cluster=cluster)
-        async with keeping():
+    with ManifestStore.open(run, recipe.model_dump(mode="json")) as journal:
+        shop = EvolutionContext(
+            recipe, journal, watch or NullListener(), budget or RunBudget(), cluster=cluster
+        )
+        async with keep_servers():
             base = await _begin(shop)
             pair, fixed = base, None
             for number in range(1, len(recipe.rounds) + 1):
                 pair, made = await _round(shop, number, pair, fixed)
                 fixed = fixed or made
-                await shop.journal.stage(f"{number}/{ROUND}", {}, pair.in_use)
+                await shop.journal.run_stage(f"{number}/{ROUND}", {}, pair.manifest)
             if recipe.first:  # decides nothing, so nobody waits for it
                 await _measure(shop, base, system=False)
         return pair
 
 
-async def _begin(shop: Workshop) -> Pair:
+async def _begin(shop: EvolutionContext) -> Models:
     """Gather the problems, and try the base on those held out."""
     recipe, journal = shop.recipe, shop.journal
     bootstrap = {"bootstrap": recipe.rounds[0].data}
     inputs = {**shop.part("problems"), "sets": shop.part("evaluation"), **bootstrap}
-    await shop.quiet(
-        "0/problems", "gather problems", inputs, lambda: problem_sets.gather(journal, recipe)
+    await shop.run_blocking_stage(
+        "0/problems",
+        "gather problems",
+        inputs,
+        lambda: problem_sets.prepare_problems(journal, recipe),
     )
     if recipe.synthesis.requests:
         await synthesis.draft(shop)
     if recipe.base == stages.TINY:
         inputs = {**shop.part("base"), "problems": journal.facts("0/problems")}
-        await shop.quiet("0/base", "make the base", inputs, lambda: stages.make(journal, recipe))
+        await shop.run_blocking_stage(
+            "0/base", "make the base", inputs, lambda: stages.make_base(journal, recipe)
+        )
     base = stages.base_of(journal, recipe)
     address = stages.base_address(journal, recipe)
-    pair = Pair(Made(0, base, address, stages.base_digest(recipe)))
+    pair = Models(ModelVersion(0, base, address, stages.base_digest(recipe)))
     if recipe.first:
         await shop.held_out(0, pair.policy)
     return pair
 
 
 async def _round(
-    shop: Workshop, number: int, pair: Pair, fixed: Made | None
-) -> tuple[Pair, Made | None]:
+    shop: EvolutionContext, number: int, pair: Models, fixed: ModelVersion | None
+) -> tuple[Models, ModelVersion | None]:
     """One round; the models in use after it, and the policy it trained."""
     recipe = shop.recipe.rounds[number - 1]
     runs = await _searches(shop, number, pair) if recipe.data == "search" else {}
@@ -98,13 +105,13 @@ async def _round(
     return pair, made
 
 
-async def _searches(shop: Workshop, number: int, pair: Pair) -> dict[Path, str]:
+async def _searches(shop: EvolutionContext, number: int, pair: Models) -> dict[Path, str]:
     """Search the round's problems, then those unsolved with more rollouts; the runs with their
     digests."""
     recipe = shop.recipe.rounds[number - 1]
-    problems = problem_sets.to_learn_from(shop.journal, number, recipe)
+    problems = problem_sets.training_pool(shop.journal, number, recipe)
     seed = derive(shop.recipe.search.seed, "round", number)
-    problems = drawn(problems, recipe.problems, seed)
+    problems = sample(problems, recipe.problems, seed)
     runs = recipe.runs if recipe.runs > 1 else None
     strategy = Strategy(recipe.strategy, recipe.rollouts, runs)
     path, left = shop.journal.path(f"round-{number}", "search.rstar"), problems
@@ -123,10 +130,10 @@ async def _searches(shop: Workshop, number: int, pair: Pair) -> dict[Path, str]:
 
 
 async def _guided(
-    shop: Workshop,
+    shop: EvolutionContext,
     stage: str,
     asked: tuple[Sequence[Problem], Strategy],
-    pair: Pair,
+    pair: Models,
     after: Facts | None = None,
 ) -> Facts:
     """Search problems with the reference answers at hand, for training data."""
@@ -140,13 +147,13 @@ async def _guided(
         "seed": derive(shop.recipe.search.seed, stage),
     }
     if recipe.model is not None:
-        config = strong_config(shop.recipe, recipe.model, **options)
+        config = teacher_config(shop.recipe, recipe.model, **options)
         made_by = {
             "model.name": identity(recipe.model.name, recipe.model.url),
             "search.ppm": "none",
         }
     else:
-        config = config_of(shop.recipe, pair, scored=recipe.scorer, **options)
+        config = config_for(shop.recipe, pair, scored=recipe.scorer, **options)
         made_by = pair.hashes(scored=recipe.scorer)
     inputs = {
         "made_by": made_by,
@@ -157,7 +164,9 @@ async def _guided(
     }
 
     async def work() -> Facts:
-        done = shop.bar(stage, f"search with {strategy.name}", path, problems, strategy)
+        done = shop.progress_callback(
+            stage, f"search with {strategy.name}", path, problems, strategy
+        )
         await stages.search(
             path,
             problems,
@@ -174,13 +183,13 @@ async def _guided(
             **counts,
             "by_level": by_level(problems, solved),
             "by_success": stages.by_success(path),
-            **stages.account(path),
+            **stages.run_account(path),
         }
 
     return await shop.stage(stage, inputs, work)
 
 
-async def _curate(shop: Workshop, number: int, runs: Mapping[Path, str]) -> Facts:
+async def _curate(shop: EvolutionContext, number: int, runs: Mapping[Path, str]) -> Facts:
     """The round's training data."""
     before = [shop.journal.facts(f"{n}/curate") or {} for n in range(1, number)]
     inputs = {
@@ -196,7 +205,9 @@ async def _curate(shop: Workshop, number: int, runs: Mapping[Path, str]) -> Fact
     return await shop.stage(f"{number}/curate", inputs, work)
 
 
-async def _policy(shop: Workshop, number: int, policy: Made, data: Facts) -> Made:
+async def _policy(
+    shop: EvolutionContext, number: int, policy: ModelVersion, data: Facts
+) -> ModelVersion:
     """The round's policy, trained from the base or from the policy in use."""
     journal, recipe = shop.journal, shop.recipe
     onward = recipe.start == "policy" and policy.round > 0
@@ -210,12 +221,14 @@ async def _policy(shop: Workshop, number: int, policy: Made, data: Facts) -> Mad
         inputs["from"] = policy.digest
     elif recipe.base == TRAINED:  # a newer package brings another
         inputs["from"] = stages.base_digest(recipe)
-    facts = await shop.quiet(f"{number}/policy", "train the policy", inputs, work)
+    facts = await shop.run_blocking_stage(f"{number}/policy", "train the policy", inputs, work)
     folder = journal.path(f"round-{number}", "policy")
-    return Made(number, str(folder), stages.deployed(recipe, folder), facts["weights"])
+    return ModelVersion(number, str(folder), stages.deploy_policy(recipe, folder), facts["weights"])
 
 
-async def _ppm(shop: Workshop, number: int, policy: Made, data: Facts) -> Made | None:
+async def _ppm(
+    shop: EvolutionContext, number: int, policy: ModelVersion, data: Facts
+) -> ModelVersion | None:
     """The round's preference model, trained from the policy in use; None where there are no
     pairs."""
     journal, recipe = shop.journal, shop.recipe
@@ -226,13 +239,15 @@ async def _ppm(shop: Workshop, number: int, policy: Made, data: Facts) -> Made |
 
     parts = shop.part("preference", "head", "probe")
     inputs = {**parts, "policy": policy.digest, "pairs": data["pairs_file"]}
-    facts = await shop.quiet(f"{number}/ppm", "train the preference model", inputs, work)
+    facts = await shop.run_blocking_stage(
+        f"{number}/ppm", "train the preference model", inputs, work
+    )
     if facts["weights"] is None:
         return None
-    return Made(number, str(journal.path(f"round-{number}", "ppm")), "", facts["weights"])
+    return ModelVersion(number, str(journal.path(f"round-{number}", "ppm")), "", facts["weights"])
 
 
-async def _measure(shop: Workshop, pair: Pair, *, system: bool) -> None:
+async def _measure(shop: EvolutionContext, pair: Models, *, system: bool) -> None:
     """Measure the models in use on the recipe's sets; what has not changed since an earlier round
     is not measured again."""
     section = shop.recipe.evaluation
@@ -247,5 +262,5 @@ async def _measure(shop: Workshop, pair: Pair, *, system: bool) -> None:
                 path = shop.journal.path(f"round-{number}", f"{name}-{at}.rstar")
                 asked = (problems, parse_strategies(",".join(strategies)))
                 scored = name == "system"
-                shown = pair if scored else Pair(pair.policy)
-                await shop.measured(f"{number}/{name}-{at}", path, asked, shown, scored=scored)
+                shown = pair if scored else Models(pair.policy)
+                await shop.evaluate(f"{number}/{name}-{at}", path, asked, shown, scored=scored)

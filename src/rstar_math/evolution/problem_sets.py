@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from rstar_math.errors import InputError
-from rstar_math.evolution.manifest import Facts, Journal, file_digest
+from rstar_math.evolution.manifest import Facts, ManifestStore, file_digest
 from rstar_math.evolution.recipe import Recipe, RoundSection, SetSection
 from rstar_math.problems.annotated import annotated_steps
 from rstar_math.problems.filtering import Evaluations, Match, Rule, decontaminate, deduplicate
-from rstar_math.problems.jsonl import drawn, read_problems, write_problems
+from rstar_math.problems.jsonl import read_problems, sample, write_problems
 from rstar_math.problems.sources import (
     Solved,
     is_source,
@@ -27,7 +27,7 @@ TRAIN, HELD_OUT, SOLUTIONS = "train.jsonl", "held-out.jsonl", "solutions.jsonl"
 SYNTHETIC = "synthetic.jsonl"
 """Problems that a model wrote, where the recipe asks for them."""
 _EXAMPLES = 5
-ANY = RoundSection()
+ANY_ROUND = RoundSection()
 """A round that may search all problems."""
 
 
@@ -36,21 +36,21 @@ def evaluation_file(number: int) -> str:
     return f"set-{number}.jsonl"
 
 
-def gather(journal: Journal, recipe: Recipe) -> Facts:
+def prepare_problems(journal: ManifestStore, recipe: Recipe) -> Facts:
     """Write the files of problems; counts, and what was left out and why.
 
     Raises `InputError` where nothing is left, or a set has no reference answers.
     """
     sets = [_set(one, recipe.problems.seed) for one in recipe.evaluation.sets]
-    names = title_sets(recipe.evaluation.sets)
+    names = unique_titles(recipe.evaluation.sets)
     section = recipe.problems
     read = read_sources(section.train)
     usable = [problem for problem in read if problem.reference is not None]
     single = deduplicate(usable, same_answer=_same)
     asked = dict(zip(names, sets, strict=True))
     clean = decontaminate(single.kept, Evaluations(asked, Rule(templates=section.templates)))
-    kept = drawn(clean.kept, section.limit, section.seed)
-    held = {p.id for p in drawn(kept, section.held_out, derive(section.seed, "held-out"))}
+    kept = sample(clean.kept, section.limit, section.seed)
+    held = {p.id for p in sample(kept, section.held_out, derive(section.seed, "held-out"))}
     train = [problem for problem in kept if problem.id not in held]
     if not train:
         raise InputError(
@@ -63,10 +63,10 @@ def gather(journal: Journal, recipe: Recipe) -> Facts:
     write_problems(folder / HELD_OUT, [problem for problem in kept if problem.id in held])
     for number, problems in enumerate(sets, 1):
         write_problems(folder / evaluation_file(number), problems)
-    solved = _annotated(folder / SOLUTIONS, section.train, train) if _wants(recipe) else 0
+    solved = _annotated(folder / SOLUTIONS, section.train, train) if _needs_solutions(recipe) else 0
     files = sorted(path for path in folder.glob("*.jsonl"))
-    chosen = {chosen_by(one): one for one in recipe.rounds if one.steps or one.sources}
-    parts = {name: len(to_learn_from(journal, 1, one)) for name, one in sorted(chosen.items())}
+    chosen = {filter_name(one): one for one in recipe.rounds if one.steps or one.sources}
+    parts = {name: len(training_pool(journal, 1, one)) for name, one in sorted(chosen.items())}
     return {
         "counts": {
             "read": len(read),
@@ -88,19 +88,21 @@ def gather(journal: Journal, recipe: Recipe) -> Facts:
     }
 
 
-def problems_in(journal: Journal, name: str) -> list[Problem]:
+def problems_in(journal: ManifestStore, name: str) -> list[Problem]:
     """The problems of one of the files."""
     return read_problems(journal.path("round-0", name))
 
 
-def to_learn_from(journal: Journal, number: int, one: RoundSection = ANY) -> list[Problem]:
+def training_pool(
+    journal: ManifestStore, number: int, one: RoundSection = ANY_ROUND
+) -> list[Problem]:
     """What a round may search: the problems to learn from, and those that a model wrote, but for
     these that an earlier round found to be unreliable; only those that the round's `steps` and
     `sources` let through. Raises `InputError` where there are none."""
     problems = problems_in(journal, TRAIN)
     if ((journal.facts("0/synthesis") or {}).get("counts") or {}).get("kept"):
         problems += problems_in(journal, SYNTHETIC)
-    doubted = doubted_before(journal, number)
+    doubted = unreliable_in_earlier_rounds(journal, number)
     kept = [problem for problem in problems if problem.id not in doubted]
     if one.sources:
         there = sorted({problem.source or "" for problem in kept})
@@ -126,7 +128,7 @@ def to_learn_from(journal: Journal, number: int, one: RoundSection = ANY) -> lis
     return short
 
 
-def chosen_by(one: RoundSection) -> str:
+def filter_name(one: RoundSection) -> str:
     """The name of a count: problems to learn from that a round's `steps` and `sources` let
     through."""
     named = [f"of {', '.join(one.sources)}"] if one.sources else []
@@ -134,19 +136,19 @@ def chosen_by(one: RoundSection) -> str:
     return " ".join(named)
 
 
-def doubted_before(journal: Journal, number: int) -> set[str]:
+def unreliable_in_earlier_rounds(journal: ManifestStore, number: int) -> set[str]:
     """Ids of the synthetic problems whose solutions in a round before this mostly contradicted
     their references."""
     found = (journal.facts(f"{before}/curate") or {} for before in range(1, number))
     return {one["problem"] for facts in found for one in facts.get("unreliable", ())}
 
 
-def solutions_in(journal: Journal) -> list[Solved]:
+def solutions_in(journal: ManifestStore) -> list[Solved]:
     """The annotated solutions of problems to learn from."""
     return list(read_solutions(str(journal.path("round-0", SOLUTIONS))))
 
 
-def title_sets(sets: Sequence[SetSection]) -> list[str]:
+def unique_titles(sets: Sequence[SetSection]) -> list[str]:
     """Short names of sets to measure on, no two alike."""
     names: list[str] = []
     for one in sets:
@@ -164,7 +166,7 @@ def _set(one: SetSection, seed: int) -> list[Problem]:
     graded = [problem for problem in load(one.source).problems if problem.reference is not None]
     if not graded:
         raise InputError(f"{one.source} has no reference answers, so nothing can be measured.")
-    return drawn(graded, one.size, derive(seed, one.source))
+    return sample(graded, one.size, derive(seed, one.source))
 
 
 def _same(first: str, second: str) -> bool:
@@ -173,7 +175,7 @@ def _same(first: str, second: str) -> bool:
     return grade(first, second).verdict is Verdict.RIGHT
 
 
-def _wants(recipe: Recipe) -> bool:
+def _needs_solutions(recipe: Recipe) -> bool:
     """Whether a round is made of annotated solutions, or chooses its problems by their length."""
     return any(one.data == "annotated" or one.steps is not None for one in recipe.rounds)
 

@@ -14,7 +14,7 @@ class BudgetSpent(RstarError):
     exit_code = 3
 
 
-class Watch(Protocol):
+class ProgressListener(Protocol):
     """Whoever looks on."""
 
     def begin(self, stage: str, what: str, total: int | None, done: int) -> None:
@@ -30,21 +30,21 @@ class Watch(Protocol):
         ...
 
 
-class Silent:
+class NullListener:
     """A watch that tells nobody."""
 
     def begin(self, stage: str, what: str, total: int | None, done: int) -> None:
-        """See `Watch`."""
+        """See `ProgressListener`."""
 
     def advance(self, problem: Problem, *, solved: bool, tokens: int) -> None:
-        """See `Watch`."""
+        """See `ProgressListener`."""
 
     def say(self, line: str) -> None:
-        """See `Watch`."""
+        """See `ProgressListener`."""
 
 
 @dataclass(slots=True)
-class Budget:
+class RunBudget:
     """What one call may spend; it is looked at after each problem and before each stage."""
 
     hours: float | None = None

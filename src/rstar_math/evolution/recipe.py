@@ -251,10 +251,10 @@ def load_recipe(source: str, settings: Sequence[str] = ()) -> Recipe:
     tree = _read(source)
     for setting in settings:
         _set(tree, setting)
-    return checked(tree, source)
+    return validate_recipe(tree, source)
 
 
-def checked(tree: Any, source: str) -> Recipe:
+def validate_recipe(tree: Any, source: str) -> Recipe:
     """A recipe of plain values. Raises `ConfigError`."""
     try:
         return Recipe.model_validate(tree)

@@ -20,10 +20,10 @@ from rstar_math.evaluation.document import (
 )
 from rstar_math.evaluation.plots import STYLE
 from rstar_math.evaluation.report_sections import published
-from rstar_math.evolution.manifest import ROUND, Facts, Journal
-from rstar_math.evolution.problem_sets import title_sets
-from rstar_math.evolution.recipe import Recipe, checked
-from rstar_math.files import write_whole
+from rstar_math.evolution.manifest import ROUND, Facts, ManifestStore
+from rstar_math.evolution.problem_sets import unique_titles
+from rstar_math.evolution.recipe import Recipe, validate_recipe
+from rstar_math.files import write_text
 
 
 @dataclass(slots=True)
@@ -62,27 +62,27 @@ class RoundState:
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
+class EvolutionState:
     """All rounds, the base first."""
 
     rounds: list[RoundState]
     complete: bool
 
 
-def course(journal: Journal) -> Course:
+def evolution_state(journal: ManifestStore) -> EvolutionState:
     """The course of an evolution, which may be under way."""
-    recipe = checked(journal.recipe(), str(journal.folder))
-    names = title_sets(recipe.evaluation.sets)
+    recipe = validate_recipe(journal.recipe(), str(journal.folder))
+    names = unique_titles(recipe.evaluation.sets)
     rounds = [RoundState(number) for number in range(len(recipe.rounds) + 1)]
     for one in rounds:
         _searched(one, journal)
         _learned(one, journal)
         _measured(one, journal, names)
         one.done = journal.facts(f"{one.number}/{ROUND}") is not None
-    return Course(rounds, rounds[-1].done)
+    return EvolutionState(rounds, rounds[-1].done)
 
 
-def _searched(one: RoundState, journal: Journal) -> None:
+def _searched(one: RoundState, journal: ManifestStore) -> None:
     """Fill in what was searched: later passes solve some of what earlier ones left."""
     first = journal.facts(f"{one.number}/search")
     if first is None:
@@ -99,7 +99,7 @@ def _searched(one: RoundState, journal: Journal) -> None:
     one.by_level = {level: (row[0], solved[level]) for level, row in first["by_level"].items()}
 
 
-def _learned(one: RoundState, journal: Journal) -> None:
+def _learned(one: RoundState, journal: ManifestStore) -> None:
     """Fill in what was learned from."""
     curated = journal.facts(f"{one.number}/curate")
     if curated is not None:
@@ -111,7 +111,7 @@ def _learned(one: RoundState, journal: Journal) -> None:
     one.ppm_gate = journal.facts(f"{one.number}/ppm-gate")
 
 
-def _measured(one: RoundState, journal: Journal, names: list[str]) -> None:
+def _measured(one: RoundState, journal: ManifestStore, names: list[str]) -> None:
     """Fill in what was measured of models that this round made."""
     held = journal.facts(f"{one.number}/held-out")
     if held is not None:
@@ -148,34 +148,34 @@ SOLVED = (
 """Share of the training problems solved, as published: no benchmark, so it is here."""
 
 
-def write_summary(journal: Journal) -> list[Path]:
+def write_summary(journal: ManifestStore) -> list[Path]:
     """Write `report.md`, `report.html` and `report.json` into the folder of an evolution; their
     paths. The same journal gives the same bytes."""
     blocks = list(document(journal))
     written = [journal.path(f"report.{kind}") for kind in ("md", "html", "json")]
-    write_whole(written[0], to_markdown(TITLE, blocks))
+    write_text(written[0], to_markdown(TITLE, blocks))
     css = (files("rstar_math.evaluation") / "page.css").read_text(encoding="utf-8")
     own = (files("rstar_math.evaluation") / "report.css").read_text(encoding="utf-8")
-    write_whole(written[1], to_html(TITLE, blocks, css + own + STYLE, POLICY))
+    write_text(written[1], to_html(TITLE, blocks, css + own + STYLE, POLICY))
     import json
 
-    write_whole(written[2], [json.dumps(outcome(journal), ensure_ascii=False, indent=1) + "\n"])
+    write_text(written[2], [json.dumps(outcome(journal), ensure_ascii=False, indent=1) + "\n"])
     return written
 
 
-def outcome(journal: Journal) -> dict[str, Any]:
+def outcome(journal: ManifestStore) -> dict[str, Any]:
     """The figures of all rounds so far: per round what was solved, learned, decided and measured,
     with the models in use after it."""
-    found = course(journal)
+    found = evolution_state(journal)
     written = journal.facts("0/synthesis")
     more = {} if written is None else {"synthesis": written["counts"]}
     return {"complete": found.complete, "rounds": [one.as_json() for one in found.rounds], **more}
 
 
-def document(journal: Journal) -> Iterator[Block]:
+def document(journal: ManifestStore) -> Iterator[Block]:
     """The report's parts in their order."""
-    recipe = checked(journal.recipe(), str(journal.folder))
-    found = course(journal)
+    recipe = validate_recipe(journal.recipe(), str(journal.folder))
+    found = evolution_state(journal)
     yield Paragraph(_opening(recipe, found))
     yield from _problems(journal.facts("0/problems"))
     yield from _synthesis(journal.facts("0/synthesis"))
@@ -186,7 +186,7 @@ def document(journal: Journal) -> Iterator[Block]:
     yield from _costs(journal)
 
 
-def _opening(recipe: Recipe, found: Course) -> str:
+def _opening(recipe: Recipe, found: EvolutionState) -> str:
     done = sum(one.done for one in found.rounds[1:])
     state = "all are done" if found.complete else f"{done} are done so far"
     return (
@@ -227,7 +227,7 @@ def _synthesis(facts: Facts | None) -> Iterator[Block]:
         yield Table(["left out", "draft", "because of"], rows, words=3, folded="Examples")
 
 
-def _searches(found: Course) -> Iterator[Block]:
+def _searches(found: EvolutionState) -> Iterator[Block]:
     """Solved share by level and round (the paper's table 2)."""
     rounds = [one for one in found.rounds[1:] if one.searched]
     if not rounds:
@@ -260,10 +260,10 @@ def _searches(found: Course) -> Iterator[Block]:
     yield Table(columns, [row[: len(columns)] for row in kept])
 
 
-def _policies(recipe: Recipe, found: Course) -> Iterator[Block]:
+def _policies(recipe: Recipe, found: EvolutionState) -> Iterator[Block]:
     """Policy pass@1 by round (the paper's table 3), and what the gate said."""
     yield Heading("Policy alone")
-    names = title_sets(recipe.evaluation.sets)
+    names = unique_titles(recipe.evaluation.sets)
     rows: list[list[Cell]] = []
     for one in found.rounds:
         measured = [_shown(one.policy.get(name, {}).get("greedy")) for name in names]
@@ -272,7 +272,7 @@ def _policies(recipe: Recipe, found: Course) -> Iterator[Block]:
     yield _theirs("Table 3", ["math500", "gsm8k", "aime24", "college_math"])
 
 
-def _preferences(found: Course) -> Iterator[Block]:
+def _preferences(found: EvolutionState) -> Iterator[Block]:
     """Preference models (the paper's table 4), and what the gate said."""
     rounds = [one for one in found.rounds if one.ppm_gate is not None]
     if not rounds:
@@ -301,10 +301,10 @@ def _preferences(found: Course) -> Iterator[Block]:
     yield _theirs("Table 4", ["math500", "gsm8k", "aime24", "college_math"])
 
 
-def _systems(recipe: Recipe, found: Course) -> Iterator[Block]:
+def _systems(recipe: Recipe, found: EvolutionState) -> Iterator[Block]:
     """Policy and preference model together, by round (the paper's table 6)."""
     rows: list[list[Cell]] = []
-    names = title_sets(recipe.evaluation.sets)
+    names = unique_titles(recipe.evaluation.sets)
     for one in found.rounds:
         strategies = list(dict.fromkeys(s for name in names for s in one.system.get(name, {})))
         for strategy in strategies:
@@ -318,7 +318,7 @@ def _systems(recipe: Recipe, found: Course) -> Iterator[Block]:
         yield _theirs("Table 6", ["math500", "gsm8k", "aime24", "college_math"])
 
 
-def _costs(journal: Journal) -> Iterator[Block]:
+def _costs(journal: ManifestStore) -> Iterator[Block]:
     """What each stage took."""
     rows: list[list[Cell]] = []
     for manifest in journal.manifests():

@@ -7,36 +7,47 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rstar_math.checkpoints.folders import is_whole, read_notes, shipped_adapter, writing
+from rstar_math.checkpoints.folders import bundled_adapter, is_complete, read_notes, save_checkpoint
 from rstar_math.config.sections import LOCAL, TRAINED, VLLM, Config, ModelConfig
-from rstar_math.costs import CIRCUMSTANCES
-from rstar_math.distributed import searching
+from rstar_math.costs import ENVIRONMENT_FIELDS
+from rstar_math.distributed import open_searcher
 from rstar_math.errors import InputError, StoreError
 from rstar_math.evaluation.reranking import THRESHOLDS, UNSOLVED, label, of_tree
-from rstar_math.evolution.manifest import Facts, Journal, file_digest
-from rstar_math.evolution.problem_sets import TRAIN, doubted_before, problems_in, solutions_in
+from rstar_math.evolution.manifest import Facts, ManifestStore, file_digest
+from rstar_math.evolution.problem_sets import (
+    TRAIN,
+    problems_in,
+    solutions_in,
+    unreliable_in_earlier_rounds,
+)
 from rstar_math.evolution.recipe import Recipe
 from rstar_math.models.downloads import resolve_model
 from rstar_math.models.loading import load_policy, trained_folder
 from rstar_math.models.names import parse_base
 from rstar_math.prompts.grammar import FORMATS
-from rstar_math.runs.execute import fill
+from rstar_math.runs.execute import solve_problems
 from rstar_math.runs.export import write_rows
-from rstar_math.runs.results import Packed, Searched, conditions, default_conditions, is_solved
+from rstar_math.runs.results import (
+    PackedResult,
+    SearchedProblem,
+    any_path_correct,
+    default_conditions,
+    run_conditions,
+)
 from rstar_math.runs.store import RunStore
 from rstar_math.search.strategies import Strategy
 from rstar_math.solver.components import grader
 from rstar_math.training.curation.curate import curate
-from rstar_math.training.dataset import Origin, write_folder
+from rstar_math.training.dataset import DatasetSource, write_folder
 from rstar_math.training.rows import PairRow, SolutionRow, annotated_rows, read_rows
-from rstar_math.training.sft import launched
+from rstar_math.training.sft import run_launcher
 from rstar_math.types import Cost, Problem, Verdict
 
 WEIGHTS = "*.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class ModelVersion:
     """A model that a round made. Round 0 is the base."""
 
     round: int
@@ -49,21 +60,21 @@ class Made:
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class Models:
     """The models in use."""
 
-    policy: Made
-    ppm: Made | None = None
+    policy: ModelVersion
+    ppm: ModelVersion | None = None
 
-    def with_policy(self, policy: Made) -> "Pair":
+    def with_policy(self, policy: ModelVersion) -> "Models":
         """The pair with another policy."""
         return replace(self, policy=policy)
 
-    def with_ppm(self, ppm: Made) -> "Pair":
+    def with_ppm(self, ppm: ModelVersion) -> "Models":
         """The pair with another preference model."""
         return replace(self, ppm=ppm)
 
-    async def in_use(self) -> Facts:
+    async def manifest(self) -> Facts:
         """Which rounds made the two, as the manifest of a round's end."""
         return {"policy": self.policy.round, "ppm": self.ppm and self.ppm.round}
 
@@ -73,7 +84,7 @@ class Pair:
         return {"model.name": self.policy.digest, "search.ppm": ppm}
 
 
-def config_of(recipe: Recipe, pair: Pair, *, scored: bool, **search: Any) -> Config:
+def config_for(recipe: Recipe, pair: Models, *, scored: bool, **search: Any) -> Config:
     """The configuration of a solver with the models in use; `search` are options of that section.
 
     The base is asked with `policy.prompt` unless it is the policy of this package; what was trained
@@ -91,7 +102,7 @@ def config_of(recipe: Recipe, pair: Pair, *, scored: bool, **search: Any) -> Con
     )
 
 
-def strong_config(recipe: Recipe, model: ModelConfig, **search: Any) -> Config:
+def teacher_config(recipe: Recipe, model: ModelConfig, **search: Any) -> Config:
     """The configuration of a solver with a model that a round names for itself."""
     return recipe.config(
         model=model,
@@ -106,7 +117,7 @@ def weights_digest(folder: Path) -> str:
     return "-".join(parts)
 
 
-OnProblem = Callable[[Problem, Packed], None]
+OnProblem = Callable[[Problem, PackedResult], None]
 
 
 async def search(
@@ -123,15 +134,17 @@ async def search(
     """Search problems into a run, or do what is left of it. `made_by` names the models by what they
     are (hashes), since their places may move; `cluster` says whose workers search, by default this
     process. Raises the first `RstarError`."""
-    how = conditions(config, guided=guided) | {"model.name": None, "search.ppm": None} | made_by
+    how = run_conditions(config, guided=guided) | {"model.name": None, "search.ppm": None} | made_by
     with RunStore.open(path, how, default_conditions()) as store:
         store.add_problems(problems)
         wanted = {problem.id for problem in problems}
         if all(wanted <= store.done(s.name) for s in strategies):
             return
-        async with searching(config, cluster) as searchers:
+        async with open_searcher(config, cluster) as searchers:
             for strategy in strategies:
-                await fill(searchers, store, strategy, problems, guided=guided, on_done=on_done)
+                await solve_problems(
+                    searchers, store, strategy, problems, guided=guided, on_done=on_done
+                )
 
 
 def finished_in(path: Path, strategy: Strategy) -> set[str]:
@@ -149,7 +162,7 @@ def solved_in(path: Path) -> dict[str, bool]:
     with RunStore.read(path) as store:
         for name in store.strategies():
             for result in store.results(name):
-                solved = is_solved(store.tree(result.problem, name))
+                solved = any_path_correct(store.tree(result.problem, name))
                 found[result.problem] = found.get(result.problem, False) or solved
     return found
 
@@ -166,7 +179,7 @@ def by_success(path: Path) -> dict[str, int]:
     return found
 
 
-def searched(paths: Sequence[Path]) -> Iterator[Searched]:
+def searched(paths: Sequence[Path]) -> Iterator[SearchedProblem]:
     """The problems of several runs, each once, with the trees of all of them; the trees of the nth
     run (from 2) are named `STRATEGY/n`."""
     stores = [RunStore.read(path) for path in paths]
@@ -180,13 +193,13 @@ def searched(paths: Sequence[Path]) -> Iterator[Searched]:
                 if problem.id in done
             )
             if trees:
-                yield Searched(problem, trees)
+                yield SearchedProblem(problem, trees)
     finally:
         for store in stores:
             store.close()
 
 
-def account(path: Path) -> Facts:
+def run_account(path: Path) -> Facts:
     """What a run came to: counts, cost without the clock, and a hash of its problems and trees."""
     costs: list[Cost] = []
     failures: Counter[str] = Counter()
@@ -207,7 +220,7 @@ def account(path: Path) -> Facts:
 def of_the_search(cost: Cost) -> dict[str, float]:
     """The parts of a cost that say what a search did, and not how its servers fared."""
     parts = asdict(cost)
-    return {k: v for k, v in parts.items() if v and k not in CIRCUMSTANCES}
+    return {k: v for k, v in parts.items() if v and k not in ENVIRONMENT_FIELDS}
 
 
 SFT, PAIRS, DATA = "sft.jsonl", "pairs.jsonl", "data"
@@ -221,7 +234,9 @@ _PREFIX = {"transformers": "hf:", "vllm": VLLM}
 Say = Callable[[str], None]
 
 
-async def choose_data(journal: Journal, recipe: Recipe, number: int, runs: Sequence[Path]) -> Facts:
+async def choose_data(
+    journal: ManifestStore, recipe: Recipe, number: int, runs: Sequence[Path]
+) -> Facts:
     """Curate a round's runs into `round-N/data`, and write what its models are trained on:
     solutions to `round-N/sft.jsonl`, pairs to `round-N/pairs.jsonl`."""
     report: Facts = {"left_out": {}}
@@ -241,7 +256,7 @@ async def choose_data(journal: Journal, recipe: Recipe, number: int, runs: Seque
             rows += read_rows(journal.path(f"round-{before}", SFT), SolutionRow)
             pairs += _rows(journal.path(f"round-{before}", DATA, "preference.jsonl"), PairRow)
         doubted = {one["problem"] for one in report.get("unreliable", ())}
-        doubted |= doubted_before(journal, number)
+        doubted |= unreliable_in_earlier_rounds(journal, number)
         rows = [row for row in rows if row.problem not in doubted]
         pairs = [pair for pair in pairs if pair.problem not in doubted]
     unique = list({(row.problem, row.completion): row for row in rows}.values())
@@ -265,12 +280,16 @@ def _rows(file: Path, kind: type[R]) -> list[R]:
     return read_rows(file, kind) if file.is_file() else []
 
 
-async def _curated(journal: Journal, recipe: Recipe, number: int, runs: Sequence[Path]) -> Facts:
+async def _curated(
+    journal: ManifestStore, recipe: Recipe, number: int, runs: Sequence[Path]
+) -> Facts:
     """Write the folder of a round's data; the counts."""
     async with grader(recipe.grading) as judges:
         found = await curate(searched(runs), judges.group, recipe.curation)
     with RunStore.read(runs[0]) as store:
-        origin = Origin(runs[0].name, store.digest(), store.conditions(), tuple(store.strategies()))
+        origin = DatasetSource(
+            runs[0].name, store.digest(), store.conditions(), tuple(store.strategies())
+        )
     dropped = [asdict(one) for one in found.unreliable]
     folder = journal.path(f"round-{number}", DATA)
     mark = write_folder(folder, found, origin, recipe.curation)
@@ -283,24 +302,26 @@ async def _curated(journal: Journal, recipe: Recipe, number: int, runs: Sequence
     }
 
 
-def train_round_policy(journal: Journal, recipe: Recipe, number: int, base: str, say: Say) -> Facts:
+def train_round_policy(
+    journal: ManifestStore, recipe: Recipe, number: int, base: str, say: Say
+) -> Facts:
     """Train a round's policy from `base`."""
     from rstar_math.training.sft import train_policy
 
     out = journal.path(f"round-{number}", "policy")
     data = journal.path(f"round-{number}", SFT)
-    if is_whole(out):
+    if is_complete(out):
         return _report(out)
     sft = recipe.sft.model_copy(update={"mode": recipe.policy.mode})
     if recipe.launch:
-        launched(recipe.launch, ["policy", str(data), "--base", base], out, sft, say=say)
+        run_launcher(recipe.launch, ["policy", str(data), "--base", base], out, sft, say=say)
     else:
         train_policy(read_rows(data, SolutionRow), base, out, sft, say=say)
     return _report(out)
 
 
 def train_round_ppm(
-    journal: Journal, recipe: Recipe, number: int, policy: Made, say: Say
+    journal: ManifestStore, recipe: Recipe, number: int, policy: ModelVersion, say: Say
 ) -> Facts | None:
     """Train a round's preference model from its policy; None where the round has no pairs."""
     from rstar_math.training.preference import train_preference
@@ -310,14 +331,14 @@ def train_round_ppm(
     data = journal.path(f"round-{number}", PAIRS)
     if not data.is_file():
         return None
-    if is_whole(out):
+    if is_complete(out):
         return _report(out)
     mode = {"mode": recipe.policy.mode}
     preference = recipe.preference.model_copy(update=mode)
     if recipe.launch and not recipe.probe:
         training = ["ppm", str(data), "--base", policy.folder]
         training += ["--objective", preference.objective]
-        launched(recipe.launch, training, out, preference, say=say)
+        run_launcher(recipe.launch, training, out, preference, say=say)
         return _report(out)
     rows = read_rows(data, PairRow)
     if recipe.probe:
@@ -327,25 +348,25 @@ def train_round_ppm(
     return _report(out)
 
 
-def deployed(recipe: Recipe, folder: Path) -> str:
+def deploy_policy(recipe: Recipe, folder: Path) -> str:
     """The address of a policy for a solver; for llama.cpp its .gguf file, written if need be."""
     if recipe.int8:
         return f"{VLLM}{_int8(folder, folder.with_name(f'{folder.name}-int8'))}"
     if recipe.engine != "llama.cpp":
         return f"{_PREFIX[recipe.engine]}{folder}"
-    return _written(folder, folder.with_suffix(".gguf"))
+    return _gguf_of(folder, folder.with_suffix(".gguf"))
 
 
 def _int8(folder: Path, out: Path) -> Path:
     """A checkpoint with 8-bit weights, written if it is not there."""
     from rstar_math.checkpoints.vllm_export import write_int8
 
-    if not is_whole(out):
+    if not is_complete(out):
         write_int8(folder, out)
     return out
 
 
-def _written(folder: Path, file: Path) -> str:
+def _gguf_of(folder: Path, file: Path) -> str:
     """The .gguf file of a checkpoint, written if it is not there."""
     from rstar_math.checkpoints.gguf_export import write_gguf
 
@@ -354,7 +375,7 @@ def _written(folder: Path, file: Path) -> str:
     return str(file)
 
 
-def base_of(journal: Journal, recipe: Recipe) -> str:
+def base_of(journal: ManifestStore, recipe: Recipe) -> str:
     """What the policies are trained from; a tiny model, and the checkpoint of "trained" (whose name
     tells which), are made when they are first asked for."""
     if recipe.base == TRAINED:
@@ -378,18 +399,18 @@ def base_of(journal: Journal, recipe: Recipe) -> str:
     return str(folder)
 
 
-def make(journal: Journal, recipe: Recipe) -> Facts:
+def make_base(journal: ManifestStore, recipe: Recipe) -> Facts:
     """Make a tiny base, where it is not made yet; what it came to."""
     return {"weights": weights_digest(Path(base_of(journal, recipe)))}
 
 
-def base_address(journal: Journal, recipe: Recipe) -> str:
+def base_address(journal: ManifestStore, recipe: Recipe) -> str:
     """The address of the base for a solver."""
     if recipe.base == TRAINED and recipe.engine == "llama.cpp":
         return TRAINED
     base = base_of(journal, recipe)
     if recipe.engine == "vllm" and (base == LOCAL or base.endswith(".gguf")):
-        base = str(_unpacked(journal, base))
+        base = str(_save_checkpoint_of(journal, base))
     if recipe.int8:
         return f"{VLLM}{_int8(Path(base), journal.path('base-int8'))}"
     if recipe.engine != "llama.cpp":
@@ -397,25 +418,25 @@ def base_address(journal: Journal, recipe: Recipe) -> str:
     if base == LOCAL or base.endswith(".gguf"):
         return base
     if parse_base(recipe.base).kind == "hub-checkpoint":
-        return _written(Path(base), journal.path("base.gguf"))  # not into the hub client's cache
-    return deployed(recipe, Path(base))
+        return _gguf_of(Path(base), journal.path("base.gguf"))  # not into the hub client's cache
+    return deploy_policy(recipe, Path(base))
 
 
 def base_digest(recipe: Recipe) -> str:
     """What tells a base from others, for a run's conditions."""
     if recipe.base != TRAINED:
         return f"base {recipe.base}"
-    with shipped_adapter("policy") as (_, mark):
+    with bundled_adapter("policy") as (_, mark):
         return f"base {recipe.base} {mark}"
 
 
-def _unpacked(journal: Journal, base: str) -> Path:
+def _save_checkpoint_of(journal: ManifestStore, base: str) -> Path:
     """The checkpoint of a model that is one file, for servers that read folders; written when it
     is first asked for."""
     folder = journal.path("base")
-    if not is_whole(folder):
+    if not is_complete(folder):
         model, tokenizer = load_policy(base)
-        with writing(folder, {"kind": "policy", "from": base}) as part:
+        with save_checkpoint(folder, {"kind": "policy", "from": base}) as part:
             model.save_pretrained(part)
             tokenizer.save_pretrained(part)
     return folder

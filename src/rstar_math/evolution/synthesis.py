@@ -12,33 +12,39 @@ from typing import Any
 
 from rstar_math.config.sections import Config
 from rstar_math.evolution import problem_sets
-from rstar_math.evolution.context import Workshop
-from rstar_math.evolution.manifest import Facts, Journal, digest, file_digest, identity
-from rstar_math.evolution.progress import Silent, Watch
+from rstar_math.evolution.context import EvolutionContext
+from rstar_math.evolution.manifest import Facts, ManifestStore, digest, file_digest, identity
+from rstar_math.evolution.progress import NullListener, ProgressListener
 from rstar_math.evolution.recipe import Recipe
-from rstar_math.evolution.stages import account, finished_in, of_the_search, search, strong_config
+from rstar_math.evolution.stages import (
+    finished_in,
+    of_the_search,
+    run_account,
+    search,
+    teacher_config,
+)
 from rstar_math.llm.connect import connect
-from rstar_math.problems.drafts import DraftFile, Written
+from rstar_math.problems.drafts import DraftFile, DraftResponse
 from rstar_math.problems.filtering import Rule
 from rstar_math.problems.jsonl import write_problems
 from rstar_math.problems.synthesis import (
     Agreement,
-    Fresh,
-    Known,
-    LeftOut,
+    KnownProblems,
+    NewDrafts,
+    Rejections,
     SynthesisConfig,
     Synthetic,
+    accept_by_agreement,
     agreement,
+    filter_drafts,
     read_draft,
     require_seeds,
-    settle,
     synthesis_prompt,
-    tell_apart,
     write_drafts,
 )
-from rstar_math.runs.results import FREE, Packed, Result
+from rstar_math.runs.results import SPEED_ONLY_OPTIONS, PackedResult, Result
 from rstar_math.runs.store import RunStore
-from rstar_math.search.expansion import GIVEN_UP
+from rstar_math.search.expansion import PATH_ERRORS
 from rstar_math.search.strategies import Strategy
 from rstar_math.seeding import derive
 from rstar_math.types import SYNTHETIC, Cost, Problem, Question
@@ -47,14 +53,14 @@ DRAFTS, RUN = "drafts.jsonl", "synthetic.rstar"
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class SynthesisJob:
     """What is asked for, of whom, and what it may not ask again."""
 
     wanted: SynthesisConfig
     config: Config
     """Of whoever writes and solves; see `solving`."""
     seeds: Sequence[Problem]
-    known: Sequence[Known]
+    known: Sequence[KnownProblems]
     made_by: dict[str, str] = field(default_factory=dict)
     """What the model is, as for `searching.search`."""
     cluster: str | None = None
@@ -67,10 +73,10 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class Onlooker:
+class SynthesisListener:
     """Whom it is told, and who pays."""
 
-    watch: Watch = field(default_factory=Silent)
+    watch: ProgressListener = field(default_factory=NullListener)
     charge: Callable[[int], None] = lambda tokens: None
     """Told of sampled tokens; may raise."""
     stage: str = "synthesis"
@@ -109,28 +115,30 @@ def solving(config: Config) -> Config:
     return config.model_copy(update={"search": config.search.model_copy(update=options)})
 
 
-async def synthesise(order: Order, folder: Path, look: Onlooker | None = None) -> Synthesis:
+async def synthesise(
+    order: SynthesisJob, folder: Path, look: SynthesisListener | None = None
+) -> Synthesis:
     """Write drafts, tell them apart, solve them, keep those on which enough solutions agree; or do
     what is left of it in `folder`. The same answers of the model give the same problems.
 
     Raises `ConfigError` where the folder was begun otherwise, and any `RstarError`; the same call
     goes on.
     """
-    look, wanted = look or Onlooker(), order.wanted
+    look, wanted = look or SynthesisListener(), order.wanted
     require_seeds(order.seeds, wanted)
-    out = LeftOut()
+    out = Rejections()
     with DraftFile.open(folder / DRAFTS, _conditions(order)) as file:
         await _write(order, file, look)
         written = file.first(wanted.requests)
         look.watch.begin(look.stage, "tell drafts apart", None, 0)
-        fresh = tell_apart(written, wanted, order.known, out)
+        fresh = filter_drafts(written, wanted, order.known, out)
         facts: Facts = {"cost": {}, "failures": {}, "digest": None}
         found: dict[str, tuple[Agreement, bool]] = {}
         if fresh.problems:
             await _solve(order, folder / RUN, fresh, look)
-            facts = account(folder / RUN)
+            facts = run_account(folder / RUN)
             found = _agreements(folder / RUN, order)
-    kept = settle(fresh, found, wanted, out)
+    kept = accept_by_agreement(fresh, found, wanted, out)
     facts["cost"] = _sum([facts["cost"], *(one.cost for one in written)])
     asked = {"asked for": wanted.most}
     overlaps: dict[str, int] = {}
@@ -140,7 +148,7 @@ async def synthesise(order: Order, folder: Path, look: Onlooker | None = None) -
     return Synthesis(kept, counts, out.examples, overlaps, facts)
 
 
-def _conditions(order: Order) -> dict[str, Any]:
+def _conditions(order: SynthesisJob) -> dict[str, Any]:
     """What drafts depend on, but for how many requests there are."""
     shaping = order.wanted.model_dump(exclude={"requests", "solutions", "agreeing"})
     asked = [[problem.id, problem.question.text] for problem in order.seeds]
@@ -152,7 +160,7 @@ def _conditions(order: Order) -> dict[str, Any]:
     }
 
 
-async def _write(order: Order, file: DraftFile, look: Onlooker) -> None:
+async def _write(order: SynthesisJob, file: DraftFile, look: SynthesisListener) -> None:
     """Ask for the drafts that are not there."""
     wanted, model = order.wanted, order.config.model
     done = len(file.first(wanted.requests))
@@ -162,7 +170,7 @@ async def _write(order: Order, file: DraftFile, look: Onlooker) -> None:
     most = model.in_flight * order.config.servers_of_policy
     width = max(1, most // wanted.each) if model.embedded else most
 
-    def on_written(written: Written) -> None:
+    def on_written(written: DraftResponse) -> None:
         name = Question(f"{SYNTHETIC}/request-{written.request}", "")
         readable = any(text is not None and read_draft(text) for text in written.texts)
         tokens = int(written.cost.get("sampled_tokens", 0))
@@ -185,14 +193,14 @@ async def _write(order: Order, file: DraftFile, look: Onlooker) -> None:
         await connection.aclose()
 
 
-async def _solve(order: Order, run: Path, fresh: Fresh, look: Onlooker) -> None:
+async def _solve(order: SynthesisJob, run: Path, fresh: NewDrafts, look: SynthesisListener) -> None:
     """Solve the drafts that are not solved."""
     strategy, wanted = order.strategy, order.wanted
     done = {problem.id for problem in fresh.problems} & finished_in(run, strategy)
     what = f"solve them {wanted.solutions} times"
     look.watch.begin(look.stage, what, len(fresh.problems), len(done))
 
-    def on_done(problem: Problem, packed: Packed) -> None:
+    def on_done(problem: Problem, packed: PackedResult) -> None:
         agreed, _ = _agreed(packed.result, wanted)
         tokens = packed.result.cost.sampled_tokens
         kept = agreed.reference(wanted.agreeing) is not None
@@ -210,7 +218,7 @@ async def _solve(order: Order, run: Path, fresh: Fresh, look: Onlooker) -> None:
     )
 
 
-def _agreements(run: Path, order: Order) -> dict[str, tuple[Agreement, bool]]:
+def _agreements(run: Path, order: SynthesisJob) -> dict[str, tuple[Agreement, bool]]:
     """By problem what its solutions agree on, and whether the solver could be asked."""
     with RunStore.read(run) as store:
         results = store.results(order.strategy.name)
@@ -220,7 +228,7 @@ def _agreements(run: Path, order: Order) -> dict[str, tuple[Agreement, bool]]:
 def _agreed(result: Result, wanted: SynthesisConfig) -> tuple[Agreement, bool]:
     """The same of one problem."""
     found = agreement(result.choice.votes, wanted.solutions)
-    asked = bool(result.failures.keys() - set(GIVEN_UP.values())) or not result.failures
+    asked = bool(result.failures.keys() - set(PATH_ERRORS.values())) or not result.failures
     return found, asked
 
 
@@ -233,7 +241,7 @@ def _sum(costs: Sequence[Mapping[str, float]]) -> dict[str, float]:
 STAGE = "0/synthesis"
 
 
-async def draft(shop: Workshop) -> Facts:
+async def draft(shop: EvolutionContext) -> Facts:
     """Have new problems written and solved, or what is left of them; counts, and what was left out
     and why. They are in `gathering.SYNTHETIC` from then on."""
     recipe, journal = shop.recipe, shop.journal
@@ -242,12 +250,14 @@ async def draft(shop: Workshop) -> Facts:
         "made_by": order.made_by,
         "synthesis": order.wanted.model_dump(mode="json"),
         "templates": recipe.problems.templates,
-        "search": order.config.search.model_dump(mode="json", exclude={"ppm", *FREE["search"]}),
+        "search": order.config.search.model_dump(
+            mode="json", exclude={"ppm", *SPEED_ONLY_OPTIONS["search"]}
+        ),
         "problems": (journal.facts("0/problems") or {})["files"],
     }
 
     async def work() -> Facts:
-        look = Onlooker(shop.watch, shop.budget.charge, STAGE)
+        look = SynthesisListener(shop.watch, shop.budget.charge, STAGE)
         found = await synthesise(order, journal.path("round-0"), look)
         path = journal.path("round-0", problem_sets.SYNTHETIC)
         found.write(path)
@@ -256,13 +266,13 @@ async def draft(shop: Workshop) -> Facts:
     return await shop.stage(STAGE, inputs, work)
 
 
-def _order(recipe: Recipe, journal: Journal, cluster: str | None) -> Order:
+def _order(recipe: Recipe, journal: ManifestStore, cluster: str | None) -> SynthesisJob:
     """What the recipe asks for: the problems to learn from are the pattern; those held out and
     those that are measured on are asked by nobody."""
     model = recipe.writer
     assert model is not None
     strict = Rule(templates=recipe.problems.templates)
-    names = problem_sets.title_sets(recipe.evaluation.sets)
+    names = problem_sets.unique_titles(recipe.evaluation.sets)
     files = [problem_sets.evaluation_file(at) for at in range(1, len(names) + 1)]
     sets = {
         name: problem_sets.problems_in(journal, file)
@@ -270,14 +280,14 @@ def _order(recipe: Recipe, journal: Journal, cluster: str | None) -> Order:
     }
     held_out = {"held out": problem_sets.problems_in(journal, problem_sets.HELD_OUT)}
     seeds = problem_sets.problems_in(journal, problem_sets.TRAIN)
-    return Order(
+    return SynthesisJob(
         wanted=SynthesisConfig(**recipe.synthesis.model_dump(exclude={"model"})),
-        config=solving(strong_config(recipe, model, seed=derive(recipe.search.seed, STAGE))),
+        config=solving(teacher_config(recipe, model, seed=derive(recipe.search.seed, STAGE))),
         seeds=seeds,
         known=(
-            Known("in a set that is measured on", sets, strict),
-            Known("a held-out problem", held_out, strict),
-            Known("a problem to learn from", {"to learn from": seeds}),
+            KnownProblems("in a set that is measured on", sets, strict),
+            KnownProblems("a held-out problem", held_out, strict),
+            KnownProblems("a problem to learn from", {"to learn from": seeds}),
         ),
         made_by={"model.name": identity(model.name, model.url), "search.ppm": "none"},
         cluster=cluster,

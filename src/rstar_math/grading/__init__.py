@@ -6,6 +6,6 @@ decide is decided in worker processes with a time limit and a memory cap.
 
 from rstar_math.extraction import extract_answer
 from rstar_math.grading.grader import Grader, grade, grade_many
-from rstar_math.grading.rules import Judgement
+from rstar_math.grading.rules import Grade
 
-__all__ = ["Grader", "Judgement", "extract_answer", "grade", "grade_many"]
+__all__ = ["Grade", "Grader", "extract_answer", "grade", "grade_many"]

@@ -16,19 +16,19 @@ from rstar_math.grading.nodes import (
     MAX_ITEMS,
     REALS,
     SCALARS,
-    Bag,
-    Braced,
+    BracketedList,
     Builder,
+    FiniteSet,
+    LimitExceeded,
     Matrix,
     Node,
     Num,
-    Op,
-    Refused,
-    Region,
-    Rel,
-    Seq,
+    Operation,
+    ParseError,
+    RealSet,
+    Relation,
     Sym,
-    Unreadable,
+    UnorderedList,
     scalar,
 )
 from rstar_math.grading.normalize import GREEK
@@ -64,7 +64,7 @@ class ExpressionParser(Protocol):
         ...
 
     def expect(self, *texts: str) -> str:
-        """Step over one of these signs. Raises `Unreadable` where there is none."""
+        """Step over one of these signs. Raises `ParseError` where there is none."""
         ...
 
     def items(self, outermost: bool = False) -> Node:
@@ -107,7 +107,7 @@ def base(p: ExpressionParser) -> Node:
         return bracketed(p)
     if token.kind == "word" and len(token.text) == 1:
         return Sym(token.text)
-    raise Unreadable
+    raise ParseError
 
 
 def _numeral(p: ExpressionParser, token: Token) -> Node:
@@ -115,7 +115,7 @@ def _numeral(p: ExpressionParser, token: Token) -> Node:
     following = p.peek()
     if following.text == "j" and not following.spaced and following.kind == "name":
         p.at += 1
-        return Op("mul", (value, IMAGINARY))
+        return Operation("mul", (value, IMAGINARY))
     return value
 
 
@@ -123,12 +123,12 @@ def _name(p: ExpressionParser, token: Token) -> Node:
     name = token.text
     if name in CALLS:
         if not p.is_op("("):
-            raise Unreadable
+            raise ParseError
         return nodes.call(name, arguments(p))
     if name in FUNCTIONS:
         return _function(p, name)
     if name in CONSTANTS:
-        return Op(CONSTANTS[name])
+        return Operation(CONSTANTS[name])
     if name in NAMED_SETS:
         return REALS if NAMED_SETS[name] == "reals" else EMPTY
     if name in ("e", "i"):
@@ -189,7 +189,7 @@ def _function(p: ExpressionParser, name: str) -> Node:
     ):
         name, power = "a" + name, None
     node = nodes.function(FUNCTIONS.get(name, name), args)
-    return Op("pow", (node, power)) if power is not None else node
+    return Operation("pow", (node, power)) if power is not None else node
 
 
 def _log_base(p: ExpressionParser) -> Node:
@@ -220,10 +220,10 @@ def _command(p: ExpressionParser, token: Token) -> Node:
     name = token.text
     if name == "frac":
         top = scalar(first_digit(p))
-        return Op("div", (top, scalar(first_digit(p))))
+        return Operation("div", (top, scalar(first_digit(p))))
     if name == "binom":
         top = scalar(first_digit(p))
-        return Op("binom", (top, scalar(first_digit(p))))
+        return Operation("binom", (top, scalar(first_digit(p))))
     if name == "begin":
         return _environment(p)
     if name == "mathbb":
@@ -235,13 +235,13 @@ def _command(p: ExpressionParser, token: Token) -> Node:
         return Sym(f"vector {text}")
     if name in _LETTERS:
         return Sym(name.removeprefix("var"))
-    raise Unreadable
+    raise ParseError
 
 
 def _environment(p: ExpressionParser) -> Node:
     name = _environment_name(p)
     if name not in _MATRICES:
-        raise Unreadable
+        raise ParseError
     if name == "array":
         p.expect("{")
         until_brace(p)
@@ -256,10 +256,10 @@ def _environment(p: ExpressionParser) -> Node:
         elif not p.take("&"):
             rows[-1].append(p.relation())
         if sum(map(len, rows)) > MAX_ITEMS:
-            raise Refused("The answer has too many parts.")
+            raise LimitExceeded("The answer has too many parts.")
     p.at += 1
     if _environment_name(p) != name:
-        raise Unreadable
+        raise ParseError
     return nodes.matrix([row for row in rows if row])
 
 
@@ -275,7 +275,7 @@ def subscript(p: ExpressionParser, node: Node) -> Node:
     if isinstance(node, Num):
         return in_base(digits, _subscript_text(p))
     if not isinstance(node, Sym) or "_" in node.name:
-        raise Unreadable
+        raise ParseError
     return Sym(f"{node.name}_{_subscript_text(p)}")
 
 
@@ -284,7 +284,7 @@ def _subscript_text(p: ExpressionParser) -> str:
         return "".join(until_brace(p)).removeprefix("base").strip()
     token = p.peek()
     if token.kind == "end" or token.kind == "op":
-        raise Unreadable
+        raise ParseError
     p.at += 1
     return token.text
 
@@ -296,8 +296,8 @@ def group(p: ExpressionParser) -> Node:
     node = p.items()
     p.expect("}")
     p.bars = bars
-    if isinstance(node, Bag):
-        return Braced(node.items)
+    if isinstance(node, UnorderedList):
+        return FiniteSet(node.items)
     return node
 
 
@@ -306,7 +306,7 @@ def until_brace(p: ExpressionParser) -> list[str]:
     found: list[str] = []
     while not p.take("}"):
         if p.peek().kind == "end" or len(found) > 20:
-            raise Unreadable
+            raise ParseError
         found.append(p.peek().text)
         p.at += 1
     return found
@@ -322,19 +322,19 @@ def bracketed(p: ExpressionParser) -> Node:
         node = p.sum()
         p.expect("|")
         p.bars -= 1
-        return Op("abs", (scalar(node),))
+        return Operation("abs", (scalar(node),))
     if p.is_op("⌊", "⌈"):
         opening = p.expect("⌊", "⌈")
         node = p.sum()
         p.expect("⌋" if opening == "⌊" else "⌉")
-        return Op("floor" if opening == "⌊" else "ceil", (scalar(node),))
+        return Operation("floor" if opening == "⌊" else "ceil", (scalar(node),))
     opening = p.expect("(", "[", "⟨", "]")
     bars, p.bars = p.bars, 0
     p.depth += 1
     if p.depth > MAX_DEPTH:
-        raise Refused("The answer is nested too deeply.")
+        raise LimitExceeded("The answer is nested too deeply.")
     if p.take(")", "]"):
-        return Seq("[]" if opening == "[" else "()", ())
+        return BracketedList("[]" if opening == "[" else "()", ())
     listed, separators = p.listed()
     p.take(",")
     closing = p.expect("⟩") if opening == "⟨" else p.expect(")", "]", "[")
@@ -351,20 +351,20 @@ def _sequence(opening: str, closing: str, listed: list[Node], separators: list[s
         if brackets == "()" or isinstance(listed[0], Matrix):
             return listed[0]
         if brackets != "[]":
-            raise Unreadable
-        return Seq("[]", tuple(listed))
+            raise ParseError
+        return BracketedList("[]", tuple(listed))
     if "and" in separators or "or" in separators:
         kind = "intersection" if "and" in separators else "union"
-        return Region(kind, tuple(listed))
+        return RealSet(kind, tuple(listed))
     if brackets in ("(]", "[)") and len(listed) != 2:
-        raise Unreadable
-    return Seq(brackets, tuple(listed))
+        raise ParseError
+    return BracketedList(brackets, tuple(listed))
 
 
 def _braces(p: ExpressionParser) -> Node:
     closing = "}" if p.expect("{", "\\{") == "{" else "\\}"
     if p.take(closing):
-        return EMPTY if closing == "\\}" else Braced(())
+        return EMPTY if closing == "\\}" else FiniteSet(())
     bars, p.bars = p.bars, 1
     listed, _ = p.listed()
     p.bars = bars
@@ -373,7 +373,7 @@ def _braces(p: ExpressionParser) -> Node:
     p.expect(closing)
     if closing == "}" and len(listed) == 1:
         return listed[0]
-    return Braced(tuple(listed))
+    return FiniteSet(tuple(listed))
 
 
 def _described(p: ExpressionParser, listed: list[Node], closing: str) -> Node:
@@ -384,7 +384,7 @@ def _described(p: ExpressionParser, listed: list[Node], closing: str) -> Node:
     entries: list[Node] = []
     while colon and p.take(":"):
         value = p.sum()
-        entries.append(Rel(("=",), (conditions[-1], value)))
+        entries.append(Relation(("=",), (conditions[-1], value)))
         conditions = conditions[:-1]
         if p.take(","):
             more, _ = p.listed()
@@ -392,11 +392,11 @@ def _described(p: ExpressionParser, listed: list[Node], closing: str) -> Node:
     p.expect(closing)
     p.bars = bars
     if colon and len(listed) == 1 and isinstance(conditions[0], SCALARS):
-        first = Rel(("=",), (listed[0], conditions[0]))
-        return Bag((first, *entries)) if entries else first
-    variable = listed[0].sides[0] if isinstance(listed[0], Rel) else listed[0]
+        first = Relation(("=",), (listed[0], conditions[0]))
+        return UnorderedList((first, *entries)) if entries else first
+    variable = listed[0].sides[0] if isinstance(listed[0], Relation) else listed[0]
     if len(listed) != 1 or not isinstance(variable, Sym) or entries:
-        raise Unreadable
+        raise ParseError
     kind = "union" if "or" in separators else "intersection"
-    condition = conditions[0] if len(conditions) == 1 else Region(kind, tuple(conditions))
+    condition = conditions[0] if len(conditions) == 1 else RealSet(kind, tuple(conditions))
     return Builder(variable.name, condition)

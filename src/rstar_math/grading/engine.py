@@ -14,12 +14,12 @@ from rstar_math.grading.nodes import (
     MAX_EXPONENT,
     MAX_FACTORIAL,
     SCALARS,
+    LimitExceeded,
     Node,
     Num,
-    Op,
-    Refused,
+    Operation,
+    ParseError,
     Sym,
-    Unreadable,
     symbols,
     uses,
 )
@@ -27,9 +27,9 @@ from rstar_math.grading.normalize import clean
 from rstar_math.grading.rules import (
     UNREADABLE,
     UNREADABLE_REFERENCE,
-    Judgement,
-    core,
-    judge,
+    Grade,
+    extract_core,
+    grade_pair,
     read,
     right,
     unknown,
@@ -183,7 +183,7 @@ def _close(a: _Valued, b: _Valued, rough: bool) -> bool:
 def _has_print(node: Node) -> bool:
     if isinstance(node, Num):
         return not node.exact
-    return isinstance(node, Op) and any(_has_print(arg) for arg in node.args)
+    return isinstance(node, Operation) and any(_has_print(arg) for arg in node.args)
 
 
 def _log_readings(a: Node, b: Node) -> tuple[str, ...]:
@@ -192,14 +192,14 @@ def _log_readings(a: Node, b: Node) -> tuple[str, ...]:
 
 
 def _with_log(node: Node, name: str) -> Node:
-    if not isinstance(node, Op):
+    if not isinstance(node, Operation):
         return node
     args = tuple(_with_log(arg, name) for arg in node.args)
     if node.name != "log":
-        return Op(node.name, args)
+        return Operation(node.name, args)
     if name == "ln":
-        return Op("ln", args)
-    return Op("div", (Op("ln", args), Op("ln", (Num(Fraction(10)),))))
+        return Operation("ln", args)
+    return Operation("div", (Operation("ln", args), Operation("ln", (Num(Fraction(10)),))))
 
 
 def _evaluate(node: Node, point: Mapping[str, mpf]) -> _Valued:
@@ -223,7 +223,7 @@ def _value(node: Node, point: Mapping[str, mpf]) -> _Valued:
         return _Valued(mpc(mpf(node.value.numerator) / node.value.denominator), mpf(0))
     if isinstance(node, Sym):
         return _Valued(mpc(point[node.name]), mpf(0))
-    if not isinstance(node, Op):
+    if not isinstance(node, Operation):
         raise NoValue("not a number")
     if not node.args:
         return _Valued(mpc({"pi": mp.pi, "e": mp.e, "i": 1j, "inf": mp.inf}[node.name]), mpf(0))
@@ -242,7 +242,7 @@ def _value(node: Node, point: Mapping[str, mpf]) -> _Valued:
         return _Valued(_power(node.name, *values), scale)
     if node.name in _FUNCTIONS:
         if mp.isfinite(values[0]) and abs(values[0]) > mpf(10) ** 18 and node.name in _PERIODIC:
-            raise Refused("The argument of a function is too large.")
+            raise LimitExceeded("The argument of a function is too large.")
         return _Valued(mpc(_FUNCTIONS[node.name](values[0])), max(scale, mpf(1)))
     return _Valued(_of_integers(node.name, values), scale)
 
@@ -268,7 +268,7 @@ def _power(name: str, base: mpc, exponent: mpc) -> mpc:
     if mp.isinf(abs(exponent)) or mp.isinf(abs(base)):
         raise NoValue("a power of infinity")
     if abs(exponent) > MAX_EXPONENT:
-        raise Refused("An exponent is too large.")
+        raise LimitExceeded("An exponent is too large.")
     if base == 0:
         if exponent.real <= 0:
             raise NoValue("no power of zero")
@@ -278,7 +278,7 @@ def _power(name: str, base: mpc, exponent: mpc) -> mpc:
             return mpc(base.real ** int(exponent.real))
         return mpc(mp.exp(exponent.real * mp.log(base.real)))
     if abs(exponent * mp.log(base)) > _MAX_MAGNITUDE:
-        raise Refused("A power is too large.")
+        raise LimitExceeded("A power is too large.")
     return mpc(mp.exp(exponent * mp.log(base)))
 
 
@@ -337,32 +337,32 @@ def load() -> None:
 
 
 def _refuse(*_: object, **__: object) -> None:
-    raise Unreadable
+    raise ParseError
 
 
 def _number(_self: object, text: str) -> Any:
-    """The sympy number of a numeral. Raises `Unreadable` for any other text."""
+    """The sympy number of a numeral. Raises `ParseError` for any other text."""
     import sympy
 
     match = re.fullmatch(r"\d{1,30}|\d{0,15}\.\d{1,15}", text.replace(",", ""), re.ASCII)
     if not match:
-        raise Unreadable
+        raise ParseError
     return sympy.Integer(match[0]) if match[0].isdigit() else sympy.Float(match[0])
 
 
-def decide(pred: str, gold: str) -> Judgement:
+def decide(pred: str, gold: str) -> Grade:
     """The judgement of one pair. Takes what time and memory it takes; the process has limits."""
     try:
-        return judge(pred, gold, Numbers())
-    except Unreadable:
-        return _second_opinion(core(pred), core(gold))
-    except Refused as refusal:
+        return grade_pair(pred, gold, Numbers())
+    except ParseError:
+        return _second_opinion(extract_core(pred), extract_core(gold))
+    except LimitExceeded as refusal:
         return unknown(str(refusal))
     except NoValue:
         return unknown("The expressions have no values to compare.")
 
 
-def _second_opinion(pred: str, gold: str) -> Judgement:
+def _second_opinion(pred: str, gold: str) -> Grade:
     """What math-verify says of a pair of which our reader cannot read one side."""
     if _readable(gold):
         if not isinstance(read(gold), SCALARS):
@@ -389,7 +389,7 @@ def _second_opinion(pred: str, gold: str) -> Judgement:
 def _readable(text: str) -> bool:
     try:
         read(text)
-    except (Unreadable, Refused):
+    except (ParseError, LimitExceeded):
         return False
     return True
 

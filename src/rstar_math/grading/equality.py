@@ -1,7 +1,7 @@
 """Whether two answers that have been read are equal: the policy on shapes.
 
 Scalars are left to a `Scalars` object, so that the rules serve twice: in the caller's process with
-exact arithmetic alone (`rules.py`; it raises `Undecided`), and in a worker with the numeric engine.
+exact arithmetic alone (`rules.py`; it raises `NeedsNumericEngine`), and in a worker with the numeric engine.
 
     x = 5            equals 5, and 5 = x; not y = 5
     2, 3             unordered; equals {2, 3}, [2, 3] and x = 2 or x = 3; not (2, 3)
@@ -16,20 +16,20 @@ from rstar_math.grading import relations
 from rstar_math.grading.nodes import (
     EMPTY,
     SCALARS,
-    Bag,
-    Braced,
+    BracketedList,
     Builder,
     Choice,
     Clock,
+    FiniteSet,
     Matrix,
     Node,
     Num,
-    Op,
+    Operation,
     Ratio,
-    Region,
-    Rel,
-    Seq,
+    RealSet,
+    Relation,
     Sym,
+    UnorderedList,
     Word,
     expand_signs,
     symbols,
@@ -69,9 +69,9 @@ def _plain(node: Node) -> Node:
     node = expand_signs(node)
     if node == NO_SOLUTION:
         return EMPTY
-    if isinstance(node, Bag) and len(node.items) == 1:
+    if isinstance(node, UnorderedList) and len(node.items) == 1:
         return _plain(node.items[0])
-    if isinstance(node, Op) and node.name == "deg":
+    if isinstance(node, Operation) and node.name == "deg":
         return _plain(node.args[0])
     return node
 
@@ -96,7 +96,7 @@ def _choices(pred: Node, gold: Node, scalars: Scalars) -> bool:
         return pred.letter == gold.letter
     choice, other = (pred, gold) if isinstance(pred, Choice) else (gold, pred)
     assert isinstance(choice, Choice)
-    if isinstance(other, Op) and not other.args and other.name.upper() == choice.letter:
+    if isinstance(other, Operation) and not other.args and other.name.upper() == choice.letter:
         return True
     if isinstance(other, Sym) and other.name.upper() == choice.letter:
         return True
@@ -120,7 +120,7 @@ def _clocks(a: Clock, b: Clock) -> bool:
 def _as_ratio(node: Node, other: Node) -> Node:
     """A time such as 3:10 as the ratio it may have been, where the other side is a ratio or
     quotient."""
-    quotient = isinstance(other, Op) and other.name == "div"
+    quotient = isinstance(other, Operation) and other.name == "div"
     if isinstance(node, Clock) and not node.half and (quotient or isinstance(other, Ratio)):
         return Ratio((Num(Fraction(node.minutes // 60)), Num(Fraction(node.minutes % 60))))
     return node
@@ -131,7 +131,7 @@ def _ratios(pred: Node, gold: Node, scalars: Scalars) -> bool:
     if not a or len(a) != len(b):
         return False
     return all(
-        scalars.same(Op("mul", (left, b[0])), Op("mul", (right, a[0])))
+        scalars.same(Operation("mul", (left, b[0])), Operation("mul", (right, a[0])))
         for left, right in zip(a[1:], b[1:], strict=True)
     )
 
@@ -139,17 +139,17 @@ def _ratios(pred: Node, gold: Node, scalars: Scalars) -> bool:
 def _parts(node: Node) -> tuple[Node, ...]:
     if isinstance(node, Ratio):
         return node.parts
-    return node.args if isinstance(node, Op) and node.name == "div" else ()
+    return node.args if isinstance(node, Operation) and node.name == "div" else ()
 
 
 def _relations(pred: Node, gold: Node, scalars: Scalars) -> bool | None:
     """Equations against equations, and against the value that they state."""
     is_pred, is_gold = is_equation(pred), is_equation(gold)
-    if isinstance(pred, Rel) and isinstance(gold, Rel) and is_pred and is_gold:
+    if isinstance(pred, Relation) and isinstance(gold, Relation) and is_pred and is_gold:
         return equal_equations(pred, gold, lambda a, b: equal(a, b, scalars), scalars)
-    if isinstance(pred, Rel) and is_pred:
+    if isinstance(pred, Relation) and is_pred:
         return any(equal(value, gold, scalars) for value in stated_value(pred))
-    if isinstance(gold, Rel) and is_gold:
+    if isinstance(gold, Relation) and is_gold:
         return any(equal(pred, value, scalars) for value in stated_value(gold, is_gold=True))
     return None
 
@@ -158,10 +158,10 @@ def _ranges(pred: Node, gold: Node, scalars: Scalars) -> bool | None:
     """Intervals, inequalities and set-builders, as sets of reals."""
     if not (relations.is_range(pred) or relations.is_range(gold)):
         return None
-    if isinstance(pred, Bag) and isinstance(gold, Bag):
+    if isinstance(pred, UnorderedList) and isinstance(gold, UnorderedList):
         return None
     if len(relations.variables(pred) | relations.variables(gold)) == 1 or not (
-        isinstance(pred, Rel) and isinstance(gold, Rel)
+        isinstance(pred, Relation) and isinstance(gold, Relation)
     ):
         a, b = relations.pieces(pred), relations.pieces(gold)
         if a is not None and b is not None:
@@ -173,26 +173,26 @@ def _ranges(pred: Node, gold: Node, scalars: Scalars) -> bool | None:
                 and scalars.same(left.high, right.high)
                 for left, right in zip(a, b, strict=True)
             )
-    if isinstance(pred, Rel) and isinstance(gold, Rel):
+    if isinstance(pred, Relation) and isinstance(gold, Relation):
         return relations.equal_relations(pred, gold, scalars)
-    if isinstance(pred, Region) and isinstance(gold, Region) and pred.kind == gold.kind:
+    if isinstance(pred, RealSet) and isinstance(gold, RealSet) and pred.kind == gold.kind:
         return matched(pred.parts, gold.parts, lambda a, b: equal(a, b, scalars))
     if isinstance(pred, Builder) and isinstance(gold, Builder):
         names: dict[str, Node] = {pred.variable: Sym(gold.variable)}
         return equal(_renamed(pred.condition, names), gold.condition, scalars)
-    return None if isinstance(pred, Seq) and isinstance(gold, Seq) else False
+    return None if isinstance(pred, BracketedList) and isinstance(gold, BracketedList) else False
 
 
 def _renamed(condition: Node, names: dict[str, Node]) -> Node:
-    if isinstance(condition, Rel):
-        return Rel(condition.ops, tuple(substituted(side, names) for side in condition.sides))
-    if isinstance(condition, Region):
-        return Region(condition.kind, tuple(_renamed(part, names) for part in condition.parts))
+    if isinstance(condition, Relation):
+        return Relation(condition.ops, tuple(substituted(side, names) for side in condition.sides))
+    if isinstance(condition, RealSet):
+        return RealSet(condition.kind, tuple(_renamed(part, names) for part in condition.parts))
     return condition
 
 
 def _collections(pred: Node, gold: Node, scalars: Scalars) -> bool | None:
-    kinds = Seq | Bag | Braced
+    kinds = BracketedList | UnorderedList | FiniteSet
     if isinstance(pred, kinds) and isinstance(gold, kinds):
         return equal_collections(pred, gold, lambda a, b: equal(a, b, scalars))
     if isinstance(pred, kinds) and len(pred.items) == 1 and isinstance(gold, SCALARS):
@@ -205,11 +205,13 @@ def _collections(pred: Node, gold: Node, scalars: Scalars) -> bool | None:
 def _as_matrix(node: Node) -> Node:
     """A list of lists of one length as the matrix that Python prints so."""
     if (
-        isinstance(node, Seq)
-        and len({len(item.items) for item in node.items if isinstance(item, Seq)}) == 1
+        isinstance(node, BracketedList)
+        and len({len(item.items) for item in node.items if isinstance(item, BracketedList)}) == 1
     ):
         rows = tuple(
-            item.items for item in node.items if isinstance(item, Seq) and item.brackets == "[]"
+            item.items
+            for item in node.items
+            if isinstance(item, BracketedList) and item.brackets == "[]"
         )
         return Matrix(rows) if len(rows) == len(node.items) else node
     return node
@@ -222,19 +224,26 @@ def _matrices(pred: Node, gold: Node, scalars: Scalars) -> bool | None:
     if isinstance(pred, Matrix) and isinstance(gold, Matrix):
         if [len(row) for row in pred.rows] != [len(row) for row in gold.rows]:
             return False
-        pred, gold = Seq("()", sum(pred.rows, ())), Seq("()", sum(gold.rows, ()))
+        pred, gold = (
+            BracketedList("()", sum(pred.rows, ())),
+            BracketedList("()", sum(gold.rows, ())),
+        )
         return equal(pred, gold, scalars)
-    sizes = [len(node.items) for node in (pred, gold) if isinstance(node, Seq)]
+    sizes = [len(node.items) for node in (pred, gold) if isinstance(node, BracketedList)]
     size = sizes[0] if sizes else 3
     a, b = _entries(pred, size), _entries(gold, size)
     if isinstance(pred, Matrix) or isinstance(gold, Matrix) or bool(sizes):
-        return a is not None and b is not None and equal(Seq("()", a), Seq("()", b), scalars)
+        return (
+            a is not None
+            and b is not None
+            and equal(BracketedList("()", a), BracketedList("()", b), scalars)
+        )
     return None
 
 
 def _entries(node: Node, size: int) -> tuple[Node, ...] | None:
     """The entries of a vector; None for what is not one."""
-    if isinstance(node, Seq):
+    if isinstance(node, BracketedList):
         return node.items
     if isinstance(node, Matrix):
         if len(node.rows) == 1:
@@ -249,7 +258,7 @@ def _entries(node: Node, size: int) -> tuple[Node, ...] | None:
 
 
 Equal = Callable[[Node, Node], bool]
-Collection = Seq | Bag | Braced
+Collection = BracketedList | UnorderedList | FiniteSet
 
 
 def equal_collections(pred: Collection, gold: Collection, equal: Equal) -> bool:
@@ -261,21 +270,21 @@ def equal_collections(pred: Collection, gold: Collection, equal: Equal) -> bool:
     """
     a, b = _spread(pred.items), _spread(gold.items)
     if _assigns(a) != _assigns(b):
-        if isinstance(pred if _assigns(b) else gold, Braced):
+        if isinstance(pred if _assigns(b) else gold, FiniteSet):
             return False
         return _ordered(_values(a), _values(b), equal)
-    if isinstance(pred, Seq) and isinstance(gold, Seq):
+    if isinstance(pred, BracketedList) and isinstance(gold, BracketedList):
         if pred.brackets != gold.brackets and (
             len(a) == 2 or "(]" in (pred.brackets, gold.brackets)
         ):
             return False
         return _ordered(a, b, equal)
     for node in (pred, gold):
-        if isinstance(node, Seq) and node.brackets != "[]":
+        if isinstance(node, BracketedList) and node.brackets != "[]":
             return False
-    if isinstance(gold, Seq) and isinstance(pred, Braced) and len(b) == 2:
+    if isinstance(gold, BracketedList) and isinstance(pred, FiniteSet) and len(b) == 2:
         return False
-    if isinstance(pred, Braced) or isinstance(gold, Braced):
+    if isinstance(pred, FiniteSet) or isinstance(gold, FiniteSet):
         a, b = _distinct(a, equal), _distinct(b, equal)
     return matched(a, b, equal)
 
@@ -289,7 +298,9 @@ def _assigns(items: tuple[Node, ...]) -> bool:
 def _values(items: tuple[Node, ...]) -> tuple[Node, ...]:
     if not _assigns(items):
         return items
-    equations = sorted((i for i in items if isinstance(i, Rel)), key=lambda item: str(label(item)))
+    equations = sorted(
+        (i for i in items if isinstance(i, Relation)), key=lambda item: str(label(item))
+    )
     return tuple(value for equation in equations for value in stated_value(equation)[-1:])
 
 
@@ -299,7 +310,7 @@ def _spread(items: tuple[Node, ...]) -> tuple[Node, ...]:
     if len(names) != 1 or None in names:
         return items
     return tuple(
-        stated_value(i)[-1] if isinstance(i, Rel) and is_equation(i) and stated_value(i) else i
+        stated_value(i)[-1] if isinstance(i, Relation) and is_equation(i) and stated_value(i) else i
         for i in items
     )
 

@@ -12,10 +12,10 @@ from rstar_math.grading.nodes import (
     MAX_BITS,
     MAX_EXPONENT,
     MAX_FACTORIAL,
+    LimitExceeded,
     Node,
     Num,
-    Op,
-    Refused,
+    Operation,
     Sym,
 )
 
@@ -28,13 +28,13 @@ def value(node: Node) -> Num | None:
     caps."""
     if isinstance(node, Num):
         return node
-    if isinstance(node, Op) and node.args and node.name in _OPERATIONS:
+    if isinstance(node, Operation) and node.args and node.name in _OPERATIONS:
         return _operation(node)
     return None
 
 
 @lru_cache(maxsize=4096)
-def _operation(node: Op) -> Num | None:
+def _operation(node: Operation) -> Num | None:
     args = [value(arg) for arg in node.args]
     known = [arg for arg in args if arg is not None]
     if len(known) < len(args):
@@ -164,14 +164,14 @@ def _residue(node: Node, prime: int) -> int | None:
         if not node.exact:
             return None
         return node.value.numerator * pow(node.value.denominator, -1, prime) % prime
-    if not isinstance(node, Op) or node.name not in ("add", "mul", "div", "neg", "pow"):
+    if not isinstance(node, Operation) or node.name not in ("add", "mul", "div", "neg", "pow"):
         return None
     if node.name == "pow":
         base, exponent = _residue(node.args[0], prime), value(node.args[1])
         if base is None or exponent is None or exponent.value.denominator != 1:
             return None
         if abs(exponent.value) > MAX_EXPONENT:
-            raise Refused("An exponent is too large.")
+            raise LimitExceeded("An exponent is too large.")
         return pow(base, exponent.value.numerator, prime)
     args = [_residue(arg, prime) for arg in node.args]
     total = 0 if node.name == "add" else 1
@@ -224,11 +224,11 @@ def _value(node: Node, variables: Mapping[str, complex]) -> complex:
         return complex(float(node.value))
     if isinstance(node, Sym):
         return variables[node.name]
-    if not isinstance(node, Op):
+    if not isinstance(node, Operation):
         raise TypeError
     if not node.args:
         return _CONSTANTS[node.name]
-    if node.name == "neg" and isinstance(node.args[0], Op) and node.args[0].name == "inf":
+    if node.name == "neg" and isinstance(node.args[0], Operation) and node.args[0].name == "inf":
         return complex(-math.inf)
     args = [_value(arg, variables) for arg in node.args]
     if node.name == "add":

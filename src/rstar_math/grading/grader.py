@@ -19,7 +19,7 @@ from typing import Self
 
 from rstar_math.config.sections import GradingConfig
 from rstar_math.errors import GradingError
-from rstar_math.grading.rules import Judgement, bucket, may_equal, quick, unknown
+from rstar_math.grading.rules import Grade, canonical_key, could_be_equal, quick, unknown
 from rstar_math.protocols import Verifier
 from rstar_math.types import Verdict
 
@@ -106,7 +106,7 @@ class Pool:
         self._lock = threading.Lock()
         self._closed = False
 
-    def ask(self, pred: str, gold: str) -> Judgement:
+    def ask(self, pred: str, gold: str) -> Grade:
         """The engine's judgement; UNKNOWN past the time limit. A process that had died before is
         replaced and the pair asked again. Raises `GradingError` if no process can be started."""
         if os.getpid() != self._pid:
@@ -130,14 +130,14 @@ class Pool:
                 return judgement
             return DIED
 
-    def _exchange(self, worker: _Worker, pred: str, gold: str) -> Judgement:
+    def _exchange(self, worker: _Worker, pred: str, gold: str) -> Grade:
         worker.number += 1
         worker.send({"id": worker.number, "pred": pred, "gold": gold})
         reply = worker.receive(self.config.pair_s)
         if reply.get("id") != worker.number:
             raise _Gone
         try:
-            return Judgement(Verdict(str(reply["verdict"])), str(reply["reason"]))
+            return Grade(Verdict(str(reply["verdict"])), str(reply["reason"]))
         except (KeyError, ValueError) as error:
             raise _Gone from error
 
@@ -211,7 +211,7 @@ class Pool:
                 worker.end()
 
 
-Compare = Callable[[str, str], Awaitable[Judgement]]
+Compare = Callable[[str, str], Awaitable[Grade]]
 
 
 async def group_answers(answers: Sequence[str], compare: Compare) -> list[int]:
@@ -227,7 +227,7 @@ async def group_answers(answers: Sequence[str], compare: Compare) -> list[int]:
     for answer in answers:
         if answer in known:
             continue
-        key = bucket(answer)
+        key = canonical_key(answer)
         number = by_bucket.get(key) if key is not None else None
         if number is None:
             number = await _matching_class(answer, firsts, compare)
@@ -242,7 +242,10 @@ async def group_answers(answers: Sequence[str], compare: Compare) -> list[int]:
 
 async def _matching_class(answer: str, firsts: Sequence[str], compare: Compare) -> int | None:
     for number, first in enumerate(firsts):
-        if may_equal(answer, first) and (await compare(answer, first)).verdict is Verdict.RIGHT:
+        if (
+            could_be_equal(answer, first)
+            and (await compare(answer, first)).verdict is Verdict.RIGHT
+        ):
             return number
     return None
 
@@ -257,14 +260,14 @@ class _Cache:
     """The last judgements of short pairs; safe from any thread."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[str, str], Judgement] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, str], Grade] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, pair: tuple[str, str]) -> Judgement | None:
+    def get(self, pair: tuple[str, str]) -> Grade | None:
         with self._lock:
             return self._kept.get(pair)
 
-    def put(self, pair: tuple[str, str], judgement: Judgement) -> None:
+    def put(self, pair: tuple[str, str], judgement: Grade) -> None:
         if len(pair[0]) + len(pair[1]) > _CACHED_CHARS or judgement in (TIMED_OUT, DIED):
             return
         with self._lock:
@@ -303,7 +306,7 @@ class Grader:
         """Pairs that were given to a worker process so far."""
         return self._pool.pairs
 
-    def compare_now(self, pred: str, gold: str) -> Judgement:
+    def compare_sync(self, pred: str, gold: str) -> Grade:
         """`compare` for threads: blocks for at most the pair's time limit (and a process's
         start)."""
         pair = (pred, gold)
@@ -311,7 +314,7 @@ class Grader:
         self._cache.put(pair, judgement)
         return judgement
 
-    async def compare(self, pred: str, gold: str) -> Judgement:
+    async def compare(self, pred: str, gold: str) -> Grade:
         """Whether `pred` answers as `gold` does. Either may be bare, in `$...$`, in `\\boxed{}`,
         or a sentence with the answer in it. Raises `GradingError` if no worker can be started."""
         pair = (pred, gold)
@@ -320,14 +323,14 @@ class Grader:
             judgement = quick(pred, gold)
         if judgement is None:
             loop = asyncio.get_running_loop()
-            judgement = await loop.run_in_executor(self._threads, self.compare_now, pred, gold)
+            judgement = await loop.run_in_executor(self._threads, self.compare_sync, pred, gold)
         self._cache.put(pair, judgement)
         return judgement
 
-    async def compare_many(self, pairs: Iterable[tuple[str, str]]) -> list[Judgement]:
+    async def compare_many(self, pairs: Iterable[tuple[str, str]]) -> list[Grade]:
         """`compare` for each (pred, gold), in order; equal pairs are judged once."""
         listed = list(pairs)
-        judged: dict[tuple[str, str], Judgement] = {}
+        judged: dict[tuple[str, str], Grade] = {}
         waiting = iter(dict.fromkeys(listed))
 
         async def work() -> None:
@@ -386,19 +389,19 @@ def _shared_grader() -> Grader:
         return _shared
 
 
-def grade(pred: str, gold: str) -> Judgement:
+def grade(pred: str, gold: str) -> Grade:
     """Whether `pred` answers as `gold` does; blocks. For any thread, also inside a running event
     loop (where `Grader.compare` would not block it). Uses one pool of workers a process."""
-    return _shared_grader().compare_now(pred, gold)
+    return _shared_grader().compare_sync(pred, gold)
 
 
-def grade_many(pairs: Iterable[tuple[str, str]]) -> list[Judgement]:
+def grade_many(pairs: Iterable[tuple[str, str]]) -> list[Grade]:
     """`grade` for each (pred, gold), in order, spread over the workers."""
     grader = _shared_grader()
     listed = list(pairs)
     unique = list(dict.fromkeys(listed))
     with ThreadPoolExecutor(grader.config.workers or 4) as threads:
         judged = dict(
-            zip(unique, threads.map(lambda pair: grader.compare_now(*pair), unique), strict=True)
+            zip(unique, threads.map(lambda pair: grader.compare_sync(*pair), unique), strict=True)
         )
     return [judged[pair] for pair in listed]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from rstar_math.extraction import CALLS, CONSTANTS, FUNCTIONS
-from rstar_math.grading.nodes import MAX_DIGITS, Num, Refused, Unreadable
+from rstar_math.grading.nodes import MAX_DIGITS, LimitExceeded, Num, ParseError
 
 NAMED_SETS = {"Reals": "reals", "EmptySet": "empty", "emptyset": "empty", "varnothing": "empty"}
 _COMMANDS = {
@@ -98,7 +98,7 @@ class Token:
 
 
 def tokenize(text: str) -> list[Token]:
-    """The tokens of a cleaned answer. Raises `Refused` for numbers beyond the cap on digits."""
+    """The tokens of a cleaned answer. Raises `LimitExceeded` for numbers beyond the cap on digits."""
     text = _FONT.sub(_font, text)
     text = _VECTOR.sub(lambda m: f"\\vector{{{m[1]}}}", text)
     python = "\\" not in text and "*" in text
@@ -110,7 +110,7 @@ def tokenize(text: str) -> list[Token]:
             spaced = True
             continue
         if kind in ("num", "hex") and len(found) > MAX_DIGITS:
-            raise Refused("A number has too many digits.")
+            raise LimitExceeded("A number has too many digits.")
         tokens.extend(_refine(kind, found, spaced, python))
         spaced = False
     return tokens
@@ -153,7 +153,7 @@ def _command(found: str, spaced: bool) -> Token:
     if name == "%":
         return Token("op", "%", spaced)
     if name == "|":
-        raise Unreadable
+        raise ParseError
     return Token("cmd", name, spaced)
 
 
@@ -193,7 +193,7 @@ def number(text: str) -> Num:
     mantissa, _, exponent = text.lower().partition("e")
     mantissa, _, period = mantissa.partition("¦")
     if len(exponent) > 5:
-        raise Refused("A number has too large an exponent.")
+        raise LimitExceeded("A number has too large an exponent.")
     value = Fraction(mantissa.rstrip(".") or "0")
     if period:
         places = len(mantissa.partition(".")[2])
@@ -205,15 +205,15 @@ def number(text: str) -> Num:
 
 
 def in_base(digits: str, text: str) -> Num:
-    """The value of digits in the base that a subscript names. Raises `Unreadable` if they do not
+    """The value of digits in the base that a subscript names. Raises `ParseError` if they do not
     fit it."""
     radix = _BASE_WORDS.get(text, int(text) if text.isdigit() and len(text) < 3 else 0)
     whole, _, part = digits.lower().partition(".")
     if not 2 <= radix <= 36 or not (whole + part).isalnum():
-        raise Unreadable
+        raise ParseError
     value = 0
     for digit in whole + part:
         if digit not in _DIGITS or _DIGITS.index(digit) >= radix:
-            raise Unreadable
+            raise ParseError
         value = value * radix + _DIGITS.index(digit)
     return Num(Fraction(value, radix ** len(part)))

@@ -21,15 +21,15 @@ MAX_ITEMS = 200
 """Most members of one list, set or matrix."""
 
 
-class Refused(Exception):
+class LimitExceeded(Exception):
     """The text is beyond a cap; the message is the reason a person is given."""
 
 
-class Unreadable(Exception):
+class ParseError(Exception):
     """The text is no mathematics that the reader knows."""
 
 
-class Undecided(Exception):
+class NeedsNumericEngine(Exception):
     """Exact arithmetic alone cannot tell; the symbolic engine has to be asked."""
 
 
@@ -50,7 +50,7 @@ class Sym:
 
 
 @dataclass(frozen=True, slots=True)
-class Op:
+class Operation:
     """An operation or a constant on scalars: add, mul, div, pow, neg, sin, ... ; pi, e, i, inf."""
 
     name: str
@@ -58,7 +58,7 @@ class Op:
 
 
 @dataclass(frozen=True, slots=True)
-class Seq:
+class BracketedList:
     """An ordered sequence in brackets: a tuple, a list, a point or an interval."""
 
     brackets: str
@@ -67,21 +67,21 @@ class Seq:
 
 
 @dataclass(frozen=True, slots=True)
-class Bag:
+class UnorderedList:
     """An unordered list without brackets."""
 
     items: tuple["Node", ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Braced:
+class FiniteSet:
     """A finite set."""
 
     items: tuple["Node", ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Region:
+class RealSet:
     """Sets of reals put together."""
 
     kind: str
@@ -98,7 +98,7 @@ class Builder:
 
 
 @dataclass(frozen=True, slots=True)
-class Rel:
+class Relation:
     """A chain of relations: sides[0] ops[0] sides[1] ops[1] ..."""
 
     ops: tuple[str, ...]
@@ -149,38 +149,44 @@ class Ratio:
 Node: TypeAlias = (
     Num
     | Sym
-    | Op
-    | Seq
-    | Bag
-    | Braced
-    | Region
+    | Operation
+    | BracketedList
+    | UnorderedList
+    | FiniteSet
+    | RealSet
     | Builder
-    | Rel
+    | Relation
     | Matrix
     | Word
     | Choice
     | Clock
     | Ratio
 )
-SCALARS = (Num, Sym, Op)
-EULER, IMAGINARY, INF = Op("e"), Op("i"), Op("inf")
-EMPTY = Braced(())
-REALS = Seq("()", (Op("neg", (INF,)), INF))
+SCALARS = (Num, Sym, Operation)
+EULER, IMAGINARY, INF = Operation("e"), Operation("i"), Operation("inf")
+EMPTY = FiniteSet(())
+REALS = BracketedList("()", (Operation("neg", (INF,)), INF))
 
 
 def negate(node: Node) -> Node:
     """The node with its sign changed."""
     if isinstance(node, Num):
         return Num(-node.value, node.exact)
-    return Op("neg", (node,))
+    return Operation("neg", (node,))
 
 
 def children(node: Node) -> tuple[Node, ...]:
     """The nodes directly below one."""
     match node:
-        case Op(_, args):
+        case Operation(_, args):
             return args
-        case Seq(_, items) | Bag(items) | Braced(items) | Region(_, items) | Rel(_, items):
+        case (
+            BracketedList(_, items)
+            | UnorderedList(items)
+            | FiniteSet(items)
+            | RealSet(_, items)
+            | Relation(_, items)
+        ):
             return items
         case Ratio(items):
             return items
@@ -203,23 +209,23 @@ def symbols(node: Node) -> set[str]:
 
 def uses(node: Node, names: frozenset[str]) -> bool:
     """Whether an operation of one of these names occurs in a node."""
-    if isinstance(node, Op) and node.name in names:
+    if isinstance(node, Operation) and node.name in names:
         return True
     return any(uses(child, names) for child in children(node))
 
 
 def scalar(node: Node) -> Node:
-    """The node itself. Raises `Unreadable` if it is no number or expression."""
+    """The node itself. Raises `ParseError` if it is no number or expression."""
     if not isinstance(node, SCALARS):
-        raise Unreadable
+        raise ParseError
     return node
 
 
 def product(left: Node, right: Node) -> Node:
     """Two scalars multiplied, a product on the left growing longer."""
-    if isinstance(left, Op) and left.name == "mul":
-        return Op("mul", (*left.args, scalar(right)))
-    return Op("mul", (scalar(left), scalar(right)))
+    if isinstance(left, Operation) and left.name == "mul":
+        return Operation("mul", (*left.args, scalar(right)))
+    return Operation("mul", (scalar(left), scalar(right)))
 
 
 def signed(sign: str, node: Node) -> Node:
@@ -228,12 +234,12 @@ def signed(sign: str, node: Node) -> Node:
         return node
     if sign == "-":
         return negate(scalar(node))
-    return Op("plusminus" if sign == "±" else "minusplus", (scalar(node),))
+    return Operation("plusminus" if sign == "±" else "minusplus", (scalar(node),))
 
 
 def is_inequality(node: Node) -> bool:
     """Whether a node is a relation, and none of equality or membership."""
-    return isinstance(node, Rel) and node.ops[0] not in ("=", "≈", "∈")
+    return isinstance(node, Relation) and node.ops[0] not in ("=", "≈", "∈")
 
 
 _DOUBLE = frozenset(("plusminus", "minusplus"))
@@ -243,29 +249,29 @@ def expand_signs(node: Node) -> Node:
     """The node with ± and ∓ replaced by the list of both readings."""
     if not uses(node, _DOUBLE):
         return node
-    if isinstance(node, Bag):
+    if isinstance(node, UnorderedList):
         items: list[Node] = []
         for item in node.items:
             expanded = expand_signs(item)
-            items.extend(expanded.items if isinstance(expanded, Bag) else (expanded,))
-        return Bag(tuple(items))
-    if isinstance(node, Braced):
-        members = expand_signs(Bag(node.items))
-        return Braced(members.items) if isinstance(members, Bag) else node
-    return Bag((_with_sign(node, True), _with_sign(node, False)))
+            items.extend(expanded.items if isinstance(expanded, UnorderedList) else (expanded,))
+        return UnorderedList(tuple(items))
+    if isinstance(node, FiniteSet):
+        members = expand_signs(UnorderedList(node.items))
+        return FiniteSet(members.items) if isinstance(members, UnorderedList) else node
+    return UnorderedList((_with_sign(node, True), _with_sign(node, False)))
 
 
 def _with_sign(node: Node, positive: bool) -> Node:
     match node:
-        case Op(name, args) if name in _DOUBLE:
+        case Operation(name, args) if name in _DOUBLE:
             inner = _with_sign(args[0], positive)
             return inner if positive == (name == "plusminus") else negate(inner)
-        case Op(name, args):
-            return Op(name, tuple(_with_sign(arg, positive) for arg in args))
-        case Rel(ops, sides):
-            return Rel(ops, tuple(_with_sign(side, positive) for side in sides))
-        case Seq(brackets, items):
-            return Seq(brackets, tuple(_with_sign(item, positive) for item in items))
+        case Operation(name, args):
+            return Operation(name, tuple(_with_sign(arg, positive) for arg in args))
+        case Relation(ops, sides):
+            return Relation(ops, tuple(_with_sign(side, positive) for side in sides))
+        case BracketedList(brackets, items):
+            return BracketedList(brackets, tuple(_with_sign(item, positive) for item in items))
     return node
 
 
@@ -283,105 +289,111 @@ _ANGLES = frozenset(("sin", "cos", "tan", "cot", "sec", "csc", "cis"))
 
 
 def function(name: str, args: Sequence[Node]) -> Node:
-    """A function of scalars applied to its arguments. Raises `Unreadable` for a wrong number of
+    """A function of scalars applied to its arguments. Raises `ParseError` for a wrong number of
     them."""
     if not args or not all(isinstance(arg, SCALARS) for arg in args):
-        raise Unreadable
+        raise ParseError
     first = args[0]
     if name in ("max", "min", "gcd", "lcm"):
-        return Op(name, tuple(args))
+        return Operation(name, tuple(args))
     if name == "sqrt":
         return _root(first, args[1] if len(args) == 2 else Num(Fraction(2)))
     if name == "cbrt":
         return _root(first, Num(Fraction(3)))
     if name == "log" and len(args) == 2:
-        return Op("div", (Op("ln", (first,)), Op("ln", (args[1],))))
+        return Operation("div", (Operation("ln", (first,)), Operation("ln", (args[1],))))
     if len(args) != 1:
-        raise Unreadable
+        raise ParseError
     if name in ("lg", "lb"):
         radix = Num(Fraction(10 if name == "lg" else 2))
-        return Op("div", (Op("ln", (first,)), Op("ln", (radix,))))
+        return Operation("div", (Operation("ln", (first,)), Operation("ln", (radix,))))
     if name == "exp":
-        return Op("pow", (Op("e"), first))
+        return Operation("pow", (Operation("e"), first))
     if name == "cis":
-        return Op("add", (function("cos", args), Op("mul", (IMAGINARY, function("sin", args)))))
-    return Op(name, (_radians(first) if name in _ANGLES else first,))
+        return Operation(
+            "add", (function("cos", args), Operation("mul", (IMAGINARY, function("sin", args))))
+        )
+    return Operation(name, (_radians(first) if name in _ANGLES else first,))
 
 
 def _root(node: Node, index: Node) -> Node:
     if index == Num(Fraction(2)):
-        return Op("pow", (node, _HALF))
-    return Op("root", (node, index))
+        return Operation("pow", (node, _HALF))
+    return Operation("root", (node, index))
 
 
 def _radians(node: Node) -> Node:
     """An angle in degrees turned into radians, also where the sign stands inside a product."""
-    if isinstance(node, Op) and node.name == "deg":
-        return Op("mul", (node.args[0], Op("pi"), Num(Fraction(1, 180))))
-    if isinstance(node, Op) and node.name in ("add", "mul", "neg", "div"):
-        return Op(node.name, tuple(_radians(arg) for arg in node.args))
+    if isinstance(node, Operation) and node.name == "deg":
+        return Operation("mul", (node.args[0], Operation("pi"), Num(Fraction(1, 180))))
+    if isinstance(node, Operation) and node.name in ("add", "mul", "neg", "div"):
+        return Operation(node.name, tuple(_radians(arg) for arg in node.args))
     return node
 
 
 def call(name: str, args: tuple[Node, ...]) -> Node:
-    """A Python or sympy constructor applied to its arguments. Raises `Unreadable` if it does not
+    """A Python or sympy constructor applied to its arguments. Raises `ParseError` if it does not
     fit."""
     if name in ("Matrix", "ImmutableMatrix", "ImmutableDenseMatrix", "MutableDenseMatrix", "array"):
         return _matrix_call(args, column=name != "array")
     if name in _RELATIONS:
-        return Rel((_RELATIONS[name],), _exactly(args, 2))
+        return Relation((_RELATIONS[name],), _exactly(args, 2))
     if name in _INTERVALS:
-        return Seq(_INTERVALS[name], _exactly(args, 2))
+        return BracketedList(_INTERVALS[name], _exactly(args, 2))
     if name in _REGIONS:
-        return Region(_REGIONS[name], args) if args else EMPTY
+        return RealSet(_REGIONS[name], args) if args else EMPTY
     if name in ("FiniteSet", "set", "frozenset"):
-        inner = args[0] if len(args) == 1 and name != "FiniteSet" else Braced(args)
-        return Braced(inner.items) if isinstance(inner, Seq | Braced | Bag) else Braced(args)
+        inner = args[0] if len(args) == 1 and name != "FiniteSet" else FiniteSet(args)
+        return (
+            FiniteSet(inner.items)
+            if isinstance(inner, BracketedList | FiniteSet | UnorderedList)
+            else FiniteSet(args)
+        )
     if name in ("Point", "Point2D", "Point3D", "Tuple", "tuple", "list"):
-        inner = args[0] if len(args) == 1 else Seq("()", args)
-        items = inner.items if isinstance(inner, Seq) else args
-        return Seq("[]" if name == "list" else "()", items)
+        inner = args[0] if len(args) == 1 else BracketedList("()", args)
+        items = inner.items if isinstance(inner, BracketedList) else args
+        return BracketedList("[]" if name == "list" else "()", items)
     return _scalar_call(name, args)
 
 
 def _scalar_call(name: str, args: tuple[Node, ...]) -> Node:
     if not args or not all(isinstance(arg, SCALARS) for arg in args):
-        raise Unreadable
+        raise ParseError
     if name in ("Add", "Mul"):
-        return Op(name.lower(), args) if len(args) > 1 else args[0]
+        return Operation(name.lower(), args) if len(args) > 1 else args[0]
     if name in ("binomial", "comb"):
-        return Op("binom", _exactly(args, 2))
+        return Operation("binom", _exactly(args, 2))
     if name == "complex":
         real, imaginary = _exactly(args, 2)
-        return Op("add", (real, Op("mul", (imaginary, IMAGINARY))))
+        return Operation("add", (real, Operation("mul", (imaginary, IMAGINARY))))
     if name in ("pow", "Pow"):
-        return Op("pow", _exactly(args, 2))
+        return Operation("pow", _exactly(args, 2))
     if name == "root":
         return _root(*_exactly(args, 2))
     if name in ("Rational", "Fraction") and len(args) == 2:
-        return Op("div", args)
+        return Operation("div", args)
     if name in ("Rational", "Fraction", "Integer", "Float", "Decimal"):
         return args[0]
-    raise Unreadable
+    raise ParseError
 
 
 def _exactly(args: tuple[Node, ...], count: int) -> tuple[Node, ...]:
     if len(args) != count:
-        raise Unreadable
+        raise ParseError
     return args
 
 
 def _matrix_call(args: tuple[Node, ...], column: bool) -> Node:
-    if len(args) != 1 or not isinstance(args[0], Seq):
-        raise Unreadable
+    if len(args) != 1 or not isinstance(args[0], BracketedList):
+        raise ParseError
     rows = args[0].items
-    if rows and all(isinstance(row, Seq) for row in rows):
-        return matrix([list(row.items) for row in rows if isinstance(row, Seq)])
+    if rows and all(isinstance(row, BracketedList) for row in rows):
+        return matrix([list(row.items) for row in rows if isinstance(row, BracketedList)])
     return matrix([[item] for item in rows]) if column else args[0]
 
 
 def matrix(rows: list[list[Node]]) -> Matrix:
-    """A matrix of these rows. Raises `Unreadable` if they are not equally long."""
+    """A matrix of these rows. Raises `ParseError` if they are not equally long."""
     if not rows or len({len(row) for row in rows}) != 1:
-        raise Unreadable
+        raise ParseError
     return Matrix(tuple(tuple(row) for row in rows))

@@ -17,18 +17,18 @@ from rstar_math.grading.nodes import (
     MAX_DEPTH,
     MAX_ITEMS,
     SCALARS,
-    Bag,
-    Braced,
+    BracketedList,
     Builder,
+    FiniteSet,
+    LimitExceeded,
     Node,
     Num,
-    Op,
-    Refused,
-    Region,
-    Rel,
-    Seq,
+    Operation,
+    ParseError,
+    RealSet,
+    Relation,
     Sym,
-    Unreadable,
+    UnorderedList,
     is_inequality,
     product,
     scalar,
@@ -56,12 +56,12 @@ class Parser:
         """Words of unit found after the items of the outermost list."""
 
     def answer(self) -> Node:
-        """The whole answer. Raises `Unreadable` if anything is left over, `Refused` past a cap."""
+        """The whole answer. Raises `ParseError` if anything is left over, `LimitExceeded` past a cap."""
         if self.is_op("=", "≈"):
             self.at += 1
         node = self.items(outermost=True)
         if self.peek() is not _END:
-            raise Unreadable
+            raise ParseError
         return node
 
     # The token stream
@@ -84,7 +84,7 @@ class Parser:
     def expect(self, *texts: str) -> str:
         token = self.peek()
         if not self.take(*texts):
-            raise Unreadable
+            raise ParseError
         return token.text
 
     # Lists and relations
@@ -95,8 +95,8 @@ class Parser:
         if len(listed) == 1:
             return listed[0]
         if set(separators) == {"and"} and all(is_inequality(item) for item in listed):
-            return Region("intersection", tuple(listed))
-        return Bag(tuple(listed))
+            return RealSet("intersection", tuple(listed))
+        return UnorderedList(tuple(listed))
 
     def listed(self, outermost: bool = False) -> tuple[list[Node], list[str]]:
         items, separators = [self.item(outermost)], []
@@ -110,12 +110,12 @@ class Parser:
                 break
             items.append(self.item(outermost))
             if len(items) > MAX_ITEMS:
-                raise Refused("The answer has too many parts.")
+                raise LimitExceeded("The answer has too many parts.")
         return items, separators
 
     def _is_logical(self, before: Node) -> bool:
         """Whether a & or | joins conditions, as sympy prints them."""
-        return isinstance(before, Rel | Region) and (
+        return isinstance(before, Relation | RealSet) and (
             self.is_op("&") or (self.is_op("|") and self.bars == 0)
         )
 
@@ -137,7 +137,7 @@ class Parser:
             if words[-1] == "^":
                 self.group_or_factor()
         if words and not any(token.kind in ("num", "hex") for token in self.tokens[:start]):
-            raise Unreadable
+            raise ParseError
         self.units.append(" ".join(words))
 
     def relation(self) -> Node:
@@ -151,7 +151,7 @@ class Parser:
             if op == "=" and self.take("≈"):
                 ops[-1] = "≈"
             sides.append(self.region())
-        return Rel(tuple(ops), tuple(sides)) if ops else sides[0]
+        return Relation(tuple(ops), tuple(sides)) if ops else sides[0]
 
     def region(self) -> Node:
         node = self.sum()
@@ -159,10 +159,10 @@ class Parser:
             kind = _REGIONS.get(self.peek().text, "union")
             self.at += 1
             other = self.sum()
-            if isinstance(node, Region) and node.kind == kind == "union":
-                node = Region(kind, (*node.parts, other))
+            if isinstance(node, RealSet) and node.kind == kind == "union":
+                node = RealSet(kind, (*node.parts, other))
             else:
-                node = Region(kind, (node, other))
+                node = RealSet(kind, (node, other))
         return node
 
     def _is_letter_union(self) -> bool:
@@ -177,7 +177,7 @@ class Parser:
     def sum(self) -> Node:
         self.depth += 1
         if self.depth > MAX_DEPTH:
-            raise Refused("The answer is nested too deeply.")
+            raise LimitExceeded("The answer is nested too deeply.")
         first = self.signed_term()
         terms = [first]
         while self.is_op("+", "-", "±", "∓"):
@@ -188,7 +188,7 @@ class Parser:
         self.depth -= 1
         if len(terms) == 1:
             return first
-        return Op("add", tuple(scalar(term) for term in terms))
+        return Operation("add", tuple(scalar(term) for term in terms))
 
     def signed_term(self) -> Node:
         if not self.is_op("+", "-", "±", "∓"):
@@ -202,15 +202,15 @@ class Parser:
             if self.take("*"):
                 node = product(node, self.operand())
             elif self.take("/"):
-                node = Op("div", (scalar(node), scalar(self.operand())))
+                node = Operation("div", (scalar(node), scalar(self.operand())))
             elif is_mixed(self, node):
-                node = Op("add", (node, part_of_mixed(self)))
+                node = Operation("add", (node, part_of_mixed(self)))
             elif self.starts_factor() and isinstance(node, SCALARS):
                 if self.peek().kind in ("num", "hex") and self.tokens[self.at - 1].kind in (
                     "num",
                     "hex",
                 ):
-                    raise Unreadable
+                    raise ParseError
                 node = product(node, self.factor())
             else:
                 return node
@@ -244,14 +244,14 @@ class Parser:
             elif self.is_op("!") and isinstance(node, SCALARS):
                 self.at += 1
                 if self.is_op("!"):
-                    raise Unreadable
-                node = Op("fact", (node,))
+                    raise ParseError
+                node = Operation("fact", (node,))
             elif self.take("°"):
-                node = Op("deg", (scalar(node),))
+                node = Operation("deg", (scalar(node),))
             elif self.is_op("%") and isinstance(node, SCALARS):
                 self.at += 1
                 if self.peek().kind in ("num", "name"):
-                    raise Unreadable
+                    raise ParseError
             elif self.is_op("_"):
                 node = atoms.subscript(self, node)
             elif self.is_op("'") and isinstance(node, Sym):
@@ -262,17 +262,17 @@ class Parser:
 
     def _power(self, node: Node) -> Node:
         if self.is_op("'"):
-            raise Unreadable
+            raise ParseError
         exponent = self.group_or_factor()
-        if isinstance(node, Seq | Braced | Bag | Builder):
-            raise Unreadable
-        return Op("pow", (scalar(node), scalar(exponent)))
+        if isinstance(node, BracketedList | FiniteSet | UnorderedList | Builder):
+            raise ParseError
+        return Operation("pow", (scalar(node), scalar(exponent)))
 
     def group_or_factor(self) -> Node:
         """What stands in a superscript: a group, or one signed factor (so that 2**-3 reads)."""
         self.depth += 1
         if self.depth > MAX_DEPTH:
-            raise Refused("The answer is nested too deeply.")
+            raise LimitExceeded("The answer is nested too deeply.")
         sign = self.peek().text if self.is_op("-", "+") else "+"
         if self.is_op("-", "+"):
             self.at += 1
@@ -291,7 +291,7 @@ class Parser:
 
     def _postfix(self, node: Node) -> Node:
         name = "fact" if self.expect("!", "°") == "!" else "deg"
-        return Op(name, (scalar(node),))
+        return Operation(name, (scalar(node),))
 
     def implicit_argument(self) -> Node:
         """The argument of a function written without brackets: a product without further
@@ -302,7 +302,7 @@ class Parser:
         node = self.factor()
         while self.starts_factor() and self.peek().text not in FUNCTIONS and not self.is_op("("):
             if is_mixed(self, node):
-                node = Op("add", (node, part_of_mixed(self)))
+                node = Operation("add", (node, part_of_mixed(self)))
             else:
                 node = product(node, self.factor())
         return node
@@ -340,5 +340,5 @@ def part_of_mixed(p: Parser) -> Node:
     """The fraction of a mixed number."""
     top = p.factor()
     if p.take("/"):
-        return Op("div", (top, p.factor()))
+        return Operation("div", (top, p.factor()))
     return top

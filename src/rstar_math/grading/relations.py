@@ -8,16 +8,16 @@ from rstar_math.grading.exact import real
 from rstar_math.grading.nodes import (
     INF,
     SCALARS,
-    Bag,
-    Braced,
+    BracketedList,
     Builder,
+    FiniteSet,
     Node,
     Num,
-    Op,
-    Region,
-    Rel,
-    Seq,
+    Operation,
+    RealSet,
+    Relation,
     Sym,
+    UnorderedList,
     children,
     negate,
     symbols,
@@ -42,26 +42,28 @@ _LINE = (Piece(_MINUS_INF, INF, (False, False)),)
 
 def is_range(node: Node) -> bool:
     """Whether a node is certainly a set of reals and not, like (2, 3), perhaps a tuple."""
-    if isinstance(node, Region | Builder):
+    if isinstance(node, RealSet | Builder):
         return True
-    if isinstance(node, Rel):
+    if isinstance(node, Relation):
         return any(op not in ("=", "≈") for op in node.ops)
-    if isinstance(node, Seq):
+    if isinstance(node, BracketedList):
         return node.brackets in ("(]", "[)") or (
             len(node.items) == 2 and any(item in (INF, _MINUS_INF) for item in node.items)
         )
-    return isinstance(node, Bag) and all(isinstance(i, Rel) and is_range(i) for i in node.items)
+    return isinstance(node, UnorderedList) and all(
+        isinstance(i, Relation) and is_range(i) for i in node.items
+    )
 
 
 def variables(node: Node) -> set[str]:
     """The variable that a condition is about."""
     if isinstance(node, Builder):
         return set()
-    if isinstance(node, Region | Bag):
+    if isinstance(node, RealSet | UnorderedList):
         return set().union(
-            *(variables(part) for part in (node.parts if isinstance(node, Region) else node.items))
+            *(variables(part) for part in (node.parts if isinstance(node, RealSet) else node.items))
         )
-    if isinstance(node, Rel):
+    if isinstance(node, Relation):
         return {side.name for side in node.sides if isinstance(side, Sym)} or symbols(node)
     return set()
 
@@ -69,11 +71,11 @@ def variables(node: Node) -> set[str]:
 def pieces(node: Node) -> tuple[Piece, ...] | None:
     """The pieces of a set of reals from left to right; None if it is no such set, or its order is
     open."""
-    if isinstance(node, Seq):
+    if isinstance(node, BracketedList):
         if len(node.items) != 2 or not all(isinstance(item, SCALARS) for item in node.items):
             return None
         return _interval(node)
-    if isinstance(node, Braced):
+    if isinstance(node, FiniteSet):
         if not all(isinstance(item, SCALARS) for item in node.items):
             return None
         return _joined([Piece(item, item, (True, True)) for item in node.items])
@@ -81,19 +83,19 @@ def pieces(node: Node) -> tuple[Piece, ...] | None:
         if variables(node.condition) - {node.variable}:
             return None
         return pieces(node.condition)
-    if isinstance(node, Rel):
+    if isinstance(node, Relation):
         return _of_relation(node)
-    if isinstance(node, Region):
+    if isinstance(node, RealSet):
         return _of_region(node)
-    if isinstance(node, Bag):
+    if isinstance(node, UnorderedList):
         parts = [pieces(item) for item in node.items]
         together = _union(parts)
         # x > 2, x < 5 means both: either alone would leave nothing out
-        return pieces(Region("intersection", node.items)) if together == _LINE else together
+        return pieces(RealSet("intersection", node.items)) if together == _LINE else together
     return None
 
 
-def _interval(node: Seq) -> tuple[Piece, ...] | None:
+def _interval(node: BracketedList) -> tuple[Piece, ...] | None:
     low, high = node.items
     closed = (
         node.brackets[0] == "[" and low != _MINUS_INF,
@@ -105,7 +107,7 @@ def _interval(node: Seq) -> tuple[Piece, ...] | None:
     return (Piece(low, high, closed),)
 
 
-def _of_region(node: Region) -> tuple[Piece, ...] | None:
+def _of_region(node: RealSet) -> tuple[Piece, ...] | None:
     parts = [pieces(part) for part in node.parts]
     if node.kind == "union":
         return _union(parts)
@@ -127,7 +129,7 @@ def _union(parts: Sequence[tuple[Piece, ...] | None]) -> tuple[Piece, ...] | Non
     return _joined(listed)
 
 
-def _of_relation(node: Rel) -> tuple[Piece, ...] | None:
+def _of_relation(node: Relation) -> tuple[Piece, ...] | None:
     if node.ops == ("∈",):
         return pieces(node.sides[1]) if isinstance(node.sides[0], Sym) else None
     result: tuple[Piece, ...] | None = _LINE
@@ -151,7 +153,7 @@ def _bound(left: Node, op: str, right: Node, subject: Node) -> tuple[Piece, ...]
     if not isinstance(right, SCALARS) or op not in _FLIPPED:
         return None
     if (
-        isinstance(left, Op)
+        isinstance(left, Operation)
         and left.name == "abs"
         and isinstance(left.args[0], Sym)
         and not symbols(right)
@@ -260,7 +262,7 @@ def _earlier(x: Piece, y: Piece) -> tuple[Node, bool] | None:
 
 
 class Scalars(Protocol):
-    """Decides about numbers and expressions; raises `Undecided` where it cannot."""
+    """Decides about numbers and expressions; raises `NeedsNumericEngine` where it cannot."""
 
     def same(self, a: Node, b: Node) -> bool:
         """Whether two scalars are equal, for all values of their variables."""
@@ -271,7 +273,7 @@ class Scalars(Protocol):
         ...
 
 
-def equal_relations(a: Rel, b: Rel, scalars: Scalars) -> bool:
+def equal_relations(a: Relation, b: Relation, scalars: Scalars) -> bool:
     """Whether two inequalities say the same: one sign, and sides that differ by a positive
     factor."""
     if len(a.ops) != 1 or len(b.ops) != 1 or symbols(a) != symbols(b):
@@ -325,13 +327,13 @@ _FUNCTION_NAMES = frozenset(
 
 def is_equation(node: Node) -> bool:
     """Whether a node is a chain of "=" and "≈" alone."""
-    return isinstance(node, Rel) and all(op in ("=", "≈") for op in node.ops)
+    return isinstance(node, Relation) and all(op in ("=", "≈") for op in node.ops)
 
 
 def label(node: Node) -> str | None:
     """The name that an equation gives a value to: "x", "f(x)", "(x,y)"; None if it names
     nothing."""
-    if not isinstance(node, Rel) or not is_equation(node):
+    if not isinstance(node, Relation) or not is_equation(node):
         return None
     return _name(node.sides[0]) or (_name(node.sides[-1]) if not symbols(node.sides[0]) else None)
 
@@ -339,7 +341,11 @@ def label(node: Node) -> str | None:
 def _name(side: Node) -> str | None:
     if isinstance(side, Sym):
         return side.name
-    if isinstance(side, Seq) and side.items and all(isinstance(item, Sym) for item in side.items):
+    if (
+        isinstance(side, BracketedList)
+        and side.items
+        and all(isinstance(item, Sym) for item in side.items)
+    ):
         return "(" + ",".join(item.name for item in side.items if isinstance(item, Sym)) + ")"
     called = _called(side)
     return f"{called[0]}({','.join(sorted(symbols(called[1])))})" if called else None
@@ -347,18 +353,18 @@ def _name(side: Node) -> str | None:
 
 def _called(side: Node) -> tuple[str, Node] | None:
     """The function name and the argument of f(x), which reads as a product."""
-    if not isinstance(side, Op) or side.name != "mul" or len(side.args) != 2:
+    if not isinstance(side, Operation) or side.name != "mul" or len(side.args) != 2:
         return None
     head, argument = side.args
     inverse = ""
-    if isinstance(head, Op) and head.name == "pow" and isinstance(head.args[0], Sym):
+    if isinstance(head, Operation) and head.name == "pow" and isinstance(head.args[0], Sym):
         head, inverse = head.args[0], "^"
     if isinstance(head, Sym) and head.name.rstrip("'").partition("_")[0] in _FUNCTION_NAMES:
         return head.name + inverse, argument
     return None
 
 
-def stated_value(equation: Rel, is_gold: bool = False) -> list[Node]:
+def stated_value(equation: Relation, is_gold: bool = False) -> list[Node]:
     """The values that an equation states: for "x = 1/2" 1/2, for "x = √2 ≈ 1.41" √2 and 1.41, for
     "2 + 3 = 5" 5; none where it states none or contradicts itself. A reference such as x + y = 5
     is a line and no value; an answer so written may have been asked for x + y."""
@@ -399,7 +405,9 @@ def _agree(sides: tuple[Node, ...], tolerance: float) -> bool:
     )
 
 
-def equal_equations(a: Rel, b: Rel, equal: Callable[[Node, Node], bool], scalars: Scalars) -> bool:
+def equal_equations(
+    a: Relation, b: Relation, equal: Callable[[Node, Node], bool], scalars: Scalars
+) -> bool:
     """Whether two equations say the same: one name and one value, or sides that differ by a
     factor."""
     names = label(a), label(b)
@@ -419,16 +427,16 @@ def equal_equations(a: Rel, b: Rel, equal: Callable[[Node, Node], bool], scalars
     return scalars.ratio(difference(a), difference(b)) != 0
 
 
-def difference(relation: Rel) -> Node:
+def difference(relation: Relation) -> Node:
     """The left side less the right side of a relation of two sides."""
-    return Op("add", (relation.sides[0], negate(relation.sides[1])))
+    return Operation("add", (relation.sides[0], negate(relation.sides[1])))
 
 
-def _is_function(equation: Rel) -> bool:
+def _is_function(equation: Relation) -> bool:
     return equation.sides[0] == Sym("y") or _called(equation.sides[0]) is not None
 
 
-def _renamed(a: Rel, value: Node, b: Rel) -> Node | None:
+def _renamed(a: Relation, value: Node, b: Relation) -> Node | None:
     """The value with the argument of a's function called as in b; None if they take different
     ones."""
     first, second = _called(a.sides[0]), _called(b.sides[0])
@@ -445,6 +453,6 @@ def substituted(node: Node, values: dict[str, Node]) -> Node:
     """A scalar with some of its variables replaced."""
     if isinstance(node, Sym):
         return values.get(node.name, node)
-    if isinstance(node, Op):
-        return Op(node.name, tuple(substituted(arg, values) for arg in node.args))
+    if isinstance(node, Operation):
+        return Operation(node.name, tuple(substituted(arg, values) for arg in node.args))
     return node

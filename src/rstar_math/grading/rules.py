@@ -12,23 +12,23 @@ from rstar_math.grading.lexer import in_base, tokenize
 from rstar_math.grading.nodes import (
     MAX_ANSWER_CHARS,
     SCALARS,
-    Bag,
-    Braced,
+    BracketedList,
     Builder,
     Choice,
     Clock,
+    FiniteSet,
+    LimitExceeded,
     Matrix,
+    NeedsNumericEngine,
     Node,
     Num,
-    Op,
+    Operation,
+    ParseError,
     Ratio,
-    Refused,
-    Region,
-    Rel,
-    Seq,
+    RealSet,
+    Relation,
     Sym,
-    Undecided,
-    Unreadable,
+    UnorderedList,
     Word,
     symbols,
 )
@@ -46,7 +46,7 @@ from rstar_math.types import Verdict
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class Grade:
     """A verdict and the rule behind it."""
 
     verdict: Verdict
@@ -54,19 +54,19 @@ class Judgement:
     """A short plain sentence; the same rule always gives the same text."""
 
 
-def right(reason: str) -> Judgement:
+def right(reason: str) -> Grade:
     """A judgement that the answer equals the reference."""
-    return Judgement(Verdict.RIGHT, reason)
+    return Grade(Verdict.RIGHT, reason)
 
 
-def wrong(reason: str) -> Judgement:
+def wrong(reason: str) -> Grade:
     """A judgement that the answer differs from the reference."""
-    return Judgement(Verdict.WRONG, reason)
+    return Grade(Verdict.WRONG, reason)
 
 
-def unknown(reason: str) -> Judgement:
+def unknown(reason: str) -> Grade:
     """A judgement that no verdict can be given."""
-    return Judgement(Verdict.UNKNOWN, reason)
+    return Grade(Verdict.UNKNOWN, reason)
 
 
 _HEDGE = re.compile(
@@ -90,10 +90,10 @@ _LISTED_NUMBER = re.compile(r"\d{1,3}(?:,\d{3})+")
 
 @lru_cache(maxsize=8192)
 def read(text: str) -> Node:
-    """What a cleaned answer reads as. Raises `Unreadable` for what is neither mathematics known
-    here nor prose, `Refused` for what is beyond a cap."""
+    """What a cleaned answer reads as. Raises `ParseError` for what is neither mathematics known
+    here nor prose, `LimitExceeded` for what is beyond a cap."""
     if len(text) > MAX_ANSWER_CHARS:
-        raise Refused("The answer is too long.")
+        raise LimitExceeded("The answer is too long.")
     flat = re.sub(r"\s+", " ", _FLAT.sub(r" \1 ", text)).strip()
     known = read_words(flat) or _in_base(flat)
     if known is not None:
@@ -108,11 +108,11 @@ def read(text: str) -> Node:
     for candidate in _candidates(text):
         try:
             return _mathematics(candidate)
-        except Unreadable as error:
+        except ParseError as error:
             failure = error
     if "\\" not in re.sub(r"\\text[a-z]*\s*\{", "", text) and _PROSE.search(text):
         return Word(plain_words(text))
-    raise failure or Unreadable
+    raise failure or ParseError
 
 
 def read_as_list(text: str) -> Node | None:
@@ -125,7 +125,7 @@ def read_as_list(text: str) -> Node | None:
 def _try(text: str) -> Node | None:
     try:
         return read(clean(text))
-    except (Unreadable, Refused):
+    except (ParseError, LimitExceeded):
         return None
 
 
@@ -151,10 +151,10 @@ def _mathematics(text: str) -> Node:
     try:
         node = parser.answer()
     except RecursionError:
-        raise Refused("The answer is nested too deeply.") from None
+        raise LimitExceeded("The answer is nested too deeply.") from None
     units = {unit for unit in parser.units if unit}
-    if isinstance(node, Bag) and len(units) > 1:
-        raise Unreadable
+    if isinstance(node, UnorderedList) and len(units) > 1:
+        raise ParseError
     return node
 
 
@@ -164,7 +164,7 @@ def _in_base(text: str) -> Node | None:
         return None
     try:
         return in_base(match[1], match[2])
-    except Unreadable:
+    except ParseError:
         return None
 
 
@@ -181,9 +181,9 @@ def _ratio(text: str) -> Node | None:
     for part in parts:
         try:
             node = _mathematics(part.strip())
-        except (Unreadable, Refused):
+        except (ParseError, LimitExceeded):
             return None
-        if not isinstance(node, Num | Sym | Op):
+        if not isinstance(node, Num | Sym | Operation):
             return None
         nodes.append(node)
     return Ratio(tuple(nodes))
@@ -200,19 +200,19 @@ def form(node: Node) -> str:
             return f"{'' if exact else '~'}{found}"
         case Sym(name):
             return name
-        case Op(name, args):
+        case Operation(name, args):
             return _operation_form(name, args)
-        case Seq(brackets, items):
+        case BracketedList(brackets, items):
             return f"{brackets[0]}{', '.join(map(form, items))}{brackets[1]}"
-        case Bag(items):
+        case UnorderedList(items):
             return " or ".join(sorted(map(form, items)))
-        case Braced(items):
+        case FiniteSet(items):
             return "{" + ", ".join(sorted(map(form, items))) + "}"
-        case Region(kind, parts):
+        case RealSet(kind, parts):
             return f" {kind} ".join(map(form, parts))
         case Builder(variable, condition):
             return f"{{{variable} | {form(condition)}}}"
-        case Rel(ops, sides):
+        case Relation(ops, sides):
             return form(sides[0]) + "".join(
                 f" {op} {form(side)}" for op, side in zip(ops, sides[1:], strict=True)
             )
@@ -234,7 +234,7 @@ def _operation_form(name: str, args: tuple[Node, ...]) -> str:
     if name in ("add", "mul"):
         flat: list[Node] = []
         for arg in args:
-            flat.extend(arg.args if isinstance(arg, Op) and arg.name == name else (arg,))
+            flat.extend(arg.args if isinstance(arg, Operation) and arg.name == name else (arg,))
         return "(" + (" + " if name == "add" else "*").join(sorted(map(form, flat))) + ")"
     if name == "neg":
         return f"-{form(args[0])}"
@@ -258,57 +258,60 @@ class Exact:
     """Scalars compared by exact values and by form alone."""
 
     def same(self, a: Node, b: Node) -> bool:
-        """Whether two scalars are equal. Raises `Undecided` where neither their values nor their
+        """Whether two scalars are equal. Raises `NeedsNumericEngine` where neither their values nor their
         forms can tell."""
         left, right_ = exact.value(a), exact.value(b)
         if left is not None and right_ is not None:
             return exact.equal_numbers(left, right_)
         if form(a) == form(b):
             return True
-        raise Undecided
+        raise NeedsNumericEngine
 
     def ratio(self, a: Node, b: Node) -> int:
-        """1 for two of the same form. Raises `Undecided` for all others."""
+        """1 for two of the same form. Raises `NeedsNumericEngine` for all others."""
         if form(a) == form(b):
             return 1
-        raise Undecided
+        raise NeedsNumericEngine
 
 
-def quick(pred: str, gold: str) -> Judgement | None:
+def quick(pred: str, gold: str) -> Grade | None:
     """The judgement where it needs no engine, else None. Bounded work: no number is built beyond
     the caps, and no loop goes round more often than the texts are long."""
     try:
-        return judge(pred, gold, Exact())
-    except (Undecided, Unreadable):
+        return grade_pair(pred, gold, Exact())
+    except (NeedsNumericEngine, ParseError):
         return None
 
 
-def judge(pred: str, gold: str, scalars: Scalars) -> Judgement:
-    """The judgement of a pair with the given way to compare scalars. Raises `Undecided` where
-    those are not enough, `Unreadable` where one side is no mathematics that the reader knows."""
-    answer, reference = core(pred), core(gold)
+def grade_pair(pred: str, gold: str, scalars: Scalars) -> Grade:
+    """The judgement of a pair with the given way to compare scalars. Raises `NeedsNumericEngine` where
+    those are not enough, `ParseError` where one side is no mathematics that the reader knows."""
+    answer, reference = extract_core(pred), extract_core(gold)
     if not _SIGN.search(answer):
         return NO_ANSWER
     if not _SIGN.search(reference):
         return NO_REFERENCE
-    if _tight(answer) in (_tight(reference), _tight(clean(gold[: MAX_ANSWER_CHARS + 1]))):
+    if _strip_spaces(answer) in (
+        _strip_spaces(reference),
+        _strip_spaces(clean(gold[: MAX_ANSWER_CHARS + 1])),
+    ):
         return SAME_TEXT
     try:
         left, right_ = read(answer), read(reference)
         same = equal(left, right_, scalars) or _as_lists(answer, reference, left, right_, scalars)
-    except Refused as refusal:
+    except LimitExceeded as refusal:
         return unknown(str(refusal))
     return _explained(right_, same)
 
 
-def _tight(text: str) -> str:
+def _strip_spaces(text: str) -> str:
     """The text without the spaces that part nothing; 1 2 is not 12."""
     return _LOOSE_SPACE.sub("", text)
 
 
 def _as_lists(answer: str, reference: str, left: Node, right_: Node, scalars: Scalars) -> bool:
     """Whether the two are equal when 1,200 is the list 1, 200, the other side being a list."""
-    lists = Bag | Braced | Seq
+    lists = UnorderedList | FiniteSet | BracketedList
     if isinstance(left, Num) and isinstance(right_, lists):
         other = read_as_list(answer)
         return other is not None and equal(other, right_, scalars)
@@ -318,7 +321,7 @@ def _as_lists(answer: str, reference: str, left: Node, right_: Node, scalars: Sc
     return False
 
 
-def core(text: str) -> str:
+def extract_core(text: str) -> str:
     """The answer in a text, cleaned: what its last box holds, what its sentence states, or all of
     it."""
     found = boxed(text) if "box" in text else None
@@ -329,7 +332,7 @@ def core(text: str) -> str:
     return clean(found) if len(found) <= MAX_ANSWER_CHARS else found.strip()
 
 
-def _explained(reference: Node, same: bool) -> Judgement:
+def _explained(reference: Node, same: bool) -> Grade:
     if isinstance(reference, Word):
         kind = "words"
     elif exact.value(reference) is not None:
@@ -338,18 +341,18 @@ def _explained(reference: Node, same: bool) -> Judgement:
         kind = "expressions"
     else:
         kind = {
-            "Seq": "sequences or intervals", "Bag": "lists", "Braced": "sets", "Region": "sets",
-            "Builder": "sets", "Rel": "equations or inequalities", "Matrix": "matrices",
+            "BracketedList": "sequences or intervals", "UnorderedList": "lists", "FiniteSet": "sets", "RealSet": "sets",
+            "Builder": "sets", "Relation": "equations or inequalities", "Matrix": "matrices",
             "Choice": "options", "Clock": "times", "Ratio": "ratios",
         }[type(reference).__name__]  # fmt: skip
     return right(f"The two are equal as {kind}.") if same else wrong(f"The two differ as {kind}.")
 
 
-def bucket(answer: str) -> object:
+def canonical_key(answer: str) -> object:
     """A key that only equal answers share, or None for an answer that cannot be read."""
     try:
-        node = read(core(answer))
-    except (Unreadable, Refused):
+        node = read(extract_core(answer))
+    except (ParseError, LimitExceeded):
         return None
     number = exact.value(node)
     if number is not None:
@@ -357,11 +360,11 @@ def bucket(answer: str) -> object:
     return (type(node).__name__, form(node))
 
 
-def may_equal(a: str, b: str) -> bool:
+def could_be_equal(a: str, b: str) -> bool:
     """Whether two answers could be equal, by rough values at one fixed point; errs towards yes."""
     try:
-        left, right_ = read(core(a)), read(core(b))
-    except (Unreadable, Refused):
+        left, right_ = read(extract_core(a)), read(extract_core(b))
+    except (ParseError, LimitExceeded):
         return True
     if isinstance(left, Word) != isinstance(right_, Word):
         return False
@@ -377,8 +380,8 @@ def may_equal(a: str, b: str) -> bool:
 
 def normal_form(text: str) -> str | None:
     """What an answer reads as, in one line, or None where it cannot be read."""
-    answer = core(text)
+    answer = extract_core(text)
     try:
         return form(read(answer)) if answer else None
-    except (Unreadable, Refused):
+    except (ParseError, LimitExceeded):
         return None

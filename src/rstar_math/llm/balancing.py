@@ -11,15 +11,15 @@ from types import TracebackType
 
 import httpx
 
-from rstar_math.errors import ModelRefused
-from rstar_math.llm.transport import Lanes, Reply, Sending, retry_after_s
+from rstar_math.errors import ModelRejectedError
+from rstar_math.llm.transport import ConnectionPool, HttpRequest, Reply, retry_after_s
 
 _tree: ContextVar[str | None] = ContextVar("rstar_math_tree", default=None)
 _QUESTION = "\nQuestion:"
 
 
 @contextmanager
-def belonging(tree: str) -> Iterator[None]:
+def request_affinity(tree: str) -> Iterator[None]:
     """A block whose requests belong to one tree."""
     token = _tree.set(tree)
     try:
@@ -28,7 +28,7 @@ def belonging(tree: str) -> Iterator[None]:
         _tree.reset(token)
 
 
-def belongs_to(prompt: str) -> str:
+def affinity_key(prompt: str) -> str:
     """What the requests of this context belong to; outside of any tree the question that a prompt
     ends with (the line that begins with `Question:`), else the prompt's end; "" for none."""
     tree = _tree.get()
@@ -38,7 +38,7 @@ def belongs_to(prompt: str) -> str:
     return prompt[-200:] if at < 0 else prompt[at:].lstrip("\n").partition("\n")[0]
 
 
-class Limiter:
+class AdaptiveLimiter:
     """Lets at most `limit` requests be in flight, in the order in which they came.
 
         async with limiter:
@@ -66,7 +66,7 @@ class Limiter:
         return int(self._level)
 
     @property
-    def held(self) -> int:
+    def slot(self) -> int:
         """Requests in flight; for a while more than `limit` after it was halved."""
         return self._held
 
@@ -93,12 +93,12 @@ class Limiter:
     ) -> None:
         self._leave()
 
-    def succeeded(self) -> None:
+    def on_success(self) -> None:
         """Take note of a request that was answered."""
         self._level = min(self._level + 1.0 / self._level, float(self.most))
         self._admit()
 
-    def overloaded(self, since: int) -> None:
+    def on_overload(self, since: int) -> None:
         """Take note of a request that the server refused or was too slow for, sent when `cuts` was
         `since`. Of the requests that were in flight together only the first halves the limit."""
         if since == self.cuts:
@@ -119,11 +119,11 @@ class Limiter:
 
 
 TOO_SLOW = (TimeoutError, httpx.TimeoutException)
-TROUBLE = (httpx.RequestError, TimeoutError)
+TRANSIENT_ERRORS = (httpx.RequestError, TimeoutError)
 _OVERLOAD = frozenset({429, 503})
 _MAX_BYTES = 64 << 20
 """Largest reply read, in bytes: hundreds of samples of thousands of tokens."""
-SPREAD = 0.25
+LOAD_TOLERANCE = 0.25
 """How much more than its share a server may have to do before trees that live there ask another:
 of 0.25, 0.5, 1 and no bound that with the shortest time in `benchmarks/affinity.py`."""
 _PAUSE_S, _LONGEST_S = 0.5, 30.0
@@ -138,14 +138,14 @@ class Replica:
 
     def __init__(self, url: str, key: str | None, concurrency: int) -> None:
         self.url = url.rstrip("/")
-        self.limiter = Limiter(concurrency)
+        self.limiter = AdaptiveLimiter(concurrency)
         self.outstanding = 0
         """Tokens that may yet be sampled for the requests it was given."""
         self.troubles = 0
         """How often in a row it failed."""
         self.out_until = 0.0
         """When it may be asked again (`time.monotonic`); 0 where it is in use."""
-        self._lanes = Lanes(self.url, key)
+        self._lanes = ConnectionPool(self.url, key)
 
     @property
     def root(self) -> str:
@@ -166,7 +166,7 @@ class Replica:
 
     async def work(self, address: str, body: object, timeout_s: float, tokens: int) -> Reply:
         """The reply to a POST, sent when its turn comes; `tokens` is the most that it may sample.
-        Raises what `TROUBLE` names."""
+        Raises what `TRANSIENT_ERRORS` names."""
         request = self._lanes.sending("POST", address, body)
         self.outstanding += tokens
         try:
@@ -175,22 +175,22 @@ class Replica:
                 try:
                     reply = await self.send(request, timeout_s)
                 except TOO_SLOW:
-                    self.limiter.overloaded(since)
+                    self.limiter.on_overload(since)
                     raise
                 if reply.status in _OVERLOAD:
-                    self.limiter.overloaded(since)
+                    self.limiter.on_overload(since)
                 elif reply.status < 300:
-                    self.limiter.succeeded()
+                    self.limiter.on_success()
                 return reply
         finally:
             self.outstanding -= tokens
 
-    async def send(self, request: Sending, timeout_s: float) -> Reply:
+    async def send(self, request: HttpRequest, timeout_s: float) -> Reply:
         """The whole reply, in at most `timeout_s` seconds and `_MAX_BYTES` bytes."""
         async with asyncio.timeout(timeout_s):
             answer = await self._lanes.send(request, _MAX_BYTES)
         if answer.too_long:
-            raise ModelRefused(
+            raise ModelRejectedError(
                 f"{self.url} sent more than {_MAX_BYTES >> 20} MiB for one request; "
                 "is it a model server?"
             )
@@ -228,7 +228,7 @@ class Replicas:
         for replica in self.all:
             await replica.aclose()
 
-    def pick(self, tree: str, tokens: int, but: Sequence[Replica] = ()) -> Replica:
+    def select(self, tree: str, tokens: int, but: Sequence[Replica] = ()) -> Replica:
         """The server for a request of a tree ("": of none) that may sample so many tokens; none of
         `but`, which it was just given to in vain, if there is another."""
         if len(self.all) == 1:
@@ -239,7 +239,7 @@ class Replicas:
         if not self._affinity or not tree:
             return min(fit, key=lambda r: r.outstanding)
         share = (sum(r.outstanding for r in fit) + tokens) / len(fit)
-        most = max((1 + SPREAD) * share, 8 * tokens)
+        most = max((1 + LOAD_TOLERANCE) * share, 8 * tokens)
         ranked = sorted(fit, key=lambda r: _rank(tree, r.url), reverse=True)
         chosen = next((r for r in ranked if r.outstanding + tokens <= most), ranked[0])
         self.moved += chosen is not ranked[0]
@@ -267,7 +267,7 @@ class Replicas:
         """Put a server to use again if it answers."""
         back = False
         try:
-            with suppress(*TROUBLE, ModelRefused):
+            with suppress(*TRANSIENT_ERRORS, ModelRejectedError):
                 back = self.serves(await replica.get(f"{replica.url}/models", _PROBE_S))
             if back:
                 replica.out_until = 0.0

@@ -15,35 +15,35 @@ from typing import Any
 
 import httpx
 
-from rstar_math.concurrency import together
-from rstar_math.costs import charge
+from rstar_math.concurrency import gather
+from rstar_math.costs import add_cost
 from rstar_math.errors import (
     ConfigError,
-    ContextExceeded,
+    ContextLengthError,
     ModelError,
-    ModelRefused,
-    ModelUnreachable,
-    RequestFailed,
+    ModelRejectedError,
+    ModelUnreachableError,
+    RequestError,
 )
-from rstar_math.llm.balancing import TOO_SLOW, TROUBLE, Replica, Replicas, belongs_to
+from rstar_math.llm.balancing import TOO_SLOW, TRANSIENT_ERRORS, Replica, Replicas, affinity_key
 from rstar_math.llm.formats import (
     CHAT,
     COMPLETIONS,
     CONTINUED_CHAT,
     LLAMA_CPP,
     VLLM_CHAT,
-    Ask,
-    Dialect,
-    bare,
+    CompletionRequest,
+    RequestFormat,
     context_of,
+    raw_format,
 )
-from rstar_math.llm.transport import NoSuchRoute, Reply, checked
+from rstar_math.llm.transport import NoSuchRoute, Reply, check_reply
 from rstar_math.models.prompting import NOTHING_KNOWN, Prompting
 from rstar_math.prompts.chat_templates import ChatTemplate
 from rstar_math.prompts.rendering import ChatPrompt
 from rstar_math.protocols import Completion
 from rstar_math.seeding import derive
-from rstar_math.text import plain
+from rstar_math.text import sanitize
 from rstar_math.types import Cost
 
 _AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
@@ -63,7 +63,7 @@ class Retry:
     """First pause; doubles with each try, at most 30 s, times a random factor in [0.5, 1]."""
 
 
-class HttpModel:
+class OpenAIClient:
     """A Completer on an OpenAI-compatible server, or on several (addresses with commas between
     them) that run the same model. `batch` is the most samples it gives for one request,
     `concurrency` the most requests in flight at one server; `held` is called when it is closed."""
@@ -103,31 +103,31 @@ class HttpModel:
             if held is not None:
                 await held()
 
-    async def greet(self) -> None:
+    async def check_server(self) -> None:
         """Check the address, the key and the model's name; settle the name where none was given.
 
-        Raises `ModelUnreachable` or `ModelRefused` at once: a server that is not there yet is not
+        Raises `ModelUnreachableError` or `ModelRejectedError` at once: a server that is not there yet is not
         waited for. Of several one must be there; the others are used once they are.
         """
-        away: list[ModelUnreachable] = []
+        away: list[ModelUnreachableError] = []
         for replica in self.replicas.all:
             try:
-                await self._meet(replica)
-            except ModelUnreachable as error:
+                await self._check_replica(replica)
+            except ModelUnreachableError as error:
                 self.replicas.failed(replica)
                 away.append(error)
         if len(away) == len(self.replicas.all):
             raise away[0]
-        self.replicas.serves = self._is_here
+        self.replicas.serves = self._lists_model
 
-    async def _meet(self, replica: Replica) -> None:
+    async def _check_replica(self, replica: Replica) -> None:
         """As `greet`, for one server."""
         try:
             reply = await replica.get(f"{replica.url}/models", 30.0)
         except (httpx.InvalidURL, ValueError) as error:
             raise ConfigError(f"{replica.url} is not an address ({error}).") from error
-        except TROUBLE as error:
-            raise ModelUnreachable(
+        except TRANSIENT_ERRORS as error:
+            raise ModelUnreachableError(
                 f"No model server answers at {replica.url} ({_why(error)}); "
                 "start it, or correct --model."
             ) from error
@@ -141,12 +141,14 @@ class HttpModel:
         if self._engine == "llamacpp":
             self.dialect = LLAMA_CPP
         if not names:
-            raise ModelRefused(f"The server at {replica.url} lists no model; load one there first.")
+            raise ModelRejectedError(
+                f"The server at {replica.url} lists no model; load one there first."
+            )
         if not self.name and len(names) == 1:
             self.name = names[0]
         elif self.name not in names:
             asked = f"has no model {self.name!r}" if self.name else "has several models"
-            raise ModelRefused(
+            raise ModelRejectedError(
                 f"The server at {replica.url} {asked}; "
                 f"give --set model.name= one of: {', '.join(names[:20])}."
             )
@@ -156,7 +158,7 @@ class HttpModel:
         model's chat template where the server shows it.
 
         llama.cpp shows the template; vLLM and SGLang continue messages if they have a chat route;
-        of any other server a request of six tokens tells. Raises `ModelUnreachable`: a server that
+        of any other server a request of six tokens tells. Raises `ModelUnreachableError`: a server that
         does not answer now must not be taken for one without chat.
         """
         if self._engine == "llamacpp":
@@ -179,8 +181,8 @@ class HttpModel:
         replica = self.replicas.all[0]
         try:
             found = (await replica.get(f"{replica.root}/props", 30.0)).json()
-        except TROUBLE as error:
-            raise ModelUnreachable(
+        except TRANSIENT_ERRORS as error:
+            raise ModelUnreachableError(
                 f"The model server at {replica.url} does not answer ({_why(error)}); start it "
                 "again."
             ) from error
@@ -192,18 +194,18 @@ class HttpModel:
         bos, eos = (str(found.get(f"{kind}_token") or "") for kind in ("bos", "eos"))
         return Prompting(template=ChatTemplate(source, bos, eos, replica.url))
 
-    async def _continuation(self, dialect: Dialect) -> str | None:
+    async def _continuation(self, dialect: RequestFormat) -> str | None:
         """How a model goes on with a count to four that it began; None where the server refuses."""
         count = ChatPrompt([("user", "Count from 1 to 9, separated by commas.")], "1, 2, 3, 4,")
-        ask = Ask(self.name, count, 1, (), 6, 0.0, 0)
+        ask = CompletionRequest(self.name, count, 1, (), 6, 0.0, 0)
         try:
-            completions, cost = dialect.read(ask, await self._post(dialect, ask))
-        except ModelRefused:
+            completions, cost = dialect.parse(ask, await self._post(dialect, ask))
+        except ModelRejectedError:
             return None
-        charge(cost)
+        add_cost(cost)
         return completions[0].text if completions else None
 
-    def _is_here(self, reply: Reply) -> bool:
+    def _lists_model(self, reply: Reply) -> bool:
         """Whether a list of models is that of a server of this model."""
         entries = _listed(reply.json()) if reply.status < 300 else []
         return reply.status == 404 or any(entry.get("id") == self.name for entry in entries)
@@ -220,7 +222,9 @@ class HttpModel:
     ) -> list[Completion]:
         """See `protocols.Completer`. A server that gives fewer samples than asked is asked
         again."""
-        ask = Ask(self.name, prompt, min(n, self.batch), tuple(stop), max_tokens, temperature, seed)
+        ask = CompletionRequest(
+            self.name, prompt, min(n, self.batch), tuple(stop), max_tokens, temperature, seed
+        )
         first, given = await self._sample(ask)
         if not given:
             return []
@@ -230,23 +234,23 @@ class HttpModel:
             replace(ask, n=min(self.batch, n - at), seed=derive(seed, at))
             for at in range(given, n, self.batch)
         ]
-        more = await together(self._more(one) for one in asks)
+        more = await gather(self._more(one) for one in asks)
         return [*first, *(completion for part, _ in more for completion in part)][:n]
 
-    async def _more(self, ask: Ask) -> tuple[list[Completion], int]:
+    async def _more(self, ask: CompletionRequest) -> tuple[list[Completion], int]:
         """As `_sample`, for one of several requests: if it alone fails the others are kept."""
         try:
             return await self._sample(ask)
-        except RequestFailed:
+        except RequestError:
             return [], 0
 
-    async def _sample(self, ask: Ask) -> tuple[list[Completion], int]:
+    async def _sample(self, ask: CompletionRequest) -> tuple[list[Completion], int]:
         """One request's samples, and how many the server gave, readable or not."""
         completions, cost = await self.sample(ask)
-        charge(cost)
+        add_cost(cost)
         return completions, cost.samples
 
-    async def sample(self, ask: Ask) -> tuple[list[Completion], Cost]:
+    async def sample(self, ask: CompletionRequest) -> tuple[list[Completion], Cost]:
         """One request's samples and what they cost, which is not charged here.
 
         Falls back to chat where a server that never answered has no completions.
@@ -259,31 +263,31 @@ class HttpModel:
             except NoSuchRoute:
                 self.dialect = dialect = CHAT
                 answer = await self._post(dialect, ask)
-            completions, cost = dialect.read(ask, answer)
-        except ContextExceeded:
+            completions, cost = dialect.parse(ask, answer)
+        except ContextLengthError:
             raise
-        except (ModelRefused, ModelUnreachable) as error:
-            charge(Cost(failures=1))
+        except (ModelRejectedError, ModelUnreachableError) as error:
+            add_cost(Cost(failures=1))
             if await self._answers(ask):
-                raise RequestFailed(f"One request failed while others succeed: {error}") from error
+                raise RequestError(f"One request failed while others succeed: {error}") from error
             raise
         self._completes = self._completes or dialect is COMPLETIONS
         return completions, cost
 
-    async def _answers(self, ask: Ask) -> bool:
+    async def _answers(self, ask: CompletionRequest) -> bool:
         """Whether a server answers the same request about next to nothing: tells one that is
         down, or refuses the options, from one that cannot serve a certain prompt."""
         chat = isinstance(ask.prompt, ChatPrompt)
         dialect = self.chat_dialect if chat else self.dialect
         little = ChatPrompt([("user", "1 + 1 =")], "") if chat else "1 + 1 ="
         ask = replace(ask, prompt=little, max_tokens=1, slot=None)
-        replica = self.replicas.pick("", 1)
+        replica = self.replicas.select("", 1)
         try:
             where = _address(replica, dialect)
             timeout_s = min(30.0, self._retry.timeout_s)
-            reply = await replica.post(where, dialect.say(ask), timeout_s)
-            dialect.read(ask, self._checked(reply, replica.url, dialect))
-        except (*TROUBLE, ModelError):
+            reply = await replica.post(where, dialect.build(ask), timeout_s)
+            dialect.parse(ask, self._checked(reply, replica.url, dialect))
+        except (*TRANSIENT_ERRORS, ModelError):
             return False
         return True
 
@@ -292,43 +296,43 @@ class HttpModel:
     ) -> object:
         """The JSON answer to any request, tried again as `Retry` says; `tokens` is what it gives
         the server to do. Raises `ModelError`."""
-        dialect, nothing = bare(route, body, beside_v1=beside_v1)
+        dialect, nothing = raw_format(route, body, beside_v1=beside_v1)
         return await self._post(dialect, replace(nothing, max_tokens=tokens))
 
-    async def _post(self, dialect: Dialect, ask: Ask) -> object:
+    async def _post(self, dialect: RequestFormat, ask: CompletionRequest) -> object:
         """The JSON answer to one request, tried again as `Retry` says; with several servers, at
         another as long as there is one that was not asked yet."""
-        body, tree, tokens = dialect.say(ask), belongs_to(ask.prompt), ask.n * ask.max_tokens
+        body, tree, tokens = dialect.build(ask), affinity_key(ask.prompt), ask.n * ask.max_tokens
         pause, asked = self._retry.pause_s, list[Replica]()
-        replica = self.replicas.pick(tree, tokens)
+        replica = self.replicas.select(tree, tokens)
         tries = self._retry.tries + len(self.replicas.all)
         for left in range(tries - 1, -1, -1):
             reply, trouble = await self._try(replica, dialect, body, tokens)
             if reply is not None and reply.status not in _AGAIN:
                 return self._checked(reply, replica.url, dialect)
             if left:
-                charge(Cost(retries=1))
+                add_cost(Cost(retries=1))
                 asked.append(replica)
-                replica = self.replicas.pick(tree, tokens, asked)
+                replica = self.replicas.select(tree, tokens, asked)
                 if replica in asked:
                     wait = max(pause, reply.retry_after_s if reply else 0.0)
                     await asyncio.sleep(min(wait, 30.0) * random.uniform(0.5, 1.0))
                     pause *= 2
                     asked = []
-        raise ModelUnreachable(
+        raise ModelUnreachableError(
             f"The model server at {self.url} gave no answer after {tries} "
             f"tries ({trouble}); see to the server, then run the same command again."
         )
 
     async def _try(
-        self, replica: Replica, dialect: Dialect, body: object, tokens: int
+        self, replica: Replica, dialect: RequestFormat, body: object, tokens: int
     ) -> tuple[Reply | None, str]:
         """The reply to one try, or None; and what the trouble is, if any. Sent when its turn comes:
         pauses between tries hold up nobody."""
         try:
             where, timeout_s = _address(replica, dialect), self._retry.timeout_s
             reply = await replica.work(where, body, timeout_s, tokens)
-        except TROUBLE as error:
+        except TRANSIENT_ERRORS as error:
             self.replicas.failed(replica)
             return None, _why(error)
         if reply.status in _AGAIN - _BUSY:
@@ -337,15 +341,15 @@ class HttpModel:
             self.replicas.succeeded(replica)
         return reply, f"status {reply.status}: {reply.message}" if reply.status in _AGAIN else ""
 
-    def _checked(self, reply: Reply, url: str, dialect: Dialect | None = None) -> object:
+    def _checked(self, reply: Reply, url: str, dialect: RequestFormat | None = None) -> object:
         """The JSON of a good answer; the right error for any other."""
         chat = dialect is COMPLETIONS and not self._completes
         try:
-            return checked(reply, url, dialect.route if dialect else "/models")
+            return check_reply(reply, url, dialect.route if dialect else "/models")
         except NoSuchRoute as error:
             if chat:
                 raise
-            raise ModelRefused(str(error)) from error
+            raise ModelRejectedError(str(error)) from error
 
 
 def addresses(url: str) -> list[str]:
@@ -353,7 +357,7 @@ def addresses(url: str) -> list[str]:
     return list(dict.fromkeys(part.strip().rstrip("/") for part in url.split(",") if part.strip()))
 
 
-def _address(replica: Replica, dialect: Dialect) -> str:
+def _address(replica: Replica, dialect: RequestFormat) -> str:
     """Where a dialect is spoken at a server."""
     return (replica.root if dialect.outside_v1 else replica.url) + dialect.route
 
@@ -370,13 +374,13 @@ def _why(error: Exception) -> str:
         return "it did not answer in time"
     if isinstance(error, httpx.ConnectError):
         return f"nothing listens there: {error}"
-    return plain(str(error)) or "the connection was lost"
+    return sanitize(str(error)) or "the connection was lost"
 
 
 Tokens = tuple[int, ...]
 
 
-async def tokens_of(http: HttpModel, text: str) -> Tokens:
+async def tokens_of(http: OpenAIClient, text: str) -> Tokens:
     """A text in the tokens of a server of llama.cpp's or vLLM's kind, which have a route for it
     (with the field named differently)."""
     body = {"content": text, "prompt": text, "model": http.name, "add_special": True}
@@ -384,7 +388,7 @@ async def tokens_of(http: HttpModel, text: str) -> Tokens:
     answer = await http.post("/tokenize", body, beside_v1=True)
     found = answer.get("tokens") if isinstance(answer, dict) else None
     if not isinstance(found, list) or not all(isinstance(token, int) for token in found):
-        raise ModelRefused(
+        raise ModelRejectedError(
             f"{http.url} does not tell tokens at /tokenize; serve the preference model with "
             "llama.cpp or vLLM."
         )

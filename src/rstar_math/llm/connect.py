@@ -11,11 +11,11 @@ from rstar_math.errors import ConfigError
 from rstar_math.models.downloads import resolve_model
 from rstar_math.models.names import ModelName, parse_name, unknown_name
 from rstar_math.models.prompting import NOTHING_KNOWN, Prompting, prompting_of_folder
-from rstar_math.progress import Progress, displayed
+from rstar_math.progress import Progress, current_display
 from rstar_math.protocols import Completer
 
 if TYPE_CHECKING:
-    from rstar_math.llm.client import HttpModel
+    from rstar_math.llm.client import OpenAIClient
 
 
 class Connection(Completer, Protocol):
@@ -40,7 +40,7 @@ async def connect(
     With `chat` it finds out how a server's model is asked in chat (`Connection.prompting`).
     Downloads a model that is not on this disk (see `models.downloads`). Asks a server for its list
     of models first, so that a wrong address, key or model name is an error here and not after an
-    hour. Raises `ModelUnreachable`, `ModelRefused`, `DownloadFailed`, `MissingExtra`, `InputError`
+    hour. Raises `ModelUnreachableError`, `ModelRejectedError`, `DownloadError`, `MissingDependencyError`, `InputError`
     or `ConfigError`.
     """
     meant = parse_name(config.url) if config.embedded and "," not in config.url else None
@@ -74,7 +74,7 @@ async def connect(
         return await asyncio.to_thread(TransformersModel.load, base, limit=most)
     model = await _on_servers(config, servers or ServersConfig())
     try:
-        await model.greet()
+        await model.check_server()
         if config.url.startswith(VLLM):
             model.prompting = prompting_of_folder(config.url.removeprefix(VLLM))
         if chat and model.prompting == NOTHING_KNOWN:
@@ -95,7 +95,7 @@ async def _downloaded(meant: ModelName) -> str:
     """Where a model is; it is downloaded in another thread. When cancelled, the download stops and
     can go on later."""
     stop = threading.Event()
-    with displayed() as display:
+    with current_display() as display:
 
         def report(progress: Progress) -> None:
             if stop.is_set():
@@ -109,9 +109,9 @@ async def _downloaded(meant: ModelName) -> str:
             raise
 
 
-async def _on_servers(config: ModelConfig, servers: ServersConfig) -> "HttpModel":
+async def _on_servers(config: ModelConfig, servers: ServersConfig) -> "OpenAIClient":
     """A client of the servers that an address names, or that are started for it."""
-    from rstar_math.llm.client import HttpModel, Retry, addresses
+    from rstar_math.llm.client import OpenAIClient, Retry, addresses
 
     url, name, key, held = config.url, config.name, os.environ.get(config.api_key_env), None
     if url.startswith(VLLM):
@@ -121,7 +121,7 @@ async def _on_servers(config: ModelConfig, servers: ServersConfig) -> "HttpModel
         url, name, key, held = ",".join(lease.urls), name or lease.name, lease.key, lease.end
     elif not all(one.startswith(("http://", "https://")) for one in addresses(url)):
         raise unknown_name(url)
-    return HttpModel(
+    return OpenAIClient(
         url,
         name=name,
         key=key,

@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rstar_math.errors import ModelRefused
+from rstar_math.errors import ModelRejectedError
 from rstar_math.prompts.rendering import ChatPrompt
 from rstar_math.protocols import Completion
-from rstar_math.text import encodable
+from rstar_math.text import replace_surrogates
 from rstar_math.types import Cost
 
 _CONTINUE = (
@@ -29,7 +29,7 @@ _MARKDOWN_OPENING = "```python\n"
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class CompletionRequest:
     """One request for `n` samples."""
 
     model: str
@@ -44,17 +44,17 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
-class Dialect:
-    """A route of a server, with how to say an `Ask` there and how to read what comes back."""
+class RequestFormat:
+    """A route of a server, with how to say an `CompletionRequest` there and how to read what comes back."""
 
     route: str
-    say: Callable[[Ask], dict[str, Any]]
-    read: Callable[[Ask, object], tuple[list[Completion], Cost]]
+    build: Callable[[CompletionRequest], dict[str, Any]]
+    parse: Callable[[CompletionRequest, object], tuple[list[Completion], Cost]]
     outside_v1: bool = False
     """Whether the route lies beside the /v1 of the address instead of under it."""
 
 
-def _say_openai(ask: Ask) -> dict[str, Any]:
+def _build_openai(ask: CompletionRequest) -> dict[str, Any]:
     return {
         "model": ask.model,
         "n": ask.n,
@@ -65,32 +65,32 @@ def _say_openai(ask: Ask) -> dict[str, Any]:
     }
 
 
-def _say_completions(ask: Ask) -> dict[str, Any]:
-    return _say_openai(ask) | {"prompt": ask.prompt}
+def _build_completions(ask: CompletionRequest) -> dict[str, Any]:
+    return _build_openai(ask) | {"prompt": ask.prompt}
 
 
-def _say_chat(ask: Ask) -> dict[str, Any]:
+def _build_chat(ask: CompletionRequest) -> dict[str, Any]:
     """For servers that do not continue an assistant message: a user message asks for it."""
     if not isinstance(ask.prompt, ChatPrompt):
         messages = [{"role": "user", "content": _CONTINUE + ask.prompt}]
-        return _say_openai(ask) | {"messages": messages}
+        return _build_openai(ask) | {"messages": messages}
     messages = _messages(ask.prompt)
     if ask.prompt.partial not in ("", _MARKDOWN_OPENING):
         messages[-1]["content"] += f"\n\n{_CONTINUE_ANSWER}{ask.prompt.partial}"
-    return _say_openai(ask) | {"messages": messages}
+    return _build_openai(ask) | {"messages": messages}
 
 
-def _say_continued_chat(ask: Ask) -> dict[str, Any]:
+def _build_continued_chat(ask: CompletionRequest) -> dict[str, Any]:
     """For servers that continue an assistant message which comes last."""
     if not isinstance(ask.prompt, ChatPrompt):
-        return _say_chat(ask)
+        return _build_chat(ask)
     partial = [{"role": "assistant", "content": ask.prompt.partial}] if ask.prompt.partial else []
-    return _say_openai(ask) | {"messages": [*_messages(ask.prompt), *partial]}
+    return _build_openai(ask) | {"messages": [*_messages(ask.prompt), *partial]}
 
 
-def _say_vllm_chat(ask: Ask) -> dict[str, Any]:
+def _build_vllm_chat(ask: CompletionRequest) -> dict[str, Any]:
     """For vLLM and SGLang, which continue the last message where they are told to."""
-    body = _say_continued_chat(ask)
+    body = _build_continued_chat(ask)
     if body["messages"][-1]["role"] != "assistant":
         return body
     return body | {"continue_final_message": True, "add_generation_prompt": False}
@@ -100,7 +100,7 @@ def _messages(prompt: ChatPrompt) -> list[dict[str, str]]:
     return [{"role": role, "content": content} for role, content in prompt.messages]
 
 
-def _say_llama_cpp(ask: Ask) -> dict[str, Any]:
+def _build_llama_cpp(ask: CompletionRequest) -> dict[str, Any]:
     slot = {} if ask.slot is None else {"id_slot": ask.slot}
     return slot | {
         "prompt": ask.prompt,
@@ -116,10 +116,10 @@ def _say_llama_cpp(ask: Ask) -> dict[str, Any]:
     }
 
 
-def _read_openai(ask: Ask, answer: object) -> tuple[list[Completion], Cost]:
+def _parse_openai(ask: CompletionRequest, answer: object) -> tuple[list[Completion], Cost]:
     choices = answer.get("choices") if isinstance(answer, dict) else None
     if not isinstance(choices, list):
-        raise ModelRefused("The server answered without choices; is it OpenAI-compatible?")
+        raise ModelRejectedError("The server answered without choices; is it OpenAI-compatible?")
     found = [_choice(choice, ask.stop) for choice in choices]
     usage = answer.get("usage") if isinstance(answer, dict) else None
     counts = usage if isinstance(usage, dict) else {}
@@ -148,7 +148,11 @@ def _choice(choice: object, stop: Sequence[str]) -> Completion | None:
         return None
     reason = choice.get("stop_reason") or choice.get("matched_stop")
     found = _ended(text, choice.get("finish_reason") == "stop", reason, stop)
-    return replace(found, reasoning=encodable(thoughts)) if isinstance(thoughts, str) else found
+    return (
+        replace(found, reasoning=replace_surrogates(thoughts))
+        if isinstance(thoughts, str)
+        else found
+    )
 
 
 def split_reasoning(text: str) -> tuple[str, str, bool]:
@@ -167,7 +171,7 @@ def split_reasoning(text: str) -> tuple[str, str, bool]:
 def _ended(text: str, finished: bool, reason: object, stop: Sequence[str]) -> Completion:
     """A completion that surely ends before the first stop string, whatever the server did about
     them."""
-    thoughts, text, whole = split_reasoning(encodable(text))
+    thoughts, text, whole = split_reasoning(replace_surrogates(text))
     if thoughts:
         return replace(_ended_text(text, finished and whole, reason, stop), reasoning=thoughts)
     return _ended_text(text, finished, reason, stop)
@@ -182,13 +186,15 @@ def _ended_text(text: str, finished: bool, reason: object, stop: Sequence[str]) 
     return Completion(text, finished, reason if isinstance(reason, str) and reason else None)
 
 
-def _read_llama_cpp(ask: Ask, answer: object) -> tuple[list[Completion], Cost]:
+def _parse_llama_cpp(ask: CompletionRequest, answer: object) -> tuple[list[Completion], Cost]:
     parts = answer if isinstance(answer, list) else [answer]
     found: list[Completion] = []
     cost = Cost(calls=1)
     for part in parts:
         if not isinstance(part, dict) or not isinstance(part.get("content"), str):
-            raise ModelRefused("The server answered without content; is it a llama.cpp server?")
+            raise ModelRejectedError(
+                "The server answered without content; is it a llama.cpp server?"
+            )
         finished = part.get("stop_type") in ("eos", "word")
         found.append(_ended(part["content"], finished, part.get("stopping_word"), ask.stop))
         cost.samples += 1
@@ -200,10 +206,12 @@ def _read_llama_cpp(ask: Ask, answer: object) -> tuple[list[Completion], Cost]:
     return found, cost
 
 
-def bare(route: str, body: dict[str, Any], *, beside_v1: bool) -> tuple[Dialect, Ask]:
+def raw_format(
+    route: str, body: dict[str, Any], *, beside_v1: bool
+) -> tuple[RequestFormat, CompletionRequest]:
     """Any other request, as a dialect that says just that."""
-    nothing = Ask("", "", 1, (), 1, 0.0, 0)
-    return Dialect(route, lambda _: body, _read_openai, outside_v1=beside_v1), nothing
+    nothing = CompletionRequest("", "", 1, (), 1, 0.0, 0)
+    return RequestFormat(route, lambda _: body, _parse_openai, outside_v1=beside_v1), nothing
 
 
 def context_of(entry: dict[str, Any]) -> int | None:
@@ -219,8 +227,8 @@ def _count(value: object) -> int:
     return value if isinstance(value, int) and 0 < value < 2**53 else 0
 
 
-COMPLETIONS = Dialect("/completions", _say_completions, _read_openai)
-CHAT = Dialect("/chat/completions", _say_chat, _read_openai)
-CONTINUED_CHAT = Dialect("/chat/completions", _say_continued_chat, _read_openai)
-VLLM_CHAT = Dialect("/chat/completions", _say_vllm_chat, _read_openai)
-LLAMA_CPP = Dialect("/completion", _say_llama_cpp, _read_llama_cpp, outside_v1=True)
+COMPLETIONS = RequestFormat("/completions", _build_completions, _parse_openai)
+CHAT = RequestFormat("/chat/completions", _build_chat, _parse_openai)
+CONTINUED_CHAT = RequestFormat("/chat/completions", _build_continued_chat, _parse_openai)
+VLLM_CHAT = RequestFormat("/chat/completions", _build_vllm_chat, _parse_openai)
+LLAMA_CPP = RequestFormat("/completion", _build_llama_cpp, _parse_llama_cpp, outside_v1=True)

@@ -13,20 +13,20 @@ from typing import Any
 
 from rstar_math.checkpoints.gguf_adapters import check_adapter
 from rstar_math.checkpoints.gguf_export import check_policy
-from rstar_math.concurrency import together
+from rstar_math.concurrency import gather
 from rstar_math.config.sections import LOCAL, TRAINED
-from rstar_math.costs import charge
+from rstar_math.costs import add_cost
 from rstar_math.errors import (
-    ContextExceeded,
+    ContextLengthError,
     InputError,
-    MissingExtra,
+    MissingDependencyError,
     ModelError,
-    ModelRefused,
-    RequestFailed,
+    ModelRejectedError,
+    RequestError,
 )
-from rstar_math.llm.client import HttpModel, Retry, tokens_of
-from rstar_math.llm.formats import LLAMA_CPP, Ask, split_reasoning
-from rstar_math.llm.slots import STATE_FOLDER, Slot, Slots, can_save
+from rstar_math.llm.client import OpenAIClient, Retry, tokens_of
+from rstar_math.llm.formats import LLAMA_CPP, CompletionRequest, split_reasoning
+from rstar_math.llm.slots import STATE_FOLDER, DecodingSlots, Slot, can_save
 from rstar_math.models.embedded import weights_file
 from rstar_math.models.prompting import prompting_of_gguf, prompting_of_tokenizer
 from rstar_math.protocols import Completion
@@ -51,12 +51,12 @@ class EngineSettings:
 
 
 def start(path: Path, settings: EngineSettings) -> tuple[Any, str]:
-    """A running server and its key. Raises `MissingExtra`, and `ModelRefused` or `InputError` for
+    """A running server and its key. Raises `MissingDependencyError`, and `ModelRejectedError` or `InputError` for
     files that llama.cpp does not load."""
     try:
         import xllamacpp
     except ImportError as error:
-        raise MissingExtra(
+        raise MissingDependencyError(
             "The embedded model needs xllamacpp; type: pip install 'rstar-math[local]' "
             "(or name a server with --model http://host:port/v1)."
         ) from error
@@ -96,14 +96,14 @@ def start(path: Path, settings: EngineSettings) -> tuple[Any, str]:
                 f"llama.cpp cannot load {path} with the adapter {settings.adapter}: {error}; was "
                 "the adapter trained on that model?"
             ) from error
-        raise ModelRefused(
+        raise ModelRejectedError(
             f"llama.cpp cannot load {path}: {error}; is it a whole GGUF file?"
         ) from error
 
 
-def engine_client(server: tuple[Any, str], name: str, concurrency: int) -> HttpModel:
+def engine_client(server: tuple[Any, str], name: str, concurrency: int) -> OpenAIClient:
     """A client of a running server."""
-    return HttpModel(
+    return OpenAIClient(
         f"{server[0].listening_address}/v1",
         name=name,
         key=server[1],
@@ -129,7 +129,7 @@ class LocalModel:
         self._http = engine_client(self._server, path.stem, 4 * streams)
         self._http.dialect = LLAMA_CPP
         self.prompting = prompting_of_gguf(path, lora)
-        self._slots = Slots(self._http, streams, empty="")
+        self._slots = DecodingSlots(self._http, streams, empty="")
         self.name = path.stem if lora is None else f"{path.stem}+{lora.stem}"
 
     @property
@@ -153,16 +153,18 @@ class LocalModel:
     ) -> list[Completion]:
         """See `protocols.Completer`. The prompt is computed once; each sample then runs in a slot
         of its own, as soon as one is free. A sample that fails alone is left out."""
-        ask = Ask(self._http.name, prompt, 1, tuple(stop), max_tokens, temperature, seed)
+        ask = CompletionRequest(
+            self._http.name, prompt, 1, tuple(stop), max_tokens, temperature, seed
+        )
         cached = await self._slots.share(prompt, n, partial(self._compute, prompt))
         asks = [replace(ask, seed=(seed + at) % 2**32) for at in range(n)]
-        parts = await together(self._sample(one, keep=n == 1) for one in asks)
+        parts = await gather(self._sample(one, keep=n == 1) for one in asks)
         answered = [part for part in parts if isinstance(part, tuple)]
         if not answered:
-            raise next(part for part in parts if isinstance(part, RequestFailed))
+            raise next(part for part in parts if isinstance(part, RequestError))
         costs = [cost for _, cost in answered]
         first = costs[0]
-        charge(
+        add_cost(
             Cost(
                 calls=1,
                 samples=len(answered),
@@ -176,13 +178,13 @@ class LocalModel:
     async def _compute(self, prompt: str, slot: Slot[str]) -> int | None:
         """Compute a prompt in a slot without sampling, except its last token: each sample computes
         that one anyway. Returns the tokens that the slot had already, or None for a failure, which
-        the samples will meet too. Raises `ContextExceeded`."""
+        the samples will meet too. Raises `ContextLengthError`."""
         try:
             tokens = await self.tokens(prompt)
             body = {"prompt": list(tokens[:-1] or tokens), "id_slot": slot.number}
             body |= {"n_predict": 0, "cache_prompt": True}
             answer = await self._http.post("/completion", body, beside_v1=True)
-        except ContextExceeded:
+        except ContextLengthError:
             raise
         except ModelError:
             return None
@@ -190,13 +192,13 @@ class LocalModel:
         return int(timings.get("cache_n") or 0) if isinstance(timings, dict) else 0
 
     async def _sample(
-        self, ask: Ask, *, keep: bool
-    ) -> tuple[list[Completion], Cost] | RequestFailed:
+        self, ask: CompletionRequest, *, keep: bool
+    ) -> tuple[list[Completion], Cost] | RequestError:
         """One sample and its cost, or why it failed while others succeed."""
-        async with self._slots.taken(ask.prompt, keep=keep) as slot:
+        async with self._slots.acquire(ask.prompt, keep=keep) as slot:
             try:
                 found, cost = await self._http.sample(replace(ask, slot=slot.number))
-            except RequestFailed as error:
+            except RequestError as error:
                 slot.holds = ""
                 return error
             slot.holds = ask.prompt + "".join(completion.text for completion in found)
@@ -224,7 +226,7 @@ class TransformersModel:
     @classmethod
     def load(cls, base: str, *, limit: int | None = None) -> "TransformersModel":
         """The model of a checkpoint folder, or a name that transformers knows; on a GPU in
-        bfloat16, else in float32. Raises `InputError` and `MissingExtra`."""
+        bfloat16, else in float32. Raises `InputError` and `MissingDependencyError`."""
         from rstar_math.models.loading import load_policy
 
         model, tokenizer = load_policy(base)
@@ -245,10 +247,10 @@ class TransformersModel:
         seed: int,
     ) -> list[Completion]:
         """See `protocols.Completer`. The same request gives the same texts. Raises
-        `ContextExceeded` where the prompt leaves no room for an answer."""
+        `ContextLengthError` where the prompt leaves no room for an answer."""
         tokens = list(self._tokenizer(prompt).input_ids)
         if len(tokens) >= self._limit:
-            raise ContextExceeded(
+            raise ContextLengthError(
                 f"The prompt has {len(tokens)} tokens and {self.name} reads {self._limit} with its "
                 "answer; shorten the question, or allow fewer steps."
             )
@@ -256,7 +258,7 @@ class TransformersModel:
         heat = (temperature, seed)
         samples = await asyncio.to_thread(self._sample, tokens, n, tuple(stop), room, heat)
         sampled = sum(len(sample.tokens) for sample in samples)
-        charge(Cost(calls=1, samples=n, prompt_tokens=len(tokens), sampled_tokens=sampled))
+        add_cost(Cost(calls=1, samples=n, prompt_tokens=len(tokens), sampled_tokens=sampled))
         return [sample.completion() for sample in samples]
 
     async def aclose(self) -> None:
@@ -283,7 +285,7 @@ class TransformersModel:
             cache.batch_repeat_interleave(n)
             logits = output.logits[:, -1].expand(n, -1)
             for _ in range(room):
-                chosen = _drawn(logits.float().cpu(), heat[0], generator)
+                chosen = _sample_tokens(logits.float().cpu(), heat[0], generator)
                 for sample, token in zip(samples, chosen.tolist(), strict=True):
                     self._take(sample, token, stops)
                 if all(sample.finished for sample in samples):
@@ -326,7 +328,7 @@ class _Sample:
         return Completion(text, ended, self.stop, len(self.tokens), reasoning=thoughts)
 
 
-def _drawn(logits: Any, temperature: float, generator: Any) -> Any:
+def _sample_tokens(logits: Any, temperature: float, generator: Any) -> Any:
     """A token for each row, (N,); at temperature 0 the likeliest."""
     import torch
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rstar_math.errors import ModelError
-from rstar_math.llm.balancing import TROUBLE, Replica, Replicas
+from rstar_math.llm.balancing import TRANSIENT_ERRORS, Replica, Replicas
 
 _LINE = re.compile(r"^vllm:(\w+?)(?:_total)?(?:\{[^\n]*\})? ([-+.\deE]+)$", re.MULTILINE)
 _EVERY_S = 5.0
@@ -16,7 +16,7 @@ _PATIENCE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class MetricsSample:
     """What a server says of itself at one moment, its engines added up."""
 
     running: float
@@ -29,7 +29,7 @@ class Reading:
     """Of these, those that were there."""
 
 
-def read_metrics(text: str) -> Reading | None:
+def read_metrics(text: str) -> MetricsSample | None:
     """A server's reading; None where the text is not vLLM's."""
     sums: dict[str, float] = {}
     for name, value in _LINE.findall(text):
@@ -37,7 +37,7 @@ def read_metrics(text: str) -> Reading | None:
             sums[name] = sums.get(name, 0.0) + float(value)
     if "num_requests_running" not in sums:
         return None
-    return Reading(
+    return MetricsSample(
         running=sums["num_requests_running"],
         waiting=sums.get("num_requests_waiting", 0.0),
         queried=sums.get("prefix_cache_queries", 0.0),
@@ -46,17 +46,17 @@ def read_metrics(text: str) -> Reading | None:
 
 
 @dataclass(slots=True)
-class Utilisation:
+class ServerMetrics:
     """What the servers of one model did over some time."""
 
     replicas: Replicas
     running: list[float] = field(default_factory=list)
     """At each look, requests that were running on all of them together."""
     waiting: list[float] = field(default_factory=list)
-    first: dict[str, Reading] = field(default_factory=dict)
-    last: dict[str, Reading] = field(default_factory=dict)
+    first: dict[str, MetricsSample] = field(default_factory=dict)
+    last: dict[str, MetricsSample] = field(default_factory=dict)
 
-    async def look(self, *, counted: bool = True) -> None:
+    async def sample(self, *, counted: bool = True) -> None:
         """Ask all servers; `counted` says whether it is a look at them at work."""
         found = await asyncio.gather(*(_reading(one) for one in self.replicas.all))
         for replica, reading in zip(self.replicas.all, found, strict=True):
@@ -111,19 +111,19 @@ class Utilisation:
 
 
 @asynccontextmanager
-async def observed(
+async def monitor(
     models: Mapping[str, Replicas], *, every_s: float = _EVERY_S
-) -> AsyncIterator[dict[str, Utilisation]]:
+) -> AsyncIterator[dict[str, ServerMetrics]]:
     """The utilisation of some models' servers while the block runs, looked at now and then; whole
     when it has ended. Models whose servers tell nothing are left out at its end."""
-    found = {name: Utilisation(replicas) for name, replicas in models.items()}
+    found = {name: ServerMetrics(replicas) for name, replicas in models.items()}
 
     async def watch() -> None:
         while True:
             await asyncio.sleep(every_s)
-            await asyncio.gather(*(one.look() for one in found.values()))
+            await asyncio.gather(*(one.sample() for one in found.values()))
 
-    await asyncio.gather(*(one.look(counted=False) for one in found.values()))
+    await asyncio.gather(*(one.sample(counted=False) for one in found.values()))
     for name in [name for name, one in found.items() if not one.last]:
         del found[name]
     watching = asyncio.create_task(watch()) if found else None
@@ -133,14 +133,14 @@ async def observed(
         if watching is not None:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
-            await asyncio.gather(*(one.look(counted=False) for one in found.values()))
+            await asyncio.gather(*(one.sample(counted=False) for one in found.values()))
 
 
-async def _reading(replica: Replica) -> Reading | None:
+async def _reading(replica: Replica) -> MetricsSample | None:
     """A server's reading; None where it gives none."""
     try:
         reply = await replica.get(f"{replica.root}/metrics", _PATIENCE_S)
-    except (*TROUBLE, ModelError):
+    except (*TRANSIENT_ERRORS, ModelError):
         return None
     return read_metrics(reply.body.decode("utf-8", "replace")) if reply.status == 200 else None
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from rstar_math.errors import ModelError
-from rstar_math.llm.client import HttpModel
+from rstar_math.llm.client import OpenAIClient
 
 Prompt = TypeVar("Prompt", str, tuple[int, ...])
 """A prompt as text or as tokens. Lengths below are characters or tokens accordingly."""
@@ -86,12 +86,12 @@ class _Pending(Generic[Prompt]):
     done: asyncio.Event
 
 
-class Slots(Generic[Prompt]):
+class DecodingSlots(Generic[Prompt]):
     """Gives out the slots of a server in the order of asking, each with as much of the prompt in
     its cache as any slot or saved state has. `empty` is the empty prompt: "" or ()."""
 
     def __init__(
-        self, http: HttpModel, total: int, *, empty: Prompt, states_bytes: int | None = None
+        self, http: OpenAIClient, total: int, *, empty: Prompt, states_bytes: int | None = None
     ) -> None:
         self._http = http
         self._empty: Prompt = empty
@@ -118,7 +118,7 @@ class Slots(Generic[Prompt]):
         self._states, self._files, self._limit = [], [], 0
 
     @asynccontextmanager
-    async def taken(self, prompt: Prompt, *, keep: bool = False) -> AsyncIterator[Slot[Prompt]]:
+    async def acquire(self, prompt: Prompt, *, keep: bool = False) -> AsyncIterator[Slot[Prompt]]:
         """A slot for as long as the block runs, with the longest known prefix of `prompt` in its
         cache. The block sets `slot.holds` to what it leaves there; `keep` says that the next
         prompt probably goes on from that. A block that fails or is cancelled leaves the slot
@@ -156,7 +156,7 @@ class Slots(Generic[Prompt]):
         if stored == len(prompt) or (n == 1 and new < 8 * self._gain):
             return None
         with self._computing(prompt):
-            async with self.taken(prompt) as slot:
+            async with self.acquire(prompt) as slot:
                 found = await compute(slot)
                 slot.holds = self._empty if found is None else prompt
                 if found is not None:

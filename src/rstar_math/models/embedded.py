@@ -9,7 +9,7 @@ weights about 1.5 times as fast as Q8_0, and the repacking loses next to nothing
 import sys
 from pathlib import Path
 
-from rstar_math.checkpoints.folders import cache_dir, shipped_adapter, shipped_weights
+from rstar_math.checkpoints.folders import bundled_adapter, bundled_weights, cache_dir
 from rstar_math.config.sections import LOCAL, TRAINED
 from rstar_math.errors import InputError
 
@@ -18,11 +18,11 @@ REPACKED = "SmolLM2-135M-Instruct.Q8_0.v1.gguf"
 
 def weights_file(model: str) -> Path:
     """The GGUF file of the policy "local" or "trained" (written into the cache when it is first
-    asked for), or of a path that the user gave. Raises `InputError` and `MissingExtra`."""
+    asked for), or of a path that the user gave. Raises `InputError` and `MissingDependencyError`."""
     if model == LOCAL:
-        return _kept(REPACKED, None)
+        return _cached(REPACKED, None)
     if model == TRAINED:
-        return shipped_model("policy")
+        return bundled_model("policy")
     path = Path(model).expanduser()
     if not path.is_file():
         raise InputError(
@@ -38,24 +38,24 @@ def weights_file(model: str) -> Path:
     return path
 
 
-def shipped_model(kind: str) -> Path:
+def bundled_model(kind: str) -> Path:
     """The GGUF file of the embedded model with this package's adapter of a kind ("policy" or "ppm")
     in it, written into the cache when it is first asked for. Raises `InputError` and
-    `MissingExtra`."""
-    with shipped_adapter(kind) as (adapter, mark):
-        return _kept(f"SmolLM2-135M-rstar-{kind}.{mark}.gguf", adapter)
+    `MissingDependencyError`."""
+    with bundled_adapter(kind) as (adapter, mark):
+        return _cached(f"SmolLM2-135M-rstar-{kind}.{mark}.gguf", adapter)
 
 
-def _kept(name: str, adapter: Path | None) -> Path:
+def _cached(name: str, adapter: Path | None) -> Path:
     """A file made of the shipped weights, in the cache. Where none can be kept there, a model
     without an adapter is used as it was shipped."""
-    from rstar_math.checkpoints.gguf_adapters import repack
+    from rstar_math.checkpoints.gguf_adapters import repack_weights
 
-    source, target = shipped_weights(), cache_dir() / name
-    if _whole(target, source):
+    source, target = bundled_weights(), cache_dir() / name
+    if _is_complete(target, source):
         return target
     try:
-        repack(source, target, adapter)
+        repack_weights(source, target, adapter)
     except OSError as error:
         trouble = f"cannot keep the model in {target.parent} ({error.strerror})"
         remedy = "set RSTAR_CACHE to a folder with 200 MB free"
@@ -66,7 +66,7 @@ def _kept(name: str, adapter: Path | None) -> Path:
     return target
 
 
-def _whole(target: Path, source: Path) -> bool:
+def _is_complete(target: Path, source: Path) -> bool:
     """Whether a file in the cache is there and not visibly damaged; it is larger than its
     source."""
     try:

@@ -19,14 +19,14 @@ from threading import Thread
 from typing import Any
 
 from rstar_math.errors import (
-    DownloadFailed,
+    DownloadError,
     InputError,
-    MissingExtra,
-    ModelUnreachable,
+    MissingDependencyError,
+    ModelUnreachableError,
     RstarError,
     StoreError,
 )
-from rstar_math.files import replacing
+from rstar_math.files import atomic_write
 from rstar_math.progress import megabytes
 
 
@@ -38,7 +38,7 @@ def endpoint() -> str:
 
 
 @contextmanager
-def in_words(repo: str, cache: Path) -> Iterator[None]:
+def describe_error(repo: str, cache: Path) -> Iterator[None]:
     """A block that talks to the hub about a repository and writes into `cache`: what goes wrong
     becomes one sentence, and the client's own warnings are not shown."""
     from huggingface_hub.utils import logging
@@ -61,7 +61,7 @@ def _said(repo: str, cache: Path, error: Exception) -> Exception:
 
     first = " ".join(str(error).split())[:160]
     if isinstance(error, errors.OfflineModeIsEnabled):
-        return DownloadFailed(
+        return DownloadError(
             f"{repo} is not on this disk and HF_HUB_OFFLINE forbids downloads; unset it, or give "
             "a model that is here (rstar models list)."
         )
@@ -70,14 +70,14 @@ def _said(repo: str, cache: Path, error: Exception) -> Exception:
     if isinstance(error, errors.HfHubHTTPError):
         return _refused(repo, error)
     if isinstance(error, errors.HTTPError | errors.LocalEntryNotFoundError | TimeoutError):
-        return ModelUnreachable(
+        return ModelUnreachableError(
             f"The hub {endpoint()} does not answer for {repo} ({type(error).__name__}: {first}); "
             "type the same again to go on, or correct HF_ENDPOINT."
         )
     if isinstance(error, OSError) and error.errno is not None:
         return disk_error(cache, error)
     if isinstance(error, OSError):
-        return DownloadFailed(
+        return DownloadError(
             f"The download of {repo} broke off ({first}); type the same again to go on."
         )
     return error
@@ -90,7 +90,7 @@ def _refused(repo: str, error: Any) -> RstarError:
     status = error.response.status_code
     where = f"{endpoint()}/{repo}"
     if isinstance(error, errors.GatedRepoError):
-        return DownloadFailed(
+        return DownloadError(
             f"{repo} is gated: accept its terms at {where}, then set HF_TOKEN (or type: hf auth "
             "login)."
         )
@@ -102,11 +102,11 @@ def _refused(repo: str, error: Any) -> RstarError:
             "or set HF_TOKEN if it is private."
         )
     if status in (401, 403):
-        return DownloadFailed(
+        return DownloadError(
             f"The hub refuses {repo} with status {status}; set HF_TOKEN to a valid token that may "
             "read it."
         )
-    return ModelUnreachable(
+    return ModelUnreachableError(
         f"The hub {endpoint()} answers with status {status} for {repo}; type the same again later."
     )
 
@@ -128,7 +128,7 @@ OnBytes = Callable[[int], None]
 """Called with the number of bytes that are on the disk."""
 
 
-class Counted:
+class CountingWriter:
     """A file that tells how long it is after each piece."""
 
     def __init__(self, file: Any, on_bytes: OnBytes) -> None:
@@ -184,11 +184,11 @@ class HubRepo:
 
 
 def require_hub(what: str) -> None:
-    """Nothing, if the hub's client is installed; else raises `MissingExtra`."""
+    """Nothing, if the hub's client is installed; else raises `MissingDependencyError`."""
     try:
         import huggingface_hub  # noqa: F401
     except ImportError as error:
-        raise MissingExtra(
+        raise MissingDependencyError(
             f"{what} comes from the Hugging Face hub, and that needs huggingface_hub; type: "
             "pip install 'rstar-math[local]'."
         ) from error
@@ -197,14 +197,14 @@ def require_hub(what: str) -> None:
 def look_up(repo: str, revision: str = "main", *, wait_s: float | None = None) -> HubRepo:
     """The files of a repository, with their sizes and hashes. Waits at most `wait_s` seconds.
 
-    Raises `ModelUnreachable` if the hub does not answer, `DownloadFailed` if it refuses,
-    `InputError` for a repository that does not exist, and `MissingExtra`.
+    Raises `ModelUnreachableError` if the hub does not answer, `DownloadError` if it refuses,
+    `InputError` for a repository that does not exist, and `MissingDependencyError`.
     """
     require_hub(repo)
     from huggingface_hub import HfApi, constants
 
     limit_s = wait_s or float(constants.HF_HUB_ETAG_TIMEOUT)
-    with in_words(repo, hub_cache()):
+    with describe_error(repo, hub_cache()):
         info = _within(
             limit_s + 3,  # the name's resolution has no limit of its own
             lambda: HfApi().model_info(
@@ -221,14 +221,14 @@ def download(source: HubRepo, names: Sequence[str], on_bytes: OnBytes) -> list[P
     """Files of a repository in the client's cache, in the order of `names`, downloaded if they are
     not there. Files with a hash are checked against it.
 
-    Raises `DownloadFailed`, and `StoreError` if the disk is full; what was downloaded by then is
+    Raises `DownloadError`, and `StoreError` if the disk is full; what was downloaded by then is
     kept, and the same call goes on.
     """
     from huggingface_hub import hf_hub_download
 
     chosen = [next(one for one in source.files if one.name == name) for name in names]
     home = _home(source.repo)
-    with in_words(source.repo, hub_cache()):
+    with describe_error(source.repo, hub_cache()):
         require_room(home, sum(one.size_bytes - _have(home, one) for one in chosen))
         done = 0
         for one in sorted(chosen, key=lambda file: file.sha256 is not None):
@@ -239,7 +239,7 @@ def download(source: HubRepo, names: Sequence[str], on_bytes: OnBytes) -> list[P
             on_bytes(done)
         refs = home / "refs" / source.revision
         if source.revision != source.commit:
-            with replacing(refs) as part:
+            with atomic_write(refs) as part:
                 part.write_text(source.commit, encoding="utf-8")
         return [home / "snapshots" / source.commit / one.name for one in chosen]
 
@@ -301,11 +301,11 @@ def has_content(path: Path, sha256: str) -> bool:
 
 def require_content(path: Path, name: str) -> None:
     """Nothing, if a file in the client's cache still has the hash that its content is called by
-    there; else it is deleted, and `DownloadFailed` raised."""
+    there; else it is deleted, and `DownloadError` raised."""
     said = path.resolve().name
     if re.fullmatch(r"[0-9a-f]{64}", said) and not has_content(path, said):
         delete([path])
-        raise DownloadFailed(
+        raise DownloadError(
             f"{path} had changed on the disk (its SHA-256 differs) and was deleted; type: rstar "
             f"models pull {name}"
         )
@@ -380,7 +380,7 @@ def _fetch(source: HubRepo, file: HubFile, home: Path, on_bytes: OnBytes) -> Non
         on_bytes(have)
         http_get(
             hf_hub_url(source.repo, file.name, revision=source.commit),
-            Counted(opened, on_bytes),
+            CountingWriter(opened, on_bytes),
             resume_size=have,
             headers=build_hf_headers(),
             expected_size=file.size_bytes,
@@ -388,7 +388,7 @@ def _fetch(source: HubRepo, file: HubFile, home: Path, on_bytes: OnBytes) -> Non
         )
     if not has_content(part, file.sha256):
         part.unlink()
-        raise DownloadFailed(
+        raise DownloadError(
             f"{file.name} of {source.repo} arrived with other content than the hub says (its "
             "SHA-256 differs) and was deleted; type the same again."
         )

@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rstar_math.checkpoints.folders import (
+    bundled_adapter,
+    bundled_weights,
     cache_dir,
-    is_whole,
+    convert_io_errors,
+    is_complete,
+    no_progress_bars,
     read_notes,
     require_torch,
-    saying_what_fails,
-    shipped_adapter,
-    shipped_weights,
-    without_bars,
-    writing,
+    save_checkpoint,
 )
 from rstar_math.checkpoints.tensors import GGUF_F32, WeightFiles, read_header
 from rstar_math.checkpoints.value_heads import PROBE
@@ -34,15 +34,15 @@ def load_policy(base: str, *, dtype: Any = None) -> tuple[Any, Any]:
 
     `base` is "local" (the embedded SmolLM2-135M), "trained" (with this package's adapter in it), a
     name of the catalogue, a .gguf file, a checkpoint folder, or a repository of the hub (ORG/NAME,
-    also after "hf:"). Raises `InputError` and `MissingExtra`, and for downloads as
+    also after "hf:"). Raises `InputError` and `MissingDependencyError`, and for downloads as
     `downloads.resolve_model` does.
     """
     require_torch()
     import torch
     from transformers import AutoModelForCausalLM
 
-    where, options = locate(base)
-    with saying_what_is_wrong(base):
+    where, options = resolve_checkpoint(base)
+    with convert_load_errors(base):
         _require_policy(base, where, options)
         model, loaded = AutoModelForCausalLM.from_pretrained(
             where, dtype=dtype or torch.float32, output_loading_info=True, **options
@@ -52,9 +52,9 @@ def load_policy(base: str, *, dtype: Any = None) -> tuple[Any, Any]:
                 f"{base} lacks {min(map(str, loaded['missing_keys']))}, so it is no whole language "
                 "model; give one that has its word head."
             )
-        forget_quantisation(model)
+        clear_quantization(model)
         tokenizer = load_tokenizer(base)
-    require_fit(base, model, tokenizer)
+    check_tokenizer(base, model, tokenizer)
     return model, tokenizer
 
 
@@ -64,7 +64,7 @@ def is_stored_small(base: str) -> bool:
     import torch
     from transformers import AutoConfig
 
-    where, options = locate(base)
+    where, options = resolve_checkpoint(base)
     if "gguf_file" in options:
         kinds = Counter[int]()
         for place in read_header(Path(where) / options["gguf_file"]).tensors.values():
@@ -72,7 +72,7 @@ def is_stored_small(base: str) -> bool:
         return kinds[GGUF_F32] < kinds.total() / 2
     with suppress(InputError):
         return WeightFiles(Path(where)).bytes_per_weight() < 3
-    with saying_what_is_wrong(base):
+    with convert_load_errors(base):
         return AutoConfig.from_pretrained(where).dtype in (torch.bfloat16, torch.float16)
 
 
@@ -94,7 +94,7 @@ def _require_policy(base: str, where: str, options: Mapping[str, Any]) -> None:
             )
 
 
-def require_fit(base: str, model: Any, tokenizer: Any) -> None:
+def check_tokenizer(base: str, model: Any, tokenizer: Any) -> None:
     """Nothing, where a tokenizer is one for the model; else raises `InputError`."""
     room = model.get_input_embeddings().num_embeddings
     largest = max(tokenizer.get_vocab().values(), default=-1)
@@ -114,7 +114,7 @@ def load_tokenizer(base: str) -> Any:
     """The tokenizer of a model, with a padding token; it cuts text as llama.cpp does."""
     from transformers import AutoTokenizer
 
-    where, options = locate(base)
+    where, options = resolve_checkpoint(base)
     tokenizer = AutoTokenizer.from_pretrained(where, **options)
     if "gguf_file" in options:
         _cut_as_llama_cpp(tokenizer, Path(where) / options["gguf_file"])
@@ -128,20 +128,20 @@ def _cut_as_llama_cpp(tokenizer: Any, file: Path) -> None:
     so: transformers does not look, and then joins the spaces before a number otherwise."""
     from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 
-    if read_header(file).facts.get("tokenizer.ggml.pre") == "smollm":
+    if read_header(file).metadata.get("tokenizer.ggml.pre") == "smollm":
         tokenizer.backend_tokenizer.pre_tokenizer = Sequence(
             [Digits(individual_digits=True), ByteLevel(add_prefix_space=False)]
         )
 
 
-def locate(base: str) -> tuple[str, dict[str, Any]]:
+def resolve_checkpoint(base: str) -> tuple[str, dict[str, Any]]:
     """What to hand to `from_pretrained` for a model: a place, and options. Downloads a model of the
     catalogue or the hub that is not on this disk. Code from a repository is never run."""
     options: dict[str, Any] = {"trust_remote_code": False}
     meant = parse_base(base)
     if meant.kind == "packaged" and meant.text == TRAINED:
         return str(trained_folder()), options
-    path = shipped_weights() if meant.text == LOCAL else Path(meant.text).expanduser()
+    path = bundled_weights() if meant.text == LOCAL else Path(meant.text).expanduser()
     if meant.kind not in ("packaged", "file", "folder"):
         path = resolve_model(meant)
     if path.suffix == ".gguf":
@@ -161,15 +161,17 @@ def trained_folder(kind: Literal["policy", "ppm"] = "policy") -> Path:
     """The checkpoint of the embedded model with this package's adapter of a kind in it, in float32
     (540 MB); written into the cache when it is first asked for. Raises `StoreError` where it cannot
     be."""
-    with shipped_adapter(kind) as (adapter, mark):
+    with bundled_adapter(kind) as (adapter, mark):
         folder = cache_dir() / f"SmolLM2-135M-rstar-{kind}.{mark}"
-        if is_whole(folder):
+        if is_complete(folder):
             return folder
-        with saying_what_fails(folder), _alone(folder):
-            if not is_whole(folder):
+        with convert_io_errors(folder), _exclusive(folder):
+            if not is_complete(folder):
                 shutil.rmtree(folder, ignore_errors=True)
                 model, tokenizer = _with_adapter(kind, adapter)
-                with writing(folder, {"kind": kind, "base": LOCAL, "adapter": mark}) as part:
+                with save_checkpoint(
+                    folder, {"kind": kind, "base": LOCAL, "adapter": mark}
+                ) as part:
                     model.save_pretrained(part)
                     tokenizer.save_pretrained(part)
     return folder
@@ -177,18 +179,18 @@ def trained_folder(kind: Literal["policy", "ppm"] = "policy") -> Path:
 
 def _with_adapter(kind: str, adapter: Path) -> tuple[Any, Any]:
     """The embedded model with an adapter in its weights, a preference model's head too."""
-    from rstar_math.checkpoints.gguf_adapters import put_in
+    from rstar_math.checkpoints.gguf_adapters import apply_adapter
 
     if kind == "policy":
         model, tokenizer = load_policy(LOCAL)
     else:
         model, tokenizer = load_scored(LOCAL, fresh=True)
-    put_in(adapter, model)
+    apply_adapter(adapter, model)
     return model, tokenizer
 
 
 @contextmanager
-def _alone(target: Path) -> Iterator[None]:
+def _exclusive(target: Path) -> Iterator[None]:
     """A block that one process at a time is in, for each target. Raises `OSError`."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.with_name(f"{target.name}.lock").open("w") as lock:
@@ -196,7 +198,7 @@ def _alone(target: Path) -> Iterator[None]:
         yield
 
 
-def forget_quantisation(model: Any) -> None:
+def clear_quantization(model: Any) -> None:
     """Let a model that was read from a GGUF file be trained and saved as what it now is: full
     weights."""
     for config in (model.config, *(m.config for m in model.modules() if hasattr(m, "config"))):
@@ -208,7 +210,7 @@ def forget_quantisation(model: Any) -> None:
 
 
 @contextmanager
-def saying_what_is_wrong(base: str) -> Iterator[None]:
+def convert_load_errors(base: str) -> Iterator[None]:
     """A block in which a model's files are read; what transformers, safetensors and torch say of
     bad ones becomes one sentence (`InputError`), and their bars and reports are not shown."""
     from transformers import modeling_gguf_pytorch_utils
@@ -219,7 +221,7 @@ def saying_what_is_wrong(base: str) -> Iterator[None]:
     before = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
-        with without_bars():
+        with no_progress_bars():
             yield
     except (RstarError, MemoryError):
         raise
@@ -233,7 +235,7 @@ def saying_what_is_wrong(base: str) -> Iterator[None]:
         logging.set_verbosity(before)
 
 
-def squash(raw: Any) -> Any:
+def value_from_score(raw: Any) -> Any:
     """Values in [-1, 1] of raw scores, in float32."""
     import torch
 
@@ -251,8 +253,8 @@ def load_scored(base: str, *, fresh: bool = False, dtype: Any = None) -> tuple[A
     import torch
     from transformers import AutoModelForSequenceClassification
 
-    where, options = locate(base)
-    with saying_what_is_wrong(base):
+    where, options = resolve_checkpoint(base)
+    with convert_load_errors(base):
         model, loaded = AutoModelForSequenceClassification.from_pretrained(
             where,
             dtype=dtype or torch.float32,
@@ -267,7 +269,7 @@ def load_scored(base: str, *, fresh: bool = False, dtype: Any = None) -> tuple[A
             f"{base} ({type(model).__name__}) is no causal language model with a value head at its "
             "last token; give a model that continues text, or what rstar train ppm wrote."
         )
-    require_fit(base, model, tokenizer)
+    check_tokenizer(base, model, tokenizer)
     missing = sorted(str(key) for key in loaded["missing_keys"])
     headless = [key for key in missing if key.startswith("score")]
     if fresh and missing == headless:
@@ -282,7 +284,7 @@ def load_scored(base: str, *, fresh: bool = False, dtype: Any = None) -> tuple[A
             f"{base} gives {model.config.num_labels} outputs and a scorer has one; give a "
             "checkpoint that rstar train ppm wrote."
         )
-    forget_quantisation(model)
+    clear_quantization(model)
     model.config.pad_token_id = tokenizer.pad_token_id
     return model, tokenizer
 
@@ -327,18 +329,18 @@ def load_probe(folder: Path, base: str | None = None) -> tuple[Any, Any, Any, tu
     from transformers import AutoModel
 
     read_notes(folder)
-    with saying_what_is_wrong(str(folder)):
+    with convert_load_errors(str(folder)):
         about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         layers = tuple(int(layer) for layer in about["layers"])
         weights = load_file(str(folder / PROBE))
         base = base or str(about["base"])
-    where, options = locate(base)
-    with saying_what_is_wrong(base):
+    where, options = resolve_checkpoint(base)
+    with convert_load_errors(base):
         backbone = AutoModel.from_pretrained(
             where, dtype=torch.float32, attn_implementation="sdpa", **options
         )
         tokenizer = load_tokenizer(base)
-    require_fit(base, backbone, tokenizer)
+    check_tokenizer(base, backbone, tokenizer)
     size = backbone.config.get_text_config().hidden_size
     if (size, backbone.config.num_hidden_layers) != (about["size"], about["depth"]):
         raise InputError(
@@ -346,7 +348,7 @@ def load_probe(folder: Path, base: str | None = None) -> tuple[Any, Any, Any, tu
             f"{base} has {backbone.config.num_hidden_layers} of {size}; name its own policy."
         )
     head = probe_head(size * len(layers), int(about["hidden"]))
-    with saying_what_is_wrong(str(folder)):
+    with convert_load_errors(str(folder)):
         head.load_state_dict(weights)
     return backbone, tokenizer, head, layers
 

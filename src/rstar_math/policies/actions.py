@@ -5,41 +5,41 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rstar_math.concurrency import together
+from rstar_math.concurrency import gather
 from rstar_math.config.sections import ActionsConfig
-from rstar_math.costs import charge
-from rstar_math.errors import ContextExceeded, ModelError, RequestFailed
+from rstar_math.costs import add_cost
+from rstar_math.errors import ContextLengthError, ModelError, RequestError
 from rstar_math.prompts.actions import (
     ANSWER_STOPS,
     LINE_STOPS,
     REPHRASING_STOPS,
-    legal,
-    posed,
-    read_answer,
-    read_asked,
-    read_rephrasing,
-    read_thought,
+    allowed_actions,
+    effective_question,
+    parse_answer,
+    parse_rephrasing,
+    parse_subquestion,
+    parse_thought,
 )
 from rstar_math.prompts.families import (
-    Family,
-    again_prompt,
+    ActionPrompts,
     answer_prompt,
-    ask_prompt,
-    family,
-    overall,
+    completion_prompt,
+    final_subquestion,
+    load_action_prompts,
+    reanswer_prompt,
     rephrase_prompt,
-    rest_prompt,
+    subquestion_prompt,
     thought_prompt,
 )
-from rstar_math.prompts.grammar import Sample
-from rstar_math.prompts.subquestions import concludes
-from rstar_math.protocols import Completer, Completion, Grouper
+from rstar_math.prompts.grammar import ParsedSample
+from rstar_math.prompts.subquestions import is_final_subquestion
+from rstar_math.protocols import AnswerGrouper, Completer, Completion
 from rstar_math.seeding import derive
 from rstar_math.types import Cost, Question, Step
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class _ActionResult:
     """What one action brought."""
 
     steps: tuple[Step, ...] = ()
@@ -66,16 +66,16 @@ class ActionPolicy:
     expansion's A2 votes that agree with it; without such votes, the share of this expansion's
     thoughts with an answer.
 
-    A path has at most `depth` steps; see `steps.actions.legal` for the last one. An action whose
+    A path has at most `depth` steps; see `steps.actions.allowed_actions` for the last one. An action whose
     request cannot be served brings no steps; the error is raised where none could.
     """
 
     def __init__(
-        self, completer: Completer, config: ActionsConfig, *, group: Grouper, depth: int
+        self, completer: Completer, config: ActionsConfig, *, group: AnswerGrouper, depth: int
     ) -> None:
         self._completer = completer
         self._config = config
-        self._family = family(config.family)
+        self._family = load_action_prompts(config.family)
         self._group = group
         self._depth = depth
 
@@ -84,7 +84,7 @@ class ActionPolicy:
     ) -> list[Step]:
         """See `protocols.Policy`, but for the number of steps; the result may hold equal ones."""
         last = len(prefix) + 1 >= self._depth
-        turn = _Turn(
+        turn = _ActionRequest(
             self._completer,
             self._config,
             self._family,
@@ -95,25 +95,25 @@ class ActionPolicy:
             seed,
             last,
         )
-        actions = legal(prefix, self._config.allowed, depth=self._depth)
-        found = dict(zip(actions, await together(turn.attempt(a) for a in actions), strict=True))
+        actions = allowed_actions(prefix, self._config.allowed, depth=self._depth)
+        found = dict(zip(actions, await gather(turn.run(a) for a in actions), strict=True))
         errors = [each.error for each in found.values() if each.error is not None]
         if errors and len(errors) == len(found):
             raise errors[0]
         if "A1" in found:
             votes = found["A2"].votes if "A2" in found else ()
-            found["A1"] = _Found(tuple(await turn.weighed(found["A1"].steps, votes)))
+            found["A1"] = _ActionResult(tuple(await turn.with_confidence(found["A1"].steps, votes)))
         return [step for each in found.values() for step in each.steps]
 
 
 @dataclass(frozen=True, slots=True)
-class _Turn:
+class _ActionRequest:
     """One expansion: what is asked, and of whom."""
 
     completer: Completer
     config: ActionsConfig
-    family: Family
-    group: Grouper
+    family: ActionPrompts
+    group: AnswerGrouper
     question: Question
     prefix: Sequence[Step]
     k: int
@@ -121,9 +121,9 @@ class _Turn:
     last: bool
     """Whether the path's last step is asked for."""
 
-    async def attempt(self, action: str) -> _Found:
+    async def run(self, action: str) -> _ActionResult:
         """What an action brings, or the error of a request that cannot be served."""
-        actions: dict[str, Callable[[], Coroutine[Any, Any, _Found]]] = {
+        actions: dict[str, Callable[[], Coroutine[Any, Any, _ActionResult]]] = {
             "A1": self._thoughts,
             "A2": self._rest,
             "A3": self._subquestions,
@@ -132,10 +132,10 @@ class _Turn:
         }
         try:
             return await actions[action]()
-        except (ContextExceeded, RequestFailed) as error:
-            return _Found(error=error)
+        except (ContextLengthError, RequestError) as error:
+            return _ActionResult(error=error)
 
-    async def weighed(self, thoughts: Sequence[Step], votes: Sequence[str]) -> list[Step]:
+    async def with_confidence(self, thoughts: Sequence[Step], votes: Sequence[str]) -> list[Step]:
         """Thoughts, with a confidence where they state the final answer."""
         stated = [step.answer for step in thoughts if step.answer is not None]
         if not stated:
@@ -145,35 +145,37 @@ class _Turn:
         shares = iter(electors[each] / electors.total() for each in classes[: len(stated)])
         return [s if s.answer is None else replace(s, confidence=next(shares)) for s in thoughts]
 
-    async def _thoughts(self) -> _Found:
+    async def _thoughts(self) -> _ActionResult:
         prompt = thought_prompt(self.family, self.question, self.prefix)
         texts = await self._ask(
             prompt, self.k, self.config.thought_tokens, LINE_STOPS, derive(self.seed, "A1")
         )
-        return _Found(_kept([read_thought(t.text, finished=t.finished) for t in texts], texts))
+        return _ActionResult(
+            _kept([parse_thought(t.text, finished=t.finished) for t in texts], texts)
+        )
 
-    async def _rest(self) -> _Found:
-        prompt = rest_prompt(self.family, self.question, self.prefix)
+    async def _rest(self) -> _ActionResult:
+        prompt = completion_prompt(self.family, self.question, self.prefix)
         n, tokens = self.config.votes, self.config.solution_tokens
         step, votes = await self._vote(prompt, "A2", n, tokens, derive(self.seed, "A2"))
-        return _Found((step,) if step else (), votes)
+        return _ActionResult((step,) if step else (), votes)
 
-    async def _subquestions(self) -> _Found:
+    async def _subquestions(self) -> _ActionResult:
         if self.last:
-            asked = [overall(self.question, self.prefix)]
+            asked = [final_subquestion(self.question, self.prefix)]
         else:
-            prompt = ask_prompt(self.family, self.question, self.prefix)
+            prompt = subquestion_prompt(self.family, self.question, self.prefix)
             texts = await self._ask(
                 prompt, self.k, self.config.question_tokens, LINE_STOPS, derive(self.seed, "A3")
             )
-            samples = [read_asked(t.text, finished=t.finished) for t in texts]
+            samples = [parse_subquestion(t.text, finished=t.finished) for t in texts]
             asked = list(dict.fromkeys(step.text for step in _kept(samples, texts)))
-        steps = await together(self._answered(each) for each in asked)
-        return _Found(tuple(step for step in steps if step is not None))
+        steps = await gather(self._answered(each) for each in asked)
+        return _ActionResult(tuple(step for step in steps if step is not None))
 
     async def _answered(self, subquestion: str) -> Step | None:
         """A sub-question with the answer that most samples give; None where no sample gives one."""
-        ends = concludes(posed(self.question, self.prefix), subquestion)
+        ends = is_final_subquestion(effective_question(self.question, self.prefix), subquestion)
         prompt = answer_prompt(self.family, self.question, self.prefix, subquestion)
         n = self.config.votes if ends else self.config.sub_votes
         seed = derive(self.seed, "A3", subquestion)
@@ -183,25 +185,27 @@ class _Turn:
         prose = f"{subquestion}\nAnswer: {step.prose}"
         return replace(step, prose=prose, answer=step.answer if ends else None)
 
-    async def _again(self) -> _Found:
-        prompt = again_prompt(self.family, self.question, self.prefix)
+    async def _again(self) -> _ActionResult:
+        prompt = reanswer_prompt(self.family, self.question, self.prefix)
         n, tokens = self.config.sub_votes, self.config.solution_tokens
         step, _ = await self._vote(prompt, "A4", n, tokens, derive(self.seed, "A4"))
-        return _Found((replace(step, answer=None),) if step else ())
+        return _ActionResult((replace(step, answer=None),) if step else ())
 
-    async def _rephrasing(self) -> _Found:
+    async def _rephrasing(self) -> _ActionResult:
         prompt = rephrase_prompt(self.family, self.question)
         texts = await self._ask(
             prompt, 1, self.config.answer_tokens, REPHRASING_STOPS, derive(self.seed, "A5")
         )
-        return _Found(_kept([read_rephrasing(t.text, finished=t.finished) for t in texts], texts))
+        return _ActionResult(
+            _kept([parse_rephrasing(t.text, finished=t.finished) for t in texts], texts)
+        )
 
     async def _vote(
         self, prompt: str, kind: str, n: int, tokens: int, seed: int
     ) -> tuple[Step | None, tuple[str, ...]]:
         """The first sample with the answer that most give, and all answers."""
         texts = await self._ask(prompt, n, tokens, ANSWER_STOPS, seed)
-        samples = [read_answer(t.text, kind=kind, finished=t.finished) for t in texts]
+        samples = [parse_answer(t.text, kind=kind, finished=t.finished) for t in texts]
         steps = _kept(samples, texts)
         answers = tuple(step.answer for step in steps if step.answer is not None)
         if not answers:
@@ -223,9 +227,9 @@ class _Turn:
         )
 
 
-def _kept(samples: Sequence[Sample], completions: Sequence[Completion]) -> tuple[Step, ...]:
+def _kept(samples: Sequence[ParsedSample], completions: Sequence[Completion]) -> tuple[Step, ...]:
     """The steps among some samples; the others are counted in the cost."""
     bad = [c for s, c in zip(samples, completions, strict=True) if s.step is None]
     cut = sum(not completion.finished for completion in bad)
-    charge(Cost(truncated=cut, malformed=len(bad) - cut))
+    add_cost(Cost(truncated=cut, malformed=len(bad) - cut))
     return tuple(sample.step for sample in samples if sample.step is not None)

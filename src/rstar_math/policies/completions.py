@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from rstar_math.config.sections import ActionsConfig, MutualConfig, PolicyConfig
-from rstar_math.costs import charge
+from rstar_math.costs import add_cost
 from rstar_math.extraction import extract_answer
 from rstar_math.models.prompting import prompting_of, renderer_for
-from rstar_math.prompts.actions import ANSWER_STOPS, read_answer
-from rstar_math.prompts.families import chain_messages, chain_prompt, family
+from rstar_math.prompts.actions import ANSWER_STOPS, parse_answer
+from rstar_math.prompts.families import chain_messages, chain_prompt, load_action_prompts
 from rstar_math.prompts.rendering import END_OF_THINKING, THINK, Conversation, Renderer
 from rstar_math.prompts.subquestions import (
     STOPS,
     opening,
-    read_subquestion,
+    parse_subquestion,
     render_subquestions,
     subquestion_prompt,
 )
@@ -133,7 +133,7 @@ def _with_reasoning(step: Step, completion: Completion) -> Step:
 def charge_lost(completions: Sequence[Completion], lost: int) -> None:
     """Count samples that were cut off, and those in which no step was found."""
     cut = sum(not completion.finished for completion in completions)
-    charge(Cost(truncated=cut, malformed=max(0, lost - cut)))
+    add_cost(Cost(truncated=cut, malformed=max(0, lost - cut)))
 
 
 class SubQuestionPolicy:
@@ -181,10 +181,10 @@ class SubQuestionPolicy:
         )
         begun = lead.removeprefix("Question:")
         samples = [
-            read_subquestion(question, begun + c.text, finished=c.finished) for c in completions
+            parse_subquestion(question, begun + c.text, finished=c.finished) for c in completions
         ]
         cut = sum(not c.finished for c in completions)
-        charge(Cost(truncated=cut, malformed=sum(s.step is None for s in samples) - cut))
+        add_cost(Cost(truncated=cut, malformed=sum(s.step is None for s in samples) - cut))
         return [s.step for s in samples if s.step is not None]
 
 
@@ -215,7 +215,7 @@ class ChainPolicy:
     ) -> None:
         self._completer = completer
         self._conversation = conversation
-        self._family = family(config.family)
+        self._family = load_action_prompts(config.family)
         self._tokens = config.solution_tokens
         self._shots = shots
         self._temperature = config.temperature if temperature is None else temperature
@@ -238,7 +238,7 @@ class ChainPolicy:
         )
         steps = []
         for c in completions:
-            step = read_answer(c.text, kind="A2", finished=c.finished, stops=stop).step
+            step = parse_answer(c.text, kind="A2", finished=c.finished, stops=stop).step
             if step is not None:
                 steps.append(replace(step, reasoning=c.reasoning))
         charge_lost(completions, len(completions) - len(steps))
@@ -253,7 +253,7 @@ class ChainPolicy:
         return chain_prompt(self._family, question, shots=self._shots), stop
 
 
-class CompletingPeer:
+class ChainDiscriminator:
     """A second solver: completes a begun solution after the family's worked examples (rStar's
     discriminator, arXiv:2408.06195, section 3.3)."""
 
@@ -266,13 +266,13 @@ class CompletingPeer:
     ) -> None:
         self._completer = completer
         self._conversation = conversation
-        self._family = family(actions.family)
+        self._family = load_action_prompts(actions.family)
         self._config = mutual
 
     async def answers(
         self, question: Question, begun: str, n: int, *, seed: int
     ) -> list[str | None]:
-        """See `protocols.Peer`. What counts is what the completion itself states; only a statement
+        """See `protocols.Discriminator`. What counts is what the completion itself states; only a statement
         that `begun` left open is read across the cut. Samples that give None are counted in the
         cost (`truncated`, `malformed`)."""
         if self._conversation is None:

@@ -4,7 +4,7 @@ What they use is billed as a scorer's (`Cost.scorer_tokens`), whatever the Compl
 `calls` and what went wrong on the way (`retries`, `failures`) are counted as anyone's. The same
 prefix means the same request: seeds come from `seed` and the prompt. A prefix whose prompt does not
 fit the model's context, that cannot be served, or in whose judgements nothing can be read, gets 0
-and is counted in `Cost.unscored`; any other `ModelError` is raised.
+and is counted in `Cost.unscorable`; any other `ModelError` is raised.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,15 +13,15 @@ from functools import partial
 from statistics import fmean
 from typing import TypeVar
 
-from rstar_math.concurrency import together
-from rstar_math.costs import as_scoring, charge, rebilled
-from rstar_math.errors import ContextExceeded, RequestFailed
-from rstar_math.prompts.families import family, verify_prompt
+from rstar_math.concurrency import gather
+from rstar_math.costs import add_cost, as_scorer_cost, reclassify_cost
+from rstar_math.errors import ContextLengthError, RequestError
+from rstar_math.prompts.families import load_action_prompts, verify_prompt
 from rstar_math.prompts.templates import (
     CHECKED,
     ONE_LINE,
-    read_useful,
-    read_verdict,
+    parse_useful,
+    parse_verdict,
     useful_prompt,
     verdict_prompt,
 )
@@ -69,14 +69,14 @@ class SelfEvaluator:
         async def value(prefix: Sequence[Step]) -> float:
             prompt = verdict_prompt(question, prefix, check=self._check)
             texts = await self._judge.ask(question, prompt)
-            verdicts = _read(texts, partial(read_verdict, check=self._check))
+            verdicts = _read(texts, partial(parse_verdict, check=self._check))
             return fmean(verdicts) if verdicts else 0.0
 
-        with rebilled(as_scoring):
-            return await together(value(prefix) for prefix in prefixes)
+        with reclassify_cost(as_scorer_cost):
+            return await gather(value(prefix) for prefix in prefixes)
 
 
-class UsefulnessScorer:
+class SubquestionScorer:
     """RAP's reward of a sub-question and its answer (Hao et al. 2023, arXiv:2305.14992, section
     3.2), of which 2r - 1 is the value: r = useful^alpha * confidence^(1 - alpha), all in [0, 1].
 
@@ -112,11 +112,11 @@ class UsefulnessScorer:
             if not prefix:
                 return 0.0
             prompt = useful_prompt(question, prefix)
-            said = _read(await self._judge.ask(question, prompt), read_useful)
+            said = _read(await self._judge.ask(question, prompt), parse_useful)
             return 2.0 * self._reward(fmean(said), prefix[-1].confidence) - 1.0 if said else 0.0
 
-        with rebilled(as_scoring):
-            return await together(value(prefix) for prefix in prefixes)
+        with reclassify_cost(as_scorer_cost):
+            return await gather(value(prefix) for prefix in prefixes)
 
     def _reward(self, useful: float, confidence: float | None) -> float:
         """RAP's r, in [0, 1]."""
@@ -125,7 +125,7 @@ class UsefulnessScorer:
         return float(useful**self._alpha * confidence ** (1.0 - self._alpha))
 
 
-class SelfVerifier:
+class SolutionVerifierScorer:
     """Values whole solutions by the policy's own word: the "self-verification" that rStar's
     discriminator is compared with (arXiv:2408.06195, table 5).
 
@@ -144,7 +144,7 @@ class SelfVerifier:
         temperature: float = 1.0,
         seed: int = 0,
     ) -> None:
-        self._family = family(family_name)
+        self._family = load_action_prompts(family_name)
         self._judge = _Judge(completer, samples, temperature, ONE_LINE, 4, seed)
 
     async def score(self, question: Question, prefixes: Sequence[Sequence[Step]]) -> list[float]:
@@ -154,11 +154,11 @@ class SelfVerifier:
             if not prefix or prefix[-1].answer is None:
                 return 0.0
             prompt = verify_prompt(self._family, question, prefix)
-            said = _read(await self._judge.ask(question, prompt), read_useful)
+            said = _read(await self._judge.ask(question, prompt), parse_useful)
             return 2.0 * fmean(said) - 1.0 if said else 0.0
 
-        with rebilled(as_scoring):
-            return await together(value(prefix) for prefix in prefixes)
+        with reclassify_cost(as_scorer_cost):
+            return await gather(value(prefix) for prefix in prefixes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +184,7 @@ class _Judge:
                 temperature=self.temperature,
                 seed=derive(self.seed, question.id, prompt),
             )
-        except (ContextExceeded, RequestFailed):
+        except (ContextLengthError, RequestError):
             return []
         return [completion.text for completion in completions]
 
@@ -193,5 +193,5 @@ def _read(texts: Sequence[str], read: Callable[[str], T | None]) -> list[T]:
     """What the texts say, without those that say nothing; counted if none does."""
     found = [said for text in texts if (said := read(text)) is not None]
     if not found:
-        charge(Cost(unscored=1))
+        add_cost(Cost(unscorable=1))
     return found

@@ -14,16 +14,22 @@ from pathlib import Path
 from typing import Any
 
 from rstar_math.checkpoints.value_heads import PROBE
-from rstar_math.costs import charge
+from rstar_math.costs import add_cost
 from rstar_math.errors import InputError
-from rstar_math.models.loading import backbone_of, hidden_at, load_probe, load_scored, squash
+from rstar_math.models.loading import (
+    backbone_of,
+    hidden_at,
+    load_probe,
+    load_scored,
+    value_from_score,
+)
 from rstar_math.models.prompting import prompting_of_tokenizer, scorer_renderer
 from rstar_math.ppm.token_tree import Encoding, PrefixCache, Row, TokenTree, batch, common, encode
 from rstar_math.prompts.rendering import PLAIN, Renderer
 from rstar_math.types import Cost, Question, Step
 
 
-class PreferenceModel:
+class LocalPPM:
     """A trained scorer: `backbone` gives hidden states, `head` a raw score of them.
 
     `limit` is the most tokens it reads of a prefix; `cache_tokens` how many tokens' keys and values
@@ -58,9 +64,7 @@ class PreferenceModel:
         self._task: asyncio.Task[None] | None = None
 
     @classmethod
-    def load(
-        cls, path: str | Path, *, base: str | None = None, **options: Any
-    ) -> "PreferenceModel":
+    def load(cls, path: str | Path, *, base: str | None = None, **options: Any) -> "LocalPPM":
         """The model of a checkpoint that `rstar train ppm` wrote, or of any sequence-classification
         checkpoint with one output; of a probe, `base` names its policy where that has moved.
 
@@ -92,7 +96,7 @@ class PreferenceModel:
 
         A prefix too long for the model loses steps after its question, never of its last step;
         where question and last step alone are too long, it gets 0 and is counted in
-        `Cost.unscored`. Being cancelled leaves nothing behind."""
+        `Cost.unscorable`. Being cancelled leaves nothing behind."""
         encodings = [
             encode(
                 self._tokenizer,
@@ -126,7 +130,7 @@ class PreferenceModel:
         if self._task is None or self._task.done():
             self._task = loop.create_task(self._serve())
         scores = await future
-        charge(Cost(scorer_tokens=scores.run_tokens, unscored=scores.unscored))
+        add_cost(Cost(scorer_tokens=scores.run_tokens, unscorable=scores.unscored))
         return scores.values
 
     async def _serve(self) -> None:
@@ -214,7 +218,7 @@ class PreferenceModel:
             for index, group in enumerate(groups):
                 ends = torch.tensor([path[-1] for path in group.paths], device=device)
                 raw = self._head(hidden[index, ends].to(_dtype(self._head))).squeeze(-1)
-                values = squash(raw).tolist()
+                values = value_from_score(raw).tolist()
                 for tokens, path, new, value in zip(
                     group.sequences, group.paths, group.new, values, strict=True
                 ):

@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from rstar_math.errors import InputError, MissingExtra
+from rstar_math.errors import InputError, MissingDependencyError
 from rstar_math.problems.jsonl import problem_of, read_problems
 from rstar_math.problems.sources import is_source, read_source
 from rstar_math.types import Problem
@@ -117,7 +117,7 @@ def load(name: str, *, folder: Path | None = None, limit: int | None = None) -> 
     of a source that `problems.sources` reads (`hf:NAME:CONFIG@SPLIT`, a file, ...); at most
     `limit`.
 
-    Raises `InputError`, or `MissingExtra` without the package that it takes.
+    Raises `InputError`, or `MissingDependencyError` without the package that it takes.
     """
     if is_source(name):
         return Loaded(read_source(name, limit), name)
@@ -139,11 +139,11 @@ def load(name: str, *, folder: Path | None = None, limit: int | None = None) -> 
 
 def from_hub(hub: Hub, name: str, limit: int | None = None) -> list[Problem]:
     """The problems of a data set of the hub, with ids `name/split/row`. Downloads it where it is
-    not in the cache. Raises `MissingExtra` or `InputError`."""
+    not in the cache. Raises `MissingDependencyError` or `InputError`."""
     try:
         from datasets import load_dataset
     except ImportError as error:
-        raise MissingExtra(
+        raise MissingDependencyError(
             f"Loading {hub.name} needs datasets; type: pip install datasets (or put the file into "
             f"a folder and name it with --data)."
         ) from error

@@ -16,14 +16,14 @@ from types import TracebackType
 from typing import Any, Self
 
 from rstar_math.errors import ConfigError, StoreError
-from rstar_math.files import hold
+from rstar_math.files import lock_file
 
 FORMAT = 1
 _BEGINNING = b'{"format": '
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class DraftResponse:
     """What one request came to."""
 
     request: int
@@ -43,7 +43,7 @@ class Written:
 class DraftFile:
     """The requests that were answered so far. A context manager; held by one process."""
 
-    def __init__(self, path: Path, file: FileIO, done: dict[int, Written]) -> None:
+    def __init__(self, path: Path, file: FileIO, done: dict[int, DraftResponse]) -> None:
         self.path = path
         self.done = done
         """By request."""
@@ -64,7 +64,7 @@ class DraftFile:
         except OSError as error:
             raise _unwritable(path, error) from error
         try:
-            hold(
+            lock_file(
                 file.fileno(),
                 f"Another process is writing {path}; wait for it, or give a new --run.",
             )
@@ -92,12 +92,12 @@ class DraftFile:
     ) -> None:
         self._file.close()
 
-    def keep(self, written: Written) -> None:
+    def keep(self, written: DraftResponse) -> None:
         """Keep what a request came to. When this returns it is on the disk."""
         self._write(asdict(written))
         self.done[written.request] = written
 
-    def first(self, requests: int) -> list[Written]:
+    def first(self, requests: int) -> list[DraftResponse]:
         """Those of the first `requests` that were answered, in their order."""
         return [self.done[number] for number in range(requests) if number in self.done]
 
@@ -121,13 +121,13 @@ class DraftFile:
             raise _unwritable(self.path, error) from error
 
 
-def _read(path: Path, data: bytes) -> tuple[dict[str, Any] | None, dict[int, Written], int]:
+def _read(path: Path, data: bytes) -> tuple[dict[str, Any] | None, dict[int, DraftResponse], int]:
     """The conditions (None of a file that was not begun), the requests, and where the last whole
     line ends."""
     if not _BEGINNING.startswith(data[: len(_BEGINNING)].rstrip(b"\0")):
         raise StoreError(f"{path} holds something else; give a new --run.")
     told: dict[str, Any] | None = None
-    done: dict[int, Written] = {}
+    done: dict[int, DraftResponse] = {}
     end = 0
     for number, (line, after) in enumerate(_lines(data), 1):
         try:
@@ -160,12 +160,12 @@ def _lines(data: bytes) -> Iterator[tuple[bytes, int]]:
         start = at + 1
 
 
-def _written(entry: Mapping[str, Any]) -> Written:
+def _written(entry: Mapping[str, Any]) -> DraftResponse:
     """A request's line, checked."""
     texts = tuple(entry["texts"])
     if not all(text is None or isinstance(text, str) for text in texts):
         raise TypeError("texts")
-    return Written(
+    return DraftResponse(
         request=int(entry["request"]),
         seeds=tuple(map(str, entry["seeds"])),
         texts=texts,

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rstar_math.errors import InputError
-from rstar_math.files import replacing
+from rstar_math.files import atomic_write
 from rstar_math.seeding import derive
 from rstar_math.types import Problem, Question
 
@@ -158,7 +158,7 @@ def write_problems(
     if path.suffix == ".gz":
         content = gzip.compress(content, mtime=0)
     try:
-        with replacing(path) as part:
+        with atomic_write(path) as part:
             part.write_bytes(content)
     except OSError as error:
         raise InputError(
@@ -178,7 +178,7 @@ def _entry(problem: Problem) -> dict[str, Any]:
     return {key: text for key, text in found.items() if text is not None}
 
 
-def drawn(problems: Sequence[Problem], size: int | None, seed: int) -> list[Problem]:
+def sample(problems: Sequence[Problem], size: int | None, seed: int) -> list[Problem]:
     """At most `size` of some problems, in their order. Who is drawn depends on ids alone, so that a
     larger draw holds a smaller one."""
     if size is None or size >= len(problems):

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-from rstar_math.errors import InputError, MissingExtra
+from rstar_math.errors import InputError, MissingDependencyError
 from rstar_math.problems.jsonl import COLUMNS, Columns, problem_of, read_problems
 from rstar_math.problems.stories import MOST_STORIES, Story, stories
 from rstar_math.seeding import derive
@@ -128,7 +128,7 @@ def generate(
     """`size` problems of a generator; the same for the same seed and version of reasoning-gym.
 
     `options` are the generator's own. Raises `InputError` for a generator or an option that is
-    not known, `MissingExtra` without reasoning-gym.
+    not known, `MissingDependencyError` without reasoning-gym.
     """
     if name not in CHECKED:
         close = difflib.get_close_matches(name, CHECKED, 1)
@@ -139,7 +139,7 @@ def generate(
     try:
         gym: Any = import_module("reasoning_gym")
     except ImportError as error:
-        raise MissingExtra(
+        raise MissingDependencyError(
             f"gym:{name} needs reasoning-gym; type: pip install 'rstar-math[gym]'."
         ) from error
     try:
@@ -214,7 +214,7 @@ def parse_source(text: str) -> Source:
 def read_source(text: str, limit: int | None = None) -> list[Problem]:
     """The problems of a source in its order, at most `limit`; their `source` is set.
 
-    Raises `InputError` or, where a package is wanting, `MissingExtra`.
+    Raises `InputError` or, where a package is wanting, `MissingDependencyError`.
     """
     source = parse_source(text)
     if source.kind == "file":
@@ -269,11 +269,11 @@ def _columns(source: Source) -> Columns:
 
 def rows_of(source: Source) -> Iterator[Problem]:
     """The problems of a data set of the hub, answers as they stand in its column. Raises
-    `InputError` and `MissingExtra`."""
+    `InputError` and `MissingDependencyError`."""
     try:
         import datasets
     except ImportError as error:
-        raise MissingExtra(
+        raise MissingDependencyError(
             f"hf:{source.name} needs the package datasets; type: pip install 'rstar-math[train]'."
         ) from error
     name, _, split = source.name.partition("@")
@@ -350,7 +350,7 @@ class Solved:
 
 def read_solutions(source: str) -> Iterator[Solved]:
     """The solutions of a source (see `problems.sources`); none of a source that has no column
-    "solution", and no "answer" that holds one. Raises `InputError` and `MissingExtra`."""
+    "solution", and no "answer" that holds one. Raises `InputError` and `MissingDependencyError`."""
     kind = parse_source(source)
     if kind.kind == "gym":
         return

@@ -17,11 +17,11 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from rstar_math.concurrency import together
+from rstar_math.concurrency import gather
 from rstar_math.config.sections import Section
-from rstar_math.costs import CIRCUMSTANCES, metering
-from rstar_math.errors import ConfigError, ContextExceeded, RequestFailed
-from rstar_math.problems.drafts import DraftFile, Written
+from rstar_math.costs import ENVIRONMENT_FIELDS, track_cost
+from rstar_math.errors import ConfigError, ContextLengthError, RequestError
+from rstar_math.problems.drafts import DraftFile, DraftResponse
 from rstar_math.problems.filtering import Evaluations, Match, Rule, decontaminate, deduplicate
 from rstar_math.problems.jsonl import question_id
 from rstar_math.problems.similarity import words
@@ -147,8 +147,8 @@ def _instruction() -> str:
     return text.rstrip("\n") + "\n\n"
 
 
-OnWritten = Callable[[Written], None]
-_FAILED = {ContextExceeded: "context exceeded", RequestFailed: "request failed"}
+OnWritten = Callable[[DraftResponse], None]
+_FAILED = {ContextLengthError: "context exceeded", RequestError: "request failed"}
 _BLOCK = 20_000
 """Known problems that drafts are held against at once; bounds the memory."""
 EXAMPLES = 5
@@ -161,7 +161,7 @@ UNASKED, SILENT, DISAGREED = "solver not reached", "without an answer", "without
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class KnownProblems:
     """Problems that no draft may ask again."""
 
     reason: str
@@ -192,7 +192,7 @@ class Synthetic:
 
 
 @dataclass(slots=True)
-class LeftOut:
+class Rejections:
     """What became of the drafts that were not kept."""
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -208,12 +208,12 @@ class LeftOut:
 
 
 @dataclass(frozen=True, slots=True)
-class Fresh:
+class NewDrafts:
     """Drafts that are problems, and new ones."""
 
     problems: list[Problem]
     """Without references, in the order of the requests."""
-    origins: dict[str, Written]
+    origins: dict[str, DraftResponse]
     """By id the request that each came from."""
     matches: list[Match]
     """What others are held to be."""
@@ -240,7 +240,7 @@ async def write_drafts(
             file.keep(written)
             on_written(written)
 
-    await together(writer() for _ in range(width))
+    await gather(writer() for _ in range(width))
 
 
 async def _ask(
@@ -249,13 +249,13 @@ async def _ask(
     config: SynthesisConfig,
     number: int,
     model: str,
-) -> Written:
+) -> DraftResponse:
     """One request."""
     seed = derive(config.seed, "synthesis", number)
     shown = random.Random(seed).sample(seeds, config.shots)
     failure: str | None = None
     texts: tuple[str | None, ...] = ()
-    with metering() as cost:
+    with track_cost() as cost:
         try:
             found = await completer.complete(
                 synthesis_prompt(shown),
@@ -266,12 +266,12 @@ async def _ask(
                 seed=seed,
             )
             texts = tuple(one.text if one.finished else None for one in found[: config.each])
-        except (ContextExceeded, RequestFailed) as error:
+        except (ContextLengthError, RequestError) as error:
             failure = _FAILED[type(error)]
     spent = {key: value for key, value in asdict(cost).items() if value}
-    kept = {key: value for key, value in spent.items() if key not in CIRCUMSTANCES}
+    kept = {key: value for key, value in spent.items() if key not in ENVIRONMENT_FIELDS}
     names = tuple(problem.id for problem in shown)
-    return Written(number, names, texts, model, failure, kept)
+    return DraftResponse(number, names, texts, model, failure, kept)
 
 
 def require_seeds(seeds: Sequence[Problem], config: SynthesisConfig) -> None:
@@ -283,13 +283,16 @@ def require_seeds(seeds: Sequence[Problem], config: SynthesisConfig) -> None:
         )
 
 
-def tell_apart(
-    written: Sequence[Written], config: SynthesisConfig, known: Sequence[Known], out: LeftOut
-) -> Fresh:
+def filter_drafts(
+    written: Sequence[DraftResponse],
+    config: SynthesisConfig,
+    known: Sequence[KnownProblems],
+    out: Rejections,
+) -> NewDrafts:
     """The drafts that are problems, each once, and asked nowhere in `known`; the others go to
     `out`. Who stays does not depend on the order in which requests were answered."""
     drafts: list[Problem] = []
-    origins: dict[str, Written] = {}
+    origins: dict[str, DraftResponse] = {}
     for one in written:
         for text in one.texts:
             if text is None:
@@ -316,21 +319,21 @@ def tell_apart(
                 because = f"{match.evaluation} {match.item.id} ({match.kind}): {match.overlap}"
                 out.add(one_kind.reason, match.problem.question.text, because)
             matches += found.removed
-    return Fresh(fresh, {problem.id: origins[problem.id] for problem in fresh}, matches)
+    return NewDrafts(fresh, {problem.id: origins[problem.id] for problem in fresh}, matches)
 
 
-def _evaluations(known: Known) -> Iterator[Evaluations]:
+def _evaluations(known: KnownProblems) -> Iterator[Evaluations]:
     """Known problems, ready to have drafts held against them, some at a time."""
     for name, problems in known.sets.items():
         for start in range(0, len(problems), _BLOCK):
             yield Evaluations({name: problems[start : start + _BLOCK]}, known.rule)
 
 
-def settle(
-    fresh: Fresh,
+def accept_by_agreement(
+    fresh: NewDrafts,
     found: Mapping[str, tuple[Agreement, bool]],
     config: SynthesisConfig,
-    out: LeftOut,
+    out: Rejections,
 ) -> list[Synthetic]:
     """The problems on whose answers enough solutions agree; the others go to `out`. `found` is by
     id, with whether the solver could be asked at all."""

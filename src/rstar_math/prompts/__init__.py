@@ -1,7 +1,7 @@
 """Step formats, prompt sets and chat templates: the only package that knows what a model reads and
 writes."""
 
-from rstar_math.prompts.grammar import FENCED, FORMATS, GRAMMAR, TAGS, Sample, StepFormat
+from rstar_math.prompts.grammar import FENCED, FORMATS, GRAMMAR, TAGS, ParsedSample, StepFormat
 from rstar_math.prompts.rendering import ChatPrompt, Renderer, make_renderer
 from rstar_math.prompts.templates import few_shot_prompt, trained_prompt
 
@@ -11,8 +11,8 @@ __all__ = [
     "GRAMMAR",
     "TAGS",
     "ChatPrompt",
+    "ParsedSample",
     "Renderer",
-    "Sample",
     "StepFormat",
     "few_shot_prompt",
     "make_renderer",

@@ -19,8 +19,8 @@ from dataclasses import replace
 
 from rstar_math.errors import ConfigError
 from rstar_math.extraction import extract_answer
-from rstar_math.prompts.grammar import Sample
-from rstar_math.prompts.subquestions import STOPS, asked
+from rstar_math.prompts.grammar import ParsedSample
+from rstar_math.prompts.subquestions import STOPS, subquestion_of
 from rstar_math.types import Question, Step
 
 NAMES = {
@@ -65,19 +65,21 @@ _FINAL = re.compile(
 _UNIT = re.compile(r"\s*\S(?:[^\n]*?[.!?](?=\s|\Z)|[^\n]*)")
 
 
-def ended(step: Step) -> bool:
+def ends_path(step: Step) -> bool:
     """Whether a path ends with this step: it states the answer, or was to be the rest."""
     return step.answer is not None or step.kind == "A2"
 
 
-def legal(prefix: Sequence[Step], allowed: Sequence[str], *, depth: int) -> tuple[str, ...]:
+def allowed_actions(
+    prefix: Sequence[Step], allowed: Sequence[str], *, depth: int
+) -> tuple[str, ...]:
     """The actions that may follow a prefix, in the order of `ACTIONS`; none after its end.
 
     A path has at most `depth` steps, a rephrasing (A5) among them. For the last one only those
     actions are asked that end a path: A2, and A3 on the problem's own question. Where neither may
     follow, it is A1, which may state the answer.
     """
-    if len(prefix) >= depth or (prefix and ended(prefix[-1])):
+    if len(prefix) >= depth or (prefix and ends_path(prefix[-1])):
         return ()
     last = prefix[-1].kind if prefix else None
     if last not in _FOLLOWS:
@@ -92,7 +94,7 @@ def legal(prefix: Sequence[Step], allowed: Sequence[str], *, depth: int) -> tupl
     return tuple(a for a in found if a in ("A2", "A3")) or tuple(a for a in found if a == "A1")
 
 
-def posed(question: Question, prefix: Sequence[Step]) -> Question:
+def effective_question(question: Question, prefix: Sequence[Step]) -> Question:
     """The question that a path answers: as its first step rephrased it, if that is an A5."""
     if not prefix or prefix[0].kind != "A5":
         return question
@@ -101,7 +103,7 @@ def posed(question: Question, prefix: Sequence[Step]) -> Question:
     return Question(question.id, " ".join([*conditions, last.removeprefix("Question: ")]))
 
 
-def solution_units(question: Question, steps: Sequence[Step]) -> list[str]:
+def solution_segments(question: Question, steps: Sequence[Step]) -> list[str]:
     """What a path says, in sentences and lines, for cutting it in two: joined by "" they are the
     solution as a chain-of-thought prompt shows it after "Answer:", but for the space before it.
 
@@ -112,33 +114,33 @@ def solution_units(question: Question, steps: Sequence[Step]) -> list[str]:
     not shown the answer.
     """
     del question  # the same for every question: what a step ends is written in the step
-    text = " ".join(filter(None, (said(step) for step in answered(steps))))
+    text = " ".join(filter(None, (as_solution_text(step) for step in with_revised_answers(steps))))
     units = _UNIT.findall(text)
     for at, unit in enumerate(units):
-        if states(unit):
+        if states_answer(unit):
             return [*units[:at], "".join(units[at:])]
     return units
 
 
-def states(text: str) -> bool:
+def states_answer(text: str) -> bool:
     """Whether a sentence states the final answer: in a box, or with "the answer is" and something
     that is no question and no denial."""
     return _FINAL.search(text) is not None
 
 
-def answered(steps: Sequence[Step]) -> list[Step]:
+def with_revised_answers(steps: Sequence[Step]) -> list[Step]:
     """The steps without A4: each has put its answer in the place of that of its A3."""
     kept: list[Step] = []
     for step in steps:
         if step.kind == "A4" and kept:
             first = kept.pop()
-            kept.append(replace(first, prose=f"{asked(first)}\nAnswer: {step.text}"))
+            kept.append(replace(first, prose=f"{subquestion_of(first)}\nAnswer: {step.text}"))
         else:
             kept.append(step)
     return kept
 
 
-def said(step: Step) -> str:
+def as_solution_text(step: Step) -> str:
     """A step as a part of a whole solution; "" for a rephrased question."""
     if step.kind == "A5":
         return ""
@@ -147,7 +149,7 @@ def said(step: Step) -> str:
     answer = step.text.partition("\n")[2].strip().removeprefix("Answer:").strip()
     if step.answer is not None:
         return answer
-    return _STATEMENT.sub("", answer).strip() or f"{asked(step)} {extract_answer(answer)}."
+    return _STATEMENT.sub("", answer).strip() or f"{subquestion_of(step)} {extract_answer(answer)}."
 
 
 LINE_STOPS = ("\n",)
@@ -162,47 +164,47 @@ _REPHRASING = re.compile(
 )
 
 
-def read_answer(
+def parse_answer(
     text: str, *, kind: str, finished: bool, stops: Sequence[str] = ANSWER_STOPS
-) -> Sample:
+) -> ParsedSample:
     """The step of a text that ends by stating an answer; its `answer` is what it states, also
     where the step does not end a path. `stops` are those that it was sampled with."""
     prose, problem = _prose(text, finished=finished, stops=stops)
     answer = None if problem else extract_answer(prose)
     if answer is None:
-        return Sample(None, problem or "no answer stated")
-    return Sample(Step(prose=prose, kind=kind, answer=answer))
+        return ParsedSample(None, problem or "no answer stated")
+    return ParsedSample(Step(prose=prose, kind=kind, answer=answer))
 
 
-def read_thought(text: str, *, finished: bool) -> Sample:
+def parse_thought(text: str, *, finished: bool) -> ParsedSample:
     """A1: the step of one line. It has an `answer` if it states the final one, with the word
     "answer" or a box: a thought that merely begins with "so" is on its way."""
     prose, problem = _line(text, finished=finished)
     if problem:
-        return Sample(None, problem)
-    if not states(prose):
-        return Sample(Step(prose=prose, kind="A1"))
+        return ParsedSample(None, problem)
+    if not states_answer(prose):
+        return ParsedSample(Step(prose=prose, kind="A1"))
     answer = extract_answer(prose)
     if answer is None:
-        return Sample(None, "no answer stated")
-    return Sample(Step(prose=prose, kind="A1", answer=answer))
+        return ParsedSample(None, "no answer stated")
+    return ParsedSample(Step(prose=prose, kind="A1", answer=answer))
 
 
-def read_asked(text: str, *, finished: bool) -> Sample:
+def parse_subquestion(text: str, *, finished: bool) -> ParsedSample:
     """A3 without its answer: the step whose prose is a sub-question, its space single."""
     prose, problem = _line(text, finished=finished)
-    return Sample(None, problem) if problem else Sample(Step(prose=prose, kind="A3"))
+    return ParsedSample(None, problem) if problem else ParsedSample(Step(prose=prose, kind="A3"))
 
 
-def read_rephrasing(text: str, *, finished: bool) -> Sample:
+def parse_rephrasing(text: str, *, finished: bool) -> ParsedSample:
     """A5: the step of a text sampled after "Condition 1:": a line for each condition, then one for
     what is asked, which ends it: small models like to add a hint or an answer."""
     found = _REPHRASING.match(f"Condition 1: {text.strip()}")
     if found is None or (found["open"] is not None and not finished):
         _, problem = _prose(text, finished=finished, stops=REPHRASING_STOPS)
-        return Sample(None, problem or "no list of conditions and a question")
+        return ParsedSample(None, problem or "no list of conditions and a question")
     lines = [re.sub(r":\s*", ": ", line, count=1) for line in found["step"].split("\n")]
-    return Sample(Step(prose="\n".join(" ".join(line.split()) for line in lines), kind="A5"))
+    return ParsedSample(Step(prose="\n".join(" ".join(line.split()) for line in lines), kind="A5"))
 
 
 def _prose(

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rstar_math.errors import InputError
-from rstar_math.text import plain
+from rstar_math.text import sanitize
 
 TIMEOUT_S = 5.0
 """Longest time for the renderings of one template."""
@@ -187,9 +187,9 @@ def _render(template: ChatTemplate, cases: list[dict[str, Any]]) -> list[str]:
         raise InputError(f"{what} takes too much time or memory; {way_out}.")
     if done.returncode > 0:
         last = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
-        raise InputError(f"{what} cannot be rendered ({plain(last)[:200]}); {way_out}.")
+        raise InputError(f"{what} cannot be rendered ({sanitize(last)[:200]}); {way_out}.")
     answers = json.loads(done.stdout)
     for answer in answers:
         if "error" in answer:
-            raise _TemplateError(f"{what} fails ({plain(answer['error'])}); {way_out}.")
+            raise _TemplateError(f"{what} fails ({sanitize(answer['error'])}); {way_out}.")
     return [answer["text"] for answer in answers]

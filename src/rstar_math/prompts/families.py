@@ -15,20 +15,20 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rstar_math.errors import ConfigError, InputError
 from rstar_math.prompts.actions import (
-    answered,
-    posed,
-    read_answer,
-    read_rephrasing,
-    read_thought,
-    said,
-    solution_units,
+    as_solution_text,
+    effective_question,
+    parse_answer,
+    parse_rephrasing,
+    parse_thought,
+    solution_segments,
+    with_revised_answers,
 )
 from rstar_math.prompts.subquestions import (
-    OVERALL,
-    asked,
+    FINAL_PREFIX,
     check_subquestions,
     last_sentence,
     render_subquestions,
+    subquestion_of,
 )
 from rstar_math.types import Question, Step
 
@@ -37,7 +37,7 @@ RIGHT = "Is the answer right?"
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
+class ActionPrompts:
     """Prompts for a kind of question. Each text of examples ends in an empty line."""
 
     name: str
@@ -72,7 +72,7 @@ class Family:
         return self.cot, self.thoughts, self.subquestions, self.rephrase, self.verify
 
 
-class _Card(BaseModel):
+class _ActionPromptsFile(BaseModel):
     """`family.toml`."""
 
     model_config = ConfigDict(extra="forbid")
@@ -84,7 +84,7 @@ class _Card(BaseModel):
 
 
 @cache
-def family(name: str) -> Family:
+def load_action_prompts(name: str) -> ActionPrompts:
     """The family of a name that comes with the package, or of a folder's path, its examples
     checked against the grammar.
 
@@ -100,16 +100,16 @@ def family(name: str) -> Family:
             f"There is no family of prompts called {name!r} and no such folder; take "
             f"{', '.join(names)} or the path of a folder with prompts of your own."
         )
-    card = _card(folder)
+    card = _read_card(folder)
     texts = {kind: _examples(folder, kind, check) for kind, check in _CHECKS.items()}
     chat = card.chat_instruction or card.instruction
-    return Family(name, card.description, card.instruction, chat, card.depth, **texts)
+    return ActionPrompts(name, card.description, card.instruction, chat, card.depth, **texts)
 
 
-def _card(folder: Traversable) -> _Card:
+def _read_card(folder: Traversable) -> _ActionPromptsFile:
     text = _text(folder, "family.toml")
     try:
-        return _Card.model_validate(tomllib.loads(text))
+        return _ActionPromptsFile.model_validate(tomllib.loads(text))
     except (tomllib.TOMLDecodeError, ValidationError) as error:
         raise ConfigError(
             f"family.toml in {folder} is not as it should be ({' '.join(str(error).split())}); "
@@ -162,14 +162,14 @@ def _refuse(part: str, problem: str | None) -> None:
 
 def _check_cot(text: str) -> None:
     for part in _each(text, "Answer:"):
-        sample = read_answer(part, kind="A2", finished=True)
+        sample = parse_answer(part, kind="A2", finished=True)
         if sample.step is None:
             _refuse(part, sample.problem)
 
 
 def _check_thoughts(text: str) -> None:
     for part in _each(text, "Steps:\n"):
-        samples = [read_thought(line, finished=True) for line in part.split("\n")]
+        samples = [parse_thought(line, finished=True) for line in part.split("\n")]
         for at, sample in enumerate(samples, start=1):
             if sample.step is None:
                 _refuse(part, sample.problem)
@@ -179,7 +179,7 @@ def _check_thoughts(text: str) -> None:
 
 def _check_rephrase(text: str) -> None:
     for part in _each(text, "Condition 1:", "Problem: "):
-        sample = read_rephrasing(part, finished=True)
+        sample = parse_rephrasing(part, finished=True)
         if sample.step is None:
             _refuse(part, sample.problem)
 
@@ -187,7 +187,7 @@ def _check_rephrase(text: str) -> None:
 def _check_verify(text: str) -> None:
     for part in _each(text, "Answer:"):
         solution, _, word = part.partition(f"\n{RIGHT} ")
-        if read_answer(solution, kind="A2", finished=True).step is None or word not in (
+        if parse_answer(solution, kind="A2", finished=True).step is None or word not in (
             "Yes",
             "No",
         ):
@@ -204,7 +204,9 @@ _CHECKS: dict[str, Callable[[str], None]] = {
 _NUMBER = re.compile(r"\d")
 
 
-def chain_prompt(family: Family, question: Question, begun: str = "", *, shots: bool = True) -> str:
+def chain_prompt(
+    family: ActionPrompts, question: Question, begun: str = "", *, shots: bool = True
+) -> str:
     """Asks for a whole solution, or for the rest of one that is begun; without `shots` by an
     instruction in the place of examples."""
     lead = family.cot if shots else f"{family.instruction}\n\n"
@@ -213,7 +215,7 @@ def chain_prompt(family: Family, question: Question, begun: str = "", *, shots: 
 
 
 def chain_messages(
-    family: Family, question: Question, *, shots: bool = True
+    family: ActionPrompts, question: Question, *, shots: bool = True
 ) -> list[tuple[str, str]]:
     """The same as messages for an instruct model: the examples are turns; without `shots` an
     instruction follows the question. A begun solution is the beginning of the answer."""
@@ -226,56 +228,60 @@ def chain_messages(
     return [*turns, ("user", question.text.strip())]
 
 
-def rest_prompt(family: Family, question: Question, prefix: Sequence[Step]) -> str:
+def completion_prompt(family: ActionPrompts, question: Question, prefix: Sequence[Step]) -> str:
     """A2: asks for the rest of the solution. What the prefix found is its beginning."""
-    begun = "".join(solution_units(question, prefix))
-    return chain_prompt(family, posed(question, prefix), begun)
+    begun = "".join(solution_segments(question, prefix))
+    return chain_prompt(family, effective_question(question, prefix), begun)
 
 
-def again_prompt(family: Family, question: Question, prefix: Sequence[Step]) -> str:
+def reanswer_prompt(family: ActionPrompts, question: Question, prefix: Sequence[Step]) -> str:
     """A4: asks for the answer of the prefix's last sub-question, by a chain of thought. What came
     before it is the answer's beginning."""
     *before, last = prefix
-    about = f"{_facts(posed(question, prefix))} {asked(last)}"
-    begun = "".join(solution_units(question, before))
+    about = f"{_facts(effective_question(question, prefix))} {subquestion_of(last)}"
+    begun = "".join(solution_segments(question, before))
     return chain_prompt(family, Question(question.id, about), begun)
 
 
-def thought_prompt(family: Family, question: Question, prefix: Sequence[Step]) -> str:
+def thought_prompt(family: ActionPrompts, question: Question, prefix: Sequence[Step]) -> str:
     """A1: asks for the next line of a solution in steps; sub-questions show their answers."""
-    lines = (" ".join(said(step).split()) for step in answered(prefix))
+    lines = (" ".join(as_solution_text(step).split()) for step in with_revised_answers(prefix))
     shown = "".join(f"{line}\n" for line in lines if line)
-    return f"{family.thoughts}{_posing(posed(question, prefix))}Steps:\n{shown}"
+    return f"{family.thoughts}{_posing(effective_question(question, prefix))}Steps:\n{shown}"
 
 
-def ask_prompt(family: Family, question: Question, prefix: Sequence[Step]) -> str:
+def subquestion_prompt(family: ActionPrompts, question: Question, prefix: Sequence[Step]) -> str:
     """A3: asks for the next sub-question; an answer given again stands in the first one's place."""
-    shown = render_subquestions([step for step in answered(prefix) if step.kind == "A3"])
-    problem = posed(question, prefix).text.strip()
+    shown = render_subquestions(
+        [step for step in with_revised_answers(prefix) if step.kind == "A3"]
+    )
+    problem = effective_question(question, prefix).text.strip()
     return f"{family.subquestions}Problem: {problem}\n{shown}Question:"
 
 
 def answer_prompt(
-    family: Family, question: Question, prefix: Sequence[Step], subquestion: str
+    family: ActionPrompts, question: Question, prefix: Sequence[Step], subquestion: str
 ) -> str:
     """A3: asks for the answer to a sub-question."""
-    return f"{ask_prompt(family, question, prefix)} {subquestion}\nAnswer:"
+    return f"{subquestion_prompt(family, question, prefix)} {subquestion}\nAnswer:"
 
 
-def overall(question: Question, prefix: Sequence[Step]) -> str:
+def final_subquestion(question: Question, prefix: Sequence[Step]) -> str:
     """The sub-question that is the problem's own."""
-    return f"{OVERALL} {last_sentence(posed(question, prefix))}"
+    return f"{FINAL_PREFIX} {last_sentence(effective_question(question, prefix))}"
 
 
-def rephrase_prompt(family: Family, question: Question) -> str:
+def rephrase_prompt(family: ActionPrompts, question: Question) -> str:
     """A5: asks for the question as a list of conditions and what is asked."""
     return f"{family.rephrase}Problem: {question.text.strip()}\nCondition 1:"
 
 
-def verify_prompt(family: Family, question: Question, steps: Sequence[Step]) -> str:
+def verify_prompt(family: ActionPrompts, question: Question, steps: Sequence[Step]) -> str:
     """Asks whether a whole solution is right, yes or no."""
-    solution = "".join(solution_units(question, steps))
-    return f"{family.verify}{_posing(posed(question, steps))}Answer: {solution}\n{RIGHT}"
+    solution = "".join(solution_segments(question, steps))
+    return (
+        f"{family.verify}{_posing(effective_question(question, steps))}Answer: {solution}\n{RIGHT}"
+    )
 
 
 def _posing(question: Question) -> str:

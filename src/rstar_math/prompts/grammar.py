@@ -66,7 +66,7 @@ _MOST_PARSED = 20_000
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class ParsedSample:
     """What one sampled text turned out to be: a step, or the reason why it is none."""
 
     step: Step | None
@@ -105,7 +105,7 @@ class StepFormat(Protocol):
 
     def read(
         self, prefix: Sequence[Step], text: str, *, finished: bool, stop: str | None = None
-    ) -> Sample:
+    ) -> ParsedSample:
         """The step that a sampled text holds after a prefix. `text` lacks its stop string; `stop`
         is that string where the server tells it."""
         ...
@@ -159,10 +159,10 @@ class TaggedSteps:
 
     def read(
         self, prefix: Sequence[Step], text: str, *, finished: bool, stop: str | None = None
-    ) -> Sample:
+    ) -> ParsedSample:
         """See `StepFormat`. A text that ended by itself without a mark ends what was open."""
         if not finished:
-            return Sample(None, "cut off at the token limit")
+            return ParsedSample(None, "cut off at the token limit")
         mark = _MARK.search(text)
         body = text[: mark.start()] if mark else text
         in_code = _in_code(prefix)
@@ -170,16 +170,16 @@ class TaggedSteps:
         if opened:
             body, in_code = body[opened.end() :], True
         if not body.strip():
-            return Sample(None, "empty")
+            return ParsedSample(None, "empty")
         kind = mark.group(1) if mark else ("code" if in_code else "answer")
         if in_code != (kind != "answer"):
-            return Sample(None, f"<{kind}/> out of place")
+            return ParsedSample(None, f"<{kind}/> out of place")
         if mark is None and text.endswith("<"):
-            return Sample(None, "broken mark")
+            return ParsedSample(None, "broken mark")
         if not in_code:
-            return Sample(Step(prose=body, kind="answer", answer=extract_answer(body)))
+            return ParsedSample(Step(prose=body, kind="answer", answer=extract_answer(body)))
         prose, code = split_code(body)
-        return Sample(Step(prose=prose, code=code, kind=kind))
+        return ParsedSample(Step(prose=prose, code=code, kind=kind))
 
     def read_block(
         self, prefix: Sequence[Step], text: str, *, finished: bool, stop: str | None = None
@@ -264,16 +264,16 @@ class FencedSteps:
 
     def read(
         self, prefix: Sequence[Step], text: str, *, finished: bool, stop: str | None = None
-    ) -> Sample:
+    ) -> ParsedSample:
         """See `StepFormat`."""
         found, problem = self._read(prefix, text, finished=finished, stop=stop)
         if found is None:
-            return Sample(None, problem)
+            return ParsedSample(None, problem)
         lead, body, kind = found
         if kind == "answer":
-            return Sample(Step(prose=body, kind="answer", answer=extract_answer(body)))
+            return ParsedSample(Step(prose=body, kind="answer", answer=extract_answer(body)))
         prose, code = split_code(body)
-        return Sample(Step(prose=lead + prose, code=code, kind=kind))
+        return ParsedSample(Step(prose=lead + prose, code=code, kind=kind))
 
     def read_block(
         self, prefix: Sequence[Step], text: str, *, finished: bool, stop: str | None = None
@@ -384,7 +384,7 @@ def split_code(text: str) -> tuple[str, str]:
     return text[:end], text[end:]
 
 
-def thought(step: Step) -> str:
+def comment_text(step: Step) -> str:
     """A step's prose for a reader: comment signs and code fences removed."""
     if step.kind not in ("step", "code"):
         return step.prose.strip()

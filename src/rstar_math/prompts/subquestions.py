@@ -19,12 +19,12 @@ from importlib.resources import files
 
 from rstar_math.errors import InputError
 from rstar_math.extraction import extract_answer
-from rstar_math.prompts.grammar import Sample
+from rstar_math.prompts.grammar import ParsedSample
 from rstar_math.types import Question, Step
 
 KIND = "A3"
 """`Step.kind` of a sub-question with its answer."""
-OVERALL = "Now we can answer the question:"
+FINAL_PREFIX = "Now we can answer the question:"
 """How a sub-question begins that is the problem's own question."""
 STOPS = ("\nQuestion:", "\n\n", "\nProblem:")
 """Stop strings to sample one sub-question and its answer with; an empty line ends a problem."""
@@ -40,7 +40,7 @@ def subquestion_prompt(question: Question) -> str:
 def opening(question: Question, *, last: bool = False) -> str:
     """Text that leads into the next step. With `last` it asks the problem's question, so that
     only the answer is left to write."""
-    return f"Question: {OVERALL} {last_sentence(question)}\nAnswer:" if last else "Question:"
+    return f"Question: {FINAL_PREFIX} {last_sentence(question)}\nAnswer:" if last else "Question:"
 
 
 def render_subquestions(steps: Sequence[Step]) -> str:
@@ -48,7 +48,7 @@ def render_subquestions(steps: Sequence[Step]) -> str:
     return "".join(f"Question: {step.text}\n" for step in steps)
 
 
-def read_subquestion(question: Question, text: str, *, finished: bool) -> Sample:
+def parse_subquestion(question: Question, text: str, *, finished: bool) -> ParsedSample:
     """The step that a text sampled after "Question:" holds.
 
     A step must state its answer ("The answer is 12."), else it is malformed: the papers' code has
@@ -56,20 +56,20 @@ def read_subquestion(question: Question, text: str, *, finished: bool) -> Sample
     problem's own, and None for those on the way there, since a step with an answer ends its path.
     """
     if not finished:
-        return Sample(None, "cut off at the token limit")
+        return ParsedSample(None, "cut off at the token limit")
     prose = text.strip()
     if not prose:
-        return Sample(None, "empty")
+        return ParsedSample(None, "empty")
     if any(stop in prose for stop in STOPS):
-        return Sample(None, "goes on after its answer")
+        return ParsedSample(None, "goes on after its answer")
     pair = _PAIR.fullmatch(prose)
     if pair is None:
-        return Sample(None, "no sub-question with an answer")
+        return ParsedSample(None, "no sub-question with an answer")
     stated = extract_answer(pair["answer"])
     if stated is None:
-        return Sample(None, "no answer stated")
-    last = concludes(question, pair["asked"])
-    return Sample(Step(prose=prose, kind=KIND, answer=stated if last else None))
+        return ParsedSample(None, "no answer stated")
+    last = is_final_subquestion(question, pair["asked"])
+    return ParsedSample(Step(prose=prose, kind=KIND, answer=stated if last else None))
 
 
 def parse_subquestions(question: Question, text: str) -> list[Step]:
@@ -89,7 +89,7 @@ def parse_subquestions(question: Question, text: str) -> list[Step]:
                 "A solution goes on after the answer to the problem's own question; "
                 "remove what follows it."
             )
-        sample = read_subquestion(question, prose, finished=True)
+        sample = parse_subquestion(question, prose, finished=True)
         if sample.step is None or sample.step.prose != prose:
             problem = sample.problem or "space around it"
             raise InputError(f"Step {len(steps) + 1} of a solution is not well formed ({problem}).")
@@ -97,13 +97,13 @@ def parse_subquestions(question: Question, text: str) -> list[Step]:
     return steps
 
 
-def asked(step: Step) -> str:
+def subquestion_of(step: Step) -> str:
     """The sub-question that a step asks."""
     return step.text.partition("\n")[0].rstrip()
 
 
-def concludes(question: Question, subquestion: str) -> bool:
-    """Whether a sub-question is the problem's own: it begins with `OVERALL` without its last
+def is_final_subquestion(question: Question, subquestion: str) -> bool:
+    """Whether a sub-question is the problem's own: it begins with `FINAL_PREFIX` without its last
     words, or ends in the problem's last sentence; letter case, space and end marks aside."""
     said = _plain(subquestion)
     if said.startswith("now we can answer"):
@@ -130,7 +130,7 @@ def check_subquestions(text: str) -> None:
         if not steps or steps[-1].answer is None:
             raise InputError(
                 f"The example {problem!r} does not end in its problem's own question; let its last "
-                f"sub-question be '{OVERALL} ...'."
+                f"sub-question be '{FINAL_PREFIX} ...'."
             )
 
 

@@ -17,7 +17,7 @@ from itertools import pairwise
 
 from rstar_math.prompts.grammar import GRAMMAR, TAGS, StepFormat
 from rstar_math.prompts.rendering import PLAIN, Renderer, make_renderer, require_code_steps
-from rstar_math.prompts.subquestions import asked
+from rstar_math.prompts.subquestions import subquestion_of
 from rstar_math.types import Question, Step, StepPair
 
 ONE_LINE = ("\n",)
@@ -44,7 +44,7 @@ def verdict_prompt(question: Question, prefix: Sequence[Step], *, check: bool = 
     return f"{examples}{trained_prompt(question)}{GRAMMAR.render(prefix)}{lead}"
 
 
-def read_verdict(text: str, *, check: bool = True) -> float | None:
+def parse_verdict(text: str, *, check: bool = True) -> float | None:
     """1 for "sure", 0 for "likely", -1 for "impossible", of the first verdict that a text sampled
     after `verdict_prompt` gives; None where it gives none clearly: "not sure" is no verdict."""
     found = _FOUND.search(text if check else _VERDICT + text)
@@ -55,13 +55,13 @@ def useful_prompt(question: Question, prefix: Sequence[Step]) -> str:
     """Judged sub-questions, then the last one of a prefix to be judged: RAP's self-evaluation (Hao
     et al. 2023, arXiv:2305.14992, section 3.2). The sub-questions before it are shown without
     their answers, as in RAP's code. The prefix must have a step."""
-    *before, last = (asked(step) for step in prefix)
+    *before, last = (subquestion_of(step) for step in prefix)
     lines = [f"Problem: {question.text.strip()}", *(f"Question: {each}" for each in before)]
     lines += [f"New question: {last}", "Is the new question useful?"]
     return _text("useful.txt") + "\n".join(lines)
 
 
-def read_useful(text: str) -> bool | None:
+def parse_useful(text: str) -> bool | None:
     """Whether a text begins with yes; None where it begins with neither yes nor no."""
     match = _YES_NO.match(text)
     return match[1].lower() == "yes" if match else None

@@ -5,17 +5,17 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 from typing import Any, Protocol
 
 from rstar_math.config.sections import Config
-from rstar_math.prompts.families import family
-from rstar_math.runs.results import Packed
+from rstar_math.prompts.families import load_action_prompts
+from rstar_math.runs.results import PackedResult
 from rstar_math.runs.store import RunStore
 from rstar_math.search.strategies import WORDS, Strategy
 from rstar_math.types import Problem
 
-OnDone = Callable[[Problem, Packed], None]
+ResultCallback = Callable[[Problem, PackedResult], None]
 
 
-class Searchers(Protocol):
-    """Whoever searches problems: a solver in this process (`Here`), or the workers of a cluster."""
+class Searcher(Protocol):
+    """Whoever searches problems: a solver in this process (`LocalSearcher`), or the workers of a cluster."""
 
     @property
     def config(self) -> Config:
@@ -47,21 +47,21 @@ class Searchers(Protocol):
         """Versions of what model-written code runs with."""
         ...
 
-    def finished(
+    def iter_results(
         self, problems: Iterable[Problem], strategy: Strategy, *, guided: bool
-    ) -> AsyncGenerator[tuple[Problem, Packed], None]:
+    ) -> AsyncGenerator[tuple[Problem, PackedResult], None]:
         """Searches as they are finished and judged; no more are begun than are asked for."""
         ...
 
 
-async def fill(
-    searchers: Searchers,
+async def solve_problems(
+    searchers: Searcher,
     store: RunStore,
     strategy: Strategy,
     problems: Iterable[Problem],
     *,
     guided: bool = False,
-    on_done: OnDone | None = None,
+    on_done: ResultCallback | None = None,
 ) -> None:
     """Solve those of the run's problems that the strategy has not finished, keeping each result.
 
@@ -70,20 +70,20 @@ async def fill(
     results before it kept.
     """
     if searchers.model_name is not None:
-        store.pin("model", searchers.model_name)
+        store.require_fact("model", searchers.model_name)
     if strategy.kind in ("rstar", "peer") and searchers.discriminator_name is not None:
-        store.pin("discriminator", searchers.discriminator_name)
+        store.require_fact("discriminator", searchers.discriminator_name)
     if strategy.kind in WORDS:
-        store.pin("prompts", family(searchers.config.actions.family).digest)
+        store.require_fact("prompts", load_action_prompts(searchers.config.actions.family).digest)
     if searchers.prompting:
-        store.pin("prompting", json.dumps(searchers.prompting, sort_keys=True))
-    store.note("libraries", json.dumps(searchers.library_versions()))
+        store.require_fact("prompting", json.dumps(searchers.prompting, sort_keys=True))
+    store.set_default_fact("libraries", json.dumps(searchers.library_versions()))
     done = store.done(strategy.name)
     todo = (problem for problem in problems if problem.id not in done)
-    found = searchers.finished(todo, strategy, guided=guided)
+    found = searchers.iter_results(todo, strategy, guided=guided)
     try:
         async for problem, one in found:
-            store.keep(one)
+            store.save_packed(one)
             if on_done is not None:
                 on_done(problem, one)
     finally:

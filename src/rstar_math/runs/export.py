@@ -12,10 +12,10 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
-from rstar_math.errors import InputError, MissingExtra, StoreError
-from rstar_math.files import replacing
+from rstar_math.errors import InputError, MissingDependencyError, StoreError
+from rstar_math.files import atomic_write
 from rstar_math.prompts.grammar import KINDS
-from rstar_math.runs.results import Searched
+from rstar_math.runs.results import SearchedProblem
 from rstar_math.runs.store import RunStore
 from rstar_math.search.tree import Tree, to_record
 from rstar_math.types import Step
@@ -29,7 +29,7 @@ _BLOCK = 1000
 def write_rows(path: Path, model: type[BaseModel], rows: Iterable[BaseModel]) -> int:
     """Write a file of rows and return their number; the ending, .jsonl or .parquet, says how.
 
-    Raises `OSError` where the disk will not have it, and `MissingExtra`.
+    Raises `OSError` where the disk will not have it, and `MissingDependencyError`.
     """
     if path.suffix == ".parquet":
         return _write_parquet(path, model, iter(rows))
@@ -45,7 +45,7 @@ def write_rows(path: Path, model: type[BaseModel], rows: Iterable[BaseModel]) ->
 
 def read_file(path: Path, model: type[M]) -> list[M]:
     """The rows of a file. Raises `InputError` naming the first line that is at fault and what is
-    wrong with it, and `MissingExtra`."""
+    wrong with it, and `MissingDependencyError`."""
     number = 0
     found: list[M] = []
     try:
@@ -74,19 +74,19 @@ def _checked(path: Path, model: type[M]) -> Iterator[M]:
 
 
 @contextmanager
-def whole(target: Path) -> Iterator[Path]:
+def check_complete(target: Path) -> Iterator[Path]:
     """A path to write to that becomes `target` at the end, and nothing if anything fails before.
 
     Raises `StoreError` where the disk will not have it.
     """
     try:
-        with replacing(target) as part:
+        with atomic_write(target) as part:
             yield part
     except OSError as error:
-        raise unwritable(target, error) from error
+        raise cannot_write(target, error) from error
 
 
-def unwritable(target: Path, error: OSError) -> StoreError:
+def cannot_write(target: Path, error: OSError) -> StoreError:
     """An error of the disk as a sentence."""
     return StoreError(
         f"{target} cannot be written ({error.strerror or error}); free disk space if it is full, "
@@ -95,12 +95,12 @@ def unwritable(target: Path, error: OSError) -> StoreError:
 
 
 def require_parquet() -> Any:
-    """The module pyarrow. Raises `MissingExtra` where it is not installed."""
+    """The module pyarrow. Raises `MissingDependencyError` where it is not installed."""
     try:
         import_module("pyarrow.parquet")
         return import_module("pyarrow")
     except ImportError as error:
-        raise MissingExtra(
+        raise MissingDependencyError(
             "Parquet needs pyarrow; type: pip install 'rstar-math[train]', or take --format jsonl."
         ) from error
 
@@ -147,12 +147,12 @@ def _column(arrow: Any, kind: Any) -> Any:
     return types[kind]()
 
 
-def _writable(text: object) -> object:
+def _replace_surrogates(text: object) -> object:
     """Text with lone surrogates, which no file can hold, as question marks: as long as before."""
     return text.encode("utf-8", "replace").decode() if isinstance(text, str) else text
 
 
-Text = Annotated[str, BeforeValidator(_writable)]
+Text = Annotated[str, BeforeValidator(_replace_surrogates)]
 
 
 class TreeRow(BaseModel):
@@ -211,7 +211,7 @@ class TrajectoryRow(BaseModel):
     steps: list[StepColumns]
 
 
-def tree_rows(searched: Iterable[Searched]) -> Iterator[TreeRow]:
+def tree_rows(searched: Iterable[SearchedProblem]) -> Iterator[TreeRow]:
     """A row for each tree."""
     for one in searched:
         for strategy, tree in one.trees:
@@ -219,7 +219,7 @@ def tree_rows(searched: Iterable[Searched]) -> Iterator[TreeRow]:
             yield TreeRow(**_head(one, strategy), nodes=len(tree), tree=record)
 
 
-def trajectory_rows(searched: Iterable[Searched]) -> Iterator[TrajectoryRow]:
+def trajectory_rows(searched: Iterable[SearchedProblem]) -> Iterator[TrajectoryRow]:
     """A row for each path that ended, in order of creation."""
     for one in searched:
         for strategy, tree in one.trees:
@@ -236,7 +236,7 @@ def trajectory_rows(searched: Iterable[Searched]) -> Iterator[TrajectoryRow]:
                     )
 
 
-def _head(one: Searched, strategy: str) -> dict[str, Any]:
+def _head(one: SearchedProblem, strategy: str) -> dict[str, Any]:
     problem = one.problem
     return {
         "problem": problem.id,
@@ -266,7 +266,7 @@ def _step(step: Step, q: float | None, score: float | None) -> StepColumns:
     )
 
 
-class Material:
+class SearchedProblems:
     """The searched problems of a run, read one by one; iterate as often as needed.
 
     Trees of rStar's actions and of sub-questions have no training text: unless `any_grammar`, they
@@ -305,7 +305,7 @@ class Material:
     def __len__(self) -> int:
         return len(self._places)
 
-    def __iter__(self) -> Iterator[Searched]:
+    def __iter__(self) -> Iterator[SearchedProblem]:
         self.left_out = 0
         for problem, names in self._places:
             trees: list[tuple[str, Tree]] = []
@@ -316,7 +316,7 @@ class Material:
                 else:
                     self.left_out += 1
             if trees:
-                yield Searched(problem, tuple(trees))
+                yield SearchedProblem(problem, tuple(trees))
 
     def require_verdicts(self) -> None:
         """Raise `InputError` where no path of the run can have been judged."""

@@ -42,7 +42,7 @@ class Shard:
 
 def pin_shard(store: RunStore, shard: Shard | None) -> None:
     """Keep a run to its part of the problems. Raises `ConfigError` where it holds another one."""
-    before = store.facts().get("shard")
+    before = store.metadata().get("shard")
     if before == (shard and str(shard)):
         return
     if before is not None or store.strategies():
@@ -52,7 +52,7 @@ def pin_shard(store: RunStore, shard: Shard | None) -> None:
             f"{store.path} was begun {had} and now {now} are asked for; change it back, or give "
             "a new --run."
         )
-    store.pin("shard", str(shard))
+    store.require_fact("shard", str(shard))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +88,10 @@ def merge(out: Path, runs: Sequence[Path], on_batch: Callable[[int], None] | Non
         for path in runs:
             with RunStore.read(path) as run:
                 _agree(store, run)
-                _pin(store, run)
+                _require_facts(store, run)
                 _take_problems(store, run)
                 for batch in _batches(run):
-                    new, other = store.take(batch)
+                    new, other = store.import_rows(batch)
                     added += new
                     twice += len(batch) - new
                     differing += other
@@ -126,7 +126,7 @@ def _agree(before: RunStore, run: RunStore) -> None:
                 f"{run.path} was made with {key} = {other!r} and {before.path} with {one!r}; "
                 "merge only runs of one configuration, into a file of their own."
             )
-    there, facts = before.facts(), run.facts()
+    there, facts = before.metadata(), run.metadata()
     for key in PINNED:
         if key in facts and there.get(key, facts[key]) != facts[key]:
             raise ConfigError(
@@ -135,19 +135,19 @@ def _agree(before: RunStore, run: RunStore) -> None:
             )
 
 
-def _pin(store: RunStore, run: RunStore) -> None:
+def _require_facts(store: RunStore, run: RunStore) -> None:
     """Take over what a run says of its models and libraries."""
-    facts = run.facts()
+    facts = run.metadata()
     for key in PINNED:
         if key in facts:
-            store.pin(key, facts[key])
+            store.require_fact(key, facts[key])
     if "libraries" in facts:
-        store.note("libraries", json.dumps(json.loads(facts["libraries"])))
+        store.set_default_fact("libraries", json.dumps(json.loads(facts["libraries"])))
 
 
 def _take_problems(store: RunStore, run: RunStore) -> None:
     """Add a run's problems, those of a shard at their places."""
-    places = run.places() if "shard" in run.facts() else None
+    places = run.positions() if "shard" in run.metadata() else None
     store.add_problems(run.problems(), places)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from rstar_math.config.sections import VLLM, Config
 from rstar_math.search.tree import Tree, to_record
 from rstar_math.search.voting import Choice
-from rstar_math.text import encodable
+from rstar_math.text import replace_surrogates
 from rstar_math.types import Cost, Problem, Verdict
 
 LEVEL = 6
@@ -31,7 +31,7 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
-class Packed:
+class PackedResult:
     """A result with its tree as it lies in the run file."""
 
     result: Result
@@ -56,18 +56,18 @@ class Packed:
         )
 
 
-def is_solved(tree: Tree) -> bool:
+def any_path_correct(tree: Tree) -> bool:
     """Whether any path of a guided search came to the right answer."""
     return any(node.verdict is Verdict.RIGHT for node in tree)
 
 
-def packed(strategy: str, tree: Tree, choice: Choice, verdict: Verdict | None) -> Packed:
+def pack_result(strategy: str, tree: Tree, choice: Choice, verdict: Verdict | None) -> PackedResult:
     """A finished search, packed: record, JSON, zlib."""
-    record = encodable(json.dumps(to_record(tree), ensure_ascii=False))
+    record = replace_surrogates(json.dumps(to_record(tree), ensure_ascii=False))
     blob = zlib.compress(record.encode(), LEVEL)
     result = Result(tree.question.id, strategy, choice, verdict, tree.cost, tree.failures())
-    solved = verdict is Verdict.RIGHT or is_solved(tree)
-    return Packed(result, blob, solved)
+    solved = verdict is Verdict.RIGHT or any_path_correct(tree)
+    return PackedResult(result, blob, solved)
 
 
 def read_result(strategy: str, row: Sequence[Any]) -> Result:
@@ -84,20 +84,20 @@ def read_result(strategy: str, row: Sequence[Any]) -> Result:
 
 
 @dataclass(frozen=True, slots=True)
-class Searched:
+class SearchedProblem:
     """A problem and the trees that were grown on it, by the name of the strategy."""
 
     problem: Problem
     trees: tuple[tuple[str, Tree], ...]
 
 
-def conditions(config: Config, *, guided: bool) -> dict[str, Any]:
+def run_conditions(config: Config, *, guided: bool) -> dict[str, Any]:
     """What a run's results depend on, as flat `section.key` entries: a run goes on only where
     these are equal."""
     flat: dict[str, Any] = {"guided": guided}
     for section, values in config.model_dump(mode="json").items():
         for key, value in values.items():
-            if key not in FREE.get(section, set()):
+            if key not in SPEED_ONLY_OPTIONS.get(section, set()):
                 flat[f"{section}.{key}"] = value
     if config.model.embedded:
         flat["model.name"] = config.model.url
@@ -111,7 +111,7 @@ def conditions(config: Config, *, guided: bool) -> dict[str, Any]:
 
 
 _CONNECTION = {"url", "api_key_env", "concurrency", "timeout_s", "retries", "affinity"}
-FREE = {
+SPEED_ONLY_OPTIONS = {
     "model": _CONNECTION,
     "discriminator": _CONNECTION,
     "search": {"trees", "strategy"},
@@ -124,4 +124,4 @@ FREE = {
 
 def default_conditions() -> dict[str, Any]:
     """The conditions of a run whose file names none: those of options that were added later."""
-    return conditions(Config(), guided=False)
+    return run_conditions(Config(), guided=False)

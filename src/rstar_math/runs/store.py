@@ -19,8 +19,8 @@ from typing import Any, Self
 
 from rstar_math import __version__
 from rstar_math.errors import ConfigError, InputError, StoreError
-from rstar_math.files import hold
-from rstar_math.runs.results import Packed, Result, packed, read_result
+from rstar_math.files import lock_file
+from rstar_math.runs.results import PackedResult, Result, pack_result, read_result
 from rstar_math.search.tree import Tree, from_record
 from rstar_math.search.voting import Choice
 from rstar_math.types import Problem, Question, Verdict
@@ -54,7 +54,9 @@ def locked(path: Path) -> int:
     except OSError as error:
         raise StoreError(f"The run {path} cannot be written ({error.strerror}).") from error
     try:
-        hold(lock, f"Another process is writing the run {path}; wait for it, or give a new --run.")
+        lock_file(
+            lock, f"Another process is writing the run {path}; wait for it, or give a new --run."
+        )
     except StoreError:
         os.close(lock)
         raise
@@ -65,7 +67,7 @@ def opened(path: Path) -> sqlite3.Connection:
     """A connection to a run or to a new file; a file of something else is refused untouched."""
     if path.is_dir():
         raise StoreError(f"{path} is a folder, and a run is a file; name a file in it.")
-    with plain_errors(path):
+    with convert_sqlite_errors(path):
         db = sqlite3.connect(path, timeout=30.0)
         if not is_empty(db):
             _check(path, db)
@@ -96,7 +98,7 @@ def _check(path: Path, db: sqlite3.Connection) -> None:
 
 
 @contextmanager
-def plain_errors(path: Path) -> Iterator[None]:
+def convert_sqlite_errors(path: Path) -> Iterator[None]:
     """SQLite's errors, and those of reading what is in the file, as a sentence."""
     try:
         yield
@@ -117,7 +119,7 @@ def plain_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def way_back(key: str, value: Any) -> str:
+def how_to_revert(key: str, value: Any) -> str:
     """How an option gets the value again that a run was made with."""
     if key == "guided":
         return "add --guided" if value else "leave --guided out"
@@ -131,7 +133,7 @@ def way_back(key: str, value: Any) -> str:
 def change(differing: Collection[str], before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """What to say of options that are others now: the first one, and how to go back."""
     key, others = min(differing), len(differing) - 1
-    back = way_back(key, before.get(key))
+    back = how_to_revert(key, before.get(key))
     if others > 1:
         back = f"{others} more options differ: go back to the --config it was made with"
     return (
@@ -166,12 +168,12 @@ class RunStore:
         try:
             db = opened(path)
             store = cls(path, db, lock)
-            with plain_errors(path):
+            with convert_sqlite_errors(path):
                 make_durable(db)
                 if is_empty(db):
                     store._create(conditions)
                 elif not store._rows("SELECT 1 FROM results LIMIT 1"):
-                    store._begin_anew(conditions)
+                    store._reset(conditions)
                 else:
                     store._check_conditions({**conditions}, {**(defaults or {})})
             return store
@@ -218,7 +220,7 @@ class RunStore:
         Raises `InputError` where an id of the run stands for another question or reference now, or
         a place is taken.
         """
-        with plain_errors(self.path), self._db:
+        with convert_sqlite_errors(self.path), self._db:
             places: Iterable[int | None] = repeat(None) if positions is None else positions
             for problem, at in zip(problems, places, strict=False):
                 row = (problem.question.text, problem.reference)
@@ -254,22 +256,22 @@ class RunStore:
         rows = self._rows("SELECT problem FROM results WHERE strategy = ?", strategy)
         return {row[0] for row in rows}
 
-    def put(
+    def save(
         self, strategy: str, tree: Tree, choice: Choice, verdict: Verdict | None = None
     ) -> None:
         """Keep a finished search. When this returns it is on the disk."""
-        self.keep(packed(strategy, tree, choice, verdict))
+        self.save_packed(pack_result(strategy, tree, choice, verdict))
 
-    def keep(self, done: Packed) -> None:
+    def save_packed(self, done: PackedResult) -> None:
         """The same for one that was packed before, maybe on another machine."""
-        with plain_errors(self.path), self._db:
+        with convert_sqlite_errors(self.path), self._db:
             self._db.execute(INSERT, done.row())
 
-    def take(self, rows: Iterable[tuple[Any, ...]]) -> tuple[int, int]:
+    def import_rows(self, rows: Iterable[tuple[Any, ...]]) -> tuple[int, int]:
         """Add rows of another run's results, all or none; those of a search that the run has are
         left out. How many were added, and how many of the others have another tree."""
         added = differing = 0
-        with plain_errors(self.path), self._db:
+        with convert_sqlite_errors(self.path), self._db:
             for row in rows:
                 there = self._db.execute(_TREE, row[:2]).fetchone()
                 if there is None:
@@ -281,10 +283,10 @@ class RunStore:
 
     def rows(self) -> Iterator[tuple[Any, ...]]:
         """All results as they lie in the file, in the order in which they were kept."""
-        with plain_errors(self.path):
+        with convert_sqlite_errors(self.path):
             yield from self._db.execute("SELECT * FROM results ORDER BY rowid")
 
-    def places(self) -> list[int]:
+    def positions(self) -> list[int]:
         """The places of all problems, in their order; see `add_problems`."""
         return [row[0] for row in self._rows("SELECT position FROM problems ORDER BY position")]
 
@@ -300,7 +302,7 @@ class RunStore:
             "FROM results r JOIN problems p ON p.id = r.problem WHERE strategy = ? "
             "ORDER BY position"
         )
-        with plain_errors(self.path):
+        with convert_sqlite_errors(self.path):
             for row in self._db.execute(sql, (strategy,)):
                 yield read_result(strategy, row)
 
@@ -326,7 +328,7 @@ class RunStore:
     def conditions(self) -> dict[str, Any]:
         """What the run's results depend on, as it was given to `open`."""
         rows = self._rows("SELECT value FROM meta WHERE key = 'conditions'")
-        with plain_errors(self.path):
+        with convert_sqlite_errors(self.path):
             found: dict[str, Any] = json.loads(rows[0][0])
         return found
 
@@ -334,7 +336,7 @@ class RunStore:
         """SHA-256 over the run's problems and trees, in hexadecimal; a copy of the run has the
         same, a run that went on another."""
         found = sha256()
-        with plain_errors(self.path):
+        with convert_sqlite_errors(self.path):
             for sql in (
                 "SELECT id, question, reference FROM problems ORDER BY position",
                 "SELECT problem, strategy, tree FROM results ORDER BY problem, strategy",
@@ -345,23 +347,23 @@ class RunStore:
                         found.update(b"%d:" % len(part) + part)
         return found.hexdigest()
 
-    def facts(self) -> dict[str, str]:
+    def metadata(self) -> dict[str, str]:
         """What else is recorded of how the run was made: `version`, `model`, `libraries` (JSON)."""
         return dict(self._rows("SELECT key, value FROM meta WHERE key != 'conditions'"))
 
-    def note(self, key: str, value: str) -> None:
+    def set_default_fact(self, key: str, value: str) -> None:
         """Record a fact about how the run was begun; a later one does not change it."""
-        with plain_errors(self.path), self._db:
+        with convert_sqlite_errors(self.path), self._db:
             self._db.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", (key, value))
 
-    def pin(self, key: str, value: str) -> None:
+    def require_fact(self, key: str, value: str) -> None:
         """Record a fact that is known only once the work begins, such as the model's name.
 
         Raises `ConfigError` where the run was begun with another.
         """
         rows = self._rows("SELECT value FROM meta WHERE key = ?", key)
         if not rows:
-            with plain_errors(self.path), self._db:
+            with convert_sqlite_errors(self.path), self._db:
                 self._db.execute("INSERT INTO meta VALUES (?, ?)", (key, value))
         elif rows[0][0] != value:
             raise ConfigError(
@@ -371,7 +373,7 @@ class RunStore:
 
     def _rows(self, sql: str, *values: str) -> list[Any]:
         """All rows of a question to the database."""
-        with plain_errors(self.path):
+        with convert_sqlite_errors(self.path):
             return self._db.execute(sql, values).fetchall()
 
     def _create(self, conditions: Mapping[str, Any]) -> None:
@@ -384,7 +386,7 @@ class RunStore:
             self._db.execute(f"PRAGMA user_version = {FORMAT}")
             self._describe(conditions)
 
-    def _begin_anew(self, conditions: Mapping[str, Any]) -> None:
+    def _reset(self, conditions: Mapping[str, Any]) -> None:
         with self._db:
             self._db.execute("DELETE FROM problems")
             self._db.execute("DELETE FROM meta")

@@ -14,6 +14,6 @@ The layers, what each one stops and what none of them covers are in `docs/securi
 
 from rstar_math.sandbox.executor import Sandbox, run_snippet
 from rstar_math.sandbox.processes import versions
-from rstar_math.sandbox.programs import NOT_COVERED, Layer, probe
+from rstar_math.sandbox.programs import UNPROTECTED, Layer, probe
 
-__all__ = ["NOT_COVERED", "Layer", "Sandbox", "probe", "run_snippet", "versions"]
+__all__ = ["UNPROTECTED", "Layer", "Sandbox", "probe", "run_snippet", "versions"]

@@ -373,7 +373,7 @@ class Sandbox:
 _DEFAULTS = SandboxConfig()
 
 
-class _Room:
+class _ThreadPool:
     """A pool, and the thread whose event loop it lives in."""
 
     def __init__(self) -> None:
@@ -395,15 +395,15 @@ class _Room:
         self.loop.close()
 
 
-_room: _Room | None = None
+_room: _ThreadPool | None = None
 _lock = threading.Lock()
 
 
-def _open() -> _Room:
+def _open() -> _ThreadPool:
     global _room
     with _lock:
         if _room is None:
-            _room = _Room()
+            _room = _ThreadPool()
         return _room
 
 

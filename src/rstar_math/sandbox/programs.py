@@ -11,7 +11,7 @@ from typing import Any
 from rstar_math.config.sections import SandboxConfig
 from rstar_math.sandbox import processes
 from rstar_math.sandbox.child.protocol import Limits
-from rstar_math.text import encodable
+from rstar_math.text import replace_surrogates
 from rstar_math.types import Execution, ExecutionStatus, Step
 
 MAX_CODE = 4 << 20
@@ -87,7 +87,9 @@ def execution(header: dict[str, Any], body: bytes) -> Execution:
 
 def _line(value: object) -> str | None:
     """What a program says of its error, as one short line that a file can hold."""
-    return None if value is None else " ".join(encodable(str(value)).split())[:MESSAGE_CHARS]
+    return (
+        None if value is None else " ".join(replace_surrogates(str(value)).split())[:MESSAGE_CHARS]
+    )
 
 
 class Cache:
@@ -131,7 +133,7 @@ class Layer:
     """What the layer is there to stop."""
 
 
-NOT_COVERED = (
+UNPROTECTED = (
     "A fault in the kernel itself: snippets share the machine's kernel. For code from an adversary "
     "rather than from a model, add a virtual machine.",
     "Timing and cache side channels, and how loaded the machine is: a snippet can measure time.",

@@ -4,43 +4,43 @@ Takes functions, not models: nothing in here imports HTTP, torch or a prompt.
 """
 
 from rstar_math.search.beam import beam, best_first
-from rstar_math.search.expansion import Parts
+from rstar_math.search.expansion import SearchComponents
 from rstar_math.search.mcts import grow
-from rstar_math.search.mutual import examine, mutual_choice
+from rstar_math.search.mutual import check_candidates, choose_by_agreement
 from rstar_math.search.sampling import sample_chains
-from rstar_math.search.strategies import pursue
+from rstar_math.search.strategies import run_strategy
 from rstar_math.search.tree import ROOT, Node, Tree, from_record, to_record
 from rstar_math.search.voting import (
-    Ballot,
     Choice,
-    ballots,
+    Vote,
     best,
     majority,
-    paths,
-    top_of_runs,
+    one_vote_per_path,
+    top_k_of_runs,
+    votes_of,
     weighted,
 )
 
 __all__ = [
     "ROOT",
-    "Ballot",
     "Choice",
     "Node",
-    "Parts",
+    "SearchComponents",
     "Tree",
-    "ballots",
+    "Vote",
     "beam",
     "best",
     "best_first",
-    "examine",
+    "check_candidates",
+    "choose_by_agreement",
     "from_record",
     "grow",
     "majority",
-    "mutual_choice",
-    "paths",
-    "pursue",
+    "one_vote_per_path",
+    "run_strategy",
     "sample_chains",
     "to_record",
-    "top_of_runs",
+    "top_k_of_runs",
+    "votes_of",
     "weighted",
 ]

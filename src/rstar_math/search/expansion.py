@@ -7,27 +7,27 @@ changes the tree at once, without an `await`. So a tree is valid at every moment
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from rstar_math.concurrency import together
+from rstar_math.concurrency import gather
 from rstar_math.config.sections import Duplicates, SearchConfig
-from rstar_math.costs import charge, metering
-from rstar_math.errors import ContextExceeded, ModelError, RequestFailed
+from rstar_math.costs import add_cost, track_cost
+from rstar_math.errors import ContextLengthError, ModelError, RequestError
 from rstar_math.protocols import Executor, Policy, Scorer, Verifier
 from rstar_math.search.programs import step_key
 from rstar_math.search.tree import Node, Tree
-from rstar_math.search.voting import on_the_bill_of
+from rstar_math.search.voting import track_tree_cost
 from rstar_math.seeding import derive
 from rstar_math.types import Cost, Question, Step, Verdict
 
-GIVEN_UP: dict[type[BaseException], str] = {
-    ContextExceeded: "context exceeded",
-    RequestFailed: "request failed",
+PATH_ERRORS: dict[type[BaseException], str] = {
+    ContextLengthError: "context exceeded",
+    RequestError: "request failed",
 }
 """Errors that end the path that a request was for, with the reason that is written down."""
 _REWARD = {Verdict.RIGHT: 1.0, Verdict.WRONG: -1.0}
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class SearchComponents:
     """What a search works with."""
 
     policy: Policy
@@ -41,7 +41,7 @@ class Candidate:
     """A next step that was run and valued, not yet in a tree."""
 
     step: Step
-    copies: int
+    count: int
     score: float | None = None
     verdict: Verdict | None = None
 
@@ -58,10 +58,10 @@ class Expansion:
     """Whether a verifier judged the ends."""
 
 
-async def expansion(
+async def expand(
     question: Question,
     prefix: tuple[Step, ...],
-    parts: Parts,
+    parts: SearchComponents,
     k: int,
     seed: int,
     *,
@@ -71,15 +71,15 @@ async def expansion(
     their code, score and judge them. Raises `ModelError` where the policy or the scorer cannot be
     asked at all."""
     guided = parts.verifier is not None
-    with metering() as cost:
+    with track_cost() as cost:
         try:
             samples = await parts.policy.propose(question, prefix, k, seed=seed)
-        except tuple(GIVEN_UP) as error:
-            return Expansion((), GIVEN_UP[type(error)], cost, guided)
+        except tuple(PATH_ERRORS) as error:
+            return Expansion((), PATH_ERRORS[type(error)], cost, guided)
         unique = merge_equal(samples, duplicates)
-        steps = await together(executed(parts.executor, prefix, step) for step, _ in unique)
-        scores = await scored(question, parts.scorer, [(*prefix, step) for step in steps])
-        verdicts = await together(judged(parts.verifier, step) for step in steps)
+        steps = await gather(run_code(parts.executor, prefix, step) for step, _ in unique)
+        scores = await score_prefixes(question, parts.scorer, [(*prefix, step) for step in steps])
+        verdicts = await gather(judge_step(parts.verifier, step) for step in steps)
     counts = [count for _, count in unique]
     rows = zip(steps, counts, scores, verdicts, strict=True)
     candidates = tuple(Candidate(*row) for row in rows)
@@ -97,26 +97,26 @@ def merge_equal(samples: Sequence[Step], duplicates: Duplicates) -> list[tuple[S
     return [(step, counts[key]) for key, step in first.items()]
 
 
-def attach(tree: Tree, index: int, found: Expansion, config: SearchConfig) -> list[int]:
+def add_children(tree: Tree, index: int, found: Expansion, config: SearchConfig) -> list[int]:
     """Put an expansion's steps below a node, close what ended, back up what has a value, and
     return the new nodes."""
     tree.nodes[index].expanded = True
     if found.failure is not None:
-        give_up(tree, index, found.failure)
-    children = [tree.add(index, one.step, one.copies) for one in found.candidates]
+        fail_path(tree, index, found.failure)
+    children = [tree.add(index, one.step, one.count) for one in found.candidates]
     for child, one in zip(children, found.candidates, strict=True):
         tree.nodes[child].score, tree.nodes[child].verdict = one.score, one.verdict
-        _settle(tree, child, config, guided=found.guided)
+        _close_or_value(tree, child, config, guided=found.guided)
     return children
 
 
-def give_up(tree: Tree, index: int, reason: str) -> None:
+def fail_path(tree: Tree, index: int, reason: str) -> None:
     """End a path without an answer. Its value stays unknown: only answers are backed up."""
     tree.nodes[index].failure = reason
     tree.close(index)
 
 
-async def scored(
+async def score_prefixes(
     question: Question, scorer: Scorer | None, prefixes: Sequence[tuple[Step, ...]]
 ) -> list[float] | list[None]:
     """The scorer's values, checked; None for each where there is no scorer."""
@@ -131,14 +131,14 @@ async def scored(
     return scores
 
 
-async def judged(verifier: Verifier | None, step: Step) -> Verdict | None:
+async def judge_step(verifier: Verifier | None, step: Step) -> Verdict | None:
     """The verifier's word on the answer that a step states, if both are there."""
     if verifier is None or step.answer is None:
         return None
     return await verifier.judge(step.answer)
 
 
-def _settle(tree: Tree, index: int, config: SearchConfig, *, guided: bool) -> None:
+def _close_or_value(tree: Tree, index: int, config: SearchConfig, *, guided: bool) -> None:
     """Close a new node if its path ends there, and record its value if it has one."""
     node = tree.nodes[index]
     step = node.step
@@ -149,11 +149,11 @@ def _settle(tree: Tree, index: int, config: SearchConfig, *, guided: bool) -> No
             tree.backup(index, value, config.discount)
         tree.close(index)
     elif step.kind == "answer":
-        give_up(tree, index, "no answer stated")
+        fail_path(tree, index, "no answer stated")
     elif _failed_in_a_row(tree, index) >= config.code_errors:
-        give_up(tree, index, "code failed")
+        fail_path(tree, index, "code failed")
     elif node.depth >= config.depth:
-        give_up(tree, index, "too deep")
+        fail_path(tree, index, "too deep")
     elif node.score is not None and config.backup == "all":
         tree.backup(index, node.score, config.discount)
     elif node.score is not None:
@@ -183,7 +183,7 @@ def _failed_in_a_row(tree: Tree, index: int) -> int:
     return count
 
 
-async def executed(executor: Executor, prefix: Sequence[Step], step: Step) -> Step:
+async def run_code(executor: Executor, prefix: Sequence[Step], step: Step) -> Step:
     """The step with what running it after its prefix did; a step without code as it is.
 
     Counts one program run, also where the executor answers from its memory: what a search costs
@@ -192,31 +192,31 @@ async def executed(executor: Executor, prefix: Sequence[Step], step: Step) -> St
     if not step.code:
         return step
     execution = await executor.run(prefix, step)
-    charge(Cost(code_runs=1, code_failures=0 if execution.ok else 1))
+    add_cost(Cost(code_runs=1, code_failures=0 if execution.ok else 1))
     return replace(step, execution=execution)
 
 
-async def finish(tree: Tree, *, parts: Parts, config: SearchConfig) -> None:
+async def complete_best_path(tree: Tree, *, parts: SearchComponents, config: SearchConfig) -> None:
     """Follow the open path that is furthest, of those the one with the highest score, a step at a
     time until a path ends with an answer; nothing where one has. A path that fails is left for the
     next one, with at most `config.depth` steps in all. Raises `ModelError`."""
-    with on_the_bill_of(tree):
+    with track_tree_cost(tree):
         for _ in range(config.depth):
-            at = None if tree.answers() else _furthest(tree)
+            at = None if tree.answers() else _deepest_open(tree)
             if at is None:
                 return
             seed = derive(config.seed, tree.question.id, at)
-            found = await expansion(tree.question, tree.prefix(at), parts, 1, seed)
-            for child in attach(tree, at, found, config):
+            found = await expand(tree.question, tree.prefix(at), parts, 1, seed)
+            for child in add_children(tree, at, found, config):
                 tree.rollouts += tree.nodes[child].answered
 
 
-def _furthest(tree: Tree) -> int | None:
+def _deepest_open(tree: Tree) -> int | None:
     """The node to go on from; None where every path has come to nothing."""
     open_ = [i for i, node in enumerate(tree) if not node.expanded and not node.closed]
 
     def rank(index: int) -> tuple[int, float, int]:
         node = tree.nodes[index]
-        return node.depth, -1.0 if node.worth is None else node.worth, -index
+        return node.depth, -1.0 if node.leaf_value is None else node.leaf_value, -index
 
     return max(open_, key=rank, default=None)

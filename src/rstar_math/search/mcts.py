@@ -18,13 +18,20 @@ from typing import Any
 
 from rstar_math.config.sections import SearchConfig
 from rstar_math.protocols import Executor, Policy, Scorer, Verifier
-from rstar_math.search.expansion import Expansion, Parts, attach, end_value, expansion
+from rstar_math.search.expansion import Expansion, SearchComponents, add_children, end_value, expand
 from rstar_math.search.selection import select
 from rstar_math.search.tree import ROOT, Tree
-from rstar_math.search.voting import Allowance, Enough, on_the_bill_of, spare, spent_tokens, unseen
+from rstar_math.search.voting import (
+    StopCondition,
+    TokenBudget,
+    record_savings,
+    spent_tokens,
+    track_tree_cost,
+    unexplored_probability,
+)
 from rstar_math.seeding import derive
 
-OnRollout = Callable[[Tree], None]
+RolloutCallback = Callable[[Tree], None]
 
 
 async def grow(
@@ -35,8 +42,8 @@ async def grow(
     scorer: Scorer | None = None,
     verifier: Verifier | None = None,
     config: SearchConfig,
-    on_rollout: OnRollout | None = None,
-    enough: Enough | None = None,
+    on_rollout: RolloutCallback | None = None,
+    enough: StopCondition | None = None,
 ) -> None:
     """Add `config.rollouts` rollouts to a tree, new or loaded; fewer where nothing is left to
     explore, `config.tokens` are sampled, or `enough` says so.
@@ -48,22 +55,22 @@ async def grow(
     `ModelError` leaves the tree valid and as far as it got, and so does cancellation. What was
     asked for when the search stops is still put into the tree: it is paid for.
     """
-    search = _Search(tree, Parts(policy, executor, scorer, verifier), config)
-    with on_the_bill_of(tree):
+    search = _Search(tree, SearchComponents(policy, executor, scorer, verifier), config)
+    with track_tree_cost(tree):
         try:
-            while (walk := search.next_walk()) is not None:
-                await search.go_on(walk)
+            while (walk := search.next_rollout()) is not None:
+                await search.advance(walk)
                 if walk.done:
                     if on_rollout is not None:
                         on_rollout(tree)
-                    if enough is not None and await search.settled(enough):
+                    if enough is not None and await search.is_decided(enough):
                         search.stopping = True
         finally:
-            await search.abandon()
+            await search.cancel_pending()
 
 
 @dataclass(slots=True, eq=False)
-class _Walk:
+class _Rollout:
     """A rollout under way: the nodes it went through, the last of which it may be waiting at."""
 
     number: int
@@ -75,7 +82,7 @@ class _Walk:
 class _Search:
     """One call of `grow`: the walks in flight and the expansions they wait for."""
 
-    def __init__(self, tree: Tree, parts: Parts, config: SearchConfig) -> None:
+    def __init__(self, tree: Tree, parts: SearchComponents, config: SearchConfig) -> None:
         if config.selection == "auto":
             valued = parts.scorer is not None or parts.verifier is not None
             config = config.model_copy(update={"selection": "uct" if valued else "puct"})
@@ -84,29 +91,29 @@ class _Search:
         self.before = tree.rollouts
         self.started = 0
         self.done = 0
-        self.allowance = Allowance(config.tokens)
-        self.walks: deque[_Walk] = deque()
-        self.through: Counter[int] = Counter()
+        self.budget = TokenBudget(config.tokens)
+        self.rollouts: deque[_Rollout] = deque()
+        self.in_flight_visits: Counter[int] = Counter()
         """Walks in flight through a node: what virtual loss is counted by."""
         self.expansions: dict[int, tuple[int, asyncio.Task[Expansion]]] = {}
         """By node: how many steps were asked for, and what brings them."""
 
-    def next_walk(self) -> _Walk | None:
+    def next_rollout(self) -> _Rollout | None:
         """The walk whose turn it is, after new ones were sent out; None at the end."""
         while (
-            len(self.walks) < self.config.in_flight
+            len(self.rollouts) < self.config.in_flight
             and self.started < self.config.rollouts
             and not self.stopping
             and not self.tree.nodes[ROOT].closed
         ):
-            walk = _Walk(self.before + self.started)
+            walk = _Rollout(self.before + self.started)
             self.started += 1
-            self.through[ROOT] += 1
+            self.in_flight_visits[ROOT] += 1
             self.descend(walk)
-            self.walks.append(walk)
-        return self.walks.popleft() if self.walks else None
+            self.rollouts.append(walk)
+        return self.rollouts.popleft() if self.rollouts else None
 
-    async def go_on(self, walk: _Walk) -> None:
+    async def advance(self, walk: _Rollout) -> None:
         """Wait for the expansion that a walk stands before, and take the walk to the next one or
         to its end."""
         at = walk.path[-1]
@@ -114,18 +121,18 @@ class _Search:
             k, task = self.expansions[at]
             found = await task
             del self.expansions[at]
-            attach(self.tree, at, found, self.config)
-            self.allowance.pay(k, spent_tokens(found.cost, self.config))
-        if self.allowance.over:
+            add_children(self.tree, at, found, self.config)
+            self.budget.settle(k, spent_tokens(found.cost, self.config))
+        if self.budget.exhausted:
             self.stopping = True
         if self.stopping:
-            self.leave(walk)
+            self.release(walk)
         elif self.descend(walk):
-            self.walks.append(walk)
+            self.rollouts.append(walk)
         else:
             self.finish(walk)
 
-    def descend(self, walk: _Walk) -> bool:
+    def descend(self, walk: _Rollout) -> bool:
         """Go down by the selection rule to a node that is not expanded, and have it expanded;
         False where the walk has come to its end."""
         index = walk.path[-1]
@@ -137,19 +144,19 @@ class _Search:
                 if node.closed:
                     return False
                 if index not in self.expansions:
-                    k = self.allowance.ask(self.config.candidates)
+                    k = self.budget.reserve(self.config.candidates)
                     self.expansions[index] = (k, asyncio.create_task(self.expand(index, k)))
                 return True
             children = [c for c in node.children if revisits or not self.tree.nodes[c].closed]
             if not children:
                 return False
             index = self.choose(walk, index, children)
-            self.through[index] += 1
+            self.in_flight_visits[index] += 1
             walk.path.append(index)
 
-    def choose(self, walk: _Walk, index: int, children: list[int]) -> int:
+    def choose(self, walk: _Rollout, index: int, children: list[int]) -> int:
         """The child of a node to walk to."""
-        best = select(self.tree, index, children, self.through, self.config)
+        best = select(self.tree, index, children, self.in_flight_visits, self.config)
         if len(best) == 1 or self.config.ties == "first":
             return best[0]
         return best[derive(self.config.seed, self.tree.question.id, walk.number, index) % len(best)]
@@ -159,14 +166,14 @@ class _Search:
         question = self.tree.question
         seed = derive(self.config.seed, question.id, index)
         prefix, duplicates = self.tree.prefix(index), self.config.duplicates
-        return expansion(question, prefix, self.parts, k, seed, duplicates=duplicates)
+        return expand(question, prefix, self.parts, k, seed, duplicates=duplicates)
 
-    def finish(self, walk: _Walk) -> None:
+    def finish(self, walk: _Rollout) -> None:
         """Count a walk where it went, also where it came to nothing that has a value."""
-        self.leave(walk)
+        self.release(walk)
         walk.done = True
         for index in walk.path:
-            self.tree.nodes[index].walks += 1
+            self.tree.nodes[index].rollouts += 1
         if self.config.backup == "walks":
             end = walk.path[-1]
             guided = self.parts.verifier is not None
@@ -175,21 +182,21 @@ class _Search:
         self.tree.rollouts += 1
         self.done += 1
 
-    async def settled(self, enough: Enough) -> bool:
+    async def is_decided(self, enough: StopCondition) -> bool:
         """Whether the search may stop."""
         if self.stopping or self.done == self.config.rollouts:
             return False
         left = self.config.rollouts - self.done
-        if not await enough(self.tree, unseen(self.tree)):
+        if not await enough(self.tree, unexplored_probability(self.tree)):
             return False
-        spare(left, self.config.tokens, done=self.done, spent=self.allowance.spent)
+        record_savings(left, self.config.tokens, done=self.done, spent=self.budget.spent)
         return True
 
-    def leave(self, walk: _Walk) -> None:
+    def release(self, walk: _Rollout) -> None:
         """Take a walk out of the count of those in flight."""
-        self.through.subtract(walk.path)
+        self.in_flight_visits.subtract(walk.path)
 
-    async def abandon(self) -> None:
+    async def cancel_pending(self) -> None:
         """End the expansions that nothing waits for any more."""
         tasks = [task for _, task in self.expansions.values()]
         for task in tasks:

@@ -4,7 +4,7 @@ completes to the same answer are trusted more (rStar, arXiv:2408.06195, section 
     await examine(tree, peer=peer, units=units, group=group, config=config, seed=seed)
     choice = await mutual_choice(tree, group, config)
 
-`examine` asks and writes on the tree what was found; `mutual_choice` only reads the tree, so an
+`examine` asks and writes on the tree what was found; `choose_by_agreement` only reads the tree, so an
 answer can be chosen again by another rule without asking again. Neither knows a reference answer:
 of two trees that differ in verdicts only, the same answer is chosen.
 """
@@ -18,13 +18,20 @@ from math import ceil
 from random import Random
 from typing import Literal
 
-from rstar_math.concurrency import together
+from rstar_math.concurrency import gather
 from rstar_math.config.sections import MutualConfig
-from rstar_math.costs import charge, metering
-from rstar_math.protocols import Grouper, Peer
-from rstar_math.search.expansion import GIVEN_UP
+from rstar_math.costs import add_cost, track_cost
+from rstar_math.protocols import AnswerGrouper, Discriminator
+from rstar_math.search.expansion import PATH_ERRORS
 from rstar_math.search.tree import ROOT, Tree
-from rstar_math.search.voting import NO_CHOICE, Ballot, Choice, ballots, on_the_bill_of, paths
+from rstar_math.search.voting import (
+    NO_CHOICE,
+    Choice,
+    Vote,
+    one_vote_per_path,
+    track_tree_cost,
+    votes_of,
+)
 from rstar_math.seeding import derive
 from rstar_math.types import Cost, Question, Step
 
@@ -36,7 +43,7 @@ _SIDE_BY_SIDE = 4
 """Candidates checked at once under a budget of tokens."""
 UNANIMOUS = 0.999
 """Share of the candidates above which one answer needs no checking (rStar's code)."""
-Units = Callable[[Question, Sequence[Step]], list[str]]
+Segments = Callable[[Question, Sequence[Step]], list[str]]
 """The text of a solution in pieces at whose borders it may be cut, each with the white space that
 belongs after it."""
 _WORD = re.compile(r"\S+\s*")
@@ -44,7 +51,7 @@ _ALMOST = 1e-9
 """What a product of shares may be off by: 0.3 of 20 units are 6, not 7."""
 
 
-def mask(units: Sequence[str], share: float) -> str:
+def visible_prefix(units: Sequence[str], share: float) -> str:
     """The beginning of a solution that the second model is shown, without white space at its end:
     `share` of its units, rounded up, at least one and at most all but one.
 
@@ -63,7 +70,7 @@ def mask(units: Sequence[str], share: float) -> str:
     return text.rstrip()
 
 
-def shares(config: MutualConfig, seed: int) -> list[float]:
+def mask_fractions(config: MutualConfig, seed: int) -> list[float]:
     """How much of a candidate is shown, each in [`low`, `high`]: for one split a uniform draw (the
     paper), for more evenly spread from `low` to `high` (rStar's code, whose words these are of; the
     paper's are steps)."""
@@ -77,7 +84,7 @@ def dropped(tree: Tree) -> dict[int, str]:
     """Why paths that end with an answer are no candidates, by their last node: "blank answer", or
     "long answer" for one of more than 100 characters, unless there are no shorter ones."""
     reasons: dict[int, str] = {}
-    for ballot in ballots(tree):
+    for ballot in votes_of(tree):
         if not ballot.answer.strip():
             reasons[ballot.node] = "blank answer"
         elif len(ballot.answer) > MOST_CHARACTERS:
@@ -87,18 +94,18 @@ def dropped(tree: Tree) -> dict[int, str]:
     return reasons
 
 
-def candidates(tree: Tree) -> list[Ballot]:
+def candidates(tree: Tree) -> list[Vote]:
     """The solutions among which is chosen, in order of creation, each with one vote."""
     out = dropped(tree)
-    return [replace(b, weight=1.0) for b in ballots(tree) if b.node not in out]
+    return [replace(b, weight=1.0) for b in votes_of(tree) if b.node not in out]
 
 
-async def examine(
+async def check_candidates(
     tree: Tree,
     *,
-    peer: Peer,
-    units: Units,
-    group: Grouper,
+    peer: Discriminator,
+    units: Segments,
+    group: AnswerGrouper,
     config: MutualConfig,
     seed: int,
     tokens: int | None = None,
@@ -123,28 +130,28 @@ async def examine(
     if not cast or _unanimous(await group([ballot.answer for ballot in cast])):
         return {}
     waiting = [
-        (ballot, _beginnings(tree, ballot.node, units, config, seed))
+        (ballot, _visible_prefixes(tree, ballot.node, units, config, seed))
         for ballot in cast
-        if tree.nodes[ballot.node].peers is None
+        if tree.nodes[ballot.node].agreement is None
     ]
     side = len(waiting) if tokens is None else _SIDE_BY_SIDE
     asked: dict[str, asyncio.Task[str | None]] = {}
 
-    async def check(ballot: Ballot, shown: Sequence[str]) -> None:
+    async def check(ballot: Vote, shown: Sequence[str]) -> None:
         heard = [said for begun in shown if (said := await asked[begun]) is not _REFUSED]
         found = await group([ballot.answer, *(answer for answer in heard if answer is not None)])
         if heard:
-            tree.nodes[ballot.node].peers = (found.count(found[0]) - 1, len(heard))
+            tree.nodes[ballot.node].agreement = (found.count(found[0]) - 1, len(heard))
 
-    with on_the_bill_of(tree), metering() as spent:
+    with track_tree_cost(tree), track_cost() as spent:
         try:
             while waiting and (tokens is None or spent.sampled_tokens < tokens):
                 turn, waiting = waiting[:side], waiting[side:]
                 for begun in dict.fromkeys(begun for _, shown in turn for begun in shown):
                     if begun not in asked:
-                        work = _completed(peer, tree.question, begun, seed, empty)
+                        work = _complete(peer, tree.question, begun, seed, empty)
                         asked[begun] = asyncio.create_task(work)
-                await together(check(ballot, shown) for ballot, shown in turn)
+                await gather(check(ballot, shown) for ballot, shown in turn)
         finally:
             for task in asked.values():
                 task.cancel()
@@ -152,7 +159,7 @@ async def examine(
     return dict(sorted(empty.items()))
 
 
-async def mutual_choice(tree: Tree, group: Grouper, config: MutualConfig) -> Choice:
+async def choose_by_agreement(tree: Tree, group: AnswerGrouper, config: MutualConfig) -> Choice:
     """The answer that the search and the second model agree on.
 
     Of the candidates those are kept that enough completions agreed with (`survives`); a candidate
@@ -177,17 +184,17 @@ async def mutual_choice(tree: Tree, group: Grouper, config: MutualConfig) -> Cho
     if not cast:
         return NO_CHOICE
     groups = await group([ballot.answer for ballot in cast])
-    unasked = all(tree.nodes[ballot.node].peers is None for ballot in cast)
+    unasked = all(tree.nodes[ballot.node].agreement is None for ballot in cast)
     kept = [
         at
         for at, ballot in enumerate(cast)
-        if unasked or survives(tree.nodes[ballot.node].peers, config.keep)
+        if unasked or is_kept(tree.nodes[ballot.node].agreement, config.keep)
     ]
     if not kept:
-        return await paths(cast, group)
+        return await one_vote_per_path(cast, group)
     left = Counter(groups[at] for at in kept)
     if config.score == "paper":
-        worth = {at: _worth(tree, cast[at], groups.count(groups[at]) / len(cast)) for at in kept}
+        worth = {at: _value(tree, cast[at], groups.count(groups[at]) / len(cast)) for at in kept}
         score = {g: max(worth[at] for at in kept if groups[at] == g) for g in left}
     else:
         worth = {at: -2.0 if (value := cast[at].value) is None else value for at in kept}
@@ -204,7 +211,7 @@ async def mutual_choice(tree: Tree, group: Grouper, config: MutualConfig) -> Cho
     )
 
 
-def survives(peers: tuple[int, int] | None, keep: Literal["one", "half", "all"]) -> bool:
+def is_kept(peers: tuple[int, int] | None, keep: Literal["one", "half", "all"]) -> bool:
     """Whether a candidate is kept: where at least one, at least half, or all of the completions
     agree, and one in any case."""
     if peers is None:
@@ -213,15 +220,17 @@ def survives(peers: tuple[int, int] | None, keep: Literal["one", "half", "all"])
     return agreeing >= max(1, {"one": 1, "half": ceil(asked / 2), "all": asked}[keep])
 
 
-def _beginnings(tree: Tree, node: int, units: Units, config: MutualConfig, seed: int) -> list[str]:
+def _visible_prefixes(
+    tree: Tree, node: int, units: Segments, config: MutualConfig, seed: int
+) -> list[str]:
     """What the peer is shown of a candidate, equal beginnings once."""
     parts = units(tree.question, tree.prefix(node))
-    cuts = shares(config, derive(seed, tree.question.id, "split", node))
-    return list(dict.fromkeys(mask(parts, share) for share in cuts))
+    cuts = mask_fractions(config, derive(seed, tree.question.id, "split", node))
+    return list(dict.fromkeys(visible_prefix(parts, share) for share in cuts))
 
 
-async def _completed(
-    peer: Peer, question: Question, begun: str, seed: int, empty: Counter[str]
+async def _complete(
+    peer: Discriminator, question: Question, begun: str, seed: int, empty: Counter[str]
 ) -> str | None:
     """The answer that the peer comes to from a beginning; None, counted in `empty`, where to
     none."""
@@ -229,9 +238,9 @@ async def _completed(
         answers = await peer.answers(
             question, begun, 1, seed=derive(seed, question.id, "peer", begun)
         )
-    except tuple(GIVEN_UP) as error:
-        empty[GIVEN_UP[type(error)]] += 1
-        charge(Cost(unscored=1))
+    except tuple(PATH_ERRORS) as error:
+        empty[PATH_ERRORS[type(error)]] += 1
+        add_cost(Cost(unscorable=1))
         return _REFUSED
     if not answers or not answers[0]:
         empty["no answer stated"] += 1
@@ -244,7 +253,7 @@ def _unanimous(groups: Sequence[int]) -> bool:
     return max(Counter(groups).values()) / len(groups) > UNANIMOUS
 
 
-def _worth(tree: Tree, ballot: Ballot, share: float) -> float:
+def _value(tree: Tree, ballot: Vote, share: float) -> float:
     """A trajectory's reward times the confidence of its end; `share` stands in for the latter."""
     values = [q for at in tree.path(ballot.node) if (q := tree.nodes[at].q) is not None]
     mean = sum(values) / len(values) if values else tree.nodes[ROOT].q

@@ -5,20 +5,38 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 
-from rstar_math.concurrency import together
+from rstar_math.concurrency import gather
 from rstar_math.config.sections import SearchConfig
-from rstar_math.costs import metering
+from rstar_math.costs import track_cost
 from rstar_math.protocols import BlockPolicy
-from rstar_math.search.expansion import GIVEN_UP, Parts, end_value, executed, judged, scored
+from rstar_math.search.expansion import (
+    PATH_ERRORS,
+    SearchComponents,
+    end_value,
+    judge_step,
+    run_code,
+    score_prefixes,
+)
 from rstar_math.search.programs import step_key
 from rstar_math.search.tree import ROOT, Tree
-from rstar_math.search.voting import MOST_EMPTY, Enough, on_the_bill_of, spare, spent_tokens
+from rstar_math.search.voting import (
+    MAX_EMPTY_RUNS,
+    StopCondition,
+    record_savings,
+    spent_tokens,
+    track_tree_cost,
+)
 from rstar_math.seeding import derive
 from rstar_math.types import Cost, Question, Step, Verdict
 
 
 async def sample_chains(
-    tree: Tree, n: int | None, *, parts: Parts, config: SearchConfig, enough: Enough | None = None
+    tree: Tree,
+    n: int | None,
+    *,
+    parts: SearchComponents,
+    config: SearchConfig,
+    enough: StopCondition | None = None,
 ) -> None:
     """Add `n` independent solutions to a tree, side by side below the root, equal ones kept apart,
     each a run of its own; None for as many as `config.tokens` allow.
@@ -37,18 +55,18 @@ async def sample_chains(
     """
     started, tokens, empty, before = 0, 0, 0, tree.runs
     tree.nodes[ROOT].expanded = tree.nodes[ROOT].closed = True
-    with on_the_bill_of(tree):
+    with track_tree_cost(tree):
         while n is None or started < n:
             size = _block(started, tokens, n, config, stoppable=enough is not None)
             cost = await _sample_block(tree, before + started, size, parts, config)
             started += size
             tokens += spent_tokens(cost, config)
             empty = 0 if cost.sampled_tokens else empty + 1
-            if config.tokens is not None and (tokens >= config.tokens or empty == MOST_EMPTY):
+            if config.tokens is not None and (tokens >= config.tokens or empty == MAX_EMPTY_RUNS):
                 return
             left = inf if n is None else n - started
             if enough is not None and left and await enough(tree, left):
-                spare(left, config.tokens, done=started, spent=tokens)
+                record_savings(left, config.tokens, done=started, spent=tokens)
                 return
 
 
@@ -66,7 +84,7 @@ def _block(
 
 
 async def _sample_block(
-    tree: Tree, start: int, size: int, parts: Parts, config: SearchConfig
+    tree: Tree, start: int, size: int, parts: SearchComponents, config: SearchConfig
 ) -> Cost:
     """Add the chains `start` to `start + size` to a tree; what they cost."""
     question = tree.question
@@ -76,14 +94,14 @@ async def _sample_block(
         seed = derive(config.seed, question.id, start + at)
         ended[at] = await _follow(_How(question, parts, config.depth), first, seed)
 
-    with metering() as cost:
+    with track_cost() as cost:
         try:
             seed = derive(config.seed, question.id, "chains", start)
             firsts, failure = await _next(question, parts, (), size, seed)
             root = tree.nodes[ROOT]
             root.failure = None if firsts or root.children else failure
             ended.extend([None] * len(firsts))
-            await together(chain(at, first) for at, first in enumerate(firsts))
+            await gather(chain(at, first) for at, first in enumerate(firsts))
         finally:
             ends = [
                 _add_chain(tree, whole, start + at, config, guided=parts.verifier is not None)
@@ -91,7 +109,7 @@ async def _sample_block(
                 if whole is not None
             ]
         ends = [end for end in ends if tree.nodes[end].answered]
-        scores = await scored(question, parts.scorer, [tree.prefix(end) for end in ends])
+        scores = await score_prefixes(question, parts.scorer, [tree.prefix(end) for end in ends])
         for end, score in zip(ends, scores, strict=True):
             tree.nodes[end].score = score
     return cost
@@ -102,7 +120,7 @@ class _How:
     """What every chain is made with."""
 
     question: Question
-    parts: Parts
+    parts: SearchComponents
     depth: int
 
 
@@ -121,9 +139,9 @@ async def _follow(how: _How, first: Sequence[Step], seed: int) -> _Chain:
     block = first
     while True:
         for step in block:
-            steps.append(await executed(how.parts.executor, steps, step))
+            steps.append(await run_code(how.parts.executor, steps, step))
             if step.answer is not None:
-                return _Chain(steps, None, await judged(how.parts.verifier, steps[-1]))
+                return _Chain(steps, None, await judge_step(how.parts.verifier, steps[-1]))
             failure = _end(steps[-1], len(steps), how.depth)
             if failure is not None:
                 return _Chain(steps, failure)
@@ -142,7 +160,7 @@ def _add_chain(tree: Tree, chain: _Chain, run: int, config: SearchConfig, *, gui
         same = _equal_child(tree, index, step, last=last) if guided else None
         if same is not None:
             index = same
-            tree.nodes[index].copies += 1
+            tree.nodes[index].count += 1
             continue
         index = tree.add(index, step)
         node = tree.nodes[index]
@@ -177,7 +195,7 @@ def _end(step: Step, at: int, depth: int) -> str | None:
 
 
 async def _next(
-    question: Question, parts: Parts, prefix: Sequence[Step], n: int, seed: int
+    question: Question, parts: SearchComponents, prefix: Sequence[Step], n: int, seed: int
 ) -> tuple[list[Sequence[Step]], str | None]:
     """Up to n ways to go on, each to the next point at which code has to be run where the policy
     can sample that far at once, else by one step; and the reason where there is none."""
@@ -188,6 +206,6 @@ async def _next(
         else:
             steps = await parts.policy.propose(question, tuple(prefix), n, seed=seed)
             blocks = [[step] for step in steps]
-    except tuple(GIVEN_UP) as error:
-        return [], GIVEN_UP[type(error)]
+    except tuple(PATH_ERRORS) as error:
+        return [], PATH_ERRORS[type(error)]
     return blocks, None if blocks else "no next step"

@@ -9,7 +9,7 @@ from rstar_math.config.sections import SearchConfig
 from rstar_math.search.tree import Tree
 
 
-class Child(NamedTuple):
+class ChildStats(NamedTuple):
     """What a rule may know of a child."""
 
     q: float | None
@@ -20,7 +20,7 @@ class Child(NamedTuple):
     as far as it was drawn."""
 
 
-def uct(child: Child, parent_visits: int, c: float) -> float:
+def uct(child: ChildStats, parent_visits: int, c: float) -> float:
     """Q + c sqrt(ln N_parent / N), the UCT of rStar-Math (arXiv:2501.04519, section 3.1).
 
     An unvisited child is worth +infinity: it is tried before any other (standard UCT; Kocsis and
@@ -31,7 +31,7 @@ def uct(child: Child, parent_visits: int, c: float) -> float:
     return child.q + c * math.sqrt(math.log(max(parent_visits, 1)) / child.visits)
 
 
-def uct_zero(child: Child, parent_visits: int, c: float) -> float:
+def uct_zero(child: ChildStats, parent_visits: int, c: float) -> float:
     """As `uct`, but an unvisited child is worth 0 (the public rStar-Math code, where it is
     deliberate: higher-Q children first). Without a scorer the search then goes down its first
     path only."""
@@ -40,14 +40,14 @@ def uct_zero(child: Child, parent_visits: int, c: float) -> float:
     return uct(child, parent_visits, c)
 
 
-def puct(child: Child, parent_visits: int, c: float) -> float:
+def puct(child: ChildStats, parent_visits: int, c: float) -> float:
     """Q + c P sqrt(N_parent) / (1 + N), the rule of AlphaZero (Silver et al. 2018,
     doi:10.1126/science.aar6404); Q of an unvisited child is 0, the middle of the range."""
     bonus = c * child.prior * math.sqrt(max(parent_visits, 1)) / (1 + child.visits)
     return (child.q or 0.0) + bonus
 
 
-Rule = Callable[[Child, int, float], float]
+Rule = Callable[[ChildStats, int, float], float]
 RULES: Mapping[str, Rule] = {"uct": uct, "uct-zero": uct_zero, "puct": puct}
 """By the name that `search.selection` gives them."""
 
@@ -63,17 +63,17 @@ def select(
     """
     rule = RULES[config.selection]
     parent = tree.nodes[index]
-    parent_visits = max(parent.visits, parent.walks) + through[index]
-    samples = sum(tree.nodes[child].copies for child in parent.children)
+    parent_visits = max(parent.visits, parent.rollouts) + through[index]
+    samples = sum(tree.nodes[child].count for child in parent.children)
 
     def worth(child: int) -> float:
         node = tree.nodes[child]
         flying = through[child]
-        visits = max(node.visits, node.walks)
+        visits = max(node.visits, node.rollouts)
         q = node.q if node.q is not None else -1.0 if visits else None
         if flying:
             q = (visits * (q or 0.0) - flying) / (visits + flying)
-        return rule(Child(q, visits + flying, node.copies / samples), parent_visits, config.c)
+        return rule(ChildStats(q, visits + flying, node.count / samples), parent_visits, config.c)
 
     worths = [worth(child) for child in children]
     most = max(worths)

@@ -9,27 +9,27 @@ from math import inf
 from typing import Any, Literal, get_args
 
 from rstar_math.config.sections import MutualConfig, SearchConfig
-from rstar_math.costs import as_peer, rebilled
+from rstar_math.costs import as_discriminator_cost, reclassify_cost
 from rstar_math.errors import ConfigError
-from rstar_math.protocols import Grouper, Peer, Scorer
+from rstar_math.protocols import AnswerGrouper, Discriminator, Scorer
 from rstar_math.search.beam import beam, best_first
-from rstar_math.search.expansion import Parts, finish, scored
-from rstar_math.search.mcts import OnRollout, grow
-from rstar_math.search.mutual import Units, examine, mutual_choice
+from rstar_math.search.expansion import SearchComponents, complete_best_path, score_prefixes
+from rstar_math.search.mcts import RolloutCallback, grow
+from rstar_math.search.mutual import Segments, check_candidates, choose_by_agreement
 from rstar_math.search.sampling import sample_chains
 from rstar_math.search.tree import Tree
 from rstar_math.search.voting import (
-    MOST_EMPTY,
+    MAX_EMPTY_RUNS,
     RULES,
     Choice,
-    Enough,
-    ballots,
+    StopCondition,
     best,
-    on_the_bill_of,
-    settled,
-    spare,
+    majority_is_decided,
+    record_savings,
     spent_tokens,
-    top_of_runs,
+    top_k_of_runs,
+    track_tree_cost,
+    votes_of,
 )
 from rstar_math.seeding import derive
 from rstar_math.types import Question
@@ -58,7 +58,7 @@ ACTIONS = ("gen", "rstar", "verify")
 SCORED = ("bon", "beam", "dvts", "value")
 """Kinds that go by the scorer of the configuration, and need one."""
 WORDS = ("zero", "cot", "peer", *ACTIONS)
-"""Kinds that reason in words, by the prompts of `actions.family`."""
+"""Kinds that reason in words, by the prompts of `actions.load_action_prompts`."""
 KNOWN = (
     "greedy, sc@8, bon@8, beam@8, dvts@8, tot, rap, value, mcts, mcts@16, mcts@16x4 (4 runs); in "
     "words instead of programs: zero, cot, cot@8, gen@32, rstar@32, verify@32, peer"
@@ -96,7 +96,7 @@ class Strategy:
     sub-questions in a tree of `n` rollouts; "mcts" a tree of `n` rollouts (None: as many as the
     config says).
 
-    In words instead of programs (`actions.family` has the prompts): "zero" one zero-shot chain of
+    In words instead of programs (`actions.load_action_prompts` has the prompts): "zero" one zero-shot chain of
     thought at temperature 0, "cot" one few-shot chain at temperature 0 or with `n` a majority over
     `n`; "gen" a tree of `n` rollouts over rStar's actions and a majority of its paths, "rstar" the
     same with the discriminator, "verify" with the model's own verification instead; "peer" what
@@ -115,18 +115,18 @@ class Strategy:
         return f"{self.kind}{size}" + ("" if self.runs is None else f"x{self.runs}")
 
     @property
-    def cold(self) -> bool:
+    def is_greedy(self) -> bool:
         """Whether it is one chain at temperature 0."""
         return self.kind in CHAINS and self.n is None
 
-    def most_runs(self, *, endless: bool) -> int | None:
+    def max_runs(self, *, endless: bool) -> int | None:
         """Runs to make: `runs`, or where none are given one, or any number if `endless`."""
         if self.kind == "dvts" and (self.runs or not endless):
             return (self.n or 8) * (self.runs or 1)
         return self.runs if self.runs is not None or endless else 1
 
 
-def without_scorer(kind: str) -> ConfigError:
+def missing_scorer_error(kind: str) -> ConfigError:
     """What to say where a kind that goes by a scorer has none."""
     return ConfigError(
         f"{kind} goes by a scorer, and there is none; type --set search.scorer=self, or give "
@@ -166,23 +166,25 @@ def _shape(kind: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Review:
+class Reviewer:
     """A second look."""
 
-    look: Callable[[Tree, int | None], Awaitable[Choice]]
+    review: Callable[[Tree, int | None], Awaitable[Choice]]
     """Checks what a search found and was not checked yet, on the tree's bill and with about so many
     sampled tokens (None: as many as it takes), and chooses."""
-    reserve: float = 0.0
+    budget_share: float = 0.0
     """Share in [0, 1) of a budget of sampled tokens that is left to it."""
 
 
-def by_peer(peer: Peer, units: Units, *, group: Grouper, config: MutualConfig, seed: int) -> Review:
+def discriminator_review(
+    peer: Discriminator, units: Segments, *, group: AnswerGrouper, config: MutualConfig, seed: int
+) -> Reviewer:
     """rStar's discriminator: what a second model completes to the same answer is trusted (Qi et al.
     2024, arXiv:2408.06195, section 3.3)."""
 
     async def review(tree: Tree, tokens: int | None) -> Choice:
-        billed = _Billed(peer)
-        await examine(
+        billed = _DiscriminatorCost(peer)
+        await check_candidates(
             tree,
             peer=billed,
             units=units,
@@ -191,38 +193,38 @@ def by_peer(peer: Peer, units: Units, *, group: Grouper, config: MutualConfig, s
             seed=seed,
             tokens=tokens,
         )
-        return await mutual_choice(tree, group, config)
+        return await choose_by_agreement(tree, group, config)
 
-    return Review(review, config.reserve)
+    return Reviewer(review, config.reserve)
 
 
-def by_scorer(scorer: Scorer, *, group: Grouper) -> Review:
+def scorer_review(scorer: Scorer, *, group: AnswerGrouper) -> Reviewer:
     """The answer of the solution that a scorer, asked about whole solutions alone, values most:
     rStar's "self-verification" where the scorer is the policy's model (its table 5). What it costs
     is `scorer_tokens`, beside the budget as of every scorer."""
 
     async def review(tree: Tree, tokens: int | None) -> Choice:
         ends = [end for end in tree.answers() if tree.nodes[end].score is None]
-        with on_the_bill_of(tree):
-            values = await scored(tree.question, scorer, [tree.prefix(end) for end in ends])
+        with track_tree_cost(tree):
+            values = await score_prefixes(tree.question, scorer, [tree.prefix(end) for end in ends])
         for end, value in zip(ends, values, strict=True):
             tree.nodes[end].score = value
-        return await best(ballots(tree), group)
+        return await best(votes_of(tree), group)
 
-    return Review(review)
+    return Reviewer(review)
 
 
-class _Billed:
+class _DiscriminatorCost:
     """A peer whose tokens are told apart on the bill."""
 
-    def __init__(self, peer: Peer) -> None:
+    def __init__(self, peer: Discriminator) -> None:
         self._peer = peer
 
     async def answers(
         self, question: Question, begun: str, n: int, *, seed: int
     ) -> list[str | None]:
-        """See `protocols.Peer`."""
-        with rebilled(as_peer):
+        """See `protocols.Discriminator`."""
+        with reclassify_cost(as_discriminator_cost):
             return await self._peer.answers(question, begun, n, seed=seed)
 
 
@@ -239,15 +241,15 @@ _HABITS: dict[str, dict[str, Any]] = {"rap": {"backup": "all"}, **dict.fromkeys(
 Run = Callable[[Tree, SearchConfig], Coroutine[Any, Any, None]]
 
 
-async def pursue(
+async def run_strategy(
     tree: Tree,
     strategy: Strategy,
-    parts: Parts,
+    parts: SearchComponents,
     config: SearchConfig,
     *,
-    group: Grouper,
-    on_rollout: OnRollout | None = None,
-    review: Review | None = None,
+    group: AnswerGrouper,
+    on_rollout: RolloutCallback | None = None,
+    review: Reviewer | None = None,
 ) -> Choice:
     """Search a tree, new or loaded, as a strategy says, and choose the answer.
 
@@ -258,40 +260,42 @@ async def pursue(
     Raises `ModelError`; the tree then holds what was found.
     """
     if parts.scorer is None and strategy.kind not in _UNSCORED:
-        raise without_scorer(strategy.kind)
-    tree.stopped = None
+        raise missing_scorer_error(strategy.kind)
+    tree.stop_reason = None
     rule = answer_rule(strategy, config, scored=parts.scorer is not None)
     # What a review chooses, and votes among actions, are no draws from one distribution.
     votes = rule == "majority" and review is None and strategy.kind not in ACTIONS
     sure = config.confidence if votes else None
 
     async def search(config: SearchConfig) -> None:
-        enough = None if sure is None else settled(group, sure)
+        enough = None if sure is None else majority_is_decided(group, sure)
         if strategy.kind in CHAINS:
-            n = 1 if strategy.cold else _chains(strategy, config)
+            n = 1 if strategy.is_greedy else _chains(strategy, config)
             await sample_chains(tree, n, parts=parts, config=config, enough=enough)
             return
-        most = strategy.most_runs(endless=config.tokens is not None)
+        most = strategy.max_runs(endless=config.tokens is not None)
         one = _run(strategy, parts, enough if most == 1 else None, on_rollout)
         if most == 1:
             await one(tree, config)
         else:
             await repeat(tree, one, most, config, enough)
         if config.tokens is not None and strategy.kind not in ACTIONS:
-            await finish(tree, parts=parts, config=config)
+            await complete_best_path(tree, parts=parts, config=config)
 
     if review is not None and config.tokens is not None:
-        return await _in_turns(tree, search, review, config, once=strategy.runs is not None)
+        return await _alternate_search_and_review(
+            tree, search, review, config, once=strategy.runs is not None
+        )
     await search(config)
     if review is not None:
-        return await review.look(tree, None)
+        return await review.review(tree, None)
     return await choose(tree, rule, config, group)
 
 
-async def _in_turns(
+async def _alternate_search_and_review(
     tree: Tree,
     search: Callable[[SearchConfig], Awaitable[None]],
-    review: Review,
+    review: Reviewer,
     config: SearchConfig,
     *,
     once: bool,
@@ -300,13 +304,13 @@ async def _in_turns(
     second look has its share in any case."""
     assert config.tokens is not None
     whole, before = config.tokens, spent_tokens(tree.cost, config)
-    reserve = round(review.reserve * whole)
+    reserve = round(review.budget_share * whole)
     for turn in range(_TURNS):
         spent = spent_tokens(tree.cost, config) - before
-        part = max(1, round((whole - spent) * (1 - review.reserve)))
+        part = max(1, round((whole - spent) * (1 - review.budget_share)))
         await search(config.model_copy(update={"tokens": part}))
         left = whole - (spent_tokens(tree.cost, config) - before)
-        choice = await review.look(tree, max(left, 0 if turn else reserve))
+        choice = await review.review(tree, max(left, 0 if turn else reserve))
         left = whole - (spent_tokens(tree.cost, config) - before)
         idle = spent_tokens(tree.cost, config) - before == spent
         if once or idle or left < _TOO_LITTLE * whole:
@@ -314,11 +318,11 @@ async def _in_turns(
     return choice
 
 
-async def choose(tree: Tree, rule: str, config: SearchConfig, group: Grouper) -> Choice:
+async def choose(tree: Tree, rule: str, config: SearchConfig, group: AnswerGrouper) -> Choice:
     """The answer of a tree by a rule."""
     if rule == "top-of-runs":
-        return await top_of_runs(ballots(tree), group, keep=config.keep)
-    return await RULES[rule](ballots(tree), group)
+        return await top_k_of_runs(votes_of(tree), group, keep=config.keep)
+    return await RULES[rule](votes_of(tree), group)
 
 
 def answer_rule(strategy: Strategy, config: SearchConfig, *, scored: bool) -> str:
@@ -333,7 +337,11 @@ def answer_rule(strategy: Strategy, config: SearchConfig, *, scored: bool) -> st
 
 
 async def repeat(
-    tree: Tree, one: Run, most: int | None, config: SearchConfig, enough: Enough | None = None
+    tree: Tree,
+    one: Run,
+    most: int | None,
+    config: SearchConfig,
+    enough: StopCondition | None = None,
 ) -> None:
     """Independent runs of a search, each under its own seed in a tree of its own, put together in
     order: `most` of them, or as many as `config.tokens` allow.
@@ -344,7 +352,7 @@ async def repeat(
     flying: deque[tuple[Tree, asyncio.Task[None]]] = deque()
     started, tokens, empty, spent = 0, 0, 0, False
     before = tree.runs
-    with on_the_bill_of(tree):
+    with track_tree_cost(tree):
         try:
             while True:
                 side = 1 if config.tokens is not None else _SIDE_BY_SIDE
@@ -360,20 +368,20 @@ async def repeat(
                 await flying[0][1]
                 branch, _ = flying.popleft()
                 tokens += spent_tokens(branch.cost, config)
-                tree.graft(branch)
+                tree.merge(branch)
                 if config.tokens is not None:
                     empty = 0 if branch.cost.sampled_tokens else empty + 1
-                    spent = tokens >= config.tokens or empty == MOST_EMPTY
+                    spent = tokens >= config.tokens or empty == MAX_EMPTY_RUNS
                 left = inf if most is None else float(most - started + len(flying))
                 if enough is not None and left and not spent and await enough(tree, left):
-                    spare(left, config.tokens, done=started - len(flying), spent=tokens)
+                    record_savings(left, config.tokens, done=started - len(flying), spent=tokens)
                     spent = True
         finally:
             for _, task in flying:
                 task.cancel()
             await asyncio.gather(*(task for _, task in flying), return_exceptions=True)
             for branch, _ in flying:
-                tree.graft(branch)
+                tree.merge(branch)
 
 
 def _chains(strategy: Strategy, config: SearchConfig) -> int | None:
@@ -385,9 +393,9 @@ def _chains(strategy: Strategy, config: SearchConfig) -> int | None:
 
 def _run(
     strategy: Strategy,
-    parts: Parts,
-    enough: Enough | None,
-    on_rollout: OnRollout | None,
+    parts: SearchComponents,
+    enough: StopCondition | None,
+    on_rollout: RolloutCallback | None,
 ) -> Run:
     """One run of a tree search."""
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from rstar_math.costs import CIRCUMSTANCES
+from rstar_math.costs import ENVIRONMENT_FIELDS
 from rstar_math.errors import StoreError
 from rstar_math.types import Cost, Execution, ExecutionStatus, Question, Step, Trajectory, Verdict
 
@@ -27,7 +27,7 @@ class Node:
     step: Step | None = None
     depth: int = 0
     """Steps from the root."""
-    copies: int = 1
+    count: int = 1
     """Equal samples that this node stands for."""
     run: int = 0
     """The independent search that made it, counted from 0; a tree may hold several."""
@@ -42,12 +42,12 @@ class Node:
     """The Verifier's word on the answer, where one was asked."""
     score: float | None = None
     """The scorer's value of the path up to here, in [-1, 1]."""
-    walks: int = 0
+    rollouts: int = 0
     """Rollouts that went through here, also those that came to nothing that has a value."""
     visits: int = 0
     value_sum: float = 0.0
     """Sum of the values backed up through here, each in [-1, 1]."""
-    peers: tuple[int, int] | None = None
+    agreement: tuple[int, int] | None = None
     """Completions of the solution that ends here, by a second model that saw its beginning: how
     many came to the same answer, and how many were asked for. None where none was."""
 
@@ -57,7 +57,7 @@ class Node:
         return self.value_sum / self.visits if self.visits else None
 
     @property
-    def worth(self) -> float | None:
+    def leaf_value(self) -> float | None:
         """The score, else Q, in [-1, 1]; None where there is neither."""
         return self.q if self.score is None else self.score
 
@@ -76,7 +76,7 @@ class Tree:
         self.rollouts = 0
         """Walks from the root done so far, over all calls of `grow`; of searches without walks,
         the paths that they took to an end."""
-        self.stopped: str | None = None
+        self.stop_reason: str | None = None
         """Why the search stopped before its budget was spent; None where it did not."""
         self.cost = Cost()
 
@@ -85,12 +85,12 @@ class Tree:
         index = len(self.nodes)
         above = self.nodes[parent]
         self.nodes.append(
-            Node(parent=parent, step=step, depth=above.depth + 1, copies=copies, run=above.run)
+            Node(parent=parent, step=step, depth=above.depth + 1, count=copies, run=above.run)
         )
         above.children.append(index)
         return index
 
-    def graft(self, other: "Tree") -> None:
+    def merge(self, other: "Tree") -> None:
         """Put another search of the same question below the root, as a run of its own.
 
         Takes the other tree's nodes, which must not be used after it; costs are left alone. The
@@ -108,16 +108,16 @@ class Tree:
         root.children.extend(child + shift for child in theirs.children)
         root.visits += theirs.visits
         root.value_sum += theirs.value_sum
-        root.walks += theirs.walks
+        root.rollouts += theirs.rollouts
         root.expanded = root.closed = True
         root.failure = None if root.children else theirs.failure
         self.rollouts += other.rollouts
-        self.stopped = self.stopped or other.stopped
+        self.stop_reason = self.stop_reason or other.stop_reason
 
     @property
-    def checked(self) -> bool:
+    def has_discriminator_votes(self) -> bool:
         """Whether a second model looked at any solution."""
-        return any(node.peers is not None for node in self.nodes)
+        return any(node.agreement is not None for node in self.nodes)
 
     @property
     def runs(self) -> int:
@@ -173,7 +173,7 @@ class Tree:
             scores=tuple(node.score for node in nodes),
             node=index,
             verdict=self.nodes[index].verdict,
-            peers=self.nodes[index].peers,
+            agreement=self.nodes[index].agreement,
         )
 
     def failures(self) -> dict[str, int]:
@@ -191,18 +191,18 @@ class Tree:
         return len(self.nodes)
 
 
-FORMAT = 1
+FORMAT = 2
 
 
 def to_record(tree: Tree) -> dict[str, Any]:
     """The tree as dictionaries, lists, strings and numbers; fields at their default are left
     out."""
-    cost = {k: v for k, v in asdict(tree.cost).items() if v and k not in CIRCUMSTANCES}
+    cost = {k: v for k, v in asdict(tree.cost).items() if v and k not in ENVIRONMENT_FIELDS}
     return {
         "format": FORMAT,
         "question": {"id": tree.question.id, "text": tree.question.text},
         "rollouts": tree.rollouts,
-        "stopped": tree.stopped,
+        "stop_reason": tree.stop_reason,
         "cost": cost,
         "nodes": [_node_record(node) for node in tree.nodes],
     }
@@ -222,7 +222,7 @@ def from_record(record: Mapping[str, Any]) -> Tree:
         question = record["question"]
         tree = Tree(Question(*(_typed(question, key, (str,), None) for key in ("id", "text"))))
         tree.rollouts = record["rollouts"]
-        tree.stopped = record.get("stopped")
+        tree.stop_reason = record.get("stop_reason")
         tree.cost = Cost(**record["cost"])
         tree.nodes = [_node(entry) for entry in record["nodes"]]
         if not tree.nodes or tree.nodes[0].parent != -1 or tree.nodes[0].step is not None:
@@ -247,16 +247,16 @@ def _node_record(node: Node) -> dict[str, Any]:
             record[key] = value
     if node.verdict is not None:
         record["verdict"] = node.verdict.value
-    if node.peers is not None:
-        record["peers"] = list(node.peers)
+    if node.agreement is not None:
+        record["agreement"] = list(node.agreement)
     return record
 
 
 _NUMBER, _NO = (int, float), type(None)
 _KINDS: dict[str, tuple[type, ...]] = {
-    "copies": (int,),
+    "count": (int,),
     "run": (int,),
-    "walks": (int,),
+    "rollouts": (int,),
     "visits": (int,),
     "value_sum": _NUMBER,
     "expanded": (bool,),
@@ -265,9 +265,9 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "score": (*_NUMBER, _NO),
 }
 _DEFAULTS: dict[str, Any] = {
-    "copies": 1,
+    "count": 1,
     "run": 0,
-    "walks": 0,
+    "rollouts": 0,
     "visits": 0,
     "value_sum": 0.0,
     "expanded": False,
@@ -278,12 +278,12 @@ _DEFAULTS: dict[str, Any] = {
 
 
 def _node(record: Mapping[str, Any]) -> Node:
-    verdict, peers = record.get("verdict"), record.get("peers")
+    verdict, agreement = record.get("verdict"), record.get("agreement")
     return Node(
         parent=record["parent"],
         step=_step(record["step"]) if "step" in record else None,
         verdict=None if verdict is None else Verdict(verdict),
-        peers=None if peers is None else _peers(*peers),
+        agreement=None if agreement is None else _agreement(*agreement),
         **{key: _typed(record, key, _KINDS[key], default) for key, default in _DEFAULTS.items()},
     )
 
@@ -296,9 +296,9 @@ def _typed(record: Mapping[str, Any], key: str, kinds: tuple[type, ...], default
     return value
 
 
-def _peers(agreeing: int, asked: int) -> tuple[int, int]:
+def _agreement(agreeing: int, asked: int) -> tuple[int, int]:
     if not 0 <= agreeing <= asked:
-        raise StoreError(f"A stored tree is damaged ({agreeing} peers of {asked} agree).")
+        raise StoreError(f"A stored tree is damaged ({agreeing} of {asked} agree).")
     return agreeing, asked
 
 

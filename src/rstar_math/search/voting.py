@@ -11,14 +11,14 @@ from math import ceil, comb, floor
 from time import monotonic
 
 from rstar_math.config.sections import SearchConfig
-from rstar_math.costs import charge, metering
-from rstar_math.protocols import Grouper
+from rstar_math.costs import add_cost, track_cost
+from rstar_math.protocols import AnswerGrouper
 from rstar_math.search.tree import ROOT, Node, Tree
 from rstar_math.types import Cost
 
 
 @dataclass(frozen=True, slots=True)
-class Ballot:
+class Vote:
     """One path's answer and what speaks for it."""
 
     answer: str
@@ -53,10 +53,10 @@ class Choice:
 
 
 NO_CHOICE = Choice(None, None, 0.0, {})
-Rule = Callable[[Sequence[Ballot], Grouper], Awaitable[Choice]]
+Rule = Callable[[Sequence[Vote], AnswerGrouper], Awaitable[Choice]]
 
 
-def ballots(tree: Tree) -> list[Ballot]:
+def votes_of(tree: Tree) -> list[Vote]:
     """A tree's answers, in order of creation.
 
     A path's weight is how likely the policy is to write it, as far as was seen: the product, over
@@ -65,29 +65,29 @@ def ballots(tree: Tree) -> list[Ballot]:
     many ways or by lying where the search happened to look. A chain, and every run as a whole,
     weighs 1.
     """
-    mass = masses(tree)
-    found: list[Ballot] = []
+    mass = path_probabilities(tree)
+    found: list[Vote] = []
     for end in tree.answers():
         node = tree.nodes[end]
         assert node.step is not None
         assert node.step.answer is not None
-        value = node.worth
-        found.append(Ballot(node.step.answer, end, mass[end], value, node.run))
+        value = node.leaf_value
+        found.append(Vote(node.step.answer, end, mass[end], value, node.run))
     return found
 
 
-def masses(tree: Tree) -> list[float]:
+def path_probabilities(tree: Tree) -> list[float]:
     """For each node, the probability in [0, 1] that the policy goes there, as far as was seen."""
     drawn: dict[tuple[int, int], int] = {}
     for node in tree.nodes[1:]:
-        drawn[_siblings(node)] = drawn.get(_siblings(node), 0) + node.copies
+        drawn[_siblings(node)] = drawn.get(_siblings(node), 0) + node.count
     mass = [1.0]
     for node in tree.nodes[1:]:
-        mass.append(mass[node.parent] * node.copies / drawn[_siblings(node)])
+        mass.append(mass[node.parent] * node.count / drawn[_siblings(node)])
     return mass
 
 
-VOTES: Mapping[str, Callable[[Ballot], float]] = {
+VOTES: Mapping[str, Callable[[Vote], float]] = {
     "majority": lambda ballot: ballot.weight,
     "paths": lambda ballot: 1.0,
     "weighted": lambda ballot: ballot.weight * (1 + (ballot.value or 0.0)) / 2,
@@ -95,41 +95,41 @@ VOTES: Mapping[str, Callable[[Ballot], float]] = {
 """What a path's vote counts by the rules that count votes."""
 
 
-async def majority(cast: Sequence[Ballot], group: Grouper) -> Choice:
+async def majority(cast: Sequence[Vote], group: AnswerGrouper) -> Choice:
     """The answer with the most votes; of equal ones the one found first (self-consistency, Wang
     et al., arXiv:2203.11171)."""
-    return await _elect(cast, group, VOTES["majority"])
+    return await _choose(cast, group, VOTES["majority"])
 
 
-async def paths(cast: Sequence[Ballot], group: Grouper) -> Choice:
+async def one_vote_per_path(cast: Sequence[Vote], group: AnswerGrouper) -> Choice:
     """The answer that most paths end in, whatever they weigh; of equal ones the one found first
     (rStar's generator alone, "@maj", arXiv:2408.06195, table 2; its code counts a path again for
     each rollout that ends there)."""
-    return await _elect(cast, group, VOTES["paths"])
+    return await _choose(cast, group, VOTES["paths"])
 
 
-async def weighted(cast: Sequence[Ballot], group: Grouper) -> Choice:
+async def weighted(cast: Sequence[Vote], group: AnswerGrouper) -> Choice:
     """The answer with the highest sum of (1 + value) / 2 over its votes (weighted best-of-N, Li
     et al., arXiv:2206.02336); a path without a value counts as one of value 0."""
-    return await _elect(cast, group, VOTES["weighted"])
+    return await _choose(cast, group, VOTES["weighted"])
 
 
-async def best(cast: Sequence[Ballot], group: Grouper) -> Choice:
+async def best(cast: Sequence[Vote], group: AnswerGrouper) -> Choice:
     """The answer of the path with the highest value (best-of-N); of equal ones the answer with
     more votes, then the one found first. Paths without a value come last."""
-    return await _elect(cast, group, VOTES["majority"], by_value=True)
+    return await _choose(cast, group, VOTES["majority"], by_value=True)
 
 
-async def top_of_runs(cast: Sequence[Ballot], group: Grouper, *, keep: int = 4) -> Choice:
+async def top_k_of_runs(cast: Sequence[Vote], group: AnswerGrouper, *, keep: int = 4) -> Choice:
     """The paper's rule for several searches: of each run the path with the highest value, of these
     the `keep` with the highest value, and of these the majority (rStar-Math, arXiv:2501.04519,
     section 4 and the authors' evaluation, whose K is 4 by default and 4 to 8 by their advice)."""
-    return await paths(best_of_runs(cast, keep), group)
+    return await one_vote_per_path(best_path_per_run(cast, keep), group)
 
 
-def best_of_runs(cast: Sequence[Ballot], keep: int) -> list[Ballot]:
+def best_path_per_run(cast: Sequence[Vote], keep: int) -> list[Vote]:
     """Of each run the path with the highest value, of these the `keep` with the highest."""
-    firsts: dict[int, Ballot] = {}
+    firsts: dict[int, Vote] = {}
     for ballot in cast:
         if ballot.run not in firsts or ballot.rank > firsts[ballot.run].rank:
             firsts[ballot.run] = ballot
@@ -138,17 +138,17 @@ def best_of_runs(cast: Sequence[Ballot], keep: int) -> list[Ballot]:
 
 RULES: Mapping[str, Rule] = {
     "majority": majority,
-    "paths": paths,
+    "paths": one_vote_per_path,
     "weighted": weighted,
     "best": best,
 }
-"""By the name that `search.answer` gives them; `top_of_runs` takes a number besides."""
+"""By the name that `search.answer` gives them; `top_k_of_runs` takes a number besides."""
 
 
-async def _elect(
-    cast: Sequence[Ballot],
-    group: Grouper,
-    vote: Callable[[Ballot], float],
+async def _choose(
+    cast: Sequence[Vote],
+    group: AnswerGrouper,
+    vote: Callable[[Vote], float],
     *,
     by_value: bool = False,
 ) -> Choice:
@@ -157,7 +157,7 @@ async def _elect(
         return NO_CHOICE
     groups = await group([ballot.answer for ballot in cast])
     votes: dict[int, float] = {}
-    shown: dict[int, Ballot] = {}
+    shown: dict[int, Vote] = {}
     for ballot, member in zip(cast, groups, strict=True):
         votes[member] = votes.get(member, 0.0) + vote(ballot)
         if member not in shown or ballot.rank > shown[member].rank:
@@ -181,40 +181,40 @@ def _siblings(node: Node) -> tuple[int, int]:
     return node.parent, node.run if node.parent == ROOT else 0
 
 
-MOST_EMPTY = 3
+MAX_EMPTY_RUNS = 3
 """Runs or blocks in a row without a sampled token after which a token budget is given up."""
-Enough = Callable[[Tree, float], Awaitable[bool]]
+StopCondition = Callable[[Tree, float], Awaitable[bool]]
 """Asked as a search goes on whether it may stop; the number is the most votes that the rest of its
 budget can add."""
 
 
-def settled(group: Grouper, sure: float) -> Enough:
+def majority_is_decided(group: AnswerGrouper, sure: float) -> StopCondition:
     """Stop when the leading answer is settled: when no vote to come can change it, or, with
     `sure` < 1, when `confidence` reaches it. Writes the reason to the tree."""
 
     async def enough(tree: Tree, more: float) -> bool:
-        cast = ballots(tree)
+        cast = votes_of(tree)
         votes = [*(await majority(cast, group)).votes.values()]
         if decided(votes, more):
-            tree.stopped = "decided"
+            tree.stop_reason = "decided"
             return True
-        each = _effective(tree, cast) / (sum(votes) or 1.0)
+        each = _effective_votes(tree, cast) / (sum(votes) or 1.0)
         if sure < 1 and confidence([vote * each for vote in votes]) >= sure:
-            tree.stopped = "confident"
+            tree.stop_reason = "confident"
             return True
         return False
 
     return enough
 
 
-def unseen(tree: Tree) -> float:
+def unexplored_probability(tree: Tree) -> float:
     """The most votes that going on with a tree can add: the probability, in [0, 1], that the
     policy goes where the search has not been."""
-    mass = masses(tree)
+    mass = path_probabilities(tree)
     return sum(mass[i] for i, node in enumerate(tree) if not node.expanded and not node.closed)
 
 
-def _effective(tree: Tree, cast: Sequence[Ballot]) -> float:
+def _effective_votes(tree: Tree, cast: Sequence[Vote]) -> float:
     """How many equal votes say as much as these: (sum w)^2 / sum w^2 over the programs (Kish 1965);
     readings of one program's output are one."""
     programs: dict[int, float] = {}
@@ -249,13 +249,13 @@ def confidence(votes: Sequence[float]) -> float:
     return float(sum(comb(n, k) for k in range(a)) / 2**n)
 
 
-def spare(left: float, tokens: int | None, *, done: int, spent: int) -> None:
+def record_savings(left: float, tokens: int | None, *, done: int, spent: int) -> None:
     """Charge what an early stop spares: the rest of the token budget, or without one the `left`
     rollouts at the mean of those done."""
     if tokens is not None:
-        charge(Cost(spared_tokens=max(0, tokens - spent)))
+        add_cost(Cost(saved_tokens=max(0, tokens - spent)))
     elif done:
-        charge(Cost(spared_tokens=round(left * spent / done)))
+        add_cost(Cost(saved_tokens=round(left * spent / done)))
 
 
 def spent_tokens(cost: Cost, config: SearchConfig) -> int:
@@ -265,7 +265,7 @@ def spent_tokens(cost: Cost, config: SearchConfig) -> int:
     return cost.sampled_tokens + prompts
 
 
-class Allowance:
+class TokenBudget:
     """What is left of a budget of tokens, and how many samples it is enough for, so that a
     layer of a search does not spend it several times over. None is no budget.
 
@@ -280,11 +280,11 @@ class Allowance:
         self._paid_for, self._out = 0, 0
 
     @property
-    def over(self) -> bool:
+    def exhausted(self) -> bool:
         """Whether the budget is spent."""
         return self._tokens is not None and self.spent >= self._tokens
 
-    def ask(self, wanted: int, *, least: int = 1) -> int:
+    def reserve(self, wanted: int, *, least: int = 1) -> int:
         """How many of the samples that are wanted to ask for, at least `least`; they count as
         spent until they are paid for."""
         size = wanted
@@ -295,7 +295,7 @@ class Allowance:
         self._out += size
         return size
 
-    def pay(self, size: int, tokens: int) -> None:
+    def settle(self, size: int, tokens: int) -> None:
         """Put down what samples that were asked for have cost."""
         self._out -= size
         self._paid_for += size
@@ -303,10 +303,10 @@ class Allowance:
 
 
 @contextmanager
-def on_the_bill_of(tree: Tree) -> Iterator[None]:
+def track_tree_cost(tree: Tree) -> Iterator[None]:
     """Charge a tree for what is done in the block, its wall time too."""
     started = monotonic()
-    with metering(tree.cost):
+    with track_cost(tree.cost):
         try:
             yield
         finally:

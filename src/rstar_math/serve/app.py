@@ -27,12 +27,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, Router
 
 from rstar_math import __version__
-from rstar_math.serve.jobs import Desk, Found, Job
+from rstar_math.serve.jobs import Job, SearchQueue, SearchResult
 from rstar_math.serve.openapi import description
 from rstar_math.serve.requests import (
     ChatRequest,
-    Order,
-    Terms,
+    SearchRequest,
+    ServerLimits,
     TextRequest,
     chat_order,
     model_names,
@@ -40,19 +40,26 @@ from rstar_math.serve.requests import (
     read,
     text_order,
 )
-from rstar_math.serve.responses import Frame, Shelf, answer_chunks, chunk, reply, tree_path
+from rstar_math.serve.responses import (
+    ReplyContext,
+    TreeCache,
+    answer_chunks,
+    chunk,
+    reply,
+    tree_path,
+)
 from rstar_math.solver.solver import Solver
 from rstar_math.web.access import (
+    AccessMiddleware,
+    AccessPolicy,
+    ApiError,
     App,
-    Door,
     Receive,
-    Refusal,
-    Rules,
+    RequestLog,
     Scope,
     Send,
-    Unread,
-    Visit,
-    refusal_of,
+    SlowClient,
+    api_error_of,
     too_large,
 )
 from rstar_math.web.server import CONTENT_TYPE, Metrics
@@ -65,11 +72,11 @@ REMIND_S = 10.0
 """Time after which a line is sent though nothing is new, so that the connection is kept."""
 
 
-class Answering:
+class SearchResponse:
     """An ASGI response that runs a job. A client that leaves ends the search; one that reads slowly
     holds up neither the search nor others."""
 
-    def __init__(self, job: Job, frame: Frame, shelf: Shelf, metrics: Metrics) -> None:
+    def __init__(self, job: Job, frame: ReplyContext, shelf: TreeCache, metrics: Metrics) -> None:
         self._job = job
         self._frame = frame
         self._shelf = shelf
@@ -79,9 +86,9 @@ class Answering:
         """See ASGI. Raises what ended the search, if that was before the answer began."""
         work = asyncio.create_task(self._work())
         gone = asyncio.create_task(_left(receive))
-        visit: Visit = scope["visit"]
+        visit: RequestLog = scope["visit"]
         answer = self._stream if self._frame.order.stream else self._whole
-        found: Sequence[Found] = ()
+        found: Sequence[SearchResult] = ()
         try:
             visit.gone = not await answer(work, gone, send)
         finally:
@@ -93,7 +100,7 @@ class Answering:
                 found = work.result()
             self._count(visit, found, left=visit.gone or work.cancelled())
 
-    async def _work(self) -> list[Found]:
+    async def _work(self) -> list[SearchResult]:
         """Search, and keep the trees."""
         found = await self._job.run()
         if self._frame.order.keep:
@@ -102,7 +109,7 @@ class Answering:
         return found
 
     async def _whole(
-        self, work: "asyncio.Task[list[Found]]", gone: "asyncio.Task[None]", send: Send
+        self, work: "asyncio.Task[list[SearchResult]]", gone: "asyncio.Task[None]", send: Send
     ) -> bool:
         """One answer in one piece; False where the client did not wait for it."""
         await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -114,7 +121,7 @@ class Answering:
         return True
 
     async def _stream(
-        self, work: "asyncio.Task[list[Found]]", gone: "asyncio.Task[None]", send: Send
+        self, work: "asyncio.Task[list[SearchResult]]", gone: "asyncio.Task[None]", send: Send
     ) -> bool:
         """Progress while there is any, then the answer; False where the client left."""
         both = {work, gone}
@@ -131,10 +138,10 @@ class Answering:
                 return False
             for piece in answer_chunks(self._frame, work.result()):
                 await stream.event(piece)
-        except Unread:
+        except SlowClient:
             return False
         except Exception as error:
-            await stream.event(refusal_of(error).body)
+            await stream.event(api_error_of(error).body)
             await stream.end()
             raise
         await stream.text("data: [DONE]\n\n")
@@ -142,7 +149,10 @@ class Answering:
         return True
 
     async def _think_aloud(
-        self, work: "asyncio.Task[list[Found]]", gone: "asyncio.Task[None]", stream: "_Stream"
+        self,
+        work: "asyncio.Task[list[SearchResult]]",
+        gone: "asyncio.Task[None]",
+        stream: "_Stream",
     ) -> None:
         """Say how far each search is until they are done or the client has left."""
         searches = range(len(self._job.trees))
@@ -175,7 +185,7 @@ class Answering:
             return {}
         return {"X-Rstar-Tree": ", ".join(tree_path(name) for name in self._job.names)}
 
-    def _count(self, visit: Visit, found: Sequence[Found], *, left: bool) -> None:
+    def _count(self, visit: RequestLog, found: Sequence[SearchResult], *, left: bool) -> None:
         """Write down what was done."""
         order, metrics = self._frame.order, self._metrics
         sampled = 0
@@ -242,20 +252,20 @@ class Limits:
 def build(
     solver: Solver,
     *,
-    terms: Terms | None = None,
+    terms: ServerLimits | None = None,
     limits: Limits | None = None,
-    rules: Rules | None = None,
+    rules: AccessPolicy | None = None,
     ending: Callable[[], bool] = lambda: False,
 ) -> App:
     """The server as an ASGI app around an open Solver, which all requests share.
 
     Once `ending` is true, searches under way are ended and answered with the best so far.
     """
-    rules = rules or Rules()
+    rules = rules or AccessPolicy()
     metrics = Metrics()
-    terms = terms or Terms(solver.config.search)
+    terms = terms or ServerLimits(solver.config.search)
     api = _Api(solver, terms, limits or Limits(), rules, metrics=metrics, ending=ending)
-    return Door(api, rules, metrics)
+    return AccessMiddleware(api, rules, metrics)
 
 
 class _Api:
@@ -264,9 +274,9 @@ class _Api:
     def __init__(
         self,
         solver: Solver,
-        terms: Terms,
+        terms: ServerLimits,
         limits: Limits,
-        rules: Rules,
+        rules: AccessPolicy,
         *,
         metrics: Metrics,
         ending: Callable[[], bool],
@@ -276,8 +286,8 @@ class _Api:
         self._rules = rules
         self._metrics = metrics
         self._ending = ending
-        self._desk = Desk(limits.concurrency, limits.queue)
-        self._shelf = Shelf(limits.trees)
+        self._desk = SearchQueue(limits.concurrency, limits.queue)
+        self._shelf = TreeCache(limits.trees)
         self._pages = asyncio.Semaphore(1)  # pages are written one at a time, whoever asks
         self._started = int(time.time())
         self._fingerprint = _fingerprint(solver)
@@ -296,31 +306,31 @@ class _Api:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See ASGI. Raises `Refusal`."""
+        """See ASGI. Raises `ApiError`."""
         scope["app"] = self
         try:
             await self._router(scope, receive, send)
         except HTTPException as error:
             what = f"{scope['method']} {scope['path'][:80]}"
             said = f"There is no {what} here; /openapi.json lists what there is."
-            raise Refusal(
+            raise ApiError(
                 said, error.status_code, code="unknown_route", headers=error.headers
             ) from None
 
-    async def _chat(self, request: Request) -> Answering:
+    async def _chat(self, request: Request) -> SearchResponse:
         body = await self._body(request)
         return self._answering(chat_order(read(ChatRequest, body), self._terms), chat=True)
 
-    async def _text(self, request: Request) -> Answering:
+    async def _text(self, request: Request) -> SearchResponse:
         body = await self._body(request)
         return self._answering(text_order(read(TextRequest, body), self._terms), chat=False)
 
-    def _answering(self, order: Order, *, chat: bool) -> Answering:
-        """The answer to an order, or `Refusal` (429) where there is no room."""
+    def _answering(self, order: SearchRequest, *, chat: bool) -> SearchResponse:
+        """The answer to an order, or `ApiError` (429) where there is no room."""
         name = f"{'chatcmpl' if chat else 'cmpl'}-{secrets.token_hex(12)}"
-        frame = Frame(name, int(time.time()), order, chat, self._fingerprint)
-        job = Job(order, self._solver, self._desk.line_up(), self._ending)
-        return Answering(job, frame, self._shelf, self._metrics)
+        frame = ReplyContext(name, int(time.time()), order, chat, self._fingerprint)
+        job = Job(order, self._solver, self._desk.enqueue(), self._ending)
+        return SearchResponse(job, frame, self._shelf, self._metrics)
 
     async def _models(self, request: Request) -> Response:
         return JSONResponse(
@@ -360,7 +370,7 @@ class _Api:
         async with self._pages:
             page = await asyncio.to_thread(self._shelf.page, name) if name in self._shelf else None
         if page is None:
-            raise Refusal("This tree is not, or no longer, kept.", 404, code="tree_not_found")
+            raise ApiError("This tree is not, or no longer, kept.", 404, code="tree_not_found")
         headers = {"Content-Security-Policy": _PAGE_POLICY, "Referrer-Policy": "no-referrer"}
         return Response(page, media_type="text/html", headers=headers)
 
@@ -368,7 +378,7 @@ class _Api:
         """A JSON body of at most the size that is allowed."""
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
-            raise Refusal(
+            raise ApiError(
                 "The body must be JSON; send it with Content-Type: application/json.",
                 415,
                 code="unsupported_media_type",
@@ -381,9 +391,9 @@ class _Api:
                     if len(body) > self._rules.body_bytes:
                         raise too_large(self._rules.body_bytes)
         except TimeoutError:
-            raise Refusal(f"The body took more than {BODY_S:.0f} s; send it again.", 408) from None
+            raise ApiError(f"The body took more than {BODY_S:.0f} s; send it again.", 408) from None
         except ClientDisconnect:
-            raise Refusal("The client left before its body was whole; send it again.") from None
+            raise ApiError("The client left before its body was whole; send it again.") from None
         return bytes(body)
 
 

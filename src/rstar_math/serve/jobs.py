@@ -12,18 +12,18 @@ from math import ceil
 from time import monotonic
 from typing import Any, Literal
 
-from rstar_math.concurrency import together
+from rstar_math.concurrency import gather
 from rstar_math.errors import RstarError
 from rstar_math.extraction import boxed
 from rstar_math.prompts.grammar import program_output
 from rstar_math.search.tree import Tree
 from rstar_math.search.voting import Choice
 from rstar_math.seeding import derive
-from rstar_math.serve.requests import Order
+from rstar_math.serve.requests import SearchRequest
 from rstar_math.solver.solver import Solver
-from rstar_math.text import plain
+from rstar_math.text import sanitize
 from rstar_math.types import Step
-from rstar_math.web.access import Refusal
+from rstar_math.web.access import ApiError
 
 PIECE = re.compile(r"\s*\S{1,4}|\s+")
 """What counts as a token of text that is shown: up to 4 characters with the space before them. It
@@ -42,7 +42,7 @@ class Shown:
     """Whether it was ended by the most tokens that were asked for."""
 
 
-def shown(text: str, stop: Sequence[str], most: int | None) -> Shown:
+def truncate(text: str, stop: Sequence[str], most: int | None) -> Shown:
     """The text up to the first stop and to `most` tokens."""
     ends = [at for mark in stop if (at := text.find(mark)) >= 0]
     text = text[: min(ends)] if ends else text
@@ -56,11 +56,11 @@ def answer_text(tree: Tree, choice: Choice, limit: str | None = None) -> str:
     """The chosen path: its programs with their output, its words, and the final answer last, in a
     box. Where no path came to an answer, that and why, also the `limit` that ended the search."""
     if choice.node is None or choice.answer is None:
-        return plain(_nothing(tree, limit))
+        return sanitize(_nothing(tree, limit))
     parts = list(_parts(tree.prefix(choice.node)))
     if not parts or boxed(parts[-1]) != choice.answer:
         parts.append(f"The answer is \\boxed{{{choice.answer}}}.")
-    return plain("\n\n".join(parts))
+    return sanitize("\n\n".join(parts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class Progress:
     """What is compared to see whether there is anything new."""
 
 
-def progress(tree: Tree, choice: Choice | None, seconds: float, order: Order) -> Progress:
+def progress(tree: Tree, choice: Choice | None, seconds: float, order: SearchRequest) -> Progress:
     """How far a search is: what was tried, at what rate, and the best answer so far with its share
     of the votes."""
     steps, answers = len(tree) - 1, len(tree.answers())
@@ -87,11 +87,11 @@ def progress(tree: Tree, choice: Choice | None, seconds: float, order: Order) ->
     )
     facts: dict[str, Any] = {"steps": steps, "answers": answers, "answer": None, "share": None}
     if choice is not None and choice.answer is not None:
-        facts |= {"answer": plain(choice.answer), "share": round(choice.share, 6)}
+        facts |= {"answer": sanitize(choice.answer), "share": round(choice.share, 6)}
         answer = choice.answer
         if len(answer) > _LONGEST_ANSWER:
             answer = f"{answer[:_LONGEST_ANSWER]}…"
-        line += f" Best so far: {plain(answer)} ({choice.share:.0%} of the votes)."
+        line += f" Best so far: {sanitize(answer)} ({choice.share:.0%} of the votes)."
     news = f"{steps} {answers} {tree.cost.calls} {facts['share']} {facts['answer']}"
     return Progress(f"{line}\n", facts, news)
 
@@ -101,7 +101,7 @@ def verdict_line(choice: Choice) -> str:
     if choice.answer is None:
         return "No path came to an answer.\n"
     total = sum(choice.votes.values()) or 1.0
-    votes = [f"{plain(a)[:_LONGEST_ANSWER]} {v / total:.0%}" for a, v in choice.votes.items()]
+    votes = [f"{sanitize(a)[:_LONGEST_ANSWER]} {v / total:.0%}" for a, v in choice.votes.items()]
     more = f" and {len(votes) - 5} more" if len(votes) > 5 else ""
     return f"Votes: {', '.join(votes[:5])}{more}.\n"
 
@@ -161,7 +161,7 @@ Ended = Literal["finished", "seconds", "tokens", "shutdown"]
 """What ended a search: itself, a limit of time or tokens, or the server's end."""
 
 
-class Desk:
+class SearchQueue:
     """Seats for searches, and the line before them. First come, first served."""
 
     def __init__(self, seats: int, line: int) -> None:
@@ -169,26 +169,26 @@ class Desk:
         self._line = line
         self.taken = 0
         """Requests that are searched for."""
-        self.waiting: deque[Ticket] = deque()
+        self.waiting: deque[QueueSlot] = deque()
         self._mean_s = 1.0
 
-    def line_up(self) -> "Ticket":
-        """A place in the line, at once. Raises `Refusal` (429) where the line is full."""
+    def enqueue(self) -> "QueueSlot":
+        """A place in the line, at once. Raises `ApiError` (429) where the line is full."""
         if self.taken >= self._seats and len(self.waiting) >= self._line:
             wait_s = ceil(self._mean_s * (len(self.waiting) + 1) / self._seats)
-            raise Refusal(
+            raise ApiError(
                 f"{self.taken} searches are running and {len(self.waiting)} wait, which is the "
                 "most; try again later.",
                 429,
                 code="queue_full",
                 headers={"Retry-After": str(min(max(wait_s, 1), 60))},
             )
-        ticket = Ticket(self)
+        ticket = QueueSlot(self)
         self.waiting.append(ticket)
         self._call()
         return ticket
 
-    def leave(self, ticket: "Ticket") -> None:
+    def leave(self, ticket: "QueueSlot") -> None:
         """Give a seat or a place in the line back; a second time does nothing."""
         if ticket in self.waiting:
             self.waiting.remove(ticket)
@@ -208,21 +208,21 @@ class Desk:
 
 
 @dataclass(slots=True, eq=False)
-class Ticket:
+class QueueSlot:
     """A place in the line or a seat."""
 
-    desk: Desk
+    queue: SearchQueue
     turn: asyncio.Event = field(default_factory=asyncio.Event)
     seated_at: float | None = None
 
     @property
-    def ahead(self) -> int:
+    def position(self) -> int:
         """How many are before it in the line; 0 with a seat."""
-        return 0 if self.turn.is_set() else self.desk.waiting.index(self)
+        return 0 if self.turn.is_set() else self.queue.waiting.index(self)
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SearchResult:
     """What a search came to."""
 
     tree: Tree
@@ -238,7 +238,7 @@ class Job:
     of the model is made after it."""
 
     def __init__(
-        self, order: Order, solver: Solver, ticket: Ticket, ending: Callable[[], bool]
+        self, order: SearchRequest, solver: Solver, ticket: QueueSlot, ending: Callable[[], bool]
     ) -> None:
         self.order = order
         self.trees = [Tree(question) for question in order.questions for _ in range(order.n)]
@@ -260,26 +260,26 @@ class Job:
         """Give the seat back, also where `run` never began, and look no more."""
         for look in self._looks.values():
             look.cancel()
-        self._ticket.desk.leave(self._ticket)
+        self._ticket.queue.leave(self._ticket)
 
-    async def run(self) -> list[Found]:
+    async def run(self) -> list[SearchResult]:
         """What was found, in the order of questions and answers. Gives the seat back."""
         try:
             while not self._ticket.turn.is_set():
                 if self._ending():
-                    raise Refusal("The server is ending; ask again later.", 503, code="shutdown")
+                    raise ApiError("The server is ending; ask again later.", 503, code="shutdown")
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._ticket.turn.wait(), TICK_S)
-            return await together(self._think(index) for index in range(len(self.trees)))
+            return await gather(self._think(index) for index in range(len(self.trees)))
         finally:
             self.give_up()
 
-    def progress(self, index: int, found: Found | None = None) -> Progress:
+    def progress(self, index: int, found: SearchResult | None = None) -> Progress:
         """How far a search is; its last word where what it `found` is there. Never waits: the best
         answer is the one of the last look, and where there are new answers a look is begun."""
         tree = self.trees[index]
         if not self._ticket.turn.is_set():
-            return Progress(f"Waiting for a turn, {self._ticket.ahead} before this one.\n")
+            return Progress(f"Waiting for a turn, {self._ticket.position} before this one.\n")
         answers = len(tree.answers())
         seen, choice = self._seen.get(index, (0, None))
         if found is not None:
@@ -293,14 +293,14 @@ class Job:
         order = self.order
         try:
             with suppress(RstarError):
-                choice = await self._solver.choice(
+                choice = await self._solver.current_choice(
                     self.trees[index], order.strategy, search=order.search
                 )
                 self._seen[index] = answers, choice
         finally:
             del self._looks[index]
 
-    async def _think(self, index: int) -> Found:
+    async def _think(self, index: int) -> SearchResult:
         """One search, to its end or to a limit; then the best answer so far."""
         order, tree, started = self.order, self.trees[index], monotonic()
         seed = order.search.seed
@@ -321,10 +321,10 @@ class Job:
             task.cancel()
             await asyncio.wait({task})
         if task.cancelled():
-            choice = await self._solver.choice(tree, order.strategy, search=search)
+            choice = await self._solver.current_choice(tree, order.strategy, search=search)
         else:
             choice = task.result().choice
-        return Found(tree, choice, ended, monotonic() - started, self.names[index])
+        return SearchResult(tree, choice, ended, monotonic() - started, self.names[index])
 
     def _limit(self, tree: Tree, started: float) -> Ended | None:
         """The limit that a search has come to."""

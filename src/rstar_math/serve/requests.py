@@ -12,9 +12,9 @@ from rstar_math.errors import ConfigError
 from rstar_math.problems.jsonl import MAX_QUESTION_CHARS, question_id
 from rstar_math.search.strategies import Strategy, parse_strategies
 from rstar_math.types import Question
-from rstar_math.web.access import Refusal
+from rstar_math.web.access import ApiError
 
-MOST_WALKS = 1024
+MAX_ROLLOUTS = 1024
 """Most rollouts, chains or runs that one request may ask for; time is limited besides."""
 MOST_ITEMS = 4096
 """Longest list in a request."""
@@ -58,7 +58,7 @@ class StreamOptions(_Wire):
     include_usage: bool | None = None
 
 
-class Wishes(_Wire):
+class RstarOptions(_Wire):
     """How the answer is to be searched for."""
 
     model_config = ConfigDict(extra="forbid")
@@ -67,7 +67,7 @@ class Wishes(_Wire):
     """As `rstar solve --strategy` takes it: mcts@16, sc@8, greedy, ..."""
     tokens: int | None = Field(None, ge=1, le=2**31)
     """Budget of sampled tokens: runs are repeated until it is spent."""
-    rollouts: int | None = Field(None, ge=1, le=MOST_WALKS)
+    rollouts: int | None = Field(None, ge=1, le=MAX_ROLLOUTS)
     """Walks from the root to an end, where the strategy gives no number."""
     candidates: int | None = Field(None, ge=1, le=64)
     """Next steps sampled at a node."""
@@ -100,7 +100,7 @@ class _Request(_Wire):
     stream: bool | None = None
     """Whether the answer comes in pieces, and what the search does before it."""
     stream_options: StreamOptions | None = None
-    rstar: Wishes | None = None
+    rstar: RstarOptions | None = None
 
 
 class ChatRequest(_Request):
@@ -127,7 +127,7 @@ class TextRequest(_Request):
     best_of: int | None = None
 
 
-PROFILES: dict[str, dict[str, Any]] = {
+MODEL_PROFILES: dict[str, dict[str, Any]] = {
     "fast": {"strategy": "sc@8", "confidence": 0.9},
     "deep": {"strategy": "mcts@64", "confidence": 0.99},
 }
@@ -142,7 +142,7 @@ R = TypeVar("R", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class ServerLimits:
     """What the server gives and allows."""
 
     search: SearchConfig = field(default_factory=SearchConfig)
@@ -155,7 +155,7 @@ class Terms:
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class SearchRequest:
     """What is to be done for one request."""
 
     model: str
@@ -185,32 +185,32 @@ def read(kind: type[R], body: bytes) -> R:
             said = (
                 f"The body has more than {_MOST_FAULTS} faults; see /openapi.json for its fields."
             )
-            raise Refusal(said, code="too_many_faults") from None
+            raise ApiError(said, code="too_many_faults") from None
         fault = error.errors(include_url=False, include_context=False)[0]
         where = ".".join(str(part) for part in fault["loc"])
         if fault["type"] == "json_invalid":
-            raise Refusal(f"The body is not JSON ({fault['msg']}).", code="invalid_json") from None
-        raise Refusal(
+            raise ApiError(f"The body is not JSON ({fault['msg']}).", code="invalid_json") from None
+        raise ApiError(
             f"{where or 'The body'} will not do: {fault['msg']}.",
             param=where or None,
             code=fault["type"],
         ) from None
 
 
-def chat_order(request: ChatRequest, terms: Terms) -> Order:
-    """What a chat request asks for. Raises `Refusal`."""
+def chat_order(request: ChatRequest, terms: ServerLimits) -> SearchRequest:
+    """What a chat request asks for. Raises `ApiError`."""
     _refuse(request, "tools", "functions", "logprobs")
     if request.response_format and request.response_format.get("type") != "text":
         raise _unsupported("response_format", 'only {"type": "text"} can be given')
     if request.modalities and request.modalities != ["text"]:
         raise _unsupported("modalities", 'only ["text"] can be given')
-    wishes = request.rstar or Wishes()
+    wishes = request.rstar or RstarOptions()
     text = _asked(request.messages, context=wishes.context)
     return _order(request, wishes, [text], terms, cap=request.max_completion_tokens)
 
 
-def text_order(request: TextRequest, terms: Terms) -> Order:
-    """What a text request asks for. Raises `Refusal`."""
+def text_order(request: TextRequest, terms: ServerLimits) -> SearchRequest:
+    """What a text request asks for. Raises `ApiError`."""
     _refuse(request, "echo", "suffix", "logprobs")
     if request.best_of is not None and request.best_of != (request.n or 1):
         raise _unsupported("best_of", "ask for a strategy such as rstar-sc8")
@@ -218,33 +218,33 @@ def text_order(request: TextRequest, terms: Terms) -> Order:
     texts = [prompt for prompt in prompts if isinstance(prompt, str)]
     if len(texts) < len(prompts):
         raise _unsupported("prompt", "tokens cannot be read; give text")
-    return _order(request, request.rstar or Wishes(), texts, terms, cap=None)
+    return _order(request, request.rstar or RstarOptions(), texts, terms, cap=None)
 
 
 def _order(
     request: ChatRequest | TextRequest,
-    wishes: Wishes,
+    wishes: RstarOptions,
     texts: Sequence[str],
-    terms: Terms,
+    terms: ServerLimits,
     *,
     cap: int | None,
-) -> Order:
+) -> SearchRequest:
     """What both routes have in common."""
     n = request.n or 1
     if not 1 <= n * len(texts) <= terms.searches:
-        raise Refusal(
+        raise ApiError(
             f"{n * len(texts)} answers were asked for, and one request gives 1 to "
             f"{terms.searches}; send several requests.",
             param="n",
         )
     stop = [request.stop] if isinstance(request.stop, str) else request.stop or []
     if len(stop) > _MOST_STOPS:
-        raise Refusal(f"{len(stop)} stops are too many; give up to {_MOST_STOPS}.", param="stop")
-    strategy, search = _how(request.model, wishes, terms.search)
+        raise ApiError(f"{len(stop)} stops are too many; give up to {_MOST_STOPS}.", param="stop")
+    strategy, search = resolve_strategy(request.model, wishes, terms.search)
     if request.seed is not None:
         search = search.model_copy(update={"seed": request.seed})
     caps = [limit for limit in (cap, terms.tokens) if limit is not None]
-    return Order(
+    return SearchRequest(
         model=request.model,
         questions=tuple(_question(text) for text in texts),
         n=n,
@@ -260,7 +260,9 @@ def _order(
     )
 
 
-def _how(model: str, wishes: Wishes, search: SearchConfig) -> tuple[Strategy, SearchConfig]:
+def resolve_strategy(
+    model: str, wishes: RstarOptions, search: SearchConfig
+) -> tuple[Strategy, SearchConfig]:
     """The strategy and its options: the request's fields, else the model's name, else the
     server's."""
     named = model_options(model)
@@ -273,16 +275,18 @@ def _how(model: str, wishes: Wishes, search: SearchConfig) -> tuple[Strategy, Se
     except ConfigError as error:
         if param == "model":
             raise unknown_model(model) from None
-        raise Refusal(str(error), param=param, code="unknown_strategy") from None
+        raise ApiError(str(error), param=param, code="unknown_strategy") from None
     if others:
-        raise Refusal("Give one strategy; a request has one.", param=param)
-    if max(chosen.n or 1, 1) * (chosen.runs or 1) > MOST_WALKS:
-        raise Refusal(f"{spec} is too much for one request; the most is {MOST_WALKS}.", param=param)
+        raise ApiError("Give one strategy; a request has one.", param=param)
+    if max(chosen.n or 1, 1) * (chosen.runs or 1) > MAX_ROLLOUTS:
+        raise ApiError(
+            f"{spec} is too much for one request; the most is {MAX_ROLLOUTS}.", param=param
+        )
     return chosen, search.model_copy(update=options)
 
 
 def model_options(name: str) -> dict[str, Any]:
-    """The search options that a model's name stands for: {} for plain "rstar". Raises `Refusal`
+    """The search options that a model's name stands for: {} for plain "rstar". Raises `ApiError`
     (404) for a name that is none of ours."""
     match = _NAME.fullmatch(name)
     if match is None:
@@ -290,8 +294,8 @@ def model_options(name: str) -> dict[str, Any]:
     kind, size, runs = match.groups()
     if kind is None:
         return {}
-    if kind in PROFILES and size is None and runs is None:
-        return PROFILES[kind]
+    if kind in MODEL_PROFILES and size is None and runs is None:
+        return MODEL_PROFILES[kind]
     spec = kind + (f"@{size}" if size else "") + (f"x{runs}" if runs else "")
     try:
         parse_strategies(spec)
@@ -305,10 +309,10 @@ def model_names() -> list[str]:
     return [f"rstar-{suffix}" if suffix else "rstar" for suffix in LISTED]
 
 
-def unknown_model(name: str) -> Refusal:
+def unknown_model(name: str) -> ApiError:
     """What is said to a name that is none of ours."""
     shown = name if len(name) <= 60 else f"{name[:60]}…"
-    return Refusal(
+    return ApiError(
         f"The model {shown!r} does not exist; there are {', '.join(model_names())}, and rstar-"
         "STRATEGY for others.",
         404,
@@ -321,7 +325,7 @@ def _asked(messages: Sequence[Message], *, context: bool) -> str:
     """The question of a conversation: its last user message, or with `context` all of it."""
     asking = [at for at, message in enumerate(messages) if message.role == "user"]
     if not asking:
-        raise Refusal("There is no message of the role user; the question is the last.", **_WHERE)
+        raise ApiError("There is no message of the role user; the question is the last.", **_WHERE)
     last = asking[-1]
     if not context:
         return _text(messages[last], last)
@@ -337,7 +341,7 @@ def _text(message: Message, at: int) -> str:
         return message.content or ""
     for part in message.content:
         if part.type != "text" or part.text is None:
-            raise Refusal(
+            raise ApiError(
                 f"A part of the type {part.type[:40]!r} cannot be read here; send text only.",
                 param=f"messages.{at}.content",
                 code="unsupported_content",
@@ -348,9 +352,9 @@ def _text(message: Message, at: int) -> str:
 def _question(text: str) -> Question:
     """A question that can be searched for."""
     if not text.strip() or "\x00" in text:
-        raise Refusal("The question is empty or no valid text; write one.", **_WHERE)
+        raise ApiError("The question is empty or no valid text; write one.", **_WHERE)
     if len(text) > MAX_QUESTION_CHARS:
-        raise Refusal(
+        raise ApiError(
             f"The question has {len(text)} characters, and the most is {MAX_QUESTION_CHARS}; "
             "shorten it.",
             param="messages",
@@ -366,8 +370,8 @@ def _refuse(request: BaseModel, *names: str) -> None:
             raise _unsupported(name, "leave it out")
 
 
-def _unsupported(name: str, hint: str) -> Refusal:
+def _unsupported(name: str, hint: str) -> ApiError:
     """What is said to a field that asks for what a search does not give."""
-    return Refusal(
+    return ApiError(
         f"{name} is not supported by a search; {hint}.", param=name, code="unsupported_parameter"
     )

@@ -13,21 +13,21 @@ from typing import Any
 from rstar_math.runs.store import RunStore
 from rstar_math.search.tree import Tree, from_record, to_record
 from rstar_math.search.voting import Choice
-from rstar_math.serve.jobs import Found, Shown, answer_text, shown, verdict_line
-from rstar_math.serve.requests import Order
-from rstar_math.text import plain
+from rstar_math.serve.jobs import SearchResult, Shown, answer_text, truncate, verdict_line
+from rstar_math.serve.requests import SearchRequest
+from rstar_math.text import sanitize
 from rstar_math.types import Cost, Problem
 from rstar_math.viewer.app import write_page
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class ReplyContext:
     """What all replies to one request have in common."""
 
     id: str
     created: int
     """Seconds since 1970."""
-    order: Order
+    order: SearchRequest
     chat: bool
     """Whether it is a chat completion, and not a text completion."""
     fingerprint: str
@@ -47,7 +47,7 @@ class Frame:
         }
 
 
-def reply(frame: Frame, found: Sequence[Found]) -> dict[str, Any]:
+def reply(frame: ReplyContext, found: Sequence[SearchResult]) -> dict[str, Any]:
     """The whole answer to a request."""
     texts = [_shown(frame.order, one) for one in found]
     choices = []
@@ -68,7 +68,9 @@ def reply(frame: Frame, found: Sequence[Found]) -> dict[str, Any]:
     return {**frame.head(chunk=False), **body}
 
 
-def chunk(frame: Frame, index: int, delta: dict[str, Any] | str, **more: Any) -> dict[str, Any]:
+def chunk(
+    frame: ReplyContext, index: int, delta: dict[str, Any] | str, **more: Any
+) -> dict[str, Any]:
     """One piece of a stream: a message's delta, or text."""
     said = {"delta": delta} if frame.chat else {"text": delta}
     choice = {"index": index, **said, "logprobs": None, "finish_reason": None, **more}
@@ -76,7 +78,7 @@ def chunk(frame: Frame, index: int, delta: dict[str, Any] | str, **more: Any) ->
     return {**whole, "usage": None} if frame.order.usage else whole
 
 
-def answer_chunks(frame: Frame, found: Sequence[Found]) -> Iterator[dict[str, Any]]:
+def answer_chunks(frame: ReplyContext, found: Sequence[SearchResult]) -> Iterator[dict[str, Any]]:
     """The rest of a stream once all is found: the answers line by line, and what they cost."""
     texts = [_shown(frame.order, one) for one in found]
     for index, (one, text) in enumerate(zip(found, texts, strict=True)):
@@ -90,7 +92,7 @@ def answer_chunks(frame: Frame, found: Sequence[Found]) -> Iterator[dict[str, An
         yield {**frame.head(chunk=True), "choices": [], "usage": usage(found, texts)}
 
 
-def usage(found: Sequence[Found], texts: Sequence[Shown]) -> dict[str, Any]:
+def usage(found: Sequence[SearchResult], texts: Sequence[Shown]) -> dict[str, Any]:
     """What was consumed: all prompts that the model read and all tokens that it sampled, those of
     a scorer among them. What is not the answer's text is reasoning."""
     cost = Cost.total(one.tree.cost for one in found)
@@ -110,28 +112,28 @@ def tree_path(name: str) -> str:
     return f"/trees/{name}"
 
 
-def _shown(order: Order, found: Found) -> Shown:
+def _shown(order: SearchRequest, found: SearchResult) -> Shown:
     """An answer's text as the request wants it."""
     limit = {
         "seconds": f"the limit of {order.seconds:g} s",
         "tokens": f"the limit of {order.cap} tokens",
         "shutdown": "the server's end",
     }.get(found.ended)
-    return shown(answer_text(found.tree, found.choice, limit), order.stop, order.most)
+    return truncate(answer_text(found.tree, found.choice, limit), order.stop, order.most)
 
 
-def _end(order: Order, found: Found, text: Shown) -> dict[str, Any]:
+def _end(order: SearchRequest, found: SearchResult, text: Shown) -> dict[str, Any]:
     """How a choice ended, and the search behind it."""
     choice, cost = found.choice, found.tree.cost
     return {
         "finish_reason": "length" if text.cut else "stop",
         "rstar": {
-            "answer": None if choice.answer is None else plain(choice.answer),
+            "answer": None if choice.answer is None else sanitize(choice.answer),
             "share": round(choice.share, 6),
-            "votes": {plain(answer): round(v, 6) for answer, v in choice.votes.items()},
+            "votes": {sanitize(answer): round(v, 6) for answer, v in choice.votes.items()},
             "strategy": order.strategy.name,
             "ended": found.ended,
-            "stopped_early": found.tree.stopped,
+            "stopped_early": found.tree.stop_reason,
             "steps": len(found.tree) - 1,
             "rollouts": found.tree.rollouts,
             "calls": cost.calls,
@@ -156,7 +158,7 @@ class _Kept:
     strategy: str
 
 
-class Shelf:
+class TreeCache:
     """The last `room` trees, and fewer where they are large; what is older is thrown away."""
 
     def __init__(self, room: int) -> None:
@@ -164,7 +166,7 @@ class Shelf:
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
         self._bytes = 0
 
-    async def put(self, found: Found, strategy: str) -> None:
+    async def put(self, found: SearchResult, strategy: str) -> None:
         """Keep a tree under its name; packs it in a thread."""
         record = await asyncio.to_thread(_packed, found.tree)
         self._kept[found.name] = _Kept(record, found.choice, replace(found.tree.cost), strategy)
@@ -185,7 +187,7 @@ class Shelf:
             target = Path(folder) / "page.html"
             with RunStore.open(Path(folder) / "answer.rstar", {}) as store:
                 store.add_problems([Problem(tree.question)])
-                store.put(kept.strategy, tree, kept.choice)
+                store.save(kept.strategy, tree, kept.choice)
                 write_page([store], target)
             return target.read_bytes()
 

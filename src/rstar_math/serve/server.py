@@ -11,10 +11,10 @@ import uvicorn
 
 from rstar_math.config.sections import Config
 from rstar_math.serve.app import Limits, build
-from rstar_math.serve.requests import Terms
+from rstar_math.serve.requests import ServerLimits
 from rstar_math.solver.solver import Solver
-from rstar_math.web.access import Rules, check_open
-from rstar_math.web.server import LOG, bound, server_config, set_up, sweep, url_of
+from rstar_math.web.access import AccessPolicy, check_open
+from rstar_math.web.server import LOG, bind, close_idle_connections, server_config, set_up, url_of
 
 SPARE = 256
 """Connections besides two for each request that may be searched for or wait."""
@@ -27,17 +27,17 @@ class Options:
     host: str = "127.0.0.1"
     port: int = 8420
     """0 for any that is free."""
-    terms: Terms = field(default_factory=Terms)
+    terms: ServerLimits = field(default_factory=ServerLimits)
     limits: Limits = field(default_factory=Limits)
-    rules: Rules = field(default_factory=Rules)
+    rules: AccessPolicy = field(default_factory=AccessPolicy)
     json_logs: bool = False
 
 
-async def listen(config: Config, options: Options) -> None:
+async def serve(config: Config, options: Options) -> None:
     """Serve until SIGTERM or Ctrl-C: then searches under way are ended, and answered with the best
     so far. Raises `RstarError` where it cannot begin."""
     check_open(options.host, options.rules.keys)
-    listener = bound(options.host, options.port)
+    listener = bind(options.host, options.port)
     with listener:
         set_up(as_json=options.json_logs)
         async with Solver(config) as solver:
@@ -66,7 +66,7 @@ async def _serve(solver: Solver, options: Options, listener: socket.socket) -> N
         )
     # uvicorn raises the signal that ended it once more when it is done.
     before = signal.signal(signal.SIGTERM, _ended)
-    sweeping = asyncio.create_task(sweep(server))
+    sweeping = asyncio.create_task(close_idle_connections(server))
     try:
         await server.serve(sockets=[listener])
         await asyncio.sleep(0)  # Ctrl-C is delivered here, before the Solver is closed.

@@ -1,5 +1,5 @@
 """The solver: one configuration, many problems."""
 
-from rstar_math.solver.solver import Here, Solution, Solver, solve
+from rstar_math.solver.solver import LocalSearcher, Solution, Solver, solve
 
-__all__ = ["Here", "Solution", "Solver", "solve"]
+__all__ = ["LocalSearcher", "Solution", "Solver", "solve"]

@@ -7,17 +7,28 @@ from rstar_math.errors import ConfigError
 from rstar_math.grading.grader import Grader
 from rstar_math.models.prompting import conversation_for, prompting_of
 from rstar_math.policies.actions import ActionPolicy
-from rstar_math.policies.completions import ChainPolicy, CompletingPeer, SubQuestionPolicy
-from rstar_math.policies.self_evaluation import SelfEvaluator, SelfVerifier, UsefulnessScorer
-from rstar_math.prompts.actions import solution_units
-from rstar_math.prompts.families import family
-from rstar_math.protocols import Completer, Executor, Grouper, Policy, Scorer, Verifier
-from rstar_math.search.expansion import Parts
-from rstar_math.search.strategies import ACTIONS, CHAINS, Review, Strategy, by_peer, by_scorer
+from rstar_math.policies.completions import ChainDiscriminator, ChainPolicy, SubQuestionPolicy
+from rstar_math.policies.self_evaluation import (
+    SelfEvaluator,
+    SolutionVerifierScorer,
+    SubquestionScorer,
+)
+from rstar_math.prompts.actions import solution_segments
+from rstar_math.prompts.families import load_action_prompts
+from rstar_math.protocols import AnswerGrouper, Completer, Executor, Policy, Scorer, Verifier
+from rstar_math.search.expansion import SearchComponents
+from rstar_math.search.strategies import (
+    ACTIONS,
+    CHAINS,
+    Reviewer,
+    Strategy,
+    discriminator_review,
+    scorer_review,
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Kit:
+class Components:
     """An open solver's parts, put together for one strategy at a time."""
 
     config: Config
@@ -25,22 +36,24 @@ class Kit:
     greedy: Policy
     """The policy at temperature 0."""
     executor: Executor
-    group: Grouper
+    group: AnswerGrouper
     scorer: Scorer | None = None
     model: Completer | None = None
     """None where a policy was given in its place."""
     second: Completer | None = None
     """The discriminator's model."""
 
-    def parts(self, strategy: Strategy, search: SearchConfig, verifier: Verifier | None) -> Parts:
+    def parts(
+        self, strategy: Strategy, search: SearchConfig, verifier: Verifier | None
+    ) -> SearchComponents:
         """What a strategy searches with."""
         kind, actions = strategy.kind, self.config.actions
         policy, scorer = self.policy, self.scorer
         if kind in ("greedy", "sc"):
-            policy, scorer = self.greedy if strategy.cold else policy, None
+            policy, scorer = self.greedy if strategy.is_greedy else policy, None
         elif kind in ("zero", "cot", "peer"):
-            model = self.asked(kind, second=kind == "peer")
-            heat = 0.0 if strategy.cold else None
+            model = self.require_model(kind, second=kind == "peer")
+            heat = 0.0 if strategy.is_greedy else None
             policy = ChainPolicy(
                 model,
                 actions,
@@ -51,15 +64,15 @@ class Kit:
             scorer = None
         elif kind in ACTIONS:
             depth = self.search(strategy, search).depth
-            policy = ActionPolicy(self.asked(kind), actions, group=self.group, depth=depth)
+            policy = ActionPolicy(self.require_model(kind), actions, group=self.group, depth=depth)
             scorer = None
         elif kind == "tot":
-            scorer = judge(self.asked(kind), search)
+            scorer = _judge(self.require_model(kind), search)
         elif kind == "rap":
-            model = self.asked(kind)
+            model = self.require_model(kind)
             policy = SubQuestionPolicy(model, self.config.policy, depth=search.depth)
-            scorer = UsefulnessScorer(model, seed=search.seed)
-        return Parts(policy, self.executor, scorer, None if kind in CHAINS else verifier)
+            scorer = SubquestionScorer(model, seed=search.seed)
+        return SearchComponents(policy, self.executor, scorer, None if kind in CHAINS else verifier)
 
     def search(self, strategy: Strategy, search: SearchConfig) -> SearchConfig:
         """The options that a strategy searches with: rStar's actions have a depth and a number of
@@ -67,24 +80,28 @@ class Kit:
         actions = self.config.actions
         if strategy.kind not in ACTIONS:
             return search
-        depth = actions.depth or family(actions.family).depth
+        depth = actions.depth or load_action_prompts(actions.family).depth
         own = {"depth": depth, "candidates": actions.candidates}
         return search.model_copy(update=own)
 
-    def review(self, strategy: Strategy, search: SearchConfig) -> Review | None:
+    def review(self, strategy: Strategy, search: SearchConfig) -> Reviewer | None:
         """The second look at what a strategy found, if it takes one."""
         actions, mutual = self.config.actions, self.config.mutual
         if strategy.kind == "verify":
-            verifier = SelfVerifier(self.asked("verify"), actions.family, seed=search.seed)
-            return by_scorer(verifier, group=self.group)
+            verifier = SolutionVerifierScorer(
+                self.require_model("verify"), actions.family, seed=search.seed
+            )
+            return scorer_review(verifier, group=self.group)
         if strategy.kind != "rstar":
             return None
-        second = self.asked("rstar", second=True)
+        second = self.require_model("rstar", second=True)
         talk = conversation_for(self.config.policy, prompting_of(second))
-        peer = CompletingPeer(second, actions, mutual, talk)
-        return by_peer(peer, solution_units, group=self.group, config=mutual, seed=search.seed)
+        peer = ChainDiscriminator(second, actions, mutual, talk)
+        return discriminator_review(
+            peer, solution_segments, group=self.group, config=mutual, seed=search.seed
+        )
 
-    def asked(self, kind: str, *, second: bool = False) -> Completer:
+    def require_model(self, kind: str, *, second: bool = False) -> Completer:
         """The model itself, for a strategy that has more to ask it than for steps."""
         model = self.second if second else self.model
         if model is None:
@@ -100,6 +117,6 @@ def grader(config: GradingConfig) -> Grader:
     return Grader(config)
 
 
-def judge(model: Completer, search: SearchConfig) -> SelfEvaluator:
+def _judge(model: Completer, search: SearchConfig) -> SelfEvaluator:
     """The model as the judge of its own steps."""
     return SelfEvaluator(model, check=search.self_check, seed=search.seed)

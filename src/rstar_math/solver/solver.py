@@ -10,20 +10,27 @@ from typing import Any, Self
 from rstar_math.config.loading import load_config
 from rstar_math.config.sections import Config, ModelConfig, SearchConfig
 from rstar_math.errors import ConfigError, InputError, ModelError, RstarError
-from rstar_math.llm.balancing import belonging
+from rstar_math.llm.balancing import request_affinity
 from rstar_math.llm.connect import connect
 from rstar_math.policies.completions import StepPolicy
-from rstar_math.protocols import Completer, Executor, Grouper, Policy, Scorer, Verifier
-from rstar_math.runs.results import Packed, packed
-from rstar_math.search.strategies import ACTIONS, CHAINS, Strategy, answer_rule, choose, pursue
+from rstar_math.protocols import AnswerGrouper, Completer, Executor, Policy, Scorer, Verifier
+from rstar_math.runs.results import PackedResult, pack_result
+from rstar_math.search.strategies import (
+    ACTIONS,
+    CHAINS,
+    Strategy,
+    answer_rule,
+    choose,
+    run_strategy,
+)
 from rstar_math.search.tree import Tree
 from rstar_math.search.voting import Choice
-from rstar_math.solver.components import Kit, judge
-from rstar_math.text import encodable
+from rstar_math.solver.components import Components, _judge
+from rstar_math.text import replace_surrogates
 from rstar_math.types import Problem, Question, Verdict
 
 MCTS = Strategy("mcts")
-OnProgress = Callable[[Tree], None]
+ProgressCallback = Callable[[Tree], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +86,7 @@ class Solver:
         """How the policy's model is asked: prompt set, step format and mode; empty for a policy of
         one's own."""
         self._stack = AsyncExitStack()
-        self._kit: Kit
+        self._kit: Components
 
     async def __aenter__(self) -> Self:
         try:
@@ -108,39 +115,39 @@ class Solver:
             executor = await self._stack.enter_async_context(Sandbox(self.config.sandbox))
         model, second, scorer = self._completer, self._second, self._scorer
         if policy is not None:
-            scorer = scorer or await self._valuer(None)
-            self._kit = Kit(self.config, policy, policy, executor, self.group, scorer)
+            scorer = scorer or await self._open_scorer(None)
+            self._kit = Components(self.config, policy, policy, executor, self.group, scorer)
             return
         if model is None:
             model, self.model_name = await self._connected(self.config.model, "policy")
         if second is None:
-            second = await self._second_model(model)
+            second = await self._open_discriminator(model)
         if scorer is None:
-            scorer = await self._valuer(model)
+            scorer = await self._open_scorer(model)
         warm = StepPolicy(model, self.config.policy)
         self.prompting = warm.renderer.description
         greedy = self.config.policy.model_copy(update={"temperature": 0.0})
         cold = StepPolicy(model, greedy, warm.renderer)
-        self._kit = Kit(self.config, warm, cold, executor, self.group, scorer, model, second)
+        self._kit = Components(self.config, warm, cold, executor, self.group, scorer, model, second)
 
-    async def _valuer(self, model: Completer | None) -> Scorer | None:
+    async def _open_scorer(self, model: Completer | None) -> Scorer | None:
         """What the configuration has steps valued by."""
         search = self.config.search
         if search.scorer != "ppm":
-            return judge(model, search) if search.scorer == "self" and model else None
-        from rstar_math.ppm.remote import open_scorer
+            return _judge(model, search) if search.scorer == "self" and model else None
+        from rstar_math.ppm.remote import load_scorer
 
-        scorer = await open_scorer(self.config)
+        scorer = await load_scorer(self.config)
         self._stack.push_async_callback(scorer.aclose)
-        self._note("ppm", scorer)
+        self._remember_servers("ppm", scorer)
         return scorer
 
-    def _note(self, use: str, model: object) -> None:
+    def _remember_servers(self, use: str, model: object) -> None:
         """Remember the servers of a model that has any."""
         if (replicas := getattr(model, "replicas", None)) is not None:
             self.servers[use] = replicas
 
-    async def _second_model(self, first: Completer) -> Completer:
+    async def _open_discriminator(self, first: Completer) -> Completer:
         """The discriminator's model: the first one, or one of its own."""
         second, model = self.config.discriminator, self.config.model
         alike = second.url == model.url and second.adapter == model.adapter
@@ -158,11 +165,11 @@ class Solver:
         chat = self.config.policy.mode != "completion"
         connection = await connect(config, self.config.servers, chat=chat)
         self._stack.push_async_callback(connection.aclose)
-        self._note(use, connection)
+        self._remember_servers(use, connection)
         return connection, connection.name
 
     @property
-    def group(self) -> Grouper:
+    def group(self) -> AnswerGrouper:
         """Sorts answers into classes of equal ones."""
         return self._grader.group
 
@@ -186,7 +193,7 @@ class Solver:
         tree: Tree | None = None,
         verifier: Verifier | None = None,
         search: SearchConfig | None = None,
-        on_progress: OnProgress | None = None,
+        on_progress: ProgressCallback | None = None,
     ) -> Solution:
         """Search one question, or go on with a tree of it.
 
@@ -196,8 +203,8 @@ class Solver:
         """
         tree = tree or Tree(question)
         search = search or self.config.search
-        with belonging(question.id):
-            choice = await pursue(
+        with request_affinity(question.id):
+            choice = await run_strategy(
                 tree,
                 strategy,
                 self._kit.parts(strategy, search, verifier),
@@ -208,7 +215,7 @@ class Solver:
             )
         return Solution(question, tree, choice)
 
-    async def choice(
+    async def current_choice(
         self, tree: Tree, strategy: Strategy = MCTS, *, search: SearchConfig | None = None
     ) -> Choice:
         """The answer of a tree as it stands, without a second look: of one whose search goes on, or
@@ -238,7 +245,7 @@ class Solver:
         failure: RstarError | None = None
         try:
             while True:
-                while failure is None and len(running) < self.in_flight(strategy):
+                while failure is None and len(running) < self.max_concurrent_searches(strategy):
                     problem = next(waiting, None)
                     if problem is None:
                         break
@@ -263,7 +270,7 @@ class Solver:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
 
-    def in_flight(self, strategy: Strategy) -> int:
+    def max_concurrent_searches(self, strategy: Strategy) -> int:
         """Searches that keep the model busy: what it takes at once, twice, over what one search
         asks for at once. A server counts requests, the embedded model samples; of single chains it
         gets no more than it has streams, each of which then keeps its chain's beginning."""
@@ -301,7 +308,7 @@ def solve(
     chosen, *others = parse_strategies(strategy or settings.search.strategy)
     if others:
         raise ConfigError("solve takes one strategy; compare several with rstar eval.")
-    if encodable(question) != question:
+    if replace_surrogates(question) != question:
         raise InputError("The question holds characters that are not valid text; take them out.")
 
     async def once() -> Solution:
@@ -311,8 +318,8 @@ def solve(
     return asyncio.run(once())
 
 
-class Here:
-    """An open solver as `Searchers`."""
+class LocalSearcher:
+    """An open solver as `Searcher`."""
 
     def __init__(self, solver: Solver) -> None:
         self._solver = solver
@@ -323,18 +330,18 @@ class Here:
 
     @property
     def model_name(self) -> str | None:
-        """See `Searchers`."""
+        """See `Searcher`."""
         return self._solver.model_name
 
     @property
     def discriminator_name(self) -> str | None:
-        """See `Searchers`."""
+        """See `Searcher`."""
         return self._solver.discriminator_name
 
-    async def finished(
+    async def iter_results(
         self, problems: Iterable[Problem], strategy: Strategy, *, guided: bool
-    ) -> AsyncGenerator[tuple[Problem, Packed], None]:
-        """See `Searchers`. The reference answer is used after a search to judge the choice, and in
+    ) -> AsyncGenerator[tuple[Problem, PackedResult], None]:
+        """See `Searcher`. The reference answer is used after a search to judge the choice, and in
         it only where `guided`."""
         found = self._solver.map(problems, strategy, guided=guided)
         try:
@@ -342,6 +349,6 @@ class Here:
                 verdict = None
                 if problem.reference is not None:
                     verdict = await self._solver.judge(solution.answer, problem.reference)
-                yield problem, packed(strategy.name, solution.tree, solution.choice, verdict)
+                yield problem, pack_result(strategy.name, solution.tree, solution.choice, verdict)
         finally:
             await found.aclose()

@@ -20,8 +20,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from rstar_math.costs import charge, metering
-from rstar_math.errors import ContextExceeded, InputError, ModelRefused, StoreError
+from rstar_math.costs import add_cost, track_cost
+from rstar_math.errors import ContextLengthError, InputError, ModelRejectedError, StoreError
 from rstar_math.protocols import Completer, Completion
 from rstar_math.types import Cost
 
@@ -62,9 +62,9 @@ class _Entry:
 
     def give(self) -> list[Completion]:
         """Charge the cost, and answer or raise as the model did."""
-        charge(self.cost)
+        add_cost(self.cost)
         if self.exceeded is not None:
-            raise ContextExceeded(self.exceeded)
+            raise ContextLengthError(self.exceeded)
         return list(self.completions)
 
 
@@ -102,7 +102,7 @@ class Cassette:
         """A Completer that answers from the file and charges what was charged then.
 
         Each answer waits for a random time of up to `jitter_s` seconds, to shake the order of
-        arrival; `seed` shakes it otherwise. Raises `ModelRefused` for a request that was not
+        arrival; `seed` shakes it otherwise. Raises `ModelRejectedError` for a request that was not
         recorded, and `InputError` right away if the file cannot be read.
         """
         try:
@@ -150,11 +150,11 @@ class _Recorder:
     async def _ask(self, request: _Request) -> list[Completion]:
         """The model's answer, written down."""
         completions: list[Completion] = []
-        exceeded: ContextExceeded | None = None
-        with metering() as cost:
+        exceeded: ContextLengthError | None = None
+        with track_cost() as cost:
             try:
                 completions = await self._inner.complete(**asdict(request))
-            except ContextExceeded as error:
+            except ContextLengthError as error:
                 exceeded = error
         cost.seconds = 0.0
         self._write(request, _Entry(tuple(completions), cost, str(exceeded) if exceeded else None))
@@ -197,7 +197,7 @@ class _Player:
         await asyncio.sleep(self._rng.uniform(0, self._jitter_s))
         entry = self._entries.get(request.key)
         if entry is None:
-            raise ModelRefused(
+            raise ModelRejectedError(
                 f"The cassette {self._path} has no answer to this request (n={n}, seed={seed}, "
                 f"temperature={temperature}, max_tokens={max_tokens}, prompt ends with "
                 f"{prompt[-40:]!r}); replay with the settings it was recorded with, or record it "

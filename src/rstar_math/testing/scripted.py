@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from rstar_math.costs import charge
+from rstar_math.costs import add_cost
 from rstar_math.prompts.grammar import GRAMMAR
 from rstar_math.protocols import Completion
 from rstar_math.types import Cost, Question, Step
@@ -49,7 +49,7 @@ class ScriptedCompleter:
         self.requests.append(Request(prompt, n, tuple(stop), max_tokens, temperature, seed))
         texts = list(self._answer(prompt, n, seed))[:n]
         found = [_ended(text, stop, max_tokens) for text in texts]
-        charge(
+        add_cost(
             Cost(
                 calls=1,
                 samples=len(found),
@@ -89,7 +89,7 @@ class ScriptedPolicy:
         words = sum(len(text.split()) for text in texts)
         samples = (GRAMMAR.read(prefix, text.removesuffix("/>"), finished=True) for text in texts)
         steps = [sample.step for sample in samples if sample.step is not None]
-        charge(
+        add_cost(
             Cost(
                 calls=1,
                 samples=len(texts),

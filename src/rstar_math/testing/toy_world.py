@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from rstar_math.costs import charge
+from rstar_math.costs import add_cost
 from rstar_math.errors import ConfigError, InputError
 from rstar_math.protocols import Executor, Policy, Scorer, Verifier
 from rstar_math.seeding import derive
@@ -413,7 +413,7 @@ class ToyScorer:
         """See `protocols.Scorer`."""
         read = [question.text, *(step.text for prefix in prefixes for step in prefix)]
         words = sum(len(text.split()) for text in read[1:]) + len(read[0].split()) * len(prefixes)
-        charge(Cost(scorer_tokens=words))
+        add_cost(Cost(scorer_tokens=words))
         return [self._score(question, prefix) for prefix in prefixes]
 
     def _score(self, question: Question, prefix: Sequence[Step]) -> float:

@@ -27,10 +27,10 @@ from dataclasses import dataclass
 from math import comb
 
 from rstar_math.config.sections import MutualConfig
-from rstar_math.costs import charge
+from rstar_math.costs import add_cost
 from rstar_math.errors import ConfigError, InputError
-from rstar_math.protocols import Peer, Policy
-from rstar_math.search.mutual import survives
+from rstar_math.protocols import Discriminator, Policy
+from rstar_math.search.mutual import is_kept
 from rstar_math.seeding import derive
 from rstar_math.types import Cost, Problem, Question, Step
 
@@ -69,7 +69,7 @@ class ToyPeers:
         """A policy whose samples are whole solutions."""
         return _Generator(self)
 
-    def discriminating(self) -> Peer:
+    def discriminating(self) -> Discriminator:
         """A peer that completes them, or writes its own. One request costs one call, a completion
         one sampled token a line that it adds."""
         return _Discriminator(self)
@@ -158,7 +158,7 @@ class Expected:
 
 
 def toy_units(question: Question, steps: Sequence[Step]) -> list[str]:
-    """The lines of a toy solution, for `search.mutual.examine`."""
+    """The lines of a toy solution, for `search.mutual.check_candidates`."""
     return [line for step in steps for line in step.text.splitlines(keepends=True)]
 
 
@@ -193,7 +193,7 @@ class _Generator:
     ) -> list[Step]:
         """See `protocols.Policy`."""
         rng = random.Random(derive(seed, question.id, *(step.text for step in prefix)))
-        charge(Cost(calls=1, samples=k, sampled_tokens=k * LINES))
+        add_cost(Cost(calls=1, samples=k, sampled_tokens=k * LINES))
         return [self._step(question, rng) for _ in range(k)]
 
     def _step(self, question: Question, rng: random.Random) -> Step:
@@ -213,10 +213,10 @@ class _Discriminator:
     async def answers(
         self, question: Question, begun: str, n: int, *, seed: int
     ) -> list[str | None]:
-        """See `protocols.Peer`."""
+        """See `protocols.Discriminator`."""
         rng = random.Random(derive(seed, question.id, begun))
         added = LINES - len(begun.splitlines())
-        charge(Cost(calls=1, samples=n, sampled_tokens=n * added))
+        add_cost(Cost(calls=1, samples=n, sampled_tokens=n * added))
         return [self._answer(question, begun, rng) for _ in range(n)]
 
     def _answer(self, question: Question, begun: str, rng: random.Random) -> str:
@@ -240,7 +240,7 @@ def _vote(n: int, p: float) -> float:
 def _stands(p: float, config: MutualConfig) -> float:
     """How likely a candidate is kept with whose answer each completion agrees with chance p."""
     chances = enumerate(_binomial(config.splits, p))
-    return sum(c for k, c in chances if survives((k, config.splits), config.keep))
+    return sum(c for k, c in chances if is_kept((k, config.splits), config.keep))
 
 
 def _mutual_chance(n: int, right: float, stands: Sequence[float], score: str) -> float:

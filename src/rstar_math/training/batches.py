@@ -95,7 +95,7 @@ def _offset(parts: Sequence[Sequence[int]], start: int) -> list[list[int]]:
     return [[index + start for index in part] for part in parts]
 
 
-def gathered(examples: Sequence[Example]) -> dict[str, StepExamples]:
+def step_tokens(examples: Sequence[Example]) -> dict[str, StepExamples]:
     """The trainer's collator: a step's examples as they are."""
     return {"examples": StepExamples(tuple(examples))}
 
@@ -157,7 +157,7 @@ _POOL = 50
 """Batches among which examples of like length are sought."""
 
 
-def bucketed(lengths: Sequence[int], size: int, epochs: float, seed: int) -> list[int]:
+def length_bucketed_order(lengths: Sequence[int], size: int, epochs: float, seed: int) -> list[int]:
     """Indices of examples for all epochs in one list, of which each `size` in turn make a batch of
     like lengths. Every example comes `epochs` times, up to the fraction of the last epoch."""
     rng = Random(seed)

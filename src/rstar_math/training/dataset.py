@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from rstar_math import __version__
 from rstar_math.errors import InputError, StoreError
 from rstar_math.prompts.grammar import FORMATS
-from rstar_math.runs.export import Format, read_file, unwritable, write_rows
+from rstar_math.runs.export import Format, cannot_write, read_file, write_rows
 from rstar_math.training.curation.records import Curated, CurationConfig, Data
 from rstar_math.training.rows import ROWS, Row, rows_of
 
@@ -96,13 +96,13 @@ def _quoted(text: str) -> str:
     return " ".join(text.split())
 
 
-MARK = "curation.json"
+MANIFEST_FILE = "curation.json"
 FORMAT = 1
 R = TypeVar("R", bound=Row)
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class DatasetSource:
     """The run that training data was made from."""
 
     run: str
@@ -117,7 +117,7 @@ class Origin:
 def write_folder(
     target: Path,
     found: Curated,
-    origin: Origin,
+    origin: DatasetSource,
     config: CurationConfig,
     *,
     data: Collection[Data] = ("sft", "preference"),
@@ -126,7 +126,7 @@ def write_folder(
     """Write a folder of training data and return its mark; one that was there is replaced.
 
     Raises `InputError` where the folder holds something else, `StoreError` where the disk will not
-    have it (then what was there before is still there), `MissingExtra` for Parquet.
+    have it (then what was there before is still there), `MissingDependencyError` for Parquet.
     """
     target = target.resolve()
     _check_replaceable(target)
@@ -137,28 +137,30 @@ def write_folder(
         mark = _fill(partial, found, (origin, config), data, format)
         _move(partial, target)
     except OSError as error:
-        raise unwritable(target, error) from error
+        raise cannot_write(target, error) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return mark
 
 
-def read_mark(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> dict[str, Any]:
     """What a folder of training data was made from and what is in it.
 
     Raises `InputError` where it is none or was not finished, `StoreError` for another version.
     """
     try:
-        mark = json.loads((folder / MARK).read_text(encoding="utf-8"))
+        mark = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(
-            f"{folder} has no {MARK}: it is no training data or was not finished; make it with "
+            f"{folder} has no {MANIFEST_FILE}: it is no training data or was not finished; make it with "
             f"rstar curate RUN --out {folder}."
         ) from None
     except (OSError, ValueError) as error:
-        raise InputError(f"{folder / MARK} cannot be read ({error}).") from error
+        raise InputError(f"{folder / MANIFEST_FILE} cannot be read ({error}).") from error
     if not isinstance(mark, dict) or not isinstance(mark.get("files"), dict):
-        raise InputError(f"{folder / MARK} is damaged; make the data again with rstar curate.")
+        raise InputError(
+            f"{folder / MANIFEST_FILE} is damaged; make the data again with rstar curate."
+        )
     if mark.get("format") != FORMAT:
         raise StoreError(
             f"{folder} is of format {mark.get('format')!r} and this version reads format {FORMAT}; "
@@ -174,7 +176,8 @@ def read_rows(folder: Path, model: type[R]) -> list[R]:
     and why; `StoreError` for data of another version.
     """
     files = {
-        entry["data"]: (name, entry["rows"]) for name, entry in read_mark(folder)["files"].items()
+        entry["data"]: (name, entry["rows"])
+        for name, entry in read_manifest(folder)["files"].items()
     }
     if model.data not in files:
         raise InputError(
@@ -194,7 +197,7 @@ def read_rows(folder: Path, model: type[R]) -> list[R]:
 def _fill(
     folder: Path,
     found: Curated,
-    made: tuple[Origin, CurationConfig],
+    made: tuple[DatasetSource, CurationConfig],
     data: Collection[Data],
     format: Format,
 ) -> dict[str, Any]:
@@ -222,7 +225,7 @@ def _fill(
         "origin": {**asdict(origin), "sources": sources},
     }
     _write(folder / "README.md", card(mark))
-    _write(folder / MARK, json.dumps(mark, indent=2, ensure_ascii=True) + "\n")
+    _write(folder / MANIFEST_FILE, json.dumps(mark, indent=2, ensure_ascii=True) + "\n")
     return mark
 
 
@@ -257,8 +260,8 @@ def _check_replaceable(target: Path) -> None:
 def _written(target: Path) -> set[str]:
     """Names of the files in a folder that a curation wrote; none where its mark is not there."""
     try:
-        files = json.loads((target / MARK).read_text(encoding="utf-8"))["files"]
-        return {"README.md", MARK, *files}
+        files = json.loads((target / MANIFEST_FILE).read_text(encoding="utf-8"))["files"]
+        return {"README.md", MANIFEST_FILE, *files}
     except (OSError, ValueError, TypeError, KeyError):
         return set()
 

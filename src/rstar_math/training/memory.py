@@ -7,7 +7,7 @@ weights are loaded, and whether there is so much.
     activations  tokens of the largest micro-batch x layers x (b S + 12 H): S is the sum of inputs
                  and outputs of a layer's matrices, H the hidden size, b 2 bytes in bfloat16, else
                  4; with gradient checkpointing tokens x (layers x 4 H + b S + 12 H); on a CPU half
-                 as much again, for freed memory that is kept (`process.Trimmer`)
+                 as much again, for freed memory that is kept (`process.MemoryTrimCallback`)
     logits       one chunk (`chunked_loss`), and the gradient of a word head that is trained
     process      1 GB on a CPU for the libraries; 1.5 GB on a GPU for CUDA and its kernels
 
@@ -25,7 +25,7 @@ from typing import Any
 
 from rstar_math.checkpoints.tensors import WeightFiles, read_header
 from rstar_math.errors import InputError, TrainingError
-from rstar_math.models.loading import locate, saying_what_is_wrong
+from rstar_math.models.loading import convert_load_errors, resolve_checkpoint
 from rstar_math.training.batches import Shape, largest_part
 from rstar_math.training.chunked_loss import CHUNK_BYTES
 
@@ -114,14 +114,14 @@ class MemoryNeed:
 def layout_of(base: str) -> Layout:
     """The size of a model, from the headers of its GGUF or safetensors files; of a model whose
     weights are not here, from its config. Raises `InputError`."""
-    where, options = locate(base)
+    where, options = resolve_checkpoint(base)
     if "gguf_file" in options:
         places = read_header(Path(where) / options["gguf_file"]).tensors
         return measured_layout({name: place.shape for name, place in places.items()})
     with suppress(InputError):
         files = WeightFiles(Path(where))
         return measured_layout({name: files.shape(name) for name in files})
-    with saying_what_is_wrong(base):
+    with convert_load_errors(base):
         import torch
         from transformers import AutoConfig, AutoModelForCausalLM
 

@@ -12,21 +12,26 @@ from pathlib import Path
 from typing import Any
 
 from rstar_math.errors import InputError
-from rstar_math.models.loading import load_scored, load_tokenizer, saying_what_is_wrong, squash
+from rstar_math.models.loading import (
+    convert_load_errors,
+    load_scored,
+    load_tokenizer,
+    value_from_score,
+)
 from rstar_math.training.batches import (
     Group,
     Judged,
     Shape,
-    bucketed,
     calibration,
     calibration_error,
     collate,
-    gathered,
     groups_of,
     in_batches,
     in_micro_batches,
+    length_bucketed_order,
     pair_calibration,
     ranking_accuracy,
+    step_tokens,
 )
 from rstar_math.training.memory import Plan, plan, require_memory
 from rstar_math.training.progress import Progress, watching
@@ -41,17 +46,17 @@ from rstar_math.training.rows import (
 from rstar_math.training.settings import PreferenceTraining, ProbeTraining
 from rstar_math.training.sft import lora_config, share_inputs
 from rstar_math.training.trainer import (
-    Trimmer,
+    CompletionCallback,
+    MemoryTrimCallback,
     arguments,
-    at_work,
     base_dtype,
     finish,
-    hushed,
-    keep_memory,
-    marking,
     on_gpu,
     require_training,
     run,
+    set_malloc_limits,
+    suppress_warnings,
+    training_folder,
 )
 
 KINDS = {"ppm": PairRow, "orm": OutcomeRow, "pqm": ValueRow}
@@ -67,7 +72,7 @@ def loss_sum(raw: Any, inputs: dict[str, Any], objective: str) -> Any:
     from torch.nn import functional
 
     if objective == "ppm":
-        values = squash(raw)
+        values = value_from_score(raw)
         margin = values[inputs["pairs"][:, 0]] - values[inputs["pairs"][:, 1]]
         each = -functional.logsigmoid(margin)
     elif objective == "orm":
@@ -75,7 +80,7 @@ def loss_sum(raw: Any, inputs: dict[str, Any], objective: str) -> Any:
             2 * raw.float(), inputs["targets"], reduction="none"
         )
     else:
-        each = (squash(raw) - inputs["targets"]) ** 2
+        each = (value_from_score(raw) - inputs["targets"]) ** 2
     return (each * inputs["weights"]).sum()
 
 
@@ -106,18 +111,18 @@ def train_preference(
 
     As `train_policy`: killed trainings go on, the same call gives the same weights on a CPU, and
     `out` is whole or not there. Pairs whose sides are equal are dropped and counted. Raises
-    `InputError`, `MissingExtra`, `StoreError` and `TrainingError`.
+    `InputError`, `MissingDependencyError`, `StoreError` and `TrainingError`.
     """
     require_training()
     if not on_gpu():
-        keep_memory()
+        set_malloc_limits()
     different = [row for row in rows if not is_equal_pair(row)]
     _require_difference(rows, different)
     rendered, prompting = render_rows(different, base, settings.mode)
     learned, kept = split(rendered, settings)
     about = {"kind": settings.objective, "base": base, "settings": settings.recorded()}
     inputs = {**about, "data": fingerprint(rows), "rows": len(rows)}
-    with at_work(out, inputs) as work:
+    with training_folder(out, inputs) as work:
         groups, held, too_long = fitting_groups(learned, kept, base, settings)
         require_memory(_planned(groups, base, settings), base, settings)
         model, tokenizer = load_scored(base, fresh=True, dtype=base_dtype(base, settings))
@@ -202,7 +207,7 @@ def fitting_groups(
 ) -> tuple[list[Group], list[Group], tuple[int, int]]:
     """Groups to learn from, groups held out, and how many rows of each were left out as too long.
     Raises `InputError` if there is nothing to learn from."""
-    with saying_what_is_wrong(base):
+    with convert_load_errors(base):
         tokenizer = load_tokenizer(base)
     longest, shared = settings.max_tokens, settings.share_prefixes
     groups, left_out = groups_of(learned, tokenizer, max_tokens=longest, shared=shared)
@@ -218,7 +223,7 @@ def fitting_groups(
 def order_of(groups: Sequence[Group], settings: PreferenceTraining) -> list[int]:
     """The order in which groups are trained on."""
     micro = settings.at_once(len(groups))
-    return bucketed([g.size for g in groups], micro, settings.epochs, settings.seed)
+    return length_bucketed_order([g.size for g in groups], micro, settings.epochs, settings.seed)
 
 
 def preference_trainer(
@@ -237,9 +242,9 @@ def preference_trainer(
     order = order_of(groups, settings)
     model.config.use_cache = False
     model.score.float()
-    trim = Trimmer()
+    trim = MemoryTrimCallback()
     progress = Progress(say, every_s=settings.progress_s, tokens=_tokens)
-    with hushed():
+    with suppress_warnings():
         args = RewardConfig(
             **arguments(settings, work, examples=len(order), whole_steps=True), max_length=None
         )
@@ -256,9 +261,9 @@ def preference_trainer(
             args=args,
             train_dataset=Dataset.from_list([asdict(groups[index]) for index in order]),
             processing_class=tokenizer,
-            data_collator=gathered,
+            data_collator=step_tokens,
             peft_config=lora_config(model, settings, "SEQ_CLS"),
-            callbacks=[marking(), watching(progress, work, settings)],
+            callbacks=[CompletionCallback(), watching(progress, work, settings)],
         )
     share_inputs(trainer.model, settings.bf16)
     _in_float32(head_of(trainer.model))
@@ -331,7 +336,7 @@ def ends_of(model: Any, pad: int, groups: Sequence[Group], tokens: int = 4096) -
     with torch.inference_mode():
         for chunk in in_batches(groups, tokens):
             inputs = {name: value.to(device) for name, value in collate(chunk, pad).items()}
-            values = squash(raw_scores(model, inputs, head_of(model))).tolist()
+            values = value_from_score(raw_scores(model, inputs, head_of(model))).tolist()
             for group in chunk:
                 found.append(values[: len(group.ends)])
                 values = values[len(group.ends) :]

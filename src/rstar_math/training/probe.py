@@ -7,23 +7,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rstar_math.checkpoints.folders import writing
+from rstar_math.checkpoints.folders import save_checkpoint
 from rstar_math.errors import InputError
 from rstar_math.models.loading import (
+    check_tokenizer,
+    convert_load_errors,
     hidden_at,
     load_tokenizer,
-    locate,
     probe_head,
-    require_fit,
+    resolve_checkpoint,
     save_probe,
-    saying_what_is_wrong,
-    squash,
+    value_from_score,
 )
 from rstar_math.training.batches import Group, Judged, collate, groups_of, in_batches
 from rstar_math.training.preference import loss_sum, measured, split
 from rstar_math.training.rows import OutcomeRow, PairRow, fingerprint, render_rows
 from rstar_math.training.settings import ProbeTraining
-from rstar_math.training.trainer import keep_memory, on_gpu, require_training
+from rstar_math.training.trainer import on_gpu, require_training, set_malloc_limits
 
 
 def train_probe(
@@ -37,11 +37,11 @@ def train_probe(
     """Train a probe of a policy and write it to `out`; the report is that of `train_preference`.
 
     The rows' kind decides the objective: pairs, outcomes or Q values. Of all passes the one with
-    the lowest loss is kept. Raises `InputError` and `MissingExtra`.
+    the lowest loss is kept. Raises `InputError` and `MissingDependencyError`.
     """
     require_training()
     if not on_gpu():
-        keep_memory()
+        set_malloc_limits()
     rendered, prompting = render_rows(rows, base, settings.mode)
     learned, kept = split(rendered, settings)
     objective = _objective(rows[0])
@@ -73,7 +73,7 @@ def train_probe(
         "prompting": prompting,
         "report": report,
     }
-    with writing(out, notes) as part:
+    with save_checkpoint(out, notes) as part:
         size = {"size": config.hidden_size, "depth": config.num_hidden_layers}
         save_probe(part, head, {**about, **size})
     return {**report, "losses": losses}
@@ -84,13 +84,13 @@ def _frozen(base: str, layers: Sequence[int]) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModel
 
-    where, options = locate(base)
-    with saying_what_is_wrong(base):
+    where, options = resolve_checkpoint(base)
+    with convert_load_errors(base):
         backbone = AutoModel.from_pretrained(
             where, dtype=torch.float32, attn_implementation="sdpa", **options
         )
         tokenizer = load_tokenizer(base)
-    require_fit(base, backbone, tokenizer)
+    check_tokenizer(base, backbone, tokenizer)
     depth = backbone.config.get_text_config().num_hidden_layers
     if any(not -depth - 1 <= layer <= depth for layer in layers):
         raise InputError(
@@ -164,7 +164,7 @@ def _values(head: Any, states: Any, groups: Sequence[Group]) -> list[list[float]
     import torch
 
     with torch.inference_mode():
-        flat = squash(head(states).squeeze(-1)).tolist()
+        flat = value_from_score(head(states).squeeze(-1)).tolist()
     found: list[list[float]] = []
     for group in groups:
         found.append(flat[: len(group.ends)])

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rstar_math.checkpoints.folders import saying_what_fails
+from rstar_math.checkpoints.folders import convert_io_errors
 from rstar_math.errors import TrainingError
 
 DIVERGED = "diverged.json"
@@ -122,7 +122,7 @@ def diverged(work: Path, state: Any, what: str, value: float, settings: Any) -> 
         f"Lower the learning rate (--set learning_rate={settings.learning_rate / 10:g})."
     )
     if state.is_world_process_zero:
-        with saying_what_fails(work):
+        with convert_io_errors(work):
             (work / DIVERGED).write_text(json.dumps({"message": str(error)}), encoding="utf-8")
     return error
 
@@ -132,5 +132,5 @@ def refuse_diverged(work: Path) -> None:
     do so again."""
     file = work / DIVERGED
     if file.is_file():
-        with saying_what_fails(work):
+        with convert_io_errors(work):
             raise TrainingError(json.loads(file.read_text(encoding="utf-8"))["message"])

@@ -348,9 +348,9 @@ def render_rows(
 ) -> tuple[list[R], dict[str, str]]:
     """Rows rendered for a base model, and how that was done, for its checkpoint's notes. Raises
     `InputError`."""
-    from rstar_math.models.loading import load_tokenizer, saying_what_is_wrong
+    from rstar_math.models.loading import convert_load_errors, load_tokenizer
 
-    with saying_what_is_wrong(base):
+    with convert_load_errors(base):
         tokenizer = load_tokenizer(base)
     renderer = renderer_of_rows(rows, tokenizer, mode)
     return for_model(rows, renderer), renderer.description

@@ -12,12 +12,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from rstar_math.checkpoints.folders import is_whole
+from rstar_math.checkpoints.folders import is_complete
 from rstar_math.config.sections import Section
-from rstar_math.errors import InputError, MissingExtra
-from rstar_math.llm.vllm_servers import place_of, under_warden
-from rstar_math.models.loading import load_policy, load_tokenizer, saying_what_is_wrong
-from rstar_math.training.batches import ALIGNED, Shape, bucketed, gathered, in_micro_batches
+from rstar_math.errors import InputError, MissingDependencyError
+from rstar_math.llm.vllm_servers import find_program, with_watchdog
+from rstar_math.models.loading import convert_load_errors, load_policy, load_tokenizer
+from rstar_math.training.batches import (
+    ALIGNED,
+    Shape,
+    in_micro_batches,
+    length_bucketed_order,
+    step_tokens,
+)
 from rstar_math.training.chunked_loss import cross_entropy_sum
 from rstar_math.training.lora_targets import is_transposed, layer_matrices, lora_targets
 from rstar_math.training.memory import Plan, plan, require_memory
@@ -25,17 +31,17 @@ from rstar_math.training.progress import Progress, watching
 from rstar_math.training.rows import SolutionRow, fingerprint, render_rows
 from rstar_math.training.settings import PolicyTraining
 from rstar_math.training.trainer import (
-    Trimmer,
+    CompletionCallback,
+    MemoryTrimCallback,
     arguments,
-    at_work,
     base_dtype,
     finish,
-    hushed,
-    keep_memory,
-    marking,
     on_gpu,
     require_training,
     run,
+    set_malloc_limits,
+    suppress_warnings,
+    training_folder,
 )
 
 IGNORED = -100
@@ -76,15 +82,15 @@ def train_policy(
 
     A training that was killed goes on from its last checkpoint when the same is called again, and
     ends as if it had not been. On a CPU the same call gives the same weights. Raises `InputError`,
-    `MissingExtra`, `StoreError`, and `TrainingError` where the training diverges or does not fit
+    `MissingDependencyError`, `StoreError`, and `TrainingError` where the training diverges or does not fit
     into memory; `out` is whole or not there.
     """
     require_training()
     if not on_gpu():
-        keep_memory()
+        set_malloc_limits()
     about = {"kind": "policy", "base": base, "settings": settings.recorded()}
     inputs = {**about, "data": fingerprint(rows), "rows": len(rows)}
-    with at_work(out, inputs) as work:
+    with training_folder(out, inputs) as work:
         rendered, prompting = render_rows(rows, base, settings.mode)
         examples = fitting_examples(rendered, base, settings)
         require_memory(_planned(examples, base, settings), base, settings)
@@ -119,7 +125,7 @@ def fitting_examples(
     rows: Sequence[SolutionRow], base: str, settings: PolicyTraining
 ) -> list[dict[str, list[int]]]:
     """The solutions that are short enough, encoded. Raises `InputError` if there are none."""
-    with saying_what_is_wrong(base):
+    with convert_load_errors(base):
         tokenizer = load_tokenizer(base)
     examples = [encode_solution(tokenizer, row) for row in rows]
     fitting = [e for e in examples if len(e["input_ids"]) <= settings.max_tokens]
@@ -134,7 +140,9 @@ def fitting_examples(
 def order_of(examples: Sequence[dict[str, list[int]]], settings: PolicyTraining) -> list[int]:
     """The order in which examples are trained on."""
     lengths = [len(e["input_ids"]) for e in examples]
-    return bucketed(lengths, settings.at_once(len(examples)), settings.epochs, settings.seed)
+    return length_bucketed_order(
+        lengths, settings.at_once(len(examples)), settings.epochs, settings.seed
+    )
 
 
 def _shape(example: Any) -> Shape:
@@ -166,7 +174,7 @@ def policy_trainer(
         only_matrices(model)
     model.config.use_cache = False
     progress = Progress(say, every_s=settings.progress_s, tokens=_tokens, trained=_trained)
-    with hushed():
+    with suppress_warnings():
         args = SFTConfig(
             **arguments(settings, work, examples=len(order), whole_steps=not packed),
             max_length=settings.max_tokens if packed else None,
@@ -178,9 +186,9 @@ def policy_trainer(
             args=args,
             train_dataset=Dataset.from_list([examples[index] for index in order]),
             processing_class=tokenizer,
-            data_collator=None if packed else gathered,
+            data_collator=None if packed else step_tokens,
             peft_config=lora_config(model, settings, "CAUSAL_LM"),
-            callbacks=[marking(), watching(progress, work, settings)],
+            callbacks=[CompletionCallback(), watching(progress, work, settings)],
         )
     share_inputs(trainer.model, settings.bf16)
     return trainer
@@ -248,7 +256,7 @@ def _trainer_class(
 
     if packed:
         return Trainer
-    trim = Trimmer()
+    trim = MemoryTrimCallback()
     return in_micro_batches(
         Trainer,
         limits=settings.limits(examples),
@@ -292,7 +300,7 @@ _KEPT = 40
 """Lines of a training's words that are looked through for why it failed."""
 
 
-def launched(
+def run_launcher(
     launcher: Sequence[str],
     training: Sequence[str],
     out: Path,
@@ -305,7 +313,7 @@ def launched(
     the model is written.
 
     It goes on from its last checkpoint, and ends when this process ends, however that does. Raises
-    `MissingExtra` where there is no such launcher, `InputError` with its last words where it fails.
+    `MissingDependencyError` where there is no such launcher, `InputError` with its last words where it fails.
     """
     command = [_found(launcher[0]), *launcher[1:], "rstar_math.cli", "train", *training]
     command += ["--out", str(out)]
@@ -313,7 +321,7 @@ def launched(
         command += ["--set", f"{name}={json.dumps(value)}"]
     last: deque[str] = deque(maxlen=_KEPT)
     with subprocess.Popen(
-        under_warden(command),
+        with_watchdog(command),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -328,7 +336,7 @@ def launched(
         finally:
             with suppress(ProcessLookupError):
                 process.terminate()
-    if not is_whole(out):
+    if not is_complete(out):
         raise InputError(
             f"The training that {launcher[0]} started ended with code {process.returncode}: "
             f"{_why(last)}; the same command goes on from its last checkpoint."
@@ -337,9 +345,9 @@ def launched(
 
 def _found(name: str) -> str:
     """The launcher's program."""
-    found = place_of(name)
+    found = find_program(name)
     if found is None:
-        raise MissingExtra(
+        raise MissingDependencyError(
             f"There is no program {name} to start a training with; install it or change launch."
         )
     return found

@@ -13,7 +13,7 @@ from pathlib import Path
 from string import ascii_lowercase
 from typing import Any
 
-from rstar_math.checkpoints.folders import require_torch, writing
+from rstar_math.checkpoints.folders import require_torch, save_checkpoint
 from rstar_math.prompts.grammar import GRAMMAR
 from rstar_math.seeding import derive
 from rstar_math.types import Execution, ExecutionStatus, Step
@@ -100,7 +100,7 @@ def save_tiny_policy(
     steps to answer with a number it has read (`training.tiny_model`). The same for the same
     arguments.
 
-    Raises `MissingExtra` without torch and transformers, `InputError` where the folder is there.
+    Raises `MissingDependencyError` without torch and transformers, `InputError` where the folder is there.
     """
     require_torch()
     import torch
@@ -127,7 +127,7 @@ def save_tiny_policy(
         model = LlamaForCausalLM(config)
     if copying:
         pretrain(model, tokenizer, copying, seed=seed)
-    with writing(folder, {"kind": "tiny"}) as part:
+    with save_checkpoint(folder, {"kind": "tiny"}) as part:
         model.save_pretrained(part)
         tokenizer.save_pretrained(part)
     return folder

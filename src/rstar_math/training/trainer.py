@@ -14,9 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from rstar_math import __version__
-from rstar_math.checkpoints.folders import is_whole, mark, saying_what_fails, writing
-from rstar_math.errors import InputError, MissingExtra
-from rstar_math.files import hold
+from rstar_math.checkpoints.folders import (
+    convert_io_errors,
+    is_complete,
+    mark_complete,
+    save_checkpoint,
+)
+from rstar_math.errors import InputError, MissingDependencyError
+from rstar_math.files import lock_file
 from rstar_math.models.loading import is_stored_small
 from rstar_math.training.memory import cpu_memory
 from rstar_math.training.progress import DIVERGED, refuse_diverged
@@ -25,17 +30,17 @@ _PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
 
 
 def require_training() -> None:
-    """Nothing, where training's packages are installed; else raises `MissingExtra`."""
+    """Nothing, where training's packages are installed; else raises `MissingDependencyError`."""
     for name in _PACKAGES:
         try:
             version(name)
         except Exception as error:
-            raise MissingExtra(
+            raise MissingDependencyError(
                 f"Training needs the package {name}; type: pip install 'rstar-math[train]'."
             ) from error
 
 
-def keep_memory() -> None:
+def set_malloc_limits() -> None:
     """Let the C library keep memory that is freed instead of giving it back to the system.
 
     A step of training frees and asks again for gigabytes; taking them from the system anew page by
@@ -50,15 +55,15 @@ def keep_memory() -> None:
         libc.mallopt(top_pad, 256 * 2**20)
 
 
-def give_memory_back() -> None:
-    """Return what a finished training kept (`keep_memory`) to the system, for what comes next in
+def trim_malloc() -> None:
+    """Return what a finished training kept (`set_malloc_limits`) to the system, for what comes next in
     this process. Nothing happens where the C library is not glibc."""
     gc.collect()
     with suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
-def end_idle_threads() -> None:
+def stop_openmp_threads() -> None:
     """End the threads that OpenMP keeps for the next parallel work of the calling thread; they come
     back when it has some. Kept, they made the embedded model a quarter slower after a training:
     PyTorch's and its own are counted together, and as they are more than the cores, none waits
@@ -68,7 +73,7 @@ def end_idle_threads() -> None:
         ctypes.CDLL("libgomp.so.1", mode=os.RTLD_NOLOAD).omp_pause_resource_all(soft)
 
 
-def resident() -> int:
+def peak_memory_bytes() -> int:
     """Bytes of memory that this process holds; 0 where the system does not tell."""
     with suppress(OSError, ValueError, IndexError):
         pages = int(Path("/proc/self/statm").read_text().split()[1])
@@ -76,8 +81,8 @@ def resident() -> int:
     return 0
 
 
-class Trimmer:
-    """Bounds what `keep_memory` keeps; call it after each micro-batch.
+class MemoryTrimCallback:
+    """Bounds what `set_malloc_limits` keeps; call it after each micro-batch.
 
     Batches of many shapes leave the kept memory in pieces that fit none of the next: training 135M
     weights grew to 16 GB. When the process holds half as much again as after the last return (the
@@ -91,11 +96,11 @@ class Trimmer:
 
     def __call__(self) -> None:
         """Return memory if too much is kept."""
-        held = resident()
+        held = peak_memory_bytes()
         if self._trimmed:
             self._most, self._trimmed = max(self._most, held + held // 2), False
         elif held > self._most or available() < held // 8:
-            give_memory_back()
+            trim_malloc()
             self._trimmed = True
 
 
@@ -173,7 +178,7 @@ def arguments(settings: Any, work: Path, *, examples: int, whole_steps: bool) ->
 
 
 @contextmanager
-def hushed() -> Iterator[None]:
+def suppress_warnings() -> Iterator[None]:
     """A block in which libraries keep to themselves what they will change in later versions, and
     that a base of one file has no configuration beside it (peft)."""
     with warnings.catch_warnings():
@@ -183,7 +188,7 @@ def hushed() -> Iterator[None]:
 
 
 @contextmanager
-def at_work(out: Path, inputs: Mapping[str, object]) -> Iterator[Path]:
+def training_folder(out: Path, inputs: Mapping[str, object]) -> Iterator[Path]:
     """The folder that a training keeps its checkpoints in until it is done, next to `out`, held by
     this process in the block (of several that train one model together, by the first).
 
@@ -195,12 +200,14 @@ def at_work(out: Path, inputs: Mapping[str, object]) -> Iterator[Path]:
         raise InputError(f"{out} is there already; name another --out or remove it.")
     work = out.with_name(f"{out.name}.training")
     first = os.environ.get("RANK", "0") == "0"
-    with saying_what_fails(work):
+    with convert_io_errors(work):
         work.mkdir(parents=True, exist_ok=True)
         lock = os.open(work / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         if first:
-            hold(lock, f"Another process is training {out}; wait for it, or name another --out.")
+            lock_file(
+                lock, f"Another process is training {out}; wait for it, or name another --out."
+            )
         _same_training(work, inputs)
         yield work
     finally:
@@ -211,7 +218,7 @@ def _same_training(work: Path, inputs: Mapping[str, object]) -> None:
     """Write down what a training is made from; raise `InputError` where one from something else
     came to a checkpoint."""
     told = work / "inputs.json"
-    with saying_what_fails(work):
+    with convert_io_errors(work):
         same = told.is_file() and json.loads(told.read_text(encoding="utf-8")) == json.loads(
             json.dumps(inputs)
         )
@@ -231,26 +238,26 @@ def _same_training(work: Path, inputs: Mapping[str, object]) -> None:
             told.write_text(json.dumps(inputs, indent=1), encoding="utf-8")
 
 
-def last_checkpoint(work: Path) -> str | None:
+def latest_checkpoint(work: Path) -> str | None:
     """The newest whole checkpoint of a training; half-written ones are removed."""
     found = sorted(work.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     whole = None
     for folder in found:
-        if is_whole(folder):
+        if is_complete(folder):
             whole = str(folder)
         else:
             shutil.rmtree(folder, ignore_errors=True)
     return whole
 
 
-def marking() -> Any:
+def CompletionCallback() -> Any:
     """A callback that declares each checkpoint whole once all of it is written."""
     from transformers import TrainerCallback
 
     class Marking(TrainerCallback):  # type: ignore[misc,unused-ignore]
         def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.is_world_process_zero:
-                mark(Path(args.output_dir) / f"checkpoint-{state.global_step}", {})
+                mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}", {})
 
     return Marking()
 
@@ -262,8 +269,8 @@ def run(trainer: Any, work: Path) -> list[dict[str, float]]:
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
-    with hushed(), saying_what_fails(work):
-        trainer.train(resume_from_checkpoint=last_checkpoint(work))
+    with suppress_warnings(), convert_io_errors(work):
+        trainer.train(resume_from_checkpoint=latest_checkpoint(work))
     history = trainer.state.log_history
     return [{"step": e["step"], "loss": e["loss"]} for e in history if "loss" in e]
 
@@ -279,11 +286,11 @@ def finish(trainer: Any, out: Path, work: Path, notes: Mapping[str, object]) -> 
     if trainer.accelerator.is_main_process:
         versions = {name: version(name) for name in _PACKAGES}
         versions["rstar-math"] = __version__
-        with hushed(), writing(out, {**notes, "versions": versions}) as part:
+        with suppress_warnings(), save_checkpoint(out, {**notes, "versions": versions}) as part:
             if hasattr(model, "merge_and_unload"):
                 model.save_pretrained(part / "adapter", state_dict=state)
                 del state
-                give_memory_back()
+                trim_malloc()
                 merged(model).save_pretrained(part)
             else:
                 model.save_pretrained(part, state_dict=state)

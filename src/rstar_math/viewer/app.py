@@ -28,13 +28,21 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route, Router
 
 from rstar_math.errors import InputError, RstarError
-from rstar_math.files import write_whole
-from rstar_math.viewer.pages import Book
+from rstar_math.files import write_text
+from rstar_math.viewer.pages import ViewerPages
 from rstar_math.viewer.sources import Source, files_of, opened
 from rstar_math.viewer.steps import code_styles
 from rstar_math.viewer.tree_svg import STYLE
-from rstar_math.web.access import App, Door, Receive, Refusal, Rules, Scope, Send
-from rstar_math.web.server import Metrics, bound, server_config, url_of
+from rstar_math.web.access import (
+    AccessMiddleware,
+    AccessPolicy,
+    ApiError,
+    App,
+    Receive,
+    Scope,
+    Send,
+)
+from rstar_math.web.server import Metrics, bind, server_config, url_of
 
 _SCRIPTS = ("source.js", "list.js", "tree.js", "panes.js", "viewer.js")
 _KEYS = (
@@ -119,12 +127,12 @@ _LEVEL = 6
 def write_page(sources: Sequence[Source], target: Path) -> int:
     """Write the page of some runs; returns how many trees it shows. The same runs give the same
     bytes, and the file appears whole or not."""
-    book = Book(sources)
-    write_whole(target, _page(book))
+    book = ViewerPages(sources)
+    write_text(target, _page(book))
     return book.trees
 
 
-def _page(book: Book) -> Iterator[str]:
+def _page(book: ViewerPages) -> Iterator[str]:
     """The page in parts: one pack in memory at a time."""
     index = book.index() | {"edition": 0, "writing": False}
     before, after = document(book.title, live=False, held="\0").split("\0")
@@ -139,12 +147,12 @@ def _page(book: Book) -> Iterator[str]:
     yield after
 
 
-def _packs(book: Book) -> Iterator[dict[str, str]]:
+def _packs(book: ViewerPages) -> Iterator[dict[str, str]]:
     """All pieces, in packs."""
     pack: dict[str, str] = {}
     size = 0
     for name in book.names():
-        pack[name] = book.piece(name)
+        pack[name] = book.fragment(name)
         size += len(pack[name])
         if size >= _PACK:
             yield pack
@@ -175,14 +183,14 @@ def viewer_app(paths: Sequence[Path]) -> App:
 
     Raises `RstarError` where one cannot be read.
     """
-    return Door(_Viewer(paths), Rules(), Metrics())
+    return AccessMiddleware(_Viewer(paths), AccessPolicy(), Metrics())
 
 
-async def look(paths: Sequence[Path], port: int, on_ready: Callable[[str], None]) -> None:
+async def serve_viewer(paths: Sequence[Path], port: int, on_ready: Callable[[str], None]) -> None:
     """Serve the viewer on the loopback until Ctrl-C or SIGTERM; `on_ready` is told the address.
     Raises `RstarError` where it cannot begin."""
     app = viewer_app(paths)
-    with bound("127.0.0.1", port) as listener:
+    with bind("127.0.0.1", port) as listener:
         server = uvicorn.Server(server_config(app))
         loop = asyncio.get_running_loop()
         loop.call_later(0.1, on_ready, address(listener))
@@ -215,16 +223,16 @@ class _Viewer:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See ASGI. Raises `Refusal`."""
+        """See ASGI. Raises `ApiError`."""
         scope["app"] = self
         try:
             _check_site(Request(scope))
             await self._router(scope, receive, send)
         except HTTPException as error:
             said = "There is nothing here; the page is at /."
-            raise Refusal(said, error.status_code, code="unknown_route") from None
+            raise ApiError(said, error.status_code, code="unknown_route") from None
         except InputError as error:
-            raise Refusal(str(error), 404, code="unknown_piece") from None
+            raise ApiError(str(error), 404, code="unknown_piece") from None
 
     async def _page(self, request: Request) -> Response:
         text = document(await self._read(lambda: self._book.title), live=True)
@@ -238,7 +246,7 @@ class _Viewer:
 
     async def _piece(self, request: Request) -> Response:
         name = request.path_params["name"]
-        text = await self._read(lambda: self._book.piece(name))
+        text = await self._read(lambda: self._book.fragment(name))
         return PlainTextResponse(text, headers=_HEADERS)
 
     async def _read(self, work: Callable[[], T]) -> T:
@@ -249,7 +257,7 @@ class _Viewer:
 _FRAMES = "frame-ancestors 'none'"
 
 
-def _book(paths: Sequence[Path]) -> Book:
+def _book(paths: Sequence[Path]) -> ViewerPages:
     """The runs, opened in the thread that will read them; of folders also those that come later."""
     known: set[Path] = set()
 
@@ -268,7 +276,7 @@ def _book(paths: Sequence[Path]) -> Book:
     begun = False
     sources = list(more())
     begun = True
-    return Book(sources, int(time.time()), more if any(p.is_dir() for p in paths) else _none)
+    return ViewerPages(sources, int(time.time()), more if any(p.is_dir() for p in paths) else _none)
 
 
 def _none() -> Sequence[Source]:
@@ -283,4 +291,4 @@ def _check_site(request: Request) -> None:
     link = request.headers.get("sec-fetch-mode") == "navigate"
     top = request.headers.get("sec-fetch-dest", "document") == "document"
     if site not in ("none", "same-origin") and not (link and top):
-        raise Refusal("Pages of other sites may not look at runs.", 403, code="foreign_site")
+        raise ApiError("Pages of other sites may not look at runs.", 403, code="foreign_site")

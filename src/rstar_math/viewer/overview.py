@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rstar_math.evaluation.metrics import wilson
-from rstar_math.text import plain
+from rstar_math.text import sanitize
 from rstar_math.types import Cost
 from rstar_math.viewer.sources import Column, Source, names, state
 from rstar_math.viewer.steps import bar, short
@@ -24,7 +24,7 @@ def rounds_files(runs: Iterable[Path]) -> list[Path]:
     return [path for path in dict.fromkeys(folder / NAME for folder in folders) if path.is_file()]
 
 
-def stamp(path: Path) -> int:
+def file_version(path: Path) -> int:
     """A number that changes with a file; 0 where there is none."""
     try:
         return path.stat().st_mtime_ns
@@ -86,7 +86,7 @@ def _shares(
 
 def _words(key: str) -> str:
     """A key as words."""
-    return escape(plain(key.replace("_", " ")))
+    return escape(sanitize(key.replace("_", " ")))
 
 
 def _figure(value: Any) -> str:
@@ -175,7 +175,7 @@ def _strategy(column: Column, total: int) -> str:
         failed,
     )
     figures = "".join(f'<td class="number">{cell}</td>' for cell in cells)
-    return f'<tr><th scope="row">{escape(plain(column.label))}</th>{figures}</tr>'
+    return f'<tr><th scope="row">{escape(sanitize(column.label))}</th>{figures}</tr>'
 
 
 def _differences(sources: Sequence[Source]) -> str:
@@ -187,10 +187,10 @@ def _differences(sources: Sequence[Source]) -> str:
         values = [json.dumps(one.get(key), ensure_ascii=False) for one in held]
         if len(set(values)) > 1:
             cells = "".join(f"<td>{short(value, 80)}</td>" for value in values)
-            rows.append(f'<tr><th scope="row">{escape(plain(key))}</th>{cells}</tr>')
+            rows.append(f'<tr><th scope="row">{escape(sanitize(key))}</th>{cells}</tr>')
     if not rows:
         return "<p>The runs were made with the same options.</p>"
-    heads = "".join(f"<th>{escape(plain(name))}</th>" for name in names(sources))
+    heads = "".join(f"<th>{escape(sanitize(name))}</th>" for name in names(sources))
     shown = "".join(rows[:_MOST_OPTIONS])
     return (
         f'<h3>Options in which the runs differ</h3><div class="scroll"><table><thead><tr><th>option'

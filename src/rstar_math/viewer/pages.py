@@ -18,9 +18,9 @@ from typing import Any
 
 from rstar_math.errors import InputError
 from rstar_math.search.tree import Tree
-from rstar_math.text import plain
+from rstar_math.text import sanitize
 from rstar_math.types import Problem
-from rstar_math.viewer.overview import overview_html, rounds_files, stamp
+from rstar_math.viewer.overview import file_version, overview_html, rounds_files
 from rstar_math.viewer.result import problem_html, result_html, rule_of, vote_shares
 from rstar_math.viewer.sources import (
     FILTERS,
@@ -40,14 +40,14 @@ _KEPT = 3
 
 
 @dataclass(frozen=True, slots=True)
-class _Leaf:
+class _TreePage:
     """A tree, and each node's share of its votes."""
 
     tree: Tree
     shares: list[float] | None
 
 
-class Book:
+class ViewerPages:
     """Runs to look at. Belongs to one thread, as its sources do. `more` is asked for runs that were
     begun since."""
 
@@ -65,13 +65,13 @@ class Book:
         self._problems: list[Problem] = []
         self._rows: list[dict[str, Any]] = []
         self._since: list[int] = []
-        self._leaves: OrderedDict[tuple[int, str, int], _Leaf] = OrderedDict()
+        self._leaves: OrderedDict[tuple[int, str, int], _TreePage] = OrderedDict()
         self._refresh()
 
     @property
     def title(self) -> str:
         """The runs' names."""
-        return plain(" and ".join(names(self._sources)))
+        return sanitize(" and ".join(names(self._sources)))
 
     @property
     def trees(self) -> int:
@@ -93,8 +93,8 @@ class Book:
                 {
                     "key": c.key,
                     "run": c.run,
-                    "strategy": plain(c.strategy),
-                    "label": plain(c.label),
+                    "strategy": sanitize(c.strategy),
+                    "label": sanitize(c.label),
                     "done": len(c.results),
                 }
                 for c in self._columns
@@ -103,7 +103,7 @@ class Book:
             "rows": [row for row, at in zip(self._rows, self._since, strict=True) if at > since],
         }
 
-    def piece(self, name: str) -> str:
+    def fragment(self, name: str) -> str:
         """A piece as text. Raises `InputError` for a name that is none, `RstarError` where the
         run cannot be read."""
         kind, *where = name.split("/")
@@ -155,7 +155,7 @@ class Book:
             raise IndexError(text)
         return number
 
-    def _leaf(self, problem: int, column: Column) -> _Leaf:
+    def _leaf(self, problem: int, column: Column) -> _TreePage:
         """A tree, from memory or from its run."""
         name = self._problems[problem].id
         if name not in column.results:
@@ -165,7 +165,7 @@ class Book:
             source = self._sources[column.run]
             tree, conditions = source.tree(name, column.strategy), source.conditions()
             rule = rule_of(column.results[name], tree, conditions)
-            self._leaves[key] = _Leaf(tree, vote_shares(tree, rule, conditions))
+            self._leaves[key] = _TreePage(tree, vote_shares(tree, rule, conditions))
             while len(self._leaves) > _KEPT:
                 self._leaves.popitem(last=False)
         self._leaves.move_to_end(key)
@@ -175,7 +175,7 @@ class Book:
         """Take in what the runs have become; a row's edition is the last that changed it."""
         self._sources += self._more()
         versions = [source.version() for source in self._sources]
-        versions += [stamp(path) for path in rounds_files(s.path for s in self._sources)]
+        versions += [file_version(path) for path in rounds_files(s.path for s in self._sources)]
         if versions == self._versions:
             return
         self._versions = versions

@@ -10,8 +10,8 @@ from rstar_math.errors import RstarError
 from rstar_math.runs.results import Result
 from rstar_math.search.strategies import answer_rule, parse_strategies
 from rstar_math.search.tree import ROOT, Tree
-from rstar_math.search.voting import VOTES, Ballot, ballots, best_of_runs
-from rstar_math.text import plain
+from rstar_math.search.voting import VOTES, Vote, best_path_per_run, votes_of
+from rstar_math.text import sanitize
 from rstar_math.types import Problem
 from rstar_math.viewer.sources import mark, state
 from rstar_math.viewer.steps import answer_html, bar, chosen_path, prose_html, short, step_html
@@ -37,7 +37,7 @@ _KEEP = "search.keep"
 
 def rule_of(result: Result, tree: Tree, conditions: Mapping[str, Any]) -> str:
     """The rule that chose a result's answer, as the run's options and its tree say."""
-    if tree.checked:
+    if tree.has_discriminator_votes:
         return "review"
     with suppress(RstarError, ValueError):
         config = SearchConfig(answer=conditions.get("search.answer"))
@@ -59,14 +59,14 @@ def vote_shares(tree: Tree, rule: str, conditions: Mapping[str, Any]) -> list[fl
     return [weight / below[ROOT] for weight in below]
 
 
-def _cast(tree: Tree, rule: str, conditions: Mapping[str, Any]) -> list[Ballot]:
-    """The ballots that a rule counts (`search.voting.top_of_runs`: the best of the best of each
+def _cast(tree: Tree, rule: str, conditions: Mapping[str, Any]) -> list[Vote]:
+    """The ballots that a rule counts (`search.voting.top_k_of_runs`: the best of the best of each
     run)."""
-    cast = ballots(tree)
+    cast = votes_of(tree)
     if rule != "top-of-runs":
         return cast
     keep = conditions.get(_KEEP)
-    return best_of_runs(cast, keep if isinstance(keep, int) else SearchConfig().keep)
+    return best_path_per_run(cast, keep if isinstance(keep, int) else SearchConfig().keep)
 
 
 _ANSWERS = 12
@@ -77,8 +77,8 @@ _SMALLEST_PICTURE, _OPEN_PICTURE = 4, 120
 
 def problem_html(problem: Problem) -> str:
     """A problem's question and reference."""
-    facts = [f"<bdi>{escape(plain(problem.id))}</bdi>"]
-    facts += [escape(plain(fact)) for fact in (problem.source, problem.level) if fact]
+    facts = [f"<bdi>{escape(sanitize(problem.id))}</bdi>"]
+    facts += [escape(sanitize(fact)) for fact in (problem.source, problem.level) if fact]
     reference = ""
     if problem.reference is not None:
         held = answer_html(problem.reference)
@@ -238,8 +238,8 @@ def _cost(result: Result, tree: Tree) -> str:
     if cost.scorer_tokens:
         parts.append(f"{cost.scorer_tokens} tokens by the scorer")
     parts.append(f"{cost.seconds:.1f} s")
-    if tree.stopped is not None:
-        parts.append(f"stopped early: {escape(plain(tree.stopped))}")
+    if tree.stop_reason is not None:
+        parts.append(f"stopped early: {escape(sanitize(tree.stop_reason))}")
     return f'<p class="cost">{" · ".join(parts)}</p>'
 
 

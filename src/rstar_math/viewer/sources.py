@@ -13,12 +13,12 @@ from zlib import crc32
 
 from rstar_math.errors import InputError
 from rstar_math.evaluation.document import anchor
-from rstar_math.files import distinct
+from rstar_math.files import unique_names
 from rstar_math.runs.results import Result
 from rstar_math.runs.store import RunStore
 from rstar_math.search.tree import Tree, from_record
-from rstar_math.search.voting import NO_CHOICE, Choice, ballots
-from rstar_math.text import plain
+from rstar_math.search.voting import NO_CHOICE, Choice, votes_of
+from rstar_math.text import sanitize
 from rstar_math.types import Problem
 from rstar_math.viewer.steps import short
 
@@ -100,7 +100,7 @@ def columns_of(sources: Sequence[Source]) -> list[Column]:
 def names(sources: Sequence[Source]) -> list[str]:
     """A name for each run: its file's, with the folder, or else its number, where two are the
     same."""
-    return distinct([source.path for source in sources], [s.path.name for s in sources])
+    return unique_names([source.path for source in sources], [s.path.name for s in sources])
 
 
 def problems_of(sources: Sequence[Source]) -> list[Problem]:
@@ -192,7 +192,7 @@ def row(number: int, problem: Problem, columns: Sequence[Column]) -> dict[str, A
     return {
         "i": number,
         "html": _html(problem, columns),
-        "text": " ".join(plain(text).lower().split()),
+        "text": " ".join(sanitize(text).lower().split()),
         "flags": flags(columns, problem),
         "seconds": round(max((r.cost.seconds for r in held), default=0.0), 3),
         "failed": max((r.cost.code_failures for r in held), default=0),
@@ -216,7 +216,7 @@ def _marks(problem: Problem, columns: Sequence[Column]) -> str:
     for column in columns:
         result = column.results.get(problem.id)
         sign, words = mark(result)
-        said = escape(f"{plain(column.label)}: {words}")
+        said = escape(f"{sanitize(column.label)}: {words}")
         found.append(
             f'<span class="mark {state(result)}" role="img" aria-label="{said}" title="{said}">'
             f"{sign}</span>"
@@ -376,7 +376,7 @@ def _entry(path: Path, row: Any) -> _Entry:
     tree = from_record(record)
     choice = _plurality(tree)
     if row is not held and "votes" in row:
-        choice = _told(row, len(tree))
+        choice = _recorded_choice(row, len(tree))
     texts = [row.get(key) for key in ("reference", "source")]
     if not all(isinstance(text, str | None) for text in texts):
         raise TypeError("a reference and a source are texts")
@@ -384,7 +384,7 @@ def _entry(path: Path, row: Any) -> _Entry:
     return _Entry(problem, str(row.get("strategy") or _PLAIN), tree, choice)
 
 
-def _told(row: dict[str, Any], nodes: int) -> Choice:
+def _recorded_choice(row: dict[str, Any], nodes: int) -> Choice:
     """The choice that a file tells of. Raises `ValueError` or `TypeError` for one that is none."""
     answer, node, share = row.get("answer"), row.get("node"), row.get("share") or 0.0
     votes = {str(key): float(value) for key, value in dict(row["votes"]).items()}
@@ -398,7 +398,7 @@ def _plurality(tree: Tree) -> Choice:
     equal here where their text is."""
     votes: dict[str, float] = {}
     best: dict[str, tuple[float, int]] = {}
-    cast: Sequence[Any] = ballots(tree)
+    cast: Sequence[Any] = votes_of(tree)
     for ballot in cast:
         votes[ballot.answer] = votes.get(ballot.answer, 0.0) + ballot.weight
         if ballot.answer not in best or ballot.rank > best[ballot.answer][0]:

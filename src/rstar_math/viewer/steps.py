@@ -12,10 +12,10 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
 from rstar_math.prompts.actions import label
-from rstar_math.prompts.grammar import thought
+from rstar_math.prompts.grammar import comment_text
 from rstar_math.search.tree import ROOT, Node, Tree
 from rstar_math.search.voting import Choice
-from rstar_math.text import plain
+from rstar_math.text import sanitize
 from rstar_math.types import Step
 
 LONGEST_FORMULA = 600
@@ -48,7 +48,7 @@ def prose_html(text: str) -> str:
     `white-space: pre-wrap`."""
     parts: list[str] = []
     at = 0
-    text = plain(text)
+    text = sanitize(text)
     while (match := _FORMULA.search(text, at)) is not None:
         parts.append(escape(text[at : match.start()]))
         end = match.end() if match["e"] is None else _closing(text, match.end())
@@ -64,7 +64,7 @@ def prose_html(text: str) -> str:
 
 def answer_html(answer: str, most: int = 200) -> str:
     """An answer as HTML: as a formula where it is written as one."""
-    text = plain(answer)
+    text = sanitize(answer)
     if len(text) > most:
         return escape(f"{text[: most - 1]}…")
     made = formula(text, "inline") if _SIGNS.search(text) and "$" not in text else None
@@ -106,7 +106,7 @@ def _written(element: Element) -> str:
         for key, value in element.attrib.items()
         if _ATTRIBUTES.fullmatch(key) and _HARMLESS.match(value)
     )
-    text = escape(plain(unescape(element.text or "")))
+    text = escape(sanitize(unescape(element.text or "")))
     if text.strip() and tag == "mrow":
         text = f"<mtext>{text}</mtext>"
     return f"<{tag}{given}>{text}{''.join(_written(child) for child in element)}</{tag}>"
@@ -216,15 +216,15 @@ def step_html(node: Node) -> str:
     """All of a step: words, code, output or error, and what else is known of it."""
     step = node.step or Step()
     facts = [made] if (made := label(step)) else []
-    if node.copies > 1:
-        facts.append(f"sampled {node.copies} times")
-    if node.peers is not None:
-        facts.append(f"{node.peers[0]} of {node.peers[1]} second looks agree")
+    if node.count > 1:
+        facts.append(f"sampled {node.count} times")
+    if node.agreement is not None:
+        facts.append(f"{node.agreement[0]} of {node.agreement[1]} second looks agree")
     known = f'<p class="facts">{escape(" · ".join(facts))}</p>' if facts else ""
     failure = ""
     if node.failure is not None:
-        failure = f'<p class="failure">The path ended here: {escape(plain(node.failure))}</p>'
-    said = thought(step)
+        failure = f'<p class="failure">The path ended here: {escape(sanitize(node.failure))}</p>'
+    said = comment_text(step)
     words = f'<p class="words" dir="auto">{prose_html(_cut(said))}</p>' if said else ""
     thoughts = _reasoning(step)
     return f'<div class="step">{thoughts}{words}{_code(step)}{_output(step)}{failure}{known}</div>'
@@ -234,7 +234,7 @@ def _reasoning(step: Step) -> str:
     """What a reasoning model thought before a step, folded."""
     if not step.reasoning:
         return ""
-    text = escape(plain(_cut(step.reasoning)))
+    text = escape(sanitize(_cut(step.reasoning)))
     return f'<details class="reasoning"><summary>Thoughts</summary><p>{text}</p></details>'
 
 
@@ -249,7 +249,7 @@ def bar(share: float) -> str:
 
 def short(text: str, most: int) -> str:
     """A foreign text on one line of at most `most` characters, escaped."""
-    flat = " ".join(plain(text[: 4 * most]).split())
+    flat = " ".join(sanitize(text[: 4 * most]).split())
     return escape(flat if len(flat) <= most else f"{flat[: most - 1]}…")
 
 
@@ -268,7 +268,7 @@ def _first_words(index: int, node: Node) -> str:
     step = node.step or Step()
     if node.answered and step.answer is not None:
         return f'<span class="box">{answer_html(step.answer, 60)}</span> {_tail(step)}'
-    if words := thought(step):
+    if words := comment_text(step):
         return f'<bdi class="text">{short(words, _LINE)}</bdi>'
     if step.code.strip():
         return f"<code>{short(step.code, _LINE)}</code>"
@@ -277,7 +277,7 @@ def _first_words(index: int, node: Node) -> str:
 
 def _tail(step: Step) -> str:
     """The words beside an answer."""
-    said = thought(step).replace(f"\\boxed{{{step.answer}}}", step.answer or "")
+    said = comment_text(step).replace(f"\\boxed{{{step.answer}}}", step.answer or "")
     return f'<bdi class="text dim">{short(said, 80)}</bdi>'
 
 
@@ -286,8 +286,8 @@ def _figures(node: Node, share: float | None) -> str:
     shown = []
     if node.failure is not None:
         shown.append(f'<span class="failure">{short(node.failure, 24)}</span>')
-    if node.copies > 1:
-        shown.append(f'<span title="equal samples">×{node.copies}</span>')
+    if node.count > 1:
+        shown.append(f'<span title="equal samples">×{node.count}</span>')
     shown.append(f'<span title="visits">N {node.visits}</span>')
     if node.q is not None:
         sign = "up" if node.q > 0 else "down" if node.q < 0 else "zero"
@@ -304,7 +304,7 @@ def _code(step: Step) -> str:
     """Highlighted code."""
     if not step.code.strip():
         return ""
-    html: str = highlight(plain(_cut(step.code.strip("\n"))), _LEXER, _FORMATTER)
+    html: str = highlight(sanitize(_cut(step.code.strip("\n"))), _LEXER, _FORMATTER)
     return html
 
 
@@ -315,12 +315,12 @@ def _output(step: Step) -> str:
         return ""
     parts = []
     if run.stdout.strip():
-        printed = escape(plain(_cut(run.stdout.rstrip())))
+        printed = escape(sanitize(_cut(run.stdout.rstrip())))
         parts.append(f'<pre class="output" aria-label="output">{printed}</pre>')
     if not run.ok:
         said = f"{run.error_type}: {run.message}" if run.error_type else run.message or ""
         status = escape(run.status.value)
-        text = escape(plain(_cut(said)))
+        text = escape(sanitize(_cut(said)))
         parts.append(f'<pre class="output failure" aria-label="error">{status} {text}</pre>')
     return "".join(parts)
 

@@ -4,11 +4,11 @@ from html import escape
 from pathlib import Path
 
 from rstar_math.errors import InputError
-from rstar_math.files import write_whole
+from rstar_math.files import write_text
 from rstar_math.runs.store import RunStore
 from rstar_math.search.tree import ROOT, Node, Tree
 from rstar_math.search.voting import Choice
-from rstar_math.text import plain
+from rstar_math.text import sanitize
 
 _COLUMN = 92
 _ROW = 15
@@ -46,7 +46,7 @@ def write_picture(store: RunStore, problem: str, target: Path) -> None:
                         f"The tree of {problem!r} has {len(tree) - 1} steps, and at most "
                         f"{MAX_NODES - 1} can be drawn; see it with: rstar view {store.path}"
                     )
-                write_whole(target, [tree_svg(tree, result.choice, standalone=True)])
+                write_text(target, [tree_svg(tree, result.choice, standalone=True)])
                 return
     raise InputError(f"{store.path} has no result for the problem {problem!r}; see rstar view.")
 
@@ -73,7 +73,7 @@ def tree_svg(tree: Tree, choice: Choice, *, standalone: bool = False) -> str:
     marks += [_dot(i, node, place[i], chosen=i in chosen) for i, node in enumerate(tree)]
     title = (
         f"Search tree: {len(tree) - 1} steps, {len(tree.answers())} answers, "
-        f"chosen answer {plain(choice.answer or 'none')}"
+        f"chosen answer {sanitize(choice.answer or 'none')}"
     )
     style = f"<style>{STYLE}</style>" if standalone else ""
     return (
@@ -119,7 +119,7 @@ def _dot(index: int, node: Node, place: tuple[int, float], *, chosen: bool) -> s
     mark = f"chosen {kind}" if chosen else kind
     radius = 2.5 + min(4.0, node.visits**0.5)
     dot = f'<circle class="{mark}" data-node="{index}" cx="{x}" cy="{y:.1f}" r="{radius:.1f}"/>'
-    label = plain((node.step.answer if node.answered and node.step else node.failure) or "")
+    label = sanitize((node.step.answer if node.answered and node.step else node.failure) or "")
     if not label:
         return dot
     shown = label if len(label) <= 18 else f"{label[:17]}…"

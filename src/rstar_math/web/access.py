@@ -93,7 +93,7 @@ KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_
 """The error's `type` by status; other 4xx are "invalid_request_error", 5xx "server_error"."""
 
 
-class Refusal(RstarError):
+class ApiError(RstarError):
     """A request that is not served, with what its client is told."""
 
     def __init__(
@@ -114,7 +114,7 @@ class Refusal(RstarError):
         """Headers that belong to it, as Retry-After."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Refusal, (str(self), self.status), self.__dict__
+        return ApiError, (str(self), self.status), self.__dict__
 
     @property
     def body(self) -> dict[str, Any]:
@@ -125,20 +125,20 @@ class Refusal(RstarError):
         return {"error": said}
 
 
-def refusal_of(error: BaseException) -> Refusal:
+def api_error_of(error: BaseException) -> ApiError:
     """What a client is told of an error that ended its request: our own sentences whole, of others
     nothing, since they may hold what is not the client's to know."""
-    if isinstance(error, Refusal):
+    if isinstance(error, ApiError):
         return error
     if isinstance(error, RstarError):
         wrong = error.exit_code == InputError.exit_code
-        return Refusal(str(error), 400 if wrong else 502, code=_field_name(error))
-    return Refusal("The server failed in an unforeseen way; its log says how.", 500, code="bug")
+        return ApiError(str(error), 400 if wrong else 502, code=_field_name(error))
+    return ApiError("The server failed in an unforeseen way; its log says how.", 500, code="bug")
 
 
 def _field_name(error: RstarError) -> str:
-    """The error's class as a code: ModelUnreachable is model_unreachable."""
-    name = type(error).__name__
+    """The error's class as a code: ModelUnreachableError is model_unreachable."""
+    name = type(error).__name__.removesuffix("Error")
     return "".join(f"_{c.lower()}" if c.isupper() else c for c in name).lstrip("_")
 
 
@@ -164,7 +164,7 @@ _ALWAYS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class AccessPolicy:
     """Who may come in, and with what."""
 
     keys: Keys = field(default_factory=Keys)
@@ -174,14 +174,14 @@ class Rules:
     """Largest body."""
 
 
-class Unread(Exception):
+class SlowClient(Exception):
     """A client did not read what it was sent, for `SEND_S`."""
 
 
-class Door:
+class AccessMiddleware:
     """An ASGI app around another, which it lets requests through to."""
 
-    def __init__(self, app: App, rules: Rules, metrics: Metrics) -> None:
+    def __init__(self, app: App, rules: AccessPolicy, metrics: Metrics) -> None:
         self._app = app
         self._rules = rules
         self._metrics = metrics
@@ -191,28 +191,28 @@ class Door:
         if scope["type"] != "http":
             return
         headers = Headers(scope=scope)
-        visit = Visit(scope, send, headers, self._origin(headers))
+        visit = RequestLog(scope, send, headers, self._origin(headers))
         scope["visit"] = visit
         self._metrics.in_flight += 1
         try:
             await self._admit(scope, receive, visit, headers)
-        except Unread:
+        except SlowClient:
             visit.gone = True
         except Exception as error:
             if not isinstance(error, RstarError):
                 LOG.exception("a bug", extra={"facts": visit.facts})
-            elif not isinstance(error, Refusal):
+            elif not isinstance(error, ApiError):
                 LOG.warning("failed: %s", error, extra={"facts": visit.facts})
             if not visit.status:
-                await _refusal(refusal_of(error))(scope, receive, visit.send)
+                await _refusal(api_error_of(error))(scope, receive, visit.send)
         finally:
             self._metrics.in_flight -= 1
             self._metrics.requests[route_of(scope["path"]), visit.status or GONE] += 1
-            visit.write_down()
+            visit.log()
             del scope["visit"]  # It knows uvicorn's request, which knows the scope.
 
     async def _admit(
-        self, scope: Scope, receive: Receive, visit: "Visit", headers: Headers
+        self, scope: Scope, receive: Receive, visit: "RequestLog", headers: Headers
     ) -> None:
         """Check a request and let it through."""
         rules, path = self._rules, scope["path"]
@@ -221,7 +221,7 @@ class Door:
             await Response(status_code=204)(scope, receive, visit.send)
             return
         if not path.startswith(OPEN) and not rules.keys.admit(headers.get("authorization", "")):
-            raise Refusal(
+            raise ApiError(
                 "The API key is missing or wrong; send it as Authorization: Bearer KEY.",
                 401,
                 code="invalid_api_key",
@@ -238,7 +238,7 @@ class Door:
         return origin if origin in self._rules.origins else None
 
 
-class Visit:
+class RequestLog:
     """One request: what is sent back, and what is written down of it."""
 
     def __init__(self, scope: Scope, send: Send, headers: Headers, origin: str | None) -> None:
@@ -254,7 +254,7 @@ class Visit:
         self.facts |= trace_of(headers.get("traceparent", ""))
 
     async def send(self, message: MutableMapping[str, Any]) -> None:
-        """Send, with the headers that all answers have. Raises `Unread`."""
+        """Send, with the headers that all answers have. Raises `SlowClient`."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
             headers = MutableHeaders(raw=message.setdefault("headers", []))
@@ -271,9 +271,9 @@ class Visit:
             async with asyncio.timeout(SEND_S):
                 await self._send(message)
         except TimeoutError:
-            raise Unread from None
+            raise SlowClient from None
 
-    def write_down(self) -> None:
+    def log(self) -> None:
         """Write the visit into the log."""
         if self.gone:
             self.facts["gone"] = True
@@ -282,9 +282,9 @@ class Visit:
         LOG.info("request", extra={"facts": self.facts})
 
 
-def too_large(most: int) -> Refusal:
+def too_large(most: int) -> ApiError:
     """What is said to a body that is too large."""
-    return Refusal(
+    return ApiError(
         f"The body has more than {most} bytes, which is the most; shorten it.",
         413,
         code="request_too_large",
@@ -301,18 +301,18 @@ def route_of(path: str) -> str:
     return "other"
 
 
-def _check_source(headers: Headers, allowed: str | None, rules: Rules) -> None:
+def _check_source(headers: Headers, allowed: str | None, rules: AccessPolicy) -> None:
     """Refuse what a foreign page makes a browser send."""
     host, origin = headers.get("host", ""), headers.get("origin")
     if not rules.keys and not is_loopback(_name(host)):
-        raise Refusal(
+        raise ApiError(
             f"The host {host[:60]!r} is not this server; use localhost, or start it with keys.",
             403,
             code="foreign_host",
         )
     own = (f"http://{host}", f"https://{host}")
     if origin is not None and origin not in own and allowed is None:
-        raise Refusal(
+        raise ApiError(
             "Pages of other sites may not ask; start the server with --allow-origin for this one.",
             403,
             code="foreign_origin",
@@ -331,11 +331,11 @@ def _short(path: str) -> str:
     return "/trees/" if path.startswith("/trees/") else path[:200]
 
 
-def _refusal(refusal: Refusal) -> JSONResponse:
+def _refusal(refusal: ApiError) -> JSONResponse:
     """A refusal as a response."""
     return JSONResponse(refusal.body, refusal.status, refusal.headers)
 
 
-def sites(origins: Iterable[str]) -> frozenset[str]:
+def normalize_origins(origins: Iterable[str]) -> frozenset[str]:
     """Sites as browsers name them."""
     return frozenset(origin.rstrip("/").lower() for origin in origins)

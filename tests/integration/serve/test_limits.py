@@ -13,11 +13,11 @@ import pytest
 
 from rstar_math.config import SearchConfig
 from rstar_math.serve.app import Limits
-from rstar_math.serve.requests import Terms
-from rstar_math.web.access import Rules
+from rstar_math.serve.requests import ServerLimits
+from rstar_math.web.access import AccessPolicy
 from tests.integration.serve.live import ASK, Adder, Live, events, live
 
-LONG = Terms(SearchConfig(rollouts=1000, candidates=4, depth=4), seconds=60)
+LONG = ServerLimits(SearchConfig(rollouts=1000, candidates=4, depth=4), seconds=60)
 CHAT = {"model": "rstar", "messages": ASK}
 
 
@@ -149,7 +149,7 @@ def test_the_end_of_the_server_gives_the_best_so_far() -> None:
 
 
 def test_large_and_odd_bodies_are_refused() -> None:
-    with live(Adder(), rules=Rules(body_bytes=2000)) as server:
+    with live(Adder(), rules=AccessPolicy(body_bytes=2000)) as server:
         large = {**CHAT, "user": "x" * 3000}
         assert server.post(large).status_code == 413
         chunks = iter([b'{"model": "', b"x" * 3000])
@@ -186,7 +186,7 @@ def test_questions_that_cannot_be_asked() -> None:
 
 
 def test_pages_of_other_sites_may_not_ask() -> None:
-    with live(Adder(), rules=Rules(origins=frozenset({"https://mine.example"}))) as server:
+    with live(Adder(), rules=AccessPolicy(origins=frozenset({"https://mine.example"}))) as server:
         foreign = server.post(CHAT, headers={"Origin": "https://evil.example"})
         assert foreign.status_code == 403
         assert "Access-Control-Allow-Origin" not in foreign.headers

@@ -23,10 +23,10 @@ import pytest
 
 from rstar_math.config import Config, load_config
 from rstar_math.config.sections import ServersConfig
-from rstar_math.llm.balancing import belonging
-from rstar_math.llm.client import HttpModel
-from rstar_math.llm.metrics import Utilisation, observed
-from rstar_math.llm.vllm_servers import Lease, policy_servers
+from rstar_math.llm.balancing import request_affinity
+from rstar_math.llm.client import OpenAIClient
+from rstar_math.llm.metrics import ServerMetrics, monitor
+from rstar_math.llm.vllm_servers import ServerLease, policy_servers
 from rstar_math.llm.watchdog import descendants
 from rstar_math.search import to_record
 from rstar_math.solver.solver import Solver
@@ -97,7 +97,7 @@ def runner() -> Iterator[asyncio.Runner]:
 @pytest.fixture(scope="module")
 def two(
     made: Made, runner: asyncio.Runner, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Lease]:
+) -> Iterator[ServerLease]:
     """Two servers of the policy, with the adapter."""
     servers = ServersConfig(
         options=EXACT,
@@ -116,24 +116,24 @@ def two(
 
 @asynccontextmanager
 async def client(
-    lease: Lease, *at: int, name: str | None = None, affinity: bool = True
-) -> AsyncIterator[HttpModel]:
+    lease: ServerLease, *at: int, name: str | None = None, affinity: bool = True
+) -> AsyncIterator[OpenAIClient]:
     """A model on some of the servers, by default on both."""
-    model = HttpModel(
+    model = OpenAIClient(
         ",".join(lease.urls[one] for one in at or (0, 1)),
         name=name or lease.name,
         key=lease.key,
         affinity=affinity,
     )
     try:
-        await model.greet()
+        await model.check_server()
         yield model
     finally:
         await model.aclose()
 
 
 async def ask(
-    model: HttpModel, number: int, n: int = 4, seed: int = 7, tokens: int = 48
+    model: OpenAIClient, number: int, n: int = 4, seed: int = 7, tokens: int = 48
 ) -> list[str]:
     found = await model.complete(
         f"Question: What is {number} + {number + 3}?\n<code>\n",
@@ -146,7 +146,9 @@ async def ask(
     return [one.text for one in found]
 
 
-def test_a_seed_means_the_same_alone_and_in_company(two: Lease, runner: asyncio.Runner) -> None:
+def test_a_seed_means_the_same_alone_and_in_company(
+    two: ServerLease, runner: asyncio.Runner
+) -> None:
     async def use() -> tuple[list[list[str]], list[list[str]], list[list[str]]]:
         async with client(two, 0) as model, client(two, 1) as other:
             alone = [await ask(model, number) for number in range(6)]
@@ -164,7 +166,7 @@ def test_a_seed_means_the_same_alone_and_in_company(two: Lease, runner: asyncio.
     assert same >= 22
 
 
-def test_an_adapter_is_a_model_of_its_own(two: Lease, runner: asyncio.Runner) -> None:
+def test_an_adapter_is_a_model_of_its_own(two: ServerLease, runner: asyncio.Runner) -> None:
     async def use() -> tuple[list[str], list[str]]:
         async with client(two, 0) as model, client(two, 0, name="tuned") as tuned:
             assert model.context_tokens == 1024
@@ -174,22 +176,22 @@ def test_an_adapter_is_a_model_of_its_own(two: Lease, runner: asyncio.Runner) ->
     assert base != tuned
 
 
-def test_who_hangs_up_frees_the_server(two: Lease, runner: asyncio.Runner) -> None:
+def test_who_hangs_up_frees_the_server(two: ServerLease, runner: asyncio.Runner) -> None:
     async def use() -> list[float]:
         async with client(two, 0) as model:
-            seen = Utilisation(model.replicas)
+            seen = ServerMetrics(model.replicas)
             asking = asyncio.ensure_future(
                 model.complete("Question: ", n=64, stop=[], max_tokens=900, temperature=2.0, seed=1)
             )
             while not asking.done() and not any(seen.running):
                 await asyncio.sleep(0.1)
-                await seen.look()
+                await seen.sample()
             assert not asking.done()
             asking.cancel()
             await asyncio.gather(asking, return_exceptions=True)
             for _ in range(100):
                 await asyncio.sleep(0.2)
-                await seen.look()
+                await seen.sample()
                 if not seen.running[-1]:
                     break
             return seen.running
@@ -213,12 +215,12 @@ def config_for(*settings: str, model: str | None = None) -> Config:
 
 
 async def searched(
-    model: HttpModel, asked: Sequence[Problem], act: Any = None
-) -> tuple[dict[str, Any], Utilisation]:
+    model: OpenAIClient, asked: Sequence[Problem], act: Any = None
+) -> tuple[dict[str, Any], ServerMetrics]:
     """The trees of a search, and how busy the servers were."""
     trees: dict[str, Any] = {}
     config = config_for(model="http://127.0.0.1/v1")
-    watching = observed({"policy": model.replicas}, every_s=1.0)
+    watching = monitor({"policy": model.replicas}, every_s=1.0)
     async with Solver(config, model=model) as solver, watching as use:
         async for problem, found in solver.map(asked):
             trees[problem.id] = to_record(found.tree)
@@ -227,10 +229,10 @@ async def searched(
     return trees, use["policy"]
 
 
-async def grow(model: HttpModel, tree: str) -> None:
+async def grow(model: OpenAIClient, tree: str) -> None:
     """The requests of a tree: layer by layer two prompts, which grow by a step."""
     text = f"Question: {tree} {LONG}\n"
-    with belonging(tree):
+    with request_affinity(tree):
         for layer in range(6):
             await asyncio.gather(
                 *(
@@ -243,14 +245,14 @@ async def grow(model: HttpModel, tree: str) -> None:
             text += f"# Step {layer} of tree {tree}: now add {layer + 3} to it.\n"
 
 
-def test_prefix_affinity_in_figures(two: Lease, runner: asyncio.Runner) -> None:
+def test_prefix_affinity_in_figures(two: ServerLease, runner: asyncio.Runner) -> None:
     """Requests as searches ask them, without affinity and with it; other trees, so that neither
     finds what the other left in the caches."""
     rates: dict[bool, float | None] = {}
 
     async def use(affinity: bool) -> None:
         async with client(two, affinity=affinity) as model:
-            async with observed({"policy": model.replicas}, every_s=1.0) as seen:
+            async with monitor({"policy": model.replicas}, every_s=1.0) as seen:
                 await asyncio.gather(*(grow(model, f"{affinity}{at}") for at in range(16)))
             rates[affinity] = seen["policy"].hit_rate
             print(f"\naffinity {affinity}: {seen['policy'].line()}; moved {model.replicas.moved}")
@@ -263,10 +265,10 @@ def test_prefix_affinity_in_figures(two: Lease, runner: asyncio.Runner) -> None:
     assert with_it > without
 
 
-def test_a_killed_replica_changes_nothing(two: Lease, runner: asyncio.Runner) -> None:
+def test_a_killed_replica_changes_nothing(two: ServerLease, runner: asyncio.Runner) -> None:
     """The last that is done with the two: one is killed, as a machine that goes."""
 
-    async def use() -> tuple[dict[str, Any], dict[str, Any], HttpModel]:
+    async def use() -> tuple[dict[str, Any], dict[str, Any], OpenAIClient]:
         async with client(two) as model:
             before, _ = await searched(model, problems(20))
 

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from rstar_math.config import Config, ModelConfig, load_config
-from rstar_math.costs import metering
-from rstar_math.errors import ConfigError, ModelRefused, ModelUnreachable
-from rstar_math.llm.balancing import belonging
-from rstar_math.llm.client import HttpModel, Retry
+from rstar_math.costs import track_cost
+from rstar_math.errors import ConfigError, ModelRejectedError, ModelUnreachableError
+from rstar_math.llm.balancing import request_affinity
+from rstar_math.llm.client import OpenAIClient, Retry
 from rstar_math.llm.connect import connect
-from rstar_math.llm.metrics import observed
-from rstar_math.runs.results import conditions
+from rstar_math.llm.metrics import monitor
+from rstar_math.runs.results import run_conditions
 from rstar_math.seeding import derive
 from rstar_math.solver.solver import Solver
 from rstar_math.testing import FakeServer, PromptCache, serving
@@ -44,18 +44,18 @@ def fleet(count: int, delay_s: float = 0.0) -> Iterator[list[FakeServer]]:
 @asynccontextmanager
 async def client(
     fakes: Sequence[FakeServer], *, retry: Retry = QUICK, affinity: bool = True
-) -> AsyncIterator[HttpModel]:
+) -> AsyncIterator[OpenAIClient]:
     url = ",".join(fake.url for fake in fakes)
-    model = HttpModel(url, concurrency=8, retry=retry, affinity=affinity)
+    model = OpenAIClient(url, concurrency=8, retry=retry, affinity=affinity)
     try:
-        await model.greet()
+        await model.check_server()
         yield model
     finally:
         await model.aclose()
 
 
-async def ask(model: HttpModel, tree: str, at: int = 0, tokens: int = 9) -> str:
-    with belonging(tree):
+async def ask(model: OpenAIClient, tree: str, at: int = 0, tokens: int = 9) -> str:
+    with request_affinity(tree):
         (found,) = await model.complete(
             f"{tree} {at}", n=1, stop=[], max_tokens=tokens, temperature=1.0, seed=at
         )
@@ -114,12 +114,12 @@ def test_without_affinity_the_one_with_least_to_do_is_asked() -> None:
 def test_a_server_that_dies_is_left_out_and_taken_back() -> None:
     async def use(fakes: list[FakeServer], stack: ExitStack, dying: ExitStack) -> Cost:
         async with client(fakes) as model:
-            homes = [model.replicas.pick(f"q{tree}", 9).url for tree in range(30)]
+            homes = [model.replicas.select(f"q{tree}", 9).url for tree in range(30)]
             trees = [f"q{tree}" for tree in range(30) if homes[tree] == fakes[1].url]
             before = [await ask(model, tree) for tree in trees]
             port = fakes[1].port
             dying.close()
-            with metering() as cost:
+            with track_cost() as cost:
                 assert [await ask(model, tree) for tree in trees] == before
             assert model.replicas.all[1].out_until > 0
             again = stack.enter_context(serving(answer, port=port))
@@ -166,7 +166,7 @@ def test_what_one_server_fails_at_another_answers_at_once(fault: Any) -> None:
     async def use(fakes: Sequence[FakeServer]) -> Cost:
         patient = Retry(tries=0, timeout_s=5.0, pause_s=1000.0)
         async with client(fakes, retry=patient) as model:
-            with metering() as cost:
+            with track_cost() as cost:
                 for tree in range(24):
                     await ask(model, f"q{tree}")
             return cost
@@ -186,15 +186,15 @@ def test_when_all_are_down_it_is_one_sentence() -> None:
     with fleet(2) as fakes:
         for fake in fakes:
             fake.trouble = lambda body: 500
-        with pytest.raises(ModelUnreachable, match="after 5 tries"):
+        with pytest.raises(ModelUnreachableError, match="after 5 tries"):
             asyncio.run(use(fakes))
 
 
 def test_one_of_several_may_be_away_at_the_start_but_none_may_refuse() -> None:
-    async def greet(url: str, key: str | None = None) -> HttpModel:
-        model = HttpModel(url, key=key)
+    async def greet(url: str, key: str | None = None) -> OpenAIClient:
+        model = OpenAIClient(url, key=key)
         try:
-            await model.greet()
+            await model.check_server()
             return model
         finally:
             await model.aclose()
@@ -204,13 +204,13 @@ def test_one_of_several_may_be_away_at_the_start_but_none_may_refuse() -> None:
         model = asyncio.run(greet(f"{gone},{fakes[0].url}"))
         assert model.replicas.all[0].out_until > 0
         assert model.name == "fake"
-        with pytest.raises(ModelUnreachable, match="start it"):
+        with pytest.raises(ModelUnreachableError, match="start it"):
             asyncio.run(greet(gone))
         fakes[1].key = "secret"
-        with pytest.raises(ModelRefused, match="refused the key"):
+        with pytest.raises(ModelRejectedError, match="refused the key"):
             asyncio.run(greet(f"{fakes[0].url},{fakes[1].url}"))
         fakes[1].key, fakes[1].model = None, "other"
-        with pytest.raises(ModelRefused, match="has no model 'fake'"):
+        with pytest.raises(ModelRejectedError, match="has no model 'fake'"):
             asyncio.run(greet(f"{fakes[0].url},{fakes[1].url}"))
 
 
@@ -224,7 +224,7 @@ def test_adapters_are_models_by_name() -> None:
         fake.adapters = ("tuned",)
         asyncio.run(use(fake.url, "tuned"))
         assert fake.requests[-1]["model"] == "tuned"
-        with pytest.raises(ModelRefused, match="one of: fake, tuned"):
+        with pytest.raises(ModelRejectedError, match="one of: fake, tuned"):
             asyncio.run(use(fake.url, "absent"))
 
 
@@ -239,7 +239,7 @@ def search(urls: Sequence[str], act: Act = lambda done: None) -> dict[str, Any]:
 
         trees: dict[str, Any] = {}
         async with Solver(config) as solver:
-            async with observed(solver.servers, every_s=0.05) as use:
+            async with monitor(solver.servers, every_s=0.05) as use:
                 async for problem, found in solver.map(problems):
                     trees[problem.id] = to_record(found.tree)
                     act(len(trees))
@@ -277,7 +277,7 @@ def test_a_search_finds_the_same_on_any_number_of_servers_also_when_one_dies() -
 
 def test_the_number_of_servers_is_no_condition_of_a_run(tmp_path: Path) -> None:
     def how(url: str, *settings: str) -> dict[str, Any]:
-        return conditions(load_config(None, settings, model=url), guided=False)
+        return run_conditions(load_config(None, settings, model=url), guided=False)
 
     one = how("http://a/v1")
     assert how("http://a/v1,http://b/v1", "model.affinity=false") == one

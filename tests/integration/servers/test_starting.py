@@ -13,12 +13,12 @@ import pytest
 
 from rstar_math.config import Config, ModelConfig
 from rstar_math.config.sections import ServersConfig
-from rstar_math.errors import ConfigError, InputError, MissingExtra, ModelUnreachable
+from rstar_math.errors import ConfigError, InputError, MissingDependencyError, ModelUnreachableError
 from rstar_math.llm import vllm_servers
-from rstar_math.llm.client import HttpModel
+from rstar_math.llm.client import OpenAIClient
 from rstar_math.llm.connect import connect
-from rstar_math.llm.metrics import observed
-from rstar_math.llm.vllm_servers import keeping, put_away, serving_vllm
+from rstar_math.llm.metrics import monitor
+from rstar_math.llm.vllm_servers import keep_servers, serving_vllm, stop_idle_servers
 from rstar_math.protocols import Completer
 from tests.integration.servers.conftest import ended_within, is_running
 
@@ -54,12 +54,12 @@ def test_a_model_is_served_and_nothing_is_left(
         ) as served:
             assert all(map(is_running, begun()))
             assert len(begun()) == 3
-            model = HttpModel(served.url, name="tuned", key=served.key)
-            await model.greet()
+            model = OpenAIClient(served.url, name="tuned", key=served.key)
+            await model.check_server()
             found = await ask(model)
             await model.aclose()
             with pytest.raises(Exception, match="refused the key"):
-                await HttpModel(served.url, key="wrong").greet()
+                await OpenAIClient(served.url, key="wrong").check_server()
             said = served.log.read_text()
         assert "'--max-lora-rank', '32'" in said
         assert f"'tuned={tuned['tuned']}'" in said
@@ -92,7 +92,7 @@ def test_a_server_that_does_not_come_up_is_a_sentence(
         async with serving_vllm(checkpoint, config=short):
             pytest.fail("it answers")
 
-    with pytest.raises(ModelUnreachable, match=said) as error:
+    with pytest.raises(ModelUnreachableError, match=said) as error:
         asyncio.run(use())
     assert "\n" not in str(error.value)
     assert not any(map(is_running, begun()))
@@ -215,7 +215,7 @@ def test_what_is_wrong_with_an_order_is_said_before_anything_starts(
     with pytest.raises(InputError, match="no LoRA adapter"):
         asyncio.run(use(f"vllm:{checkpoint}", bad))
     none = ServersConfig(command=("no-such-program",))
-    with pytest.raises(MissingExtra, match="RSTAR_VLLM="):
+    with pytest.raises(MissingDependencyError, match="RSTAR_VLLM="):
         asyncio.run(use(f"vllm:{checkpoint}", none))
 
 
@@ -241,8 +241,8 @@ def test_like_models_share_their_servers(
         tuned = await connect(config.model_copy(update={"name": "tuned"}), servers)
         assert (base.name, tuned.name) == ("policy", "tuned")
         assert len(begun()) == 6
-        assert isinstance(base, HttpModel)
-        async with observed({"policy": base.replicas}) as use:
+        assert isinstance(base, OpenAIClient)
+        async with monitor({"policy": base.replicas}) as use:
             assert await ask(base) == await ask(tuned)
         await base.aclose()
         assert all(map(is_running, begun()))
@@ -266,14 +266,14 @@ def test_servers_are_kept_for_the_next_and_put_away(
             await ask(model)
             await model.aclose()
 
-        async with keeping():
+        async with keep_servers():
             await once(checkpoint)
             await once(checkpoint)
             assert len(begun()) == 3
             await once(other)
             assert len(begun()) == 6
             assert not any(map(is_running, begun()[:3]))
-            await put_away()
+            await stop_idle_servers()
             assert not any(map(is_running, begun()))
             await once(other)
         assert not any(map(is_running, begun()))
@@ -286,11 +286,11 @@ def test_a_server_that_died_is_started_anew_for_the_next(
 ) -> None:
     async def use() -> None:
         config = ModelConfig(url=f"vllm:{checkpoint}", retries=0)
-        async with keeping():
+        async with keep_servers():
             first = await connect(config, fake)
             os.kill(min(begun()), signal.SIGKILL)
             assert await asyncio.to_thread(ended_within, begun())
-            with pytest.raises(ModelUnreachable):
+            with pytest.raises(ModelUnreachableError):
                 await ask(first)
             await first.aclose()
             second = await connect(config, fake)

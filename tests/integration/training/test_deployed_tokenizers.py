@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from rstar_math.checkpoints.gguf_export import write_gguf
-from rstar_math.checkpoints.gguf_tokenizer import read_pieces, tokenizer_facts
+from rstar_math.checkpoints.gguf_tokenizer import read_pieces, tokenizer_metadata
 from rstar_math.errors import InputError
 from tests.integration.training.families import TEXTS, save_tiny, tiny_tokenizer
 from tests.integration.training.test_families import served, tokens_of
@@ -27,7 +27,7 @@ def saved(folder: Path, kind: str) -> Path:
 
 def facts_of(folder: Path) -> dict[str, Any]:
     prefix = "tokenizer.ggml."
-    found = tokenizer_facts(folder, ROOM).facts
+    found = tokenizer_metadata(folder, ROOM).metadata
     return {key.removeprefix(prefix): value for key, value in found.items()}
 
 
@@ -75,11 +75,11 @@ def test_a_damaged_or_foreign_sentencepiece_file_is_refused(tmp_path: Path) -> N
     for data in (whole[:-3], b"", b"\xff" * 40, unigram):
         (folder / "tokenizer.model").write_bytes(data)
         with pytest.raises(InputError, match=r"damaged|not BPE"):
-            tokenizer_facts(folder, ROOM)
+            tokenizer_metadata(folder, ROOM)
     (folder / "tokenizer.model").write_bytes(whole)
     assert len(read_pieces(folder / "tokenizer.model").pieces) > 256
     with pytest.raises(InputError, match="more tokens"):
-        tokenizer_facts(folder, 300)
+        tokenizer_metadata(folder, 300)
 
 
 def merges_fewer(told: dict[str, Any]) -> None:
@@ -121,7 +121,7 @@ def test_what_llama_cpp_would_read_differently_is_refused(
     change(told)
     file.write_text(json.dumps(told))
     with pytest.raises(InputError, match=match):
-        tokenizer_facts(file.parent, ROOM)
+        tokenizer_metadata(file.parent, ROOM)
 
 
 def test_merges_that_are_passed_over_have_a_name_of_their_own(tmp_path: Path) -> None:
@@ -146,8 +146,8 @@ def test_the_end_of_a_turn_is_named_where_it_is_not_the_end_of_text(tmp_path: Pa
 
 
 def test_the_name_tells_llama_cpp_whether_special_tokens_swallow_spaces(tmp_path: Path) -> None:
-    plain = tokenizer_facts(saved(tmp_path / "plain", "prepend"), ROOM)
-    swallows = tokenizer_facts(saved(tmp_path / "phi", "phi3"), ROOM)
+    plain = tokenizer_metadata(saved(tmp_path / "plain", "prepend"), ROOM)
+    swallows = tokenizer_metadata(saved(tmp_path / "phi", "phi3"), ROOM)
     assert "phi-3" in swallows.model_name("tuned")
     for name in ("my-Phi-3-mini", "phi3", "tuned"):
         found = plain.model_name(name).lower()
@@ -158,14 +158,14 @@ def test_the_name_tells_llama_cpp_whether_special_tokens_swallow_spaces(tmp_path
 def test_added_tokens_that_the_model_has_no_rows_for_are_left_out(tmp_path: Path) -> None:
     folder = saved(tmp_path / "words", "gemma")
     room = len(tiny_tokenizer("gemma")) - 1
-    facts = tokenizer_facts(folder, room).facts
+    facts = tokenizer_metadata(folder, room).metadata
     assert len(facts["tokenizer.ggml.tokens"]) == room
     assert "<mark>" not in facts["tokenizer.ggml.tokens"]
 
 
 def test_where_spaces_differ_after_special_tokens_a_note_says_so(tmp_path: Path) -> None:
-    first = tokenizer_facts(saved(tmp_path / "first", "metaspace"), ROOM).facts
+    first = tokenizer_metadata(saved(tmp_path / "first", "metaspace"), ROOM).metadata
     assert "special token" in first["rstar.tokenizer.note"]
     shutil.rmtree(tmp_path / "first")
-    always = tokenizer_facts(saved(tmp_path / "first", "prepend"), ROOM).facts
+    always = tokenizer_metadata(saved(tmp_path / "first", "prepend"), ROOM).metadata
     assert "rstar.tokenizer.note" not in always

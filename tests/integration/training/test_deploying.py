@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from rstar_math.checkpoints.folders import shipped_weights
+from rstar_math.checkpoints.folders import bundled_weights
 from rstar_math.checkpoints.gguf_adapters import write_adapter
 from rstar_math.checkpoints.gguf_export import write_gguf
 from rstar_math.checkpoints.tensors import read_header
 from rstar_math.cli import app
 from rstar_math.config import ModelConfig
-from rstar_math.errors import ConfigError, InputError, ModelRefused
+from rstar_math.errors import ConfigError, InputError, ModelRejectedError
 from rstar_math.llm.connect import connect
 from rstar_math.llm.local import LocalModel
-from rstar_math.ppm.remote import ServedPreference
+from rstar_math.ppm.remote import RemotePPM
 from rstar_math.training.rows import solution_row
 from rstar_math.training.settings import PolicyTraining, PreferenceTraining
 from tests.integration.training.test_preference_training import ROWS as PAIRS
@@ -138,7 +138,7 @@ def test_the_command_writes_what_the_library_writes(models: Path, tmp_path: Path
     assert call(models / "ppm", "--out", whole, "--kind", "f32")["kind"] == "ppm"
     assert whole.read_bytes() == (models / "ppm.gguf").read_bytes()
     assert call(models / "tuned", "--out", light, "--adapter")["bytes"] == light.stat().st_size
-    assert read_header(light).facts["rstar.base"] == str(models / "policy")
+    assert read_header(light).metadata["rstar.base"] == str(models / "policy")
     with pytest.raises(ConfigError, match="rename it"):
         CliRunner().invoke(app, ["deploy", "x", "--out", "y"], catch_exceptions=False)
 
@@ -202,7 +202,7 @@ def test_what_cannot_be_written_is_a_sentence(models: Path, tmp_path: Path) -> N
 def test_files_that_do_not_fit_are_refused(models: Path, tmp_path: Path) -> None:
     def refused(match: str, url: Path, adapter: Path | None = None) -> None:
         config = ModelConfig(url=str(url), concurrency=1, adapter=str(adapter) if adapter else None)
-        with pytest.raises((InputError, ModelRefused), match=match):
+        with pytest.raises((InputError, ModelRejectedError), match=match):
             asyncio.run(connect(config))
 
     policy, ppm, lora = (models / f"{x}.gguf" for x in ("policy", "ppm", "tuned-adapter"))
@@ -212,7 +212,7 @@ def test_files_that_do_not_fit_are_refused(models: Path, tmp_path: Path) -> None
     refused("is of a preference model, and a policy is wanted", policy, models / "ppm-adapter.gguf")
     other = write_gguf(save_tiny_policy(tmp_path / "wide", size=64), tmp_path / "wide.gguf")
     refused("trained on another model", other, lora)
-    refused("trained on another model", shipped_weights(), lora)
+    refused("trained on another model", bundled_weights(), lora)
     for length in (3, 40, 4000, policy.stat().st_size - 20_000):
         torn = tmp_path / "torn.gguf"
         torn.write_bytes(policy.read_bytes()[:length])
@@ -224,9 +224,9 @@ def test_files_that_do_not_fit_are_refused(models: Path, tmp_path: Path) -> None
         (torn, "damaged|not copied whole"),
     ):
         with pytest.raises(InputError, match=match):
-            ServedPreference.load(file)
+            RemotePPM.load(file)
     with pytest.raises(InputError, match="trained on another model"):
-        ServedPreference.load(models / "ppm-adapter.gguf", base=str(other))
+        RemotePPM.load(models / "ppm-adapter.gguf", base=str(other))
     with pytest.raises(ConfigError, match="a server loads adapters itself"):
         asyncio.run(connect(ModelConfig(url="http://127.0.0.1:9/v1", adapter=str(lora))))
 

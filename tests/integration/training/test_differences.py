@@ -10,9 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 from rstar_math.checkpoints.gguf_adapters import (
+    apply_adapter,
     check_adapter,
-    put_in,
-    repack,
+    repack_weights,
     write_adapter,
     write_difference,
 )
@@ -21,7 +21,7 @@ from rstar_math.checkpoints.tensors import read_header
 from rstar_math.cli import app
 from rstar_math.errors import ConfigError, InputError
 from rstar_math.models.loading import load_policy
-from rstar_math.ppm.remote import ServedPreference
+from rstar_math.ppm.remote import RemotePPM
 from rstar_math.training.rows import solution_row
 from rstar_math.training.settings import PolicyTraining, PreferenceTraining
 from tests.integration.training.test_deploying import furthest
@@ -66,7 +66,7 @@ def test_two_trainings_become_one_adapter(rounds: Path, tmp_path: Path) -> None:
     small = tmp_path / "small.gguf"
     write_difference(rounds / "twice", small, base=str(base), rank=16, kind="q8_0")
     assert furthest(base, rounds / "twice", small) < 0.2
-    facts = read_header(cut).facts
+    facts = read_header(cut).metadata
     assert facts["rstar.base"] == "base.gguf"
     assert facts["adapter.lora.alpha"] == 1.0
 
@@ -82,11 +82,11 @@ def test_matrices_trained_without_an_adapter_become_one(rounds: Path, tmp_path: 
 def test_an_adapter_put_into_the_weights_is_the_trained_model(rounds: Path, tmp_path: Path) -> None:
     base, adapter = rounds / "base.gguf", tmp_path / "adapter.gguf"
     write_difference(rounds / "twice", adapter, base=str(base), rank=4)
-    repack(base, tmp_path / "merged.gguf", adapter)
+    repack_weights(base, tmp_path / "merged.gguf", adapter)
     small = write_gguf(rounds / "twice", tmp_path / "small.gguf")
     far = furthest(tmp_path / "merged.gguf", rounds / "twice")
     assert far < max(0.2, 2 * furthest(small, rounds / "twice"))
-    repack(base, tmp_path / "same.gguf")
+    repack_weights(base, tmp_path / "same.gguf")
     assert furthest(tmp_path / "same.gguf", rounds / "base") < 1e-2
 
 
@@ -98,7 +98,7 @@ def test_an_adapter_is_put_into_the_weights_that_training_begins_with(
     before, after, model = (
         load_policy(str(x))[0] for x in (rounds / "base", rounds / "twice", rounds / "base")
     )
-    put_in(adapter, model)
+    apply_adapter(adapter, model)
     weights, then, wanted = (dict(one.named_parameters()) for one in (model, before, after))
     assert all(weights[name].allclose(wanted[name], atol=1e-5) for name in wanted)
     moved = sum(not weights[name].equal(then[name]) for name in then)
@@ -110,13 +110,13 @@ def test_a_preference_model_is_put_into_its_base_with_its_head(
 ) -> None:
     base, adapter = rounds / "base.gguf", tmp_path / "adapter.gguf"
     write_difference(rounds / "ppm", adapter, base=str(base), rank=6)
-    repack(base, tmp_path / "merged.gguf", adapter)
+    repack_weights(base, tmp_path / "merged.gguf", adapter)
     whole = write_gguf(rounds / "ppm", tmp_path / "whole.gguf", kind="f32")
     texts = [row.prompt + side for row in PAIRS[:8] for side in (row.chosen, row.rejected)]
 
     def values(file: Path) -> list[float]:
         async def work() -> list[float | None]:
-            model = ServedPreference.load(file)
+            model = RemotePPM.load(file)
             try:
                 return await model.score_texts(texts)
             finally:

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from rstar_math.checkpoints.folders import read_notes, shipped_adapter
+from rstar_math.checkpoints.folders import bundled_adapter, read_notes
 from rstar_math.config import Config, load_config
-from rstar_math.evolution.manifest import Journal
+from rstar_math.evolution.manifest import ManifestStore
 from rstar_math.evolution.pipeline import evolve
 from rstar_math.evolution.recipe import load_recipe
-from rstar_math.evolution.report import course
+from rstar_math.evolution.report import evolution_state
 from rstar_math.models.embedded import weights_file
 from rstar_math.models.loading import load_policy, trained_folder
-from rstar_math.ppm.remote import open_scorer
+from rstar_math.ppm.remote import load_scorer
 from rstar_math.training.rows import solution_row
 from rstar_math.types import Question, Step
 from tests.integration.training.test_preference_training import pairs
@@ -72,7 +72,7 @@ def test_the_packages_preference_model_gives_the_same_values_in_llama_cpp_and_he
     steps = [(Step(prose="# Tom buys apples.\n", code=f"{code}\n"),) for code in codes]
 
     async def values(config: Config) -> list[float]:
-        scorer = await open_scorer(config)
+        scorer = await load_scorer(config)
         try:
             return await scorer.score(asked, steps)
         finally:
@@ -139,13 +139,13 @@ def test_an_evolution_goes_on_from_what_is_shipped_and_says_which(tmp_path: Path
     recipe = load_recipe(str(source))
     run = tmp_path / "run"
     asyncio.run(evolve(recipe, run))
-    with Journal.read(run) as journal:
-        found = course(journal)
+    with ManifestStore.read(run) as journal:
+        found = evolution_state(journal)
         assert found.complete
         first = found.rounds[1]
         assert first.searched == 6
         assert first.solved >= 1, "the shipped policy solves easy stories, asked by its own prompt"
         assert read_notes(run / "round-1" / "policy")["base"] == str(trained_folder())
-        with shipped_adapter("policy") as (_, mark):
+        with bundled_adapter("policy") as (_, mark):
             inputs = {one["stage"]: one["inputs"] for one in journal.manifests()}
             assert inputs["1/policy"]["from"] == f"base trained {mark}"

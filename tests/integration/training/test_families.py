@@ -13,7 +13,7 @@ import pytest
 
 from rstar_math.checkpoints.gguf_adapters import write_adapter
 from rstar_math.checkpoints.gguf_export import write_gguf
-from rstar_math.ppm.remote import ServedPreference
+from rstar_math.ppm.remote import RemotePPM
 from tests.integration.training.families import CORPUS, FAMILIES, TEXTS, save_adapted, save_tiny
 
 torch = pytest.importorskip("torch", reason="training needs torch: pip install 'rstar-math[train]'")
@@ -121,7 +121,7 @@ def test_a_preference_model_gives_the_values_of_transformers(
 
     def values(file: Path, **options: str) -> list[float | None]:
         async def work() -> list[float | None]:
-            scorer = ServedPreference.load(file, streams=1, limit=200, **options)
+            scorer = RemotePPM.load(file, streams=1, limit=200, **options)
             try:
                 return await scorer.score_texts(texts)
             finally:

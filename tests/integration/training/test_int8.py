@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rstar_math.checkpoints.folders import is_whole, read_notes
+from rstar_math.checkpoints.folders import is_complete, read_notes
 from rstar_math.checkpoints.vllm_export import quantize_rows, write_int8
 from rstar_math.errors import InputError
 from tests.integration.training.families import save_tiny
@@ -41,7 +41,7 @@ def test_a_checkpoint_keeps_all_but_its_matrices(tmp_path: Path) -> None:
             assert torch.equal(after[name], tensor)
     config = json.loads((out / "config.json").read_text())
     assert config["quantization_config"]["quant_method"] == "compressed-tensors"
-    assert is_whole(out)
+    assert is_complete(out)
     assert read_notes(out)["quantized"] == "int8"
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from rstar_math.checkpoints.folders import is_whole
+from rstar_math.checkpoints.folders import is_complete
 from rstar_math.cli import app
 from rstar_math.errors import InputError, StoreError
-from rstar_math.training.trainer import at_work
+from rstar_math.training.trainer import training_folder
 from tests.integration.training.test_policy_training import ROWS as SOLUTIONS
 from tests.integration.training.test_policy_training import equal
 from tests.integration.training.test_preference_training import ROWS as PAIRS
@@ -67,7 +67,7 @@ def test_a_killed_training_goes_on_and_ends_as_if_it_had_not_been(
     process.wait()
     process.stderr.close()
     assert not out.exists()
-    assert is_whole(work / "checkpoint-4")
+    assert is_complete(work / "checkpoint-4")
     # What a kill in the middle of saving leaves: a folder without its mark.
     torn = work / "checkpoint-8"
     torn.mkdir(exist_ok=True)
@@ -80,10 +80,10 @@ def test_a_killed_training_goes_on_and_ends_as_if_it_had_not_been(
 
 def test_one_training_at_a_time_in_one_place(tmp_path: Path) -> None:
     def begin(**inputs: int) -> None:
-        with at_work(tmp_path / "out", inputs) as work:
+        with training_folder(tmp_path / "out", inputs) as work:
             (work / "checkpoint-2").mkdir(exist_ok=True)
 
-    with at_work(tmp_path / "out", {"rows": 1}) as work:
+    with training_folder(tmp_path / "out", {"rows": 1}) as work:
         with pytest.raises(StoreError, match="Another process is training"):
             begin(rows=2)
         assert json.loads((work / "inputs.json").read_text()) == {"rows": 1}

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from rstar_math.errors import InputError, MissingExtra
+from rstar_math.errors import InputError, MissingDependencyError
 from rstar_math.runs.export import write_rows
 from rstar_math.training.rows import SolutionRow, solution_row
 from rstar_math.training.settings import PolicyTraining
-from rstar_math.training.sft import launched
+from rstar_math.training.sft import run_launcher
 from tests.integration.training.checkpoint import weights
 from tests.unit.training.tiny import question, save_tiny_policy, solution
 
@@ -45,7 +45,7 @@ def test_two_processes_train_the_model_that_one_trains(tmp_path: Path, data: Pat
     alone = len(said)
     launcher = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m")
     training = ["policy", str(data), "--base", str(base)]
-    launched(launcher, training, tmp_path / "two", SETTINGS, say=said.append)
+    run_launcher(launcher, training, tmp_path / "two", SETTINGS, say=said.append)
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
     moved = max(float((one[n] - w).abs().max()) for n, w in weights(base).items())
     assert moved > 0.01
@@ -58,10 +58,10 @@ def test_a_training_that_fails_says_why(tmp_path: Path, data: Path) -> None:
     with pytest.raises(
         InputError, match=r"ended with code 2: There is no .*/nothing; give a folder"
     ):
-        launched((sys.executable, "-m"), training, tmp_path / "out", SETTINGS, say=print)
+        run_launcher((sys.executable, "-m"), training, tmp_path / "out", SETTINGS, say=print)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_launcher_that_is_not_there_is_named(tmp_path: Path, data: Path) -> None:
-    with pytest.raises(MissingExtra, match="no program accelerated"):
-        launched(("accelerated",), ["policy", str(data)], tmp_path / "out", SETTINGS, say=print)
+    with pytest.raises(MissingDependencyError, match="no program accelerated"):
+        run_launcher(("accelerated",), ["policy", str(data)], tmp_path / "out", SETTINGS, say=print)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from rstar_math.checkpoints.folders import mark, read_notes
+from rstar_math.checkpoints.folders import mark_complete, read_notes
 from rstar_math.config import load_config
-from rstar_math.costs import metering
+from rstar_math.costs import track_cost
 from rstar_math.errors import InputError
-from rstar_math.ppm.scorer import PreferenceModel
+from rstar_math.ppm.scorer import LocalPPM
 from rstar_math.ppm.token_tree import encode
 from rstar_math.prompts.templates import prompt_text, solution_text
 from rstar_math.solver.solver import Solver
@@ -51,7 +51,7 @@ def plain_value(folder: Path, question: Question, prefix: Sequence[Step]) -> flo
 
 
 def test_values_are_those_of_plain_transformers_cached_or_not(ppm: Path) -> None:
-    scorer = PreferenceModel.load(ppm)
+    scorer = LocalPPM.load(ppm)
     steps = [solution(4), solution(4, 12), solution(4, 99)]
 
     async def work() -> None:
@@ -68,7 +68,7 @@ def test_values_are_those_of_plain_transformers_cached_or_not(ppm: Path) -> None
 
 
 def test_concurrent_questions_run_as_one_batch_and_get_their_own_values(ppm: Path) -> None:
-    scorer = PreferenceModel.load(ppm, batch_tokens=400)
+    scorer = LocalPPM.load(ppm, batch_tokens=400)
     runs: list[int] = []
     run = scorer._run
     scorer._run = lambda calls: runs.append(len(calls)) or run(calls)  # type: ignore[method-assign,func-returns-value]
@@ -90,11 +90,11 @@ def test_alone_the_same_prefix_gets_the_same_bits_and_the_same_bill(ppm: Path) -
     prefixes = [solution(n)[:depth] for n in range(6) for depth in (1, 2)]
 
     async def asked(order: Sequence[int], together: bool) -> dict[int, tuple[float, int]]:
-        scorer = PreferenceModel.load(ppm, alone=True)
+        scorer = LocalPPM.load(ppm, alone=True)
         found = {}
 
         async def one(at: int) -> None:
-            with metering() as cost:
+            with track_cost() as cost:
                 (value,) = await scorer.score(question(4), [prefixes[at]])
             found[at] = (value, cost.scorer_tokens)
 
@@ -113,7 +113,7 @@ def test_alone_the_same_prefix_gets_the_same_bits_and_the_same_bill(ppm: Path) -
 
 def test_a_new_node_costs_its_own_tokens(ppm: Path) -> None:
     """A search-shaped workload: 8 children a layer, of which one is gone on from."""
-    scorer = PreferenceModel.load(ppm)
+    scorer = LocalPPM.load(ppm)
     tokenizer = scorer._tokenizer
     own = run = 0
 
@@ -129,7 +129,7 @@ def test_a_new_node_costs_its_own_tokens(ppm: Path) -> None:
                 (*prefix, Step(prose=f"# Try {n} in layer {layer}.\n", code=f"x = {n} * {n}\n"))
                 for n in range(8)
             ]
-            with metering() as cost:
+            with track_cost() as cost:
                 await scorer.score(question(1), children)
             run += cost.scorer_tokens
             own += sum(count(child) - count(prefix) for child in children)
@@ -141,7 +141,7 @@ def test_a_new_node_costs_its_own_tokens(ppm: Path) -> None:
 
 
 def test_a_cut_never_takes_the_judged_step(ppm: Path) -> None:
-    tokenizer = PreferenceModel.load(ppm)._tokenizer
+    tokenizer = LocalPPM.load(ppm)._tokenizer
     steps = [Step(prose=f"# Step {n}.\n", code=f"x{n} = {n}\n") for n in range(40)]
     asked = tuple(tokenizer(prompt_text(question(1))).input_ids)
     last = tuple(tokenizer(solution_text([*steps])).input_ids)[-20:]
@@ -155,19 +155,19 @@ def test_a_cut_never_takes_the_judged_step(ppm: Path) -> None:
 
 
 def test_what_cannot_be_judged_is_counted_and_worth_nothing(ppm: Path) -> None:
-    scorer = PreferenceModel.load(ppm, limit=30)
+    scorer = LocalPPM.load(ppm, limit=30)
 
     async def work() -> list[float]:
         return await scorer.score(question(1), [solution(1)])
 
-    with metering() as cost:
+    with track_cost() as cost:
         assert asyncio.run(work()) == [0.0]
-    assert cost.unscored == 1
+    assert cost.unscorable == 1
 
 
 def sentence_of(folder: Path) -> str:
     with pytest.raises(InputError) as caught:
-        PreferenceModel.load(folder)
+        LocalPPM.load(folder)
     text = str(caught.value)
     assert "\n" not in text
     return text
@@ -206,14 +206,14 @@ def test_a_marked_checkpoint_that_was_not_copied_whole_is_refused(
 ) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(ppm, copy)
-    mark(copy, {"kind": "ppm"})
+    mark_complete(copy, {"kind": "ppm"})
     assert read_notes(copy)["kind"] == "ppm"
     (copy / "tokenizer.json").unlink()
     assert "not copied whole" in sentence_of(copy)
 
 
 def test_being_cancelled_leaves_the_scorer_usable_also_in_another_loop(ppm: Path) -> None:
-    scorer = PreferenceModel.load(ppm)
+    scorer = LocalPPM.load(ppm)
 
     async def cancelled() -> None:
         calls = [asyncio.create_task(scorer.score(question(n), [solution(n)])) for n in range(6)]
@@ -238,7 +238,7 @@ def test_the_solver_values_steps_with_a_checkpoint(ppm: Path, tmp_path: Path) ->
             tree = (await solver.solve(QUESTION)).tree
         scored = [index for index, node in enumerate(tree.nodes) if node.score is not None]
         assert len(scored) == len(tree) - 1
-        scorer = PreferenceModel.load(ppm)
+        scorer = LocalPPM.load(ppm)
         again = await scorer.score(QUESTION, [tree.prefix(index) for index in scored])
         return [tree.nodes[index].score or 0.0 for index in scored], again
 

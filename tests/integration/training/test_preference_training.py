@@ -8,7 +8,7 @@ import pytest
 
 from rstar_math.checkpoints.folders import read_notes
 from rstar_math.errors import InputError
-from rstar_math.ppm.scorer import PreferenceModel
+from rstar_math.ppm.scorer import LocalPPM
 from rstar_math.prompts.templates import prompt_text, solution_text
 from rstar_math.training.rows import OutcomeRow, PairRow, ValueRow
 from rstar_math.training.settings import PreferenceTraining, ProbeTraining
@@ -102,7 +102,7 @@ def test_a_ppm_learns_is_reproducible_and_is_what_the_scorer_reads(
     assert held["accuracy"] > 0.9
     assert first["last_loss"] < 0.4
     assert read_notes(tmp_path / "a")["kind"] == "ppm"
-    scorer = PreferenceModel.load(tmp_path / "a")
+    scorer = LocalPPM.load(tmp_path / "a")
 
     async def work() -> list[float]:
         return await scorer.score(question(90), [solution(90), (solution(90)[0], GUESS)])
@@ -118,7 +118,7 @@ def test_lora_trains_adapter_and_head(policy: Path, tmp_path: Path, bf16: bool) 
     settings = SETTINGS.model_copy(update={"lora": 4, "bf16": bf16, "epochs": 6})
     report = train_preference(ROWS, str(policy), tmp_path / "lora", settings)
     assert report["last_loss"] < report["first_loss"]
-    PreferenceModel.load(tmp_path / "lora")
+    LocalPPM.load(tmp_path / "lora")
     assert (tmp_path / "lora" / "adapter").is_dir()
 
 
@@ -162,7 +162,7 @@ def test_a_probe_ranks_and_scores_like_any_ppm(
 
     report = train_probe(ROWS, str(policy), tmp_path / "probe", probe)
     assert report["held_out"]["accuracy"] > 0.9
-    scorer = PreferenceModel.load(tmp_path / "probe")
+    scorer = LocalPPM.load(tmp_path / "probe")
 
     async def work() -> list[float]:
         return await scorer.score(question(90), [solution(90), (solution(90)[0], GUESS)])
@@ -171,7 +171,7 @@ def test_a_probe_ranks_and_scores_like_any_ppm(
     assert values[0] > values[1]
     other = save_tiny_policy(tmp_path / "other", size=64)
     with pytest.raises(InputError, match="name its own policy"):
-        PreferenceModel.load(tmp_path / "probe", base=str(other))
+        LocalPPM.load(tmp_path / "probe", base=str(other))
 
 
 def test_nothing_to_learn_is_a_sentence(policy: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from rstar_math.training.trainer import end_idle_threads
+from rstar_math.training.trainer import stop_openmp_threads
 
 torch = pytest.importorskip("torch", reason="training's packages are not installed")
 
@@ -18,7 +18,7 @@ def test_idle_threads_end_and_come_back() -> None:
         square = torch.ones(512, 512)
         assert (square @ square)[0, 0] == 512
         kept = _threads()
-        end_idle_threads()
+        stop_openmp_threads()
         assert _threads() <= kept - 2
         assert (square @ square)[0, 0] == 512
     finally:

@@ -12,17 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from rstar_math.checkpoints.folders import MARK
+from rstar_math.checkpoints.folders import COMPLETION_FILE
 from rstar_math.checkpoints.gguf_adapters import write_adapter
 from rstar_math.checkpoints.gguf_export import write_gguf
 from rstar_math.checkpoints.value_heads import ValueHead
 from rstar_math.config import load_config
-from rstar_math.costs import metering
-from rstar_math.errors import ConfigError, InputError, ModelRefused, ModelUnreachable
+from rstar_math.costs import track_cost
+from rstar_math.errors import ConfigError, InputError, ModelRejectedError, ModelUnreachableError
 from rstar_math.llm.local import EngineSettings, start
 from rstar_math.ppm import remote
-from rstar_math.ppm.remote import OpenScorer, ServedPreference, open_scorer
-from rstar_math.ppm.scorer import PreferenceModel
+from rstar_math.ppm.remote import OpenScorer, RemotePPM, load_scorer
+from rstar_math.ppm.scorer import LocalPPM
 from rstar_math.prompts.templates import prompt_text, solution_text
 from rstar_math.solver.solver import Solver
 from rstar_math.testing import ScriptedPolicy
@@ -59,7 +59,7 @@ def ppm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def plain(ppm: Path) -> list[float]:
-    return values(PreferenceModel.load(ppm))
+    return values(LocalPPM.load(ppm))
 
 
 def values(scorer: OpenScorer) -> list[float]:
@@ -79,7 +79,7 @@ def found(*settings: str) -> list[float]:
     config = load_config(None, ["search.scorer=ppm", f"model.api_key_env={KEY}", *settings])
 
     async def work() -> list[float]:
-        scorer = await open_scorer(config)
+        scorer = await load_scorer(config)
         try:
             return await scorer.score(question(4), PREFIXES)
         finally:
@@ -96,7 +96,7 @@ def test_the_values_differ_enough_to_be_compared(plain: list[float]) -> None:
 def test_llama_cpp_gives_what_transformers_gives(ppm: Path, plain: list[float]) -> None:
     assert found(f"search.ppm={ppm.parent}/ppm.gguf") == pytest.approx(plain, abs=1e-2)
     half = write_gguf(ppm, ppm.parent / "half.gguf", kind="f16")
-    assert values(ServedPreference.load(half, streams=2)) == pytest.approx(plain, abs=1e-2)
+    assert values(RemotePPM.load(half, streams=2)) == pytest.approx(plain, abs=1e-2)
 
 
 WITHOUT_TORCH = """
@@ -135,8 +135,8 @@ def test_an_adapter_made_for_the_embedded_model_goes_onto_that_beside_any_policy
 ) -> None:
     ours = tmp_path / "ppm"
     shutil.copytree(ppm, ours)
-    notes = json.loads((ours / MARK).read_text())
-    (ours / MARK).write_text(json.dumps({**notes, "base": "local"}))
+    notes = json.loads((ours / COMPLETION_FILE).read_text())
+    (ours / COMPLETION_FILE).write_text(json.dumps({**notes, "base": "local"}))
     write_adapter(ours, tmp_path / "adapter.gguf", kind="f32")
     asked: list[str] = []
 
@@ -159,10 +159,10 @@ def test_hidden_states_of_a_llama_cpp_server_with_a_head_here(
     url = f"search.ppm={server.listening_address}/v1"
     for head in (ppm, file):
         assert found(url, f"search.ppm_head={head}") == pytest.approx(plain, abs=1e-2)
-    with pytest.raises(ModelRefused, match="has no /classify"):
+    with pytest.raises(ModelRejectedError, match="has no /classify"):
         found(url)
     monkeypatch.setenv(KEY, "wrong")
-    with pytest.raises(ModelRefused, match="refused the key"):
+    with pytest.raises(ModelRejectedError, match="refused the key"):
         found(url)
 
 
@@ -177,14 +177,14 @@ def test_vllm_s_two_ways(ppm: Path, plain: list[float], tmp_path: Path) -> None:
         with pytest.raises(InputError, match="no value head"):
             found(there, f"search.ppm_head={ppm.parent}/policy")
         server.obeys = False
-        with pytest.raises(ModelRefused, match="no raw scores"):
+        with pytest.raises(ModelRejectedError, match="no raw scores"):
             found(there)
-        with pytest.raises(ModelRefused, match="normalises"):
+        with pytest.raises(ModelRejectedError, match="normalises"):
             found(there, f"search.ppm_head={ppm}")
         server.routes.discard("/tokenize")
-        with pytest.raises(ModelRefused, match="/tokenize"):
+        with pytest.raises(ModelRejectedError, match="/tokenize"):
             found(there)
-    with pytest.raises(ModelUnreachable, match=r"or correct search\.ppm"):
+    with pytest.raises(ModelUnreachableError, match=r"or correct search\.ppm"):
         found(there)
 
 
@@ -202,7 +202,7 @@ def test_a_running_vllm(ppm: Path) -> None:
     rstar train ppm wrote, and name both: RSTAR_VLLM_PPM=http://host:port/v1,
     RSTAR_VLLM_PPM_FOLDER=FOLDER."""
     folder = os.environ["RSTAR_VLLM_PPM_FOLDER"]
-    plain = values(PreferenceModel.load(folder))
+    plain = values(LocalPPM.load(folder))
     assert found(f"search.ppm={os.environ['RSTAR_VLLM_PPM']}") == pytest.approx(plain, abs=1e-2)
 
 
@@ -218,17 +218,17 @@ def test_what_is_too_long_is_cut_as_in_this_process(ppm: Path) -> None:
 
     for limit, unscored in ((120, 0), (30, 2)):
         prefixes = [steps, [*steps[:-1], solution(1)[0]]]
-        here = asyncio.run(work(PreferenceModel.load(ppm, limit=limit), prefixes))
-        with metering() as cost:
-            there = asyncio.run(work(ServedPreference.load(file, streams=1, limit=limit), prefixes))
+        here = asyncio.run(work(LocalPPM.load(ppm, limit=limit), prefixes))
+        with track_cost() as cost:
+            there = asyncio.run(work(RemotePPM.load(file, streams=1, limit=limit), prefixes))
         assert there == pytest.approx(here, abs=1e-2)
-        assert cost.unscored == unscored
+        assert cost.unscorable == unscored
     assert there == [0.0, 0.0]
 
 
 def test_a_new_node_costs_little_more_than_its_own_tokens(ppm: Path) -> None:
     """Two searches at once, 8 children a layer, of which one is gone on from; texts come too."""
-    scorer = ServedPreference.load(ppm.parent / "ppm.gguf", streams=2)
+    scorer = RemotePPM.load(ppm.parent / "ppm.gguf", streams=2)
 
     async def grown(number: int) -> int:
         asked, prefix, own = question(number), tuple[Step, ...](), 0
@@ -249,7 +249,7 @@ def test_a_new_node_costs_little_more_than_its_own_tokens(ppm: Path) -> None:
 
     async def work() -> tuple[int, int]:
         try:
-            with metering() as cost:
+            with track_cost() as cost:
                 own = sum(await asyncio.gather(grown(1), grown(2)))
             short = prompt_text(question(1)) + solution_text(solution(1))
             assert [value is None for value in await scorer.score_texts([short, short * 90])] == [
@@ -270,7 +270,7 @@ def test_the_solver_values_steps_with_a_file(ppm: Path) -> None:
         async with Solver(load_config(None, settings), policy=ScriptedPolicy(script)) as solver:
             tree = (await solver.solve(QUESTION)).tree
         scored = [index for index, node in enumerate(tree.nodes) if node.score is not None]
-        here = PreferenceModel.load(ppm)
+        here = LocalPPM.load(ppm)
         again = await here.score(QUESTION, [tree.prefix(index) for index in scored])
         return [tree.nodes[index].score or 0.0 for index in scored], again
 

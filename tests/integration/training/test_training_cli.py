@@ -13,7 +13,7 @@ from rstar_math.cli import app
 from rstar_math.config import SearchConfig
 from rstar_math.errors import ConfigError, InputError, TrainingError
 from rstar_math.runs.store import RunStore
-from rstar_math.search import Choice, Parts, Tree, sample_chains
+from rstar_math.search import Choice, SearchComponents, Tree, sample_chains
 from rstar_math.testing import ToyWorld
 from rstar_math.training.rows import solution_row
 from tests.integration.training.test_preference_training import ROWS
@@ -108,9 +108,9 @@ def test_choosing_by_a_ppm_is_held_against_votes_on_the_same_samples(
         store.add_problems(problems := world.problems(5))
         for problem in problems:
             tree = Tree(problem.question)
-            parts = Parts(world.policy, world.executor)
+            parts = SearchComponents(world.policy, world.executor)
             asyncio.run(sample_chains(tree, 4, parts=parts, config=SearchConfig()))
-            store.put("sc@4", tree, Choice(None, None, 0.0, {}))
+            store.save("sc@4", tree, Choice(None, None, 0.0, {}))
     found: Any = call("eval-ppm", str(tmp_path / "ppm"), "--run", str(run))["choosing"]
     assert (found["problems"], found["strategy"]) == (5, "sc@4")
     assert found["scorer_tokens"] > 0
@@ -125,9 +125,9 @@ def test_choosing_by_a_ppm_is_held_against_votes_on_the_same_samples(
 
 def test_a_folder_without_pairs_says_what_it_has(policy: str, tmp_path: Path) -> None:
     from rstar_math.training.curation import Curated, CurationConfig
-    from rstar_math.training.dataset import Origin, write_folder
+    from rstar_math.training.dataset import DatasetSource, write_folder
 
-    write_folder(tmp_path / "data", Curated(), Origin("r", "0", {}, ()), CurationConfig())
+    write_folder(tmp_path / "data", Curated(), DatasetSource("r", "0", {}, ()), CurationConfig())
     with pytest.raises(InputError, match="has no preference data as jsonl"):
         call("train", "ppm", str(tmp_path / "data"), "--base", policy, "--out", str(tmp_path / "x"))
     assert not (tmp_path / "x").exists()

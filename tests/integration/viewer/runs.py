@@ -61,7 +61,7 @@ def write_large(path: Path, size: int) -> Path:
     tree = grown(size)
     with RunStore.open(path, {}) as store:
         store.add_problems([Problem(tree.question, "3")])
-        store.put("mcts", tree, chosen(tree), Verdict.WRONG)
+        store.save("mcts", tree, chosen(tree), Verdict.WRONG)
     return path
 
 
@@ -88,7 +88,7 @@ def write_harm(path: Path) -> Path:
         store.add_problems([Problem(tree.question, sound, "<i>source</i>", "<u>level</u>")])
         votes = {sound: 1.0, "<script>window.harmed = 1</script>": 0.5}
         choice = Choice(sound, tree.answers()[0], 0.67, votes)
-        store.put("mcts", Tree(tree.question), choice, Verdict.RIGHT)
+        store.save("mcts", Tree(tree.question), choice, Verdict.RIGHT)
     blob = zlib.compress(json.dumps(to_record(tree)).encode())
     with closing(sqlite3.connect(path)) as db, db:
         db.execute("UPDATE results SET tree = ?, failures = ?", (blob, json.dumps({HARM: 1})))

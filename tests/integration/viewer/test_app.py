@@ -157,7 +157,7 @@ def growing(tmp_path: Path) -> Iterator[RunStore]:
 def put(store: RunStore, number: int) -> None:
     tree = grown(20)
     tree.question = Question(f"grow/{number}", f"Number {number}?")
-    store.put("mcts", tree, chosen(tree), Verdict.RIGHT)
+    store.save("mcts", tree, chosen(tree), Verdict.RIGHT)
 
 
 def test_a_run_that_grows_sends_what_is_new(growing: RunStore) -> None:

@@ -10,7 +10,15 @@ from typer.testing import CliRunner
 
 from rstar_math.cli import app
 from rstar_math.errors import ConfigError
-from rstar_math.evolution.capacity import Habits, alone, engine_of, gpu_names, load_of, part, reckon
+from rstar_math.evolution.capacity import (
+    WorkloadProfile,
+    estimate_capacity,
+    gpu_names,
+    gpu_speed,
+    load_of,
+    part,
+    resource_seconds,
+)
 from rstar_math.evolution.recipe import load_recipe
 from rstar_math.evolution.simulation import Clock, Engine, Line, Load, Machines, Replica, simulate
 
@@ -73,7 +81,7 @@ def test_what_is_scarce_is_what_the_time_goes_to() -> None:
     }
     for name, machines in settings_.items():
         load = replace(LOAD, problems=4000)
-        needs = alone(load, machines)
+        needs = resource_seconds(load, machines)
         assert max(needs, key=lambda key: needs[key]) == name
         played = simulate(load, machines)
         assert not played.whole
@@ -98,7 +106,7 @@ def test_waiting_holds_up_too_few_searches() -> None:
 
 
 def test_the_rounds_of_the_paper() -> None:
-    loads = reckon(load_recipe("paper-7b").rounds, 1000, Habits(), unsolved=0.1)
+    loads = estimate_capacity(load_recipe("paper-7b").rounds, 1000, WorkloadProfile(), unsolved=0.1)
     sizes = {name: (load.problems, round(load.calls), round(load.samples)) for name, load in loads}
     assert sizes == {
         "1/search": (1000, 32, 5),
@@ -108,19 +116,19 @@ def test_the_rounds_of_the_paper() -> None:
         "4/more-1": (100, 256, 16),
         "4/more-2": (100, 512, 16),
     }
-    assert load_of(Habits(), 10, 2, 8).sampled == 10 * 2 * 4 * 8 * 60
+    assert load_of(WorkloadProfile(), 10, 2, 8).sampled == 10 * 2 * 4 * 8 * 60
 
 
 def test_engines_from_data_sheets() -> None:
-    engines = {name: engine_of(name, params=7.6, slots=256) for name in gpu_names()}
+    engines = {name: gpu_speed(name, params=7.6, slots=256) for name in gpu_names()}
     assert engines["A100"].full > engines["A100-40GB"].full > engines["L4"].full
     for name, engine in engines.items():
         assert engine.single < engine.full < engine.prefill, name
         assert engine.full <= engine.slots * engine.single
     with pytest.raises(ConfigError, match="not in the list of GPUs"):
-        engine_of("Z80", params=7.6, slots=1)
+        gpu_speed("Z80", params=7.6, slots=1)
     with pytest.raises(ConfigError, match="does not fit one L4"):
-        engine_of("L4", params=70, slots=1)
+        gpu_speed("L4", params=70, slots=1)
 
 
 def test_the_command() -> None:

@@ -7,13 +7,13 @@ from types import ModuleType
 
 import pytest
 
-from rstar_math.distributed.ray_workers import WithoutRay, connect
-from rstar_math.errors import ClusterError, MissingExtra
+from rstar_math.distributed.ray_workers import SuppressRayOutput, connect
+from rstar_math.errors import ClusterError, MissingDependencyError
 
 
 def test_without_ray_the_command_to_type_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(MissingExtra, match=r"pip install 'rstar-math\[ray\]'"):
+    with pytest.raises(MissingDependencyError, match=r"pip install 'rstar-math\[ray\]'"):
         connect("auto")
 
 
@@ -26,7 +26,7 @@ def test_an_address_where_nobody_listens(address: str, monkeypatch: pytest.Monke
 
 def test_what_rays_threads_print_does_not_reach_the_output() -> None:
     stream = io.StringIO()
-    quiet = WithoutRay(stream)
+    quiet = SuppressRayOutput(stream)
     loud = threading.Thread(target=print, args=("a node died",), kwargs={"file": quiet})
     loud.name = "ray_listen_error_messages"
     loud.start()

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rstar_math.distributed.dispatch import LOSSES, Dispatch, WorkerLost
-from rstar_math.errors import ClusterError, ModelRefused, ModelUnreachable, RstarError
-from rstar_math.runs.results import Packed, packed
+from rstar_math.errors import ClusterError, ModelRejectedError, ModelUnreachableError, RstarError
+from rstar_math.runs.results import PackedResult, pack_result
 from rstar_math.search import Choice, Tree
 from rstar_math.search.strategies import Strategy
 from rstar_math.types import Problem, Question, Step
@@ -24,10 +24,10 @@ def problems(count: int) -> list[Problem]:
     return [Problem(Question(f"p{i}", f"What is {i}?"), str(i)) for i in range(count)]
 
 
-def answered(problem: Problem) -> Packed:
+def answered(problem: Problem) -> PackedResult:
     tree = Tree(problem.question)
     tree.add(0, Step(prose=f"It is {problem.reference}", kind="answer", answer=problem.reference))
-    return packed("mcts", tree, Choice(problem.reference, 1, 1.0, {}), None)
+    return pack_result("mcts", tree, Choice(problem.reference, 1, 1.0, {}), None)
 
 
 class Hand:
@@ -42,10 +42,10 @@ class Hand:
         self.poison: str | None = None
         self.dead = False
 
-    def room(self, strategy: Strategy) -> int:
+    def capacity(self, strategy: Strategy) -> int:
         return self._room
 
-    async def search(self, problem: Problem, strategy: Strategy, *, guided: bool) -> Packed:
+    async def search(self, problem: Problem, strategy: Strategy, *, guided: bool) -> PackedResult:
         self.begun += 1
         self.under_way += 1
         self.most = max(self.most, self.under_way)
@@ -73,7 +73,7 @@ def searched(dispatch: Dispatch, given_problems: list[Problem]) -> list[str]:
 
     async def once() -> list[str]:
         found = []
-        async for problem, one in dispatch.finished(given_problems, STRATEGY, guided=False):
+        async for problem, one in dispatch.iter_results(given_problems, STRATEGY, guided=False):
             assert one == answered(problem)
             found.append(problem.id)
         return found
@@ -116,7 +116,7 @@ def test_a_worker_that_joins_late_is_given_work_and_one_that_leaves_is_not() -> 
 
     async def once() -> list[str]:
         found = []
-        async for problem, _ in dispatch.finished(problems(40), STRATEGY, guided=False):
+        async for problem, _ in dispatch.iter_results(problems(40), STRATEGY, guided=False):
             found.append(problem.id)
             if len(found) == 10:
                 dispatch.join(late)
@@ -156,7 +156,7 @@ def test_nothing_new_is_begun_while_the_writer_is_busy() -> None:
         for i in range(2):
             dispatch.join(Hand(f"h{i}", room=3))
         taken = 0
-        async for _ in dispatch.finished(source(), STRATEGY, guided=False):
+        async for _ in dispatch.iter_results(source(), STRATEGY, guided=False):
             taken += 1
             for _ in range(30):
                 await asyncio.sleep(0)
@@ -179,7 +179,7 @@ def test_a_problem_that_kills_its_workers_is_named() -> None:
 def test_a_worker_that_cannot_reach_the_model_is_put_aside() -> None:
     dispatch = Dispatch()
     cut_off, well = Hand("cut off"), Hand("well")
-    cut_off.error = ModelUnreachable("no route")
+    cut_off.error = ModelUnreachableError("no route")
     dispatch.join(cut_off)
     dispatch.join(well)
     assert len(searched(dispatch, problems(20))) == 20
@@ -190,16 +190,16 @@ def test_a_worker_that_cannot_reach_the_model_is_put_aside() -> None:
 def test_an_error_of_the_search_ends_it_after_what_was_finished() -> None:
     dispatch = Dispatch()
     refused, well = Hand("refused", room=1), Hand("well", room=1)
-    refused.error = ModelRefused("bad key")
+    refused.error = ModelRejectedError("bad key")
     dispatch.join(refused)
     dispatch.join(well)
-    with pytest.raises(ModelRefused, match="bad key"):
+    with pytest.raises(ModelRejectedError, match="bad key"):
         searched(dispatch, problems(20))
     alone = Dispatch()
     cut_off = Hand("alone")
-    cut_off.error = ModelUnreachable("no route")
+    cut_off.error = ModelUnreachableError("no route")
     alone.join(cut_off)
-    with pytest.raises(ModelUnreachable, match="no route"):
+    with pytest.raises(ModelUnreachableError, match="no route"):
         searched(alone, problems(4))
 
 
@@ -209,11 +209,11 @@ def test_a_search_that_is_left_ends_what_is_under_way() -> None:
     async def once() -> None:
         dispatch = Dispatch()
         dispatch.join(hand)
-        found = dispatch.finished(problems(20), STRATEGY, guided=False)
+        found = dispatch.iter_results(problems(20), STRATEGY, guided=False)
         await anext(found)
         await found.aclose()
         assert hand.under_way == 0
-        again = [p.id async for p, _ in dispatch.finished(problems(3), STRATEGY, guided=False)]
+        again = [p.id async for p, _ in dispatch.iter_results(problems(3), STRATEGY, guided=False)]
         assert sorted(again) == ["p0", "p1", "p2"]
 
     asyncio.run(asyncio.wait_for(once(), 20))
@@ -229,7 +229,7 @@ def test_who_is_slow_is_named() -> None:
     for account in accounts:
         account.busy_s = 0.1 * account.done
     accounts[1].busy_s *= 30
-    accounts[2].under_way["late"] = accounts[2].joined_at - 1000
+    accounts[2].running["late"] = accounts[2].joined_at - 1000
     assert dispatch.progress.slow_workers() == ["h1"]
     (straggler,) = dispatch.progress.stragglers()
     assert (straggler["problem"], straggler["worker"]) == ("late", "h2")

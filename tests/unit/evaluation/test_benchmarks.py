@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rstar_math.errors import InputError, MissingExtra
+from rstar_math.errors import InputError, MissingDependencyError
 from rstar_math.evaluation.report_sections import published
 from rstar_math.problems import read_problems
 from rstar_math.problems.benchmarks import (
@@ -81,7 +81,7 @@ def test_what_is_nowhere_says_where_it_is_from(
     with pytest.raises(InputError, match=r"not on the hub; put mawps/test.jsonl into a folder"):
         load("mawps", folder=tmp_path)
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(MissingExtra, match="pip install datasets"):
+    with pytest.raises(MissingDependencyError, match="pip install datasets"):
         load("gsm8k", folder=tmp_path)
     with pytest.raises(InputError, match="names no source"):
         load("hf:")
@@ -123,8 +123,8 @@ def test_rows_become_problems() -> None:
 
 def test_other_sources_are_read_as_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(MissingExtra, match="needs the package datasets"):
+    with pytest.raises(MissingDependencyError, match="needs the package datasets"):
         load("hf:me/sums:main@train?question=prompt&answer=target")
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)
-    with pytest.raises(MissingExtra, match="reasoning-gym"):
+    with pytest.raises(MissingDependencyError, match="reasoning-gym"):
         load("gym:chain_sum?size=3")

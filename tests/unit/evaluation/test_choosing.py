@@ -7,16 +7,16 @@ import pytest
 
 from rstar_math.config import SearchConfig
 from rstar_math.errors import InputError
-from rstar_math.evaluation.reranking import Chosen, choose, sentence
+from rstar_math.evaluation.reranking import RerankComparison, rerank_samples, sentence
 from rstar_math.evaluation.statistics import compare
 from rstar_math.protocols import Scorer, Verifier
-from rstar_math.search import Parts, Tree, sample_chains
+from rstar_math.search import SearchComponents, Tree, sample_chains
 from rstar_math.testing import ToyWorld
 from rstar_math.types import Question, Step
 from tests.unit.toy import same_text
 
 WORLD = ToyWorld(steps=3)
-PARTS = Parts(WORLD.policy, WORLD.executor)
+PARTS = SearchComponents(WORLD.policy, WORLD.executor)
 
 
 class Contrary:
@@ -36,8 +36,8 @@ async def sampled(problems: int) -> AsyncIterator[tuple[Tree, Verifier]]:
         yield tree, WORLD.verifier(problem)
 
 
-def chosen(scorer: Scorer, problems: int = 60) -> Chosen:
-    return asyncio.run(choose(sampled(problems), scorer, same_text))
+def chosen(scorer: Scorer, problems: int = 60) -> RerankComparison:
+    return asyncio.run(rerank_samples(sampled(problems), scorer, same_text))
 
 
 def test_true_values_beat_votes_and_their_opposites_lose() -> None:
@@ -66,4 +66,4 @@ def test_too_few_problems_are_said_to_be_too_few() -> None:
     assert said.startswith("It is not shown")
     assert "4 problems" in said
     with pytest.raises(InputError, match="reference"):
-        Chosen().comparisons()
+        RerankComparison().comparisons()

@@ -15,11 +15,18 @@ from rstar_math.evaluation.document import Heading, Link, Table, to_html, to_mar
 from rstar_math.evaluation.metrics import maj_at_k, scorer_at_k, top_of_runs
 from rstar_math.evaluation.report import rules, write_report
 from rstar_math.evaluation.report_sections import holm, published, published_on
-from rstar_math.evaluation.results import Series, StepRecord, Terms, gather, read, seeds_pooled
+from rstar_math.evaluation.results import (
+    RunTerms,
+    Series,
+    StepRecord,
+    grade_result,
+    load_runs,
+    seeds_pooled,
+)
 from rstar_math.evaluation.statistics import anytime, calibration, calibration_error
 from rstar_math.runs.results import Result
 from rstar_math.runs.store import RunStore
-from rstar_math.search import Tree, ballots, majority
+from rstar_math.search import Tree, majority, votes_of
 from rstar_math.types import Problem, Question, Step, Verdict
 from rstar_math.viewer.app import write_page
 from tests.unit.evaluation.toyruns import GRADING, HOSTILE, problems, write_run
@@ -37,7 +44,7 @@ def run_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def gathered(*paths: Path) -> list[Series]:
-    return asyncio.run(gather(paths, GRADING))[1]
+    return asyncio.run(load_runs(paths, GRADING))[1]
 
 
 class Seen(HTMLParser):
@@ -131,7 +138,7 @@ def test_stopping_early_or_a_budget_leaves_no_fixed_attempts(tmp_path: Path) -> 
     given = problems(3)
     early = write_run(tmp_path / "a.rstar", "sc@40", given, "search.confidence=1", scored=False)
     (one,) = gathered(early)
-    stopped = [r for r in one.readings if r.result.cost.spared_tokens]
+    stopped = [r for r in one.readings if r.result.cost.saved_tokens]
     assert stopped
     assert all(r.attempts == () for r in stopped)
     budget = write_run(tmp_path / "b.rstar", "sc@4", given, "search.tokens=300", scored=False)
@@ -147,7 +154,7 @@ def test_runs_that_differ_in_their_seed_alone_are_pooled(tmp_path: Path) -> None
             tmp_path / "c.rstar", "sc@4", given, "search.seed=2", "search.depth=9", scored=False
         ),
     ]
-    found, series = asyncio.run(gather(runs, GRADING))
+    found, series = asyncio.run(load_runs(runs, GRADING))
     (group,) = seeds_pooled(found, series)
     assert [one.label for one in group] == ["a: sc@4", "b: sc@4"]
 
@@ -241,10 +248,10 @@ def test_a_value_stands_for_a_chance_on_its_own_scale(kind: str, chances: list[f
     for value, answer in ((0.5, "1"), (0.9, "2")):
         node = tree.nodes[tree.add(0, Step(f"It is {answer}.", kind="answer", answer=answer))]
         node.visits, node.value_sum, node.closed = 1, value, True
-    choice = asyncio.run(majority(ballots(tree), same_text))
+    choice = asyncio.run(majority(votes_of(tree), same_text))
     result = Result("q", kind, choice, Verdict.RIGHT, tree.cost, {})
-    problem, terms = Problem(tree.question, "2"), Terms(kind, 8, "majority")
-    reading = asyncio.run(read(problem, result, tree, GRADING, terms))
+    problem, terms = Problem(tree.question, "2"), RunTerms(kind, 8, "majority")
+    reading = asyncio.run(grade_result(problem, result, tree, GRADING, terms))
     assert [step.q for step in reading.steps] == pytest.approx(chances)
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from rstar_math.config import load_config
-from rstar_math.evaluation.results import Grading
-from rstar_math.runs.results import conditions
+from rstar_math.evaluation.results import AnswerJudge
+from rstar_math.runs.results import run_conditions
 from rstar_math.runs.store import RunStore
-from rstar_math.search import Parts, Tree, pursue
+from rstar_math.search import SearchComponents, Tree, run_strategy
 from rstar_math.search.strategies import parse_strategies
 from rstar_math.testing import ToyWorld
 from rstar_math.types import Problem, Question, Verdict
@@ -25,7 +25,7 @@ async def judge(answer: str, reference: str) -> Verdict:
     return Verdict.RIGHT if answer == reference else Verdict.WRONG
 
 
-GRADING = Grading(same_text, judge)
+GRADING = AnswerJudge(same_text, judge)
 
 
 def problems(count: int) -> list[Problem]:
@@ -46,28 +46,30 @@ def write_run(
 ) -> Path:
     """A run file with the strategies' results on the problems."""
     config = load_config(None, ["search.candidates=4", "search.rollouts=6", *settings])
-    parts = Parts(WORLD.policy, WORLD.executor, WORLD.scorer(noise=0.4) if scored else None, None)
+    parts = SearchComponents(
+        WORLD.policy, WORLD.executor, WORLD.scorer(noise=0.4) if scored else None, None
+    )
 
     async def work() -> None:
-        with RunStore.open(path, conditions(config, guided=False)) as store:
+        with RunStore.open(path, run_conditions(config, guided=False)) as store:
             store.add_problems(given)
-            store.note("libraries", '{"numpy": "2"}')
-            store.pin("model", "toy <b>world</b>")
+            store.set_default_fact("libraries", '{"numpy": "2"}')
+            store.require_fact("model", "toy <b>world</b>")
             for strategy in parse_strategies(strategies):
                 own = parts if strategy.kind not in ("greedy", "sc") else _unscored(parts)
                 for problem in given:
                     tree = Tree(problem.question)
-                    choice = await pursue(tree, strategy, own, config.search, group=same_text)
+                    choice = await run_strategy(tree, strategy, own, config.search, group=same_text)
                     verdict = None
                     if problem.reference is not None:
                         verdict = await judge(choice.answer or "", problem.reference)
-                    store.put(strategy.name, tree, choice, verdict)
+                    store.save(strategy.name, tree, choice, verdict)
 
     asyncio.run(work())
     return path
 
 
-def _unscored(parts: Parts) -> Parts:
+def _unscored(parts: SearchComponents) -> SearchComponents:
     """The same parts without the scorer."""
     fields: dict[str, Any] = {"scorer": None}
     return replace(parts, **fields)

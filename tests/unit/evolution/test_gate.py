@@ -2,7 +2,7 @@
 
 import pytest
 
-from rstar_math.evolution.gates import chance_better, decide
+from rstar_math.evolution.gates import bootstrap_probability, decide
 
 
 def results(right: int, of: int, start: int = 0) -> dict[str, bool]:
@@ -15,7 +15,7 @@ def test_better_by_hand() -> None:
     assert found.comparison["difference"] == pytest.approx(0.3)
     assert found.comparison["only_second"] == 3
     assert found.comparison["only_first"] == 0
-    assert found.sure > 0.95
+    assert found.probability > 0.95
 
 
 @pytest.mark.parametrize("new", [results(5, 10), results(4, 10), results(5, 10, 5)])
@@ -36,7 +36,7 @@ def test_problems_are_paired_by_name_not_by_order() -> None:
 
 
 def test_the_chance_of_better() -> None:
-    assert chance_better([0.0] * 20) == 0.5
-    assert chance_better([1.0] * 20) == 1.0
-    assert chance_better([-1.0] * 20) == 0.0
-    assert chance_better([1.0, -1.0] * 30) == pytest.approx(0.5, abs=0.03)
+    assert bootstrap_probability([0.0] * 20) == 0.5
+    assert bootstrap_probability([1.0] * 20) == 1.0
+    assert bootstrap_probability([-1.0] * 20) == 0.0
+    assert bootstrap_probability([1.0, -1.0] * 30) == pytest.approx(0.5, abs=0.03)

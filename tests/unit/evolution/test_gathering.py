@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from rstar_math.errors import ConfigError, InputError
-from rstar_math.evolution.manifest import Facts, Journal
-from rstar_math.evolution.problem_sets import gather, to_learn_from
+from rstar_math.evolution.manifest import Facts, ManifestStore
+from rstar_math.evolution.problem_sets import prepare_problems, training_pool
 from rstar_math.evolution.recipe import Recipe, RoundSection, load_recipe
 
 LONG = "Tom has 3 pens and buys 4, so <<3+4=7>>7 pens.\nHe loses 2, so <<7-2=5>>5.\n#### 5"
@@ -33,15 +33,15 @@ def recipe_of(folder: Path, *settings: str) -> Recipe:
 
 
 async def gathered(folder: Path, recipe: Recipe) -> tuple[Facts, dict[int | None, list[str]]]:
-    with Journal.open(folder / "run", recipe.model_dump(mode="json")) as journal:
+    with ManifestStore.open(folder / "run", recipe.model_dump(mode="json")) as journal:
 
         async def work() -> Facts:
-            return gather(journal, recipe)
+            return prepare_problems(journal, recipe)
 
-        facts = await journal.stage("0/problems", {}, work)
+        facts = await journal.run_stage("0/problems", {}, work)
         steps: tuple[int | None, ...] = (None, 2, 3)
         return facts, {
-            at: [p.id for p in to_learn_from(journal, 2, RoundSection(steps=at))] for at in steps
+            at: [p.id for p in training_pool(journal, 2, RoundSection(steps=at))] for at in steps
         }
 
 
@@ -85,13 +85,13 @@ def test_a_round_may_keep_to_some_sources(tmp_path: Path) -> None:
     recipe = recipe_of(tmp_path, *settings, 'rounds.2.sources=["stor", "gsm8k"]')
 
     async def sources() -> tuple[Facts, set[str | None]]:
-        with Journal.open(tmp_path / "run", recipe.model_dump(mode="json")) as journal:
+        with ManifestStore.open(tmp_path / "run", recipe.model_dump(mode="json")) as journal:
 
             async def work() -> Facts:
-                return gather(journal, recipe)
+                return prepare_problems(journal, recipe)
 
-            facts = await journal.stage("0/problems", {}, work)
-            found = to_learn_from(journal, 2, recipe.rounds[1])
+            facts = await journal.run_stage("0/problems", {}, work)
+            found = training_pool(journal, 2, recipe.rounds[1])
             return facts["counts"], {problem.source for problem in found}
 
     counts, found = asyncio.run(sources())

@@ -8,37 +8,39 @@ from typing import Any
 import pytest
 
 from rstar_math.errors import ConfigError, InputError, StoreError
-from rstar_math.evolution.manifest import Facts, Journal, digest
+from rstar_math.evolution.manifest import Facts, ManifestStore, digest
 from rstar_math.files import write_json
 
 RECIPE: dict[str, Any] = {"base": "local", "rounds": [{"rollouts": 4}]}
 
 
-def do(journal: Journal, name: str, inputs: dict[str, Any], found: Facts, log: list[str]) -> Facts:
+def do(
+    journal: ManifestStore, name: str, inputs: dict[str, Any], found: Facts, log: list[str]
+) -> Facts:
     async def work() -> Facts:
         log.append(name)
         return found
 
-    return asyncio.run(journal.stage(name, inputs, work))
+    return asyncio.run(journal.run_stage(name, inputs, work))
 
 
 def test_a_stage_is_done_once_also_by_a_later_process(tmp_path: Path) -> None:
     log: list[str] = []
     for _ in range(2):
-        with Journal.open(tmp_path / "run", RECIPE) as journal:
+        with ManifestStore.open(tmp_path / "run", RECIPE) as journal:
             assert do(journal, "1/search", {"seed": 1}, {"solved": 3}, log) == {"solved": 3}
     assert log == ["1/search"]
-    assert Journal.read(tmp_path / "run").facts("1/search") == {"solved": 3}
-    assert Journal.read(tmp_path / "run").facts("1/curate") is None
+    assert ManifestStore.read(tmp_path / "run").facts("1/search") == {"solved": 3}
+    assert ManifestStore.read(tmp_path / "run").facts("1/curate") is None
 
 
 def test_a_stage_that_fails_leaves_nothing_and_is_done_again(tmp_path: Path) -> None:
     async def fails() -> Facts:
         raise StoreError("no room")
 
-    with Journal.open(tmp_path / "run", RECIPE) as journal:
+    with ManifestStore.open(tmp_path / "run", RECIPE) as journal:
         with pytest.raises(StoreError):
-            asyncio.run(journal.stage("1/search", {}, fails))
+            asyncio.run(journal.run_stage("1/search", {}, fails))
         assert journal.facts("1/search") is None
         log: list[str] = []
         do(journal, "1/search", {}, {}, log)
@@ -46,14 +48,14 @@ def test_a_stage_that_fails_leaves_nothing_and_is_done_again(tmp_path: Path) -> 
 
 
 def test_other_inputs_are_refused_and_named(tmp_path: Path) -> None:
-    with Journal.open(tmp_path / "run", RECIPE) as journal:
+    with ManifestStore.open(tmp_path / "run", RECIPE) as journal:
         do(journal, "1/search", {"search": {"seed": 1}}, {}, [])
         with pytest.raises(ConfigError, match=r"search\.seed was 1 and now is 2"):
             do(journal, "1/search", {"search": {"seed": 2}}, {}, [])
 
 
 def test_what_only_changes_the_pace_is_no_other_input(tmp_path: Path) -> None:
-    with Journal.open(tmp_path / "run", RECIPE) as journal:
+    with ManifestStore.open(tmp_path / "run", RECIPE) as journal:
         do(journal, "1/search", {"search": {"seed": 1, "trees": None}}, {"solved": 3}, [])
         slow = {"search": {"seed": 1, "trees": 3}}
         assert do(journal, "1/search", slow, {}, []) == {"solved": 3}
@@ -61,32 +63,32 @@ def test_what_only_changes_the_pace_is_no_other_input(tmp_path: Path) -> None:
 
 def test_a_policy_cannot_go_on_from_another_in_the_middle_of_an_older_run(tmp_path: Path) -> None:
     for _ in range(2):
-        with Journal.open(tmp_path / "run", RECIPE):
+        with ManifestStore.open(tmp_path / "run", RECIPE):
             pass
     with pytest.raises(ConfigError, match=r'start was "base" and now is "policy"'):
-        Journal.open(tmp_path / "run", {**RECIPE, "start": "policy"})
+        ManifestStore.open(tmp_path / "run", {**RECIPE, "start": "policy"})
 
 
 def test_rounds_may_be_added_and_nothing_else_changed(tmp_path: Path) -> None:
     more = {**RECIPE, "rounds": [*RECIPE["rounds"], {"rollouts": 16}]}
-    with Journal.open(tmp_path / "run", RECIPE):
+    with ManifestStore.open(tmp_path / "run", RECIPE):
         pass
-    with Journal.open(tmp_path / "run", more) as journal:
+    with ManifestStore.open(tmp_path / "run", more) as journal:
         assert len(journal.recipe()["rounds"]) == 2
     with pytest.raises(ConfigError, match=r"rounds was .* and now is"):
-        Journal.open(tmp_path / "run", RECIPE)
+        ManifestStore.open(tmp_path / "run", RECIPE)
     with pytest.raises(ConfigError, match=r'base was "local" and now is "tiny"'):
-        Journal.open(tmp_path / "run", {**more, "base": "tiny"})
+        ManifestStore.open(tmp_path / "run", {**more, "base": "tiny"})
     changed = {**more, "rounds": [{"rollouts": 5}, {"rollouts": 16}]}
     with pytest.raises(ConfigError, match=r"rounds\.1\.rollouts was 4 and now is 5"):
-        Journal.open(tmp_path / "run", changed)
+        ManifestStore.open(tmp_path / "run", changed)
 
 
 def test_options_that_a_later_version_added_are_no_change(tmp_path: Path) -> None:
     later = {**RECIPE, "rounds": [{"rollouts": 4, "tempo": 1}], "servers": {}}
-    with Journal.open(tmp_path / "run", RECIPE) as journal:
+    with ManifestStore.open(tmp_path / "run", RECIPE) as journal:
         do(journal, "1/search", {"search": {"seed": 1}}, {}, [])
-    with Journal.open(tmp_path / "run", later) as journal:
+    with ManifestStore.open(tmp_path / "run", later) as journal:
         log: list[str] = []
         do(journal, "1/search", {"search": {"seed": 1, "new": 0}, "more": 1}, {}, log)
         assert log == []
@@ -94,27 +96,27 @@ def test_options_that_a_later_version_added_are_no_change(tmp_path: Path) -> Non
 
 def test_new_problems_cannot_be_asked_for_in_the_middle(tmp_path: Path) -> None:
     off, on = ({**RECIPE, "synthesis": {"requests": n}} for n in (0, 5))
-    with Journal.open(tmp_path / "run", RECIPE):
+    with ManifestStore.open(tmp_path / "run", RECIPE):
         pass
     with pytest.raises(ConfigError, match=r"synthesis\.requests was 0 and now is 5"):
-        Journal.open(tmp_path / "run", on)
-    with Journal.open(tmp_path / "run", off) as journal:
+        ManifestStore.open(tmp_path / "run", on)
+    with ManifestStore.open(tmp_path / "run", off) as journal:
         assert journal.recipe()["synthesis"] == {"requests": 0}
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     with (
-        Journal.open(tmp_path / "run", RECIPE),
+        ManifestStore.open(tmp_path / "run", RECIPE),
         pytest.raises(StoreError, match="Another process"),
     ):
-        Journal.open(tmp_path / "run", RECIPE)
+        ManifestStore.open(tmp_path / "run", RECIPE)
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.tex").write_text("mine")
     with pytest.raises(InputError, match="holds something else"):
-        Journal.open(tmp_path / "run", RECIPE)
+        ManifestStore.open(tmp_path / "run", RECIPE)
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.tex"]
 
 
@@ -123,7 +125,7 @@ def test_a_beginning_that_was_cut_short_is_begun_again(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / ".lock").touch()
     (folder / ".recipe.json.0123abcd.part").write_text("{")
-    with Journal.open(folder, RECIPE) as journal:
+    with ManifestStore.open(folder, RECIPE) as journal:
         assert journal.recipe() == RECIPE
 
 
@@ -132,30 +134,30 @@ def test_a_model_that_moved_is_the_same_model(tmp_path: Path) -> None:
         model = {"url": url, "name": name, "timeout_s": len(url), "context_tokens": 4096}
         return {**RECIPE, "rounds": [{"model": model}], "synthesis": {"model": model}}
 
-    with Journal.open(tmp_path / "run", asking("http://a:8000/v1")):
+    with ManifestStore.open(tmp_path / "run", asking("http://a:8000/v1")):
         pass
-    with Journal.open(tmp_path / "run", asking("http://elsewhere:8000/v1")):
+    with ManifestStore.open(tmp_path / "run", asking("http://elsewhere:8000/v1")):
         pass
     with pytest.raises(ConfigError, match=r'model\.is was "served" and now is "m.gguf"'):
-        Journal.open(tmp_path / "run", asking("m.gguf"))
+        ManifestStore.open(tmp_path / "run", asking("m.gguf"))
     with pytest.raises(ConfigError, match=r'model\.name was null and now is "qwen"'):
-        Journal.open(tmp_path / "run", asking("http://a:8000/v1", "qwen"))
+        ManifestStore.open(tmp_path / "run", asking("http://a:8000/v1", "qwen"))
 
 
 @pytest.mark.parametrize("text", ["[]", '"recipe"', "{}", '{"recipe": 3}'])
 def test_a_recipe_of_something_else_is_a_sentence(tmp_path: Path, text: str) -> None:
     (tmp_path / "recipe.json").write_text(text)
     with pytest.raises(StoreError, match=r"recipe\.json is none of rstar-math's"):
-        Journal.open(tmp_path, RECIPE)
+        ManifestStore.open(tmp_path, RECIPE)
 
 
 def test_looking_at_what_is_none(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is no evolution; begin one with: rstar evolve"):
-        Journal.read(tmp_path)
+        ManifestStore.read(tmp_path)
 
 
 def test_a_damaged_manifest_is_a_sentence(tmp_path: Path) -> None:
-    with Journal.open(tmp_path / "run", RECIPE) as journal:
+    with ManifestStore.open(tmp_path / "run", RECIPE) as journal:
         do(journal, "1/search", {}, {}, [])
         (tmp_path / "run" / "round-1" / "search.stage.json").write_text("{")
         with pytest.raises(StoreError, match="is damaged"):
@@ -163,12 +165,12 @@ def test_a_damaged_manifest_is_a_sentence(tmp_path: Path) -> None:
 
 
 def test_another_format_is_refused(tmp_path: Path) -> None:
-    with Journal.open(tmp_path / "run", RECIPE):
+    with ManifestStore.open(tmp_path / "run", RECIPE):
         pass
     told = tmp_path / "run" / "recipe.json"
     told.write_text(json.dumps({**json.loads(told.read_text()), "format": 9}))
     with pytest.raises(StoreError, match="format 9"):
-        Journal.open(tmp_path / "run", RECIPE)
+        ManifestStore.open(tmp_path / "run", RECIPE)
 
 
 def test_a_file_is_replaced_whole(tmp_path: Path) -> None:

@@ -4,13 +4,13 @@ import pytest
 from rich.console import Console
 
 from rstar_math.cli import progress
-from rstar_math.evolution.estimate import Habit, Pilot, Plan, reckon
+from rstar_math.evolution.estimate import CostProfile, Pilot, Plan, estimate_parts
 from rstar_math.evolution.recipe import Recipe, load_recipe
 
 PILOT = Pilot(
-    rollout=Habit(calls=3, tokens=80, seconds=0.1),
+    rollout=CostProfile(calls=3, tokens=80, seconds=0.1),
     candidates=16,
-    whole=Habit(calls=2, tokens=40, seconds=0.2),
+    whole=CostProfile(calls=2, tokens=40, seconds=0.2),
     start_s=2.0,
     length=90,
     trained=9000,
@@ -31,7 +31,7 @@ SETTINGS = (
 
 def planned(*settings: str) -> Plan:
     recipe: Recipe = load_recipe("smoke", (*SETTINGS, *settings))
-    return Plan(COUNTS, PILOT, reckon(recipe, PILOT, COUNTS, [60, 20]))
+    return Plan(COUNTS, PILOT, estimate_parts(recipe, PILOT, COUNTS, [60, 20]))
 
 
 def test_a_search_takes_its_rollouts_and_the_start_of_its_model() -> None:
@@ -47,7 +47,7 @@ def test_a_search_takes_its_rollouts_and_the_start_of_its_model() -> None:
 def test_a_search_of_short_problems_has_no_more_than_there_are() -> None:
     recipe = load_recipe("smoke", (*SETTINGS, "rounds.2.steps=3"))
     counts = COUNTS | {"solved in at most 3 steps": 30}
-    parts = {part.stage: part for part in reckon(recipe, PILOT, counts, [60, 20])}
+    parts = {part.stage: part for part in estimate_parts(recipe, PILOT, counts, [60, 20])}
     assert (parts["2/search"].problems, parts["2/search"].calls) == (30, 360)
     assert parts["3/search"].problems == 200, "the recipe's own"
 

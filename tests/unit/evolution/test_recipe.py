@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from rstar_math.errors import ConfigError
-from rstar_math.evolution.problem_sets import title_sets
+from rstar_math.evolution.problem_sets import unique_titles
 from rstar_math.evolution.recipe import SetSection, load_recipe, recipes
-from rstar_math.problems.jsonl import drawn
+from rstar_math.problems.jsonl import sample
 from rstar_math.types import Problem, Question
 
 
@@ -91,14 +91,14 @@ def test_a_file_that_is_none(tmp_path: Path) -> None:
 
 def test_a_larger_draw_holds_a_smaller_one_in_order() -> None:
     problems = [Problem(Question(f"q{n}", f"What is {n}?"), str(n)) for n in range(50)]
-    small, large = drawn(problems, 10, 7), drawn(problems, 20, 7)
+    small, large = sample(problems, 10, 7), sample(problems, 20, 7)
     assert len(small) == 10
     assert set(small) < set(large)
     assert large == [problem for problem in problems if problem in large]
-    assert drawn(problems, None, 7) == drawn(problems, 99, 7) == problems
-    assert drawn(problems, 10, 8) != small
+    assert sample(problems, None, 7) == sample(problems, 99, 7) == problems
+    assert sample(problems, 10, 8) != small
 
 
 def test_sets_have_names_of_their_own() -> None:
     sets = [SetSection(source=s) for s in ("svamp", "svamp", "data/mine.jsonl", "toy:tasks?size=3")]
-    assert title_sets(sets) == ["svamp", "svamp'", "data/mine", "toy/tasks"]
+    assert unique_titles(sets) == ["svamp", "svamp'", "data/mine", "toy/tasks"]

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from rstar_math.config import SearchConfig
-from rstar_math.errors import ConfigError, ModelUnreachable
+from rstar_math.errors import ConfigError, ModelUnreachableError
 from rstar_math.search import Choice, Tree
-from rstar_math.serve.jobs import PIECE, Desk, answer_text, progress, shown
+from rstar_math.serve.jobs import PIECE, SearchQueue, answer_text, progress, truncate
 from rstar_math.serve.requests import (
     ChatRequest,
-    Order,
-    Terms,
+    SearchRequest,
+    ServerLimits,
     chat_order,
     model_names,
     model_options,
@@ -28,24 +28,24 @@ from rstar_math.serve.requests import (
 from rstar_math.types import Execution, ExecutionStatus, Question, Step
 from rstar_math.web import access
 from rstar_math.web.access import (
-    Door,
+    AccessMiddleware,
+    AccessPolicy,
+    ApiError,
     Keys,
     Receive,
-    Refusal,
-    Rules,
     Scope,
     Send,
+    api_error_of,
     check_open,
     is_loopback,
-    refusal_of,
 )
 from rstar_math.web.server import BUCKETS_S, Metrics, trace_of
 
 
-def order(body: dict[str, Any], terms: Terms | None = None) -> Order:
+def order(body: dict[str, Any], terms: ServerLimits | None = None) -> SearchRequest:
     """What a chat request asks for."""
     whole = {"model": "rstar", "messages": [{"role": "user", "content": "1 + 1?"}], **body}
-    return chat_order(read(ChatRequest, json.dumps(whole).encode()), terms or Terms())
+    return chat_order(read(ChatRequest, json.dumps(whole).encode()), terms or ServerLimits())
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_a_model_s_name_says_how_to_search(name: str, strategy: str) -> None:
 
 @pytest.mark.parametrize("name", ["gpt-4", "rstar-", "rstar-alchemy", "rstar-mcts0", "RSTAR", ""])
 def test_other_names_are_no_models(name: str) -> None:
-    with pytest.raises(Refusal, match="does not exist") as refused:
+    with pytest.raises(ApiError, match="does not exist") as refused:
         order({"model": name})
     assert (refused.value.status, refused.value.code) == (404, "model_not_found")
 
@@ -79,7 +79,7 @@ def test_names_that_are_listed_can_be_taken() -> None:
 
 
 def test_fields_come_before_the_name_and_the_name_before_the_server() -> None:
-    terms = Terms(SearchConfig(strategy="sc@4", rollouts=9), seconds=20, tokens=500)
+    terms = ServerLimits(SearchConfig(strategy="sc@4", rollouts=9), seconds=20, tokens=500)
     assert order({}, terms).strategy.name == "sc@4"
     fast = order({"model": "rstar-fast", "rstar": {"confidence": 0.8, "tokens": 77}}, terms)
     assert (fast.search.confidence, fast.search.tokens, fast.search.rollouts) == (0.8, 77, 9)
@@ -91,18 +91,18 @@ def test_fields_come_before_the_name_and_the_name_before_the_server() -> None:
 
 
 def test_errors_are_in_the_shape_that_clients_read() -> None:
-    refusal = Refusal("No.", 429, code="full", headers={"Retry-After": "3"})
+    refusal = ApiError("No.", 429, code="full", headers={"Retry-After": "3"})
     again = pickle.loads(pickle.dumps(refusal))
     assert (again.body, again.headers) == (refusal.body, {"Retry-After": "3"})
-    assert refusal_of(refusal) is refusal
-    assert refusal_of(ModelUnreachable("It is gone.")).body["error"] == {
+    assert api_error_of(refusal) is refusal
+    assert api_error_of(ModelUnreachableError("It is gone.")).body["error"] == {
         "message": "It is gone.",
         "type": "server_error",
         "param": None,
         "code": "model_unreachable",
     }
-    assert refusal_of(ConfigError("Wrong.")).status == 400
-    assert "secret" not in str(refusal_of(KeyError("secret")))
+    assert api_error_of(ConfigError("Wrong.")).status == 400
+    assert "secret" not in str(api_error_of(KeyError("secret")))
 
 
 @given(
@@ -113,7 +113,7 @@ def test_errors_are_in_the_shape_that_clients_read() -> None:
 def test_what_is_shown_is_a_beginning_without_a_stop(
     text: str, stop: list[str], most: int | None
 ) -> None:
-    found = shown(text, stop, most)
+    found = truncate(text, stop, most)
     assert text.startswith(found.text)
     assert not any(mark in found.text for mark in stop)
     assert "".join(PIECE.findall(text)) == text
@@ -142,11 +142,11 @@ def test_a_path_is_told_with_its_program_its_output_and_the_answer_last() -> Non
 
 
 def test_the_desk_seats_in_order_and_counts() -> None:
-    desk = Desk(seats=2, line=2)
-    first, second, third, fourth = (desk.line_up() for _ in range(4))
-    assert (desk.taken, len(desk.waiting), fourth.ahead) == (2, 2, 1)
-    with pytest.raises(Refusal, match="2 searches are running and 2 wait"):
-        desk.line_up()
+    desk = SearchQueue(seats=2, line=2)
+    first, second, third, fourth = (desk.enqueue() for _ in range(4))
+    assert (desk.taken, len(desk.waiting), fourth.position) == (2, 2, 1)
+    with pytest.raises(ApiError, match="2 searches are running and 2 wait"):
+        desk.enqueue()
     desk.leave(third)
     desk.leave(third)
     desk.leave(first)
@@ -224,22 +224,22 @@ def test_of_a_body_full_of_faults_the_first_is_told(field: str, item: str) -> No
     with pytest.raises(ValidationError) as fault:
         ChatRequest.model_validate_json(body)
     assert fault.value.error_count() < 5, "it reads on after a fault"
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(ApiError) as refused:
         read(ChatRequest, body.encode())
     assert refused.value.status == 400
 
 
 def test_lists_and_unknown_wishes_without_end_are_refused() -> None:
     turns = [{"role": "user", "content": "1?"}] * 5000
-    with pytest.raises(Refusal, match="at most 4096"):
+    with pytest.raises(ApiError, match="at most 4096"):
         order({"messages": turns})
-    with pytest.raises(Refusal, match="more than 200 faults"):
+    with pytest.raises(ApiError, match="more than 200 faults"):
         order({"rstar": {f"k{i}": 1 for i in range(1000)}})
 
 
 def test_a_model_s_name_is_ascii() -> None:
     for name in ("rstar-mcts\uff11\uff16", "\uff52star", "rstar-mcts16\n", "rstar\u200b"):
-        with pytest.raises(Refusal, match="does not exist"):
+        with pytest.raises(ApiError, match="does not exist"):
             model_options(name)
 
 
@@ -262,7 +262,7 @@ def test_a_client_that_does_not_read_counts_as_gone(monkeypatch: pytest.MonkeyPa
 
     headers = [(b"host", b"localhost")]
     scope = {"type": "http", "method": "GET", "path": "/metrics", "headers": headers}
-    asyncio.run(Door(page, Rules(), metrics)(scope, nothing, stuck))
+    asyncio.run(AccessMiddleware(page, AccessPolicy(), metrics)(scope, nothing, stuck))
     assert ended == [True]
     assert metrics.in_flight == 0
 

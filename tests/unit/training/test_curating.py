@@ -9,16 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from rstar_math.training.curation import ALL_DATA, Curated, CurationConfig, Searched, curate
+from rstar_math.training.curation import ALL_DATA, Curated, CurationConfig, SearchedProblem, curate
 from tests.unit.toy import same_text
 from tests.unit.training.trees import Spec, grown, searched, specs
 
 
-def curated(*problems: Searched, data: Sequence[Any] = ALL_DATA, **options: Any) -> Curated:
+def curated(*problems: SearchedProblem, data: Sequence[Any] = ALL_DATA, **options: Any) -> Curated:
     return asyncio.run(curate(problems, same_text, CurationConfig(**options), data))
 
 
-def disputed(*answers: str) -> Searched:
+def disputed(*answers: str) -> SearchedProblem:
     """A problem that was answered so, by programs that differ."""
     spec: Spec = {f"s{i}": {f"e{i}": f"-{answer}"} for i, answer in enumerate(answers)}
     return searched(grown(spec))
@@ -59,7 +59,9 @@ def test_how_much_agreement_it_takes_is_an_option() -> None:
 
 def test_one_right_answer_clears_the_reference() -> None:
     problem = disputed(*["12"] * 9)
-    with_right = Searched(problem.problem, (*problem.trees, ("u", grown({"z": {"z1": "+"}}))))
+    with_right = SearchedProblem(
+        problem.problem, (*problem.trees, ("u", grown({"z": {"z1": "+"}})))
+    )
     assert not curated(with_right).suspects
 
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from rstar_math.errors import InputError, MissingExtra, StoreError
+from rstar_math.errors import InputError, MissingDependencyError, StoreError
 from rstar_math.prompts import TAGS
 from rstar_math.prompts.templates import segments
 from rstar_math.runs.export import require_parquet
 from rstar_math.training import rows as training_rows
 from rstar_math.training.curation import ALL_DATA, Curated, CurationConfig, Data, curate
-from rstar_math.training.dataset import Origin, read_mark, read_rows, write_folder
+from rstar_math.training.dataset import DatasetSource, read_manifest, read_rows, write_folder
 from rstar_math.training.rows import (
     ROWS,
     OutcomeDataRow,
@@ -30,7 +30,7 @@ from tests.unit.toy import same_text
 from tests.unit.training.trees import Spec, grown, searched
 
 SPEC: Spec = {"a": {"a1": "+", "a2": "-"}, "b": {"b1": "-"}, "c": {"c1": "x"}}
-ORIGIN = Origin("run.rstar", "0" * 64, {"model.name": "toy_|model"}, ("t0",))
+ORIGIN = DatasetSource("run.rstar", "0" * 64, {"model.name": "toy_|model"}, ("t0",))
 
 
 def found() -> Curated:
@@ -60,7 +60,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     }
     for kind, model in ROWS.items():
         assert read_rows(tmp_path / "sub" / "out", model) == list(rows_of(what, kind))
-    assert read_mark(tmp_path / "sub" / "out") == json.loads(json.dumps(mark))
+    assert read_manifest(tmp_path / "sub" / "out") == json.loads(json.dumps(mark))
     assert sorted(os.listdir(tmp_path / "sub")) == ["out"]
 
 
@@ -246,14 +246,14 @@ def test_what_a_killed_run_left_beside_is_cleared_away(tmp_path: Path) -> None:
 def has_arrow() -> bool:
     try:
         require_parquet()
-    except MissingExtra:
+    except MissingDependencyError:
         return False
     return True
 
 
 def test_parquet_comes_back_or_names_the_command_that_installs_it(tmp_path: Path) -> None:
     if not has_arrow():
-        with pytest.raises(MissingExtra, match=r"pip install 'rstar-math\[train\]'"):
+        with pytest.raises(MissingDependencyError, match=r"pip install 'rstar-math\[train\]'"):
             write(tmp_path / "o", format="parquet")
         assert not os.listdir(tmp_path)
         return

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 
 from rstar_math.training.curation.curate import labelled_steps, outcomes, values
-from rstar_math.training.curation.pairs import Ledger
+from rstar_math.training.curation.pairs import TreeValues
 from tests.unit.training.trees import Spec, grown, names, specs
 
 TREE: Spec = {
@@ -15,7 +15,7 @@ TREE: Spec = {
 
 
 def test_outcomes_are_those_of_judged_answers() -> None:
-    found = outcomes([Ledger("t", grown(TREE))])
+    found = outcomes([TreeValues("t", grown(TREE))])
     assert [(names(one.trajectory.steps), one.right) for one in found] == [
         ("a a1", True),
         ("a a2 a21", False),
@@ -25,13 +25,13 @@ def test_outcomes_are_those_of_judged_answers() -> None:
 
 
 def test_equal_solutions_of_two_trees_count_once() -> None:
-    ledgers = [Ledger("t", grown(TREE)), Ledger("u", grown(TREE))]
+    ledgers = [TreeValues("t", grown(TREE)), TreeValues("u", grown(TREE))]
     assert len(outcomes(ledgers)) == 4
     assert {one.spot.strategy for one in outcomes(ledgers)} == {"t"}
 
 
 def test_values_are_those_of_steps_with_a_judged_end_below() -> None:
-    found = values([Ledger("t", grown(TREE))])
+    found = values([TreeValues("t", grown(TREE))])
     assert {names(one.steps): one.q for one in found} == pytest.approx(
         {
             "a": 1 / 3,
@@ -47,13 +47,13 @@ def test_values_are_those_of_steps_with_a_judged_end_below() -> None:
 
 def test_a_scorers_first_value_alone_is_no_label() -> None:
     tree = grown(TREE, q={"c": 0.9, "a3": 0.5})
-    assert not {"c", "a a3"} & {names(one.steps) for one in values([Ledger("t", tree)])}
+    assert not {"c", "a a3"} & {names(one.steps) for one in values([TreeValues("t", tree)])}
 
 
 def test_step_labels() -> None:
     found = {
         names(one.trajectory.steps): (one.hard, one.soft)
-        for one in labelled_steps([Ledger("t", grown(TREE))])
+        for one in labelled_steps([TreeValues("t", grown(TREE))])
     }
     assert found == {
         "a a1": ((True, True), (2 / 3, 1.0)),
@@ -66,7 +66,7 @@ def test_step_labels() -> None:
 @given(specs)
 def test_no_label_without_a_path_that_proves_it(spec: Spec) -> None:
     tree = grown(spec)
-    ledgers = [Ledger("t", tree)]
+    ledgers = [TreeValues("t", tree)]
     ends = [
         (set(tree.path(index)), node.verdict == "right")
         for index, node in enumerate(tree.nodes)

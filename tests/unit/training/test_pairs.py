@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rstar_math.search import Tree
-from rstar_math.training.curation import CurationConfig, KeptPair
-from rstar_math.training.curation.pairs import Ledger, final_pairs, step_pairs
+from rstar_math.training.curation import CurationConfig, SelectedPair
+from rstar_math.training.curation.pairs import TreeValues, final_pairs, step_pairs
 from tests.unit.training.trees import Spec, grown, names, shown, shuffled, specs
 
 
@@ -17,12 +17,12 @@ def stepwise(
     tree: Tree, **options: Any
 ) -> tuple[list[tuple[str, str, str, float]], dict[str, int]]:
     counts: dict[str, int] = {}
-    return shown(step_pairs(Ledger("mcts", tree), CurationConfig(**options), counts)), counts
+    return shown(step_pairs(TreeValues("mcts", tree), CurationConfig(**options), counts)), counts
 
 
 def whole(*trees: Tree, **options: Any) -> tuple[list[tuple[str, str, str, float]], dict[str, int]]:
     counts: dict[str, int] = {}
-    ledgers = [Ledger(f"t{index}", tree) for index, tree in enumerate(trees)]
+    ledgers = [TreeValues(f"t{index}", tree) for index, tree in enumerate(trees)]
     return shown(final_pairs(ledgers, CurationConfig(**options), counts)), counts
 
 
@@ -152,7 +152,7 @@ def test_the_best_right_and_the_worst_wrong_completion_count() -> None:
         {"a": {"a1": "+", "a2": "+"}, "b": {"b1": "-", "b2": "-"}},
         q={"a": 0.5, "a1": -1.0, "a2": 1.0, "b": 0.4, "b1": 1.0, "b2": 0.8},
     )
-    ledger = Ledger("t", tree)
+    ledger = TreeValues("t", tree)
     assert ledger.best_right()[1:3] == [0.75, -1.0]
     assert ledger.worst_wrong()[4:] == pytest.approx([0.6, 1.0, 0.8])
     assert stepwise(tree, completions=True)[1] == {"kept": 1}
@@ -213,7 +213,7 @@ def test_a_whole_solution_that_is_preferred_has_no_failed_code() -> None:
     assert whole(tree)[0] == [("", "b 2", "!c 4", 1 / 2), ("", "b 2", "b 3", 1 / 2)]
 
 
-def keys(pairs: list[KeptPair]) -> list[tuple[object, ...]]:
+def keys(pairs: list[SelectedPair]) -> list[tuple[object, ...]]:
     return [(names(p.pair.prefix), names(p.pair.chosen), names(p.pair.rejected)) for p in pairs]
 
 
@@ -230,7 +230,7 @@ configs = st.builds(
 @given(specs, configs)
 def test_what_holds_for_all_step_pairs(spec: Spec, config: CurationConfig) -> None:
     tree = grown(spec)
-    ledger = Ledger("t", tree)
+    ledger = TreeValues("t", tree)
     weights: dict[int, float] = {}
     for found in step_pairs(ledger, config, {}):
         pair, good, bad = found.pair, found.chosen.node, found.rejected.node
@@ -249,7 +249,7 @@ def test_what_holds_for_all_step_pairs(spec: Spec, config: CurationConfig) -> No
 @given(specs)
 def test_what_holds_for_all_whole_pairs(spec: Spec) -> None:
     tree = grown(spec)
-    pairs = final_pairs([Ledger("t", tree)], CurationConfig(), {})
+    pairs = final_pairs([TreeValues("t", tree)], CurationConfig(), {})
     for found in pairs:
         assert found.pair.chosen != found.pair.rejected
         assert found.pair.prefix == ()
@@ -262,7 +262,7 @@ def test_what_holds_for_all_whole_pairs(spec: Spec) -> None:
 def test_the_order_of_siblings_changes_only_the_order_of_pairs(
     both: tuple[Spec, Spec], config: CurationConfig
 ) -> None:
-    one, other = (Ledger("t", grown(spec)) for spec in both)
+    one, other = (TreeValues("t", grown(spec)) for spec in both)
     assert sorted(keys(step_pairs(one, config, {}))) == sorted(keys(step_pairs(other, config, {})))
     assert keys(final_pairs([one], config, {})) == keys(final_pairs([other], config, {}))
 

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rstar_math.training.batches import (
-    bucketed,
     calibration,
     calibration_error,
+    length_bucketed_order,
     pair_calibration,
     ranking_accuracy,
 )
@@ -40,16 +40,16 @@ def test_a_calibration_table_by_hand() -> None:
 def test_every_example_is_seen_as_often_as_epochs_say(
     lengths: list[int], size: int, epochs: float, seed: int
 ) -> None:
-    order = bucketed(lengths, size, epochs, seed)
+    order = length_bucketed_order(lengths, size, epochs, seed)
     assert len(order) == max(1, round(len(lengths) * epochs))
     counts = Counter(order)
     assert all(int(epochs) <= counts[i] <= -(-epochs // 1) for i in range(len(lengths)))
-    assert order == bucketed(lengths, size, epochs, seed)
+    assert order == length_bucketed_order(lengths, size, epochs, seed)
 
 
 def test_batches_hold_like_lengths() -> None:
     lengths = [(37 * n) % 100 for n in range(400)]
-    order = bucketed(lengths, 8, 1, 0)
+    order = length_bucketed_order(lengths, 8, 1, 0)
     spans = [
         max(lengths[i] for i in order[b : b + 8]) - min(lengths[i] for i in order[b : b + 8])
         for b in range(0, 400, 8)

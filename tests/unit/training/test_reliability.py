@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from rstar_math.search import Tree
-from rstar_math.training.curation import Curated, Searched, curate
+from rstar_math.training.curation import Curated, SearchedProblem, curate
 from rstar_math.types import SYNTHETIC
 from tests.unit.toy import same_text
 from tests.unit.training.trees import Spec, grown, searched
@@ -18,7 +18,7 @@ MOSTLY: Spec = {"a": {"a1": "-"}, "b": {"b1": "-"}, "c": {"c1": "+"}}
 def curated(*trees: Tree, source: str = SYNTHETIC) -> Curated:
     one = searched(*trees)
     problem = replace(one.problem, source=source)
-    return asyncio.run(curate([Searched(problem, one.trees)], same_text))
+    return asyncio.run(curate([SearchedProblem(problem, one.trees)], same_text))
 
 
 def copied(spec: Spec, copies: dict[str, int]) -> Tree:
@@ -26,7 +26,7 @@ def copied(spec: Spec, copies: dict[str, int]) -> Tree:
     tree = grown(spec)
     for node in tree.nodes[1:]:
         assert node.step is not None
-        node.copies = copies.get(node.step.prose.strip().removeprefix("# "), 1)
+        node.count = copies.get(node.step.prose.strip().removeprefix("# "), 1)
     return tree
 
 

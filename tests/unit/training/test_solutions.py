@@ -9,16 +9,16 @@ from hypothesis import strategies as st
 
 from rstar_math.search import Tree
 from rstar_math.search.programs import normalized_program
-from rstar_math.training.curation import CurationConfig, KeptSolution
+from rstar_math.training.curation import CurationConfig, SelectedSolution
 from rstar_math.training.curation.curate import best_solutions, within_sources
-from rstar_math.training.curation.pairs import Ledger, edit_distance
+from rstar_math.training.curation.pairs import TreeValues, edit_distance
 from rstar_math.types import Step
 from tests.unit.training.trees import Spec, grown, names, shuffled, specs
 
 
 def best(*trees: Tree, **options: Any) -> tuple[list[str], dict[str, int]]:
     counts: dict[str, int] = {}
-    ledgers = [Ledger(f"t{index}", tree) for index, tree in enumerate(trees)]
+    ledgers = [TreeValues(f"t{index}", tree) for index, tree in enumerate(trees)]
     kept = best_solutions(ledgers, CurationConfig(**options), counts)
     return [names(one.trajectory.steps) for one in kept], counts
 
@@ -80,11 +80,11 @@ def test_what_no_step_has_a_value_for_comes_last() -> None:
     assert best(tree)[0] == ["b 2", "a 1"]
 
 
-def solutions_of(problems: int) -> list[KeptSolution]:
-    found: list[KeptSolution] = []
+def solutions_of(problems: int) -> list[SelectedSolution]:
+    found: list[SelectedSolution] = []
     for index in range(problems):
         tree = grown({"a": {"1": "+"}, "b": {"2": "+", "3": "-"}}, problem=f"p{index}")
-        found.extend(best_solutions([Ledger("t", tree)], CurationConfig(), {}))
+        found.extend(best_solutions([TreeValues("t", tree)], CurationConfig(), {}))
     return found
 
 

@@ -13,7 +13,7 @@ from typing import Any, Union
 from hypothesis import strategies as st
 
 from rstar_math.search import ROOT, Tree
-from rstar_math.training.curation import KeptPair, Searched
+from rstar_math.training.curation import SearchedProblem, SelectedPair
 from rstar_math.types import Execution, ExecutionStatus, Problem, Question, Step, Verdict
 
 Spec = Mapping[str, Union["Spec", str]]
@@ -63,7 +63,7 @@ def names(steps: tuple[Step, ...]) -> str:
     return " ".join(name(step) for step in steps)
 
 
-def shown(pairs: list[KeptPair]) -> list[tuple[str, str, str, float]]:
+def shown(pairs: list[SelectedPair]) -> list[tuple[str, str, str, float]]:
     """Pairs as (prefix, chosen, rejected, weight), by the names of their steps."""
     return [
         (names(p.pair.prefix), names(p.pair.chosen), names(p.pair.rejected), p.pair.weight)
@@ -71,11 +71,13 @@ def shown(pairs: list[KeptPair]) -> list[tuple[str, str, str, float]]:
     ]
 
 
-def searched(*trees: Tree, reference: str | None = "7", source: str | None = "hand") -> Searched:
+def searched(
+    *trees: Tree, reference: str | None = "7", source: str | None = "hand"
+) -> SearchedProblem:
     """A problem with its trees, named t0, t1, ..."""
     question = trees[0].question
     named = tuple((f"t{index}", tree) for index, tree in enumerate(trees))
-    return Searched(Problem(question, reference, source), named)
+    return SearchedProblem(Problem(question, reference, source), named)
 
 
 _ends = st.sampled_from(["+", "-", "+", "-", "?", "x"])

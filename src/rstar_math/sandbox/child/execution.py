@@ -263,7 +263,7 @@ def bind_streams() -> None:
 Report = dict[str, Any]
 
 
-def enter(report: int, keep: Sequence[int], zygote: int, layers: Layers) -> None:
+def detach(report: int, keep: Sequence[int], zygote: int, layers: Layers) -> None:
     """Leave the zygote behind: own session, no descriptors but three nulls and those to keep."""
     os.setsid()
     if kernel.LINUX:
@@ -335,7 +335,7 @@ def run(
     layers.confine_child(limits)
     scope, (*codes, step) = begin([*codes, step])
     prefix_s = replay(codes, scope)
-    finish(perform(step, scope, pipes) | {"prefix_s": prefix_s})
+    finish(run_step(step, scope, pipes) | {"prefix_s": prefix_s})
 
 
 def replay(codes: Sequence[str], scope: dict[str, Any]) -> float:
@@ -351,7 +351,7 @@ def replay(codes: Sequence[str], scope: dict[str, Any]) -> float:
     return _clock() - start
 
 
-def perform(step: str, scope: dict[str, Any], pipes: tuple[int, int]) -> Report:
+def run_step(step: str, scope: dict[str, Any], pipes: tuple[int, int]) -> Report:
     """Run the step with its output going to the pipes; what to report of it."""
     out, err = pipes
     _dup2(out, 1)

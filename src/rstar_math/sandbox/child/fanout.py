@@ -34,7 +34,7 @@ class Host(Protocol):
     """What a fan-out needs of the supervisor that runs it."""
 
     layers: Layers
-    fans: "set[Fan]"
+    fans: "set[ForkServer]"
 
     def pipe(self, writers: contextlib.ExitStack) -> tuple[int, int]:
         """A pipe whose read end does not block; the write end is closed with the stack."""
@@ -61,7 +61,7 @@ class Host(Protocol):
         ...
 
 
-class Candidate:
+class ForkedStep:
     """One next step: waiting for its process, then for its turn, then running, then done."""
 
     def __init__(self, ident: int, step: str, limits: Limits) -> None:
@@ -73,14 +73,14 @@ class Candidate:
         self.done = False
 
 
-class Fan:
+class ForkServer:
     """One fan-out request in the zygote."""
 
     def __init__(
         self, judge: Host, ids: list[int], codes: list[str], steps: list[str], limits: Limits
     ) -> None:
         self.judge = judge
-        self.candidates = [Candidate(i, s, limits) for i, s in zip(ids, steps, strict=True)]
+        self.candidates = [ForkedStep(i, s, limits) for i, s in zip(ids, steps, strict=True)]
         self.prefix = Run(-1, limits)
         self.listener = -1
         self.granted = 0
@@ -158,7 +158,7 @@ class Fan:
             self._prefix_wall_s = now - self.prefix.start
             self.deadline = now + GRACE_S
 
-    def _greet(self, candidate: Candidate) -> None:
+    def _greet(self, candidate: ForkedStep) -> None:
         """The first word on a candidate's channel says by its credentials who it is."""
         channel = candidate.channel
         assert channel is not None
@@ -188,7 +188,7 @@ class Fan:
             ends.append(self.deadline)
         return min(ends, default=time.monotonic() + GRACE_S)
 
-    def turn(self, now: float) -> None:
+    def step(self, now: float) -> None:
         """Bring everything up to date with the clock and with what has ended."""
         if self.ended is None:
             self._watch_prefix(now)
@@ -196,7 +196,7 @@ class Fan:
             if candidate.running:
                 self._watch(candidate, now)
         if self.ended is not None:
-            self._let_in(now)
+            self._admit(now)
         if self.ended is not None and all(c.done for c in self.candidates):
             self._close()
             self.judge.fans.discard(self)
@@ -237,12 +237,12 @@ class Fan:
             if not candidate.done:
                 self._reply(candidate, reply(self.prefix, *self.ended))
 
-    def _reply(self, candidate: Candidate, answer: Reply, body: bytes = b"") -> None:
+    def _reply(self, candidate: ForkedStep, answer: Reply, body: bytes = b"") -> None:
         candidate.done = True
         candidate.running = False
         self.judge.send(answer | {"id": candidate.run.id}, body)
 
-    def _let_in(self, now: float) -> None:
+    def _admit(self, now: float) -> None:
         for candidate in self.candidates:
             running = [c for c in self.candidates if c.running]
             fresh = sum(not c.run.slow for c in running)
@@ -255,7 +255,7 @@ class Fan:
             elif now >= self.deadline:
                 self._reply(candidate, reply(self.prefix, 0, 0.0))
 
-    def _go(self, candidate: Candidate) -> None:
+    def _go(self, candidate: ForkedStep) -> None:
         prefix, run, channel = self.prefix, candidate.run, candidate.channel
         assert channel is not None
         wall = max(prefix.limits.wall_s - self._prefix_wall_s, 0.01)
@@ -273,7 +273,7 @@ class Fan:
         except OSError:
             run.end("gone")
 
-    def _watch(self, candidate: Candidate, now: float) -> None:
+    def _watch(self, candidate: ForkedStep, now: float) -> None:
         run = candidate.run
         if not has_ended(run.pid):
             run.watch(now)
@@ -331,12 +331,12 @@ def run_prefix(
     for end in ends:
         if not fork():
             restore(drawn)  # `random` seeds itself anew in every fork
-            become(end, scope, zygote, layers)
+            run_candidate(end, scope, zygote, layers)
     while True:
         leave(0)
 
 
-def become(
+def run_candidate(
     end: tuple[int, int, int], scope: dict[str, object], zygote: int, layers: Layers
 ) -> NoReturn:
     """A candidate's process: wait for its turn, confine, run the step, report."""
@@ -352,4 +352,4 @@ def become(
     if os.getppid() != zygote:
         os._exit(0)
     layers.confine_candidate()
-    execution.finish(execution.perform(json.loads(text), scope, (out, err)))
+    execution.finish(execution.run_step(json.loads(text), scope, (out, err)))

@@ -90,7 +90,7 @@ MADV_COLLAPSE = 25
 """Linux 6.1 on."""
 
 
-def collapse() -> int:
+def use_huge_pages() -> int:
     """Put the regions in which Python's objects lie into huge pages; how many now are.
 
     Where the kernel does not (before 6.1, or with huge pages switched off), all stays as it was.

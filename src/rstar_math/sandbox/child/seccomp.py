@@ -32,7 +32,7 @@ def refuse(errno: int) -> int:
     return ERRNO | errno
 
 
-def give(action: int) -> Instruction:
+def ret(action: int) -> Instruction:
     """Return an action."""
     return (RETURN, 0, 0, action)
 
@@ -42,12 +42,12 @@ def load(offset: int) -> Instruction:
     return (LOAD_WORD, 0, 0, offset)
 
 
-def low(argument: int) -> Instruction:
+def low_word(argument: int) -> Instruction:
     """Load the low half of an argument, counted from 0 (both architectures are little-endian)."""
     return load(ARGUMENTS + 8 * argument)
 
 
-def high(argument: int) -> Instruction:
+def high_word(argument: int) -> Instruction:
     """Load the high half of an argument."""
     return load(ARGUMENTS + 8 * argument + 4)
 
@@ -64,24 +64,24 @@ def any_bit(mask: int, yes: int, no: int) -> Instruction:
 
 def one_of(argument: int, values: Iterable[int], errno: int) -> Rule:
     """Allow if the argument's low half is one of the values."""
-    rule = [low(argument)]
+    rule = [low_word(argument)]
     for value in values:
-        rule += [equal(value, 0, 1), give(ALLOW)]
-    return [*rule, give(refuse(errno))]
+        rule += [equal(value, 0, 1), ret(ALLOW)]
+    return [*rule, ret(refuse(errno))]
 
 
 def without_bits(argument: int, mask: int, errno: int) -> Rule:
     """Allow if the argument's low half has none of the bits."""
-    return [low(argument), any_bit(mask, 0, 1), give(refuse(errno)), give(ALLOW)]
+    return [low_word(argument), any_bit(mask, 0, 1), ret(refuse(errno)), ret(ALLOW)]
 
 
 def zero(arguments: Iterable[int], errno: int) -> Rule:
     """Allow if all of the arguments, whole, are 0."""
     rule: list[Instruction] = []
     for argument in arguments:
-        for half in (low(argument), high(argument)):
-            rule += [half, equal(0, 1, 0), give(refuse(errno))]
-    return [*rule, give(ALLOW)]
+        for half in (low_word(argument), high_word(argument)):
+            rule += [half, equal(0, 1, 0), ret(refuse(errno))]
+    return [*rule, ret(ALLOW)]
 
 
 def case(number: int, rule: Rule) -> Rule:
@@ -336,30 +336,30 @@ FORK_FLAGS = 0x01200011
 def _mapping() -> Rule:
     """Executable memory only from a file and never writable: no machine code of one's own."""
     return [
-        low(2),
+        low_word(2),
         any_bit(PROT_EXEC, 1, 0),
-        give(ALLOW),
+        ret(ALLOW),
         any_bit(PROT_WRITE, 0, 1),
-        give(refuse(EPERM)),
-        low(3),
+        ret(refuse(EPERM)),
+        low_word(3),
         any_bit(MAP_ANONYMOUS, 0, 1),
-        give(refuse(EPERM)),
-        give(ALLOW),
+        ret(refuse(EPERM)),
+        ret(ALLOW),
     ]
 
 
 def _own_limits_only() -> Rule:
     """`prlimit64` on oneself and without new limits."""
     return [
-        low(0),
+        low_word(0),
         equal(0, 1, 0),
-        give(refuse(EPERM)),
+        ret(refuse(EPERM)),
         *zero((2,), EPERM),
     ]
 
 
 def _rules() -> dict[str, Rule]:
-    allow = [give(ALLOW)]
+    allow = [ret(ALLOW)]
     rules: dict[str, Rule] = dict.fromkeys(SIMPLE, allow)
     return rules | {
         "open": without_bits(1, FORBIDDEN_OPEN, EACCES),
@@ -378,15 +378,15 @@ def _program(rules: Mapping[str, Rule], otherwise: int) -> bytes:
     program: list[Instruction] = [
         load(ARCHITECTURE),
         equal(AUDIT_ARCH[name], 1, 0),
-        give(KILL_PROCESS),
+        ret(KILL_PROCESS),
         load(NUMBER),
         (JUMP_GREATER_EQUAL, 0, 1, X32_BIT),
-        give(KILL_PROCESS),
+        ret(KILL_PROCESS),
     ]
     for call, rule in rules.items():
         if call in table:
             program += case(table[call], rule)
-    return assemble([*program, give(otherwise)])
+    return assemble([*program, ret(otherwise)])
 
 
 def strict() -> bytes:
@@ -400,21 +400,21 @@ def forking() -> bytes:
     rules = _rules() | {
         "clone": one_of(0, (FORK_FLAGS,), EPERM),
         "prlimit64": [
-            low(0),
+            low_word(0),
             equal(0, 1, 0),
-            give(refuse(EPERM)),
-            give(ALLOW),
+            ret(refuse(EPERM)),
+            ret(ALLOW),
         ],
         "prctl": [
-            low(0),
+            low_word(0),
             equal(kernel.PR_SET_SECCOMP, 0, 1),
-            give(ALLOW),
+            ret(ALLOW),
             equal(kernel.PR_SET_PDEATHSIG, 1, 0),
-            give(refuse(EPERM)),
-            low(1),
+            ret(refuse(EPERM)),
+            low_word(1),
             equal(SIGKILL, 1, 0),
-            give(refuse(EPERM)),
-            give(ALLOW),
+            ret(refuse(EPERM)),
+            ret(ALLOW),
         ],
     }
     return _program(rules, refuse(EPERM))
@@ -422,7 +422,7 @@ def forking() -> bytes:
 
 def gate() -> bytes:
     """Hands every `clone` to whoever holds the filter's descriptor; allows all else."""
-    return _program({"clone": [give(USER_NOTIF)]}, ALLOW)
+    return _program({"clone": [ret(USER_NOTIF)]}, ALLOW)
 
 
 def names() -> Sequence[str]:

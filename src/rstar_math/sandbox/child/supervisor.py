@@ -16,13 +16,13 @@ from typing import Any
 from . import execution, kernel, protocol
 from .confinement import Layers
 from .execution import CHUNK, Reply, Run, has_ended, kill_group, reap_group, reply
-from .fanout import Fan
+from .fanout import ForkServer
 from .protocol import Limits
 
 MAX_WAIT_S = 60.0
 
 
-class Judge:
+class Supervisor:
     """Serves one connection until it ends."""
 
     def __init__(self, control: socket.socket, layers: Layers) -> None:
@@ -31,7 +31,7 @@ class Judge:
         self.pid = os.getpid()
         self.runs: dict[int, Run] = {}
         """Plain runs by request id."""
-        self.fans: set[Fan] = set()
+        self.fans: set[ForkServer] = set()
         self.selector = selectors.DefaultSelector()
         self._decoder = protocol.Decoder()
         self._outgoing = bytearray()
@@ -69,7 +69,7 @@ class Judge:
                 for key, _ in self.selector.select(self._timeout()):
                     if key.fd in self.selector.get_map():
                         key.data()
-                self._turn()
+                self._step()
                 self._flush()
         finally:
             self._end_all()
@@ -83,7 +83,7 @@ class Judge:
             return MAX_WAIT_S
         return min(max(min(ends) - time.monotonic(), 0.0), MAX_WAIT_S)
 
-    def _turn(self) -> None:
+    def _step(self) -> None:
         now = time.monotonic()
         for run in list(self.runs.values()):
             if has_ended(run.pid):
@@ -94,7 +94,7 @@ class Judge:
                     run.slow = True
                     self.send({"slow": run.id})
         for fan in list(self.fans):
-            fan.turn(now)
+            fan.step(now)
 
     def _receive(self) -> None:
         try:
@@ -117,7 +117,7 @@ class Judge:
             if len(ids) == 1:
                 self._start(ids[0], request["codes"], request["steps"][0], limits)
             else:
-                self.fans.add(Fan(self, ids, request["codes"], request["steps"], limits))
+                self.fans.add(ForkServer(self, ids, request["codes"], request["steps"], limits))
         except OSError as e:
             # No process or no memory for one: the parent's to decide, it may try again.
             for ident in ids:
@@ -145,7 +145,7 @@ class Judge:
                 raise
         run.begin(pid, wall_s=limits.wall_s, cpu_s=limits.cpu_s)
         self.runs[ident] = run
-        self.listen_to(run)
+        self.watch_pipes(run)
 
     def pipe(self, writers: contextlib.ExitStack) -> tuple[int, int]:
         """A pipe whose read end does not block; the write end is closed with the stack."""
@@ -165,12 +165,12 @@ class Judge:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            execution.enter(report, keep, self.pid, self.layers)
+            execution.detach(report, keep, self.pid, self.layers)
             body()
         finally:
             os._exit(71)
 
-    def listen_to(self, run: Run) -> None:
+    def watch_pipes(self, run: Run) -> None:
         """Read the run's pipes as they fill."""
         for fd, read in (
             (run.out, run.read_output),
@@ -184,7 +184,7 @@ class Judge:
         if read() == 0:
             self.forget(fd)
 
-    def settle(self, run: Run, wait_status: int, cpu_s: float) -> None:
+    def reap(self, run: Run, wait_status: int, cpu_s: float) -> None:
         """Reply for a process that has ended, and close what belonged to it."""
         run.drain()
         self.send(reply(run, wait_status, cpu_s), bytes(run.stdout))
@@ -197,7 +197,7 @@ class Judge:
         kill_group(run.pid)
         _, status, usage = os.wait4(run.pid, 0)
         reap_group(run.pid)
-        self.settle(run, status, usage.ru_utime + usage.ru_stime)
+        self.reap(run, status, usage.ru_utime + usage.ru_stime)
 
     def send(self, header: Reply, body: bytes = b"") -> None:
         """Queue a frame for the parent."""

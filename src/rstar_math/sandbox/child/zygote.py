@@ -17,7 +17,7 @@ from typing import Any
 from . import confinement, execution, kernel, protocol, seccomp
 from .confinement import Layers, Unconfined
 from .protocol import Limits
-from .supervisor import Judge
+from .supervisor import Supervisor
 
 LOWEST = 10
 """Where the socket to the parent goes, or above."""
@@ -62,7 +62,7 @@ def main(fd: int) -> None:
     try:
         setup = _first_frame(control)
         layers = _prepare(setup)
-        judge = Judge(control, layers)
+        judge = Supervisor(control, layers)
     except Exception as e:
         with contextlib.suppress(OSError):
             control.sendall(protocol.encode({"error": f"{e}" or type(e).__name__}))
@@ -115,7 +115,7 @@ def _prepare(setup: dict[str, Any]) -> Layers:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     layers = Layers(setup["mode"], setup["skip"], setup["readable"])
     if layers.on("huge_pages"):
-        kernel.collapse()
+        kernel.use_huge_pages()
     layers.confine_zygote()
     if not setup["skip"]:
         check(layers)

@@ -9,21 +9,21 @@ noise      problems whose reference is probably wrong
 curating   which rule is applied to what
 """
 
-from rstar_math.runs.results import Searched
+from rstar_math.runs.results import SearchedProblem
 from rstar_math.training.curation.curate import curate
 from rstar_math.training.curation.records import (
     ALL_DATA,
     Curated,
     CurationConfig,
     Data,
-    KeptPair,
-    KeptSolution,
     LabelledSteps,
     Outcome,
+    PrefixValue,
     Report,
-    Spot,
-    Suspect,
-    ValuedPrefix,
+    SelectedPair,
+    SelectedSolution,
+    SuspectLabel,
+    TreeNodeRef,
 )
 
 __all__ = [
@@ -31,14 +31,14 @@ __all__ = [
     "Curated",
     "CurationConfig",
     "Data",
-    "KeptPair",
-    "KeptSolution",
     "LabelledSteps",
     "Outcome",
+    "PrefixValue",
     "Report",
-    "Searched",
-    "Spot",
-    "Suspect",
-    "ValuedPrefix",
+    "SearchedProblem",
+    "SelectedPair",
+    "SelectedSolution",
+    "SuspectLabel",
+    "TreeNodeRef",
     "curate",
 ]

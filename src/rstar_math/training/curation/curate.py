@@ -3,24 +3,30 @@
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
-from rstar_math.protocols import Grouper
-from rstar_math.runs.results import Searched
+from rstar_math.protocols import AnswerGrouper
+from rstar_math.runs.results import SearchedProblem
 from rstar_math.search.programs import normalized_program
 from rstar_math.search.tree import ROOT
-from rstar_math.search.voting import masses
+from rstar_math.search.voting import path_probabilities
 from rstar_math.seeding import derive
-from rstar_math.training.curation.pairs import End, Ledger, best_first, final_pairs, step_pairs
+from rstar_math.training.curation.pairs import (
+    JudgedPath,
+    TreeValues,
+    best_first,
+    final_pairs,
+    step_pairs,
+)
 from rstar_math.training.curation.records import (
     Curated,
     CurationConfig,
     Data,
-    KeptSolution,
     LabelledSteps,
     Outcome,
-    Spot,
-    Suspect,
-    Unreliable,
-    ValuedPrefix,
+    PrefixValue,
+    SelectedSolution,
+    SuspectLabel,
+    TreeNodeRef,
+    UnreliableProblem,
     count,
 )
 from rstar_math.types import SYNTHETIC, Problem
@@ -29,30 +35,30 @@ RELIABLE = 0.5
 """Least share of the judged paths that come to the reference (paper: 50 %)."""
 
 
-def unreliable(problem: Problem, ledgers: Sequence[Ledger]) -> Unreliable | None:
+def find_unreliable(problem: Problem, ledgers: Sequence[TreeValues]) -> UnreliableProblem | None:
     """A synthetic problem as one to leave out; None where it is none, is reliable, or nobody came
     to an answer that could be judged.
 
-    A path weighs as likely as the policy is to write it (`search.voting.masses`): a search that
+    A path weighs as likely as the policy is to write it (`search.voting.path_probabilities`): a search that
     knows the reference goes where it is found, and its paths as they are counted would bear it out.
     """
     if problem.source != SYNTHETIC:
         return None
     right = judged = 0.0
     for ledger in ledgers:
-        mass = masses(ledger.tree)
+        mass = path_probabilities(ledger.tree)
         found = sum(mass[end.node] for end in ledger.right_ends)
         right += found
         judged += found + sum(mass[end.node] for end in ledger.wrong_ends)
     if not judged or right / judged >= RELIABLE:
         return None
     ends = sum(len(ledger.right_ends) + len(ledger.wrong_ends) for ledger in ledgers)
-    return Unreliable(problem.id, right / judged, ends)
+    return UnreliableProblem(problem.id, right / judged, ends)
 
 
-async def suspect(
-    problem: Problem, ledgers: Sequence[Ledger], config: CurationConfig, group: Grouper
-) -> Suspect | None:
+async def find_label_noise(
+    problem: Problem, ledgers: Sequence[TreeValues], config: CurationConfig, group: AnswerGrouper
+) -> SuspectLabel | None:
     """The problem as a suspect, or None.
 
     Solutions that compute the same count once, since a program that is tried again, or told in
@@ -74,12 +80,12 @@ async def suspect(
     if share < config.noise_share:
         return None
     answer = given[classes.index(leader)]
-    return Suspect(problem.id, problem.reference, answer, share, len(given))
+    return SuspectLabel(problem.id, problem.reference, answer, share, len(given))
 
 
 def best_solutions(
-    ledgers: Sequence[Ledger], config: CurationConfig, counts: dict[str, int]
-) -> list[KeptSolution]:
+    ledgers: Sequence[TreeValues], config: CurationConfig, counts: dict[str, int]
+) -> list[SelectedSolution]:
     """The best right solutions of one problem, all its trees together, best first.
 
     Paths with failed code are out before the cut. A path that computes the same as a better one is
@@ -92,7 +98,7 @@ def best_solutions(
     count(counts, "wrong", sum(len(ledger.wrong_ends) for ledger in ledgers))
     total = sum(len(ledger.right_ends) for ledger in ledgers)
     count(counts, "failed code", total - len(clean))
-    kept: list[KeptSolution] = []
+    kept: list[SelectedSolution] = []
     forms: set[str] = set()
     seen = 0
     for end in best_first(clean):
@@ -105,18 +111,18 @@ def best_solutions(
             continue
         forms.add(form)
         trajectory = end.ledger.tree.trajectory(end.node)
-        kept.append(KeptSolution(trajectory, end.spot, end.mean_q, end.min_q))
+        kept.append(SelectedSolution(trajectory, end.spot, end.mean_q, end.min_q))
     count(counts, "kept", len(kept))
     count(counts, f"not among the best {config.solutions}", len(clean) - seen)
     return kept
 
 
 def within_sources(
-    kept: Sequence[KeptSolution],
+    kept: Sequence[SelectedSolution],
     sources: dict[str, str | None],
     config: CurationConfig,
     counts: dict[str, int],
-) -> list[KeptSolution]:
+) -> list[SelectedSolution]:
     """The solutions that the cap on each source leaves, in the order given.
 
     All problems' best ones come before any second best; among equals, the problem's id decides as
@@ -142,7 +148,7 @@ def within_sources(
     return [one for place, one in enumerate(kept) if place in left]
 
 
-def outcomes(ledgers: Sequence[Ledger]) -> list[Outcome]:
+def outcomes(ledgers: Sequence[TreeValues]) -> list[Outcome]:
     """Every judged solution of a problem and whether it is right; equal texts once (ORM: Cobbe et
     al., arXiv:2110.14168)."""
     return [
@@ -151,21 +157,21 @@ def outcomes(ledgers: Sequence[Ledger]) -> list[Outcome]:
     ]
 
 
-def values(ledgers: Sequence[Ledger]) -> list[ValuedPrefix]:
+def values(ledgers: Sequence[TreeValues]) -> list[PrefixValue]:
     """The prefix to every node with a judged end below, and its Q (PQM in rStar-Math's ablation,
     arXiv:2501.04519, table 8)."""
-    found: list[ValuedPrefix] = []
+    found: list[PrefixValue] = []
     for ledger in ledgers:
         tree = ledger.tree
         for node, q in enumerate(ledger.q):
             judged = ledger.right[node] + ledger.wrong[node]
             if node != ROOT and judged and q is not None:
-                spot = Spot(ledger.strategy, node)
-                found.append(ValuedPrefix(tree.question, tree.prefix(node), spot, q))
+                spot = TreeNodeRef(ledger.strategy, node)
+                found.append(PrefixValue(tree.question, tree.prefix(node), spot, q))
     return found
 
 
-def labelled_steps(ledgers: Sequence[Ledger]) -> list[LabelledSteps]:
+def labelled_steps(ledgers: Sequence[TreeValues]) -> list[LabelledSteps]:
     """Every judged solution with a hard and a soft label for each step: whether any of the judged
     ends below it is right, and the share of them that are (Math-Shepherd, arXiv:2312.08935)."""
     found: list[LabelledSteps] = []
@@ -185,7 +191,7 @@ def labelled_steps(ledgers: Sequence[Ledger]) -> list[LabelledSteps]:
     return found
 
 
-def _judged(ledgers: Sequence[Ledger]) -> Iterator[tuple[End, bool]]:
+def _judged(ledgers: Sequence[TreeValues]) -> Iterator[tuple[JudgedPath, bool]]:
     """The judged ends in order of creation, those of one text once, and whether they are right."""
     seen: set[str] = set()
     for ledger in ledgers:
@@ -198,8 +204,8 @@ def _judged(ledgers: Sequence[Ledger]) -> Iterator[tuple[End, bool]]:
 
 
 async def curate(
-    searched: Iterable[Searched],
-    group: Grouper,
+    searched: Iterable[SearchedProblem],
+    group: AnswerGrouper,
     config: CurationConfig | None = None,
     data: Collection[Data] = ("sft", "preference"),
 ) -> Curated:
@@ -212,27 +218,27 @@ async def curate(
     config = config or CurationConfig()
     found = Curated()
     for one in searched:
-        ledgers = [Ledger(strategy, tree) for strategy, tree in one.trees]
-        drafted = unreliable(one.problem, ledgers)
+        ledgers = [TreeValues(strategy, tree) for strategy, tree in one.trees]
+        drafted = find_unreliable(one.problem, ledgers)
         if drafted is not None:
             found.unreliable.append(drafted)
             count(found.report.problems, "synthetic, mostly contradicted")
             continue
-        doubted = await suspect(one.problem, ledgers, config, group)
+        doubted = await find_label_noise(one.problem, ledgers, config, group)
         if doubted is not None:
             found.suspects.append(doubted)
             count(found.report.problems, "probably mislabelled")
             continue
         count(found.report.problems, _state(ledgers))
         found.sources[one.problem.id] = one.problem.source
-        _take(found, ledgers, config, data)
+        _collect(found, ledgers, config, data)
     counts = found.report.solutions
     found.solutions = within_sources(found.solutions, found.sources, config, counts)
     return found
 
 
-def _take(
-    found: Curated, ledgers: list[Ledger], config: CurationConfig, data: Collection[Data]
+def _collect(
+    found: Curated, ledgers: list[TreeValues], config: CurationConfig, data: Collection[Data]
 ) -> None:
     """Add what the trees of one problem hold."""
     report = found.report
@@ -253,7 +259,7 @@ def _take(
         found.steps.extend(labelled_steps(ledgers))
 
 
-def _state(ledgers: list[Ledger]) -> str:
+def _state(ledgers: list[TreeValues]) -> str:
     """What is known of a problem; only with both kinds of ends can there be pairs."""
     right = any(ledger.right[0] for ledger in ledgers)
     wrong = any(ledger.wrong[0] for ledger in ledgers)

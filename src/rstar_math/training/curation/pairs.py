@@ -8,7 +8,7 @@ from typing import Any
 
 from rstar_math.search.programs import normalized_program
 from rstar_math.search.tree import ROOT, Tree
-from rstar_math.training.curation.records import CurationConfig, KeptPair, Spot, count
+from rstar_math.training.curation.records import CurationConfig, SelectedPair, TreeNodeRef, count
 from rstar_math.types import ExecutionStatus, Step, StepPair, Verdict
 
 
@@ -42,10 +42,10 @@ OK = ExecutionStatus.OK
 
 
 @dataclass(frozen=True, slots=True)
-class End:
+class JudgedPath:
     """A judged end of a path."""
 
-    ledger: "Ledger"
+    ledger: "TreeValues"
     node: int
     mean_q: float | None
     """Mean of the Q of the path's steps, in [-1, 1]; None where none has one."""
@@ -54,9 +54,9 @@ class End:
     """Whether the code of any of its steps failed."""
 
     @property
-    def spot(self) -> Spot:
+    def spot(self) -> TreeNodeRef:
         """Where it is in the run."""
-        return Spot(self.ledger.strategy, self.node)
+        return TreeNodeRef(self.ledger.strategy, self.node)
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -69,7 +69,7 @@ class End:
         return "".join(f"{step.text}\0{step.kind}\0" for step in self.steps)
 
 
-class Ledger:
+class TreeValues:
     """The ends of one tree. Only an answer that the Verifier called right or wrong is one: a path
     that gave up, and an answer that it could not tell, prove nothing of the steps above."""
 
@@ -82,8 +82,8 @@ class Ledger:
         self.wrong = [0] * size
         self.q: list[float | None] = [None] * size
         """Each node's mean backed-up value."""
-        self.right_ends: list[End] = []
-        self.wrong_ends: list[End] = []
+        self.right_ends: list[JudgedPath] = []
+        self.wrong_ends: list[JudgedPath] = []
         self.unjudged = 0
         """Answers that were not judged, or that the Verifier could not tell."""
         self.unanswered = 0
@@ -113,9 +113,9 @@ class Ledger:
             elif step.answer is not None:
                 count = known[index]
                 mean, low = (total[index] / count, least[index]) if count else (None, None)
-                self._end(End(self, index, mean, low, failed[index]), node.verdict)
+                self._end(JudgedPath(self, index, mean, low, failed[index]), node.verdict)
 
-    def _end(self, end: End, verdict: Verdict | None) -> None:
+    def _end(self, end: JudgedPath, verdict: Verdict | None) -> None:
         if verdict is Verdict.RIGHT:
             self.right[end.node] = 1
             self.right_ends.append(end)
@@ -161,19 +161,19 @@ class Ledger:
             node = self.tree.nodes[node].parent
 
 
-def best_first(ends: Iterable[End]) -> Iterator[End]:
+def best_first(ends: Iterable[JudgedPath]) -> Iterator[JudgedPath]:
     """Ends by mean Q, then by least Q, highest first; then by text, whatever order they came in.
     Those without a value come last."""
     return _ranked(ends, lambda end: (-_low(end.mean_q), -_low(end.min_q)))
 
 
-def worst_first(ends: Iterable[End]) -> Iterator[End]:
+def worst_first(ends: Iterable[JudgedPath]) -> Iterator[JudgedPath]:
     """Ends by mean Q, then by least Q, lowest first; then by text. Those without a value come
     last."""
     return _ranked(ends, lambda end: (_high(end.mean_q), _high(end.min_q)))
 
 
-def _ranked(ends: Iterable[End], key: Callable[[End], Any]) -> Iterator[End]:
+def _ranked(ends: Iterable[JudgedPath], key: Callable[[JudgedPath], Any]) -> Iterator[JudgedPath]:
     """Ends in order; texts are made only for the ties that a caller gets to."""
     for _, ties in groupby(sorted(ends, key=key), key=key):
         tied = list(ties)
@@ -192,7 +192,9 @@ Rejects = Callable[[int, int], str | None]
 """Why a preferred and another child make no pair; None if they do."""
 
 
-def step_pairs(ledger: Ledger, config: CurationConfig, counts: dict[str, int]) -> list[KeptPair]:
+def step_pairs(
+    ledger: TreeValues, config: CurationConfig, counts: dict[str, int]
+) -> list[SelectedPair]:
     """The pairs of sibling steps of one tree, nodes breadth-first.
 
     At each node, of the children with a right end below those of the highest Q are preferred to
@@ -200,7 +202,7 @@ def step_pairs(ledger: Ledger, config: CurationConfig, counts: dict[str, int]) -
     either side. What the selection brought is added to `counts` by what became of it.
     """
     rejects = _rules(ledger, config)
-    found: list[KeptPair] = []
+    found: list[SelectedPair] = []
     for node in _visited(ledger, config):
         good, bad = _sides(ledger, node, config)
         kept: list[tuple[int, int]] = []
@@ -217,8 +219,8 @@ def step_pairs(ledger: Ledger, config: CurationConfig, counts: dict[str, int]) -
 
 
 def final_pairs(
-    ledgers: Sequence[Ledger], config: CurationConfig, counts: dict[str, int]
-) -> list[KeptPair]:
+    ledgers: Sequence[TreeValues], config: CurationConfig, counts: dict[str, int]
+) -> list[SelectedPair]:
     """The pairs of whole solutions of one problem, all its trees together: right ones of the
     highest mean Q, without failed code, against wrong ones of the lowest.
 
@@ -234,7 +236,7 @@ def final_pairs(
     return [_final_pair(one, other, 1 / len(pairs)) for one, other in pairs]
 
 
-def _visited(ledger: Ledger, config: CurationConfig) -> Iterator[int]:
+def _visited(ledger: TreeValues, config: CurationConfig) -> Iterator[int]:
     """Nodes with right and wrong ends below them, breadth-first: all, or those of the path that
     always goes on to the most visited of them."""
     nodes, right, wrong = ledger.tree.nodes, ledger.right, ledger.wrong
@@ -252,7 +254,7 @@ def _visited(ledger: Ledger, config: CurationConfig) -> Iterator[int]:
         layer = below
 
 
-def _sides(ledger: Ledger, node: int, config: CurationConfig) -> tuple[list[int], list[int]]:
+def _sides(ledger: TreeValues, node: int, config: CurationConfig) -> tuple[list[int], list[int]]:
     """The children of a node that are to be paired: preferred ones, and others."""
     q, right, wrong = ledger.q, ledger.right, ledger.wrong
     children = [child for child in ledger.tree.nodes[node].children if q[child] is not None]
@@ -273,7 +275,7 @@ def _sides(ledger: Ledger, node: int, config: CurationConfig) -> tuple[list[int]
     return good[: config.positives], bad[: config.negatives]
 
 
-def _rules(ledger: Ledger, config: CurationConfig) -> Rejects:
+def _rules(ledger: TreeValues, config: CurationConfig) -> Rejects:
     """The conditions on a pair of children."""
     best = ledger.best_right() if config.completions else []
     worst = ledger.worst_wrong() if config.completions else []
@@ -298,15 +300,15 @@ def _rules(ledger: Ledger, config: CurationConfig) -> Rejects:
     return rejects
 
 
-def _same_program(ledger: Ledger, one: int, other: int) -> bool:
+def _same_program(ledger: TreeValues, one: int, other: int) -> bool:
     steps = _step(ledger, one), _step(ledger, other)
     forms = {normalized_program([step]) for step in steps if step.code.strip()}
     return all(step.code.strip() for step in steps) and len(forms) == 1
 
 
-def _step_pair(ledger: Ledger, node: int, pair: tuple[int, int], weight: float) -> KeptPair:
+def _step_pair(ledger: TreeValues, node: int, pair: tuple[int, int], weight: float) -> SelectedPair:
     tree, (chosen, rejected) = ledger.tree, pair
-    return KeptPair(
+    return SelectedPair(
         pair=StepPair(
             question=tree.question,
             prefix=tree.prefix(node),
@@ -317,17 +319,17 @@ def _step_pair(ledger: Ledger, node: int, pair: tuple[int, int], weight: float) 
             weight=weight,
         ),
         kind="step",
-        chosen=Spot(ledger.strategy, chosen),
-        rejected=Spot(ledger.strategy, rejected),
+        chosen=TreeNodeRef(ledger.strategy, chosen),
+        rejected=TreeNodeRef(ledger.strategy, rejected),
         node=node,
         depth=tree.nodes[node].depth,
     )
 
 
-def _final_pair(one: End, other: End, weight: float) -> KeptPair:
+def _final_pair(one: JudgedPath, other: JudgedPath, weight: float) -> SelectedPair:
     assert one.mean_q is not None
     assert other.mean_q is not None
-    return KeptPair(
+    return SelectedPair(
         pair=StepPair(
             question=one.ledger.tree.question,
             prefix=(),
@@ -345,9 +347,9 @@ def _final_pair(one: End, other: End, weight: float) -> KeptPair:
     )
 
 
-def _different(ends: Iterable[End], most: int) -> list[End]:
+def _different(ends: Iterable[JudgedPath], most: int) -> list[JudgedPath]:
     """The first ends whose texts differ and that have a value."""
-    found: dict[str, End] = {}
+    found: dict[str, JudgedPath] = {}
     for end in ends:
         if len(found) == most:
             break
@@ -356,11 +358,11 @@ def _different(ends: Iterable[End], most: int) -> list[End]:
     return list(found.values())
 
 
-def _step(ledger: Ledger, node: int) -> Step:
+def _step(ledger: TreeValues, node: int) -> Step:
     step = ledger.tree.nodes[node].step
     assert step is not None
     return step
 
 
-def _text(ledger: Ledger, node: int) -> str:
+def _text(ledger: TreeValues, node: int) -> str:
     return _step(ledger, node).text

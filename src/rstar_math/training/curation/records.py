@@ -59,7 +59,7 @@ ALL_DATA: tuple[Data, ...] = get_args(Data)
 
 
 @dataclass(frozen=True, slots=True)
-class Spot:
+class TreeNodeRef:
     """A node of a run: the strategy that grew its tree, and its index in it."""
 
     strategy: str
@@ -67,26 +67,26 @@ class Spot:
 
 
 @dataclass(frozen=True, slots=True)
-class KeptSolution:
+class SelectedSolution:
     """A right solution to imitate."""
 
     trajectory: Trajectory
-    spot: Spot
+    spot: TreeNodeRef
     mean_q: float | None
     """Mean of the steps' Q, in [-1, 1]; None where no step has one."""
     min_q: float | None
 
 
 @dataclass(frozen=True, slots=True)
-class KeptPair:
+class SelectedPair:
     """A pair and where it comes from."""
 
     pair: StepPair
     kind: Literal["step", "final"]
     """Two next steps of one node, or two whole solutions."""
-    chosen: Spot
+    chosen: TreeNodeRef
     """Last node of the preferred side."""
-    rejected: Spot
+    rejected: TreeNodeRef
     node: int
     """The node whose children are compared; 0 (the root) for whole solutions."""
     depth: int
@@ -98,17 +98,17 @@ class Outcome:
     """A whole solution and whether its answer is right."""
 
     trajectory: Trajectory
-    spot: Spot
+    spot: TreeNodeRef
     right: bool
 
 
 @dataclass(frozen=True, slots=True)
-class ValuedPrefix:
+class PrefixValue:
     """The first steps of a solution and their value."""
 
     question: Question
     steps: tuple[Step, ...]
-    spot: Spot
+    spot: TreeNodeRef
     q: float
     """Mean value backed up through the last step, in [-1, 1]."""
 
@@ -118,7 +118,7 @@ class LabelledSteps:
     """A solution with labels for its steps (Math-Shepherd, arXiv:2312.08935, section 3.3)."""
 
     trajectory: Trajectory
-    spot: Spot
+    spot: TreeNodeRef
     hard: tuple[bool, ...]
     """Whether any judged end below the step is right."""
     soft: tuple[float, ...]
@@ -126,7 +126,7 @@ class LabelledSteps:
 
 
 @dataclass(frozen=True, slots=True)
-class Suspect:
+class SuspectLabel:
     """A problem whose reference answer is probably wrong."""
 
     problem: str
@@ -140,7 +140,7 @@ class Suspect:
 
 
 @dataclass(frozen=True, slots=True)
-class Unreliable:
+class UnreliableProblem:
     """A problem that a model wrote and whose solutions mostly contradict its reference."""
 
     problem: str
@@ -188,14 +188,14 @@ class Curated:
     Without a repr of its contents: `asyncio.run` makes the repr of a coroutine's result twice.
     """
 
-    solutions: list[KeptSolution] = field(default_factory=list)
-    pairs: list[KeptPair] = field(default_factory=list)
+    solutions: list[SelectedSolution] = field(default_factory=list)
+    pairs: list[SelectedPair] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
-    values: list[ValuedPrefix] = field(default_factory=list)
+    values: list[PrefixValue] = field(default_factory=list)
     steps: list[LabelledSteps] = field(default_factory=list)
-    suspects: list[Suspect] = field(default_factory=list)
+    suspects: list[SuspectLabel] = field(default_factory=list)
     """Probably mislabelled problems, of which nothing is in the data."""
-    unreliable: list[Unreliable] = field(default_factory=list)
+    unreliable: list[UnreliableProblem] = field(default_factory=list)
     """Synthetic problems that are left out because their reference is in doubt."""
     sources: dict[str, str | None] = field(default_factory=dict)
     """Where each problem comes from, by its id."""
