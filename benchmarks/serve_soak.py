@@ -9,7 +9,7 @@ rest streams that are read a piece at a time with pauses, streams that are never
 of which only a part is sent. Half of the searches are for three chains, half trees.
 
 The last line with --json is one object: `lost` (answers that were waited for and did not come or
-were no good), `open_searcher`, `waiting`, `max_concurrent_searches` (besides the one that asks) and `tasks_left` when
+were no good), `searching`, `waiting`, `in_flight` (besides the one that asks) and `tasks_left` when
 all is over, `descriptors_left`, `memory_growth_mb` (after the first fifth),
 `model_requests` and of these `model_dropped` (broken off by our server as their client had gone)
 and `model_pending` (still open in the end), `requests_per_s`. Exit code 1 if anything is left, lost

@@ -62,7 +62,8 @@ class Rate:
 
 class LineDisplay:
     """Progress as lines of text: what is downloaded and how large it is, then every 15 s how far it
-    is, also while no bytes arrive. Use it as a context manager; its value is an `ProgressCallback`."""
+    is, also while no bytes arrive. Use it as a context manager; its value is an
+    `ProgressCallback`."""
 
     def __init__(self, stream: TextIO | None = None, *, every_s: float = EVERY_S) -> None:
         self._stream = stream or sys.stderr

@@ -40,8 +40,8 @@ def repack_weights(source: Path, target: Path, adapter: Path | None = None) -> N
     """Write to `target`, whole or not at all, a model with its Q4_1 matrices and those that
     `adapter` changes as Q8_0, everything else as it is.
 
-    Raises `InputError` for damaged files, `MissingDependencyError`, and `OSError` where `target` cannot be
-    written.
+    Raises `InputError` for damaged files, `MissingDependencyError`, and `OSError` where `target`
+    cannot be written.
     """
     gguf = require_gguf()
     with atomic_write(target) as part:
@@ -233,8 +233,8 @@ def write_adapter(checkpoint: Path, out: Path, *, kind: Kind = "f16") -> Path:
     """`out`, written whole or not at all: the adapter of a policy or preference model that was
     trained with LoRA, with a preference model's head.
 
-    The base is known again by its shape and last norm. Raises `InputError`, `MissingDependencyError`, and
-    `StoreError` for the disk.
+    The base is known again by its shape and last norm. Raises `InputError`,
+    `MissingDependencyError`, and `StoreError` for the disk.
     """
     spec = read_spec(checkpoint)
     folder = checkpoint / "adapter"

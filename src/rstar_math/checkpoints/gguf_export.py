@@ -27,7 +27,8 @@ def write_gguf(checkpoint: Path, out: Path, *, kind: Kind = "q8_0") -> Path:
     """`out`, written whole or not at all: a policy or preference model as one GGUF file.
 
     Of a model trained with LoRA the merged weights are taken. Matrices are stored as `kind`, norms
-    and biases as float32. Raises `InputError`, `MissingDependencyError`, and `StoreError` for the disk.
+    and biases as float32. Raises `InputError`, `MissingDependencyError`, and `StoreError` for the
+    disk.
     """
     spec = read_spec(checkpoint)
     weights = WeightFiles(checkpoint)

@@ -1,8 +1,9 @@
 """Who searches what: problems handed to workers that come and go, each finished exactly once.
 
-Knows no transport: a worker is a `WorkerHandle`. A worker that is lost gives its problems back, and they
-are searched elsewhere; what it may still have to say is not listened to. No more is under way than
-the workers have room for, and nothing new is handed out while whoever takes the results is busy.
+Knows no transport: a worker is a `WorkerHandle`. A worker that is lost gives its problems back, and
+they are searched elsewhere; what it may still have to say is not listened to. No more is under way
+than the workers have room for, and nothing new is handed out while whoever takes the results is
+busy.
 """
 
 import asyncio

@@ -100,7 +100,8 @@ def starts_servers(config: Config) -> bool:
 
 
 def capacity(config: Config, strategy: Strategy) -> int:
-    """Problems that keep a worker's share of the model servers busy; see `Solver.max_concurrent_searches`."""
+    """Problems that keep a worker's share of the model servers busy; see
+    `Solver.max_concurrent_searches`."""
     return Solver(config).max_concurrent_searches(strategy)
 
 

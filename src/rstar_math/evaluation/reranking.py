@@ -57,9 +57,9 @@ def of_tree(tree: Tree, verdicts: Mapping[str, Verdict] | None = None) -> Succes
     """The success of what a tree holds: the probability that the policy writes a path to a right
     answer, among the paths that came to an end. For chains it is their share.
 
-    Paths weigh as in `search.voting.path_probabilities`, so that a branch does not count by how often the
-    search went there. `verdicts` by answer are for trees that were searched without a Verifier.
-    None where no path has ended.
+    Paths weigh as in `search.voting.path_probabilities`, so that a branch does not count by how
+    often the search went there. `verdicts` by answer are for trees that were searched without a
+    Verifier. None where no path has ended.
     """
     right = ended = 0.0
     n = 0

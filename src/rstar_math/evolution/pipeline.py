@@ -36,8 +36,8 @@ async def evolve(
     the end. The workers of a `cluster` search, where one is named; the folder must then be at the
     same path on all its nodes.
 
-    Raises `BudgetSpent` where the budget ends it, `MissingDependencyError` at once where training's packages
-    are not installed, and any `RstarError`; the same call goes on.
+    Raises `BudgetSpent` where the budget ends it, `MissingDependencyError` at once where training's
+    packages are not installed, and any `RstarError`; the same call goes on.
     """
     if not recipe.launch and any(one.policy or one.ppm for one in recipe.rounds):
         require_training()

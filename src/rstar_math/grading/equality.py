@@ -1,7 +1,8 @@
 """Whether two answers that have been read are equal: the policy on shapes.
 
 Scalars are left to a `Scalars` object, so that the rules serve twice: in the caller's process with
-exact arithmetic alone (`rules.py`; it raises `NeedsNumericEngine`), and in a worker with the numeric engine.
+exact arithmetic alone (`rules.py`; it raises `NeedsNumericEngine`), and in a worker with the
+numeric engine.
 
     x = 5            equals 5, and 5 = x; not y = 5
     2, 3             unordered; equals {2, 3}, [2, 3] and x = 2 or x = 3; not (2, 3)

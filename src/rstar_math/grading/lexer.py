@@ -98,7 +98,8 @@ class Token:
 
 
 def tokenize(text: str) -> list[Token]:
-    """The tokens of a cleaned answer. Raises `LimitExceeded` for numbers beyond the cap on digits."""
+    """The tokens of a cleaned answer. Raises `LimitExceeded` for numbers beyond the cap on
+    digits."""
     text = _FONT.sub(_font, text)
     text = _VECTOR.sub(lambda m: f"\\vector{{{m[1]}}}", text)
     python = "\\" not in text and "*" in text

@@ -56,7 +56,8 @@ class Parser:
         """Words of unit found after the items of the outermost list."""
 
     def answer(self) -> Node:
-        """The whole answer. Raises `ParseError` if anything is left over, `LimitExceeded` past a cap."""
+        """The whole answer. Raises `ParseError` if anything is left over, `LimitExceeded` past a
+        cap."""
         if self.is_op("=", "≈"):
             self.at += 1
         node = self.items(outermost=True)

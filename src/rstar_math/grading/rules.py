@@ -258,8 +258,8 @@ class Exact:
     """Scalars compared by exact values and by form alone."""
 
     def same(self, a: Node, b: Node) -> bool:
-        """Whether two scalars are equal. Raises `NeedsNumericEngine` where neither their values nor their
-        forms can tell."""
+        """Whether two scalars are equal. Raises `NeedsNumericEngine` where neither their values nor
+        their forms can tell."""
         left, right_ = exact.value(a), exact.value(b)
         if left is not None and right_ is not None:
             return exact.equal_numbers(left, right_)
@@ -284,8 +284,9 @@ def quick(pred: str, gold: str) -> Grade | None:
 
 
 def grade_pair(pred: str, gold: str, scalars: Scalars) -> Grade:
-    """The judgement of a pair with the given way to compare scalars. Raises `NeedsNumericEngine` where
-    those are not enough, `ParseError` where one side is no mathematics that the reader knows."""
+    """The judgement of a pair with the given way to compare scalars. Raises `NeedsNumericEngine`
+    where those are not enough, `ParseError` where one side is no mathematics that the reader
+    knows."""
     answer, reference = extract_core(pred), extract_core(gold)
     if not _SIGN.search(answer):
         return NO_ANSWER
@@ -341,9 +342,9 @@ def _explained(reference: Node, same: bool) -> Grade:
         kind = "expressions"
     else:
         kind = {
-            "BracketedList": "sequences or intervals", "UnorderedList": "lists", "FiniteSet": "sets", "RealSet": "sets",
-            "Builder": "sets", "Relation": "equations or inequalities", "Matrix": "matrices",
-            "Choice": "options", "Clock": "times", "Ratio": "ratios",
+            "BracketedList": "sequences or intervals", "UnorderedList": "lists", "FiniteSet":
+            "sets", "RealSet": "sets", "Builder": "sets", "Relation": "equations or inequalities",
+            "Matrix": "matrices", "Choice": "options", "Clock": "times", "Ratio": "ratios",
         }[type(reference).__name__]  # fmt: skip
     return right(f"The two are equal as {kind}.") if same else wrong(f"The two differ as {kind}.")
 

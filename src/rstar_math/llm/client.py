@@ -106,8 +106,8 @@ class OpenAIClient:
     async def check_server(self) -> None:
         """Check the address, the key and the model's name; settle the name where none was given.
 
-        Raises `ModelUnreachableError` or `ModelRejectedError` at once: a server that is not there yet is not
-        waited for. Of several one must be there; the others are used once they are.
+        Raises `ModelUnreachableError` or `ModelRejectedError` at once: a server that is not there
+        yet is not waited for. Of several one must be there; the others are used once they are.
         """
         away: list[ModelUnreachableError] = []
         for replica in self.replicas.all:
@@ -158,8 +158,8 @@ class OpenAIClient:
         model's chat template where the server shows it.
 
         llama.cpp shows the template; vLLM and SGLang continue messages if they have a chat route;
-        of any other server a request of six tokens tells. Raises `ModelUnreachableError`: a server that
-        does not answer now must not be taken for one without chat.
+        of any other server a request of six tokens tells. Raises `ModelUnreachableError`: a server
+        that does not answer now must not be taken for one without chat.
         """
         if self._engine == "llamacpp":
             self.prompting = await self._prompting_of_llama_cpp()

@@ -40,8 +40,8 @@ async def connect(
     With `chat` it finds out how a server's model is asked in chat (`Connection.prompting`).
     Downloads a model that is not on this disk (see `models.downloads`). Asks a server for its list
     of models first, so that a wrong address, key or model name is an error here and not after an
-    hour. Raises `ModelUnreachableError`, `ModelRejectedError`, `DownloadError`, `MissingDependencyError`, `InputError`
-    or `ConfigError`.
+    hour. Raises `ModelUnreachableError`, `ModelRejectedError`, `DownloadError`,
+    `MissingDependencyError`, `InputError` or `ConfigError`.
     """
     meant = parse_name(config.url) if config.embedded and "," not in config.url else None
     if meant is not None and meant.engine == "llama.cpp":

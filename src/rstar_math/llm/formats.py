@@ -45,7 +45,8 @@ class CompletionRequest:
 
 @dataclass(frozen=True, slots=True)
 class RequestFormat:
-    """A route of a server, with how to say an `CompletionRequest` there and how to read what comes back."""
+    """A route of a server, with how to say an `CompletionRequest` there and how to read what comes
+    back."""
 
     route: str
     build: Callable[[CompletionRequest], dict[str, Any]]

@@ -51,8 +51,8 @@ class EngineSettings:
 
 
 def start(path: Path, settings: EngineSettings) -> tuple[Any, str]:
-    """A running server and its key. Raises `MissingDependencyError`, and `ModelRejectedError` or `InputError` for
-    files that llama.cpp does not load."""
+    """A running server and its key. Raises `MissingDependencyError`, and `ModelRejectedError` or
+    `InputError` for files that llama.cpp does not load."""
     try:
         import xllamacpp
     except ImportError as error:

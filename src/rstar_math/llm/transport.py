@@ -63,8 +63,8 @@ def retry_after_s(header: str | None) -> float:
 
 
 def check_reply(reply: Reply, url: str, route: str) -> object:
-    """The JSON of a good answer. Raises `ModelRejectedError` or `ContextLengthError` for any other, and
-    `NoSuchRoute` where the server lacks the route or has it for chat only."""
+    """The JSON of a good answer. Raises `ModelRejectedError` or `ContextLengthError` for any other,
+    and `NoSuchRoute` where the server lacks the route or has it for chat only."""
     status = reply.status
     if status < 300:
         body = reply.json()

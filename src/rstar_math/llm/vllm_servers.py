@@ -149,8 +149,8 @@ async def serving_vllm(
 
     `name` is the model's there (by default the folder's), `adapters` are folders of PEFT by name,
     `gpus` is as CUDA_VISIBLE_DEVICES has it, `port` 0 is a free one, `extra` are further options of
-    vLLM, `pooling` is for preference models. Raises `MissingDependencyError` where there is no vLLM and
-    `ModelUnreachableError`, with the end of its log, where it does not come up.
+    vLLM, `pooling` is for preference models. Raises `MissingDependencyError` where there is no vLLM
+    and `ModelUnreachableError`, with the end of its log, where it does not come up.
     """
     order = ServerSpec(
         checkpoint=str(checkpoint),
@@ -191,7 +191,8 @@ async def start(
 
 
 def program(config: ServersConfig) -> list[str]:
-    """The beginning of vLLM's command line. Raises `MissingDependencyError` where it cannot be run."""
+    """The beginning of vLLM's command line. Raises `MissingDependencyError` where it cannot be
+    run."""
     try:
         said = shlex.split(os.environ.get(COMMAND, ""))
     except ValueError as error:
@@ -287,7 +288,8 @@ async def _launch(
 
 
 async def wait_until_ready(served: ServerProcess, start_s: float) -> None:
-    """Wait until a server answers, to its key and with its model. Raises `ModelUnreachableError`."""
+    """Wait until a server answers, to its key and with its model. Raises
+    `ModelUnreachableError`."""
     try:
         async with asyncio.timeout(start_s):
             while not await served.answers():

@@ -18,7 +18,8 @@ REPACKED = "SmolLM2-135M-Instruct.Q8_0.v1.gguf"
 
 def weights_file(model: str) -> Path:
     """The GGUF file of the policy "local" or "trained" (written into the cache when it is first
-    asked for), or of a path that the user gave. Raises `InputError` and `MissingDependencyError`."""
+    asked for), or of a path that the user gave. Raises `InputError` and
+    `MissingDependencyError`."""
     if model == LOCAL:
         return _cached(REPACKED, None)
     if model == TRAINED:

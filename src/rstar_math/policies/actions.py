@@ -66,8 +66,8 @@ class ActionPolicy:
     expansion's A2 votes that agree with it; without such votes, the share of this expansion's
     thoughts with an answer.
 
-    A path has at most `depth` steps; see `steps.actions.allowed_actions` for the last one. An action whose
-    request cannot be served brings no steps; the error is raised where none could.
+    A path has at most `depth` steps; see `steps.actions.allowed_actions` for the last one. An
+    action whose request cannot be served brings no steps; the error is raised where none could.
     """
 
     def __init__(

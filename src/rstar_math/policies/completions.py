@@ -272,9 +272,9 @@ class ChainDiscriminator:
     async def answers(
         self, question: Question, begun: str, n: int, *, seed: int
     ) -> list[str | None]:
-        """See `protocols.Discriminator`. What counts is what the completion itself states; only a statement
-        that `begun` left open is read across the cut. Samples that give None are counted in the
-        cost (`truncated`, `malformed`)."""
+        """See `protocols.Discriminator`. What counts is what the completion itself states; only a
+        statement that `begun` left open is read across the cut. Samples that give None are counted
+        in the cost (`truncated`, `malformed`)."""
         if self._conversation is None:
             prompt, stop = chain_prompt(self._family, question, begun), tuple(ANSWER_STOPS)
         else:

@@ -265,8 +265,8 @@ def resolve_ppm(place: str) -> str:
 
 
 class RemotePPM:
-    """A trained scorer on a `ValueBackend`; `limit` is the most tokens it reads of a prefix, the rule for
-    longer ones that of `LocalPPM`. `held` is kept for as long as it lives."""
+    """A trained scorer on a `ValueBackend`; `limit` is the most tokens it reads of a prefix, the
+    rule for longer ones that of `LocalPPM`. `held` is kept for as long as it lives."""
 
     def __init__(
         self,

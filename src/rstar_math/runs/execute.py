@@ -15,7 +15,8 @@ ResultCallback = Callable[[Problem, PackedResult], None]
 
 
 class Searcher(Protocol):
-    """Whoever searches problems: a solver in this process (`LocalSearcher`), or the workers of a cluster."""
+    """Whoever searches problems: a solver in this process (`LocalSearcher`), or the workers of a
+    cluster."""
 
     @property
     def config(self) -> Config:

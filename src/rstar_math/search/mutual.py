@@ -4,9 +4,9 @@ completes to the same answer are trusted more (rStar, arXiv:2408.06195, section 
     await examine(tree, peer=peer, units=units, group=group, config=config, seed=seed)
     choice = await mutual_choice(tree, group, config)
 
-`examine` asks and writes on the tree what was found; `choose_by_agreement` only reads the tree, so an
-answer can be chosen again by another rule without asking again. Neither knows a reference answer:
-of two trees that differ in verdicts only, the same answer is chosen.
+`examine` asks and writes on the tree what was found; `choose_by_agreement` only reads the tree, so
+an answer can be chosen again by another rule without asking again. Neither knows a reference
+answer: of two trees that differ in verdicts only, the same answer is chosen.
 """
 
 import asyncio

@@ -96,11 +96,11 @@ class Strategy:
     sub-questions in a tree of `n` rollouts; "mcts" a tree of `n` rollouts (None: as many as the
     config says).
 
-    In words instead of programs (`actions.load_action_prompts` has the prompts): "zero" one zero-shot chain of
-    thought at temperature 0, "cot" one few-shot chain at temperature 0 or with `n` a majority over
-    `n`; "gen" a tree of `n` rollouts over rStar's actions and a majority of its paths, "rstar" the
-    same with the discriminator, "verify" with the model's own verification instead; "peer" what
-    the discriminator's model answers by itself, as "cot".
+    In words instead of programs (`actions.load_action_prompts` has the prompts): "zero" one
+    zero-shot chain of thought at temperature 0, "cot" one few-shot chain at temperature 0 or with
+    `n` a majority over `n`; "gen" a tree of `n` rollouts over rStar's actions and a majority of its
+    paths, "rstar" the same with the discriminator, "verify" with the model's own verification
+    instead; "peer" what the discriminator's model answers by itself, as "cot".
     """
 
     kind: Kind

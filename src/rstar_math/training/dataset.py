@@ -152,8 +152,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         mark = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(
-            f"{folder} has no {MANIFEST_FILE}: it is no training data or was not finished; make it with "
-            f"rstar curate RUN --out {folder}."
+            f"{folder} has no {MANIFEST_FILE}: it is no training data or was not finished; make it "
+            f"with rstar curate RUN --out {folder}."
         ) from None
     except (OSError, ValueError) as error:
         raise InputError(f"{folder / MANIFEST_FILE} cannot be read ({error}).") from error

@@ -82,8 +82,8 @@ def train_policy(
 
     A training that was killed goes on from its last checkpoint when the same is called again, and
     ends as if it had not been. On a CPU the same call gives the same weights. Raises `InputError`,
-    `MissingDependencyError`, `StoreError`, and `TrainingError` where the training diverges or does not fit
-    into memory; `out` is whole or not there.
+    `MissingDependencyError`, `StoreError`, and `TrainingError` where the training diverges or does
+    not fit into memory; `out` is whole or not there.
     """
     require_training()
     if not on_gpu():
@@ -313,7 +313,8 @@ def run_launcher(
     the model is written.
 
     It goes on from its last checkpoint, and ends when this process ends, however that does. Raises
-    `MissingDependencyError` where there is no such launcher, `InputError` with its last words where it fails.
+    `MissingDependencyError` where there is no such launcher, `InputError` with its last words where
+    it fails.
     """
     command = [_found(launcher[0]), *launcher[1:], "rstar_math.cli", "train", *training]
     command += ["--out", str(out)]

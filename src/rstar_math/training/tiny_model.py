@@ -100,7 +100,8 @@ def save_tiny_policy(
     steps to answer with a number it has read (`training.tiny_model`). The same for the same
     arguments.
 
-    Raises `MissingDependencyError` without torch and transformers, `InputError` where the folder is there.
+    Raises `MissingDependencyError` without torch and transformers, `InputError` where the folder is
+    there.
     """
     require_torch()
     import torch

@@ -56,8 +56,8 @@ def set_malloc_limits() -> None:
 
 
 def trim_malloc() -> None:
-    """Return what a finished training kept (`set_malloc_limits`) to the system, for what comes next in
-    this process. Nothing happens where the C library is not glibc."""
+    """Return what a finished training kept (`set_malloc_limits`) to the system, for what comes next
+    in this process. Nothing happens where the C library is not glibc."""
     gc.collect()
     with suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)

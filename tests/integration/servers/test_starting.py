@@ -157,7 +157,7 @@ def _wait_for_three(begun: Begun) -> None:
 _RUN = """
 import asyncio, sys
 from rstar_math.config.sections import ServersConfig
-from rstar_math.models.servers import serving_vllm
+from rstar_math.llm.vllm_servers import serving_vllm
 async def main():
     config = ServersConfig(command=(sys.executable, sys.argv[2]), logs=sys.argv[3])
     async with serving_vllm(sys.argv[1], config=config):

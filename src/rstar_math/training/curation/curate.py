@@ -39,8 +39,9 @@ def find_unreliable(problem: Problem, ledgers: Sequence[TreeValues]) -> Unreliab
     """A synthetic problem as one to leave out; None where it is none, is reliable, or nobody came
     to an answer that could be judged.
 
-    A path weighs as likely as the policy is to write it (`search.voting.path_probabilities`): a search that
-    knows the reference goes where it is found, and its paths as they are counted would bear it out.
+    A path weighs as likely as the policy is to write it (`search.voting.path_probabilities`): a
+    search that knows the reference goes where it is found, and its paths as they are counted would
+    bear it out.
     """
     if problem.source != SYNTHETIC:
         return None
