@@ -37,7 +37,7 @@ _MACHINE = [
     "8192",
 ]
 _CHAINS = ("sc@8", ())
-_TREES = ("mcts", ("search.scorer=ppm", "search.tokens=500", "search.candidates=4"))
+_TREES = ("mcts", ("search.scorer=ppm", "search.token_budget=500", "search.candidates=4"))
 
 
 def _served(dtype: str, block: int | None = 32) -> list[str]:
@@ -46,8 +46,8 @@ def _served(dtype: str, block: int | None = 32) -> list[str]:
     return [
         "model.url=vllm:trained",
         "model.concurrency=64",
-        f"servers.options={json.dumps(['--dtype', dtype])}",
-        f"servers.machine={json.dumps(machine)}",
+        f"servers.args={json.dumps(['--dtype', dtype])}",
+        f"servers.hardware_args={json.dumps(machine)}",
     ]
 
 

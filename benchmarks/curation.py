@@ -30,7 +30,7 @@ from rstar_math.training.curation import (
 )
 from rstar_math.types import Execution, ExecutionStatus, Problem, Question, Step, Verdict
 
-STRICT = CurationConfig(margin=0.5, edits=20, completions=True)
+STRICT = CurationConfig(min_q_gap=0.5, min_edit_distance=20, require_better_completion=True)
 """All filters of rStar-Math's code."""
 
 

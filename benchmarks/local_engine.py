@@ -97,7 +97,7 @@ async def bare(model: Connection, requests: list[tuple[str, dict[str, Any]]]) ->
 
 def free(config: Config, asked: list[Problem]) -> list[tuple[str, dict[str, Any]]]:
     """Requests that run to the token limit."""
-    how = {"max_tokens": config.policy.step_tokens, "temperature": config.policy.temperature}
+    how = {"max_tokens": config.policy.max_step_tokens, "temperature": config.policy.temperature}
     return [
         (
             few_shot_prompt(problem.question) + GRAMMAR.opening(()),
@@ -145,7 +145,7 @@ async def prefixes(trees: int, rollouts: int, strategy: str, url: str) -> dict[s
 
 def settings(trees: int, rollouts: int, url: str) -> Config:
     """The `laptop` preset with 32 streams, on any embedded model."""
-    sizes = [f"search.rollouts={rollouts}", f"search.trees={trees}"]
+    sizes = [f"search.rollouts={rollouts}", f"search.parallel_problems={trees}"]
     return load_config("laptop", [*sizes, f"model.url={url}"])
 
 

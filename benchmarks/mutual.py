@@ -36,7 +36,7 @@ from rstar_math.types import Cost
 
 SLOTS, TOKEN_S, PREFILL_S, WORDS = 128, 0.002, 0.005, 30
 SMALL = ["actions.votes=16", "actions.sub_votes=8", "actions.candidates=3"]
-ONE_AT_A_TIME = ["search.trees=1", "search.in_flight=1", "model.concurrency=1"]
+ONE_AT_A_TIME = ["search.parallel_problems=1", "search.parallel_rollouts=1", "model.concurrency=1"]
 REAL = ["actions.votes=8", "actions.sub_votes=4"]
 
 
@@ -90,7 +90,7 @@ def against_serial(url: str, questions: int, serial: int, rollouts: int) -> dict
 
     many, many_s = asyncio.run(solved(config(), questions, rollouts))
     few, few_s = asyncio.run(solved(config(*ONE_AT_A_TIME), serial, rollouts))
-    single = asyncio.run(solved(config("search.trees=1"), serial, rollouts))[1]
+    single = asyncio.run(solved(config("search.parallel_problems=1"), serial, rollouts))[1]
     for one, other in zip(many, few, strict=False):
         assert to_record(one.tree) == to_record(other.tree), "the two did not do the same"
     bill = Cost.total(solution.tree.cost for solution in many)

@@ -46,8 +46,12 @@ FOLLOWS = (0.0, 0.25)
 PAIRS = ((0.5, 0.3), (0.5, 0.5), (0.5, 0.7), (0.5, 0.9), (0.3, 0.3), (0.7, 0.7))
 """Accuracies of generator and discriminator."""
 RULES = {
-    "code": MutualConfig(splits=4, low=0.2, high=0.5, keep="half", score="code"),
-    "paper": MutualConfig(splits=1, low=0.2, high=0.8, keep="half", score="paper"),
+    "code": MutualConfig(
+        splits=4, min_visible=0.2, max_visible=0.5, min_agreement="half", score="code"
+    ),
+    "paper": MutualConfig(
+        splits=1, min_visible=0.2, max_visible=0.8, min_agreement="half", score="paper"
+    ),
 }
 WAYS = ("majority", "mutual", "alone")
 

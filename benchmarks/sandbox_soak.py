@@ -29,7 +29,7 @@ HOSTILE = (
     ("import os; os.kill(os.getppid(), 9)", {"error"}),
     ("import socket; socket.socket()", {"error"}),
 )
-CONFIG = SandboxConfig(wall_s=2, cpu_s=0.5, memory_mb=128)
+CONFIG = SandboxConfig(timeout_s=2, cpu_s=0.5, memory_mb=128)
 GROWTH_MB = 30.0
 
 

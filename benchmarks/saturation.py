@@ -134,7 +134,7 @@ async def searched(load: Load, at: Server, *, slow: float, lockstep: bool) -> Ru
     """Grow all trees of a load at once, by one scheduler or the other."""
     trees = {f"t{i}": Tree(Question(f"t{i}", f"What is task {i}?")) for i in range(load.trees)}
     model = await connect(ModelConfig(url=at.url, concurrency=1024))
-    policy = StepPolicy(model, PolicyConfig(prompt="trained", step_tokens=MOST_TOKENS))
+    policy = StepPolicy(model, PolicyConfig(prompt="trained", max_step_tokens=MOST_TOKENS))
     scorer = TimedScorer(load.times)
     executor = TimedExecutor(load.times, slow)
     held = LockStep(trees, policy, scorer) if lockstep else None
@@ -164,7 +164,7 @@ async def searched(load: Load, at: Server, *, slow: float, lockstep: bool) -> Ru
 
 def measure(load: Load) -> tuple[dict[str, float], dict[str, Run]]:
     """All figures, and the runs they come from."""
-    single = replace(load, search=load.search.model_copy(update={"in_flight": 1}))
+    single = replace(load, search=load.search.model_copy(update={"parallel_rollouts": 1}))
     with server(load.times.batching(load.slots)) as at:
 
         def run(load: Load, slow: float = 0.0, lockstep: bool = False) -> Run:
@@ -228,7 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--scale", type=float, default=0.25, help="real seconds a modelled second")
     options = parser.parse_args(arguments)
     search = SearchConfig(
-        rollouts=options.rollouts, candidates=8, depth=8, in_flight=options.in_flight
+        rollouts=options.rollouts, candidates=8, max_depth=8, parallel_rollouts=options.in_flight
     )
     load = Load(options.trees, search, options.slots, Times(options.scale))
     where = machine()

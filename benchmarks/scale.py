@@ -10,7 +10,8 @@ scaling     The project's own `Dispatch` over 1, 2, 4 and 8 workers in this proc
             do eight times the computing. With --cluster the same over the workers of a Ray cluster.
 driver      512 simulated workers hand in packed searches of --nodes nodes as fast as the driver
             takes them: back through pickle as from another process, into a run on this disk.
-simulation  The discrete-event simulation of `rstar plan` against the real run of one worker above,
+simulation  The discrete-event simulation of `rstar estimate-cluster` against the real run of one
+worker above,
             and of 8 to 512 workers of 8 cores with a replica each, with the driver as measured.
 store       --problems problems through a run of small trees: added, opened again at every tenth,
             some searches kept one by one and the others in lots, then summed up and merged; memory,
@@ -115,7 +116,7 @@ class LocalHand:
 def config(url: str) -> Config:
     """How the scripted server is searched with."""
     settings = ["search.rollouts=2", f"search.candidates={CANDIDATES}", "grading.workers=1"]
-    settings += ["policy.prompt=trained", f"search.trees={FLIGHT}", "sandbox.workers=1"]
+    settings += ["policy.prompt=trained", f"search.parallel_problems={FLIGHT}", "sandbox.workers=1"]
     return load_config(None, settings, model=url)
 
 

@@ -198,7 +198,12 @@ async def _contests_of(toys: ToyWorld, problem: Problem) -> list[Contest]:
 def fine_tuned(rows: Sequence[SolutionRow], base: Path, out: Path, epochs: float = 2) -> None:
     """The policy that all scorers start from."""
     settings = PolicyTraining(
-        learning_rate=1e-2, epochs=epochs, batch=4, micro=4, bf16=False, save_every=10**6
+        learning_rate=1e-2,
+        epochs=epochs,
+        batch_size=4,
+        micro_batch_size=4,
+        bf16=False,
+        save_steps=10**6,
     )
     train_policy(rows, str(base), out, settings)
 
@@ -216,11 +221,11 @@ def trained(
         objective=objective,
         learning_rate=RATE,
         epochs=tokens / (each * len(groups)),
-        batch=batch,
-        micro=batch,
+        batch_size=batch,
+        micro_batch_size=batch,
         held_out=1e-9,
         bf16=False,
-        save_every=10**6,
+        save_steps=10**6,
     )
     started = time.process_time()
     report = train_preference(rows, str(base), out, settings)

@@ -66,8 +66,8 @@ async def hits(setting: Setting, problems: int) -> tuple[Hits, dict[tuple[str, i
         spec = "mcts@1000" if name in OURS else name
         (strategy,) = parse_strategies(spec)
         for budget in BUDGETS:
-            backup = "all" if name == "mcts-all" else "ends"
-            config = SearchConfig(tokens=budget, candidates=8, backup=backup)
+            backup = "all" if name == "mcts-all" else "answers"
+            config = SearchConfig(token_budget=budget, candidates=8, backup=backup)
             for problem in world.problems(problems):
                 tree = Tree(problem.question)
                 choice = await run_strategy(tree, strategy, parts, config, group=same_text)

@@ -60,14 +60,14 @@ def settings_of(args: argparse.Namespace) -> Any:
     from rstar_math.training.settings import PolicyTraining
 
     return PolicyTraining(
-        batch=args.batch,
-        micro=args.batch,
-        micro_tokens=args.micro_tokens,
-        lora=args.lora,
+        batch_size=args.batch,
+        micro_batch_size=args.batch,
+        micro_batch_tokens=args.micro_tokens,
+        lora_rank=args.lora,
         gradient_checkpointing=args.checkpointing,
         learning_rate=1e-4,
         epochs=1,
-        save_every=10_000,
+        save_steps=10_000,
     )
 
 

@@ -78,7 +78,7 @@ class Guessing:
 async def grown(nodes: int, *, scored: bool, in_flight: int) -> tuple[Tree, float]:
     """A tree of at least so many nodes, and processor seconds of ours for it."""
     tree, policy = Tree(QUESTION), Prolific()
-    config = SearchConfig(rollouts=64, candidates=8, depth=DEPTH, in_flight=in_flight)
+    config = SearchConfig(rollouts=64, candidates=8, max_depth=DEPTH, parallel_rollouts=in_flight)
     started = time.process_time()
     while len(tree) < nodes:
         await grow(

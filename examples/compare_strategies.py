@@ -40,7 +40,7 @@ async def main() -> None:
     """Search every problem with every strategy and print a table."""
     world = ToyWorld(steps=4)
     parts = SearchComponents(world.policy, world.executor, world.scorer(noise=0.5))
-    config = SearchConfig(tokens=TOKENS, candidates=8, backup="all")
+    config = SearchConfig(token_budget=TOKENS, candidates=8, backup="all")
     print(f"{'strategy':10} {'right':>7} {'95 % interval':>15} {'tokens':>7}")
     for strategy in parse_strategies("greedy,sc,bon,beam@4,mcts@1000"):
         right, spent = 0, 0

@@ -44,7 +44,7 @@ class Change:
 
 async def main() -> None:
     """Search all ways, and take the shortest path that ends."""
-    config = load_config(None, ["search.rollouts=40", "search.depth=9", "search.answer=paths"])
+    config = load_config(None, ["search.rollouts=40", "search.max_depth=9", "search.answer=paths"])
     async with Solver(config, policy=Change()) as solver:
         tree = (await solver.solve(Question("change", "Give change of 30 cents."))).tree
     paths = [tree.trajectory(node) for node in tree.answers()]

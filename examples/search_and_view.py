@@ -23,7 +23,7 @@ PROBLEMS = [
     ("Tom has 3 apples and buys 4 more. How many apples has he?", "7"),
     ("A box holds 6 pens. How many pens are in 5 boxes?", "30"),
 ]
-SMALL = ("search.rollouts=2", "search.candidates=3", "search.in_flight=2")
+SMALL = ("search.rollouts=2", "search.candidates=3", "search.parallel_rollouts=2")
 
 
 def rstar(*words: object) -> str:

@@ -31,7 +31,7 @@ QUESTION = (
     "A shop sells 25 apples in the morning and 17 apples in the afternoon. "
     "How many apples does it sell in all?"
 )
-SMALL = ["search.rollouts=1", "search.candidates=8", "search.in_flight=1"]
+SMALL = ["search.rollouts=1", "search.candidates=8", "search.parallel_rollouts=1"]
 """A quick look; without it the search is five times larger."""
 
 

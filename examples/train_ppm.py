@@ -74,7 +74,9 @@ def main(folder: Path) -> None:
     print(f"{len(train)} pairs to learn from, {len(unseen)} of other problems")
     texts = [row.prompt + row.chosen for row in train]
     base = save_tiny_policy(folder / "base", size=64, vocabulary=600, spread=0.1, texts=texts)
-    settings = PreferenceTraining(learning_rate=2e-3, epochs=3, batch=4, micro=4, bf16=False)
+    settings = PreferenceTraining(
+        learning_rate=2e-3, epochs=3, batch_size=4, micro_batch_size=4, bf16=False
+    )
     report = train_preference(train, str(base), folder / "ppm", settings)
     first, last = report["first_loss"], report["last_loss"]
     print(f"loss from {first:.3f} to {last:.3f} (0.693 knows nothing, 0.127 is the least)")

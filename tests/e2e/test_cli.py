@@ -30,8 +30,8 @@ def test_help_names_every_verb_and_loads_nothing_heavy() -> None:
     run = rstar("--help")
     assert run.returncode == 0
     verbs = (
-        "solve search eval merge plan benchmarks report view serve problems synthesise curate "
-        "export train evolve models deploy eval-ppm grade doctor demo"
+        "solve search eval merge estimate-cluster benchmarks report view serve prepare synthesize "
+        "curate export train evolve models deploy eval-ppm grade doctor demo"
     )
     for verb in verbs.split():
         assert verb in run.stdout
@@ -128,7 +128,15 @@ def test_killed_ten_times_a_search_ends_as_if_it_never_was(tmp_path: Path) -> No
     file = write_problems(tmp_path, 40)
     rng = random.Random(7)
     with serving(answer, delay_s=0.05) as fake:
-        args = [str(file), "--model", fake.url, *FEW, "--set", "search.trees=4", "--guided"]
+        args = [
+            str(file),
+            "--model",
+            fake.url,
+            *FEW,
+            "--set",
+            "search.parallel_problems=4",
+            "--guided",
+        ]
         whole, killed = tmp_path / "whole.rstar", tmp_path / "killed.rstar"
         assert rstar("search", *args, "--run", whole).returncode == 0
         kills = 0
@@ -154,7 +162,7 @@ def test_ctrl_c_keeps_what_is_done(tmp_path: Path) -> None:
     file, kept = write_problems(tmp_path, 200), tmp_path / "run.rstar"
     with serving(answer, delay_s=0.05) as fake:
         command = [*COMMAND, "search", str(file), "--model", fake.url, "--run", str(kept), *FEW]
-        command += ["--set", "search.trees=2"]
+        command += ["--set", "search.parallel_problems=2"]
         process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )
@@ -171,7 +179,16 @@ def test_ctrl_c_keeps_what_is_done(tmp_path: Path) -> None:
 
 def test_a_server_that_dies_ends_the_run_and_a_second_goes_on(tmp_path: Path) -> None:
     file, kept = write_problems(tmp_path, 30), tmp_path / "run.rstar"
-    args = (file, "--run", kept, *FEW, "--set", "model.retries=1", "--set", "search.trees=2")
+    args = (
+        file,
+        "--run",
+        kept,
+        *FEW,
+        "--set",
+        "model.max_retries=1",
+        "--set",
+        "search.parallel_problems=2",
+    )
     with serving(answer) as fake:
         fake.faults.extend([])
         original = fake.answer
@@ -246,7 +263,7 @@ def test_a_hostile_server_cannot_steer_the_terminal(tmp_path: Path) -> None:
         return ["# \x1b]0;pwned\x07\x1b[2J [red]x[/red] [/]\nprint('\x1b[31m')\n<code/>"]
 
     with serving(hostile, model="m\x1b[2J") as fake:
-        run = rstar("solve", "1?", "--model", fake.url, *FEW, "--set", "search.depth=1")
+        run = rstar("solve", "1?", "--model", fake.url, *FEW, "--set", "search.max_depth=1")
         assert run.returncode == 0
         assert "\x1b" not in run.stdout
         fake.faults.append(400)

@@ -39,7 +39,7 @@ def test_a_killed_evaluation_goes_on_as_if_it_never_was(tmp_path: Path) -> None:
     file = write_problems(tmp_path, 24)
     with serving(answer, delay_s=0.03) as fake:
         args = [str(file), "--strategy", "sc@3,mcts", "--model", fake.url, *FEW]
-        args += ["--set", "search.trees=2"]
+        args += ["--set", "search.parallel_problems=2"]
         whole, killed = tmp_path / "whole.rstar", tmp_path / "killed.rstar"
         assert rstar("eval", *args, "--run", whole).returncode == 0
         for wait_s in (1.4, 1.9):

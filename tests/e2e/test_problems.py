@@ -1,4 +1,4 @@
-"""`rstar problems` as a person uses it."""
+"""`rstar prepare` as a person uses it."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ def test_problems_are_gathered_and_what_was_left_out_is_told(tmp_path: Path) -> 
     )
     exam = write(tmp_path / "exam.jsonl", (f"Question 1: {HENS.lower()}", "84"))
     out = tmp_path / "out.jsonl"
-    command = ("problems", str(first), str(second), "--out", str(out), "--without", str(exam))
+    command = ("prepare", str(first), str(second), "--out", str(out), "--exclude", str(exam))
     run = rstar(*command, "--json")
     assert run.returncode == 0, run.stderr
     report = json.loads(run.stdout)
@@ -64,7 +64,7 @@ def test_problems_are_gathered_and_what_was_left_out_is_told(tmp_path: Path) -> 
     assert refused.returncode == 2
     assert "give --limit too" in refused.stderr
 
-    plain = rstar("problems", str(first), str(second), "--out", str(out), "--no-dedup")
+    plain = rstar("prepare", str(first), str(second), "--out", str(out), "--no-dedup")
     assert plain.returncode == 0
     assert len(read_problems(out)) == 8
 
@@ -78,7 +78,7 @@ def _drawn(command: tuple[str, ...], seed: str, out: Path) -> list[str]:
 
 def test_nothing_left_is_an_error_and_leaves_the_file_as_it_was(tmp_path: Path) -> None:
     first = write(tmp_path / "first.jsonl", (PENS, "60"))
-    run = rstar("problems", str(first), "--out", str(first), "--without", str(first))
+    run = rstar("prepare", str(first), "--out", str(first), "--exclude", str(first))
     assert run.returncode == 2
     assert run.stderr == "rstar: Of 1 problems none is left; give other sources.\n"
     assert len(read_problems(first)) == 1

@@ -40,7 +40,7 @@ RUN = [
     r"grade '0.5' '\frac{1}{2}'",
     "search problems.jsonl --guided --run run.rstar",
     "view run.rstar --export page.html",
-    "view run.rstar --picture add/1",
+    "view run.rstar --svg add/1",
     "curate run.rstar --out data",
     "export trees.rstar --trees --out trees.jsonl",
     "export trees.rstar --trajectories --format parquet",
@@ -48,9 +48,9 @@ RUN = [
     "search problems.jsonl --run part1.rstar --shard 1/2",
     "search problems.jsonl --run part2.rstar --shard 2/2",
     "merge all.rstar part1.rstar part2.rstar",
-    "plan --problems 747000 --gpus 60xA100-40GB --price 2",
-    "plan --problems 747000 --gpus 60xA100-40GB --from pilot.rstar --tokens-a-second 3100 "
-    "--programs 90",
+    "estimate-cluster --problems 747000 --gpus 60xA100-40GB --price 2",
+    "estimate-cluster --problems 747000 --gpus 60xA100-40GB --profile-run pilot.rstar "
+    "--tokens-per-second 3100 --programs-per-second 90",
     "benchmarks",
     "report run.rstar other.rstar --out report",
 ]
@@ -65,7 +65,7 @@ ELSEWHERE = {
     r"serve": "tests/e2e/test_serve.py",
     r"view ": "tests/e2e/test_viewer.py",
     r"doctor": "tests/e2e/test_cli.py",
-    r"problems ": "tests/e2e/test_problems.py",
+    r"prepare ": "tests/e2e/test_problems.py",
     r".* --cluster ": "tests/integration/cluster/test_ray.py",
     r".* vllm:": "tests/integration/servers/test_starting.py",
     r".* http://node1": "tests/integration/servers/test_replicas.py",

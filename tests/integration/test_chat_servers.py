@@ -23,7 +23,7 @@ QUESTION = Question("q", "Ben has 2 cards and gets 3 more. How many has he?")
 
 def learn(fake: FakeServer) -> tuple[Prompting, OpenAIClient]:
     async def ask() -> tuple[Prompting, OpenAIClient]:
-        model = await connect(ModelConfig(url=fake.url, retries=0))
+        model = await connect(ModelConfig(url=fake.url, max_retries=0))
         assert isinstance(model, OpenAIClient)
         await model.aclose()
         return model.prompting, model

@@ -88,7 +88,7 @@ def test_a_hostile_template_in_a_gguf_file_does_not_reach_the_engine(
     with pytest.raises(InputError, match="takes"):
         asyncio.run(ask(PolicyConfig()))
     assert (
-        asyncio.run(ask(PolicyConfig(mode="completion", prompt="trained", step_tokens=8)))
+        asyncio.run(ask(PolicyConfig(mode="completion", prompt="trained", max_step_tokens=8)))
         == "completion"
     )
     assert time.monotonic() - started < 60

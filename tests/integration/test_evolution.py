@@ -30,17 +30,17 @@ SETTINGS = (
     "problems.held_out=6",
     "rounds.1.problems=24",
     "sft.epochs=50",
-    "sft.save_every=40",
+    "sft.save_steps=40",
     "rounds.2.problems=16",
     "rounds.2.rollouts=4",
     "rounds.2.candidates=8",
     "rounds.3.problems=6",
     "rounds.3.rollouts=4",
-    "rounds.3.more=[2]",
+    "rounds.3.retry_rollouts=[2]",
     "preference.epochs=1",
     "preference.held_out=0.3",
     "gate.samples=2",
-    'evaluation.sets=[{source="toy:tasks?size=4&seed=2"}]',
+    'evaluation.benchmarks=[{source="toy:tasks?size=4&seed=2"}]',
     'evaluation.system=["mcts@2"]',
 )
 
@@ -153,8 +153,13 @@ def test_another_recipe_is_refused(undisturbed: Path) -> None:
 
 
 def test_a_policy_may_go_on_from_the_one_in_use(tmp_path: Path) -> None:
-    few = ("rounds.1.problems=24", "sft.max_steps=60", "rounds.2.problems=12", "evaluation.sets=[]")
-    short = load_recipe("smoke", (*SETTINGS, *few, 'start="policy"', 'keep="round"'))
+    few = (
+        "rounds.1.problems=24",
+        "sft.max_steps=60",
+        "rounds.2.problems=12",
+        "evaluation.benchmarks=[]",
+    )
+    short = load_recipe("smoke", (*SETTINGS, *few, 'init_from="policy"', 'train_on="round"'))
     short = short.model_copy(update={"rounds": short.rounds[:2]})
     run = tmp_path / "run"
     asyncio.run(evolve(short, run))

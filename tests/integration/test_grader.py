@@ -112,7 +112,7 @@ def test_the_loop_is_not_blocked() -> None:
 
 def test_a_hung_worker_is_killed_and_replaced(stub_worker: None) -> None:
     async def run() -> None:
-        async with Grader(GradingConfig(workers=1, pair_s=0.5)) as grader:
+        async with Grader(GradingConfig(workers=1, timeout_s=0.5)) as grader:
             assert (await grader.compare("x", "x+y")).reason == "ok"
             before = _worker_pids(grader)
             start = time.monotonic()
@@ -129,7 +129,7 @@ def test_a_hung_worker_is_killed_and_replaced(stub_worker: None) -> None:
 @pytest.mark.parametrize("gold", ["x+3y", "x+6y"])
 def test_a_worker_that_dies_or_babbles_gives_unknown(stub_worker: None, gold: str) -> None:
     async def run() -> None:
-        async with Grader(GradingConfig(workers=1, pair_s=5)) as grader:
+        async with Grader(GradingConfig(workers=1, timeout_s=5)) as grader:
             assert (await grader.compare("x", gold)).verdict is Verdict.UNKNOWN
             assert (await grader.compare("x", "x+y")).verdict is Verdict.RIGHT
 
@@ -150,7 +150,7 @@ def test_killed_idle_workers_are_not_noticed() -> None:
 
 def test_cancelled_calls_leave_the_pool_whole(stub_worker: None) -> None:
     async def run() -> None:
-        async with Grader(GradingConfig(workers=1, pair_s=1)) as grader:
+        async with Grader(GradingConfig(workers=1, timeout_s=1)) as grader:
             task = asyncio.create_task(grader.compare("x", "x+7y"))
             await asyncio.sleep(0.2)
             task.cancel()

@@ -40,7 +40,7 @@ def test_the_embedded_model_proposes_steps_of_all_actions() -> None:
                     with track_cost() as cost:
                         steps = await policy.propose(QUESTION, prefix, 2, seed=3)
                     kinds = {step.kind for step in steps}
-                    assert kinds <= set(allowed_actions(prefix, CONFIG.allowed, depth=5))
+                    assert kinds <= set(allowed_actions(prefix, CONFIG.enabled, depth=5))
                     assert {"A1", "A2", "A3"} <= kinds
                     assert ("A4" in kinds) is bool(prefix)
                     assert cost.truncated + cost.malformed <= cost.samples / 4

@@ -54,7 +54,7 @@ def test_samples_are_counted_one_by_one_and_end_at_the_stop() -> None:
 def test_the_policy_gets_steps_from_it() -> None:
     async def once() -> None:
         model = await connect(SMALL)
-        policy = StepPolicy(model, PolicyConfig(step_tokens=64))
+        policy = StepPolicy(model, PolicyConfig(max_step_tokens=64))
         question = Question("q", "Ann has 4 pens and buys 5 more pens. How many pens has she?")
         with track_cost() as cost:
             steps = await policy.propose(question, [], 16, seed=3)

@@ -30,7 +30,9 @@ def test_equal_answers_agree_however_they_are_written() -> None:
     for first, answer in (("We", "2"), ("Who", "2.0"), ("So", "1/2"), ("It", "\\sqrt{2}")):
         prose = first + "\n" + "and so on\n" * 8 + answer
         tree.add(ROOT, Step(prose=prose, kind="answer", answer=answer))
-    config = MutualConfig(splits=4, low=0.2, high=0.5, keep="half", score="code")
+    config = MutualConfig(
+        splits=4, min_visible=0.2, max_visible=0.5, min_agreement="half", score="code"
+    )
 
     async def solved() -> Choice:
         async with Grader(GradingConfig(workers=1)) as grader:

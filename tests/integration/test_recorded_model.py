@@ -34,7 +34,7 @@ PROBLEMS = [
 
 
 def config(trees: int) -> Config:
-    settings = ["search.rollouts=2", "search.candidates=4", f"search.trees={trees}"]
+    settings = ["search.rollouts=2", "search.candidates=4", f"search.parallel_problems={trees}"]
     return load_config("laptop", settings)
 
 

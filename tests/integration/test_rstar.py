@@ -76,8 +76,8 @@ def test_references_change_nothing() -> None:
 
 
 def test_the_same_at_any_concurrency() -> None:
-    one = text(found("gen@6,rstar@6", settings=["search.trees=1"]))
-    assert text(found("gen@6,rstar@6", settings=["search.trees=8"])) == one
+    one = text(found("gen@6,rstar@6", settings=["search.parallel_problems=1"]))
+    assert text(found("gen@6,rstar@6", settings=["search.parallel_problems=8"])) == one
 
 
 def test_a_perfect_model_is_right_by_every_strategy() -> None:
@@ -135,7 +135,7 @@ def test_the_tree_obeys_the_grammar_and_its_depth() -> None:
     [("['A3']", {"A3"}), ("['A3','A4','A5']", {"A3", "A4", "A5"}), ("['A1','A2']", {"A1", "A2"})],
 )
 def test_the_papers_ablation_by_configuration(allowed: str, kinds: set[str]) -> None:
-    solved = found("gen@12", settings=[f"actions.allowed={allowed}"])["gen@12"]
+    solved = found("gen@12", settings=[f"actions.enabled={allowed}"])["gen@12"]
     steps = [n.step.kind for s in solved.values() for n in s.tree.nodes if n.step is not None]
     assert set(steps) == kinds
     assert all(s.answer is not None for s in solved.values())
@@ -143,7 +143,7 @@ def test_the_papers_ablation_by_configuration(allowed: str, kinds: set[str]) -> 
 
 @pytest.mark.parametrize("splits", [1, 8])
 def test_a_token_budget_is_kept_with_the_second_model_in_it(splits: int) -> None:
-    settings = ["search.tokens=3000", f"mutual.splits={splits}"]
+    settings = ["search.token_budget=3000", f"mutual.splits={splits}"]
     for name, solved in found("gen@6,rstar@6,verify@6", settings=settings).items():
         for solution in solved.values():
             assert 2700 <= solution.tree.cost.sampled_tokens < 3700, name
@@ -153,7 +153,7 @@ def test_a_token_budget_is_kept_with_the_second_model_in_it(splits: int) -> None
 
 def test_a_budget_ends_with_a_second_model_that_says_nothing() -> None:
     async def once() -> list[Solution]:
-        settings = config("search.tokens=1500")
+        settings = config("search.token_budget=1500")
         silent = ScriptedCompleter(lambda prompt, n, seed: [])
         first = ScriptedCompleter(Talker(0.5))
         async with Solver(settings, model=first, discriminator=silent) as solver:
@@ -200,7 +200,7 @@ def test_a_peer_that_was_shown_the_answer_agrees_only_if_it_says_so() -> None:
 @pytest.mark.parametrize("allowed", ["[]", "['A4']", "['A4','A5']"])
 def test_actions_that_can_never_end_a_path_are_refused(allowed: str) -> None:
     with pytest.raises(ConfigError, match="A1, A2 or A3"):
-        config(f"actions.allowed={allowed}")
+        config(f"actions.enabled={allowed}")
 
 
 def test_the_verdict_belongs_to_the_grader_not_to_the_search() -> None:
@@ -220,7 +220,7 @@ def test_a_policy_of_ones_own_has_no_words_for_the_actions() -> None:
 
 def test_an_unknown_family_of_prompts_is_an_error_at_once() -> None:
     async def once() -> Any:
-        settings = config("actions.family=nosuch")
+        settings = config("actions.prompt_set=nosuch")
         async with Solver(settings, model=ScriptedCompleter(Talker(1.0))) as solver:
             return await solver.solve(PROBLEMS[0].question, parse_strategies("rstar@2")[0])
 

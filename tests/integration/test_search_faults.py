@@ -45,8 +45,8 @@ def config(fake: FakeServer, *settings: str) -> Config:
         [
             "search.rollouts=6",
             f"search.candidates={K}",
-            "search.depth=8",
-            "search.trees=4",
+            "search.max_depth=8",
+            "search.parallel_problems=4",
             "policy.prompt=trained",
             "grading.workers=1",
             *settings,
@@ -148,7 +148,7 @@ def gone_on(fault: Fault, error: type[Exception], *settings: str) -> Tree:
 
 
 def test_a_tree_that_a_dead_server_cut_short_can_go_on() -> None:
-    tree = gone_on("drop", ModelUnreachableError, "model.retries=1")
+    tree = gone_on("drop", ModelUnreachableError, "model.max_retries=1")
     assert (tree.cost.failures, tree.cost.retries) == (1, 1)
 
 
@@ -185,7 +185,7 @@ def test_garbage_for_one_task_is_data(fault: Fault) -> None:
 def test_a_request_that_always_fails_is_data() -> None:
     with serving(answer) as fake:
         fake.trouble = lambda body: 500 if "Task 3:" in body["prompt"] else None
-        trees = searched(fake, "model.retries=1")
+        trees = searched(fake, "model.max_retries=1")
     assert {tree.question.id for tree in trees} >= {p.id for p in PROBLEMS} - {"p3"}
 
 

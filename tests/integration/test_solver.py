@@ -20,7 +20,7 @@ PROBLEMS = [Problem(Question(f"p{i}", "Add 3, 5, 7 and 2."), "17") for i in rang
 
 
 def config(trees: int) -> Config:
-    settings = ["search.rollouts=4", "search.candidates=4", f"search.trees={trees}"]
+    settings = ["search.rollouts=4", "search.candidates=4", f"search.parallel_problems={trees}"]
     return load_config(None, settings)
 
 
@@ -189,7 +189,7 @@ def test_a_model_that_judges_itself(name: str) -> None:
 
     async def once() -> None:
         model = ScriptedCompleter(judged)
-        how = load_config(None, [*settings, "search.depth=3"])
+        how = load_config(None, [*settings, "search.max_depth=3"])
         async with Solver(how, model=model) as solver:
             found = await solver.solve(Question("sum", "Add 3, 5 and 7."), strategy)
         assert found.answer == "15", found.choice

@@ -27,7 +27,7 @@ from rstar_math.evolution.progress import BudgetSpent, NullListener
 from rstar_math.evolution.recipe import Recipe, validate_recipe
 from rstar_math.evolution.report import write_summary
 from rstar_math.evolution.stages import finished_in, solved_in
-from rstar_math.evolution.synthesis import DRAFTS, Synthesis, SynthesisJob, solving, synthesise
+from rstar_math.evolution.synthesis import DRAFTS, Synthesis, SynthesisJob, solving, synthesize
 from rstar_math.problems import read_problems
 from rstar_math.problems.sources import read_sources
 from rstar_math.problems.synthesis import KnownProblems, SynthesisConfig
@@ -302,19 +302,19 @@ def order(place: Place, **options: Any) -> SynthesisJob:
 def six(place: Place, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Synthesis]:
     """Six requests without an evolution, and the folder."""
     folder = tmp_path_factory.mktemp("six")
-    return folder, asyncio.run(synthesise(order(place), folder))
+    return folder, asyncio.run(synthesize(order(place), folder))
 
 
 def test_the_same_folder_goes_on(place: Place, six: tuple[Path, Synthesis]) -> None:
     folder, found = six
     drafts, asked = place.drafter.drafts, len(place.drafter.asked)
-    assert asyncio.run(synthesise(order(place), folder)) == found
-    fewer = asyncio.run(synthesise(order(place, requests=3), folder))
+    assert asyncio.run(synthesize(order(place), folder)) == found
+    fewer = asyncio.run(synthesize(order(place, requests=3), folder))
     assert {one.problem.id for one in fewer.kept} <= {one.problem.id for one in found.kept}
-    stricter = asyncio.run(synthesise(order(place, agreeing=4), folder))
+    stricter = asyncio.run(synthesize(order(place, min_agreement=4), folder))
     assert all(one.agreement.agreeing >= 4 for one in stricter.kept)
     with pytest.raises(ConfigError, match="made with shots = 3 and now it is 2"):
-        asyncio.run(synthesise(order(place, shots=2), folder))
+        asyncio.run(synthesize(order(place, shots=2), folder))
     assert (place.drafter.drafts, len(place.drafter.asked)) == (drafts, asked)
 
 
@@ -322,8 +322,8 @@ def test_a_killed_command_goes_on_to_the_same_file(
     place: Place, six: tuple[Path, Synthesis], tmp_path: Path
 ) -> None:
     out, run = tmp_path / "out.jsonl", tmp_path / "run"
-    places = ("--out", str(out), "--run", str(run), "--without", str(place.exam))
-    command = ("synthesise", str(place.train), *places, "--model", place.server.url, *ARGS)
+    places = ("--out", str(out), "--run", str(run), "--exclude", str(place.exam))
+    command = ("synthesize", str(place.train), *places, "--model", place.server.url, *ARGS)
     for at in ("drafts", "solutions"):
         place.server.delay_s = 0.1
         process = subprocess.Popen(
@@ -361,8 +361,8 @@ def test_errors_are_one_sentence(place: Place, tmp_path: Path) -> None:
     common = ("--out", str(tmp_path / "out.jsonl"), "--run", str(tmp_path / "run"))
     for args, said in (
         ((str(few),), "Each request shows 3 seed problems and there are 2"),
-        ((str(place.train), "--agreeing", "11"), "agreeing = 11 is above solutions = 10"),
+        ((str(place.train), "--min-agreement", "11"), "agreeing = 11 is above solutions = 10"),
     ):
-        line = ["synthesise", *args, *common, "--requests", "1", "--model", place.server.url]
+        line = ["synthesize", *args, *common, "--requests", "1", "--model", place.server.url]
         with pytest.raises(ConfigError, match=said):
             CliRunner().invoke(app, line, catch_exceptions=False)

@@ -17,7 +17,7 @@ def right(spec: str, *, scored: bool, tokens: int) -> int:
     (strategy,) = parse_strategies(spec)
     scorer = WORLD.scorer(noise=0.5) if scored else None
     parts = SearchComponents(WORLD.policy, WORLD.executor, scorer)
-    config = SearchConfig(tokens=tokens)
+    config = SearchConfig(token_budget=tokens)
 
     async def once() -> int:
         hits = 0

@@ -148,8 +148,18 @@ def test_a_person_is_shown_counts_depths_and_doubted_references(tmp_path: Path) 
 
 def test_options_reach_the_rules_and_the_mark(tmp_path: Path) -> None:
     run, out = toy_run(tmp_path / "run.rstar"), tmp_path / "out"
-    options = ("--set", "curation.margin=1.5", "--set", "curation.descend=most-visited")
-    rstar("curate", run, "--out", out, *options, "--set", "curation.final=0", "--strategy", "mcts")
+    options = ("--set", "curation.min_q_gap=1.5", "--set", "curation.nodes=most-visited")
+    rstar(
+        "curate",
+        run,
+        "--out",
+        out,
+        *options,
+        "--set",
+        "curation.final_pairs=0",
+        "--strategy",
+        "mcts",
+    )
     pairs = read_rows(out, PreferenceRow)
     assert pairs
     assert all(row.q_chosen - row.q_rejected >= 1.5 for row in pairs)
@@ -263,9 +273,12 @@ def test_wrong_options_say_what_to_type(tmp_path: Path) -> None:
         ("search.rollouts=3", "is not curation.key=value"),
         ("margin=1", "is not curation.key=value"),
         ("curation.=1", "is not curation.key=value"),
-        ("curation.margins=1", "no option curation.margins here; the nearest is curation.margin."),
-        ("curation.margin=9", "curation.margin = 9 will not do: Input should be less"),
-        ("curation.descend=down", "curation.descend = 'down' will not do"),
+        (
+            "curation.margins=1",
+            "no option curation.margins here; the nearest is curation.min_q_gap.",
+        ),
+        ("curation.min_q_gap=9", "curation.min_q_gap = 9 will not do: Input should be less"),
+        ("curation.nodes=down", "curation.nodes = 'down' will not do"),
     ):
         assert sentence in refused(ConfigError, *curate, "--set", setting)
     assert "'pairs' is none of sft, preference" in refused(ConfigError, *curate, "--data", "pairs")

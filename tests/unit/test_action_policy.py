@@ -61,7 +61,7 @@ def propose(
     k: int = 3,
     seed: int = 7,
 ) -> list[Step]:
-    config = CONFIG.model_copy(update={"allowed": tuple(allowed.split())})
+    config = CONFIG.model_copy(update={"enabled": tuple(allowed.split())})
     policy = ActionPolicy(completer, config, group=by_text, depth=depth)
     return asyncio.run(policy.propose(APPLES, prefix, k, seed=seed))
 

@@ -87,7 +87,7 @@ async def trees(completer: Completer, at_once: int) -> list[str]:
         async with gate:
             config = SearchConfig(rollouts=4, candidates=4)
             await grow(tree, policy=policy, executor=WORLD.executor, config=config)
-            flying = SearchConfig(rollouts=6, candidates=4, in_flight=3)
+            flying = SearchConfig(rollouts=6, candidates=4, parallel_rollouts=3)
             await grow(wide, policy=policy, executor=WORLD.executor, config=flying)
             parts = SearchComponents(policy, WORLD.executor)
             await sample_chains(chains, 4, parts=parts, config=SearchConfig(seed=1))

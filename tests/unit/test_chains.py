@@ -116,7 +116,7 @@ def test_equal_solutions_are_asked_about_alike() -> None:
 
 
 def test_an_unknown_family_is_refused_before_anything_is_asked() -> None:
-    config = ActionsConfig(family="nowhere")
+    config = ActionsConfig(prompt_set="nowhere")
     for make in (
         lambda: ChainPolicy(always(), config),
         lambda: ChainDiscriminator(always(), config, MutualConfig()),

@@ -14,7 +14,7 @@ from rstar_math.solver.solver import Solver
         ("greedy", "http://localhost:1/v1", ["model.concurrency=32"], 64),
         ("sc@16", "local", ["model.concurrency=32"], 4),
         ("mcts", "local", ["model.concurrency=32", "search.candidates=8"], 2),
-        ("mcts", "local", ["search.trees=7"], 7),
+        ("mcts", "local", ["search.parallel_problems=7"], 7),
     ],
 )
 def test_a_model_is_kept_busy(strategy: str, model: str, settings: list[str], wanted: int) -> None:

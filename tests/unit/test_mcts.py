@@ -94,7 +94,7 @@ def test_an_undecided_end_is_not_backed_up() -> None:
 
 
 def test_the_search_prefers_the_better_branch() -> None:
-    tree = grown(SearchConfig(rollouts=60, candidates=6, c=0.5), verifier=Equals("17"))
+    tree = grown(SearchConfig(rollouts=60, candidates=6, exploration=0.5), verifier=Equals("17"))
     first = [tree.nodes[child] for child in tree.nodes[ROOT].children]
     visited = [node for node in first if node.q is not None]
     best = max(visited, key=lambda node: node.q or -1)
@@ -122,7 +122,7 @@ def test_repeated_samples_are_one_node() -> None:
     def same(question: Question, prefix: Sequence[Step], k: int, seed: int) -> list[str]:
         return ["x = 1\n<step/>"] * 3 + ["x = 2\n<step/>"]
 
-    tree = grown(SearchConfig(rollouts=1, candidates=4, depth=1), policy=ScriptedPolicy(same))
+    tree = grown(SearchConfig(rollouts=1, candidates=4, max_depth=1), policy=ScriptedPolicy(same))
     assert [node.count for node in tree.nodes[1:]] == [3, 1]
     assert tree.failures() == {"too deep": 2}
     assert tree.nodes[ROOT].closed
@@ -132,8 +132,8 @@ def test_code_that_fails_ends_a_path_after_as_many_failures_as_allowed() -> None
     def broken(question: Question, prefix: Sequence[Step], k: int, seed: int) -> list[str]:
         return [f"x = {len(prefix)} / 0\n<step/>"]
 
-    once = grown(SearchConfig(code_errors=1), policy=ScriptedPolicy(broken))
-    twice = grown(SearchConfig(code_errors=2), policy=ScriptedPolicy(broken))
+    once = grown(SearchConfig(max_code_errors=1), policy=ScriptedPolicy(broken))
+    twice = grown(SearchConfig(max_code_errors=2), policy=ScriptedPolicy(broken))
     assert (len(once) - 1, once.failures()) == (1, {"code failed": 1})
     assert (len(twice) - 1, twice.failures()) == (2, {"code failed": 1})
     assert once.cost.code_failures == 1
@@ -281,7 +281,7 @@ def test_chains_finished_before_an_error_are_kept() -> None:
                 tree,
                 3,
                 parts=SearchComponents(policy, DirectExecutor()),
-                config=SearchConfig(depth=4),
+                config=SearchConfig(max_depth=4),
             )
         )
     assert (len(tree.answers()), tree.rollouts) == (1, 1)

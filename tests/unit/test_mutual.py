@@ -27,7 +27,7 @@ from rstar_math.search.mutual import candidates, dropped, is_kept, mask_fraction
 from rstar_math.types import Cost, Question, Step, Verdict
 from tests.unit.toy import same_text
 
-CODE = MutualConfig(splits=4, low=0.2, high=0.5, score="code")
+CODE = MutualConfig(splits=4, min_visible=0.2, max_visible=0.5, score="code")
 FIVE = ["One.\n", "Two.\n", "Three.\n", "Four.\n", "Five.\n"]
 
 
@@ -81,9 +81,9 @@ def test_shares() -> None:
     assert 0.2 <= min(drawn) < 0.22
     assert 0.78 < max(drawn) <= 0.8
     assert sum(drawn) / 300 == pytest.approx(0.5, abs=0.03)
-    assert mask_fractions(MutualConfig(low=0.4, high=0.4), 3) == [0.4]
-    with pytest.raises(ConfigError, match=r"low = 0\.6 is above high = 0\.5"):
-        load_config(settings=["mutual.low=0.6", "mutual.high=0.5"])
+    assert mask_fractions(MutualConfig(min_visible=0.4, max_visible=0.4), 3) == [0.4]
+    with pytest.raises(ConfigError, match="is above max_visible"):
+        load_config(settings=["mutual.min_visible=0.6", "mutual.max_visible=0.5"])
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ BARE = tuple(Row(row.answer, row.peers) for row in MIXED)
 def test_the_choice_by_hand(
     rows: Sequence[Row], score: str, keep: str, answer: str, node: int, votes: dict[str, float]
 ) -> None:
-    choice = chosen(tree_of(*rows), score=score, keep=keep)
+    choice = chosen(tree_of(*rows), score=score, min_agreement=keep)
     assert (choice.answer, choice.node) == (answer, node)
     assert choice.votes == pytest.approx(votes)
     assert choice.share == pytest.approx(votes[answer] / sum(votes.values()))
@@ -248,7 +248,7 @@ row_lists = st.lists(
 )
 modes = st.fixed_dictionaries(
     {
-        "keep": st.sampled_from(["one", "half", "all"]),
+        "min_agreement": st.sampled_from(["one", "half", "all"]),
         "score": st.sampled_from(["paper", "code"]),
     }
 )
@@ -259,7 +259,7 @@ def test_the_order_of_the_candidates_decides_ties_only(
     rows: list[Row], options: dict[str, Any], rng: random.Random
 ) -> None:
     choice = chosen(tree_of(*rows), **options)
-    kept = [row.answer for row in rows if is_kept(row.peers, options["keep"])]
+    kept = [row.answer for row in rows if is_kept(row.peers, options["min_agreement"])]
 
     def standing(answer: str) -> tuple[float, int]:
         return round(choice.votes[answer], 9), kept.count(answer)

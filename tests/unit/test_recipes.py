@@ -32,10 +32,14 @@ def test_each_row_of_the_paper_has_a_recipe(name: str, strategy: Strategy) -> No
 def test_the_recipe_of_rstar_has_the_papers_numbers() -> None:
     config = load_config("rstar", model="http://a/v1", discriminator="http://b/v1")
     assert (config.model.url, config.discriminator.url) == ("http://a/v1", "http://b/v1")
-    assert config.search.c == 2
+    assert config.search.exploration == 2
     assert config.actions.candidates == 5
     assert (config.actions.votes, config.actions.sub_votes) == (32, 10)
-    assert (config.mutual.splits, config.mutual.low, config.mutual.high) == (1, 0.2, 0.8)
+    assert (config.mutual.splits, config.mutual.min_visible, config.mutual.max_visible) == (
+        1,
+        0.2,
+        0.8,
+    )
 
 
 def test_the_discriminator_is_the_same_model_unless_one_is_named() -> None:

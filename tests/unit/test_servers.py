@@ -147,12 +147,12 @@ def test_the_cause_is_found_in_a_log(tmp_path: Path) -> None:
 
 
 def test_a_round_is_served_by_vllm_where_the_recipe_says_so() -> None:
-    recipe = load_recipe("smoke", ['engine="vllm"', 'servers.machine=["--enforce-eager"]'])
+    recipe = load_recipe("smoke", ['engine="vllm"', 'servers.hardware_args=["--enforce-eager"]'])
     address = deploy_policy(recipe, Path("runs/round-1/policy"))
     assert address == "vllm:runs/round-1/policy"
     config = config_for(recipe, Models(ModelVersion(1, "x", address, "d")), scored=False)
     assert config.model.url == address
-    assert config.servers == ServersConfig(machine=("--enforce-eager",))
+    assert config.servers == ServersConfig(hardware_args=("--enforce-eager",))
     assert not config.model.embedded
 
 

@@ -54,7 +54,7 @@ def ended(text: str, stop: str | None = None, reasoning: str = "") -> Completion
 
 def test_a_step_is_asked_for_in_the_models_own_chat_format() -> None:
     model = Scripted([ended("# Add.\nx = 3 + 4", "\n#"), ended("# Go", None)])
-    policy = StepPolicy(model, PolicyConfig(step_tokens=99))
+    policy = StepPolicy(model, PolicyConfig(max_step_tokens=99))
     steps = asyncio.run(policy.propose(QUESTION, (), 2, seed=1))
     assert [step.code for step in steps] == ["x = 3 + 4\n", ""]
     prompt, options = model.asked[0]
@@ -93,7 +93,7 @@ def test_a_budget_counts_the_tokens_it_says(budget: Any, most: int) -> None:
 
     model = OneAtATime()
     tree = Tree(QUESTION)
-    config = SearchConfig(tokens=200, budget=budget)
+    config = SearchConfig(token_budget=200, budget=budget)
     parts = SearchComponents(StepPolicy(model, PolicyConfig()), Runs())
     asyncio.run(sample_chains(tree, None, parts=parts, config=config))
     assert 1 <= tree.rollouts <= most
@@ -104,7 +104,7 @@ def test_a_budget_counts_the_tokens_it_says(budget: Any, most: int) -> None:
 def test_thoughts_are_limited_kept_apart_and_counted() -> None:
     thoughts = [ended("3 + 4 is \\boxed{99}?", "</think>"), Completion("Hm, and", False)]
     model = Scripted(thoughts, [ended(PROGRAM, "```\n")], [ended(PROGRAM, "```\n")])
-    policy = StepPolicy(model, PolicyConfig(thinking_tokens=50))
+    policy = StepPolicy(model, PolicyConfig(max_thinking_tokens=50))
     with track_cost() as cost:
         blocks = asyncio.run(policy.propose_blocks(QUESTION, (), 2, seed=1))
     assert model.asked[0][1]["max_tokens"] == 50

@@ -101,7 +101,7 @@ def test_results_of_two_configurations_do_not_mix(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"search.rollouts = 5 and now it is 99"):
         RunStore.open(path, other)
     faster = run_conditions(
-        load_config(None, ["model.concurrency=2", "search.trees=1"]), guided=False
+        load_config(None, ["model.concurrency=2", "search.parallel_problems=1"]), guided=False
     )
     RunStore.open(path, faster).close()
 
@@ -188,7 +188,7 @@ def test_a_folder_is_no_run(tmp_path: Path) -> None:
     [
         ({"search.candidates": 8}, {"search.candidates": 2}, "--set search.candidates=8, or"),
         ({"policy.prompt": "trained"}, {"policy.prompt": "few-shot"}, "policy.prompt=trained, or"),
-        ({}, {"search.tokens": 5}, "leave search.tokens out, or"),
+        ({}, {"search.token_budget": 5}, "leave search.token_budget out, or"),
         ({"guided": True}, {"guided": False}, "add --guided, or"),
     ],
 )

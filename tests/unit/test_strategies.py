@@ -85,7 +85,7 @@ def test_every_strategy_gives_a_valid_tree_and_the_same_one_again(name: str) -> 
 def test_every_strategy_spends_a_token_budget_and_hardly_more(name: str, tokens: int) -> None:
     one_request, several = 8 * 30, 8 * 60
     for flying in (1, 6):
-        tree, _ = pursued(name.partition("x")[0], tokens=tokens, in_flight=flying)
+        tree, _ = pursued(name.partition("x")[0], token_budget=tokens, parallel_rollouts=flying)
         valid(tree)
         slack = several if name.startswith(("sc", "bon")) else one_request
         assert tokens <= tree.cost.sampled_tokens < tokens + slack
@@ -98,7 +98,7 @@ def test_a_budget_that_is_too_small_for_a_tree_still_gives_an_answer(name: str) 
     (strategy,) = parse_strategies(name)
     for problem in long.problems(10):
         tree = Tree(problem.question)
-        config = SearchConfig(tokens=100, candidates=4)
+        config = SearchConfig(token_budget=100, candidates=4)
         choice = asyncio.run(run_strategy(tree, strategy, parts, config, group=same_text))
         valid(tree)
         assert choice.answer is not None
@@ -128,7 +128,7 @@ def test_an_allowance_reckons_with_what_is_paid_and_what_is_under_way() -> None:
 
 def test_a_budget_for_chains_is_kept_closely() -> None:
     for problem in range(5):
-        tree, _ = pursued("sc", problem=problem, tokens=1000)
+        tree, _ = pursued("sc", problem=problem, token_budget=1000)
         assert 1000 <= tree.cost.sampled_tokens < 1300
 
 
@@ -138,7 +138,7 @@ def test_a_model_with_nothing_to_say_does_not_hold_up_a_budget() -> None:
     for name in EVERY:
         tree = Tree(silent.problems(1)[0].question)
         (strategy,) = parse_strategies(name)
-        config = SearchConfig(tokens=10_000, depth=3)
+        config = SearchConfig(token_budget=10_000, max_depth=3)
         choice = asyncio.run(run_strategy(tree, strategy, parts, config, group=same_text))
         assert choice.answer is None
         assert tree.failures() == {"no next step": 1}
@@ -161,15 +161,15 @@ def test_runs_are_kept_apart_and_under_seeds_of_their_own() -> None:
 
 def test_rollouts_in_flight_spread_and_keep_all_that_is_true_of_a_tree() -> None:
     one, _ = pursued("mcts@12")
-    many, _ = pursued("mcts@12", in_flight=6)
+    many, _ = pursued("mcts@12", parallel_rollouts=6)
     for tree in (one, many):
         valid(tree)
         assert tree.rollouts == tree.nodes[ROOT].rollouts == 12
         for node in tree:
             assert node.rollouts == 0 or node.expanded or node.closed
-    assert to_record(many) == to_record(pursued("mcts@12", in_flight=6)[0])
+    assert to_record(many) == to_record(pursued("mcts@12", parallel_rollouts=6)[0])
     assert to_record(many) != to_record(one)
-    flat, _ = pursued("mcts@6", in_flight=6, depth=2)
+    flat, _ = pursued("mcts@6", parallel_rollouts=6, max_depth=2)
     walked = [node.rollouts for node in flat.nodes[1:] if node.depth == 1 and not node.failure]
     assert max(walked) <= 1 + 6 // len(walked)
 
@@ -296,7 +296,7 @@ def test_stopping_when_sure_spares_more(name: str) -> None:
 
 
 def test_a_settled_answer_ends_a_token_budget_too() -> None:
-    early, _ = stopped("sc", candidates=4, tokens=5000, confidence=0.95)
+    early, _ = stopped("sc", candidates=4, token_budget=5000, confidence=0.95)
     assert early.stop_reason == "confident"
     assert early.cost.sampled_tokens + early.cost.saved_tokens == 5000
 
@@ -352,7 +352,7 @@ class Mute:
 
 @pytest.mark.parametrize("name", ["sc@8", "mcts@2"])
 def test_a_failed_first_request_does_not_end_a_budget(name: str) -> None:
-    tree, choice = pursued(name, SearchComponents(Mute(1), WORLD.executor), tokens=200)
+    tree, choice = pursued(name, SearchComponents(Mute(1), WORLD.executor), token_budget=200)
     assert choice.answer == "7"
     assert tree.cost.sampled_tokens >= 200
 
@@ -360,7 +360,7 @@ def test_a_failed_first_request_does_not_end_a_budget(name: str) -> None:
 @pytest.mark.parametrize("name", ["sc@8", "mcts@2"])
 def test_a_server_that_counts_nothing_does_not_hold_a_budget_for_ever(name: str) -> None:
     policy = Mute(-1)
-    pursued(name, SearchComponents(policy, WORLD.executor), tokens=50_000)
+    pursued(name, SearchComponents(policy, WORLD.executor), token_budget=50_000)
     assert policy.asked < 20
 
 

@@ -169,7 +169,7 @@ def test_the_examples_reckon_right_and_end_in_their_problems_question() -> None:
 
 
 def ask(completer: ScriptedCompleter, prefix: Sequence[Step], **options: int) -> list[Step]:
-    policy = SubQuestionPolicy(completer, PolicyConfig(step_tokens=20), **options)
+    policy = SubQuestionPolicy(completer, PolicyConfig(max_step_tokens=20), **options)
     return asyncio.run(policy.propose(APPLES, prefix, 4, seed=7))
 
 

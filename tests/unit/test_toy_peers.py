@@ -23,15 +23,15 @@ from rstar_math.types import Question
 from tests.unit.toy import same_text
 
 PAPER = MutualConfig()
-CODE = MutualConfig(splits=4, low=0.2, high=0.5, score="code")
+CODE = MutualConfig(splits=4, min_visible=0.2, max_visible=0.5, score="code")
 SETTINGS = [
     (ToyPeers(0.5, 0.5, 0.0), CODE),
     (ToyPeers(0.5, 0.5, 1.0), CODE),
     (ToyPeers(0.5, 0.7, 0.4, follow=0.5), CODE),
     (ToyPeers(0.3, 0.3, 0.0, follow=0.0), PAPER),
     (ToyPeers(0.7, 0.4, 0.3, steady=0.9), PAPER),
-    (ToyPeers(0.6, 0.6, 0.5), MutualConfig(splits=3, keep="all", high=0.7)),
-    (ToyPeers(0.6, 0.6, 0.5), MutualConfig(splits=3, keep="one", score="code")),
+    (ToyPeers(0.6, 0.6, 0.5), MutualConfig(splits=3, min_agreement="all", max_visible=0.7)),
+    (ToyPeers(0.6, 0.6, 0.5), MutualConfig(splits=3, min_agreement="one", score="code")),
 ]
 
 

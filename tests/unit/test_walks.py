@@ -14,7 +14,7 @@ from tests.unit.toy import DirectExecutor
 
 QUESTION = Question("walks", "Which leaf?")
 RSTAR = SearchConfig(
-    rollouts=30, candidates=3, depth=3, selection="uct", ties="random", backup="walks"
+    rollouts=30, candidates=3, max_depth=3, selection="uct", tie_break="random", backup="rollout"
 )
 
 
@@ -47,7 +47,9 @@ def grown(
 def test_visits_are_walks_and_values_are_those_of_the_ends_walked_to(
     seed: int, rollouts: int, in_flight: int
 ) -> None:
-    config = RSTAR.model_copy(update={"seed": seed, "rollouts": rollouts, "in_flight": in_flight})
+    config = RSTAR.model_copy(
+        update={"seed": seed, "rollouts": rollouts, "parallel_rollouts": in_flight}
+    )
     tree = grown(config)
     for index, node in enumerate(tree.nodes):
         assert node.visits == node.rollouts
@@ -67,7 +69,7 @@ def test_an_end_that_no_walk_came_to_has_no_value() -> None:
 
 
 def test_a_good_end_is_walked_to_again_and_again() -> None:
-    shallow = RSTAR.model_copy(update={"c": 0.1, "depth": 9})
+    shallow = RSTAR.model_copy(update={"exploration": 0.1, "max_depth": 9})
     tree = grown(shallow, {"!": 1.0})
     best = max((tree.nodes[index] for index in tree.answers()), key=lambda node: node.visits)
     assert best.depth == 1
@@ -76,7 +78,7 @@ def test_a_good_end_is_walked_to_again_and_again() -> None:
 
 
 def test_the_search_ends_where_nothing_is_left_to_explore() -> None:
-    tree = grown(RSTAR.model_copy(update={"rollouts": 1000, "depth": 2}))
+    tree = grown(RSTAR.model_copy(update={"rollouts": 1000, "max_depth": 2}))
     assert tree.nodes[ROOT].closed
     assert tree.rollouts < 1000
 
@@ -88,7 +90,7 @@ def test_unexplored_children_are_taken_in_no_fixed_order() -> None:
 
     moves = [first_move(seed) for seed in range(60)]
     assert {moves.count(child) > 8 for child in (1, 2, 3)} == {True}
-    first = RSTAR.model_copy(update={"rollouts": 1, "ties": "first"})
+    first = RSTAR.model_copy(update={"rollouts": 1, "tie_break": "first"})
     assert grown(first).nodes[1].rollouts == 1
 
 
@@ -103,7 +105,7 @@ def test_two_calls_of_grow_are_one_call() -> None:
 
 
 def test_a_discount_makes_far_ends_worth_less() -> None:
-    tree = grown(RSTAR.model_copy(update={"rollouts": 1, "discount": 0.5, "depth": 9}))
+    tree = grown(RSTAR.model_copy(update={"rollouts": 1, "discount": 0.5, "max_depth": 9}))
     end = next(index for index in tree.answers() if tree.nodes[index].visits)
     path = tree.path(end)
     assert [tree.nodes[i].value_sum for i in reversed(path)] == [

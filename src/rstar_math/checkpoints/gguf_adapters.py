@@ -201,7 +201,8 @@ def _changes(checkpoint: Path, base: Path, rank: int) -> Iterator[_Change]:
         elif not same:
             raise InputError(
                 f"Training moved {tensor} of {checkpoint}, which an adapter cannot hold (or it was "
-                f"not trained from {base}); train with --set lora=16, or deploy without --adapter."
+                f"not trained from {base}); train with --set lora_rank=16, or deploy without "
+                "--adapter."
             )
     if not found:
         raise InputError(f"{checkpoint} is {base} itself: nothing was trained.")

@@ -43,7 +43,9 @@ def curate(
     set_: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="KEY=VALUE", help="Set one option, as curation.margin=0.5. Repeatable."
+            "--set",
+            metavar="KEY=VALUE",
+            help="Set one option, as curation.min_q_gap=0.5. Repeatable.",
         ),
     ] = None,
     format: Format = "jsonl",
@@ -51,7 +53,7 @@ def curate(
 ) -> None:
     """Choose training data from a run's trees, and say what was dropped and why.
 
-    Options with --set are those of the section curation, as in curation.margin=0.5.
+    Options with --set are those of the section curation, as in curation.min_q_gap=0.5.
     """
     from rstar_math.runs.export import SearchedProblems, require_parquet
     from rstar_math.runs.store import RunStore

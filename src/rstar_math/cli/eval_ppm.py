@@ -122,7 +122,10 @@ def eval_ppm(
     ] = None,
     all_pairs: Annotated[
         bool,
-        typer.Option("--all", help="Rank all pairs of the file, not only held-out problems."),
+        typer.Option(
+            "--include-training-problems",
+            help="Rank all pairs of the file, not only held-out problems.",
+        ),
     ] = False,
     processbench: Annotated[
         list[Path] | None,

@@ -295,4 +295,4 @@ def _budget(text: str | None) -> list[str]:
             f"--budget {text!r} is neither tokens=N nor total=N; for example --budget tokens=2000."
         )
     kind = "total" if match[1] == "total" else "sampled"
-    return [f"search.tokens={match[2]}", f"search.budget={kind}"]
+    return [f"search.token_budget={match[2]}", f"search.budget={kind}"]

@@ -98,7 +98,7 @@ def _fetch(recipe: "Recipe") -> None:
     from rstar_math.evolution.stages import TINY
 
     strong = [recipe.synthesis.model, *(one.model for one in recipe.rounds)]
-    base = None if recipe.base == TINY else recipe.base
+    base = None if recipe.base_model == TINY else recipe.base_model
     fetch(*(model.url for model in strong if model is not None), base=base)
 
 
@@ -137,7 +137,7 @@ def _plan(recipe: Any, as_json: bool) -> None:
 Measured = Annotated[
     Path | None,
     typer.Option(
-        "--from",
+        "--profile-run",
         metavar="RUN",
         help="A run whose searches say how many calls, tokens and programs a problem takes.",
         show_default="assumed",
@@ -148,7 +148,7 @@ Speed = Annotated[
     typer.Option(
         min=1,
         help="Sampled tokens a second of one GPU that is full, as measured.",
-        show_default="reckoned from its data sheet",
+        show_default="estimated from its data sheet",
     ),
 ]
 Cores = Annotated[
@@ -159,7 +159,7 @@ Gpus = Annotated[
     str, typer.Option(metavar="COUNTxNAME", help="GPUs that serve the policy, as 60xA100.")
 ]
 RecipeName = Annotated[
-    str, typer.Option(help="Recipe whose rounds are reckoned, as for rstar evolve.")
+    str, typer.Option(help="Recipe whose rounds are estimated, as for rstar evolve.")
 ]
 Params = Annotated[float, typer.Option(min=0.01, metavar="BILLION", help="Size of the policy.")]
 Slots = Annotated[int, typer.Option(min=1, help="Samples decoded at once by one GPU.")]
@@ -172,21 +172,21 @@ Price = Annotated[
 ]
 
 
-def plan(
+def estimate_cluster(
     problems: Annotated[int, typer.Option(min=1, help="Problems to search.")],
     gpus: Gpus,
     recipe: RecipeName = "paper-7b",
     run_file: Measured = None,
     params: Params = 7.6,
-    tokens_a_second: Speed = None,
-    slots: Slots = 256,
+    tokens_per_second: Speed = None,
+    batch_size: Slots = 256,
     cores: Cores = None,
-    programs: Programs = 100.0,
-    unsolved: Unsolved = 0.2,
+    programs_per_second: Programs = 100.0,
+    unsolved_share: Unsolved = 0.2,
     price: Price = None,
     as_json: AsJson = False,
 ) -> None:
-    """Reckon what a recipe's searches would take on a cluster: hours, price, what holds them up.
+    """Estimate hours, price and bottleneck of a recipe's searches on a cluster.
 
     Nothing is run. For this machine, and for the trainings too, there is: rstar evolve RECIPE
     --run RUN --plan.
@@ -199,9 +199,9 @@ def plan(
     from rstar_math.evolution.simulation import Machines
 
     count, gpu = _gpus(gpus)
-    engine = capacity.gpu_speed(gpu, params=params, slots=slots)
-    if tokens_a_second is not None:
-        engine = replace(engine, full=tokens_a_second)
+    engine = capacity.gpu_speed(gpu, params=params, slots=batch_size)
+    if tokens_per_second is not None:
+        engine = replace(engine, full=tokens_per_second)
     habits = capacity.WorkloadProfile() if run_file is None else capacity.profile_of_run(run_file)
     hands = cores or 8 * count
     machines = Machines(
@@ -209,13 +209,13 @@ def plan(
         replicas=count,
         cores=hands,
         workers=max(1, hands // CORES),
-        programs=programs,
+        programs=programs_per_second,
     )
     loads = capacity.estimate_capacity(
-        load_recipe(recipe).rounds, problems, habits, unsolved=unsolved
+        load_recipe(recipe).rounds, problems, habits, unsolved=unsolved_share
     )
     parts = [capacity.part(name, load, machines, count, price) for name, load in loads]
-    found = capacity.Capacity(parts, machines, habits, count, gpu, tokens_a_second is not None)
+    found = capacity.Capacity(parts, machines, habits, count, gpu, tokens_per_second is not None)
     if as_json:
         print_json(found.as_json())
     else:

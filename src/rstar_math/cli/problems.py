@@ -1,4 +1,5 @@
-"""`rstar problems`: a set of problems without duplicates and without what evaluation sets ask."""
+"""`rstar prepare` and `rstar synthesize`: a set of problems without duplicates and without what
+evaluation sets ask."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ _CHARS = 160
 """Characters of a question shown."""
 
 
-def problems(
+def prepare(
     sources: Annotated[
         list[str],
         typer.Argument(
@@ -43,15 +44,16 @@ def problems(
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="FILE", help="JSONL file to write; .gz is gzipped.")],
-    without: Annotated[
+    exclude: Annotated[
         list[str] | None,
         typer.Option(metavar="SOURCE", help="Leave out what this evaluation set asks. Repeatable."),
     ] = None,
     dedup: Annotated[bool, typer.Option("--dedup/--no-dedup", help="Leave out duplicates.")] = True,
-    templates: Annotated[
+    exclude_templates: Annotated[
         bool,
         typer.Option(
-            "--templates", help="Leave out an evaluation's questions with other numbers too."
+            "--exclude-templates",
+            help="Leave out an evaluation's questions with other numbers too.",
         ),
     ] = False,
     limit: Annotated[
@@ -73,7 +75,7 @@ def problems(
 
     if seed is not None and limit is None:
         raise InputError("--seed draws as many problems as --limit says; give --limit too.")
-    work = _gathered(sources, dedup, without, templates)
+    work = _gathered(sources, dedup, exclude, exclude_templates)
     work.kept = work.kept[:limit] if seed is None else sample(work.kept, limit, seed)
     write_problems(out, work.kept)
     if as_json:
@@ -188,7 +190,9 @@ class _Work:
         return lines
 
 
-def _gathered(sources: list[str], dedup: bool, without: list[str] | None, templates: bool) -> _Work:
+def _gathered(
+    sources: list[str], dedup: bool, exclude: list[str] | None, exclude_templates: bool
+) -> _Work:
     """What is left of the sources' problems. Raises `InputError` where nothing is."""
     from rstar_math.cli import display
     from rstar_math.errors import InputError
@@ -201,9 +205,9 @@ def _gathered(sources: list[str], dedup: bool, without: list[str] | None, templa
             status.update(f"looking for duplicates among {len(found)} problems ...")
             work.single = _deduplicated(work.kept)
             work.kept = work.single.kept
-        if without:
+        if exclude:
             status.update(f"holding {len(work.kept)} problems against evaluation sets ...")
-            work.clean = _decontaminated(work.kept, without, templates)
+            work.clean = _decontaminated(work.kept, exclude, exclude_templates)
             work.kept = work.clean.kept
     if not work.kept:
         raise InputError(f"Of {len(found)} problems none is left; give other sources.")
@@ -225,23 +229,23 @@ def _deduplicated(found: list["Problem"]) -> "Deduplicated":
 
 
 def _decontaminated(
-    found: list["Problem"], without: list[str], templates: bool
+    found: list["Problem"], exclude: list[str], exclude_templates: bool
 ) -> "Decontaminated":
     from rstar_math.problems.filtering import Evaluations, Rule, decontaminate
     from rstar_math.problems.sources import parse_source, read_source
 
     sets: dict[str, list[Problem]] = {}
-    for text in without:
+    for text in exclude:
         title = parse_source(text).title
         sets[text if title in sets else title] = read_source(text)
-    return decontaminate(found, Evaluations(sets, Rule(templates=templates)))
+    return decontaminate(found, Evaluations(sets, Rule(templates=exclude_templates)))
 
 
 _DRAFT_EXAMPLES = 3
 """Examples shown of each reason."""
 Seeds = Annotated[
     list[str],
-    typer.Argument(metavar="SOURCE...", help="Seed problems, as for rstar problems."),
+    typer.Argument(metavar="SOURCE...", help="Seed problems, as for rstar prepare."),
 ]
 Out = Annotated[Path, typer.Option(metavar="FILE", help="JSONL file to write; .gz is gzipped.")]
 Folder = Annotated[
@@ -258,7 +262,9 @@ Without = Annotated[
 ]
 Templates = Annotated[
     bool,
-    typer.Option("--templates", help="Leave out an evaluation's questions with other numbers too."),
+    typer.Option(
+        "--exclude-templates", help="Leave out an evaluation's questions with other numbers too."
+    ),
 ]
 Each = Annotated[int, typer.Option(min=1, help="New problems sampled with a request.")]
 Shots = Annotated[int, typer.Option(min=1, help="Seed problems shown in a request.")]
@@ -275,18 +281,18 @@ MaxTokens = Annotated[int, typer.Option(min=1, help="Most tokens of a new proble
 Seed = Annotated[int, typer.Option(help="Seed of the drawing and of the sampling.")]
 
 
-def synthesise(
+def synthesize(
     sources: Seeds,
     out: Out,
     run_folder: Folder,
     requests: Requests,
     model: Model = None,
-    without: Without = None,
-    templates: Templates = False,
-    each: Each = 4,
+    exclude: Without = None,
+    exclude_templates: Templates = False,
+    per_request: Each = 4,
     shots: Shots = 3,
     solutions: Solutions = 10,
-    agreeing: Agreeing = 3,
+    min_agreement: Agreeing = 3,
     temperature: Temperature = 1.0,
     max_tokens: MaxTokens = 256,
     seed: Seed = 0,
@@ -303,16 +309,16 @@ def synthesise(
     """
     wanted = _wanted(
         requests=requests,
-        each=each,
+        per_request=per_request,
         shots=shots,
         solutions=solutions,
-        agreeing=agreeing,
+        min_agreement=min_agreement,
         temperature=temperature,
         max_tokens=max_tokens,
         seed=seed,
     )
     settings = configure(config, set_, model)
-    order = _order(wanted, settings, (sources, without or [], templates), cluster)
+    order = _order(wanted, settings, (sources, exclude or [], exclude_templates), cluster)
     found = _work(order, run_folder, out)
     if as_json:
         print_json({"run": str(run_folder), "out": str(out), **found.as_json()})
@@ -326,7 +332,7 @@ def _work(order: "SynthesisJob", folder: Path, out: Path) -> "Synthesis":
     from rstar_math.cli import progress
     from rstar_math.errors import InputError
     from rstar_math.evolution.synthesis import SynthesisListener
-    from rstar_math.evolution.synthesis import synthesise as work
+    from rstar_math.evolution.synthesis import synthesize as work
 
     with progress.watch_rounds() as watch:
         found = run(work(order, folder, SynthesisListener(watch)), kept=True, needs=order.config)
@@ -354,12 +360,12 @@ def _order(
     from rstar_math.problems.synthesis import KnownProblems, require_seeds
     from rstar_math.runs.results import run_conditions
 
-    sources, without, templates = asked
+    sources, exclude, exclude_templates = asked
     with display.err.status("reading ..."):
         seeds = read_sources(sources)
         require_seeds(seeds, wanted)
         sets = {}
-        for text in without:
+        for text in exclude:
             title = parse_source(text).title
             sets[text if title in sets else title] = read_source(text)
     solver = solving(config)
@@ -368,7 +374,7 @@ def _order(
         config=solver,
         seeds=seeds,
         known=(
-            KnownProblems("in an evaluation set", sets, Rule(templates=templates)),
+            KnownProblems("in an evaluation set", sets, Rule(templates=exclude_templates)),
             KnownProblems("a seed problem", {"seeds": seeds}),
         ),
         made_by={"model.name": run_conditions(solver, guided=False)["model.name"]},
@@ -387,7 +393,7 @@ def _wanted(**options: Any) -> "SynthesisConfig":
         return SynthesisConfig(**options)
     except ValidationError as error:
         said = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"The options of rstar synthesise will not do: {said}.") from error
+        raise ConfigError(f"The options of rstar synthesize will not do: {said}.") from error
 
 
 def _show(found: "Synthesis") -> None:

@@ -59,7 +59,7 @@ def serve(
     max_tokens: Annotated[
         int | None, typer.Option(min=1, help="Most tokens that a search samples.")
     ] = None,
-    max_body: Annotated[int, typer.Option(min=1, help="Largest request, in KiB.")] = 1024,
+    max_body_kib: Annotated[int, typer.Option(min=1, help="Largest request, in KiB.")] = 1024,
     trees: Annotated[int, typer.Option(min=0, help="Trees of last answers to keep.")] = 128,
     json_logs: Annotated[bool, typer.Option("--json-logs", help="Log JSON, one a line.")] = False,
 ) -> None:
@@ -89,7 +89,7 @@ def serve(
         port=port,
         terms=ServerLimits(search, max_seconds, max_tokens),
         limits=Limits(concurrency, queue, trees),
-        rules=AccessPolicy(load_keys(api_keys), origins, max_body * 1024),
+        rules=AccessPolicy(load_keys(api_keys), origins, max_body_kib * 1024),
         json_logs=json_logs,
     )
     run(serve(settings, options), kept=None, needs=settings)
@@ -110,7 +110,7 @@ def view(
     picture: Annotated[
         str | None,
         typer.Option(
-            "--picture", metavar="ID", help="Write the tree of this problem as RUN.svg instead."
+            "--svg", metavar="ID", help="Write the tree of this problem as RUN.svg instead."
         ),
     ] = None,
     port: Annotated[
@@ -146,7 +146,7 @@ def _draw(runs: list[Path], problem: str, target: Path | None, *, as_json: bool)
     from rstar_math.viewer.tree_svg import write_picture
 
     if len(runs) > 1:
-        raise InputError("--picture draws a tree of one run; give one.")
+        raise InputError("--svg draws a tree of one run; give one.")
     target = target or Path(f"{runs[0]}.svg")
     with RunStore.read(runs[0]) as store:
         write_picture(store, problem, target)

@@ -1,11 +1,12 @@
-"""The knobs: one frozen section a package.
+"""Options: one frozen section per subject.
 
 A field's docstring is its `--help` text. Defaults that come from a paper name it; where no paper
 speaks, the docstring says what the number was chosen for.
 """
 
 import re
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -16,6 +17,13 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy with some options changed. Raises `KeyError` for an unknown option, which
+        pydantic would accept."""
+        if unknown := set(update or ()) - set(type(self).model_fields):
+            raise KeyError(f"{type(self).__name__} has no {', '.join(sorted(unknown))}")
+        return super().model_copy(update=update, deep=deep)
+
 
 VLLM = "vllm:"
 """How the address of a checkpoint begins that a server is started for."""
@@ -24,13 +32,13 @@ VLLM = "vllm:"
 class ServersConfig(Section):
     """The vLLM servers that are started for vllm:FOLDER, and end when they are not needed."""
 
-    command: tuple[str, ...] | None = None
+    vllm_command: tuple[str, ...] | None = None
     """The beginning of the command line, for a vLLM in another virtual environment; by default what
     the environment variable RSTAR_VLLM says, else "vllm serve"."""
-    options: tuple[str, ...] = ()
+    args: tuple[str, ...] = ()
     """Further options of the policy's servers that may change results, as --dtype or
     --quantization; a run goes on only with the same."""
-    machine: tuple[str, ...] = ()
+    hardware_args: tuple[str, ...] = ()
     """Further options of the policy's servers that fit them to a machine, as
     --gpu-memory-utilization or --max-num-seqs."""
     ppm: tuple[str, ...] = ()
@@ -45,9 +53,9 @@ class ServersConfig(Section):
     servers, ["0,1"] is one that splits the model (tensor parallel)."""
     ppm_gpus: str | None = None
     """The GPUs of the preference model's server."""
-    start_s: float = Field(1200.0, gt=0)
+    startup_timeout_s: float = Field(1200.0, gt=0)
     """Longest time for a server to load its model and answer."""
-    logs: str | None = None
+    log_dir: str | None = None
     """Folder for the servers' logs; by default the cache folder, which keeps those of servers that
     failed."""
 
@@ -100,7 +108,7 @@ class ModelConfig(Section):
     """Context of one sample in the embedded model, prompt and answer together."""
     timeout_s: float = Field(300.0, gt=0)
     """Longest time for one try of a request to a server; the embedded model is never given up."""
-    retries: int = Field(4, ge=0)
+    max_retries: int = Field(4, ge=0)
     """Further tries after a refused or dropped connection or a 408, 429 or 5xx answer."""
     affinity: bool = True
     """Whether of several servers one gets all requests of a tree, whose prefix it then has in its
@@ -153,15 +161,15 @@ class PolicyConfig(Section):
     template or its server continues answers. `rstar doctor --model` shows the choice."""
     temperature: float = Field(0.7, ge=0, le=5)
     """Sampling temperature (rStar-Math's code: 0.7 in the bootstrap round, 1.0 later)."""
-    answers: int | None = Field(None, ge=1)
+    answer_samples: int | None = Field(None, ge=1)
     """Most samples of the words that follow a program's output, which hardly vary; by default as
     many as of any other step (as in rStar-Math)."""
-    step_tokens: int = Field(192, ge=1)
+    max_step_tokens: int = Field(192, ge=1)
     """Most tokens of one step; rStar-Math's code allows 2048."""
-    solution_tokens: int = Field(400, ge=1)
+    max_solution_tokens: int = Field(400, ge=1)
     """Most tokens of a whole program or answer, where chains are sampled without a stop at each
     step; a longer one has gone astray on word problems, competition problems may need 1024."""
-    thinking_tokens: int = Field(0, ge=0)
+    max_thinking_tokens: int = Field(0, ge=0)
     """Most tokens that a reasoning model may think before its first step; 0 lets it begin with the
     step at once. Thoughts count as sampled tokens and are never read for an answer."""
 
@@ -173,7 +181,7 @@ class SearchConfig(Section):
     """How a problem is solved where no --strategy is given."""
     rollouts: int = Field(16, ge=1)
     """Walks from the root to an end (paper: 16; bootstrap round 8)."""
-    tokens: int | None = Field(None, ge=1)
+    token_budget: int | None = Field(None, ge=1)
     """Budget of tokens for one problem, the same for every strategy: runs are repeated until it is
     spent; by default a strategy has its own size."""
     budget: Literal["sampled", "total"] = "sampled"
@@ -186,28 +194,28 @@ class SearchConfig(Section):
     duplicates: Duplicates = "text"
     """Which samples at a node become one child: those with equal text, or those whose code is equal
     up to comments and blank space ("program"; without code, those that state the same answer)."""
-    depth: int = Field(16, ge=1)
+    max_depth: int = Field(16, ge=1)
     """Most steps of a path (paper: 16)."""
-    c: float = Field(2.0, ge=0)
+    exploration: float = Field(2.0, ge=0)
     """Weight of exploration in UCT (rStar-Math's code: 2)."""
     selection: Literal["auto", "uct", "uct-zero", "puct"] = "auto"
     """Which child to walk to: by UCT with unvisited children first (standard), by UCT with those
     valued 0 (rStar-Math's code), or by PUCT (AlphaZero) with the share of samples as prior; "auto"
     is UCT where a scorer or verifier gives values, and PUCT where there are none to go by."""
-    ties: Literal["first", "random"] = "first"
+    tie_break: Literal["first", "random"] = "first"
     """Which of equally good children to walk to. "random" is rStar's: an unexplored child at random
     first, and random moves below it (its simulation phase)."""
-    backup: Literal["ends", "all", "walks"] = "ends"
+    backup: Literal["answers", "all", "rollout"] = "answers"
     """Whose values go up to the root: those of answers when they are found (rStar-Math), the scores
     of all new nodes too (as in AlphaZero and AlphaMath), or the value of the end that a rollout
     walked to, each time it is walked to, 0 where it has no answer (rStar)."""
     discount: float = Field(1.0, ge=0, le=1)
     """Factor on a value for each step that it goes up (1 in both papers; rStar's code has it as an
     option that it does not use)."""
-    in_flight: int = Field(1, ge=1, le=1024)
+    parallel_rollouts: int = Field(1, ge=1, le=1024)
     """Rollouts in flight at once in one tree, kept apart by virtual loss; 1 is the papers' search.
     More keep the model busier and give a slightly different tree, the same at any speed."""
-    code_errors: int = Field(1, ge=1)
+    max_code_errors: int = Field(1, ge=1)
     """Failed steps in a row that end a path (rStar-Math's code: 2 in the bootstrap round, else
     1)."""
     scorer: Literal["none", "self", "ppm"] = "none"
@@ -228,9 +236,9 @@ class SearchConfig(Section):
     """How the answer is chosen: by votes that count what the policy would write, by one vote a path
     (rStar's generator), by votes weighted with values, by the highest value, or as in rStar-Math by
     the best of each run and a majority of the top `keep`; by default as suits the strategy."""
-    keep: int = Field(4, ge=1)
+    top_k: int = Field(4, ge=1)
     """Runs whose best paths vote in "top-of-runs" (rStar-Math's code: 4)."""
-    trees: int | None = Field(None, ge=1)
+    parallel_problems: int | None = Field(None, ge=1)
     """Problems in flight at once; by default as many as keep the model busy."""
     seed: int = 0
     """Seed of all randomness of the search."""
@@ -240,15 +248,15 @@ class ActionsConfig(Section):
     """rStar's five actions (arXiv:2408.06195, section 3 and appendix; facts of its public code
     where the paper is silent)."""
 
-    family: str = "school"
+    prompt_set: str = "school"
     """Prompts for a kind of task: school (word problems), competition (harder mathematics), yesno
     (commonsense, answered yes or no), or a folder of one's own."""
-    allowed: tuple[Literal["A1", "A2", "A3", "A4", "A5"], ...] = ("A1", "A2", "A3", "A4", "A5")
+    enabled: tuple[Literal["A1", "A2", "A3", "A4", "A5"], ...] = ("A1", "A2", "A3", "A4", "A5")
     """Actions in use (the paper's ablation leaves some out): A1 a one-step thought, A2 the rest of
     the solution, A3 the next sub-question with its answer, A4 its answer again, A5 the question
     rephrased."""
 
-    @field_validator("allowed")
+    @field_validator("enabled")
     @classmethod
     def _can_end(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not {"A1", "A2", "A3"} & set(value):
@@ -284,25 +292,27 @@ class MutualConfig(Section):
     splits: int = Field(1, ge=1, le=64)
     """Places at which each candidate is cut for the second model to complete (paper: 1, drawn at
     random; its code 4, evenly spread)."""
-    low: float = Field(0.2, gt=0, lt=1)
+    min_visible: float = Field(0.2, gt=0, lt=1)
     """Least share of a candidate that is shown (paper: 0.2)."""
-    high: float = Field(0.8, gt=0, lt=1)
+    max_visible: float = Field(0.8, gt=0, lt=1)
     """Greatest share of a candidate that is shown (paper: 0.8; its code 0.5)."""
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
-        if self.low > self.high:
-            raise ValueError(f"low = {self.low} is above high = {self.high}")
+        if self.min_visible > self.max_visible:
+            raise ValueError(
+                f"min_visible = {self.min_visible} is above max_visible = {self.max_visible}"
+            )
         return self
 
-    keep: Literal["one", "half", "all"] = "half"
+    min_agreement: Literal["one", "half", "all"] = "half"
     """How many of the completions must agree for a candidate to be kept (rStar's code: half)."""
     score: Literal["paper", "code"] = "paper"
     """What the kept candidates are ranked by: reward times confidence of each (paper), or their
     answer's share among those kept plus the share of it that was kept (rStar's code)."""
-    reserve: float = Field(0.25, ge=0, lt=1)
-    """Share of a token budget (`search.tokens`) that is left to the second model; chosen to be
-    about what one completion a candidate takes."""
+    budget_share: float = Field(0.25, ge=0, lt=1)
+    """Share of a token budget (`search.token_budget`) that is reserved for the second model; about
+    one completion per candidate."""
     temperature: float = Field(1.0, ge=0, le=5)
     """Sampling temperature of the completions (rStar's code: 1)."""
     tokens: int = Field(512, ge=1)
@@ -317,7 +327,7 @@ class SandboxConfig(Section):
     container of your own."""
     workers: int | None = Field(None, ge=1)
     """Pre-started interpreters; by default one for each CPU core."""
-    wall_s: float = Field(10.0, gt=0)
+    timeout_s: float = Field(10.0, gt=0)
     """Longest wall time of one step's code with its prefix."""
     cpu_s: float = Field(5.0, gt=0)
     """Longest processor time of one step's code with its prefix; the limit that normally ends a
@@ -333,7 +343,7 @@ class GradingConfig(Section):
 
     workers: int | None = Field(None, ge=1)
     """Grader processes; by default one for each CPU core, at most 4."""
-    pair_s: float = Field(2.0, gt=0)
+    timeout_s: float = Field(2.0, gt=0)
     """Longest time for one pair; past it the verdict is "unknown"."""
     memory_mb: int = Field(1024, ge=256)
     """Memory of one grader process, in MiB."""

@@ -130,7 +130,7 @@ class RaySearcher:
 
     async def _wait_for_worker(self) -> None:
         """Wait for a worker."""
-        servers_s = self.config.servers.start_s if starts_servers(self.config) else 0.0
+        servers_s = self.config.servers.startup_timeout_s if starts_servers(self.config) else 0.0
         try:
             async with asyncio.timeout(STARTUP_S + servers_s):
                 await self._ready.wait()

@@ -319,8 +319,8 @@ def terms_of(strategy: str, conditions: dict[str, Any], *, scored: bool) -> RunT
     """How a strategy chose and how often it tried, by the conditions of its run; as
     `search.strategies.answer_rule` has it. A name from a later version gives an unknown rule."""
     rule = conditions.get("search.answer")
-    keep = int(conditions.get("search.keep") or 4)
-    budgeted = conditions.get("search.tokens") is not None
+    keep = int(conditions.get("search.top_k") or 4)
+    budgeted = conditions.get("search.token_budget") is not None
     try:
         (parsed,) = parse_strategies(strategy)
     except ConfigError:

@@ -204,7 +204,7 @@ def formats(summary: Summary, limit: float = LOST) -> SanityCheck:
             label,
             "warning",
             f"{split}: {summary.samples_lost:.0%} lost. The prompt format does not fit this model; "
-            "raise policy.step_tokens if they were cut off, else change policy.prompt.",
+            "raise policy.max_step_tokens if they were cut off, else change policy.prompt.",
             figures,
         )
     return SanityCheck(label, "ok", f"{split}.", figures)

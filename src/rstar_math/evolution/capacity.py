@@ -1,8 +1,9 @@
 """What a search of many problems would take on a cluster, round by round, and what holds it up.
 
-Rates come from what was measured: a run says what a search of one problem does, `rstar plan` takes
-the speeds of servers and cores. Where a server was not measured, its speed is reckoned from the
-GPU's bandwidth and arithmetic (`gpu_speed`), which is good to about a factor of two.
+Rates come from what was measured: a run says what a search of one problem does, `rstar
+estimate-cluster` takes the speeds of servers and cores. Where a server was not measured, its speed
+is reckoned from the GPU's bandwidth and arithmetic (`gpu_speed`), which is good to about a factor
+of two.
 """
 
 import tomllib
@@ -107,7 +108,7 @@ def gpu_speed(gpu: str, *, params: float, slots: int) -> Engine:
     if gpu not in known:
         raise ConfigError(
             f"{gpu!r} is not in the list of GPUs ({', '.join(gpu_names())}); take the one most "
-            "like it, with --tokens-a-second for the speed that you measured."
+            "like it, with --tokens-per-second for the speed that you measured."
         )
     facts = known[gpu]
     weights, cache = 2e9 * params, KV_BYTES * CONTEXT * params / 7.6
@@ -198,9 +199,9 @@ def estimate_capacity(
         if one.data != "search":
             continue
         size = min(problems, one.problems or problems)
-        rollouts = one.rollouts * one.runs
+        rollouts = one.rollouts * one.trees_per_problem
         found.append((f"{number}/search", load_of(habits, size, rollouts, one.candidates)))
-        for turn, more in enumerate(one.more, 1):
+        for turn, more in enumerate(one.retry_rollouts, 1):
             rest = max(1, round(size * unsolved))
             found.append((f"{number}/more-{turn}", load_of(habits, rest, more, one.candidates)))
     return found

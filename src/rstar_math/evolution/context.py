@@ -96,7 +96,7 @@ class EvolutionContext:
         problems, strategies = asked
         section = self.recipe.evaluation
         options: dict[str, Any] = {"rollouts": section.rollouts, "candidates": section.candidates}
-        options |= {"seed": section.seed, "tokens": section.tokens if scored else None}
+        options |= {"seed": section.seed, "token_budget": section.token_budget if scored else None}
         config = config_for(self.recipe, pair, scored=scored, **options)
         inputs = {
             "made_by": pair.hashes(scored=scored),

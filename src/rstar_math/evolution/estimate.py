@@ -99,7 +99,7 @@ async def run_pilot(journal: ManifestStore, recipe: Recipe, watch: ProgressListe
     watch.begin("0/pilot", "a few steps of training", None, 0)
     length, trained = _training(recipe, base, rows)
     policy = ModelVersion(0, base, stages.base_address(journal, recipe), "base")
-    if recipe.base == stages.TINY:
+    if recipe.base_model == stages.TINY:
         folder = journal.path("pilot")
         train_policy(rows, base, folder, recipe.sft.model_copy(update={"mode": recipe.policy.mode}))
         policy = ModelVersion(1, str(folder), stages.deploy_policy(recipe, folder), "pilot")
@@ -161,9 +161,9 @@ def _training(recipe: Recipe, base: str, rows: Sequence[SolutionRow]) -> tuple[f
     length = sum(len(tokenizer(row.prompt + row.completion).input_ids) for row in shown) / len(
         shown
     )
-    batch = min(recipe.sft.batch, 8)
-    update: dict[str, Any] = {"mode": recipe.policy.mode, "batch": batch}
-    update |= {"max_steps": 1 + _STEPS, "epochs": 1, "save_every": 10**6}
+    batch = min(recipe.sft.batch_size, 8)
+    update: dict[str, Any] = {"mode": recipe.policy.mode, "batch_size": batch}
+    update |= {"max_steps": 1 + _STEPS, "epochs": 1, "save_steps": 10**6}
     settings = recipe.sft.model_copy(update=update)
     moments: list[float] = []
     some = (list(rows) * (1 + _STEPS) * batch)[: (1 + _STEPS) * batch]
@@ -227,7 +227,7 @@ async def estimate(recipe: Recipe, *, watch: ProgressListener | None = None) -> 
         pilot = await run_pilot(journal, recipe, watch)
         sizes = [
             len(problem_sets.problems_in(journal, problem_sets.evaluation_file(at)))
-            for at in range(1, len(recipe.evaluation.sets) + 1)
+            for at in range(1, len(recipe.evaluation.benchmarks) + 1)
         ]
     return Plan(counts, pilot, estimate_parts(recipe, pilot, counts, sizes))
 
@@ -252,7 +252,7 @@ class _Estimator:
         train, held = counts["to learn from"], counts["held out"]
         train += self._synthesis()
         kept = 0.0
-        if self.recipe.first:
+        if self.recipe.evaluate_base:
             self._sampled("0/held-out", held, self.pilot.whole)
             self._measure(0, sizes)
         for number, one in enumerate(self.recipe.rounds, 1):
@@ -261,7 +261,7 @@ class _Estimator:
             if one.data == "search":
                 self._search(number, one, size)
             found = size * (1 if one.data == "annotated" else KEPT)
-            kept = found + (kept if self.recipe.keep == "all" else 0)
+            kept = found + (kept if self.recipe.train_on == "all_rounds" else 0)
             if one.policy:
                 self._policy(number, kept, held)
             if one.ppm and one.data == "search":
@@ -284,15 +284,17 @@ class _Estimator:
         return wanted.most
 
     def _search(self, number: int, one: RoundSection, size: int) -> None:
-        self._sampled(f"{number}/search", size, self.pilot.rollout.times(one.rollouts * one.runs))
-        for turn, more in enumerate(one.more, 1):
+        self._sampled(
+            f"{number}/search", size, self.pilot.rollout.times(one.rollouts * one.trees_per_problem)
+        )
+        for turn, more in enumerate(one.retry_rollouts, 1):
             self._sampled(f"{number}/more-{turn} (at most)", size, self.pilot.rollout.times(more))
 
     def _policy(self, number: int, solutions: float, held: int) -> None:
         settings = self.recipe.sft
         texts = solutions * settings.epochs
         if settings.max_steps is not None:
-            texts = min(texts, settings.max_steps * settings.batch)
+            texts = min(texts, settings.max_steps * settings.batch_size)
         self._trained(f"{number}/policy", solutions, texts)
         self._sampled(f"{number}/held-out", held, self.pilot.whole)
 
@@ -300,15 +302,15 @@ class _Estimator:
         settings = self.recipe.preference
         sides = size * SIDES * settings.epochs
         if settings.max_steps is not None:
-            sides = min(sides, settings.max_steps * settings.batch * SIDES)
+            sides = min(sides, settings.max_steps * settings.batch_size * SIDES)
         self._trained(f"{number}/ppm", size, sides)
         self._sampled(f"{number}/samples", held, self.pilot.sampled(self.recipe.gate.samples))
 
     def _measure(self, number: int, sizes: Sequence[int]) -> None:
         section = self.recipe.evaluation
         last = number == len(self.recipe.rounds)
-        system = number > 0 and (last or section.system_rounds == "every")
-        for at, (chosen, problems) in enumerate(zip(section.sets, sizes, strict=True), 1):
+        system = number > 0 and (last or section.system_after == "every")
+        for at, (chosen, problems) in enumerate(zip(section.benchmarks, sizes, strict=True), 1):
             self._strategies(f"{number}/policy-{at}", problems, section.policy)
             if system and chosen.system:
                 self._strategies(f"{number}/system-{at}", problems, section.system)

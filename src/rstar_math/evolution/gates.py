@@ -113,12 +113,12 @@ async def policy_gate(
 ) -> Models:
     """The pair with a new policy, if that is better on held-out problems."""
     results = await shop.held_out(number, new)
-    if pair.policy.round == 0 and not shop.recipe.first:
+    if pair.policy.round == 0 and not shop.recipe.evaluate_base:
         return pair.with_policy(new)
     old = await shop.held_out(pair.policy.round, pair.policy)
 
     async def work() -> Facts:
-        return decision(decide(old, results, shop.recipe.gate.sure), pair.policy.round)
+        return decision(decide(old, results, shop.recipe.gate.min_probability), pair.policy.round)
 
     inputs = {**shop.part("gate"), "old": digest(old), "new": digest(results)}
     verdict = await shop.stage(f"{number}/policy-gate", inputs, work)
@@ -154,7 +154,7 @@ async def ppm_gate(
         theirs = await _reranked(shop, pair.policy, old, samples)
         before = theirs.majority if old is None else theirs.weighted
         held_against = None if old is None else old.round
-        verdict = decide(before, ours.weighted, shop.recipe.gate.sure)
+        verdict = decide(before, ours.weighted, shop.recipe.gate.min_probability)
         found = {**decision(verdict, held_against), "shares": ours.shares()}
         if fixed is not None:
             found["fixed_policy"] = (await _reranked(shop, fixed, new, samples)).shares()
@@ -185,7 +185,12 @@ async def _reranked(
 
 def decision(found: Decision, old: int | None) -> Facts:
     """A decision as facts; `old` is the round whose model it was held against, None for none."""
-    return {"promoted": found.promoted, "sure": found.probability, "old": old, **found.comparison}
+    return {
+        "promoted": found.promoted,
+        "probability": found.probability,
+        "old": old,
+        **found.comparison,
+    }
 
 
 def gate_message(what: str, number: int, verdict: Facts) -> str:

@@ -23,9 +23,6 @@ from rstar_math.runs.results import SPEED_ONLY_OPTIONS
 FORMAT = 1
 RECIPE = "recipe.json"
 LOCK = ".lock"
-ADDED: dict[str, Any] = {"start": "base", "synthesis": {"requests": 0}}
-"""What the recipe of an evolution that an older version began had of options that came later and
-shape it from its beginning."""
 ROUND = "round"
 """The stage that ends a round: its manifest says which models are in use then."""
 Facts = dict[str, Any]
@@ -176,8 +173,8 @@ def _same_recipe(folder: Path, before: Any, now: Any) -> None:
     it goes."""
     now = json.loads(json.dumps(now))
     rounds = len(before["rounds"])
-    now = {**ADDED, **now, "rounds": now["rounds"][:rounds]}
-    before, shorter = without_speed_options({**ADDED, **before}), without_speed_options(now)
+    now = {**now, "rounds": now["rounds"][:rounds]}
+    before, shorter = without_speed_options(before), without_speed_options(now)
     if not same_values(before, shorter):
         raise ConfigError(
             f"{folder} was begun with another recipe ({_difference(before, shorter)}); set it "
@@ -188,7 +185,7 @@ def _same_recipe(folder: Path, before: Any, now: Any) -> None:
 def without_speed_options(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe, or what a stage was made from, without the options that change how fast an
     evolution goes and not what it finds."""
-    found = {key: value for key, value in recipe.items() if key != "launch"}
+    found = {key: value for key, value in recipe.items() if key != "launcher"}
     for section, free in SPEED_ONLY_OPTIONS.items():
         if isinstance(options := found.get(section), dict):
             found[section] = {key: value for key, value in options.items() if key not in free}

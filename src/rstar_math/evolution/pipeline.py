@@ -39,7 +39,7 @@ async def evolve(
     Raises `BudgetSpent` where the budget ends it, `MissingDependencyError` at once where training's
     packages are not installed, and any `RstarError`; the same call goes on.
     """
-    if not recipe.launch and any(one.policy or one.ppm for one in recipe.rounds):
+    if not recipe.launcher and any(one.policy or one.ppm for one in recipe.rounds):
         require_training()
     with ManifestStore.open(run, recipe.model_dump(mode="json")) as journal:
         shop = EvolutionContext(
@@ -52,7 +52,7 @@ async def evolve(
                 pair, made = await _round(shop, number, pair, fixed)
                 fixed = fixed or made
                 await shop.journal.run_stage(f"{number}/{ROUND}", {}, pair.manifest)
-            if recipe.first:  # decides nothing, so nobody waits for it
+            if recipe.evaluate_base:  # decides nothing, so nobody waits for it
                 await _measure(shop, base, system=False)
         return pair
 
@@ -70,15 +70,15 @@ async def _begin(shop: EvolutionContext) -> Models:
     )
     if recipe.synthesis.requests:
         await synthesis.draft(shop)
-    if recipe.base == stages.TINY:
-        inputs = {**shop.part("base"), "problems": journal.facts("0/problems")}
+    if recipe.base_model == stages.TINY:
+        inputs = {**shop.part("base_model"), "problems": journal.facts("0/problems")}
         await shop.run_blocking_stage(
             "0/base", "make the base", inputs, lambda: stages.make_base(journal, recipe)
         )
     base = stages.base_of(journal, recipe)
     address = stages.base_address(journal, recipe)
     pair = Models(ModelVersion(0, base, address, stages.base_digest(recipe)))
-    if recipe.first:
+    if recipe.evaluate_base:
         await shop.held_out(0, pair.policy)
     return pair
 
@@ -101,7 +101,7 @@ async def _round(
         else:
             pair = await ppm_gate(shop, number, pair, new, fixed or made)
     last = number == len(shop.recipe.rounds)
-    await _measure(shop, pair, system=last or shop.recipe.evaluation.system_rounds == "every")
+    await _measure(shop, pair, system=last or shop.recipe.evaluation.system_after == "every")
     return pair, made
 
 
@@ -112,12 +112,12 @@ async def _searches(shop: EvolutionContext, number: int, pair: Models) -> dict[P
     problems = problem_sets.training_pool(shop.journal, number, recipe)
     seed = derive(shop.recipe.search.seed, "round", number)
     problems = sample(problems, recipe.problems, seed)
-    runs = recipe.runs if recipe.runs > 1 else None
+    runs = recipe.trees_per_problem if recipe.trees_per_problem > 1 else None
     strategy = Strategy(recipe.strategy, recipe.rollouts, runs)
     path, left = shop.journal.path(f"round-{number}", "search.rstar"), problems
     facts = await _guided(shop, f"{number}/search", (problems, strategy), pair)
     found = {path: str(facts["digest"])}
-    for turn, rollouts in enumerate(recipe.more, 1):
+    for turn, rollouts in enumerate(recipe.retry_rollouts, 1):
         solved = stages.solved_in(path)
         left = [problem for problem in left if not solved[problem.id]]
         if not left:
@@ -193,7 +193,7 @@ async def _curate(shop: EvolutionContext, number: int, runs: Mapping[Path, str])
     """The round's training data."""
     before = [shop.journal.facts(f"{n}/curate") or {} for n in range(1, number)]
     inputs = {
-        **shop.part("curation", "keep"),
+        **shop.part("curation", "train_on"),
         "runs": list(runs.values()),
         "before": [facts.get("file") for facts in before],
     }
@@ -210,16 +210,16 @@ async def _policy(
 ) -> ModelVersion:
     """The round's policy, trained from the base or from the policy in use."""
     journal, recipe = shop.journal, shop.recipe
-    onward = recipe.start == "policy" and policy.round > 0
+    onward = recipe.init_from == "current" and policy.round > 0
     base = policy.folder if onward else stages.base_of(journal, recipe)
 
     def work() -> Facts:
         return stages.train_round_policy(journal, recipe, number, base, shop.watch.say)
 
-    inputs = {**shop.part("sft", "base"), "data": data["file"]}
+    inputs = {**shop.part("sft", "base_model"), "data": data["file"]}
     if onward:
         inputs["from"] = policy.digest
-    elif recipe.base == TRAINED:  # a newer package brings another
+    elif recipe.base_model == TRAINED:  # a newer package brings another
         inputs["from"] = stages.base_digest(recipe)
     facts = await shop.run_blocking_stage(f"{number}/policy", "train the policy", inputs, work)
     folder = journal.path(f"round-{number}", "policy")
@@ -237,7 +237,7 @@ async def _ppm(
         made = stages.train_round_ppm(journal, recipe, number, policy, shop.watch.say)
         return made or {"weights": None}
 
-    parts = shop.part("preference", "head", "probe")
+    parts = shop.part("preference", "probe", "ppm_probe")
     inputs = {**parts, "policy": policy.digest, "pairs": data["pairs_file"]}
     facts = await shop.run_blocking_stage(
         f"{number}/ppm", "train the preference model", inputs, work
@@ -251,7 +251,7 @@ async def _measure(shop: EvolutionContext, pair: Models, *, system: bool) -> Non
     """Measure the models in use on the recipe's sets; what has not changed since an earlier round
     is not measured again."""
     section = shop.recipe.evaluation
-    for at, chosen in enumerate(section.sets, 1):
+    for at, chosen in enumerate(section.benchmarks, 1):
         problems = problem_sets.problems_in(shop.journal, problem_sets.evaluation_file(at))
         parts = [("policy", pair.policy.round, section.policy)]
         if system and chosen.system:

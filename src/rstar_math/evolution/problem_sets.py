@@ -41,14 +41,16 @@ def prepare_problems(journal: ManifestStore, recipe: Recipe) -> Facts:
 
     Raises `InputError` where nothing is left, or a set has no reference answers.
     """
-    sets = [_set(one, recipe.problems.seed) for one in recipe.evaluation.sets]
-    names = unique_titles(recipe.evaluation.sets)
+    sets = [_set(one, recipe.problems.seed) for one in recipe.evaluation.benchmarks]
+    names = unique_titles(recipe.evaluation.benchmarks)
     section = recipe.problems
     read = read_sources(section.train)
     usable = [problem for problem in read if problem.reference is not None]
     single = deduplicate(usable, same_answer=_same)
     asked = dict(zip(names, sets, strict=True))
-    clean = decontaminate(single.kept, Evaluations(asked, Rule(templates=section.templates)))
+    clean = decontaminate(
+        single.kept, Evaluations(asked, Rule(templates=section.exclude_templates))
+    )
     kept = sample(clean.kept, section.limit, section.seed)
     held = {p.id for p in sample(kept, section.held_out, derive(section.seed, "held-out"))}
     train = [problem for problem in kept if problem.id not in held]
@@ -65,7 +67,9 @@ def prepare_problems(journal: ManifestStore, recipe: Recipe) -> Facts:
         write_problems(folder / evaluation_file(number), problems)
     solved = _annotated(folder / SOLUTIONS, section.train, train) if _needs_solutions(recipe) else 0
     files = sorted(path for path in folder.glob("*.jsonl"))
-    chosen = {filter_name(one): one for one in recipe.rounds if one.steps or one.sources}
+    chosen = {
+        filter_name(one): one for one in recipe.rounds if one.max_solution_steps or one.sources
+    }
     parts = {name: len(training_pool(journal, 1, one)) for name, one in sorted(chosen.items())}
     return {
         "counts": {
@@ -112,18 +116,20 @@ def training_pool(
                 f"No problem to learn from is of a source with {' or '.join(one.sources)} in its "
                 f"name; there are {', '.join(there)} (rounds.sources)."
             )
-    if one.steps is None:
+    if one.max_solution_steps is None:
         return kept
     solved = solutions_in(journal) if journal.path("round-0", SOLUTIONS).is_file() else []
     lengths = {
         one.id: len(annotated_steps(one.text, one.solution, one.answer).steps) for one in solved
     }
-    short = [problem for problem in kept if 1 <= lengths.get(problem.id, 0) <= one.steps]
+    short = [
+        problem for problem in kept if 1 <= lengths.get(problem.id, 0) <= one.max_solution_steps
+    ]
     if not short:
         raise InputError(
-            f"No problem to learn from has an annotated solution of at most {one.steps} steps; "
-            "leave out rounds.steps, or begin a new run on problems with solutions as GSM8K has "
-            "them."
+            "No problem to learn from has an annotated solution of at most "
+            f"{one.max_solution_steps} steps; leave out rounds.max_solution_steps, or start a new "
+            "run on problems with solutions as in GSM8K."
         )
     return short
 
@@ -132,7 +138,7 @@ def filter_name(one: RoundSection) -> str:
     """The name of a count: problems to learn from that a round's `steps` and `sources` let
     through."""
     named = [f"of {', '.join(one.sources)}"] if one.sources else []
-    named += [f"solved in at most {one.steps} steps"] if one.steps else []
+    named += [f"solved in at most {one.max_solution_steps} steps"] if one.max_solution_steps else []
     return " ".join(named)
 
 
@@ -177,7 +183,9 @@ def _same(first: str, second: str) -> bool:
 
 def _needs_solutions(recipe: Recipe) -> bool:
     """Whether a round is made of annotated solutions, or chooses its problems by their length."""
-    return any(one.data == "annotated" or one.steps is not None for one in recipe.rounds)
+    return any(
+        one.data == "annotated" or one.max_solution_steps is not None for one in recipe.rounds
+    )
 
 
 def _annotated(path: Path, sources: Sequence[str], train: Sequence[Problem]) -> int:
@@ -192,9 +200,9 @@ def _annotated(path: Path, sources: Sequence[str], train: Sequence[Problem]) -> 
                 lines[problem.id] = json.dumps({"id": problem.id, **entry}, ensure_ascii=False)
     if not lines:
         raise InputError(
-            "No source has annotated solutions, and a round is to be made of them or, by "
-            'rounds.steps, to go by them; name one whose lines have a "solution" as in GSM8K, or '
-            "search with rounds.1.model and without steps."
+            "No source has annotated solutions, which a round of this recipe needs; name one whose "
+            'lines have a "solution" as in GSM8K, or set rounds.1.model and leave out '
+            "rounds.max_solution_steps."
         )
     path.write_text("".join(f"{line}\n" for line in lines.values()), encoding="utf-8")
     return len(lines)

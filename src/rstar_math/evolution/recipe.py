@@ -40,7 +40,7 @@ class ProblemsSection(Section):
     """Problems kept back, drawn by their ids: gates are decided on them."""
     limit: int | None = Field(None, ge=2)
     """Most problems, drawn by their ids; by default all."""
-    templates: bool = False
+    exclude_templates: bool = False
     """Whether problems that are an evaluation's with other numbers are left out too."""
     seed: int = 0
     """Seed of the drawing."""
@@ -57,7 +57,7 @@ class RoundSection(Section):
     one, asked with policy.prompt."""
     problems: int | None = Field(None, ge=1)
     """Most problems searched, drawn anew each round; by default all."""
-    steps: int | None = Field(None, ge=1)
+    max_solution_steps: int | None = Field(None, ge=1)
     """Search only problems that have an annotated solution of at most so many steps, the one that
     states the answer included: a policy that solves no longer ones learns nothing from searching
     them. New problems (`synthesis`) have no such solution. By default all are searched."""
@@ -70,11 +70,11 @@ class RoundSection(Section):
     suit a first round; their Q values rest on fewer paths."""
     rollouts: int = Field(16, ge=1)
     """Rollouts of a problem (paper: 16; first round 8)."""
-    runs: int = Field(1, ge=1)
+    trees_per_problem: int = Field(1, ge=1)
     """Tree expansions of a problem with different seeds (paper: 2 in its last round)."""
     candidates: int = Field(8, ge=1)
     """Next steps sampled at a node (paper: 8; first round 5, last round 16)."""
-    more: tuple[int, ...] = ()
+    retry_rollouts: tuple[int, ...] = ()
     """Further rollouts, with new seeds, of problems that no path solved: one pass for each number
     (paper: 64, then 128 in its last round)."""
     scorer: bool = True
@@ -100,7 +100,7 @@ class GateSection(Section):
 
     samples: int = Field(16, ge=2)
     """Solutions of each held-out problem that preference models choose among."""
-    sure: float = Field(0.5, ge=0.5, lt=1)
+    min_probability: float = Field(0.5, ge=0.5, lt=1)
     """How sure it must be that the new one is better: the share of paired bootstrap samples in
     which it is. 0.5 takes what looks better, 0.95 only what is shown to be."""
 
@@ -119,19 +119,19 @@ class SetSection(Section):
 class EvaluationSection(Section):
     """What is measured after each round. Training problems like these are left out."""
 
-    sets: tuple[SetSection, ...] = ()
+    benchmarks: tuple[SetSection, ...] = ()
     """Sets to measure on, none of them trained on."""
     policy: tuple[str, ...] = ("greedy",)
     """Strategies that measure the policy alone, each round."""
     system: tuple[str, ...] = ("sc@16", "mcts")
     """Strategies that measure policy and preference model together."""
-    system_rounds: Literal["every", "last"] = "every"
+    system_after: Literal["every", "last"] = "every"
     """Rounds after which the system is measured."""
     rollouts: int = Field(16, ge=1)
     """Rollouts of a measured search (paper's inference setting: one tree a trajectory)."""
     candidates: int = Field(32, ge=1)
     """Next steps sampled at a node of a measured search (paper: 32)."""
-    tokens: int | None = Field(None, ge=1)
+    token_budget: int | None = Field(None, ge=1)
     """Sampled tokens a problem that every system strategy is given, for a comparison at equal cost;
     by default each its own size."""
     seed: int = 1
@@ -149,7 +149,7 @@ _OVERRULED = {
 class Recipe(Section):
     """Everything that shapes an evolution."""
 
-    base: str = LOCAL
+    base_model: str = LOCAL
     """What every policy is trained from: "local" (the embedded SmolLM2-135M), "trained" (with
     what this package's rounds taught it, asked by its own prompt), a short name of `rstar models
     list`, a .gguf file, a checkpoint folder or hf:ORG/NAME of the hub; "tiny" is a model of some
@@ -161,18 +161,18 @@ class Recipe(Section):
     int8: bool = False
     """Whether vLLM runs policies with 8-bit weights and activations (W8A8): on a CPU with AVX-512
     about 2.7 times as fast as in bfloat16. Policies are trained in full precision all the same."""
-    first: bool = True
+    evaluate_base: bool = True
     """Whether the untrained base is measured too, with policy.prompt."""
-    launch: tuple[str, ...] = ()
+    launcher: tuple[str, ...] = ()
     """What starts trainings, as ["accelerate", "launch", "--num_processes", "8", "-m"]: a command
     line that takes a Python module and its arguments; by default this process trains itself."""
-    keep: Literal["all", "round"] = "round"
+    train_on: Literal["all_rounds", "current_round"] = "current_round"
     """Solutions and pairs that a round's models are trained on: those of all rounds so far, or of
     its own (paper)."""
-    start: Literal["base", "policy"] = "base"
+    init_from: Literal["base", "current"] = "base"
     """What a round's policy is trained from: the base anew (paper), or the policy in use, so that a
     round with keep = "round" costs no more than what it found."""
-    probe: bool = False
+    ppm_probe: bool = False
     """Whether preference models are heads on the policy's frozen states instead of whole models:
     trained in seconds, no second model in memory."""
     problems: ProblemsSection
@@ -187,19 +187,19 @@ class Recipe(Section):
     curation: CurationConfig = CurationConfig()
     sft: PolicyTraining = PolicyTraining()
     preference: PreferenceTraining = PreferenceTraining()
-    head: ProbeTraining = ProbeTraining()
+    probe: ProbeTraining = ProbeTraining()
     gate: GateSection = GateSection()
     evaluation: EvaluationSection = EvaluationSection()
 
     @model_validator(mode="after")
     def _orderly(self) -> Self:
         for number, one in enumerate(self.rounds, 1):
-            if one.strategy == "sc" and one.runs > 1:
+            if one.strategy == "sc" and one.trees_per_problem > 1:
                 raise ValueError(
-                    f'rounds.{number}.runs = {one.runs} has no effect with strategy = "sc"; raise '
+                    f"rounds.{number}.trees_per_problem has no effect with strategy = sc; raise "
                     f"rounds.{number}.rollouts instead"
                 )
-            searching = one.more or one.model or one.steps or one.sources
+            searching = one.retry_rollouts or one.model or one.max_solution_steps or one.sources
             if one.data == "annotated" and (number > 1 or searching):
                 raise ValueError(
                     'only the first round may have data = "annotated", and without model, more, '
@@ -316,7 +316,7 @@ def _set(tree: dict[str, Any], setting: str) -> None:
 def _nearest(where: Sequence[int | str]) -> str:
     """A hint at the option that an unknown one may have meant."""
     fields = Recipe.model_fields
-    inner = {"rounds": RoundSection, "sets": SetSection}
+    inner = {"rounds": RoundSection, "benchmarks": SetSection}
     named: type[Section] = Recipe
     for part in where[:-1]:
         if isinstance(part, str):

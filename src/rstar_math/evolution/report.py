@@ -72,7 +72,7 @@ class EvolutionState:
 def evolution_state(journal: ManifestStore) -> EvolutionState:
     """The course of an evolution, which may be under way."""
     recipe = validate_recipe(journal.recipe(), str(journal.folder))
-    names = unique_titles(recipe.evaluation.sets)
+    names = unique_titles(recipe.evaluation.benchmarks)
     rounds = [RoundState(number) for number in range(len(recipe.rounds) + 1)]
     for one in rounds:
         _searched(one, journal)
@@ -190,9 +190,9 @@ def _opening(recipe: Recipe, found: EvolutionState) -> str:
     done = sum(one.done for one in found.rounds[1:])
     state = "all are done" if found.complete else f"{done} are done so far"
     return (
-        f"{len(recipe.rounds)} rounds from the base {recipe.base}: {state}. Intervals are at 95 %. "
-        "Theirs are the paper's figures, on a policy of 7B and its own problems, and are there to "
-        "compare shapes by, not as a baseline."
+        f"{len(recipe.rounds)} rounds from the base {recipe.base_model}: {state}. Intervals are at "
+        "95 %. Theirs are the paper's figures for a 7B policy and other problems: compare trends, "
+        "not values."
     )
 
 
@@ -263,7 +263,7 @@ def _searches(found: EvolutionState) -> Iterator[Block]:
 def _policies(recipe: Recipe, found: EvolutionState) -> Iterator[Block]:
     """Policy pass@1 by round (the paper's table 3), and what the gate said."""
     yield Heading("Policy alone")
-    names = unique_titles(recipe.evaluation.sets)
+    names = unique_titles(recipe.evaluation.benchmarks)
     rows: list[list[Cell]] = []
     for one in found.rounds:
         measured = [_shown(one.policy.get(name, {}).get("greedy")) for name in names]
@@ -304,7 +304,7 @@ def _preferences(found: EvolutionState) -> Iterator[Block]:
 def _systems(recipe: Recipe, found: EvolutionState) -> Iterator[Block]:
     """Policy and preference model together, by round (the paper's table 6)."""
     rows: list[list[Cell]] = []
-    names = unique_titles(recipe.evaluation.sets)
+    names = unique_titles(recipe.evaluation.benchmarks)
     for one in found.rounds:
         strategies = list(dict.fromkeys(s for name in names for s in one.system.get(name, {})))
         for strategy in strategies:

@@ -93,7 +93,7 @@ def config_for(recipe: Recipe, pair: Models, *, scored: bool, **search: Any) -> 
     options: dict[str, Any] = {**search}
     if scored and pair.ppm is not None:
         options |= {"scorer": "ppm", "ppm": pair.ppm.folder}
-    trained = pair.policy.round > 0 or recipe.base == TRAINED
+    trained = pair.policy.round > 0 or recipe.base_model == TRAINED
     prompt = "trained" if trained else recipe.policy.prompt
     return recipe.config(
         model=recipe.model.model_copy(update={"url": pair.policy.address}),
@@ -251,7 +251,7 @@ async def choose_data(
         pairs = _rows(journal.path(f"round-{number}", DATA, "preference.jsonl"), PairRow)
     report["solutions"] = len(rows)
     report["problems"] = len({row.problem for row in rows})
-    if recipe.keep == "all":
+    if recipe.train_on == "all_rounds":
         for before in range(number - 1, 0, -1):
             rows += read_rows(journal.path(f"round-{before}", SFT), SolutionRow)
             pairs += _rows(journal.path(f"round-{before}", DATA, "preference.jsonl"), PairRow)
@@ -313,8 +313,8 @@ def train_round_policy(
     if is_complete(out):
         return _report(out)
     sft = recipe.sft.model_copy(update={"mode": recipe.policy.mode})
-    if recipe.launch:
-        run_launcher(recipe.launch, ["policy", str(data), "--base", base], out, sft, say=say)
+    if recipe.launcher:
+        run_launcher(recipe.launcher, ["policy", str(data), "--base", base], out, sft, say=say)
     else:
         train_policy(read_rows(data, SolutionRow), base, out, sft, say=say)
     return _report(out)
@@ -335,14 +335,14 @@ def train_round_ppm(
         return _report(out)
     mode = {"mode": recipe.policy.mode}
     preference = recipe.preference.model_copy(update=mode)
-    if recipe.launch and not recipe.probe:
+    if recipe.launcher and not recipe.ppm_probe:
         training = ["ppm", str(data), "--base", policy.folder]
         training += ["--objective", preference.objective]
-        run_launcher(recipe.launch, training, out, preference, say=say)
+        run_launcher(recipe.launcher, training, out, preference, say=say)
         return _report(out)
     rows = read_rows(data, PairRow)
-    if recipe.probe:
-        train_probe(rows, policy.folder, out, recipe.head.model_copy(update=mode), say=say)
+    if recipe.ppm_probe:
+        train_probe(rows, policy.folder, out, recipe.probe.model_copy(update=mode), say=say)
     else:
         train_preference(rows, policy.folder, out, preference, say=say)
     return _report(out)
@@ -378,10 +378,10 @@ def _gguf_of(folder: Path, file: Path) -> str:
 def base_of(journal: ManifestStore, recipe: Recipe) -> str:
     """What the policies are trained from; a tiny model, and the checkpoint of "trained" (whose name
     tells which), are made when they are first asked for."""
-    if recipe.base == TRAINED:
+    if recipe.base_model == TRAINED:
         return str(trained_folder())
-    if recipe.base != TINY:
-        meant = parse_base(recipe.base)
+    if recipe.base_model != TINY:
+        meant = parse_base(recipe.base_model)
         here = meant.kind in ("packaged", "file", "folder")
         return meant.text if here else str(resolve_model(meant))
     folder = journal.path("base")
@@ -406,7 +406,7 @@ def make_base(journal: ManifestStore, recipe: Recipe) -> Facts:
 
 def base_address(journal: ManifestStore, recipe: Recipe) -> str:
     """The address of the base for a solver."""
-    if recipe.base == TRAINED and recipe.engine == "llama.cpp":
+    if recipe.base_model == TRAINED and recipe.engine == "llama.cpp":
         return TRAINED
     base = base_of(journal, recipe)
     if recipe.engine == "vllm" and (base == LOCAL or base.endswith(".gguf")):
@@ -417,17 +417,17 @@ def base_address(journal: ManifestStore, recipe: Recipe) -> str:
         return f"{_PREFIX[recipe.engine]}{base}"
     if base == LOCAL or base.endswith(".gguf"):
         return base
-    if parse_base(recipe.base).kind == "hub-checkpoint":
+    if parse_base(recipe.base_model).kind == "hub-checkpoint":
         return _gguf_of(Path(base), journal.path("base.gguf"))  # not into the hub client's cache
     return deploy_policy(recipe, Path(base))
 
 
 def base_digest(recipe: Recipe) -> str:
     """What tells a base from others, for a run's conditions."""
-    if recipe.base != TRAINED:
-        return f"base {recipe.base}"
+    if recipe.base_model != TRAINED:
+        return f"base {recipe.base_model}"
     with bundled_adapter("policy") as (_, mark):
-        return f"base {recipe.base} {mark}"
+        return f"base {recipe.base_model} {mark}"
 
 
 def _save_checkpoint_of(journal: ManifestStore, base: str) -> Path:

@@ -110,12 +110,12 @@ class Synthesis:
 def solving(config: Config) -> Config:
     """A configuration with the options that the count of agreeing solutions goes by: all chains
     are sampled, none is scored, and each is a vote."""
-    options = {"tokens": None, "confidence": None, "scorer": "none", "ppm": None}
+    options = {"token_budget": None, "confidence": None, "scorer": "none", "ppm": None}
     options["answer"] = "majority"
     return config.model_copy(update={"search": config.search.model_copy(update=options)})
 
 
-async def synthesise(
+async def synthesize(
     order: SynthesisJob, folder: Path, look: SynthesisListener | None = None
 ) -> Synthesis:
     """Write drafts, tell them apart, solve them, keep those on which enough solutions agree; or do
@@ -168,7 +168,7 @@ async def _write(order: SynthesisJob, file: DraftFile, look: SynthesisListener) 
         return
     look.watch.begin(f"{look.stage}-drafts", "write new problems", wanted.requests, done)
     most = model.in_flight * order.config.servers_of_policy
-    width = max(1, most // wanted.each) if model.embedded else most
+    width = max(1, most // wanted.per_request) if model.embedded else most
 
     def on_written(written: DraftResponse) -> None:
         name = Question(f"{SYNTHETIC}/request-{written.request}", "")
@@ -203,7 +203,7 @@ async def _solve(order: SynthesisJob, run: Path, fresh: NewDrafts, look: Synthes
     def on_done(problem: Problem, packed: PackedResult) -> None:
         agreed, _ = _agreed(packed.result, wanted)
         tokens = packed.result.cost.sampled_tokens
-        kept = agreed.reference(wanted.agreeing) is not None
+        kept = agreed.reference(wanted.min_agreement) is not None
         look.watch.advance(problem, solved=kept, tokens=tokens)
         look.charge(tokens)
 
@@ -249,7 +249,7 @@ async def draft(shop: EvolutionContext) -> Facts:
     inputs = {
         "made_by": order.made_by,
         "synthesis": order.wanted.model_dump(mode="json"),
-        "templates": recipe.problems.templates,
+        "templates": recipe.problems.exclude_templates,
         "search": order.config.search.model_dump(
             mode="json", exclude={"ppm", *SPEED_ONLY_OPTIONS["search"]}
         ),
@@ -258,7 +258,7 @@ async def draft(shop: EvolutionContext) -> Facts:
 
     async def work() -> Facts:
         look = SynthesisListener(shop.watch, shop.budget.charge, STAGE)
-        found = await synthesise(order, journal.path("round-0"), look)
+        found = await synthesize(order, journal.path("round-0"), look)
         path = journal.path("round-0", problem_sets.SYNTHETIC)
         found.write(path)
         return {**found.as_json(), "file": file_digest(path)}
@@ -271,8 +271,8 @@ def _order(recipe: Recipe, journal: ManifestStore, cluster: str | None) -> Synth
     those that are measured on are asked by nobody."""
     model = recipe.writer
     assert model is not None
-    strict = Rule(templates=recipe.problems.templates)
-    names = problem_sets.unique_titles(recipe.evaluation.sets)
+    strict = Rule(templates=recipe.problems.exclude_templates)
+    names = problem_sets.unique_titles(recipe.evaluation.benchmarks)
     files = [problem_sets.evaluation_file(at) for at in range(1, len(names) + 1)]
     sets = {
         name: problem_sets.problems_in(journal, file)

@@ -133,7 +133,7 @@ class Pool:
     def _exchange(self, worker: _Worker, pred: str, gold: str) -> Grade:
         worker.number += 1
         worker.send({"id": worker.number, "pred": pred, "gold": gold})
-        reply = worker.receive(self.config.pair_s)
+        reply = worker.receive(self.config.timeout_s)
         if reply.get("id") != worker.number:
             raise _Gone
         try:
@@ -157,7 +157,7 @@ class Pool:
         settings = {
             "path": sys.path,
             "memory_mb": self.config.memory_mb,
-            "alarm_s": self.config.pair_s + 1.0,
+            "alarm_s": self.config.timeout_s + 1.0,
         }
         environment = {k: v for k in _KEPT_ENVIRONMENT if (v := os.environ.get(k)) is not None}
         environment |= {"PATH": os.defpath, "LC_ALL": "C.UTF-8", "OMP_NUM_THREADS": "1"}

@@ -126,7 +126,7 @@ async def _on_servers(config: ModelConfig, servers: ServersConfig) -> "OpenAICli
         name=name,
         key=key,
         concurrency=config.in_flight,
-        retry=Retry(tries=config.retries, timeout_s=config.timeout_s),
+        retry=Retry(tries=config.max_retries, timeout_s=config.timeout_s),
         affinity=config.affinity,
         held=held,
     )

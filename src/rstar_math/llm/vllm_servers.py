@@ -178,14 +178,14 @@ async def start(
         chosen = port or _free_port()
         served = await _launch(command, order, config, (chosen, key or secrets.token_urlsafe(24)))
         try:
-            await wait_until_ready(served, config.start_s)
+            await wait_until_ready(served, config.startup_timeout_s)
         except BaseException as error:
             await served.stop()
             taken = "address already in use" in summarize_log(served.log).lower()
             if isinstance(error, ModelUnreachableError) and taken and not port and turn < 2:
                 continue
             raise
-        served.keep_log = config.logs is not None
+        served.keep_log = config.log_dir is not None
         return served
     raise AssertionError("the last turn returns or raises")
 
@@ -197,7 +197,7 @@ def program(config: ServersConfig) -> list[str]:
         said = shlex.split(os.environ.get(COMMAND, ""))
     except ValueError as error:
         raise ConfigError(f"{COMMAND} is no command line ({error}); correct it.") from error
-    command = [*(config.command or said or ("vllm", "serve"))]
+    command = [*(config.vllm_command or said or ("vllm", "serve"))]
     place = find_program(command[0])
     if place is None:
         raise MissingDependencyError(
@@ -269,7 +269,7 @@ async def _launch(
 ) -> ServerProcess:
     """A server's process, which does not answer yet."""
     port, key = door
-    log = log_path(config.logs, order.name, port)
+    log = log_path(config.log_dir, order.name, port)
     where = ["--host", "127.0.0.1", "--port", str(port)]
     environment = {**os.environ, "VLLM_API_KEY": key, "PYTHONUNBUFFERED": "1"}
     environment["VLLM_NO_USAGE_STATS"] = "1"
@@ -301,7 +301,7 @@ async def wait_until_ready(served: ServerProcess, start_s: float) -> None:
                 await asyncio.sleep(0.3)
     except TimeoutError:
         raise ModelUnreachableError(
-            f"vllm serve did not answer within {start_s:.0f} s (servers.start_s): "
+            f"vllm serve did not answer within {start_s:.0f} s (servers.startup_timeout_s): "
             f"{summarize_log(served.log)} (its log: {served.log})"
         ) from None
 
@@ -388,7 +388,7 @@ async def policy_servers(address: str, config: ServersConfig) -> ServerLease:
         checkpoint=checkpoint,
         name=name,
         adapters=tuple(sorted(config.adapters.items())),
-        options=(*config.options, *config.machine),
+        options=(*config.args, *config.hardware_args),
     )
     gpus: Sequence[str | None] = config.gpus or [None] * config.replicas
     return await acquire([_on(order, one) for one in gpus], config)

@@ -94,7 +94,7 @@ def renderer_for(config: PolicyConfig, known: Prompting = NOTHING_KNOWN) -> Rend
         step_format=step_format,
         mode=_mode(config, known),
         template=known.template,
-        thinking=config.thinking_tokens > 0,
+        thinking=config.max_thinking_tokens > 0,
     )
 
 
@@ -117,7 +117,7 @@ def conversation_for(config: PolicyConfig, known: Prompting = NOTHING_KNOWN) -> 
     if mode == "completion":
         return None
     template = known.template if mode == "template" else None
-    return Conversation(mode, template, config.thinking_tokens > 0)
+    return Conversation(mode, template, config.max_thinking_tokens > 0)
 
 
 def _mode(config: PolicyConfig, known: Prompting) -> Mode:

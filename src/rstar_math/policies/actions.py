@@ -75,7 +75,7 @@ class ActionPolicy:
     ) -> None:
         self._completer = completer
         self._config = config
-        self._family = load_action_prompts(config.family)
+        self._family = load_action_prompts(config.prompt_set)
         self._group = group
         self._depth = depth
 
@@ -95,7 +95,7 @@ class ActionPolicy:
             seed,
             last,
         )
-        actions = allowed_actions(prefix, self._config.allowed, depth=self._depth)
+        actions = allowed_actions(prefix, self._config.enabled, depth=self._depth)
         found = dict(zip(actions, await gather(turn.run(a) for a in actions), strict=True))
         errors = [each.error for each in found.values() if each.error is not None]
         if errors and len(errors) == len(found):

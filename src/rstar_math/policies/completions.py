@@ -43,12 +43,12 @@ class StepPolicy:
         self, question: Question, prefix: Sequence[Step], k: int, *, seed: int
     ) -> list[Step]:
         """See `protocols.Policy`; the result may hold equal steps."""
-        if prefix and prefix[-1].kind == "code" and self._config.answers is not None:
-            k = min(k, self._config.answers)
+        if prefix and prefix[-1].kind == "code" and self._config.answer_samples is not None:
+            k = min(k, self._config.answer_samples)
         samples = []
         read = self.renderer.format.read
         completions = await self._sample(
-            question, prefix, k, (self._config.step_tokens, self.renderer.stops), seed
+            question, prefix, k, (self._config.max_step_tokens, self.renderer.stops), seed
         )
         for c in completions:
             step = read(prefix, c.text, finished=c.finished, stop=c.stop).step
@@ -63,7 +63,7 @@ class StepPolicy:
         to the answer: one request instead of one a step. The same errors as `propose`."""
         read = self.renderer.format.read_block
         completions = await self._sample(
-            question, prefix, k, (self._config.solution_tokens, self.renderer.block_stops), seed
+            question, prefix, k, (self._config.max_solution_tokens, self.renderer.block_stops), seed
         )
         blocks = []
         for c in completions:
@@ -85,7 +85,7 @@ class StepPolicy:
         is the token limit and the stop strings."""
         max_tokens, stops = end
         temperature = self._config.temperature
-        if prefix or not self._config.thinking_tokens:
+        if prefix or not self._config.max_thinking_tokens:
             return await self._completer.complete(
                 self.renderer.prompt(question, prefix),
                 n=k,
@@ -98,7 +98,7 @@ class StepPolicy:
             self.renderer.prompt(question, (), THINK),
             n=k,
             stop=("</think>",),
-            max_tokens=self._config.thinking_tokens,
+            max_tokens=self._config.max_thinking_tokens,
             temperature=temperature,
             seed=derive(seed, "thinking"),
         )
@@ -140,11 +140,11 @@ class SubQuestionPolicy:
     """Proposes sub-questions with their answers, one of each a step: the actions and states of
     RAP (Hao et al. 2023, arXiv:2305.14992, section 3.1), and rStar's action A3.
 
-    A prefix must consist of such steps. `config.prompt` and `config.answers` mean nothing here:
-    the prompt is always few-shot. `tokens` is the most of one sub-question with its answer, by
-    default twice `config.step_tokens`, for it is two lines where a code step is one (rStar's code:
-    128 and 512). From `depth` steps on the only sub-question proposed is the problem's own, for
-    the model to answer, as RAP's code does at its depth limit (there 5); by default there is no
+    A prefix must consist of such steps. `config.prompt` and `config.answer_samples` mean nothing
+    here: the prompt is always few-shot. `tokens` is the most of one sub-question with its answer,
+    by default twice `config.max_step_tokens`, for it is two lines where a code step is one (rStar's
+    code: 128 and 512). From `depth` steps on the only sub-question proposed is the problem's own,
+    for the model to answer, as RAP's code does at its depth limit (there 5); by default there is no
     such limit. Samples that are cut off or not well formed are counted in the cost (`truncated`,
     `malformed`) and left out.
 
@@ -163,7 +163,7 @@ class SubQuestionPolicy:
     ) -> None:
         self._completer = completer
         self._temperature = config.temperature
-        self._tokens = tokens if tokens is not None else 2 * config.step_tokens
+        self._tokens = tokens if tokens is not None else 2 * config.max_step_tokens
         self._depth = depth
 
     async def propose(
@@ -215,7 +215,7 @@ class ChainPolicy:
     ) -> None:
         self._completer = completer
         self._conversation = conversation
-        self._family = load_action_prompts(config.family)
+        self._family = load_action_prompts(config.prompt_set)
         self._tokens = config.solution_tokens
         self._shots = shots
         self._temperature = config.temperature if temperature is None else temperature
@@ -266,7 +266,7 @@ class ChainDiscriminator:
     ) -> None:
         self._completer = completer
         self._conversation = conversation
-        self._family = load_action_prompts(actions.family)
+        self._family = load_action_prompts(actions.prompt_set)
         self._config = mutual
 
     async def answers(

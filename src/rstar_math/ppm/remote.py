@@ -372,7 +372,7 @@ async def _at_address(url: str, head: str | None, config: Config) -> RemotePPM:
         url,
         key=key,
         concurrency=model.concurrency or 32,
-        retry=Retry(tries=model.retries, timeout_s=model.timeout_s),
+        retry=Retry(tries=model.max_retries, timeout_s=model.timeout_s),
         affinity=model.affinity,
         held=held,
     )

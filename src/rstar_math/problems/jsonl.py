@@ -109,7 +109,7 @@ def problem_of(entry: Mapping[str, Any], where: str, columns: Columns = COLUMNS)
         wanted = " or ".join(f'"{key}"' for key in columns.question)
         todo = "write the question there"
         if columns == COLUMNS:
-            todo += ", or name its column: rstar problems 'FILE?question=COLUMN&answer=COLUMN'"
+            todo += ", or name its column: rstar prepare 'FILE?question=COLUMN&answer=COLUMN'"
         raise InputError(f"{where} has no text under {wanted} (it has {seen}); {todo}.")
     if len(text) > MAX_QUESTION_CHARS:
         raise InputError(

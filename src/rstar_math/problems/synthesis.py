@@ -36,13 +36,13 @@ class SynthesisConfig(Section):
 
     requests: int = Field(0, ge=0)
     """Requests for new problems, each with seed problems of its own; 0 for none at all."""
-    each: int = Field(4, ge=1, le=1024)
+    per_request: int = Field(4, ge=1, le=1024)
     """New problems sampled with the same seed problems."""
     shots: int = Field(3, ge=1)
     """Seed problems shown."""
     solutions: int = Field(10, ge=1)
     """Independent solutions of each new problem (paper: 10)."""
-    agreeing: int = Field(3, ge=1)
+    min_agreement: int = Field(3, ge=1)
     """Of them so many must agree, and more than on any other answer (paper: 3)."""
     temperature: float = Field(1.0, ge=0, le=5)
     """Sampling temperature of the new problems; their solutions have that of the policy."""
@@ -53,14 +53,16 @@ class SynthesisConfig(Section):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        if self.agreeing > self.solutions:
-            raise ValueError(f"agreeing = {self.agreeing} is above solutions = {self.solutions}")
+        if self.min_agreement > self.solutions:
+            raise ValueError(
+                f"min_agreement = {self.min_agreement} is above solutions = {self.solutions}"
+            )
         return self
 
     @property
     def most(self) -> int:
         """New problems at most."""
-        return self.requests * self.each
+        return self.requests * self.per_request
 
 
 STOPS = ("\n\n", "\nProblem:", "\nAnswer", "\nSolution", "\nQuestion:")
@@ -259,13 +261,13 @@ async def _ask(
         try:
             found = await completer.complete(
                 synthesis_prompt(shown),
-                n=config.each,
+                n=config.per_request,
                 stop=STOPS,
                 max_tokens=config.max_tokens,
                 temperature=config.temperature,
                 seed=seed,
             )
-            texts = tuple(one.text if one.finished else None for one in found[: config.each])
+            texts = tuple(one.text if one.finished else None for one in found[: config.per_request])
         except (ContextLengthError, RequestError) as error:
             failure = _FAILED[type(error)]
     spent = {key: value for key, value in asdict(cost).items() if value}
@@ -340,7 +342,7 @@ def accept_by_agreement(
     kept: list[Synthetic] = []
     for problem in fresh.problems:
         agreed, asked = found[problem.id]
-        reference = agreed.reference(config.agreeing)
+        reference = agreed.reference(config.min_agreement)
         if reference is None:
             reason = DISAGREED if agreed.agreeing else SILENT if asked else UNASKED
             out.add(reason, problem.question.text, _said(agreed))

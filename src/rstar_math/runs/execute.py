@@ -75,7 +75,9 @@ async def solve_problems(
     if strategy.kind in ("rstar", "peer") and searchers.discriminator_name is not None:
         store.require_fact("discriminator", searchers.discriminator_name)
     if strategy.kind in WORDS:
-        store.require_fact("prompts", load_action_prompts(searchers.config.actions.family).digest)
+        store.require_fact(
+            "prompts", load_action_prompts(searchers.config.actions.prompt_set).digest
+        )
     if searchers.prompting:
         store.require_fact("prompting", json.dumps(searchers.prompting, sort_keys=True))
     store.set_default_fact("libraries", json.dumps(searchers.library_versions()))

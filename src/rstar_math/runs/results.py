@@ -110,14 +110,22 @@ def run_conditions(config: Config, *, guided: bool) -> dict[str, Any]:
     return flat
 
 
-_CONNECTION = {"url", "api_key_env", "concurrency", "timeout_s", "retries", "affinity"}
+_CONNECTION = {"url", "api_key_env", "concurrency", "timeout_s", "max_retries", "affinity"}
 SPEED_ONLY_OPTIONS = {
     "model": _CONNECTION,
     "discriminator": _CONNECTION,
-    "search": {"trees", "strategy"},
+    "search": {"parallel_problems", "strategy"},
     "sandbox": {"workers"},
     "grading": {"workers"},
-    "servers": {"command", "machine", "replicas", "gpus", "ppm_gpus", "start_s", "logs"},
+    "servers": {
+        "vllm_command",
+        "hardware_args",
+        "replicas",
+        "gpus",
+        "ppm_gpus",
+        "startup_timeout_s",
+        "log_dir",
+    },
 }
 """Options that change how fast a run goes and not what it finds."""
 

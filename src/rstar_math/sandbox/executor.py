@@ -428,7 +428,7 @@ os.register_at_fork(after_in_child=_forget)
 def run_snippet(
     code: str,
     *,
-    wall_s: float = _DEFAULTS.wall_s,
+    wall_s: float = _DEFAULTS.timeout_s,
     memory_mb: int = _DEFAULTS.memory_mb,
     output_bytes: int = _DEFAULTS.output_bytes,
 ) -> Execution:

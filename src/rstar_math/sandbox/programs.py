@@ -55,8 +55,8 @@ class Program:
 def limits_of(config: SandboxConfig) -> Limits:
     """The configured limits."""
     return Limits(
-        wall_s=config.wall_s,
-        cpu_s=min(config.cpu_s, config.wall_s),
+        wall_s=config.timeout_s,
+        cpu_s=min(config.cpu_s, config.timeout_s),
         memory=config.memory_mb << 20,
         output=config.output_bytes,
     )

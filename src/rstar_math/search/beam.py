@@ -18,10 +18,10 @@ async def beam(tree: Tree, width: int, *, parts: SearchComponents, config: Searc
 
     Width 1 is a subtree of diverse verifier tree search (Beeching et al. 2024); with a model that
     judges itself as the scorer it is Tree of Thoughts, breadth first (Yao et al.,
-    arXiv:2305.10601). Stops after the layer that reaches `config.tokens`; where they are too few
-    for all next steps of a layer, the best of the beam have theirs.
+    arXiv:2305.10601). Stops after the layer that reaches `config.token_budget`; where they are too
+    few for all next steps of a layer, the best of the beam have theirs.
     """
-    alive, room, allowance = [ROOT], width, TokenBudget(config.tokens)
+    alive, room, allowance = [ROOT], width, TokenBudget(config.token_budget)
     with track_tree_cost(tree):
         while alive and room and not allowance.exhausted:
             asked = [
@@ -46,10 +46,10 @@ async def best_first(
 ) -> None:
     """Best-first search: the open path with the highest score, of any depth, is expanded next,
     until `ends` answers were the best of all that was open (MindStar, arXiv:2405.16265); of equal
-    ones the deepest. Stops with the request that reaches `config.tokens`, and after as many
-    expansions for each answer as `config.rollouts` walks of `config.depth` steps would make."""
-    frontier, allowance, expanded = [(0.0, 0, ROOT)], TokenBudget(config.tokens), 0
-    most = config.rollouts * config.depth * ends
+    ones the deepest. Stops with the request that reaches `config.token_budget`, and after as many
+    expansions for each answer as `config.rollouts` walks of `config.max_depth` steps would make."""
+    frontier, allowance, expanded = [(0.0, 0, ROOT)], TokenBudget(config.token_budget), 0
+    most = config.rollouts * config.max_depth * ends
     with track_tree_cost(tree):
         while frontier and tree.rollouts < ends and expanded < most:
             _, _, at = heappop(frontier)

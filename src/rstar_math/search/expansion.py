@@ -145,14 +145,14 @@ def _close_or_value(tree: Tree, index: int, config: SearchConfig, *, guided: boo
     assert step is not None
     if step.answer is not None:
         value = end_value(node, guided=guided)
-        if value is not None and config.backup != "walks":
+        if value is not None and config.backup != "rollout":
             tree.backup(index, value, config.discount)
         tree.close(index)
     elif step.kind == "answer":
         fail_path(tree, index, "no answer stated")
-    elif _failed_in_a_row(tree, index) >= config.code_errors:
+    elif _failed_in_a_row(tree, index) >= config.max_code_errors:
         fail_path(tree, index, "code failed")
-    elif node.depth >= config.depth:
+    elif node.depth >= config.max_depth:
         fail_path(tree, index, "too deep")
     elif node.score is not None and config.backup == "all":
         tree.backup(index, node.score, config.discount)
@@ -199,9 +199,9 @@ async def run_code(executor: Executor, prefix: Sequence[Step], step: Step) -> St
 async def complete_best_path(tree: Tree, *, parts: SearchComponents, config: SearchConfig) -> None:
     """Follow the open path that is furthest, of those the one with the highest score, a step at a
     time until a path ends with an answer; nothing where one has. A path that fails is left for the
-    next one, with at most `config.depth` steps in all. Raises `ModelError`."""
+    next one, with at most `config.max_depth` steps in all. Raises `ModelError`."""
     with track_tree_cost(tree):
-        for _ in range(config.depth):
+        for _ in range(config.max_depth):
             at = None if tree.answers() else _deepest_open(tree)
             if at is None:
                 return

@@ -3,7 +3,7 @@
 A rollout is one walk from the root that expands one layer per depth until nothing is left to go
 on with. rStar-Math has no separate simulation phase, and values come from all ends that are found.
 In rStar (arXiv:2408.06195, section 3.2) the part of a walk below what was there is its simulation,
-at random moves, and only the end that it comes to counts: `search.ties` and `search.backup`.
+at random moves, and only the end that it comes to counts: `search.tie_break` and `search.backup`.
 
 Several rollouts may be in flight at once. Each takes up its walk again in the order in which the
 walks got to wait, never in the order in which answers arrive: the tree depends on the answers and
@@ -46,7 +46,7 @@ async def grow(
     enough: StopCondition | None = None,
 ) -> None:
     """Add `config.rollouts` rollouts to a tree, new or loaded; fewer where nothing is left to
-    explore, `config.tokens` are sampled, or `enough` says so.
+    explore, `config.token_budget` are sampled, or `enough` says so.
 
     With a verifier a path's end is worth +1 (right) or -1 (wrong), the terminal-guided values of
     the paper's first rounds; a verifier is for making training data, never for evaluation.
@@ -91,7 +91,7 @@ class _Search:
         self.before = tree.rollouts
         self.started = 0
         self.done = 0
-        self.budget = TokenBudget(config.tokens)
+        self.budget = TokenBudget(config.token_budget)
         self.rollouts: deque[_Rollout] = deque()
         self.in_flight_visits: Counter[int] = Counter()
         """Walks in flight through a node: what virtual loss is counted by."""
@@ -101,7 +101,7 @@ class _Search:
     def next_rollout(self) -> _Rollout | None:
         """The walk whose turn it is, after new ones were sent out; None at the end."""
         while (
-            len(self.rollouts) < self.config.in_flight
+            len(self.rollouts) < self.config.parallel_rollouts
             and self.started < self.config.rollouts
             and not self.stopping
             and not self.tree.nodes[ROOT].closed
@@ -137,7 +137,7 @@ class _Search:
         False where the walk has come to its end."""
         index = walk.path[-1]
         # A walk whose end counts may go to an end that is known; others look for new ones.
-        revisits = self.config.backup == "walks"
+        revisits = self.config.backup == "rollout"
         while True:
             node = self.tree.nodes[index]
             if not node.expanded:
@@ -157,7 +157,7 @@ class _Search:
     def choose(self, walk: _Rollout, index: int, children: list[int]) -> int:
         """The child of a node to walk to."""
         best = select(self.tree, index, children, self.in_flight_visits, self.config)
-        if len(best) == 1 or self.config.ties == "first":
+        if len(best) == 1 or self.config.tie_break == "first":
             return best[0]
         return best[derive(self.config.seed, self.tree.question.id, walk.number, index) % len(best)]
 
@@ -174,7 +174,7 @@ class _Search:
         walk.done = True
         for index in walk.path:
             self.tree.nodes[index].rollouts += 1
-        if self.config.backup == "walks":
+        if self.config.backup == "rollout":
             end = walk.path[-1]
             guided = self.parts.verifier is not None
             value = end_value(self.tree.nodes[end], guided=guided)
@@ -189,7 +189,7 @@ class _Search:
         left = self.config.rollouts - self.done
         if not await enough(self.tree, unexplored_probability(self.tree)):
             return False
-        record_savings(left, self.config.tokens, done=self.done, spent=self.budget.spent)
+        record_savings(left, self.config.token_budget, done=self.done, spent=self.budget.spent)
         return True
 
     def release(self, walk: _Rollout) -> None:

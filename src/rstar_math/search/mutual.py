@@ -74,7 +74,7 @@ def mask_fractions(config: MutualConfig, seed: int) -> list[float]:
     """How much of a candidate is shown, each in [`low`, `high`]: for one split a uniform draw (the
     paper), for more evenly spread from `low` to `high` (rStar's code, whose words these are of; the
     paper's are steps)."""
-    low, high = config.low, config.high
+    low, high = config.min_visible, config.max_visible
     if config.splits == 1:
         return [low + (high - low) * Random(seed).random()]
     return [low + (high - low) * at / (config.splits - 1) for at in range(config.splits)]
@@ -188,7 +188,7 @@ async def choose_by_agreement(tree: Tree, group: AnswerGrouper, config: MutualCo
     kept = [
         at
         for at, ballot in enumerate(cast)
-        if unasked or is_kept(tree.nodes[ballot.node].agreement, config.keep)
+        if unasked or is_kept(tree.nodes[ballot.node].agreement, config.min_agreement)
     ]
     if not kept:
         return await one_vote_per_path(cast, group)

@@ -39,12 +39,12 @@ async def sample_chains(
     enough: StopCondition | None = None,
 ) -> None:
     """Add `n` independent solutions to a tree, side by side below the root, equal ones kept apart,
-    each a run of its own; None for as many as `config.tokens` allow.
+    each a run of its own; None for as many as `config.token_budget` allow.
 
     All are asked for at once; where a token budget or `enough` may end the sampling, in blocks of
     at most `config.candidates` that are sized to what is left. A chain ends at its answer, at the
-    first step whose code fails, or at `config.depth` steps; with a scorer its end is scored. With
-    n = 1 and a policy at temperature 0 this is greedy decoding; a majority over n is
+    first step whose code fails, or at `config.max_depth` steps; with a scorer its end is scored.
+    With n = 1 and a policy at temperature 0 this is greedy decoding; a majority over n is
     self-consistency (Wang et al., arXiv:2203.11171), the best by score best-of-N. Chains that were
     finished before an error are kept. The tree is closed: there is nothing in it for `grow` to go
     on with.
@@ -62,11 +62,13 @@ async def sample_chains(
             started += size
             tokens += spent_tokens(cost, config)
             empty = 0 if cost.sampled_tokens else empty + 1
-            if config.tokens is not None and (tokens >= config.tokens or empty == MAX_EMPTY_RUNS):
+            if config.token_budget is not None and (
+                tokens >= config.token_budget or empty == MAX_EMPTY_RUNS
+            ):
                 return
             left = inf if n is None else n - started
             if enough is not None and left and await enough(tree, left):
-                record_savings(left, config.tokens, done=started, spent=tokens)
+                record_savings(left, config.token_budget, done=started, spent=tokens)
                 return
 
 
@@ -75,11 +77,11 @@ def _block(
 ) -> int:
     """Chains to ask for next."""
     left = config.candidates if n is None else n - started
-    if config.tokens is not None:
+    if config.token_budget is not None:
         if not started:
             return 1
         each = max(1, tokens // started)
-        return max(1, min(left, config.candidates, (config.tokens - tokens) // each))
+        return max(1, min(left, config.candidates, (config.token_budget - tokens) // each))
     return min(left, config.candidates) if stoppable else left
 
 
@@ -92,7 +94,7 @@ async def _sample_block(
 
     async def chain(at: int, first: Sequence[Step]) -> None:
         seed = derive(config.seed, question.id, start + at)
-        ended[at] = await _follow(_How(question, parts, config.depth), first, seed)
+        ended[at] = await _follow(_How(question, parts, config.max_depth), first, seed)
 
     with track_cost() as cost:
         try:

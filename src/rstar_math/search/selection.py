@@ -73,7 +73,9 @@ def select(
         q = node.q if node.q is not None else -1.0 if visits else None
         if flying:
             q = (visits * (q or 0.0) - flying) / (visits + flying)
-        return rule(ChildStats(q, visits + flying, node.count / samples), parent_visits, config.c)
+        return rule(
+            ChildStats(q, visits + flying, node.count / samples), parent_visits, config.exploration
+        )
 
     worths = [worth(child) for child in children]
     most = max(worths)

@@ -195,7 +195,7 @@ def discriminator_review(
         )
         return await choose_by_agreement(tree, group, config)
 
-    return Reviewer(review, config.reserve)
+    return Reviewer(review, config.budget_share)
 
 
 def scorer_review(scorer: Scorer, *, group: AnswerGrouper) -> Reviewer:
@@ -235,7 +235,7 @@ _SIDE_BY_SIDE = 4
 _TURNS, _TOO_LITTLE = 4, 0.1
 """Most turns of search and review within a budget, and the share of it for which no further one is
 begun."""
-_RSTAR = {"selection": "uct", "ties": "random", "backup": "walks"}
+_RSTAR = {"selection": "uct", "tie_break": "random", "backup": "rollout"}
 _HABITS: dict[str, dict[str, Any]] = {"rap": {"backup": "all"}, **dict.fromkeys(ACTIONS, _RSTAR)}
 """Options in which a search differs from rStar-Math's by its own paper."""
 Run = Callable[[Tree, SearchConfig], Coroutine[Any, Any, None]]
@@ -253,11 +253,11 @@ async def run_strategy(
 ) -> Choice:
     """Search a tree, new or loaded, as a strategy says, and choose the answer.
 
-    A strategy's `n` is the size of one run. With `config.tokens` runs are repeated under new seeds
-    until as many tokens are sampled, so that all strategies can be given the same budget; what was
-    asked for when the budget ran out is still used, and where no path has ended by then one is
-    followed to its end. A `review` chooses in the place of a rule.
-    Raises `ModelError`; the tree then holds what was found.
+    A strategy's `n` is the size of one run. With `config.token_budget` runs are repeated under new
+    seeds until as many tokens are sampled, so that all strategies can be given the same budget;
+    what was asked for when the budget ran out is still used, and where no path has ended by then
+    one is followed to its end. A `review` chooses in the place of a rule. Raises `ModelError`; the
+    tree then holds what was found.
     """
     if parts.scorer is None and strategy.kind not in _UNSCORED:
         raise missing_scorer_error(strategy.kind)
@@ -273,16 +273,16 @@ async def run_strategy(
             n = 1 if strategy.is_greedy else _chains(strategy, config)
             await sample_chains(tree, n, parts=parts, config=config, enough=enough)
             return
-        most = strategy.max_runs(endless=config.tokens is not None)
+        most = strategy.max_runs(endless=config.token_budget is not None)
         one = _run(strategy, parts, enough if most == 1 else None, on_rollout)
         if most == 1:
             await one(tree, config)
         else:
             await repeat(tree, one, most, config, enough)
-        if config.tokens is not None and strategy.kind not in ACTIONS:
+        if config.token_budget is not None and strategy.kind not in ACTIONS:
             await complete_best_path(tree, parts=parts, config=config)
 
-    if review is not None and config.tokens is not None:
+    if review is not None and config.token_budget is not None:
         return await _alternate_search_and_review(
             tree, search, review, config, once=strategy.runs is not None
         )
@@ -302,13 +302,13 @@ async def _alternate_search_and_review(
 ) -> Choice:
     """Search and second look within one budget: what the one leaves over the other is given. The
     second look has its share in any case."""
-    assert config.tokens is not None
-    whole, before = config.tokens, spent_tokens(tree.cost, config)
+    assert config.token_budget is not None
+    whole, before = config.token_budget, spent_tokens(tree.cost, config)
     reserve = round(review.budget_share * whole)
     for turn in range(_TURNS):
         spent = spent_tokens(tree.cost, config) - before
         part = max(1, round((whole - spent) * (1 - review.budget_share)))
-        await search(config.model_copy(update={"tokens": part}))
+        await search(config.model_copy(update={"token_budget": part}))
         left = whole - (spent_tokens(tree.cost, config) - before)
         choice = await review.review(tree, max(left, 0 if turn else reserve))
         left = whole - (spent_tokens(tree.cost, config) - before)
@@ -321,7 +321,7 @@ async def _alternate_search_and_review(
 async def choose(tree: Tree, rule: str, config: SearchConfig, group: AnswerGrouper) -> Choice:
     """The answer of a tree by a rule."""
     if rule == "top-of-runs":
-        return await top_k_of_runs(votes_of(tree), group, keep=config.keep)
+        return await top_k_of_runs(votes_of(tree), group, keep=config.top_k)
     return await RULES[rule](votes_of(tree), group)
 
 
@@ -344,7 +344,7 @@ async def repeat(
     enough: StopCondition | None = None,
 ) -> None:
     """Independent runs of a search, each under its own seed in a tree of its own, put together in
-    order: `most` of them, or as many as `config.tokens` allow.
+    order: `most` of them, or as many as `config.token_budget` allow.
 
     Runs under a token budget follow one another and each is told what is left; without one some are
     in flight at once. Runs that an error cut short are kept as far as they got.
@@ -355,11 +355,11 @@ async def repeat(
     with track_tree_cost(tree):
         try:
             while True:
-                side = 1 if config.tokens is not None else _SIDE_BY_SIDE
+                side = 1 if config.token_budget is not None else _SIDE_BY_SIDE
                 while len(flying) < side and not spent and (most is None or started < most):
-                    rest = None if config.tokens is None else config.tokens - tokens
+                    rest = None if config.token_budget is None else config.token_budget - tokens
                     seed = derive(config.seed, "run", before + started)
-                    own = config.model_copy(update={"tokens": rest, "seed": seed})
+                    own = config.model_copy(update={"token_budget": rest, "seed": seed})
                     branch = Tree(tree.question)
                     flying.append((branch, asyncio.create_task(one(branch, own))))
                     started += 1
@@ -369,12 +369,14 @@ async def repeat(
                 branch, _ = flying.popleft()
                 tokens += spent_tokens(branch.cost, config)
                 tree.merge(branch)
-                if config.tokens is not None:
+                if config.token_budget is not None:
                     empty = 0 if branch.cost.sampled_tokens else empty + 1
-                    spent = tokens >= config.tokens or empty == MAX_EMPTY_RUNS
+                    spent = tokens >= config.token_budget or empty == MAX_EMPTY_RUNS
                 left = inf if most is None else float(most - started + len(flying))
                 if enough is not None and left and not spent and await enough(tree, left):
-                    record_savings(left, config.tokens, done=started - len(flying), spent=tokens)
+                    record_savings(
+                        left, config.token_budget, done=started - len(flying), spent=tokens
+                    )
                     spent = True
         finally:
             for _, task in flying:
@@ -386,7 +388,7 @@ async def repeat(
 
 def _chains(strategy: Strategy, config: SearchConfig) -> int | None:
     """Chains to sample; None for as many as the tokens allow."""
-    if config.tokens is not None:
+    if config.token_budget is not None:
         return None
     return config.rollouts if strategy.n is None else strategy.n
 

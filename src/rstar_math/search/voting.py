@@ -259,7 +259,7 @@ def record_savings(left: float, tokens: int | None, *, done: int, spent: int) ->
 
 
 def spent_tokens(cost: Cost, config: SearchConfig) -> int:
-    """The tokens of a cost that count against `config.tokens`: those sampled, or with
+    """The tokens of a cost that count against `config.token_budget`: those sampled, or with
     `config.budget = "total"` those of the prompts too."""
     prompts = cost.prompt_tokens if config.budget == "total" else 0
     return cost.sampled_tokens + prompts

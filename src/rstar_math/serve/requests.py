@@ -266,7 +266,9 @@ def resolve_strategy(
     """The strategy and its options: the request's fields, else the model's name, else the
     server's."""
     named = model_options(model)
-    given = wishes.model_dump(exclude_none=True, include={*SearchConfig.model_fields})
+    given = wishes.model_dump(exclude_none=True, include={*SearchConfig.model_fields, "tokens"})
+    if "tokens" in given:
+        given["token_budget"] = given.pop("tokens")
     options = {**named, **given}
     spec = options.pop("strategy", search.strategy)
     param = "model" if wishes.strategy is None else "rstar.strategy"

@@ -63,14 +63,14 @@ class Components:
             )
             scorer = None
         elif kind in ACTIONS:
-            depth = self.search(strategy, search).depth
+            depth = self.search(strategy, search).max_depth
             policy = ActionPolicy(self.require_model(kind), actions, group=self.group, depth=depth)
             scorer = None
         elif kind == "tot":
             scorer = _judge(self.require_model(kind), search)
         elif kind == "rap":
             model = self.require_model(kind)
-            policy = SubQuestionPolicy(model, self.config.policy, depth=search.depth)
+            policy = SubQuestionPolicy(model, self.config.policy, depth=search.max_depth)
             scorer = SubquestionScorer(model, seed=search.seed)
         return SearchComponents(policy, self.executor, scorer, None if kind in CHAINS else verifier)
 
@@ -80,8 +80,8 @@ class Components:
         actions = self.config.actions
         if strategy.kind not in ACTIONS:
             return search
-        depth = actions.depth or load_action_prompts(actions.family).depth
-        own = {"depth": depth, "candidates": actions.candidates}
+        depth = actions.depth or load_action_prompts(actions.prompt_set).depth
+        own = {"max_depth": depth, "candidates": actions.candidates}
         return search.model_copy(update=own)
 
     def review(self, strategy: Strategy, search: SearchConfig) -> Reviewer | None:
@@ -89,7 +89,7 @@ class Components:
         actions, mutual = self.config.actions, self.config.mutual
         if strategy.kind == "verify":
             verifier = SolutionVerifierScorer(
-                self.require_model("verify"), actions.family, seed=search.seed
+                self.require_model("verify"), actions.prompt_set, seed=search.seed
             )
             return scorer_review(verifier, group=self.group)
         if strategy.kind != "rstar":

@@ -275,15 +275,15 @@ class Solver:
         asks for at once. A server counts requests, the embedded model samples; of single chains it
         gets no more than it has streams, each of which then keeps its chain's beginning."""
         search, model = self.config.search, self.config.model
-        if search.trees is not None:
-            return search.trees
+        if search.parallel_problems is not None:
+            return search.parallel_problems
         if strategy.kind in CHAINS:
             each = strategy.n or (2 if model.embedded else 1)
         elif strategy.kind in ACTIONS:
             actions = self.config.actions
             each = actions.votes + 2 * actions.candidates if model.embedded else 4
         else:
-            each = search.in_flight * (search.candidates if model.embedded else 1)
+            each = search.parallel_rollouts * (search.candidates if model.embedded else 1)
         return max(2, 2 * model.in_flight * self.config.servers_of_policy // each)
 
 

@@ -240,7 +240,7 @@ def _vote(n: int, p: float) -> float:
 def _stands(p: float, config: MutualConfig) -> float:
     """How likely a candidate is kept with whose answer each completion agrees with chance p."""
     chances = enumerate(_binomial(config.splits, p))
-    return sum(c for k, c in chances if is_kept((k, config.splits), config.keep))
+    return sum(c for k, c in chances if is_kept((k, config.splits), config.min_agreement))
 
 
 def _mutual_chance(n: int, right: float, stands: Sequence[float], score: str) -> float:

@@ -35,7 +35,7 @@ def layer_matrices(model: Any) -> dict[str, Any]:
                     f"{_class(model)} has {names[id(layer)]}.{name} of shape "
                     f"{tuple(weights.shape)}, which is not the weight of a linear layer, so an "
                     "adapter would train the model only in part; train all weights (lora=0, "
-                    "matrices=false) or choose another base."
+                    "matrices_only=false) or choose another base."
                 )
     return found
 

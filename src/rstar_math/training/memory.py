@@ -168,8 +168,8 @@ def estimate(
     rows, length = micro_batch
     tokens, width = rows * length, 2 if settings.bf16 else 4
     head = layout.vocabulary * layout.hidden
-    matrices = getattr(settings, "matrices", False)
-    adapter = settings.lora * layout.sides
+    matrices = getattr(settings, "matrices_only", False)
+    adapter = settings.lora_rank * layout.sides
     trained = adapter or (layout.in_layers if matrices else layout.parameters)
     stream = 12 * layout.hidden
     layer = width * layout.sides / max(1, layout.layers) + stream
@@ -178,7 +178,7 @@ def estimate(
     else:
         kept = layout.layers * layer
     logits = 0 if scorer else 3 * CHUNK_BYTES
-    if not scorer and not settings.lora:
+    if not scorer and not settings.lora_rank:
         logits += head * (width + (0 if matrices else 4))
     masks = rows * length**2 * (1 + width) if scorer else 0
     activations = (tokens * kept + masks) * (1.0 if gpu else 1.5)
@@ -249,11 +249,11 @@ def _advice(settings: Any, made: Plan) -> str:
     """What to change, the first to try first."""
     rows, length = made.micro_batch
     ways = []
-    if not settings.lora:
-        ways.append("train an adapter (--set lora=16)")
+    if not settings.lora_rank:
+        ways.append("train an adapter (--set lora_rank=16)")
     if rows * length > 512 and rows > 1:
         tokens = max(256, min(rows * length // 2, settings.max_tokens))
-        ways.append(f"compute less at once (--set micro_tokens={tokens})")
+        ways.append(f"compute less at once (--set micro_batch_tokens={tokens})")
     if not settings.gradient_checkpointing:
         ways.append("keep fewer activations (--set gradient_checkpointing=true)")
     if length > 512:

@@ -15,15 +15,15 @@ class Batches(Section):
     mode: Literal["auto", "chat", "completion"] = "auto"
     """How prompts are written: by the base model's chat template ("chat"), or as plain text; "auto"
     is chat where the base has a template. A trained model is then asked in the same way."""
-    batch: int
+    batch_size: int
     """Examples to a step of the optimiser."""
-    micro: int
+    micro_batch_size: int
     """Examples computed at once."""
-    micro_tokens: int | None = Field(None, ge=16)
+    micro_batch_tokens: int | None = Field(None, ge=16)
     """Tokens computed at once, padding counted, in place of `micro`: the examples of a step are
     sorted by length and packed. A longer example is computed alone. This bounds memory and does
     not change results."""
-    lora: int = Field(0, ge=0)
+    lora_rank: int = Field(0, ge=0)
     """Rank of a LoRA adapter; 0 trains all weights (as the paper does)."""
     base_dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """With an adapter: the type in which the frozen base is held. auto: bfloat16 if the base is
@@ -37,27 +37,27 @@ class Batches(Section):
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        if self.batch > self.micro and self.batch % self.micro:
-            fits = max(n for n in range(1, self.micro) if self.batch % n == 0)
+        if self.batch_size > self.micro_batch_size and self.batch_size % self.micro_batch_size:
+            fits = max(n for n in range(1, self.micro_batch_size) if self.batch_size % n == 0)
             raise ValueError(
-                f"batch = {self.batch} is no multiple of micro = {self.micro}; say micro = {fits}, "
-                "or another batch"
+                f"batch_size = {self.batch_size} is no multiple of micro_batch_size = "
+                f"{self.micro_batch_size}; set micro_batch_size = {fits} or another batch_size"
             )
-        if self.base_dtype == "bfloat16" and not self.lora:
+        if self.base_dtype == "bfloat16" and not self.lora_rank:
             raise ValueError(
                 "base_dtype = bfloat16 needs an adapter, since weights that are trained in "
-                "bfloat16 lose small updates; say lora = 16 too"
+                "bfloat16 lose small updates; set lora_rank = 16"
             )
         return self
 
     def limits(self, examples: int) -> Limits:
         """What is computed at once where there are so many examples in all."""
-        return Limits(self.at_once(examples), self.micro_tokens)
+        return Limits(self.at_once(examples), self.micro_batch_tokens)
 
     def step_size(self, examples: int, processes: int = 1) -> int:
         """Examples to a step of the optimizer for each of so many processes."""
         micro = self.at_once(examples)
-        return micro * max(1, min(self.batch, examples) // micro // processes)
+        return micro * max(1, min(self.batch_size, examples) // micro // processes)
 
     def recorded(self) -> dict[str, object]:
         """The settings that decide what comes out, as they are written into a checkpoint."""
@@ -65,7 +65,7 @@ class Batches(Section):
 
     def at_once(self, examples: int) -> int:
         """Examples computed at once where there are so many in all."""
-        return min(self.micro, self.batch, examples)
+        return min(self.micro_batch_size, self.batch_size, examples)
 
 
 class PolicyTraining(Batches):
@@ -75,9 +75,9 @@ class PolicyTraining(Batches):
     """Highest learning rate; falls linearly to 0 (code: 7e-6)."""
     epochs: float = Field(2, gt=0)
     """Times each solution is seen (code: 2)."""
-    batch: int = Field(128, ge=1)
+    batch_size: int = Field(128, ge=1)
     """Solutions to one step of the optimiser (code: 128); fewer where there are fewer."""
-    micro: int = Field(8, ge=1)
+    micro_batch_size: int = Field(8, ge=1)
     """Solutions of like length that stand together in a step, and that are computed at once where
     `micro_tokens` is not set. Of a few hundred solutions,
     those of one length are often of one kind, and 1 or 2 learn better (docs/lab-notes.md)."""
@@ -88,7 +88,7 @@ class PolicyTraining(Batches):
     left out."""
     lora_alpha: float = Field(32, gt=0)
     """Scale of the adapter, over its rank."""
-    matrices: bool = False
+    matrices_only: bool = False
     """Without an adapter: train the matrices of attention and MLP and leave embeddings and norms as
     they are, so that what was learned can be cut to an adapter afterwards (rstar deploy)."""
     packing: bool = False
@@ -97,7 +97,7 @@ class PolicyTraining(Batches):
     """Less memory for a third more time (for large models)."""
     bf16: bool = True
     """Matrix products in bfloat16. Trained weights are float32 all the same."""
-    save_every: int = Field(50, ge=1)
+    save_steps: int = Field(50, ge=1)
     """Steps between checkpoints to go on from."""
     max_steps: int | None = Field(None, ge=1)
     """End after so many steps."""
@@ -115,10 +115,10 @@ class PreferenceTraining(Batches):
     """Highest learning rate; falls linearly to 0 (code: 7e-6)."""
     epochs: float = Field(1, gt=0)
     """Times each pair is seen (paper: 1; code: 2)."""
-    batch: int = Field(128, ge=1)
+    batch_size: int = Field(128, ge=1)
     """Nodes whose pairs make one step of the optimiser: some 512 pairs, with 4 to a node (code: 512
     pairs); fewer where there are fewer."""
-    micro: int = Field(4, ge=1)
+    micro_batch_size: int = Field(4, ge=1)
     """Nodes of like length that stand together in a step, and that are computed at once where
     `micro_tokens` is not set."""
     weight_decay: float = Field(0.1, ge=0)
@@ -135,7 +135,7 @@ class PreferenceTraining(Batches):
     """Less memory for a third more time (code: on)."""
     bf16: bool = True
     """Matrix products in bfloat16. Trained weights are float32 all the same."""
-    save_every: int = Field(50, ge=1)
+    save_steps: int = Field(50, ge=1)
     """Steps between checkpoints to go on from (code: 750)."""
     max_steps: int | None = Field(None, ge=1)
     """End after so many steps."""

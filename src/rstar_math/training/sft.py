@@ -170,7 +170,7 @@ def policy_trainer(
 
     order = order_of(examples, settings)
     packed = settings.packing and on_gpu()
-    if settings.matrices and not settings.lora:
+    if settings.matrices_only and not settings.lora_rank:
         only_matrices(model)
     model.config.use_cache = False
     progress = Progress(say, every_s=settings.progress_s, tokens=_tokens, trained=_trained)
@@ -204,12 +204,12 @@ def only_matrices(model: Any) -> None:
 def lora_config(model: Any, settings: Any, task: str) -> Any:
     """PEFT's configuration of an adapter on all matrices of attention and MLP; None for rank 0. A
     value head is trained in full."""
-    if settings.lora == 0:
+    if settings.lora_rank == 0:
         return None
     from peft import LoraConfig
 
     return LoraConfig(
-        r=settings.lora,
+        r=settings.lora_rank,
         lora_alpha=settings.lora_alpha,
         target_modules=lora_targets(model),
         fan_in_fan_out=any(map(is_transposed, layer_matrices(model).values())),

@@ -122,7 +122,7 @@ def base_dtype(base: str, settings: Any) -> Any:
     adapter what `settings.base_dtype` says."""
     import torch
 
-    if not settings.lora or settings.base_dtype == "float32":
+    if not settings.lora_rank or settings.base_dtype == "float32":
         return torch.float32
     if settings.base_dtype == "bfloat16":
         return torch.bfloat16
@@ -160,7 +160,7 @@ def arguments(settings: Any, work: Path, *, examples: int, whole_steps: bool) ->
         "max_steps": settings.max_steps or -1,
         "train_sampling_strategy": "sequential",
         "save_strategy": "steps",
-        "save_steps": settings.save_every,
+        "save_steps": settings.save_steps,
         "save_total_limit": 2,
         "logging_steps": 1,
         "logging_nan_inf_filter": False,

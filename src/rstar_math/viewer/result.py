@@ -32,7 +32,7 @@ RULES = {
 SOME_VOTE = ("top-of-runs", "review")
 """Rules by which not every path with an answer has a vote."""
 _COUNTED = {**VOTES, "best": VOTES["majority"]}
-_KEEP = "search.keep"
+_KEEP = "search.top_k"
 
 
 def rule_of(result: Result, tree: Tree, conditions: Mapping[str, Any]) -> str:
@@ -66,7 +66,7 @@ def _cast(tree: Tree, rule: str, conditions: Mapping[str, Any]) -> list[Vote]:
     if rule != "top-of-runs":
         return cast
     keep = conditions.get(_KEEP)
-    return best_path_per_run(cast, keep if isinstance(keep, int) else SearchConfig().keep)
+    return best_path_per_run(cast, keep if isinstance(keep, int) else SearchConfig().top_k)
 
 
 _ANSWERS = 12

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.timeout(900)
 COUNT = 16
 SETTINGS = [
     *("--set", "search.rollouts=4", "--set", "search.candidates=3"),
-    *("--set", "model.concurrency=6", "--set", "search.trees=3"),
+    *("--set", "model.concurrency=6", "--set", "search.parallel_problems=3"),
 ]
 
 
@@ -126,7 +126,10 @@ def test_each_node_starts_a_server_on_each_of_its_gpus(
     source = Path(__file__).parents[3] / "src"
     told = {"FAKE_ADDS": "1", "FAKE_PIDS": tmp_path / "pids", "PYTHONPATH": source}
     command = ["env", *(f"{k}={v}" for k, v in told.items()), sys.executable, str(fake)]
-    servers = (f"servers.command={json.dumps(command)}", f'servers.logs="{tmp_path / "logs"}"')
+    servers = (
+        f"servers.vllm_command={json.dumps(command)}",
+        f'servers.log_dir="{tmp_path / "logs"}"',
+    )
     driver = Driver(
         cluster, tmp_path, f"vllm:{checkpoint}", *(word for s in servers for word in ("--set", s))
     )
@@ -192,7 +195,7 @@ def test_a_server_that_stays_away_is_an_error_and_the_same_command_goes_on(
     cluster: Any, undisturbed: str, tmp_path: Path
 ) -> None:
     node = cluster.add_node(**NODE)
-    impatient = ("--set", "model.retries=1")
+    impatient = ("--set", "model.max_retries=1")
     with ExitStack() as first:
         fake = first.enter_context(serving(answer, delay_s=0.1))
         driver = Driver(cluster, tmp_path, fake, *impatient)

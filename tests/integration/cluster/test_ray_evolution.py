@@ -25,11 +25,11 @@ SETTINGS = (
     "rounds.1.problems=20",
     "rounds.2.problems=6",
     "rounds.3.problems=4",
-    "rounds.3.more=[2]",
+    "rounds.3.retry_rollouts=[2]",
     "preference.epochs=1",
     "preference.held_out=0.3",
     "gate.samples=2",
-    'evaluation.sets=[{source="toy:tasks?size=4&seed=2"}]',
+    'evaluation.benchmarks=[{source="toy:tasks?size=4&seed=2"}]',
     'evaluation.system=["mcts@2"]',
 )
 

@@ -7,7 +7,7 @@ from rstar_math.config import SandboxConfig
 from rstar_math.sandbox import Sandbox
 from rstar_math.types import Execution, Step
 
-QUICK = SandboxConfig(workers=1, wall_s=4, cpu_s=2)
+QUICK = SandboxConfig(workers=1, timeout_s=4, cpu_s=2)
 
 
 def steps(*codes: str) -> list[Step]:

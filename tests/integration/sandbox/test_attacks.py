@@ -12,7 +12,7 @@ from rstar_math.config import SandboxConfig
 from rstar_math.sandbox import Sandbox
 from rstar_math.types import Execution, Step
 
-CONFIG = SandboxConfig(wall_s=8, cpu_s=2.5)
+CONFIG = SandboxConfig(timeout_s=8, cpu_s=2.5)
 
 
 async def run_case(sandbox: Sandbox, case: Case, targets: Canaries) -> Sequence[Execution]:

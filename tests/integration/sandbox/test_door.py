@@ -121,7 +121,7 @@ def test_no_environment_of_the_caller_reaches_a_snippet() -> None:
 
 def test_external_mode_still_limits_time_and_memory() -> None:
     async def main() -> list[Execution]:
-        config = SandboxConfig(mode="external", workers=1, wall_s=2, cpu_s=0.5)
+        config = SandboxConfig(mode="external", workers=1, timeout_s=2, cpu_s=0.5)
         async with Sandbox(config) as sandbox:
             codes = ("while True: pass", "bytearray(10**10)", "print(open('/etc/hostname'))")
             return [await sandbox.run((), Step(code=code)) for code in codes]

@@ -46,7 +46,7 @@ Results = dict[str, list[Execution]]
 def fanned_and_alone() -> tuple[Results, Results]:
     """Every candidate after every prefix, in fan-outs and one at a time."""
     # Much wall time: on a busy machine the processor's must still end what never ends.
-    config = SandboxConfig(workers=1, wall_s=20, cpu_s=1, memory_mb=128)
+    config = SandboxConfig(workers=1, timeout_s=20, cpu_s=1, memory_mb=128)
     prefixes = {name: steps("w = 0", code) for name, code in PREFIXES.items()}
 
     async def together() -> Results:

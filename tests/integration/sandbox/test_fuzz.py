@@ -52,7 +52,7 @@ async def fuzz(seed: int, rounds: int, seconds: float) -> int:
     rng = random.Random(seed)
     end = time.monotonic() + seconds
     done = 0
-    async with Sandbox(SandboxConfig(workers=2, wall_s=2, cpu_s=1)) as sandbox:
+    async with Sandbox(SandboxConfig(workers=2, timeout_s=2, cpu_s=1)) as sandbox:
         while done < rounds and time.monotonic() < end:
             hostile = [noise(rng)] if rng.random() < 0.5 else []
             runs = [sandbox.run(hostile, noise(rng)) for _ in range(6)]

@@ -155,7 +155,7 @@ def test_a_program_under_which_zygotes_die_is_killed_not_retried_for_ever() -> N
 
 
 def test_a_stopped_zygote_is_given_up() -> None:
-    config = SandboxConfig(workers=1, wall_s=0.5)
+    config = SandboxConfig(workers=1, timeout_s=0.5)
 
     async def main() -> Execution:
         async with Sandbox(config) as sandbox:

@@ -25,7 +25,7 @@ def cases_of(layers: frozenset[str]) -> list[Case]:
 async def escaped(layers: frozenset[str], folder: Path) -> set[str]:
     """The names of those cases that get through; one at a time, each with canaries of its own."""
     through = set()
-    async with Sandbox(SandboxConfig(workers=1, wall_s=5), _skip=layers | {"bwrap"}) as sandbox:
+    async with Sandbox(SandboxConfig(workers=1, timeout_s=5), _skip=layers | {"bwrap"}) as sandbox:
         for number, case in enumerate(cases_of(layers)):
             with canaries(folder / str(number)) as targets:
                 execution = await sandbox.run((), Step(code=targets.fill(case.code)))

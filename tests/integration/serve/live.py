@@ -23,7 +23,7 @@ from rstar_math.web.access import AccessPolicy
 from rstar_math.web.server import bind, close_idle_connections, server_config
 from tests.unit.toy import DirectExecutor
 
-SEARCH = SearchConfig(rollouts=4, candidates=4, depth=4)
+SEARCH = SearchConfig(rollouts=4, candidates=4, max_depth=4)
 ASK: Any = [{"role": "user", "content": "Add 20 and 22."}]
 
 

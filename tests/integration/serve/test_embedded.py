@@ -11,10 +11,10 @@ from tests.integration.serve.live import Live, live
 
 TINY = (
     "model.concurrency=2",
-    "policy.step_tokens=40",
+    "policy.max_step_tokens=40",
     "search.candidates=2",
     "search.rollouts=1",
-    "search.depth=3",
+    "search.max_depth=3",
 )
 QUESTION = "Ann has 4 boxes of 6 pens. She gives 5 pens away. How many are left?"
 

@@ -17,7 +17,7 @@ from rstar_math.serve.requests import ServerLimits
 from rstar_math.web.access import AccessPolicy
 from tests.integration.serve.live import ASK, Adder, Live, events, live
 
-LONG = ServerLimits(SearchConfig(rollouts=1000, candidates=4, depth=4), seconds=60)
+LONG = ServerLimits(SearchConfig(rollouts=1000, candidates=4, max_depth=4), seconds=60)
 CHAT = {"model": "rstar", "messages": ASK}
 
 

@@ -42,7 +42,9 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ServersConfig:
         "PYTHONPATH", os.pathsep.join([str(source), os.environ.get("PYTHONPATH", "")])
     )
     return ServersConfig(
-        command=(sys.executable, str(FAKE)), start_s=60.0, logs=str(tmp_path / "logs")
+        vllm_command=(sys.executable, str(FAKE)),
+        startup_timeout_s=60.0,
+        log_dir=str(tmp_path / "logs"),
     )
 
 

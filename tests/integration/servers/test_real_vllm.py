@@ -75,11 +75,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
         root / "tiny", size=64, head=32, spread=0.1, vocabulary=512, texts=texts
     )
     how: dict[str, Any] = {"bf16": False, "learning_rate": 3e-3, "max_tokens": 256}
-    whole = PolicyTraining(batch=8, epochs=12, **how)
+    whole = PolicyTraining(batch_size=8, epochs=12, **how)
     train_policy(rows, str(base), root / "policy", whole)
-    part = PolicyTraining(batch=8, max_steps=4, lora=8, **{**how, "learning_rate": 0.05})
+    part = PolicyTraining(batch_size=8, max_steps=4, lora_rank=8, **{**how, "learning_rate": 0.05})
     train_policy(rows[:8], str(root / "policy"), root / "tuned", part)
-    judge = PreferenceTraining(batch=4, max_steps=4, **how)
+    judge = PreferenceTraining(batch_size=4, max_steps=4, **how)
     train_preference(PAIRS[:48], str(root / "policy"), root / "ppm", judge)
     return Made(
         Path(os.environ.get("RSTAR_TEST_CHECKPOINT", root / "policy")),
@@ -100,11 +100,11 @@ def two(
 ) -> Iterator[ServerLease]:
     """Two servers of the policy, with the adapter."""
     servers = ServersConfig(
-        options=EXACT,
-        machine=CPU,
+        args=EXACT,
+        hardware_args=CPU,
         adapters={"tuned": str(made.adapter)},
         replicas=2,
-        logs=str(tmp_path_factory.mktemp("logs")),
+        log_dir=str(tmp_path_factory.mktemp("logs")),
     )
     lease = runner.run(policy_servers(f"vllm:{made.policy}", servers))
     below = [pid for one in lease.group.servers for pid in descendants(one.process.pid)]
@@ -209,8 +209,8 @@ def problems(start: int, text: str = "") -> list[Problem]:
 
 
 def config_for(*settings: str, model: str | None = None) -> Config:
-    base = ["policy.prompt=trained", "policy.step_tokens=48", "search.rollouts=4"]
-    base += ["search.candidates=4", "search.depth=4", "sandbox.workers=1", "grading.workers=1"]
+    base = ["policy.prompt=trained", "policy.max_step_tokens=48", "search.rollouts=4"]
+    base += ["search.candidates=4", "search.max_depth=4", "sandbox.workers=1", "grading.workers=1"]
     return load_config("laptop", [*base, *settings], model=model)
 
 
@@ -293,19 +293,19 @@ def test_rstar_starts_both_models_and_ends_them(made: Made, tmp_path: Path) -> N
     rows = [{"id": p.id, "problem": p.question.text} for p in problems(40)[:4]]
     asked.write_text("\n".join(map(json.dumps, rows)) + "\n")
     settings = [
-        f"servers.options={json.dumps(EXACT)}",
-        f"servers.machine={json.dumps(CPU)}",
+        f"servers.args={json.dumps(EXACT)}",
+        f"servers.hardware_args={json.dumps(CPU)}",
         f"servers.ppm={json.dumps([*EXACT, '--enforce-eager', *SMALL])}",
         f"servers.adapters={{tuned = '{made.adapter}'}}",
         "model.name=tuned",
         "search.scorer=ppm",
         f"search.ppm=vllm:{made.ppm}",
-        f"servers.logs={tmp_path}/logs",
+        f"servers.log_dir={tmp_path}/logs",
         "search.rollouts=2",
         "policy.prompt=trained",
-        "policy.step_tokens=48",
+        "policy.max_step_tokens=48",
         "search.candidates=4",
-        "search.depth=4",
+        "search.max_depth=4",
     ]
     command = [sys.executable, "-m", "rstar_math.cli", "search", str(asked), "--json"]
     command += ["--run", str(tmp_path / "run"), "--model", f"vllm:{made.policy}"]

@@ -230,7 +230,12 @@ def test_adapters_are_models_by_name() -> None:
 
 def search(urls: Sequence[str], act: Act = lambda done: None) -> dict[str, Any]:
     """The trees of a small search, as records; `act` is told how many are done."""
-    settings = ["search.rollouts=4", "search.candidates=3", "search.depth=3", "sandbox.workers=1"]
+    settings = [
+        "search.rollouts=4",
+        "search.candidates=3",
+        "search.max_depth=3",
+        "sandbox.workers=1",
+    ]
     config = load_config(None, [*settings, "grading.workers=1"], model=",".join(urls))
     problems = [Problem(Question(f"p{at}", f"What is {at} plus 1?")) for at in range(6)]
 
@@ -282,10 +287,13 @@ def test_the_number_of_servers_is_no_condition_of_a_run(tmp_path: Path) -> None:
     one = how("http://a/v1")
     assert how("http://a/v1,http://b/v1", "model.affinity=false") == one
     served = how("vllm:runs/policy")
-    assert how("vllm:runs/policy", "servers.replicas=4", 'servers.machine=["--seed","1"]') == served
+    assert (
+        how("vllm:runs/policy", "servers.replicas=4", 'servers.hardware_args=["--seed","1"]')
+        == served
+    )
     assert how("vllm:runs/other") != served
     assert how("vllm:runs/policy", "model.name=tuned") != served
-    assert how("vllm:runs/policy", 'servers.options=["--dtype","half"]') != served
+    assert how("vllm:runs/policy", 'servers.args=["--dtype","half"]') != served
 
 
 def test_addresses_may_be_a_list() -> None:

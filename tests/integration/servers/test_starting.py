@@ -171,9 +171,9 @@ asyncio.run(main())
 def test_no_orphans_however_rstar_ends(
     how: signal.Signals, checkpoint: Path, fake: ServersConfig, begun: Begun
 ) -> None:
-    assert fake.command is not None
-    assert fake.logs is not None
-    command = [sys.executable, "-c", _RUN, str(checkpoint), fake.command[1], fake.logs]
+    assert fake.vllm_command is not None
+    assert fake.log_dir is not None
+    command = [sys.executable, "-c", _RUN, str(checkpoint), fake.vllm_command[1], fake.log_dir]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as run:
         assert run.stdout is not None
         assert run.stdout.readline() == b"up\n"
@@ -214,7 +214,7 @@ def test_what_is_wrong_with_an_order_is_said_before_anything_starts(
     bad = fake.model_copy(update={"adapters": {"a": str(checkpoint)}})
     with pytest.raises(InputError, match="no LoRA adapter"):
         asyncio.run(use(f"vllm:{checkpoint}", bad))
-    none = ServersConfig(command=("no-such-program",))
+    none = ServersConfig(vllm_command=("no-such-program",))
     with pytest.raises(MissingDependencyError, match="RSTAR_VLLM="):
         asyncio.run(use(f"vllm:{checkpoint}", none))
 
@@ -285,7 +285,7 @@ def test_a_server_that_died_is_started_anew_for_the_next(
     checkpoint: Path, fake: ServersConfig, begun: Begun
 ) -> None:
     async def use() -> None:
-        config = ModelConfig(url=f"vllm:{checkpoint}", retries=0)
+        config = ModelConfig(url=f"vllm:{checkpoint}", max_retries=0)
         async with keep_servers():
             first = await connect(config, fake)
             os.kill(min(begun()), signal.SIGKILL)

@@ -19,7 +19,7 @@ from tests.unit.training.tiny import save_tiny_policy
 
 torch = pytest.importorskip("torch", reason="training needs torch: pip install 'rstar-math[train]'")
 
-ONE_STEP = PreferenceTraining(max_steps=1, batch=2, micro=2, bf16=False)
+ONE_STEP = PreferenceTraining(max_steps=1, batch_size=2, micro_batch_size=2, bf16=False)
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +140,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_no_model(
         over = {"save_every": save_every}
         if kind == "ppm":
             return train_preference(ROWS, str(policy), out, ONE_STEP.model_copy(update=over))
-        settings = PolicyTraining(max_steps=1, batch=2, micro=2, bf16=False)
+        settings = PolicyTraining(max_steps=1, batch_size=2, micro_batch_size=2, bf16=False)
         return train_policy(SOLUTIONS, str(policy), out, settings.model_copy(update=over))
 
     undo = few_bytes(30_000)

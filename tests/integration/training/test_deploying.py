@@ -46,8 +46,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     steps: dict[str, Any] = {"learning_rate": 0.03, "max_steps": 3, "bf16": False, "lora": 4}
     rows = [solution_row(question(n), solution(n)) for n in range(8)]
     base = str(root / "policy")
-    train_policy(rows, base, root / "tuned", PolicyTraining(batch=4, **steps))
-    train_preference(PAIRS[:48], base, root / "ppm", PreferenceTraining(batch=4, **steps))
+    train_policy(rows, base, root / "tuned", PolicyTraining(batch_size=4, **steps))
+    train_preference(PAIRS[:48], base, root / "ppm", PreferenceTraining(batch_size=4, **steps))
     for name in ("policy", "tuned", "ppm"):
         write_gguf(root / name, root / f"{name}.gguf", kind="f32")
     for name in ("tuned", "ppm"):
@@ -154,7 +154,14 @@ def test_the_measuring_command_takes_either(models: Path, tmp_path: Path) -> Non
         ("ppm.gguf", ()),
         ("ppm-adapter.gguf", ("--base", str(models / "policy.gguf"))),
     ):
-        args = ["eval-ppm", str(models / place), "--pairs", str(pairs), "--all", *more]
+        args = [
+            "eval-ppm",
+            str(models / place),
+            "--pairs",
+            str(pairs),
+            "--include-training-problems",
+            *more,
+        ]
         result = CliRunner().invoke(app, [*args, "--processbench", str(bench), "--json"])
         assert result.exit_code == 0, result.output
         found.append(json.loads(result.stdout)["pairs"])

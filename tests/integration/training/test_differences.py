@@ -42,13 +42,13 @@ def rounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_tiny_policy(root / "base")
     write_gguf(root / "base", root / "base.gguf", kind="f32")
     rows = [solution_row(question(n), solution(n)) for n in range(8)]
-    light, full = PolicyTraining(lora=2, **STEPS), PolicyTraining(**STEPS)
-    most = PolicyTraining(matrices=True, **STEPS)
+    light, full = PolicyTraining(lora_rank=2, **STEPS), PolicyTraining(**STEPS)
+    most = PolicyTraining(matrices_only=True, **STEPS)
     train_policy(rows, str(root / "base"), root / "once", light)
     train_policy(rows[:4], str(root / "once"), root / "twice", light)
     train_policy(rows, str(root / "base"), root / "full", full)
     train_policy(rows, str(root / "base"), root / "most", most)
-    scoring = PreferenceTraining(lora=2, **STEPS)
+    scoring = PreferenceTraining(lora_rank=2, **STEPS)
     train_preference(PAIRS[:24], str(root / "twice"), root / "ppm", scoring)
     return root
 
@@ -162,7 +162,7 @@ def test_an_adapter_on_a_base_in_bfloat16_is_known_as_one_of_that_base(
 
     base, out = rounds / "base.gguf", tmp_path / "half"
     rows = [solution_row(question(n), solution(n)) for n in range(8)]
-    settings = PolicyTraining(lora=2, base_dtype="bfloat16", **STEPS)
+    settings = PolicyTraining(lora_rank=2, base_dtype="bfloat16", **STEPS)
     train_policy(rows, str(rounds / "base"), out, settings)
     write_adapter(out, tmp_path / "adapter.gguf", kind="f32")
     check_adapter(tmp_path / "adapter.gguf", base, kind="policy")

@@ -138,7 +138,7 @@ def test_a_base_in_bfloat16_is_held_so_under_an_adapter(policy: Path, tmp_path: 
     half = tmp_path / "half"
     model.save_pretrained(half)
     tokenizer.save_pretrained(half)
-    adapter = PolicyTraining(lora=4, **{**STEPS, "bf16": True})
+    adapter = PolicyTraining(lora_rank=4, **{**STEPS, "bf16": True})
     assert base_dtype(str(policy), adapter) == torch.float32
     assert base_dtype(str(half), PolicyTraining()) == torch.float32
     forced = adapter.model_copy(update={"base_dtype": "bfloat16"})

@@ -24,7 +24,7 @@ pytest.importorskip("torch", reason="training needs torch: pip install 'rstar-ma
 
 pytestmark = pytest.mark.slow
 
-BRIEF = ["--set", "max_steps=2", "--set", "batch=2", "--set", "micro=2"]
+BRIEF = ["--set", "max_steps=2", "--set", "batch_size=2", "--set", "micro_batch_size=2"]
 
 
 def test_a_policy_and_a_ppm_start_from_the_embedded_model(tmp_path: Path) -> None:
@@ -41,9 +41,13 @@ def test_a_policy_and_a_ppm_start_from_the_embedded_model(tmp_path: Path) -> Non
     assert judged["steps"] == 2
     assert float(str(judged["first_loss"])) == pytest.approx(0.6931, abs=1e-3)
     file = str(tmp_path / "preference.jsonl")
-    found = call("eval-ppm", str(ppm), "--pairs", file, "--all", "--limit", "2")["pairs"]
+    found = call(
+        "eval-ppm", str(ppm), "--pairs", file, "--include-training-problems", "--limit", "2"
+    )["pairs"]
     assert found["pairs"] == 2  # type: ignore[index]
-    ours = call("eval-ppm", "hf:trained", "--pairs", file, "--all", "--limit", "2")["pairs"]
+    ours = call(
+        "eval-ppm", "hf:trained", "--pairs", file, "--include-training-problems", "--limit", "2"
+    )["pairs"]
     assert ours["pairs"] == 2  # type: ignore[index]
 
 
@@ -98,7 +102,7 @@ held_out = 2
 
 [[rounds]]
 problems = 6
-steps = 2
+max_solution_steps = 2
 rollouts = 4
 candidates = 4
 scorer = false
@@ -109,24 +113,24 @@ context_tokens = 512
 
 [policy]
 temperature = 0.8
-step_tokens = 64
-answers = 1
+max_step_tokens = 64
+answer_samples = 1
 
 [search]
-depth = 8
+max_depth = 8
 
 [sft]
-lora = 4
+lora_rank = 4
 learning_rate = 1e-4
 max_steps = 2
-batch = 2
-micro = 2
+batch_size = 2
+micro_batch_size = 2
 
 [preference]
-lora = 4
+lora_rank = 4
 max_steps = 2
-batch = 2
-micro = 2
+batch_size = 2
+micro_batch_size = 2
 
 [gate]
 samples = 2

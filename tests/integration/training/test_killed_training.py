@@ -21,7 +21,13 @@ from tests.unit.training.tiny import save_tiny_policy
 
 pytest.importorskip("torch", reason="training needs torch: pip install 'rstar-math[train]'")
 
-SETTINGS = ("learning_rate=1e-2", "batch=4", "micro=2", "bf16=false", "save_every=2")
+SETTINGS = (
+    "learning_rate=1e-2",
+    "batch_size=4",
+    "micro_batch_size=2",
+    "bf16=false",
+    "save_steps=2",
+)
 ENDED = (*SETTINGS, "max_steps=9", "epochs=12", "progress_s=0")
 
 

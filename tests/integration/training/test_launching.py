@@ -19,10 +19,10 @@ torch = pytest.importorskip("torch", reason="training needs torch: pip install '
 SETTINGS = PolicyTraining(
     learning_rate=1e-2,
     epochs=2,
-    batch=4,
-    micro=2,
+    batch_size=4,
+    micro_batch_size=2,
     weight_decay=0,
-    save_every=2,
+    save_steps=2,
     bf16=False,
     progress_s=0,
 )

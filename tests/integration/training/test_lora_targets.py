@@ -70,7 +70,7 @@ def test_one_step_moves_every_adapter_and_merging_keeps_the_logits(
 
     from rstar_math.training.sft import lora_config, share_inputs, sparse_loss
 
-    settings = PolicyTraining(lora=4, bf16=dtype == "bfloat16")
+    settings = PolicyTraining(lora_rank=4, bf16=dtype == "bfloat16")
     base = made(family).to(getattr(torch, dtype))
     model = get_peft_model(base, lora_config(base, settings, "CAUSAL_LM"))
     share_inputs(model, settings.bf16)

@@ -18,7 +18,13 @@ from tests.unit.training.tiny import question, save_tiny_policy, solution
 torch = pytest.importorskip("torch", reason="training needs torch: pip install 'rstar-math[train]'")
 
 SETTINGS = PreferenceTraining(
-    learning_rate=3e-3, epochs=12, batch=8, micro=4, held_out=0.3, bf16=False, save_every=1000
+    learning_rate=3e-3,
+    epochs=12,
+    batch_size=8,
+    micro_batch_size=4,
+    held_out=0.3,
+    bf16=False,
+    save_steps=1000,
 )
 
 

@@ -48,7 +48,13 @@ def ppm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("ppm")
     base = save_tiny_policy(root / "policy")
     settings = PreferenceTraining(
-        learning_rate=0.01, epochs=4, batch=4, micro=4, bf16=False, lora=4, max_steps=10
+        learning_rate=0.01,
+        epochs=4,
+        batch_size=4,
+        micro_batch_size=4,
+        bf16=False,
+        lora_rank=4,
+        max_steps=10,
     )
     train_preference(ROWS[:64], str(base), root / "ppm", settings)
     write_gguf(base, root / "policy.gguf", kind="f32")

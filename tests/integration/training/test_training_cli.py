@@ -21,7 +21,7 @@ from tests.unit.training.tiny import question, save_tiny_policy, solution
 
 pytest.importorskip("torch", reason="training needs torch: pip install 'rstar-math[train]'")
 
-FAST = ["--set", "learning_rate=3e-3", "--set", "batch=8", "--set", "bf16=false"]
+FAST = ["--set", "learning_rate=3e-3", "--set", "batch_size=8", "--set", "bf16=false"]
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,9 @@ def test_a_ppm_is_trained_and_measured(policy: str, tmp_path: Path) -> None:
     assert ranked["pairs"] == held["pairs"]
     assert ranked["accuracy"] == pytest.approx(held["accuracy"], abs=0.02)
     assert found["processbench"][str(bench)]["solutions"] == 6  # type: ignore[index]
-    everything = call("eval-ppm", out, "--pairs", str(pairs), "--all")["pairs"]
+    everything = call("eval-ppm", out, "--pairs", str(pairs), "--include-training-problems")[
+        "pairs"
+    ]
     assert everything["pairs"] == len(ROWS)  # type: ignore[index]
 
 
@@ -144,7 +146,7 @@ def test_an_estimate_loads_no_weights_and_writes_nothing(policy: str, tmp_path: 
     for kind in ("policy", "ppm"):
         for base in (policy, str(bare)):
             args = ("train", kind, str(tmp_path), "--base", base, "--estimate")
-            found: Any = call(*args, "--set", "lora=4", "--set", "micro_tokens=512")
+            found: Any = call(*args, "--set", "lora_rank=4", "--set", "micro_batch_tokens=512")
             assert found["fits"]
             need = dict(found["need"])
             assert need.pop("total") == sum(need.values())

@@ -132,8 +132,10 @@ def test_engines_from_data_sheets() -> None:
 
 
 def test_the_command() -> None:
-    args = "plan --recipe smoke --problems 2000 --gpus 8xA100 --price 2 --tokens-a-second 3000"
-    run = CliRunner().invoke(app, [*args.split(), "--cores", "8", "--programs", "5", "--json"])
+    args = "estimate-cluster --recipe smoke --problems 2000 --gpus 8xA100 --price 2 --tokens-per-second 3000"
+    run = CliRunner().invoke(
+        app, [*args.split(), "--cores", "8", "--programs-per-second", "5", "--json"]
+    )
     found = json.loads(run.stdout)
     assert found["machines"]["engine"]["full"] == 3000
     assert found["hours"] == pytest.approx(sum(one["hours"] for one in found["parts"]))
@@ -141,5 +143,5 @@ def test_the_command() -> None:
     assert {one["bottleneck"] for one in found["parts"]} == {"sandbox"}
     with pytest.raises(ConfigError, match="for example 60xA100"):
         CliRunner().invoke(
-            app, ["plan", "--problems", "1", "--gpus", "A100"], catch_exceptions=False
+            app, ["estimate-cluster", "--problems", "1", "--gpus", "A100"], catch_exceptions=False
         )

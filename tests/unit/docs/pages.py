@@ -11,8 +11,12 @@ from pathlib import Path
 from docs.reference.pages import pages as generated
 
 ROOT = Path(__file__).resolve().parents[3]
-WRITTEN = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
-"""Pages that people wrote. CHANGELOG is history and may name what is gone."""
+HISTORY = ROOT / "docs" / "lab-notes.md"
+"""A dated page. It and CHANGELOG may name what is gone."""
+WRITTEN = sorted(
+    {ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")} - {HISTORY}
+)
+"""Pages that people wrote and keep up to date."""
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _INDENTED = re.compile(r"(?:^|(?<=\n\n))((?:(?: {4}|\t).*\n|\n(?= {4}))+)", re.MULTILINE)

@@ -5,9 +5,9 @@ from pathlib import PurePosixPath
 
 import pytest
 
-from tests.unit.docs.pages import ROOT, WRITTEN, anchors, links, made, name, text
+from tests.unit.docs.pages import HISTORY, ROOT, WRITTEN, anchors, links, made, name, text
 
-PAGES = [name(path) for path in WRITTEN]
+PAGES = [name(path) for path in (*WRITTEN, HISTORY)]
 FOREIGN = {"docs/gguf.md"}
 """ggml's description of its format."""
 

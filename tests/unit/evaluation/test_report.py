@@ -141,7 +141,7 @@ def test_stopping_early_or_a_budget_leaves_no_fixed_attempts(tmp_path: Path) -> 
     stopped = [r for r in one.readings if r.result.cost.saved_tokens]
     assert stopped
     assert all(r.attempts == () for r in stopped)
-    budget = write_run(tmp_path / "b.rstar", "sc@4", given, "search.tokens=300", scored=False)
+    budget = write_run(tmp_path / "b.rstar", "sc@4", given, "search.token_budget=300", scored=False)
     assert all(r.attempts == () for r in gathered(budget)[0].readings)
 
 
@@ -151,7 +151,7 @@ def test_runs_that_differ_in_their_seed_alone_are_pooled(tmp_path: Path) -> None
         write_run(tmp_path / "a.rstar", "sc@4", given, scored=False),
         write_run(tmp_path / "b.rstar", "sc@4", given, "search.seed=1", scored=False),
         write_run(
-            tmp_path / "c.rstar", "sc@4", given, "search.seed=2", "search.depth=9", scored=False
+            tmp_path / "c.rstar", "sc@4", given, "search.seed=2", "search.max_depth=9", scored=False
         ),
     ]
     found, series = asyncio.run(load_runs(runs, GRADING))

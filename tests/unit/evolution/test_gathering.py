@@ -41,12 +41,13 @@ async def gathered(folder: Path, recipe: Recipe) -> tuple[Facts, dict[int | None
         facts = await journal.run_stage("0/problems", {}, work)
         steps: tuple[int | None, ...] = (None, 2, 3)
         return facts, {
-            at: [p.id for p in training_pool(journal, 2, RoundSection(steps=at))] for at in steps
+            at: [p.id for p in training_pool(journal, 2, RoundSection(max_solution_steps=at))]
+            for at in steps
         }
 
 
 def test_a_round_may_keep_to_problems_with_short_solutions(tmp_path: Path) -> None:
-    recipe = recipe_of(tmp_path, "rounds.2.steps=2")
+    recipe = recipe_of(tmp_path, "rounds.2.max_solution_steps=2")
     facts, chosen = asyncio.run(gathered(tmp_path, recipe))
     assert facts["counts"]["to learn from"] == 4
     assert facts["counts"]["solved in at most 2 steps"] == 1
@@ -57,31 +58,31 @@ def test_a_round_may_keep_to_problems_with_short_solutions(tmp_path: Path) -> No
 def test_solutions_are_kept_for_choosing_where_no_round_learns_from_them(
     tmp_path: Path,
 ) -> None:
-    settings = ("rounds.1.data=search", "rounds.1.steps=3", "rounds.1.model.url=local")
+    settings = ("rounds.1.data=search", "rounds.1.max_solution_steps=3", "rounds.1.model.url=local")
     _, chosen = asyncio.run(gathered(tmp_path, recipe_of(tmp_path, *settings)))
     assert chosen[3] == ["one", "two"]
 
 
 def test_no_problem_of_so_few_steps_is_said_before_any_work(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"at most 1 steps; leave out rounds\.steps"):
-        asyncio.run(gathered(tmp_path, recipe_of(tmp_path, "rounds.2.steps=1")))
+    with pytest.raises(InputError, match=r"at most 1 steps; leave out rounds"):
+        asyncio.run(gathered(tmp_path, recipe_of(tmp_path, "rounds.2.max_solution_steps=1")))
 
 
 def test_a_round_added_later_says_that_no_solutions_were_kept(tmp_path: Path) -> None:
     settings = ("rounds.1.data=search", "rounds.1.model.url=local")
-    with pytest.raises(InputError, match="begin a new run on problems with solutions"):
+    with pytest.raises(InputError, match="new run on problems with solutions"):
         asyncio.run(gathered(tmp_path, recipe_of(tmp_path, *settings)))
 
 
 def test_a_round_of_annotated_solutions_searches_none_and_takes_no_steps(tmp_path: Path) -> None:
-    for searching in ("rounds.1.steps=2", 'rounds.1.sources=["toy"]'):
+    for searching in ("rounds.1.max_solution_steps=2", 'rounds.1.sources=["toy"]'):
         with pytest.raises(ConfigError, match="without model, more, steps and sources"):
             recipe_of(tmp_path, searching)
 
 
 def test_a_round_may_keep_to_some_sources(tmp_path: Path) -> None:
     train = f'["{tmp_path}/problems.jsonl", "stories:words?size=30&seed=1"]'
-    settings = (f"problems.train={train}", "problems.limit=90", "rounds.2.steps=3")
+    settings = (f"problems.train={train}", "problems.limit=90", "rounds.2.max_solution_steps=3")
     recipe = recipe_of(tmp_path, *settings, 'rounds.2.sources=["stor", "gsm8k"]')
 
     async def sources() -> tuple[Facts, set[str | None]]:

@@ -56,17 +56,15 @@ def test_other_inputs_are_refused_and_named(tmp_path: Path) -> None:
 
 def test_what_only_changes_the_pace_is_no_other_input(tmp_path: Path) -> None:
     with ManifestStore.open(tmp_path / "run", RECIPE) as journal:
-        do(journal, "1/search", {"search": {"seed": 1, "trees": None}}, {"solved": 3}, [])
-        slow = {"search": {"seed": 1, "trees": 3}}
+        do(
+            journal,
+            "1/search",
+            {"search": {"seed": 1, "parallel_problems": None}},
+            {"solved": 3},
+            [],
+        )
+        slow = {"search": {"seed": 1, "parallel_problems": 3}}
         assert do(journal, "1/search", slow, {}, []) == {"solved": 3}
-
-
-def test_a_policy_cannot_go_on_from_another_in_the_middle_of_an_older_run(tmp_path: Path) -> None:
-    for _ in range(2):
-        with ManifestStore.open(tmp_path / "run", RECIPE):
-            pass
-    with pytest.raises(ConfigError, match=r'start was "base" and now is "policy"'):
-        ManifestStore.open(tmp_path / "run", {**RECIPE, "start": "policy"})
 
 
 def test_rounds_may_be_added_and_nothing_else_changed(tmp_path: Path) -> None:
@@ -96,12 +94,10 @@ def test_options_that_a_later_version_added_are_no_change(tmp_path: Path) -> Non
 
 def test_new_problems_cannot_be_asked_for_in_the_middle(tmp_path: Path) -> None:
     off, on = ({**RECIPE, "synthesis": {"requests": n}} for n in (0, 5))
-    with ManifestStore.open(tmp_path / "run", RECIPE):
+    with ManifestStore.open(tmp_path / "run", off):
         pass
     with pytest.raises(ConfigError, match=r"synthesis\.requests was 0 and now is 5"):
         ManifestStore.open(tmp_path / "run", on)
-    with ManifestStore.open(tmp_path / "run", off) as journal:
-        assert journal.recipe()["synthesis"] == {"requests": 0}
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:

@@ -22,8 +22,9 @@ SETTINGS = (
     "rounds.1.problems=24",
     "rounds.2.problems=50",
     "rounds.2.rollouts=4",
-    "rounds.3.more=[6]",
-    'evaluation.sets=[{source="toy:tasks?size=60&seed=2", system=false}, {source="toy:tasks"}]',
+    "rounds.3.retry_rollouts=[6]",
+    "evaluation.benchmarks="
+    '[{source="toy:tasks?size=60&seed=2", system=false}, {source="toy:tasks"}]',
     'evaluation.system=["sc@4", "mcts@2"]',
     "evaluation.candidates=32",
 )
@@ -45,7 +46,7 @@ def test_a_search_takes_its_rollouts_and_the_start_of_its_model() -> None:
 
 
 def test_a_search_of_short_problems_has_no_more_than_there_are() -> None:
-    recipe = load_recipe("smoke", (*SETTINGS, "rounds.2.steps=3"))
+    recipe = load_recipe("smoke", (*SETTINGS, "rounds.2.max_solution_steps=3"))
     counts = COUNTS | {"solved in at most 3 steps": 30}
     parts = {part.stage: part for part in estimate_parts(recipe, PILOT, counts, [60, 20])}
     assert (parts["2/search"].problems, parts["2/search"].calls) == (30, 360)
@@ -55,8 +56,8 @@ def test_a_search_of_short_problems_has_no_more_than_there_are() -> None:
 def test_a_training_ends_with_its_steps_and_sees_the_solutions_that_are_kept() -> None:
     parts = {part.stage: part for part in planned().parts}
     assert parts["1/policy"].tokens == 24 * 10 * 90
-    assert parts["2/policy"].problems == 24 + 2 * 50, "keep is all"
-    alone = {part.stage: part for part in planned('keep="round"').parts}
+    assert parts["2/policy"].problems == 24 + 2 * 50, "train_on is all_rounds"
+    alone = {part.stage: part for part in planned('train_on="current_round"').parts}
     assert alone["2/policy"].problems == 2 * 50
     short = {part.stage: part for part in planned("sft.max_steps=5").parts}
     assert short["2/policy"].tokens == 5 * 8 * 90
@@ -71,7 +72,7 @@ def test_what_is_measured_is_planned_and_nothing_else() -> None:
 
 
 def test_the_base_is_planned_where_it_is_measured() -> None:
-    parts = {part.stage: part for part in planned("first=true").parts}
+    parts = {part.stage: part for part in planned("evaluate_base=true").parts}
     assert (parts["0/held-out"].problems, parts["0/held-out"].tokens) == (40, 40 * 40)
     assert parts["0/policy-1"].tokens == 60 * 40
     assert "0/system-2" not in parts

@@ -24,12 +24,12 @@ def test_the_papers_figures() -> None:
     assert (first.rollouts, first.candidates, first.scorer) == (8, 5, False)
     assert (second.rollouts, second.candidates, second.scorer) == (16, 8, False)
     assert (third.rollouts, third.candidates, third.scorer) == (16, 8, True)
-    assert (fourth.rollouts, fourth.candidates, fourth.runs) == (16, 16, 2)
-    assert fourth.more == (64, 128)
-    assert recipe.keep == "round"
-    assert (recipe.sft.learning_rate, recipe.sft.batch, recipe.sft.epochs) == (7e-6, 128, 2)
+    assert (fourth.rollouts, fourth.candidates, fourth.trees_per_problem) == (16, 16, 2)
+    assert fourth.retry_rollouts == (64, 128)
+    assert recipe.train_on == "current_round"
+    assert (recipe.sft.learning_rate, recipe.sft.batch_size, recipe.sft.epochs) == (7e-6, 128, 2)
     assert recipe.evaluation.candidates == 32
-    assert (recipe.synthesis.solutions, recipe.synthesis.agreeing) == (10, 3)
+    assert (recipe.synthesis.solutions, recipe.synthesis.min_agreement) == (10, 3)
     assert recipe.synthesis.requests
     assert recipe.writer == first.model
 
@@ -45,12 +45,17 @@ def test_new_problems_are_asked_for_where_a_recipe_says_so(name: str) -> None:
 
 
 def test_settings_over_a_recipe() -> None:
-    settings = ("rounds.2.rollouts=5", "sft.epochs=1", "keep=round", "rounds.3.more=[64, 128]")
+    settings = (
+        "rounds.2.rollouts=5",
+        "sft.epochs=1",
+        "train_on=current_round",
+        "rounds.3.retry_rollouts=[64, 128]",
+    )
     recipe = load_recipe("smoke", settings)
     assert recipe.rounds[1].rollouts == 5
     assert recipe.sft.epochs == 1
-    assert recipe.keep == "round"
-    assert recipe.rounds[2].more == (64, 128)
+    assert recipe.train_on == "current_round"
+    assert recipe.rounds[2].retry_rollouts == (64, 128)
 
 
 @pytest.mark.parametrize(
@@ -58,17 +63,17 @@ def test_settings_over_a_recipe() -> None:
     [
         ("rounds.2.rolouts=5", r"rounds\.2\.rolouts; the nearest is rollouts"),
         ("sft.epoch=1", r"sft\.epoch; the nearest is epochs"),
-        ("bse=local", r"bse; the nearest is base"),
+        ("base_modl=local", r"base_modl; the nearest is base_model"),
         ("rounds.9.rollouts=5", "has rounds 1 to 3 and no 9"),
         ("rounds.0.rollouts=5", "has rounds 1 to 3 and no 0"),
         ("rounds.2.rollouts", "is not section.key=value"),
         ("rounds.2.rollouts=0", r"rounds\.2\.rollouts = 0 will not do"),
         ("synthesis.request=1", r"synthesis\.request; the nearest is requests"),
-        ("synthesis.agreeing=11", "agreeing = 11 is above solutions = 10"),
-        ("synthesis.each=0", r"synthesis\.each = 0 will not do"),
+        ("synthesis.min_agreement=11", "min_agreement = 11 is above"),
+        ("synthesis.per_request=0", r"synthesis\.per_request = 0"),
         ("search.rollouts=99", r"search\.rollouts = 99 has no effect in a recipe; say rounds"),
-        ("sft.batch=9", r"batch = 9 is no multiple of micro = 2; say micro = 1"),
-        ("gate.sure=1", r"gate\.sure = 1 will not do"),
+        ("sft.batch_size=9", "set micro_batch_size = 1"),
+        ("gate.min_probability=1", r"gate\.min_probability = 1"),
         ("model.url=http://x/v1", "name the first model in base"),
         ('rounds.2.data="annotated"', "only the first round"),
     ],

@@ -82,7 +82,7 @@ def test_fields_come_before_the_name_and_the_name_before_the_server() -> None:
     terms = ServerLimits(SearchConfig(strategy="sc@4", rollouts=9), seconds=20, tokens=500)
     assert order({}, terms).strategy.name == "sc@4"
     fast = order({"model": "rstar-fast", "rstar": {"confidence": 0.8, "tokens": 77}}, terms)
-    assert (fast.search.confidence, fast.search.tokens, fast.search.rollouts) == (0.8, 77, 9)
+    assert (fast.search.confidence, fast.search.token_budget, fast.search.rollouts) == (0.8, 77, 9)
     wish = {"strategy": "greedy", "seconds": 99}
     asked = order({"model": "rstar-mcts", "rstar": wish, "max_completion_tokens": 900}, terms)
     assert (asked.strategy.name, asked.seconds, asked.cap) == ("greedy", 20, 500)

@@ -53,8 +53,8 @@ def test_agreement_against_the_reference_makes_it_doubted(
 
 
 def test_how_much_agreement_it_takes_is_an_option() -> None:
-    assert curated(disputed("12", "12"), noise_paths=2).suspects
-    assert curated(disputed("12", "12", "12", "13"), noise_share=0.7).suspects
+    assert curated(disputed("12", "12"), noise_min_programs=2).suspects
+    assert curated(disputed("12", "12", "12", "13"), noise_min_share=0.7).suspects
 
 
 def test_one_right_answer_clears_the_reference() -> None:
@@ -119,9 +119,9 @@ def test_problems_with_one_kind_of_ends_give_no_pairs(some: list[Spec]) -> None:
 
 def test_options_are_checked() -> None:
     with pytest.raises(ValidationError):
-        CurationConfig(margin=-1)
+        CurationConfig(min_q_gap=-1)
     with pytest.raises(ValidationError):
-        CurationConfig(noise_share=0.5)
+        CurationConfig(noise_min_share=0.5)
 
 
 def test_every_option_says_where_its_default_comes_from() -> None:

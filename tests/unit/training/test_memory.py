@@ -18,7 +18,7 @@ from rstar_math.training.settings import PolicyTraining
 from tests.unit.training.tiny import save_tiny_policy
 
 QWEN_7B = Layout(7_615_616_512, 28, 6_525_621_760, 28 * 82_944, 3584, 152_064)
-ADAPTER = PolicyTraining(lora=16, gradient_checkpointing=True)
+ADAPTER = PolicyTraining(lora_rank=16, gradient_checkpointing=True)
 
 
 def test_sizes_are_read_from_headers(tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_7b_with_an_adapter_fits_one_gpu_of_24_gb_and_all_weights_do_not() -> No
 
 
 def test_checkpointing_and_smaller_parts_need_less() -> None:
-    plain = PolicyTraining(lora=16)
+    plain = PolicyTraining(lora_rank=16)
     needs = [
         estimate(QWEN_7B, settings, size, half=True, gpu=False).total
         for settings, size in ((plain, (8, 512)), (plain, (2, 512)), (ADAPTER, (2, 512)))
@@ -66,11 +66,11 @@ def test_checkpointing_and_smaller_parts_need_less() -> None:
 
 
 def test_what_does_not_fit_is_refused_with_what_to_change() -> None:
-    settings = PolicyTraining(lora=16)
+    settings = PolicyTraining(lora_rank=16)
     need = estimate(QWEN_7B, settings, (8, 512), half=True, gpu=False)
     made = Plan(QWEN_7B, "bfloat16", (8, 512), need, (8 * 10**9, "memory"))
     assert not made.report()["fits"]
-    with pytest.raises(TrainingError, match="micro_tokens") as caught:
+    with pytest.raises(TrainingError, match="micro_batch_tokens") as caught:
         require_memory(made, "base", settings)
     message = str(caught.value)
     assert "8.0 GB" in message

@@ -64,12 +64,12 @@ def test_one_alone_is_paired_with_up_to_four() -> None:
     outnumbered: Spec = {"w": "-", **{f"g{i}": "+" for i in range(3)}}
     pairs, _ = stepwise(grown(outnumbered))
     assert pairs == [("", f"g{i}", "w", 1 / 3) for i in range(3)]
-    assert len(stepwise(grown(lonely), alone=5)[0]) == 5
+    assert len(stepwise(grown(lonely), max_when_single=5)[0]) == 5
 
 
 def test_the_lowest_of_many_negatives_are_taken_for_one_alone() -> None:
     tree = grown({"g": "+", "v": "-", "w": "-", "x": "-"}, q={"v": 0.5, "w": -0.5, "x": 0.0})
-    assert stepwise(tree, alone=2)[0] == [("", "g", "w", 1 / 2), ("", "g", "x", 1 / 2)]
+    assert stepwise(tree, max_when_single=2)[0] == [("", "g", "w", 1 / 2), ("", "g", "x", 1 / 2)]
 
 
 def test_a_child_with_both_kinds_of_ends_may_be_on_either_side_but_not_on_both() -> None:
@@ -82,7 +82,10 @@ def test_a_child_with_both_kinds_of_ends_may_be_on_either_side_but_not_on_both()
 
 def test_a_single_positive_with_wrong_ends_of_its_own_takes_no_negative_place() -> None:
     spec: Spec = {"a": {"1": "+", "2": "-", "3": "-"}, "b": "-", "c": "-"}
-    assert stepwise(grown(spec), alone=2)[0][:2] == [("", "a", "b", 1 / 2), ("", "a", "c", 1 / 2)]
+    assert stepwise(grown(spec), max_when_single=2)[0][:2] == [
+        ("", "a", "b", 1 / 2),
+        ("", "a", "c", 1 / 2),
+    ]
 
 
 def test_equal_values_prefer_nothing() -> None:
@@ -116,23 +119,23 @@ def test_equal_texts_are_no_pair() -> None:
 
 def test_a_margin_in_q() -> None:
     spec: Spec = {"a": {"1": "+", "2": "-"}, "b": "-"}
-    assert stepwise(grown(spec), margin=1.0)[0][0] == ("", "a", "b", 1)
-    pairs, counts = stepwise(grown(spec), margin=1.5)
+    assert stepwise(grown(spec), min_q_gap=1.0)[0][0] == ("", "a", "b", 1)
+    pairs, counts = stepwise(grown(spec), min_q_gap=1.5)
     assert pairs == [("a", "1", "2", 1)]
     assert counts == {"kept": 1, "Q margin too small": 1}
 
 
 def test_a_least_edit_distance() -> None:
     spec: Spec = {"other": {"0": "+"}, "abc": {"3": "-"}, "abd": {"1": "+", "2": "-"}}
-    pairs, counts = stepwise(grown(spec), edits=3)
+    pairs, counts = stepwise(grown(spec), min_edit_distance=3)
     assert pairs == [("", "other", "abc", 1 / 2), ("", "other", "abd", 1 / 2)]
     assert counts == {"kept": 2, "texts too much alike": 2}
-    assert ("", "abd", "abc", 1 / 3) in stepwise(grown(spec), edits=2)[0]
+    assert ("", "abd", "abc", 1 / 3) in stepwise(grown(spec), min_edit_distance=2)[0]
 
 
 def test_weights_are_shared_among_the_pairs_that_the_filters_leave() -> None:
     tree = grown({"a": "+", "b": "+", "c": "-", "d": "-"}, q={"b": -0.8})
-    pairs, counts = stepwise(tree, margin=0.5)
+    pairs, counts = stepwise(tree, min_q_gap=0.5)
     assert pairs == [("", "a", "c", 1 / 2), ("", "a", "d", 1 / 2)]
     assert counts == {"kept": 2, "Q margin too small": 2}
 
@@ -142,9 +145,9 @@ def test_completions_must_be_better_too_if_asked() -> None:
         {"a": {"a1": "+"}, "b": {"b1": "-"}}, q={"a": 0.2, "a1": -0.9, "b": 0.1, "b1": 0.5}
     )
     assert stepwise(tree)[0] == [("", "a", "b", 1)]
-    assert stepwise(tree, completions=True) == ([], {"completions not better": 1})
+    assert stepwise(tree, require_better_completion=True) == ([], {"completions not better": 1})
     fine = grown({"a": {"a1": "+"}, "b": {"b1": "-"}}, q={"a": 0.2, "b": 0.1})
-    assert stepwise(fine, completions=True)[0] == [("", "a", "b", 1)]
+    assert stepwise(fine, require_better_completion=True)[0] == [("", "a", "b", 1)]
 
 
 def test_the_best_right_and_the_worst_wrong_completion_count() -> None:
@@ -155,7 +158,7 @@ def test_the_best_right_and_the_worst_wrong_completion_count() -> None:
     ledger = TreeValues("t", tree)
     assert ledger.best_right()[1:3] == [0.75, -1.0]
     assert ledger.worst_wrong()[4:] == pytest.approx([0.6, 1.0, 0.8])
-    assert stepwise(tree, completions=True)[1] == {"kept": 1}
+    assert stepwise(tree, require_better_completion=True)[1] == {"kept": 1}
 
 
 def test_down_the_most_visited_path_only() -> None:
@@ -165,7 +168,7 @@ def test_down_the_most_visited_path_only() -> None:
     }
     everywhere = [pair[0] for pair in stepwise(grown(spec))[0]]
     assert everywhere == ["", "a", "b", "b b1"]
-    assert [pair[0] for pair in stepwise(grown(spec), descend="most-visited")[0]] == [
+    assert [pair[0] for pair in stepwise(grown(spec), nodes="most-visited")[0]] == [
         "",
         "b",
         "b b1",
@@ -179,7 +182,7 @@ def test_reworded_steps_can_be_left_out() -> None:
         assert step is not None
         tree.nodes[index].step = replace(step, code="x = 1 # the same\n")
     assert len(stepwise(tree)[0]) == 2
-    pairs, counts = stepwise(tree, reworded=False)
+    pairs, counts = stepwise(tree, allow_rewordings=False)
     assert pairs == [("", "a", "c", 1)]
     assert counts["same program on both sides"] == 1
 
@@ -199,8 +202,8 @@ def test_whole_solutions_two_best_against_two_worst() -> None:
         ("", "a a2", "d d1", 1 / 4),
     ]
     assert counts == {"kept": 4}
-    assert whole(grown(TWO_AND_TWO), final=0) == ([], {})
-    assert len(whole(grown(TWO_AND_TWO), final=3)[0]) == 9
+    assert whole(grown(TWO_AND_TWO), final_pairs=0) == ([], {})
+    assert len(whole(grown(TWO_AND_TWO), final_pairs=3)[0]) == 9
 
 
 def test_whole_solutions_of_all_trees_of_a_problem_are_compared() -> None:
@@ -219,11 +222,11 @@ def keys(pairs: list[SelectedPair]) -> list[tuple[object, ...]]:
 
 configs = st.builds(
     CurationConfig,
-    margin=st.sampled_from([0.0, 0.5]),
-    completions=st.booleans(),
-    descend=st.sampled_from(["all", "most-visited"]),
+    min_q_gap=st.sampled_from([0.0, 0.5]),
+    require_better_completion=st.booleans(),
+    nodes=st.sampled_from(["all", "most-visited"]),
     positives=st.integers(1, 3),
-    alone=st.integers(1, 4),
+    max_when_single=st.integers(1, 4),
 )
 
 
@@ -239,7 +242,7 @@ def test_what_holds_for_all_step_pairs(spec: Spec, config: CurationConfig) -> No
         assert tree.nodes[good].parent == tree.nodes[bad].parent == found.node
         assert tree.prefix(good) == pair.prefix + pair.chosen
         assert len(pair.prefix) == found.depth
-        assert pair.q_chosen - pair.q_rejected >= max(config.margin, 1e-12)
+        assert pair.q_chosen - pair.q_rejected >= max(config.min_q_gap, 1e-12)
         assert proved(tree, good, "right")
         assert proved(tree, bad, "wrong")
         weights[found.node] = weights.get(found.node, 0.0) + pair.weight

@@ -72,13 +72,13 @@ async def find_label_noise(
         for end in ledger.wrong_ends:
             steps = end.steps
             answers.setdefault(normalized_program(steps), steps[-1].answer or "")
-    if len(answers) < config.noise_paths:
+    if len(answers) < config.noise_min_programs:
         return None
     given = list(answers.values())
     classes = await group(given)
     leader, votes = Counter(classes).most_common(1)[0]
     share = votes / len(given)
-    if share < config.noise_share:
+    if share < config.noise_min_share:
         return None
     answer = given[classes.index(leader)]
     return SuspectLabel(problem.id, problem.reference, answer, share, len(given))

@@ -228,8 +228,8 @@ def final_pairs(
     """
     right = (end for ledger in ledgers for end in ledger.right_ends)
     wrong = (end for ledger in ledgers for end in ledger.wrong_ends)
-    good = _different(best_first(end for end in right if not end.failed), config.final)
-    bad = _different(worst_first(wrong), config.final)
+    good = _different(best_first(end for end in right if not end.failed), config.final_pairs)
+    bad = _different(worst_first(wrong), config.final_pairs)
     pairs = [(one, other) for one in good for other in bad if one.text != other.text]
     count(counts, "kept", len(pairs))
     count(counts, "same text on both sides", len(good) * len(bad) - len(pairs))
@@ -249,7 +249,7 @@ def _visited(ledger: TreeValues, config: CurationConfig) -> Iterator[int]:
             for child in nodes[node].children
             if right[child] and wrong[child]
         ]
-        if config.descend == "most-visited" and below:
+        if config.nodes == "most-visited" and below:
             below = [min(below, key=lambda child: (-nodes[child].visits, _text(ledger, child)))]
         layer = below
 
@@ -269,16 +269,16 @@ def _sides(ledger: TreeValues, node: int, config: CurationConfig) -> tuple[list[
 
     good, bad = ordered(-1, right), ordered(1, wrong)
     if len(good) == 1:
-        return good, [child for child in bad if child != good[0]][: config.alone]
+        return good, [child for child in bad if child != good[0]][: config.max_when_single]
     if len(bad) == 1:
-        return [child for child in good if child != bad[0]][: config.alone], bad
+        return [child for child in good if child != bad[0]][: config.max_when_single], bad
     return good[: config.positives], bad[: config.negatives]
 
 
 def _rules(ledger: TreeValues, config: CurationConfig) -> Rejects:
     """The conditions on a pair of children."""
-    best = ledger.best_right() if config.completions else []
-    worst = ledger.worst_wrong() if config.completions else []
+    best = ledger.best_right() if config.require_better_completion else []
+    worst = ledger.worst_wrong() if config.require_better_completion else []
 
     def rejects(chosen: int, rejected: int) -> str | None:
         one, other = _text(ledger, chosen), _text(ledger, rejected)
@@ -287,13 +287,13 @@ def _rules(ledger: TreeValues, config: CurationConfig) -> Rejects:
             return "same text on both sides"
         if difference <= 0:
             return "Q not higher"
-        if difference < config.margin:
+        if difference < config.min_q_gap:
             return "Q margin too small"
-        if config.edits and edit_distance(one, other) < config.edits:
+        if config.min_edit_distance and edit_distance(one, other) < config.min_edit_distance:
             return "texts too much alike"
-        if not config.reworded and _same_program(ledger, chosen, rejected):
+        if not config.allow_rewordings and _same_program(ledger, chosen, rejected):
             return "same program on both sides"
-        if config.completions and best[chosen] <= worst[rejected]:
+        if config.require_better_completion and best[chosen] <= worst[rejected]:
             return "completions not better"
         return None
 
