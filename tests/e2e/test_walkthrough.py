@@ -75,7 +75,7 @@ ELSEWHERE = {
     r"eval .*--check": "tests/integration/test_sanity.py",
     r"eval ": "tests/e2e/test_evaluation.py",
     r"evolve ": "tests/integration/test_evolution.py",
-    r"synthesise ": "tests/integration/test_synthesis.py",
+    r"synthesize ": "tests/integration/test_synthesis.py",
     r"models ": "tests/integration/models/test_hub.py",
 }
 """Of the other command lines, what runs the like: the first pattern that fits."""

@@ -132,7 +132,8 @@ def test_engines_from_data_sheets() -> None:
 
 
 def test_the_command() -> None:
-    args = "estimate-cluster --recipe smoke --problems 2000 --gpus 8xA100 --price 2 --tokens-per-second 3000"
+    args = "estimate-cluster --recipe smoke --problems 2000 --gpus 8xA100 --price 2"
+    args += " --tokens-per-second 3000"
     run = CliRunner().invoke(
         app, [*args.split(), "--cores", "8", "--programs-per-second", "5", "--json"]
     )
