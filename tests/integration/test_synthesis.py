@@ -172,7 +172,7 @@ def test_agreement_counts_what_the_evaluation_counts(whole: Path) -> None:
             tree = store.tree(row["id"], "sc@6")
             judged = replace(results[row["id"]], verdict=Verdict.RIGHT)
             problem = Problem(Question(row["id"], row["problem"]), row["answer"])
-            terms = RunTerms("sc", 6, "majority")
+            terms = RunTerms(6, "majority")
             reading = asyncio.run(
                 grade_result(problem, judged, tree, AnswerJudge(group, judge), terms)
             )

@@ -45,7 +45,6 @@ def test_every_preset_loads() -> None:
         ("model.rollouts=3", "the nearest is search.rollouts"),
         ("search.zzz=3", "search has strategy"),
         ("search.rollouts=0", "search.rollouts = 0 will not do"),
-        ("search.selection=last", "'uct-zero' or 'puct'"),
         ("servers.gpus=0", 'servers.gpus = 0 will not do: it is a list, as ["a", "b"].'),
         ("actions.enabled=['A4']", "will not do: a path can end only by A1, A2 or A3"),
         ("rollouts=3", "not section.key=value"),

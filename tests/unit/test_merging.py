@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from rstar_math.config import SearchConfig
+from rstar_math.config import Config, SearchConfig
 from rstar_math.search import ROOT, SearchComponents, Tree, grow, sample_chains
 from rstar_math.search.programs import step_key
+from rstar_math.search.strategies import Strategy
+from rstar_math.solver.components import Components
 from rstar_math.testing import ScriptedPolicy
 from rstar_math.types import Question, Step
 from tests.unit.toy import QUESTION, DirectExecutor, Equals, script
@@ -77,3 +79,13 @@ def test_chains_without_a_verifier_stay_apart() -> None:
     asyncio.run(sample_chains(tree, 6, parts=parts, config=SearchConfig()))
     assert len(tree.nodes[ROOT].children) == 6
     assert all(node.verdict is None for node in tree)
+
+
+def test_a_guided_search_by_chains_is_given_the_verifier() -> None:
+    async def group(answers: Sequence[str]) -> list[int]:
+        return [0 for _ in answers]
+
+    policy = ScriptedPolicy(script)
+    parts = Components(Config(), policy, policy, DirectExecutor(), group)
+    verifier = Equals("17")
+    assert parts.parts(Strategy("sc", 8), SearchConfig(), verifier).verifier is verifier

@@ -18,7 +18,7 @@ from rstar_math.runs.execute import Searcher, solve_problems
 from rstar_math.runs.merging import Shard, pin_shard
 from rstar_math.runs.results import PackedResult, default_conditions, run_conditions
 from rstar_math.runs.store import RunStore
-from rstar_math.search.strategies import SCORED, Strategy, missing_scorer_error
+from rstar_math.search.strategies import Strategy, missing_scorer_error
 from rstar_math.types import Problem, Verdict
 
 
@@ -119,7 +119,7 @@ class OpenJob:
 def open_job(job: Job, config: Config) -> Iterator[OpenJob]:
     """The job with its run open; the problems are read before anything is started."""
     for strategy in job.strategies:
-        if strategy.kind in SCORED and config.search.scorer == "none":
+        if strategy.spec.scorer == "required" and config.search.scorer == "none":
             raise missing_scorer_error(strategy.kind)
     problems = _problems(job)
     positions = None

@@ -3,6 +3,7 @@
 import tomllib
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,18 @@ from rstar_math.errors import ConfigError
 
 _OWN = {LOCAL: "laptop", TRAINED: "trained"}
 """The presets that models come with."""
+
+
+def import_object(name: str) -> Any:
+    """The object that "package.module:name" stands for. Raises `ConfigError` where it cannot be
+    imported."""
+    module, _, attribute = name.partition(":")
+    try:
+        return getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"{name} cannot be imported ({error}); use package.module:NAME of an installed module."
+        ) from error
 
 
 def load_config(

@@ -198,10 +198,11 @@ class SearchConfig(Section):
     """Most steps of a path (paper: 16)."""
     exploration: float = Field(2.0, ge=0)
     """Weight of exploration in UCT (rStar-Math's code: 2)."""
-    selection: Literal["auto", "uct", "uct-zero", "puct"] = "auto"
-    """Which child to walk to: by UCT with unvisited children first (standard), by UCT with those
-    valued 0 (rStar-Math's code), or by PUCT (AlphaZero) with the share of samples as prior; "auto"
-    is UCT where a scorer or verifier gives values, and PUCT where there are none to go by."""
+    selection: str = "auto"
+    """The rule that chooses a child: "uct" (unvisited children first), "uct-zero" (unvisited
+    children have value 0, as in rStar-Math's code), "puct" (AlphaZero; the share of samples is the
+    prior), "module:rule" for your own, or "auto": UCT where a scorer or verifier gives values,
+    else PUCT."""
     tie_break: Literal["first", "random"] = "first"
     """Which of equally good children to walk to. "random" is rStar's: an unexplored child at random
     first, and random moves below it (its simulation phase)."""
@@ -218,9 +219,9 @@ class SearchConfig(Section):
     max_code_errors: int = Field(1, ge=1)
     """Failed steps in a row that end a path (rStar-Math's code: 2 in the bootstrap round, else
     1)."""
-    scorer: Literal["none", "self", "ppm"] = "none"
-    """What values steps: nothing, the model's own judgement (as in Tree of Thoughts), or a trained
-    process preference model, `search.ppm`."""
+    scorer: str = "none"
+    """What values steps: "none", "self" (the model judges its own steps, as in Tree of Thoughts),
+    "ppm" (a trained process preference model, `search.ppm`), or "module:factory" for your own."""
     ppm: str | None = None
     """A process preference model: "trained" (this package's own, of the embedded model; hf:trained
     or vllm:trained where torch or vLLM runs it), the folder that `rstar train ppm` wrote,

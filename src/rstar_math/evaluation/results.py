@@ -14,7 +14,7 @@ from rstar_math.evaluation.metrics import Attempt, Summary, summarise
 from rstar_math.protocols import AnswerGrouper
 from rstar_math.runs.results import Result
 from rstar_math.runs.store import RunStore
-from rstar_math.search.strategies import ACTIONS, parse_strategies
+from rstar_math.search.strategies import parse_strategies
 from rstar_math.search.tree import ROOT, Tree
 from rstar_math.search.voting import RULES, Vote, top_k_of_runs, votes_of
 from rstar_math.types import Problem, Verdict
@@ -26,7 +26,6 @@ _POINTS = 40
 TOP = "top-of-runs"
 _BY_VOTES = ("majority", "paths")
 """The rules that ask for no values."""
-_CHAINS = ("greedy", "sc", "bon")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +73,14 @@ class AnswerJudge:
 class RunTerms:
     """What a strategy's results were made under."""
 
-    kind: str
-    n: int | None
+    chains: int | None
+    """Chains that were asked for; None for a tree search."""
     rule: str
     keep: int = 4
     budgeted: bool = False
     """Whether a budget of tokens decided how many attempts there are."""
+    by_action: bool = False
+    """Whether paths are sequences of rStar's actions."""
 
 
 async def grade_result(
@@ -106,7 +107,7 @@ async def grade_result(
         any_right=right or any(verdicts.values()),
         attempts=_attempts(found, terms),
         course=await _course(found, terms, result, right),
-        steps=_steps(found, shares=terms.kind in ACTIONS),
+        steps=_steps(found, shares=terms.by_action),
         by_rule=await _by_rule(found, terms),
     )
 
@@ -167,7 +168,7 @@ def _attempts(found: _Found, terms: RunTerms) -> tuple[Attempt, ...]:
             lead = max(members, key=lambda at: votes[found.groups[at]])
         value = found.cast[lead].value if scored else None
         attempts.append(Attempt(found.groups[lead], found.right[lead], value))
-    planned = (terms.n or 1) if terms.kind in _CHAINS else tree.runs
+    planned = tree.runs if terms.chains is None else terms.chains
     silent = max(planned, tree.runs, len(attempts)) - len(attempts)
     return (*attempts, *[Attempt(None)] * silent)
 
@@ -317,22 +318,20 @@ async def _readings(
 
 def terms_of(strategy: str, conditions: dict[str, Any], *, scored: bool) -> RunTerms:
     """How a strategy chose and how often it tried, by the conditions of its run; as
-    `search.strategies.answer_rule` has it. A name from a later version gives an unknown rule."""
+    `search.strategies.answer_rule` has it. A strategy that is unknown here gives an unknown
+    rule."""
     rule = conditions.get("search.answer")
     keep = int(conditions.get("search.top_k") or 4)
     budgeted = conditions.get("search.token_budget") is not None
     try:
         (parsed,) = parse_strategies(strategy)
+        spec = parsed.spec
     except ConfigError:
-        return RunTerms(strategy, None, str(rule or "unknown"), keep, budgeted)
+        return RunTerms(None, str(rule or "unknown"), keep, budgeted)
     if rule is None:
-        rule = "majority"
-        if scored and parsed.kind not in ("greedy", "sc"):
-            rule = {"dvts": "weighted", "rap": "weighted", "mcts": "top-of-runs"}.get(
-                parsed.kind, "best"
-            )
-    n = parsed.n if parsed.kind in _CHAINS else None
-    return RunTerms(parsed.kind, n, str(rule), keep, budgeted)
+        rule = spec.scored_rule if scored and spec.scored_rule else "majority"
+    chains = (parsed.n or 1) if spec.is_chain else None
+    return RunTerms(chains, str(rule), keep, budgeted, spec.policy == "actions")
 
 
 def seeds_pooled(runs: Sequence[Run], series: Sequence[Series]) -> list[list[Series]]:

@@ -324,9 +324,9 @@ class _Estimator:
     def _of(self, strategy: Strategy) -> CostProfile:
         """What a strategy takes on a problem."""
         section = self.recipe.evaluation
-        if strategy.kind == "greedy":
+        if strategy.is_greedy:
             return self.pilot.whole
-        if strategy.kind in ("sc", "bon"):
+        if strategy.spec.is_chain:
             return self.pilot.sampled(strategy.n or 1)
         rollouts = (strategy.n or section.rollouts) * (strategy.runs or 1)
         wide = self.pilot.rollout.wider(section.candidates / self.pilot.candidates)

@@ -8,7 +8,7 @@ from rstar_math.config.sections import Config
 from rstar_math.prompts.families import load_action_prompts
 from rstar_math.runs.results import PackedResult
 from rstar_math.runs.store import RunStore
-from rstar_math.search.strategies import WORDS, Strategy
+from rstar_math.search.strategies import Strategy
 from rstar_math.types import Problem
 
 ResultCallback = Callable[[Problem, PackedResult], None]
@@ -72,9 +72,9 @@ async def solve_problems(
     """
     if searchers.model_name is not None:
         store.require_fact("model", searchers.model_name)
-    if strategy.kind in ("rstar", "peer") and searchers.discriminator_name is not None:
+    if strategy.spec.uses_discriminator and searchers.discriminator_name is not None:
         store.require_fact("discriminator", searchers.discriminator_name)
-    if strategy.kind in WORDS:
+    if strategy.spec.uses_prompt_set:
         store.require_fact(
             "prompts", load_action_prompts(searchers.config.actions.prompt_set).digest
         )

@@ -1,25 +1,26 @@
 """Monte Carlo tree search over reasoning steps (rStar-Math, arXiv:2501.04519, section 3).
 
-A rollout is one walk from the root that expands one layer per depth until nothing is left to go
-on with. rStar-Math has no separate simulation phase, and values come from all ends that are found.
-In rStar (arXiv:2408.06195, section 3.2) the part of a walk below what was there is its simulation,
-at random moves, and only the end that it comes to counts: `search.tie_break` and `search.backup`.
+A rollout descends from the root to a leaf by the selection rule. If the leaf is not expanded, K
+next steps are sampled, executed and scored, and the descent goes on until nothing is left to
+expand. rStar-Math has no separate simulation phase: every answer that is found is backed up. In
+rStar (arXiv:2408.06195, section 3.2) the part of a rollout below the known tree is its simulation,
+with random moves, and only the answer it ends at is backed up (`search.tie_break`,
+`search.backup`).
 
-Several rollouts may be in flight at once. Each takes up its walk again in the order in which the
-walks got to wait, never in the order in which answers arrive: the tree depends on the answers and
-on how many walks are in flight, and on no clock.
+Several rollouts may be in flight at once. Each continues in the order in which the rollouts began
+to wait, never in the order in which answers arrive: the tree depends on the answers and on the
+number of rollouts in flight, and on no clock.
 """
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from rstar_math.config.sections import SearchConfig
 from rstar_math.protocols import Executor, Policy, Scorer, Verifier
 from rstar_math.search.expansion import Expansion, SearchComponents, add_children, end_value, expand
-from rstar_math.search.selection import select
+from rstar_math.search.selection import SelectionRule, best_children, selection_rule
 from rstar_math.search.tree import ROOT, Tree
 from rstar_math.search.voting import (
     StopCondition,
@@ -42,6 +43,7 @@ async def grow(
     scorer: Scorer | None = None,
     verifier: Verifier | None = None,
     config: SearchConfig,
+    select: SelectionRule | None = None,
     on_rollout: RolloutCallback | None = None,
     enough: StopCondition | None = None,
 ) -> None:
@@ -51,16 +53,28 @@ async def grow(
     With a verifier a path's end is worth +1 (right) or -1 (wrong), the terminal-guided values of
     the paper's first rounds; a verifier is for making training data, never for evaluation.
     Without one it is worth its score, else the share of votes behind it, else 0. With a scorer a
-    new node starts with its score as first value (PPM-augmented, the paper's later rounds). A
+    new node starts with its score as first value (PPM-augmented, the paper's later rounds).
+    `select` takes the place of the rule that `config.selection` names. A
     `ModelError` leaves the tree valid and as far as it got, and so does cancellation. What was
     asked for when the search stops is still put into the tree: it is paid for.
     """
-    search = _Search(tree, SearchComponents(policy, executor, scorer, verifier), config)
+    search = _Search(tree, SearchComponents(policy, executor, scorer, verifier), config, select)
+    waiting: deque[_InFlight] = deque()
     with track_tree_cost(tree):
         try:
-            while (walk := search.next_rollout()) is not None:
-                await search.advance(walk)
-                if walk.done:
+            while True:
+                while search.may_start(len(waiting)):
+                    rollout = search.rollout(search.start())
+                    waiting.append(_InFlight(rollout, next(rollout)))
+                if not waiting:
+                    return
+                one = waiting.popleft()
+                await search.expand(one.leaf)
+                done = search.done
+                leaf = next(one.rollout, None)
+                if leaf is not None:
+                    waiting.append(_InFlight(one.rollout, leaf))
+                elif search.done > done:
                     if on_rollout is not None:
                         on_rollout(tree)
                     if enough is not None and await search.is_decided(enough):
@@ -69,113 +83,125 @@ async def grow(
             await search.cancel_pending()
 
 
-@dataclass(slots=True, eq=False)
-class _Rollout:
-    """A rollout under way: the nodes it went through, the last of which it may be waiting at."""
+class _InFlight(NamedTuple):
+    """A rollout under way."""
 
-    number: int
-    """Counted from 0 over all calls of `grow`; what its random moves are drawn by."""
-    path: list[int] = field(default_factory=lambda: [ROOT])
-    done: bool = False
+    rollout: Iterator[int]
+    leaf: int
+    """The node whose expansion it waits for."""
 
 
 class _Search:
-    """One call of `grow`: the walks in flight and the expansions they wait for."""
+    """One call of `grow`: select, expand, back up."""
 
-    def __init__(self, tree: Tree, parts: SearchComponents, config: SearchConfig) -> None:
-        if config.selection == "auto":
-            valued = parts.scorer is not None or parts.verifier is not None
-            config = config.model_copy(update={"selection": "uct" if valued else "puct"})
+    def __init__(
+        self,
+        tree: Tree,
+        parts: SearchComponents,
+        config: SearchConfig,
+        select: SelectionRule | None,
+    ) -> None:
+        valued = parts.scorer is not None or parts.verifier is not None
+        self.rule = select or selection_rule(config.selection, valued=valued)
         self.tree, self.parts, self.config = tree, parts, config
         self.stopping = False
         self.before = tree.rollouts
         self.started = 0
         self.done = 0
         self.budget = TokenBudget(config.token_budget)
-        self.rollouts: deque[_Rollout] = deque()
         self.in_flight_visits: Counter[int] = Counter()
-        """Walks in flight through a node: what virtual loss is counted by."""
+        """Rollouts in flight through a node, for virtual loss."""
         self.expansions: dict[int, tuple[int, asyncio.Task[Expansion]]] = {}
-        """By node: how many steps were asked for, and what brings them."""
+        """By node: the number of steps asked for, and the request."""
 
-    def next_rollout(self) -> _Rollout | None:
-        """The walk whose turn it is, after new ones were sent out; None at the end."""
-        while (
-            len(self.rollouts) < self.config.parallel_rollouts
+    def may_start(self, in_flight: int) -> bool:
+        """Whether another rollout may start beside those in flight."""
+        return (
+            in_flight < self.config.parallel_rollouts
             and self.started < self.config.rollouts
             and not self.stopping
             and not self.tree.nodes[ROOT].closed
-        ):
-            walk = _Rollout(self.before + self.started)
-            self.started += 1
-            self.in_flight_visits[ROOT] += 1
-            self.descend(walk)
-            self.rollouts.append(walk)
-        return self.rollouts.popleft() if self.rollouts else None
+        )
 
-    async def advance(self, walk: _Rollout) -> None:
-        """Wait for the expansion that a walk stands before, and take the walk to the next one or
-        to its end."""
-        at = walk.path[-1]
-        if at in self.expansions:
-            k, task = self.expansions[at]
-            found = await task
-            del self.expansions[at]
-            add_children(self.tree, at, found, self.config)
-            self.budget.settle(k, spent_tokens(found.cost, self.config))
-        if self.budget.exhausted:
-            self.stopping = True
-        if self.stopping:
-            self.release(walk)
-        elif self.descend(walk):
-            self.rollouts.append(walk)
-        else:
-            self.finish(walk)
+    def start(self) -> int:
+        """The number of a new rollout, counted from 0 over all calls of `grow`."""
+        self.started += 1
+        return self.before + self.started - 1
 
-    def descend(self, walk: _Rollout) -> bool:
-        """Go down by the selection rule to a node that is not expanded, and have it expanded;
-        False where the walk has come to its end."""
-        index = walk.path[-1]
-        # A walk whose end counts may go to an end that is known; others look for new ones.
-        revisits = self.config.backup == "rollout"
+    def rollout(self, number: int) -> Iterator[int]:
+        """One rollout from the root to an end. Yields each leaf to expand, and continues once it
+        is expanded; it is dropped where the search stops meanwhile."""
+        path = [ROOT]
+        self.in_flight_visits[ROOT] += 1
+        self.descend(number, path)
         while True:
-            node = self.tree.nodes[index]
-            if not node.expanded:
-                if node.closed:
-                    return False
-                if index not in self.expansions:
-                    k = self.budget.reserve(self.config.candidates)
-                    self.expansions[index] = (k, asyncio.create_task(self.expand(index, k)))
-                return True
+            yield path[-1]
+            if self.stopping or not self.descend(number, path):
+                break
+        self.in_flight_visits.subtract(path)
+        if not self.stopping:
+            self.back_up(path)
+
+    def descend(self, number: int, path: list[int]) -> bool:
+        """Extend a path by the selection rule to a leaf, and request its expansion; False where
+        the path has come to its end."""
+        # A rollout whose own end counts may revisit a known end; others look for new ones.
+        revisits = self.config.backup == "rollout"
+        while (node := self.tree.nodes[path[-1]]).expanded:
             children = [c for c in node.children if revisits or not self.tree.nodes[c].closed]
             if not children:
                 return False
-            index = self.choose(walk, index, children)
-            self.in_flight_visits[index] += 1
-            walk.path.append(index)
+            child = self.choose(number, path[-1], children)
+            self.in_flight_visits[child] += 1
+            path.append(child)
+        if node.closed:
+            return False
+        self.request(path[-1])
+        return True
 
-    def choose(self, walk: _Rollout, index: int, children: list[int]) -> int:
-        """The child of a node to walk to."""
-        best = select(self.tree, index, children, self.in_flight_visits, self.config)
+    def choose(self, number: int, index: int, children: list[int]) -> int:
+        """The child of a node to descend to."""
+        best = best_children(
+            self.tree,
+            index,
+            children,
+            self.rule,
+            in_flight=self.in_flight_visits,
+            exploration=self.config.exploration,
+        )
         if len(best) == 1 or self.config.tie_break == "first":
             return best[0]
-        return best[derive(self.config.seed, self.tree.question.id, walk.number, index) % len(best)]
+        return best[derive(self.config.seed, self.tree.question.id, number, index) % len(best)]
 
-    def expand(self, index: int, k: int) -> Coroutine[Any, Any, Expansion]:
-        """The expansion of a node to k steps; its seed depends on the tree alone."""
+    def request(self, index: int) -> None:
+        """Ask for the next steps of a leaf, once; the seed depends on the tree alone."""
+        if index in self.expansions:
+            return
+        k = self.budget.reserve(self.config.candidates)
         question = self.tree.question
         seed = derive(self.config.seed, question.id, index)
         prefix, duplicates = self.tree.prefix(index), self.config.duplicates
-        return expand(question, prefix, self.parts, k, seed, duplicates=duplicates)
+        steps = expand(question, prefix, self.parts, k, seed, duplicates=duplicates)
+        self.expansions[index] = (k, asyncio.create_task(steps))
 
-    def finish(self, walk: _Rollout) -> None:
-        """Count a walk where it went, also where it came to nothing that has a value."""
-        self.release(walk)
-        walk.done = True
-        for index in walk.path:
+    async def expand(self, index: int) -> None:
+        """Wait for the requested steps of a leaf and add them to the tree, unless another rollout
+        has done so."""
+        if index in self.expansions:
+            k, task = self.expansions[index]
+            found = await task
+            del self.expansions[index]
+            add_children(self.tree, index, found, self.config)
+            self.budget.settle(k, spent_tokens(found.cost, self.config))
+        if self.budget.exhausted:
+            self.stopping = True
+
+    def back_up(self, path: list[int]) -> None:
+        """Count a finished rollout; with backup = "rollout", back up the value of its end."""
+        for index in path:
             self.tree.nodes[index].rollouts += 1
         if self.config.backup == "rollout":
-            end = walk.path[-1]
+            end = path[-1]
             guided = self.parts.verifier is not None
             value = end_value(self.tree.nodes[end], guided=guided)
             self.tree.backup(end, value or 0.0, self.config.discount)
@@ -192,12 +218,8 @@ class _Search:
         record_savings(left, self.config.token_budget, done=self.done, spent=self.budget.spent)
         return True
 
-    def release(self, walk: _Rollout) -> None:
-        """Take a walk out of the count of those in flight."""
-        self.in_flight_visits.subtract(walk.path)
-
     async def cancel_pending(self) -> None:
-        """End the expansions that nothing waits for any more."""
+        """End the requests that no rollout waits for any more."""
         tasks = [task for _, task in self.expansions.values()]
         for task in tasks:
             task.cancel()

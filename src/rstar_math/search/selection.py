@@ -1,11 +1,11 @@
 """Selection rules as pure functions of visit counts and values."""
 
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from rstar_math.config.sections import SearchConfig
+from rstar_math.config.loading import import_object
+from rstar_math.errors import ConfigError
 from rstar_math.search.tree import Tree
 
 
@@ -18,6 +18,10 @@ class ChildStats(NamedTuple):
     prior: float = 1.0
     """Share of the node's samples that were this child, in (0, 1]: the policy's probability of it
     as far as it was drawn."""
+    score: float | None = None
+    """The scorer's value, in [-1, 1]; None without a scorer."""
+    depth: int = 1
+    """Steps from the root."""
 
 
 def uct(child: ChildStats, parent_visits: int, c: float) -> float:
@@ -47,36 +51,56 @@ def puct(child: ChildStats, parent_visits: int, c: float) -> float:
     return (child.q or 0.0) + bonus
 
 
-Rule = Callable[[ChildStats, int, float], float]
-RULES: Mapping[str, Rule] = {"uct": uct, "uct-zero": uct_zero, "puct": puct}
+SelectionRule = Callable[[ChildStats, int, float], float]
+"""What a child is worth: its statistics, its parent's visits, `search.exploration`."""
+RULES: Mapping[str, SelectionRule] = {"uct": uct, "uct-zero": uct_zero, "puct": puct}
 """By the name that `search.selection` gives them."""
 
 
-def select(
-    tree: Tree, index: int, children: list[int], through: Counter[int], config: SearchConfig
-) -> list[int]:
-    """The children with the highest worth by `config.selection`, in order.
+def selection_rule(name: str, *, valued: bool = True) -> SelectionRule:
+    """The rule of a name of `RULES`, or "module:rule"; "auto" is UCT where nodes have values and
+    PUCT where they have none. Raises `ConfigError`."""
+    if name == "auto":
+        return uct if valued else puct
+    if name in RULES:
+        return RULES[name]
+    if ":" not in name:
+        known = ", ".join(("auto", *RULES))
+        raise ConfigError(f"Unknown search.selection {name!r}; use {known} or module:rule.")
+    rule: SelectionRule = import_object(name)
+    return rule
 
-    A child that was walked to and led to nothing that has a value counts as -1 here, so that the
-    search turns to its siblings; its Q stays unknown. Every walk in flight through a child counts
-    as one more visit worth -1 (virtual loss; Chaslot et al. 2008), so that walks spread.
+
+def best_children(
+    tree: Tree,
+    index: int,
+    children: list[int],
+    rule: SelectionRule,
+    *,
+    in_flight: Mapping[int, int],
+    exploration: float,
+) -> list[int]:
+    """The children of a node with the highest value by a rule, in order.
+
+    A visited child without a value counts as -1 here, so that the search turns to its siblings;
+    its Q stays unknown. Every rollout in flight through a child counts as one more visit with
+    value -1 (virtual loss; Chaslot et al. 2008), so that rollouts spread.
     """
-    rule = RULES[config.selection]
     parent = tree.nodes[index]
-    parent_visits = max(parent.visits, parent.rollouts) + through[index]
+    parent_visits = max(parent.visits, parent.rollouts) + in_flight[index]
     samples = sum(tree.nodes[child].count for child in parent.children)
 
-    def worth(child: int) -> float:
+    def value(child: int) -> float:
         node = tree.nodes[child]
-        flying = through[child]
+        flying = in_flight[child]
         visits = max(node.visits, node.rollouts)
         q = node.q if node.q is not None else -1.0 if visits else None
         if flying:
             q = (visits * (q or 0.0) - flying) / (visits + flying)
-        return rule(
-            ChildStats(q, visits + flying, node.count / samples), parent_visits, config.exploration
-        )
+        prior = node.count / samples
+        stats = ChildStats(q, visits + flying, prior, node.score, node.depth)
+        return rule(stats, parent_visits, exploration)
 
-    worths = [worth(child) for child in children]
-    most = max(worths)
-    return [child for child, value in zip(children, worths, strict=True) if value == most]
+    values = [value(child) for child in children]
+    best = max(values)
+    return [child for child, one in zip(children, values, strict=True) if one == best]

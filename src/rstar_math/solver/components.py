@@ -1,7 +1,11 @@
-"""What each strategy works with: with `solver.py` the only place that knows concrete classes."""
+"""The tables from which a strategy's components are built: policies, scorers, reviewers."""
 
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
+from rstar_math.config.loading import import_object
 from rstar_math.config.sections import Config, GradingConfig, SearchConfig
 from rstar_math.errors import ConfigError
 from rstar_math.grading.grader import Grader
@@ -17,14 +21,8 @@ from rstar_math.prompts.actions import solution_segments
 from rstar_math.prompts.families import load_action_prompts
 from rstar_math.protocols import AnswerGrouper, Completer, Executor, Policy, Scorer, Verifier
 from rstar_math.search.expansion import SearchComponents
-from rstar_math.search.strategies import (
-    ACTIONS,
-    CHAINS,
-    Reviewer,
-    Strategy,
-    discriminator_review,
-    scorer_review,
-)
+from rstar_math.search.review import Reviewer, discriminator_review, scorer_review
+from rstar_math.search.strategies import Strategy
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,39 +44,22 @@ class Components:
     def parts(
         self, strategy: Strategy, search: SearchConfig, verifier: Verifier | None
     ) -> SearchComponents:
-        """What a strategy searches with."""
-        kind, actions = strategy.kind, self.config.actions
-        policy, scorer = self.policy, self.scorer
-        if kind in ("greedy", "sc"):
-            policy, scorer = self.greedy if strategy.is_greedy else policy, None
-        elif kind in ("zero", "cot", "peer"):
-            model = self.require_model(kind, second=kind == "peer")
-            heat = 0.0 if strategy.is_greedy else None
-            policy = ChainPolicy(
-                model,
-                actions,
-                shots=kind != "zero",
-                temperature=heat,
-                conversation=conversation_for(self.config.policy, prompting_of(model)),
-            )
+        """What a strategy searches with. Raises `ConfigError`."""
+        spec = strategy.spec
+        policy = _entry(POLICIES, spec.policy, "policy")(self, strategy, search)
+        scorer = self.scorer
+        if spec.scorer == "none":
             scorer = None
-        elif kind in ACTIONS:
-            depth = self.search(strategy, search).max_depth
-            policy = ActionPolicy(self.require_model(kind), actions, group=self.group, depth=depth)
-            scorer = None
-        elif kind == "tot":
-            scorer = _judge(self.require_model(kind), search)
-        elif kind == "rap":
-            model = self.require_model(kind)
-            policy = SubQuestionPolicy(model, self.config.policy, depth=search.max_depth)
-            scorer = SubquestionScorer(model, seed=search.seed)
-        return SearchComponents(policy, self.executor, scorer, None if kind in CHAINS else verifier)
+        elif spec.scorer not in ("optional", "required"):
+            model = self.require_model(strategy.kind)
+            scorer = _entry(SCORERS, spec.scorer, "scorer")(model, search)
+        return SearchComponents(policy, self.executor, scorer, verifier)
 
     def search(self, strategy: Strategy, search: SearchConfig) -> SearchConfig:
         """The options that a strategy searches with: rStar's actions have a depth and a number of
         candidates of their own."""
         actions = self.config.actions
-        if strategy.kind not in ACTIONS:
+        if strategy.spec.policy != "actions":
             return search
         depth = actions.depth or load_action_prompts(actions.prompt_set).depth
         own = {"max_depth": depth, "candidates": actions.candidates}
@@ -86,20 +67,10 @@ class Components:
 
     def review(self, strategy: Strategy, search: SearchConfig) -> Reviewer | None:
         """The second look at what a strategy found, if it takes one."""
-        actions, mutual = self.config.actions, self.config.mutual
-        if strategy.kind == "verify":
-            verifier = SolutionVerifierScorer(
-                self.require_model("verify"), actions.prompt_set, seed=search.seed
-            )
-            return scorer_review(verifier, group=self.group)
-        if strategy.kind != "rstar":
+        name = strategy.spec.review
+        if name is None:
             return None
-        second = self.require_model("rstar", second=True)
-        talk = conversation_for(self.config.policy, prompting_of(second))
-        peer = ChainDiscriminator(second, actions, mutual, talk)
-        return discriminator_review(
-            peer, solution_segments, group=self.group, config=mutual, seed=search.seed
-        )
+        return _entry(REVIEWERS, name, "review")(self, strategy, search)
 
     def require_model(self, kind: str, *, second: bool = False) -> Completer:
         """The model itself, for a strategy that has more to ask it than for steps."""
@@ -112,11 +83,134 @@ class Components:
         return model
 
 
+T = TypeVar("T")
+
+
+def _entry(table: Mapping[str, T], name: str, what: str) -> T:
+    """An entry of a table. Raises `ConfigError` for a name that it does not have."""
+    if name not in table:
+        raise ConfigError(f"Unknown {what} {name!r} of a strategy; use {', '.join(table)}.")
+    return table[name]
+
+
+def _steps_policy(parts: Components, strategy: Strategy, search: SearchConfig) -> Policy:
+    return parts.greedy if strategy.is_greedy else parts.policy
+
+
+def _chain_policy(parts: Components, strategy: Strategy, search: SearchConfig) -> Policy:
+    model = parts.require_model(strategy.kind, second=strategy.spec.uses_discriminator)
+    return ChainPolicy(
+        model,
+        parts.config.actions,
+        shots=strategy.spec.sized,
+        temperature=0.0 if strategy.is_greedy else None,
+        conversation=conversation_for(parts.config.policy, prompting_of(model)),
+    )
+
+
+def _actions_policy(parts: Components, strategy: Strategy, search: SearchConfig) -> Policy:
+    depth = parts.search(strategy, search).max_depth
+    model = parts.require_model(strategy.kind)
+    return ActionPolicy(model, parts.config.actions, group=parts.group, depth=depth)
+
+
+def _subquestions_policy(parts: Components, strategy: Strategy, search: SearchConfig) -> Policy:
+    model = parts.require_model(strategy.kind)
+    return SubQuestionPolicy(model, parts.config.policy, depth=search.max_depth)
+
+
+POLICIES: dict[str, Callable[[Components, Strategy, SearchConfig], Policy]] = {
+    "steps": _steps_policy,
+    "chain": _chain_policy,
+    "actions": _actions_policy,
+    "subquestions": _subquestions_policy,
+}
+"""What proposes steps, by the name that `StrategySpec.policy` gives it."""
+
+
+def _self_scorer(model: Completer, search: SearchConfig) -> Scorer:
+    """The model as the judge of its own steps."""
+    return SelfEvaluator(model, check=search.self_check, seed=search.seed)
+
+
+def _subquestion_scorer(model: Completer, search: SearchConfig) -> Scorer:
+    return SubquestionScorer(model, seed=search.seed)
+
+
+SCORERS: dict[str, Callable[[Completer, SearchConfig], Scorer]] = {
+    "self": _self_scorer,
+    "subquestions": _subquestion_scorer,
+}
+"""Scorers that a strategy brings itself, by the name that `StrategySpec.scorer` gives them."""
+
+
+def _discriminator(parts: Components, strategy: Strategy, search: SearchConfig) -> Reviewer:
+    second = parts.require_model(strategy.kind, second=True)
+    conversation = conversation_for(parts.config.policy, prompting_of(second))
+    mutual = parts.config.mutual
+    peer = ChainDiscriminator(second, parts.config.actions, mutual, conversation)
+    return discriminator_review(
+        peer, solution_segments, group=parts.group, config=mutual, seed=search.seed
+    )
+
+
+def _verification(parts: Components, strategy: Strategy, search: SearchConfig) -> Reviewer:
+    model, prompts = parts.require_model(strategy.kind), parts.config.actions.prompt_set
+    verifier = SolutionVerifierScorer(model, prompts, seed=search.seed)
+    return scorer_review(verifier, group=parts.group)
+
+
+REVIEWERS: dict[str, Callable[[Components, Strategy, SearchConfig], Reviewer]] = {
+    "discriminator": _discriminator,
+    "verification": _verification,
+}
+"""Second looks, by the name that `StrategySpec.review` gives them."""
+
+ScorerFactory = Callable[[Config, Completer | None], AbstractAsyncContextManager[Scorer | None]]
+"""Opens a scorer for the time of a solver. The model is None where a policy was given instead."""
+
+
+@asynccontextmanager
+async def _no_scorer(config: Config, model: Completer | None) -> AsyncIterator[Scorer | None]:
+    yield None
+
+
+@asynccontextmanager
+async def _self_evaluation(config: Config, model: Completer | None) -> AsyncIterator[Scorer | None]:
+    yield None if model is None else _self_scorer(model, config.search)
+
+
+@asynccontextmanager
+async def _ppm(config: Config, model: Completer | None) -> AsyncIterator[Scorer | None]:
+    from rstar_math.ppm.remote import load_scorer
+
+    scorer = await load_scorer(config)
+    try:
+        yield scorer
+    finally:
+        await scorer.aclose()
+
+
+SCORER_FACTORIES: dict[str, ScorerFactory] = {
+    "none": _no_scorer,
+    "self": _self_evaluation,
+    "ppm": _ppm,
+}
+"""Scorers by the name that `search.scorer` gives them."""
+
+
+def scorer_factory(name: str) -> ScorerFactory:
+    """The factory of a scorer: a name of `SCORER_FACTORIES`, or "module:factory". Raises
+    `ConfigError`."""
+    if name in SCORER_FACTORIES:
+        return SCORER_FACTORIES[name]
+    if ":" not in name:
+        known = ", ".join(SCORER_FACTORIES)
+        raise ConfigError(f"Unknown search.scorer {name!r}; use {known} or module:factory.")
+    factory: ScorerFactory = import_object(name)
+    return factory
+
+
 def grader(config: GradingConfig) -> Grader:
     """Who decides, for stages that have answers and no model, whether they are right and equal."""
     return Grader(config)
-
-
-def _judge(model: Completer, search: SearchConfig) -> SelfEvaluator:
-    """The model as the judge of its own steps."""
-    return SelfEvaluator(model, check=search.self_check, seed=search.seed)

@@ -15,17 +15,15 @@ from rstar_math.llm.connect import connect
 from rstar_math.policies.completions import StepPolicy
 from rstar_math.protocols import AnswerGrouper, Completer, Executor, Policy, Scorer, Verifier
 from rstar_math.runs.results import PackedResult, pack_result
+from rstar_math.search.runner import choose, run_strategy
+from rstar_math.search.selection import selection_rule
 from rstar_math.search.strategies import (
-    ACTIONS,
-    CHAINS,
     Strategy,
     answer_rule,
-    choose,
-    run_strategy,
 )
 from rstar_math.search.tree import Tree
 from rstar_math.search.voting import Choice
-from rstar_math.solver.components import Components, _judge
+from rstar_math.solver.components import Components, scorer_factory
 from rstar_math.text import replace_surrogates
 from rstar_math.types import Problem, Question, Verdict
 
@@ -109,6 +107,7 @@ class Solver:
         from rstar_math.grading.grader import Grader
         from rstar_math.sandbox.executor import Sandbox
 
+        selection_rule(self.config.search.selection)
         policy, executor = self._given
         self._grader = await self._stack.enter_async_context(Grader(self.config.grading))
         if executor is None:
@@ -131,14 +130,9 @@ class Solver:
         self._kit = Components(self.config, warm, cold, executor, self.group, scorer, model, second)
 
     async def _open_scorer(self, model: Completer | None) -> Scorer | None:
-        """What the configuration has steps valued by."""
-        search = self.config.search
-        if search.scorer != "ppm":
-            return _judge(model, search) if search.scorer == "self" and model else None
-        from rstar_math.ppm.remote import load_scorer
-
-        scorer = await load_scorer(self.config)
-        self._stack.push_async_callback(scorer.aclose)
+        """The scorer that the configuration names."""
+        factory = scorer_factory(self.config.search.scorer)
+        scorer = await self._stack.enter_async_context(factory(self.config, model))
         self._remember_servers("ppm", scorer)
         return scorer
 
@@ -277,9 +271,9 @@ class Solver:
         search, model = self.config.search, self.config.model
         if search.parallel_problems is not None:
             return search.parallel_problems
-        if strategy.kind in CHAINS:
+        if strategy.spec.is_chain:
             each = strategy.n or (2 if model.embedded else 1)
-        elif strategy.kind in ACTIONS:
+        elif strategy.spec.policy == "actions":
             actions = self.config.actions
             each = actions.votes + 2 * actions.candidates if model.embedded else 4
         else:

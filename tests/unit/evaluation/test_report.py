@@ -250,7 +250,8 @@ def test_a_value_stands_for_a_chance_on_its_own_scale(kind: str, chances: list[f
         node.visits, node.value_sum, node.closed = 1, value, True
     choice = asyncio.run(majority(votes_of(tree), same_text))
     result = Result("q", kind, choice, Verdict.RIGHT, tree.cost, {})
-    problem, terms = Problem(tree.question, "2"), RunTerms(kind, 8, "majority")
+    problem = Problem(tree.question, "2")
+    terms = RunTerms(None, "majority", by_action=kind == "rstar")
     reading = asyncio.run(grade_result(problem, result, tree, GRADING, terms))
     assert [step.q for step in reading.steps] == pytest.approx(chances)
 
