@@ -251,6 +251,19 @@ def summaries(rows: Sequence[Summary]) -> Table:
     return table
 
 
+def listed_strategies(rows: Sequence[dict[str, Any]]) -> Table:
+    """The table of `rstar strategies`."""
+    table = Table(header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("name", "size", "scorer", "what it does"):
+        table.add_column(name, justify="right" if name == "size" else "left")
+    for row in rows:
+        size = "" if row["default_size"] is None else str(row["default_size"])
+        table.add_row(row["name"], size, row["scorer"], row["summary"])
+    table.caption_justify = "left"
+    table.caption = "Sizes follow @: sc@8, mcts@16; mcts@16x4 makes 4 runs. Yours: module:SPEC"
+    return table
+
+
 def listed_benchmarks(rows: Sequence[dict[str, Any]]) -> Table:
     """The table of `rstar benchmarks`."""
     table = Table(header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))

@@ -29,6 +29,29 @@ if TYPE_CHECKING:
     from rstar_math.types import Problem
 
 
+def strategies(as_json: AsJson = False) -> None:
+    """List the strategies: what each does, and its size.
+
+    Use one with: rstar solve --strategy NAME@SIZE
+    """
+    from rstar_math.cli import display
+    from rstar_math.search.strategies import STRATEGIES
+
+    rows = [
+        {
+            "name": name,
+            "default_size": spec.default_size,
+            "scorer": spec.scorer,
+            "summary": spec.summary,
+        }
+        for name, spec in STRATEGIES.items()
+    ]
+    if as_json:
+        print_json({"strategies": rows})
+    else:
+        display.out.print(display.listed_strategies(rows))
+
+
 def benchmarks(
     name: Annotated[
         str | None, typer.Argument(metavar="[NAME]", help="Say all about one of them.")
@@ -125,9 +148,8 @@ async def _write(runs: list[Path], out: Path, *, plots: bool, trees: bool) -> li
 Strategies = Annotated[
     str | None,
     typer.Option(
-        help="Comma-separated: greedy, sc@8, bon@8, beam@8, dvts@8, tot, rap, value, mcts, "
-        "mcts@16, mcts@16x4 (4 runs); in words: zero, cot, cot@8, gen@32, rstar@32, verify@32, "
-        "peer.",
+        help="Comma-separated names of rstar strategies, with sizes: greedy, sc@8, mcts@16, "
+        "mcts@16x4 (4 runs), rstar@32; or module:SPEC of your own.",
         show_default="greedy,sc@8 and mcts or the recipe's",
     ),
 ]

@@ -34,8 +34,8 @@ def solve(
     strategy: Annotated[
         str | None,
         typer.Option(
-            help="greedy, sc@8, bon@8, beam@8, dvts@8, tot, rap, value, mcts@16; in words instead "
-            "of programs: zero, cot, cot@8, gen@32, rstar@32, verify@32, peer.",
+            help="A name of rstar strategies, with a size: greedy, sc@8, mcts@16, rstar@32; or "
+            "module:SPEC of your own.",
             show_default="mcts, or the recipe's",
         ),
     ] = None,

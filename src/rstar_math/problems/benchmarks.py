@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from rstar_math.config.loading import import_object
 from rstar_math.errors import InputError, MissingDependencyError
 from rstar_math.problems.jsonl import problem_of, read_problems
 from rstar_math.problems.sources import is_source, read_source
@@ -34,7 +35,7 @@ class Hub:
     read: str
     """How the answer is taken out of it: "text"; "hashes", after the last ####; "boxed", the last
     box; "list", its parts joined by commas; "yesno", a truth value; "number", without .0; "unit",
-    without what stands in parentheses."""
+    without what stands in parentheses; "module:function" for your own (object -> str or None)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +71,33 @@ class Benchmark:
         return None
 
 
-@cache
+OWN_FILE_VARIABLE = "RSTAR_BENCHMARKS"
+"""Environment variable that names a TOML file with benchmarks of your own."""
+
+
 def benchmarks() -> tuple[Benchmark, ...]:
-    """All benchmarks, easier ones first."""
+    """All benchmarks, easier ones first, then those of the file that RSTAR_BENCHMARKS names: the
+    same `[[benchmark]]` tables. Raises `InputError` for a file that cannot be read."""
+    own = os.environ.get(OWN_FILE_VARIABLE)
+    return _packaged() + (_own(Path(own)) if own else ())
+
+
+@cache
+def _packaged() -> tuple[Benchmark, ...]:
     text = (files("rstar_math.problems") / "benchmarks.toml").read_text(encoding="utf-8")
     return tuple(_benchmark(entry) for entry in tomllib.loads(text)["benchmark"])
+
+
+def _own(path: Path) -> tuple[Benchmark, ...]:
+    """The benchmarks of a user's file."""
+    try:
+        entries = tomllib.loads(path.read_text(encoding="utf-8"))["benchmark"]
+        return tuple(_benchmark(dict(entry)) for entry in entries)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} ({OWN_FILE_VARIABLE}) is no file of benchmarks ({error}); it needs "
+            "[[benchmark]] tables with at least name, title, split and size."
+        ) from error
 
 
 def benchmark(name: str) -> Benchmark:
@@ -92,7 +115,8 @@ def _benchmark(entry: dict[str, object]) -> Benchmark:
     """One table of the data file."""
     hub = entry.pop("hub", None)
     assert hub is None or isinstance(hub, dict)
-    optional = {"rows": None, "sha256": None, "faults": ""}
+    optional = {"rows": None, "sha256": None, "faults": "", "answer": "", "licence": ""}
+    optional |= {"source": ""}
     return Benchmark(
         hub=None if hub is None else Hub(**{"config": None, "read": "text", **hub}),
         **(optional | entry),  # type: ignore[arg-type]
@@ -114,11 +138,13 @@ class Loaded:
 
 def load(name: str, *, folder: Path | None = None, limit: int | None = None) -> Loaded:
     """The problems of a benchmark (from `folder` or the one in RSTAR_DATA, else from the hub), or
-    of a source that `problems.sources` reads (`hf:NAME:CONFIG@SPLIT`, a file, ...); at most
-    `limit`.
+    of a source that `problems.sources` reads (`hf:NAME:CONFIG@SPLIT`, a file, ...), or that
+    "module:function" returns; at most `limit`.
 
     Raises `InputError`, or `MissingDependencyError` without the package that it takes.
     """
+    if re.fullmatch(r"[\w.]+:[A-Za-z_]\w*", name) and not is_source(name):
+        return Loaded(list(islice(_from_function(name), limit)), name)
     if is_source(name):
         return Loaded(read_source(name, limit), name)
     known = benchmark(name)
@@ -135,6 +161,14 @@ def load(name: str, *, folder: Path | None = None, limit: int | None = None) -> 
             f"and name that in {FOLDER_VARIABLE} or with --data (from: {known.source})."
         )
     return Loaded(from_hub(known.hub, known.name, limit), known.name, _fewer(known))
+
+
+def _from_function(name: str) -> Iterable[Problem]:
+    """The problems that "module:function" returns. Raises `ConfigError` and `InputError`."""
+    for problem in import_object(name)():
+        if not isinstance(problem, Problem):
+            raise InputError(f"{name} gave {type(problem).__name__}; it must give Problem objects.")
+        yield problem
 
 
 def from_hub(hub: Hub, name: str, limit: int | None = None) -> list[Problem]:
@@ -185,6 +219,9 @@ def answer_of(value: object, read: str) -> str | None:
         return "yes" if str(value).strip().lower() in ("true", "yes", "1") else "no"
     if read == "list" and isinstance(value, list | tuple):
         return ", ".join(str(part).strip().strip("$") for part in value)
+    if ":" in read:
+        own: str | None = import_object(read)(value)
+        return own
     text = str(value).strip()
     if read == "hashes":
         return text.rpartition("####")[2].strip().replace(",", "")

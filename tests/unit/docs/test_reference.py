@@ -45,7 +45,7 @@ def test_every_public_name_says_what_it_is(module: str) -> None:
 
 def test_every_command_and_key_and_name_is_on_its_page() -> None:
     assert set(made()) == {
-        f"docs/reference/{p}.md" for p in ("cli", "configuration", "api", "files")
+        f"docs/reference/{p}.md" for p in ("cli", "configuration", "strategies", "api", "files")
     }
     cli, keys = text("docs/reference/cli.md"), text("docs/reference/configuration.md")
     for verb, command in commands().items():

@@ -1,0 +1,71 @@
+"""The examples of extensions work from outside the package, through the command."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rstar_math.problems.benchmarks import answer_of, benchmark, load
+from rstar_math.testing import serving
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def answer(body: Mapping[str, Any]) -> list[str]:
+    """A program for a sum, in the format of plain prompts."""
+    prompt, n = str(body["prompt"]), int(body.get("n", 1))
+    if "<code/>" in prompt.rpartition("3 plus 5?")[2]:
+        return ["It is \\boxed{8}.\n<answer/>"] * n
+    return [f"# Add them ({at}).\nprint(3 + 5)\n<code/>" for at in range(n)]
+
+
+def rstar(*args: str) -> dict[str, Any]:
+    """What the command prints as JSON, with examples/ on the path."""
+    done = subprocess.run(
+        [sys.executable, "-m", "rstar_math.cli", *args, "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": f"{ROOT / 'examples'}:{ROOT / 'src'}"},
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--strategy", "extensions.strategy:SPEC@4"),
+        ("--set", "search.selection=extensions.selection_rule:cautious"),
+        ("--set", "search.scorer=extensions.scorer:brevity"),
+    ],
+    ids=["strategy", "selection-rule", "scorer"],
+)
+def test_an_extension_is_named_on_the_command_line(options: tuple[str, ...]) -> None:
+    small = ("--set", "search.rollouts=2", "--set", "search.candidates=2")
+    with serving(answer) as fake:
+        found = rstar("solve", "What is 3 plus 5?", "--model", fake.url, *small, *options)
+    assert found["answer"] == "8"
+
+
+def test_a_benchmark_as_a_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    found = load("extensions.benchmark:sums", limit=3)
+    assert [problem.reference for problem in found.problems] == ["16", "62", "108"]
+
+
+def test_a_benchmark_as_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    file = ROOT / "examples" / "extensions" / "benchmarks.toml"
+    monkeypatch.setenv("RSTAR_BENCHMARKS", str(file))
+    own = benchmark("sums")
+    assert (own.size, own.licence) == (20, "CC0")
+    assert own.hub is not None
+    assert answer_of("worked out: 16", own.hub.read) == "16"
+    assert benchmark("gsm8k").name == "gsm8k"
