@@ -1,6 +1,6 @@
 """From one worker to many: scaling, the driver's own load, and a run of 100,000 problems.
 
-    python benchmarks/scale.py [--json] [--part scaling|driver|store|simulation ...]
+    python benchmarks/scale.py [--json] [--part scaling|driver|store ...]
                                [--problems 100000] [--nodes 500] [--cluster ADDRESS]
 
 scaling     The project's own `Dispatch` over 1, 2, 4 and 8 workers in this process, each a `Solver`
@@ -10,9 +10,6 @@ scaling     The project's own `Dispatch` over 1, 2, 4 and 8 workers in this proc
             do eight times the computing. With --cluster the same over the workers of a Ray cluster.
 driver      512 simulated workers hand in packed searches of --nodes nodes as fast as the driver
             takes them: back through pickle as from another process, into a run on this disk.
-simulation  The discrete-event simulation of `rstar estimate-cluster` against the real run of one
-worker above,
-            and of 8 to 512 workers of 8 cores with a replica each, with the driver as measured.
 store       --problems problems through a run of small trees: added, opened again at every tenth,
             some searches kept one by one and the others in lots, then summed up and merged; memory,
             times and bytes a tree. Wall times hold the disk's, `cpu` is our own.
@@ -25,8 +22,6 @@ The last line with --json is one object of named figures:
     driver_ms                     its processor time for one, with the time of the disk in
                                   driver_wall_ms; pack_ms is what the worker pays for packing it
     tree_bytes                    of the run file, a tree of --nodes nodes
-    simulated_over_real           seconds, simulation over real run
-    simulated_efficiency_N        problems a second over N times those of one worker
     store_*_first, _middle, _last   with a tenth, a half and nine tenths of the problems finished
     store_*                         of the whole
 """
@@ -49,8 +44,6 @@ from rstar_math.config import Config, load_config
 from rstar_math.distributed import open_searcher
 from rstar_math.distributed.dispatch import Dispatch
 from rstar_math.evaluation.metrics import summarise
-from rstar_math.evolution.capacity import load_of, profile_of_run
-from rstar_math.evolution.simulation import Engine, Load, Machines, simulate
 from rstar_math.runs.execute import solve_problems
 from rstar_math.runs.merging import merge
 from rstar_math.runs.results import PackedResult, pack_result, run_conditions
@@ -102,7 +95,7 @@ class LocalHand:
         self.name, self.node = name, "here"
         self._here = LocalSearcher(solver)
 
-    def room(self, strategy: Strategy) -> int:
+    def capacity(self, strategy: Strategy) -> int:
         """See `dispatch.WorkerHandle`."""
         return FLIGHT
 
@@ -120,9 +113,8 @@ def config(url: str) -> Config:
     return load_config(None, settings, model=url)
 
 
-async def scaled(workers: int, count: int, url: str, run: Path) -> tuple[float, float]:
-    """Seconds, and our own processor seconds, for so many problems by so many workers in this
-    process."""
+async def scaled(workers: int, count: int, url: str, run: Path) -> float:
+    """Seconds for a number of problems by a number of workers in this process."""
     how = config(url)
     solvers = [Solver(how, executor=Cheap()) for _ in range(workers)]
     dispatch = Dispatch()
@@ -133,34 +125,25 @@ async def scaled(workers: int, count: int, url: str, run: Path) -> tuple[float, 
     try:
         with RunStore.open(run, run_conditions(how, guided=False)) as store:
             store.add_problems(problems(count))
-            began, cpu = time.monotonic(), time.thread_time()
+            began = time.monotonic()
             async for _, one in dispatch.iter_results(problems(count), MCTS, guided=False):
                 store.save_packed(one)
-            return time.monotonic() - began, time.thread_time() - cpu
+            return time.monotonic() - began
     finally:
         for solver in solvers:
             await solver.__aexit__(None, None, None)
 
 
 def scaling(folder: Path, delay: float) -> dict[str, float]:
-    """Problems a second by workers, and the simulation of one worker's run."""
+    """Problems a second by workers."""
     found: dict[str, float] = {"scaling_cores": len(os.sched_getaffinity(0))}
     rates: dict[int, float] = {}
     with serving(answer, delay_s=delay) as fake:
         for workers in (1, 2, 4, 8):
             run, count = folder / f"scaling-{workers}", 2 * FLIGHT * workers
-            seconds, cpu = asyncio.run(scaled(workers, count, fake.url, run))
+            seconds = asyncio.run(scaled(workers, count, fake.url, run))
             rates[workers] = count / seconds
             found[f"efficiency_{workers}"] = round(rates[workers] / rates[1] / workers, 3)
-            if workers == 1:
-                load = load_of(profile_of_run(run), count, 2, CANDIDATES)
-                engine = Engine(10**6, load.tokens / delay, 1e12)
-                load = Load(count, load.calls, load.samples, load.tokens, 0.0, 0.0)
-                nodes = count * load.calls * load.samples
-                own = {"node_ms": 1000 * cpu / nodes, "keep_ms": 0.0}
-                machines = Machines(engine, in_flight=FLIGHT, **own)
-                played = simulate(load, machines)
-                found["simulated_over_real"] = round(played.seconds / seconds, 3)
             note(f"{workers} workers: {rates[workers]:.2f} problems/s")
     return found
 
@@ -205,7 +188,7 @@ class Ready:
         self.name, self.node = name, "simulated"
         self._searches = searches
 
-    def room(self, strategy: Strategy) -> int:
+    def capacity(self, strategy: Strategy) -> int:
         """See `dispatch.WorkerHandle`."""
         return 2 * FLIGHT
 
@@ -255,22 +238,6 @@ def driver(folder: Path, nodes: int, count: int = 2000) -> dict[str, float]:
         "tree_bytes": round((path.stat().st_size - before) / count),
         "pickled_bytes": round(sum(map(len, searches)) / count),
     }
-
-
-def simulation(keep_ms: float) -> dict[str, float]:
-    """Workers of 8 cores with a replica each, by the simulation."""
-    found: dict[str, float] = {}
-    one = 0.0
-    for workers in (1, 8, 64, 512):
-        load = Load(400 * workers, calls=64, samples=8, tokens=60, programs=0.8)
-        machines = Machines(Engine(256, 72, 4320), workers, 8 * workers, workers, keep_ms=keep_ms)
-        played = simulate(load, machines)
-        rate = load.problems / played.seconds
-        one = one or rate
-        found[f"simulated_efficiency_{workers}"] = round(rate / one / workers, 3)
-        found[f"simulated_driver_busy_{workers}"] = round(played.busy["driver"], 4)
-        found[f"simulated_trees_a_minute_{workers}"] = round(60 * rate)
-    return found
 
 
 def memory() -> float:
@@ -358,7 +325,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=None)
     parser.add_argument("--cluster", default=None)
     args = parser.parse_args()
-    parts = args.part or ["scaling", "driver", "simulation", "store"]
+    parts = args.part or ["scaling", "driver", "store"]
     found: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="rstar-scale-", dir=args.folder) as name:
         folder = Path(name)
@@ -368,8 +335,6 @@ def main() -> None:
             found |= asyncio.run(on_ray(args.cluster, args.delay, folder))
         if "driver" in parts:
             found |= driver(folder, args.nodes)
-        if "simulation" in parts:
-            found |= simulation(found.get("driver_ms", 2.0))
         if "store" in parts:
             found |= store(folder, args.problems, nodes=20)
     for key, value in found.items():

@@ -196,7 +196,6 @@ def estimate_cluster(
     from rstar_math.distributed.ray_cluster import CORES
     from rstar_math.evolution import capacity
     from rstar_math.evolution.recipe import load_recipe
-    from rstar_math.evolution.simulation import Machines
 
     count, gpu = _gpus(gpus)
     engine = capacity.gpu_speed(gpu, params=params, slots=batch_size)
@@ -204,7 +203,7 @@ def estimate_cluster(
         engine = replace(engine, full=tokens_per_second)
     habits = capacity.WorkloadProfile() if run_file is None else capacity.profile_of_run(run_file)
     hands = cores or 8 * count
-    machines = Machines(
+    machines = capacity.Machines(
         engine,
         replicas=count,
         cores=hands,

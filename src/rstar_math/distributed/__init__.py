@@ -1,11 +1,10 @@
-"""The map over problems, on one machine or on many: workers search, one driver writes the run.
+"""Searching many problems on one machine or on a Ray cluster: workers search, one driver writes.
 
-    async with searching(config, "auto") as searchers:
-        await fill(searchers, store, strategy, problems)
+    async with open_searcher(config, "auto") as searcher:
+        await solve_problems(searcher, store, strategy, problems)
 
-`dispatch` hands out problems and takes them back from workers that are lost, `rays` finds workers
-on a Ray cluster, `worker` is what runs there. `capacity` reckons beforehand what a search would
-take, and `simulation` plays it. Trees are those of a local run, since seeds derive from content.
+`dispatch` hands out problems and takes them back from lost workers, `ray_cluster` finds workers,
+`ray_workers` runs in them. Trees are those of a local run, since seeds derive from content.
 """
 
 from collections.abc import AsyncGenerator

@@ -10,14 +10,11 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
-from math import log
 from pathlib import Path
-from statistics import pstdev
 from typing import Any
 
 from rstar_math.errors import ConfigError, InputError
 from rstar_math.evolution.recipe import RoundSection
-from rstar_math.evolution.simulation import Engine, Load, Machines, simulate
 from rstar_math.runs.store import RunStore
 from rstar_math.types import Cost
 
@@ -27,8 +24,70 @@ TFLOPS_SHARE = 0.4
 """Of a GPU's arithmetic that a model server gets; assumed."""
 KV_BYTES = 60_000
 """Of a token in the key-value cache of a 7B model with grouped queries (Qwen2.5: 57,344)."""
+START_AND_END = 1.1
+"""A whole search over the time of its bottleneck alone: at its beginning and end not all machines
+are busy. A discrete-event simulation (until version 0.1) gave 1.00 to 1.09 over 32 configurations,
+and was within 6 % of two real runs."""
 CONTEXT = 1000
 """Tokens that a sample attends to; assumed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """What one replica of a model server does."""
+
+    slots: int
+    """Samples decoded at once."""
+    single: float
+    """Tokens a second of one sample alone."""
+    full: float
+    """Tokens a second of all samples together, at most."""
+    prefill: float = 1e12
+    """Tokens a second that are read and not in the cache, or judged by a scorer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Machines:
+    """What there is to search with. Rates are measured where they can be."""
+
+    engine: Engine
+    replicas: int = 1
+    cores: int = 1
+    """For code that models wrote, over all nodes."""
+    workers: int = 1
+    """Processes that hold trees."""
+    programs: float = 100.0
+    """Programs a second and core (benchmarks/sandbox.py)."""
+    node_ms: float = 2.0
+    """Processor time of a worker for a node (benchmarks/saturation.py: own_cpu_ms_per_node)."""
+    keep_ms: float = 2.0
+    """Processor time of the driver for a finished search (benchmarks/scale.py: driver_ms)."""
+    in_flight: int | None = None
+    """Searches under way; by default those that fill the slots twice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Searches to be done: means of one problem."""
+
+    problems: int
+    calls: float
+    """Requests to the model."""
+    samples: float
+    """Samples of a request."""
+    tokens: float
+    """Tokens of a sample."""
+    programs: float = 1.0
+    """Programs run for a sample."""
+    read: float = 0.0
+    """Tokens read for a request that are in no cache, and judged by a scorer."""
+    side: int = 1
+    """Requests of one search that are under way together."""
+
+    @property
+    def sampled(self) -> float:
+        """Sampled tokens of all problems."""
+        return self.problems * self.calls * self.samples * self.tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +104,6 @@ class WorkloadProfile:
     """Programs run for a sample."""
     read: float = 60.0
     """Tokens read for a request that are in no cache."""
-    spread: float = 0.8
-    """Sigma of the log-normal lengths of samples; of a run's steps, in characters."""
-    varies: float = 0.3
-    """Standard deviation of a search's requests, over their mean."""
     measured: str | None = None
     """The run they were measured in; None where they are assumed."""
 
@@ -62,7 +117,7 @@ class CapacityPart:
     tokens: int
     """Sampled."""
     hours: float
-    """By the simulation."""
+    """The time of the bottleneck, times `START_AND_END`."""
     hours_alone: dict[str, float]
     """What each resource would take if nothing else held it up."""
     busy: dict[str, float]
@@ -125,7 +180,6 @@ def gpu_speed(gpu: str, *, params: float, slots: int) -> Engine:
 def profile_of_run(path: Path) -> WorkloadProfile:
     """What the searches of a run did. Raises `InputError` where it has none with rollouts."""
     costs: list[Cost] = []
-    lengths: list[float] = []
     rollouts = 0
     candidates = 1
     with RunStore.read(path) as store:
@@ -137,8 +191,6 @@ def profile_of_run(path: Path) -> WorkloadProfile:
                 costs.append(result.cost)
                 tree = store.tree(result.problem, name)
                 rollouts += tree.rollouts
-                texts = (node.step.text for node in tree.nodes if node.step)
-                lengths += [log(max(1, len(text))) for text in texts]
     whole = Cost.total(costs)
     if not (rollouts and whole.calls and whole.samples):
         raise InputError(f"{path} has no results of mcts; name a run of rstar search.")
@@ -148,8 +200,6 @@ def profile_of_run(path: Path) -> WorkloadProfile:
         tokens=whole.sampled_tokens / whole.samples,
         programs=whole.code_runs / whole.samples,
         read=(whole.sampled_tokens + whole.scorer_tokens) / whole.calls,
-        spread=pstdev(lengths) if lengths else 0.0,
-        varies=pstdev(cost.calls for cost in costs) * len(costs) / whole.calls,
         measured=str(path),
     )
 
@@ -163,8 +213,6 @@ def load_of(habits: WorkloadProfile, problems: int, rollouts: float, candidates:
         tokens=habits.tokens,
         programs=habits.programs,
         read=habits.read,
-        spread=habits.spread,
-        varies=habits.varies,
     )
 
 
@@ -208,18 +256,18 @@ def estimate_capacity(
 
 
 def part(name: str, load: Load, machines: Machines, gpus: int, price: float | None) -> CapacityPart:
-    """One pass, simulated. `price` is of a GPU for an hour."""
-    played = simulate(load, machines)
-    hours = played.seconds / 3600
+    """One pass: the time of its bottleneck, times `START_AND_END`. `price` is of a GPU for an
+    hour."""
     needs = {key: value / 3600 for key, value in resource_seconds(load, machines).items()}
     worst = max(needs, key=lambda key: needs[key])
+    hours = START_AND_END * needs[worst]
     return CapacityPart(
         name=name,
         problems=load.problems,
         tokens=round(load.sampled),
         hours=hours,
         hours_alone=needs,
-        busy=played.busy,
+        busy={key: value / hours if hours else 0.0 for key, value in needs.items()},
         bottleneck=worst,
         gpu_hours=hours * gpus,
         price=None if price is None else hours * gpus * price,

@@ -1,16 +1,18 @@
-"""The capacity model: queues whose answers are known, and plans that name what holds them up."""
+"""Estimates of a cluster's hours: what each resource needs, and which is the bottleneck."""
 
 import json
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from rstar_math.cli import app
 from rstar_math.errors import ConfigError
 from rstar_math.evolution.capacity import (
+    START_AND_END,
+    Engine,
+    Load,
+    Machines,
     WorkloadProfile,
     estimate_capacity,
     gpu_names,
@@ -20,82 +22,27 @@ from rstar_math.evolution.capacity import (
     resource_seconds,
 )
 from rstar_math.evolution.recipe import load_recipe
-from rstar_math.evolution.simulation import Clock, Engine, Line, Load, Machines, Replica, simulate
 
 ENGINE = Engine(slots=64, single=50.0, full=1600.0)
 LOAD = Load(problems=200, calls=12, samples=4, tokens=50, programs=0.5)
 AMPLE = Machines(ENGINE, cores=64, workers=64, node_ms=0.1, keep_ms=0.1)
 
 
-def test_a_line_serves_first_come_first_served() -> None:
-    clock = Clock()
-    line, ends = Line(clock, 2), []
-    for work in (3.0, 1.0, 1.0, 1.0):
-        line.take([work], lambda: ends.append(clock.now))
-    clock.run()
-    assert ends == [1.0, 2.0, 3.0, 3.0]
-    assert line.share(line.used, clock.now) == 1.0
-
-
-def test_samples_share_a_replica() -> None:
-    """Two samples of 100 and 200 tokens at 10 tokens a second alone and 15 together: the first is
-    done after 100 / 7.5 s, the second has 100 left and decodes them at 10."""
-    clock = Clock()
-    replica, ends = Replica(clock, Engine(slots=2, single=10.0, full=15.0)), []
-    replica.take([100.0, 200.0, 50.0], lambda: ends.append(clock.now))
-    clock.run()
-    first = 100 / 7.5
-    assert ends[0] == pytest.approx(first)
-    assert ends[1] == pytest.approx(first + 50 / 7.5)
-    assert ends[2] == pytest.approx(first + 50 / 7.5 + 50 / 10)
-
-
-@given(
-    count=st.integers(1, 40),
-    slots=st.integers(1, 16),
-    side=st.integers(1, 3),
-    flight=st.integers(1, 30),
-)
-@settings(max_examples=20, deadline=None)
-def test_no_search_is_faster_than_what_it_needs(
-    count: int, slots: int, side: int, flight: int
-) -> None:
-    load = replace(LOAD, problems=count, calls=4, side=side, spread=0.0)
-    machines = replace(AMPLE, engine=replace(ENGINE, slots=slots), in_flight=flight)
-    played = simulate(load, machines)
-    assert played.whole
-    assert all(0 <= share <= 1 + 1e-9 for share in played.busy.values())
-    needed = played.busy["servers"] * played.seconds
-    assert played.seconds >= needed - 1e-6
-    assert played.seconds >= load.tokens / ENGINE.single
-
-
-def test_what_is_scarce_is_what_the_time_goes_to() -> None:
-    """With one resource scarce, the simulation comes to what that one needs, a few hundredths
-    more for the beginning and the end."""
-    settings_ = {
-        "servers": replace(AMPLE),
+def test_the_scarcest_resource_is_the_bottleneck() -> None:
+    settings = {
+        "servers": AMPLE,
         "sandbox": replace(AMPLE, cores=1, programs=10.0),
         "trees": replace(AMPLE, workers=1, node_ms=40.0),
         "driver": replace(AMPLE, keep_ms=4000.0),
     }
-    for name, machines in settings_.items():
+    for name, machines in settings.items():
         load = replace(LOAD, problems=4000)
         needs = resource_seconds(load, machines)
-        assert max(needs, key=lambda key: needs[key]) == name
-        played = simulate(load, machines)
-        assert not played.whole
-        assert played.seconds == pytest.approx(needs[name], rel=0.12), name
-        assert played.busy[name] > 0.85
-
-
-def test_a_large_search_is_reckoned_from_its_steady_part() -> None:
-    load = replace(LOAD, problems=800)
-    whole = simulate(load, AMPLE, most=10**9)
-    cut = simulate(load, AMPLE, most=1)
-    assert whole.whole
-    assert not cut.whole
-    assert cut.seconds == pytest.approx(whole.seconds, rel=0.08)
+        found = part(name, load, machines, 2, None)
+        assert found.bottleneck == name
+        assert found.hours * 3600 == pytest.approx(START_AND_END * needs[name])
+        assert max(found.busy.values()) == pytest.approx(1 / START_AND_END)
+        assert found.gpu_hours == pytest.approx(2 * found.hours)
 
 
 def test_waiting_holds_up_too_few_searches() -> None:
