@@ -45,7 +45,7 @@ from rstar_math.training.batches import groups_of
 from rstar_math.training.curation import ALL_DATA, Data, SearchedProblem, curate
 from rstar_math.training.preference import train_preference
 from rstar_math.training.probe import train_probe
-from rstar_math.training.rows import OutcomeRow, PairRow, SolutionRow, ValueRow, rows_of
+from rstar_math.training.rows import OutcomeRow, PreferenceRow, SftRow, ValueRow, rows_of
 from rstar_math.training.settings import PolicyTraining, PreferenceTraining, ProbeTraining
 from rstar_math.training.sft import train_policy
 from rstar_math.types import Problem, Step
@@ -56,8 +56,8 @@ STEP_TOKENS = 1000
 """Tokens to a step of the optimiser."""
 RATE = 2e-3
 KINDS: dict[Data, Any] = {
-    "sft": SolutionRow,
-    "preference": PairRow,
+    "sft": SftRow,
+    "preference": PreferenceRow,
     "outcome": OutcomeRow,
     "value": ValueRow,
 }
@@ -195,7 +195,7 @@ async def _contests_of(toys: ToyWorld, problem: Problem) -> list[Contest]:
     return found
 
 
-def fine_tuned(rows: Sequence[SolutionRow], base: Path, out: Path, epochs: float = 2) -> None:
+def fine_tuned(rows: Sequence[SftRow], base: Path, out: Path, epochs: float = 2) -> None:
     """The policy that all scorers start from."""
     settings = PolicyTraining(
         learning_rate=1e-2,

@@ -25,14 +25,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rstar_math.training.rows import SolutionRow, solution_row
+from rstar_math.training.rows import SftRow, solution_row
 from rstar_math.types import Execution, ExecutionStatus, Question, Step
 
 NAMES = ("apples", "clips", "marbles", "books", "stamps", "tickets")
 SIDES = ("plain", "ours")
 
 
-def made_up(number: int) -> SolutionRow:
+def made_up(number: int) -> SftRow:
     """A solution of 2 to 7 steps."""
     rng = random.Random(number)
     count = rng.randint(2, 7)

@@ -26,7 +26,7 @@ from rstar_math.search.tree import Tree
 from rstar_math.testing import ToyWorld
 from rstar_math.training.curation import Curated, SearchedProblem, curate
 from rstar_math.training.preference import train_preference
-from rstar_math.training.rows import PairRow, rows_of
+from rstar_math.training.rows import PreferenceRow, rows_of
 from rstar_math.training.settings import PreferenceTraining
 from rstar_math.training.tiny_model import save_tiny_policy
 
@@ -53,14 +53,14 @@ async def searched(world: ToyWorld, count: int) -> Curated:
     return await curate(found, same_text)
 
 
-def pairs(seed: int, count: int) -> list[PairRow]:
+def pairs(seed: int, count: int) -> list[PreferenceRow]:
     """Step pairs of a world's first problems."""
     world = ToyWorld(steps=3, slip=0.0, trap=0.3, seed=seed)
     rows = rows_of(asyncio.run(searched(world, count)), "preference")
-    return [PairRow.model_validate(row.model_dump()) for row in rows]
+    return [PreferenceRow.model_validate(row.model_dump()) for row in rows]
 
 
-async def ranked(folder: Path, rows: Sequence[PairRow]) -> float:
+async def ranked(folder: Path, rows: Sequence[PreferenceRow]) -> float:
     """The share of pairs of which the preferred side gets the higher value."""
     scorer = LocalPPM.load(folder)
     chosen = await scorer.score_texts([row.prompt + row.chosen for row in rows])

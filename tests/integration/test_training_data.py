@@ -162,10 +162,10 @@ def test_options_reach_the_rules_and_the_mark(tmp_path: Path) -> None:
     )
     pairs = read_rows(out, PreferenceRow)
     assert pairs
-    assert all(row.q_chosen - row.q_rejected >= 1.5 for row in pairs)
+    assert all((row.q_chosen or 0.0) - (row.q_rejected or 0.0) >= 1.5 for row in pairs)
     assert {(row.kind, row.strategy) for row in pairs} == {("step", "mcts")}
     mark = read_manifest(out)
-    assert mark["config"]["descend"] == "most-visited"
+    assert mark["config"]["nodes"] == "most-visited"
     assert mark["origin"]["strategies"] == ["mcts"]
     with RunStore.read(run) as store:
         assert mark["origin"]["digest"] == store.digest()

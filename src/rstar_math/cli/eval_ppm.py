@@ -74,7 +74,7 @@ async def _judged(
 if TYPE_CHECKING:
     from rstar_math.ppm.remote import RemotePPM
     from rstar_math.ppm.scorer import LocalPPM
-    from rstar_math.training.rows import PairRow
+    from rstar_math.training.rows import PreferenceRow
 
     Scored = LocalPPM | RemotePPM
 Sampled = Annotated[
@@ -200,13 +200,15 @@ def _loaded(checkpoint: Path, base: str | None) -> "Scored":
     return LocalPPM.load(checkpoint, base=base)
 
 
-def _rows(checkpoint: Path, path: Path, limit: int | None, everything: bool) -> "list[PairRow]":
+def _rows(
+    checkpoint: Path, path: Path, limit: int | None, everything: bool
+) -> "list[PreferenceRow]":
     """A file's pairs; of problems that the model has not learned from."""
     from rstar_math.checkpoints.folders import read_notes
     from rstar_math.errors import InputError
-    from rstar_math.training.rows import PairRow, held_out, read_rows
+    from rstar_math.training.rows import PreferenceRow, held_out, read_rows
 
-    rows = read_rows(path, PairRow)
+    rows = read_rows(path, PreferenceRow)
     if not everything:
         notes = read_notes(checkpoint) if checkpoint.suffix != ".gguf" else {}
         settings = notes.get("settings")
@@ -221,7 +223,7 @@ def _rows(checkpoint: Path, path: Path, limit: int | None, everything: bool) -> 
     return rows[:limit]
 
 
-async def _ranked(scorer: "Scored", rows: "list[PairRow]") -> dict[str, Any]:
+async def _ranked(scorer: "Scored", rows: "list[PreferenceRow]") -> dict[str, Any]:
     """Ranking accuracy on pairs."""
     from rstar_math.training.batches import calibration_error, pair_calibration, ranking_accuracy
     from rstar_math.training.rows import for_model

@@ -12,7 +12,7 @@ from rstar_math.errors import ConfigError
 
 if TYPE_CHECKING:
     from rstar_math.training.memory import Plan
-    from rstar_math.training.rows import SolutionRow
+    from rstar_math.training.rows import SftRow
 
 app = typer.Typer(help="Train a policy or a preference model.", no_args_is_help=True)
 Base = Annotated[
@@ -65,12 +65,12 @@ def policy(
 
     A training that was stopped goes on when the same command is given again.
     """
-    from rstar_math.training.rows import SolutionRow, read_rows
+    from rstar_math.training.rows import SftRow, read_rows
     from rstar_math.training.settings import PolicyTraining
     from rstar_math.training.sft import plan_policy, train_policy
 
     settings = section_of(PolicyTraining, set_ or (), _EXAMPLE)
-    rows = _annotated(data) if annotated else read_rows(_file(data, "sft"), SolutionRow)
+    rows = _annotated(data) if annotated else read_rows(_file(data, "sft"), SftRow)
     if estimate:
         _print_plan(plan_policy(rows, base, settings), as_json)
         return
@@ -159,7 +159,7 @@ def _file(data: Path, name: str) -> Path:
     return path
 
 
-def _annotated(path: Path) -> "list[SolutionRow]":
+def _annotated(path: Path) -> "list[SftRow]":
     """The rows of a file of problems with annotated solutions; what is not used is counted."""
     from rstar_math.errors import InputError
     from rstar_math.problems.sources import read_solutions

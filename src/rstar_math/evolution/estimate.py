@@ -24,7 +24,7 @@ from rstar_math.prompts.grammar import FORMATS
 from rstar_math.prompts.templates import trained_prompt
 from rstar_math.search.strategies import Strategy, parse_strategies
 from rstar_math.solver.solver import Solver
-from rstar_math.training.rows import SolutionRow, annotated_rows
+from rstar_math.training.rows import SftRow, annotated_rows
 from rstar_math.training.sft import train_policy
 from rstar_math.types import Cost, Problem
 
@@ -138,7 +138,7 @@ async def _timed(
     return CostProfile(whole.calls, whole.sampled_tokens, monotonic() - began).times(share)
 
 
-def _rows(journal: ManifestStore, recipe: Recipe, problems: Sequence[Problem]) -> list[SolutionRow]:
+def _rows(journal: ManifestStore, recipe: Recipe, problems: Sequence[Problem]) -> list[SftRow]:
     """Solutions to train on: the annotated ones, or else something like a solution."""
     if recipe.rounds[0].data == "annotated":
         rows, _ = annotated_rows(
@@ -149,12 +149,12 @@ def _rows(journal: ManifestStore, recipe: Recipe, problems: Sequence[Problem]) -
             return rows
     text = "# Put the numbers of the question together.\nprint(1 + 2)\n<code/>\n" * 4
     return [
-        SolutionRow(prompt=trained_prompt(problem.question), completion=text, problem=problem.id)
+        SftRow(prompt=trained_prompt(problem.question), completion=text, problem=problem.id)
         for problem in problems
     ]
 
 
-def _training(recipe: Recipe, base: str, rows: Sequence[SolutionRow]) -> tuple[float, float]:
+def _training(recipe: Recipe, base: str, rows: Sequence[SftRow]) -> tuple[float, float]:
     """Tokens of a solution with its question, and tokens a second of a training."""
     tokenizer = load_tokenizer(base)
     shown = rows[:_SHOWN]

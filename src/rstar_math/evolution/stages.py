@@ -39,7 +39,7 @@ from rstar_math.search.strategies import Strategy
 from rstar_math.solver.components import grader
 from rstar_math.training.curation.curate import curate
 from rstar_math.training.dataset import DatasetSource, write_folder
-from rstar_math.training.rows import PairRow, SolutionRow, annotated_rows, read_rows
+from rstar_math.training.rows import PreferenceRow, SftRow, annotated_rows, read_rows
 from rstar_math.training.sft import run_launcher
 from rstar_math.types import Cost, Problem, Verdict
 
@@ -229,7 +229,7 @@ TINY = "tiny"
 _SHOWN, _VOCABULARY, _COPYING = 200, 512, 250
 """Of a tiny model: problems and solutions that its tokenizer is made from, its tokens, and the
 steps in which it learns to copy a number."""
-R = TypeVar("R", SolutionRow, PairRow)
+R = TypeVar("R", SftRow, PreferenceRow)
 _PREFIX = {"transformers": "hf:", "vllm": VLLM}
 Say = Callable[[str], None]
 
@@ -240,21 +240,21 @@ async def choose_data(
     """Curate a round's runs into `round-N/data`, and write what its models are trained on:
     solutions to `round-N/sft.jsonl`, pairs to `round-N/pairs.jsonl`."""
     report: Facts = {"left_out": {}}
-    rows: list[SolutionRow] = []
-    pairs: list[PairRow] = []
+    rows: list[SftRow] = []
+    pairs: list[PreferenceRow] = []
     if recipe.rounds[number - 1].data == "annotated":
         solved = solutions_in(journal)[: recipe.rounds[0].problems]
         rows, report["left_out"] = annotated_rows(solved, FORMATS[recipe.curation.format])
     else:
         report |= await _curated(journal, recipe, number, runs)
-        rows = _rows(journal.path(f"round-{number}", DATA, SFT), SolutionRow)
-        pairs = _rows(journal.path(f"round-{number}", DATA, "preference.jsonl"), PairRow)
+        rows = _rows(journal.path(f"round-{number}", DATA, SFT), SftRow)
+        pairs = _rows(journal.path(f"round-{number}", DATA, "preference.jsonl"), PreferenceRow)
     report["solutions"] = len(rows)
     report["problems"] = len({row.problem for row in rows})
     if recipe.train_on == "all_rounds":
         for before in range(number - 1, 0, -1):
-            rows += read_rows(journal.path(f"round-{before}", SFT), SolutionRow)
-            pairs += _rows(journal.path(f"round-{before}", DATA, "preference.jsonl"), PairRow)
+            rows += read_rows(journal.path(f"round-{before}", SFT), SftRow)
+            pairs += _rows(journal.path(f"round-{before}", DATA, "preference.jsonl"), PreferenceRow)
         doubted = {one["problem"] for one in report.get("unreliable", ())}
         doubted |= unreliable_in_earlier_rounds(journal, number)
         rows = [row for row in rows if row.problem not in doubted]
@@ -266,10 +266,10 @@ async def choose_data(
             "more rollouts, or begin with a stronger model (rounds.1.model) or annotated solutions."
         )
     path, other = (journal.path(f"round-{number}", name) for name in (SFT, PAIRS))
-    write_rows(path, SolutionRow, unique)
+    write_rows(path, SftRow, unique)
     hashes: Facts = {"file": file_digest(path), "pairs_file": None}
     if pairs:
-        write_rows(other, PairRow, pairs)
+        write_rows(other, PreferenceRow, pairs)
         hashes["pairs_file"] = file_digest(other)
         hashes["pairs_to_train_on"] = len(pairs)
     return {**report, "to_train_on": len(unique), **hashes}
@@ -316,7 +316,7 @@ def train_round_policy(
     if recipe.launcher:
         run_launcher(recipe.launcher, ["policy", str(data), "--base", base], out, sft, say=say)
     else:
-        train_policy(read_rows(data, SolutionRow), base, out, sft, say=say)
+        train_policy(read_rows(data, SftRow), base, out, sft, say=say)
     return _report(out)
 
 
@@ -340,7 +340,7 @@ def train_round_ppm(
         training += ["--objective", preference.objective]
         run_launcher(recipe.launcher, training, out, preference, say=say)
         return _report(out)
-    rows = read_rows(data, PairRow)
+    rows = read_rows(data, PreferenceRow)
     if recipe.ppm_probe:
         train_probe(rows, policy.folder, out, recipe.probe.model_copy(update=mode), say=say)
     else:

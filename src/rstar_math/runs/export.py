@@ -44,12 +44,17 @@ def write_rows(path: Path, model: type[BaseModel], rows: Iterable[BaseModel]) ->
 
 
 def read_file(path: Path, model: type[M]) -> list[M]:
-    """The rows of a file. Raises `InputError` naming the first line that is at fault and what is
-    wrong with it, and `MissingDependencyError`."""
+    """The rows of a file that `write_rows` wrote, with all columns. Raises `InputError` naming the
+    first line that is at fault and what is wrong with it, and `MissingDependencyError`."""
     number = 0
     found: list[M] = []
     try:
         for checked in _checked(path, model):
+            if lost := model.model_fields.keys() - checked.model_fields_set:
+                raise InputError(
+                    f"Line {number + 1} of {path} lacks the column {min(lost)}; make the data "
+                    "again with rstar curate."
+                )
             found.append(checked)
             number += 1
     except ValidationError as error:

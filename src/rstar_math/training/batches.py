@@ -9,7 +9,7 @@ from random import Random
 from typing import Any
 
 from rstar_math.ppm.token_tree import Row, TokenTree, batch
-from rstar_math.training.rows import OutcomeRow, PairRow, ValueRow
+from rstar_math.training.rows import OutcomeRow, PreferenceRow, ValueRow
 
 ALIGNED = 8
 """Micro-batches are padded to a multiple of so many tokens."""
@@ -182,7 +182,7 @@ def _cut(items: Sequence[int], size: int) -> list[tuple[int, ...]]:
     return [tuple(items[start : start + size]) for start in range(0, len(items), size)]
 
 
-Judged = PairRow | OutcomeRow | ValueRow
+Judged = PreferenceRow | OutcomeRow | ValueRow
 Member = tuple[Judged, list[tuple[int, ...]]]
 """A row and the tokens of its sides."""
 ROOM = 1024
@@ -237,7 +237,7 @@ def groups_of(
 def _parts(members: Sequence[Member]) -> Iterator[Sequence[Member]]:
     """Members that are run together. Those of one node's pairs stay together; outcomes and values
     are cut into parts, what begins alike side by side."""
-    if any(isinstance(row, PairRow) for row, _ in members):
+    if any(isinstance(row, PreferenceRow) for row, _ in members):
         yield members
         return
     part: list[Member] = []
@@ -254,7 +254,7 @@ def _parts(members: Sequence[Member]) -> Iterator[Sequence[Member]]:
 
 def _texts(row: Judged) -> list[str]:
     """What is valued in a row."""
-    if isinstance(row, PairRow):
+    if isinstance(row, PreferenceRow):
         return [row.prompt + row.chosen, row.prompt + row.rejected]
     return [row.prompt + row.completion]
 
@@ -266,7 +266,7 @@ def _group(problem: str, members: Sequence[Member], *, shared: bool) -> Group:
     places: dict[tuple[int, ...], int] = {}
     for row, sides in members:
         for side in sides:
-            if shared and isinstance(row, PairRow) and side in places:
+            if shared and isinstance(row, PreferenceRow) and side in places:
                 continue
             if not shared and ends:
                 trees.append(TokenTree())
@@ -275,7 +275,7 @@ def _group(problem: str, members: Sequence[Member], *, shared: bool) -> Group:
             if isinstance(row, OutcomeRow | ValueRow):
                 targets.append(float(row.label) if isinstance(row, OutcomeRow) else row.value)
                 weights.append(1.0)
-        if isinstance(row, PairRow):
+        if isinstance(row, PreferenceRow):
             pairs.append([places[side] for side in sides])
             weights.append(row.weight)
     return Group(

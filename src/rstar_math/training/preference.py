@@ -37,7 +37,7 @@ from rstar_math.training.memory import Plan, plan, require_memory
 from rstar_math.training.progress import Progress, watching
 from rstar_math.training.rows import (
     OutcomeRow,
-    PairRow,
+    PreferenceRow,
     ValueRow,
     fingerprint,
     held_out,
@@ -59,7 +59,7 @@ from rstar_math.training.trainer import (
     training_folder,
 )
 
-KINDS = {"ppm": PairRow, "orm": OutcomeRow, "pqm": ValueRow}
+KINDS = {"ppm": PreferenceRow, "orm": OutcomeRow, "pqm": ValueRow}
 """What each objective learns from."""
 
 
@@ -172,7 +172,7 @@ def _planned(groups: Sequence[Group], base: str, settings: PreferenceTraining) -
 
 def is_equal_pair(row: Judged) -> bool:
     """Whether a row is a pair with the same text on both sides, from which nothing is learned."""
-    return isinstance(row, PairRow) and row.chosen == row.rejected
+    return isinstance(row, PreferenceRow) and row.chosen == row.rejected
 
 
 def split(

@@ -21,7 +21,7 @@ from rstar_math.models.loading import (
 )
 from rstar_math.training.batches import Group, Judged, collate, groups_of, in_batches
 from rstar_math.training.preference import loss_sum, measured, split
-from rstar_math.training.rows import OutcomeRow, PairRow, fingerprint, render_rows
+from rstar_math.training.rows import OutcomeRow, PreferenceRow, fingerprint, render_rows
 from rstar_math.training.settings import ProbeTraining
 from rstar_math.training.trainer import on_gpu, require_training, set_malloc_limits
 
@@ -101,7 +101,7 @@ def _frozen(base: str, layers: Sequence[int]) -> tuple[Any, Any]:
 
 
 def _objective(row: Judged) -> str:
-    if isinstance(row, PairRow):
+    if isinstance(row, PreferenceRow):
         return "ppm"
     return "orm" if isinstance(row, OutcomeRow) else "pqm"
 

@@ -36,24 +36,27 @@ Value = Annotated[float, Field(ge=-1, le=1)]
 
 
 class Row(BaseModel):
-    """A line of training data: the columns that all kinds share."""
+    """A line of training data: the columns that all kinds share. The text columns are those that
+    TRL reads; the others say where a row comes from and have defaults, so that data from elsewhere
+    can be read. Other columns are ignored."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="ignore")
     data: ClassVar[Data]
 
     prompt: Text
     """The plain prompt; a continuation follows it directly, without a space or a new line
     between."""
-    question: Text
-    """The question alone: a trainer renders the prompt of its model from it and the prefix."""
-    format: Literal["fenced", "tags"]
+    question: Text = ""
+    """The question alone: a trainer renders the prompt of its model from it and the prefix. Empty
+    in data from elsewhere, whose prompts are used as they are."""
+    format: Literal["fenced", "tags"] = "tags"
     """How the steps are written."""
-    problem: Text
+    problem: Text = ""
     """The problem's id. Split by it, never by row."""
-    source: Text | None
-    strategy: Text
+    source: Text | None = None
+    strategy: Text = ""
     """The search that the row comes from."""
-    node: int = Field(ge=0)
+    node: int = Field(0, ge=0)
     """The last node of the row's path; of a pair, the node whose children are compared."""
 
 
@@ -61,53 +64,56 @@ class SftRow(Row):
     """A right solution to imitate (TRL: prompt-completion)."""
 
     data: ClassVar[Data] = "sft"
-    completion: Text
-    outputs: list[tuple[int, int]]
+    completion: Text = Field(min_length=1)
+    outputs: tuple[tuple[int, int], ...] = ()
     """Pieces of the completion that the interpreter wrote, as (start, end) in characters: not to
     be trained on."""
-    answer: Text
-    mean_q: Value | None
-    min_q: Value | None
+    answer: Text = ""
+    mean_q: Value | None = None
+    min_q: Value | None = None
 
 
 class PreferenceRow(Row):
     """A pair (TRL: preference with explicit prompt)."""
 
     data: ClassVar[Data] = "preference"
-    prefix: Text
+    problem: Text
+    prefix: Text = ""
     """The steps before the two sides; the prompt ends with it."""
-    chosen: Text
-    rejected: Text
-    kind: Literal["step", "final"]
+    chosen: Text = Field(min_length=1)
+    rejected: Text = Field(min_length=1)
+    kind: Literal["step", "final"] = "step"
     """Two next steps of one node, or two whole solutions."""
-    depth: int = Field(ge=0)
+    depth: int = Field(0, ge=0)
     """Steps in the prompt."""
-    q_chosen: Value
-    q_rejected: Value
-    weight: float = Field(gt=0, le=1)
+    q_chosen: Value | None = None
+    q_rejected: Value | None = None
+    weight: float = Field(1.0, gt=0)
     """Factor on the pair's loss; those of the step pairs of one node sum to 1, and those of the
     final pairs of one problem."""
-    chosen_node: int = Field(ge=0)
-    rejected_node: int = Field(ge=0)
-    rejected_strategy: Text
+    chosen_node: int = Field(0, ge=0)
+    rejected_node: int = Field(0, ge=0)
+    rejected_strategy: Text = ""
 
 
-class OutcomeDataRow(Row):
-    """A whole solution with its outcome, for an ORM."""
+class OutcomeRow(Row):
+    """A whole solution and whether its answer is right (ORM)."""
 
     data: ClassVar[Data] = "outcome"
-    completion: Text
+    problem: Text
+    completion: Text = Field(min_length=1)
     label: bool
     """Whether the answer is right."""
 
 
-class ValueDataRow(Row):
-    """The beginning of a solution with its Q, for a PQM."""
+class ValueRow(Row):
+    """The beginning of a solution with its Q (PQM)."""
 
     data: ClassVar[Data] = "value"
-    completion: Text
+    problem: Text
+    completion: Text = Field(min_length=1)
     value: Value
-    depth: int = Field(ge=1)
+    depth: int = Field(1, ge=1)
     """Steps in the completion."""
 
 
@@ -124,7 +130,7 @@ class StepsRow(Row):
 
 
 ROWS: dict[Data, type[Row]] = {
-    row.data: row for row in (SftRow, PreferenceRow, OutcomeDataRow, ValueDataRow, StepsRow)
+    row.data: row for row in (SftRow, PreferenceRow, OutcomeRow, ValueRow, StepsRow)
 }
 
 
@@ -188,7 +194,7 @@ def _preference_rows(found: Curated, step_format: StepFormat) -> Iterator[Row]:
 def _outcome_rows(found: Curated, step_format: StepFormat) -> Iterator[Row]:
     for one in found.outcomes:
         question = one.trajectory.question
-        yield OutcomeDataRow(
+        yield OutcomeRow(
             prompt=prompt_text(question),
             question=question.text.strip(),
             format=step_format.name,
@@ -203,7 +209,7 @@ def _outcome_rows(found: Curated, step_format: StepFormat) -> Iterator[Row]:
 
 def _value_rows(found: Curated, step_format: StepFormat) -> Iterator[Row]:
     for one in found.values:
-        yield ValueDataRow(
+        yield ValueRow(
             prompt=prompt_text(one.question),
             question=one.question.text.strip(),
             format=step_format.name,
@@ -237,60 +243,11 @@ def _steps_rows(found: Curated, step_format: StepFormat) -> Iterator[Row]:
 R = TypeVar("R", bound=BaseModel)
 
 
-class _Line(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    question: str = ""
-    """The question alone; "" in data of others, whose prompts are taken as they are."""
-    format: str = "tags"
-    """How the steps are written."""
-
-
-class SolutionRow(_Line):
-    """A solution to imitate (TRL: prompt-completion)."""
-
-    prompt: str
-    completion: str = Field(min_length=1)
-    outputs: tuple[tuple[int, int], ...] = ()
-    """Pieces of the completion that the interpreter wrote, (start, end) in characters."""
-    problem: str = ""
-
-
-class PairRow(_Line):
-    """Two continuations of a prompt (TRL: preference with explicit prompt)."""
-
-    prompt: str
-    prefix: str = ""
-    """The steps before the two sides."""
-    chosen: str = Field(min_length=1)
-    rejected: str = Field(min_length=1)
-    problem: str
-    weight: float = Field(1.0, gt=0)
-
-
-class OutcomeRow(_Line):
-    """A solution and whether its answer is right (ORM)."""
-
-    prompt: str
-    completion: str = Field(min_length=1)
-    problem: str
-    label: bool
-
-
-class ValueRow(_Line):
-    """The beginning of a solution and its Q in [-1, 1] (PQM)."""
-
-    prompt: str
-    completion: str = Field(min_length=1)
-    problem: str
-    value: float = Field(ge=-1, le=1)
-
-
 def solution_row(
     question: Question, steps: Sequence[Step], step_format: StepFormat = FENCED
-) -> SolutionRow:
+) -> SftRow:
     """The row of a solution."""
-    return SolutionRow(
+    return SftRow(
         prompt=prompt_text(question),
         question=question.text.strip(),
         format=step_format.name,
@@ -313,9 +270,9 @@ def output_spans(steps: Sequence[Step], step_format: StepFormat) -> list[tuple[i
 
 def annotated_rows(
     solved: Iterable[Solved], step_format: StepFormat = FENCED
-) -> tuple[list[SolutionRow], dict[str, int]]:
+) -> tuple[list[SftRow], dict[str, int]]:
     """Rows of annotated solutions (`problems.annotated`), and how many were left out, by reason."""
-    rows: list[SolutionRow] = []
+    rows: list[SftRow] = []
     reasons: Counter[str] = Counter()
     for one in solved:
         found = annotated_steps(one.text, one.solution, one.answer)
@@ -334,11 +291,11 @@ def for_model(rows: Sequence[R], renderer: Renderer) -> list[R]:
 
 
 def _for_model(row: R, renderer: Renderer) -> R:
-    if not isinstance(row, _Line) or not row.question:
+    if not isinstance(row, Row) or not row.question:
         return row
-    prefix = row.prefix if isinstance(row, PairRow) else ""
+    prefix = row.prefix if isinstance(row, PreferenceRow) else ""
     update = {"prompt": rendered_prompt(renderer, row.question, prefix)}
-    if isinstance(row, SolutionRow):
+    if isinstance(row, SftRow):
         update["completion"] = row.completion + renderer.end_of_turn
     return row.model_copy(update=update)
 
@@ -362,7 +319,7 @@ def renderer_of_rows(
     """How a model with this tokenizer is trained on rows: in chat where it has a template and the
     rows say their questions ("auto"), in the format the rows are written in. Raises `InputError`
     for rows of several formats, and for chat where it cannot be."""
-    lines = [row for row in rows if isinstance(row, _Line)]
+    lines = [row for row in rows if isinstance(row, Row)]
     formats = {line.format for line in lines}
     if len(formats) > 1:
         raise InputError(

@@ -28,7 +28,7 @@ from rstar_math.training.chunked_loss import cross_entropy_sum
 from rstar_math.training.lora_targets import is_transposed, layer_matrices, lora_targets
 from rstar_math.training.memory import Plan, plan, require_memory
 from rstar_math.training.progress import Progress, watching
-from rstar_math.training.rows import SolutionRow, fingerprint, render_rows
+from rstar_math.training.rows import SftRow, fingerprint, render_rows
 from rstar_math.training.settings import PolicyTraining
 from rstar_math.training.trainer import (
     CompletionCallback,
@@ -56,7 +56,7 @@ _SCALED_LOGITS = (
 """Settings of models that change the logits after the product with the word head."""
 
 
-def encode_solution(tokenizer: Any, row: SolutionRow) -> dict[str, list[int]]:
+def encode_solution(tokenizer: Any, row: SftRow) -> dict[str, list[int]]:
     """Tokens and labels of a solution, tokenised as one text, as at inference. A token is trained
     on if all of it was written by the model."""
     text = row.prompt + row.completion
@@ -71,7 +71,7 @@ def encode_solution(tokenizer: Any, row: SolutionRow) -> dict[str, list[int]]:
 
 
 def train_policy(
-    rows: Sequence[SolutionRow],
+    rows: Sequence[SftRow],
     base: str,
     out: Path,
     settings: PolicyTraining,
@@ -109,7 +109,7 @@ def train_policy(
     return {**report, "losses": losses}
 
 
-def plan_policy(rows: Sequence[SolutionRow], base: str, settings: PolicyTraining) -> Plan:
+def plan_policy(rows: Sequence[SftRow], base: str, settings: PolicyTraining) -> Plan:
     """What `train_policy` would need, without loading any weights. Raises `InputError`."""
     require_training()
     rendered, _ = render_rows(rows, base, settings.mode)
@@ -122,7 +122,7 @@ def _planned(examples: Sequence[dict[str, list[int]]], base: str, settings: Poli
 
 
 def fitting_examples(
-    rows: Sequence[SolutionRow], base: str, settings: PolicyTraining
+    rows: Sequence[SftRow], base: str, settings: PolicyTraining
 ) -> list[dict[str, list[int]]]:
     """The solutions that are short enough, encoded. Raises `InputError` if there are none."""
     with convert_load_errors(base):

@@ -8,7 +8,7 @@ import pytest
 
 from rstar_math.errors import InputError, MissingDependencyError
 from rstar_math.runs.export import write_rows
-from rstar_math.training.rows import SolutionRow, solution_row
+from rstar_math.training.rows import SftRow, solution_row
 from rstar_math.training.settings import PolicyTraining
 from rstar_math.training.sft import run_launcher
 from tests.integration.training.checkpoint import weights
@@ -32,7 +32,7 @@ ROWS = [solution_row(question(n), solution(n)) for n in range(12)]
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     path = tmp_path / "sft.jsonl"
-    write_rows(path, SolutionRow, ROWS)
+    write_rows(path, SftRow, ROWS)
     return path
 
 

@@ -9,7 +9,7 @@ import pytest
 from rstar_math.checkpoints.folders import read_notes
 from rstar_math.errors import InputError
 from rstar_math.models.loading import load_policy
-from rstar_math.training.rows import SolutionRow, solution_row
+from rstar_math.training.rows import SftRow, solution_row
 from rstar_math.training.settings import PolicyTraining
 from tests.integration.training.checkpoint import weights
 from tests.unit.training.tiny import question, save_tiny_policy, solution
@@ -112,7 +112,7 @@ def test_bf16_and_lora_train_too_and_leave_merged_weights(policy: Path, tmp_path
 def test_bad_inputs_are_refused_in_a_sentence(policy: Path, tmp_path: Path) -> None:
     from rstar_math.training.sft import train_policy
 
-    long = SolutionRow(prompt="Question: x\n", completion="y" * 4000)
+    long = SftRow(prompt="Question: x\n", completion="y" * 4000)
     with pytest.raises(InputError, match="max_tokens"):
         train_policy([long], str(policy), tmp_path / "a", SETTINGS)
     (tmp_path / "b").mkdir()

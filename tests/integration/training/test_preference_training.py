@@ -10,7 +10,7 @@ from rstar_math.checkpoints.folders import read_notes
 from rstar_math.errors import InputError
 from rstar_math.ppm.scorer import LocalPPM
 from rstar_math.prompts.templates import prompt_text, solution_text
-from rstar_math.training.rows import OutcomeRow, PairRow, ValueRow
+from rstar_math.training.rows import OutcomeRow, PreferenceRow, ValueRow
 from rstar_math.training.settings import PreferenceTraining, ProbeTraining
 from rstar_math.types import Step
 from tests.unit.training.tiny import question, save_tiny_policy, solution
@@ -28,7 +28,7 @@ SETTINGS = PreferenceTraining(
 )
 
 
-def pairs(number: int, *, depth: int = 1) -> list[PairRow]:
+def pairs(number: int, *, depth: int = 1) -> list[PreferenceRow]:
     """A node's four pairs: two right ways on against two wrong ones."""
     steps = solution(number)
     prompt = prompt_text(question(number)) + solution_text(steps[:depth])
@@ -36,7 +36,7 @@ def pairs(number: int, *, depth: int = 1) -> list[PairRow]:
     rights = [right, "# So:\n" + right]
     wrongs = ["# Guess.\nprint('?')\n<step/>\n", "# No idea.\npass\n<step/>\n"]
     return [
-        PairRow(prompt=prompt, chosen=r, rejected=w, problem=f"q{number}", weight=0.25)
+        PreferenceRow(prompt=prompt, chosen=r, rejected=w, problem=f"q{number}", weight=0.25)
         for r in rights
         for w in wrongs
     ]

@@ -18,11 +18,11 @@ from rstar_math.training.curation import ALL_DATA, Curated, CurationConfig, Data
 from rstar_math.training.dataset import DatasetSource, read_manifest, read_rows, write_folder
 from rstar_math.training.rows import (
     ROWS,
-    OutcomeDataRow,
+    OutcomeRow,
     PreferenceRow,
     SftRow,
     StepsRow,
-    ValueDataRow,
+    ValueRow,
     rows_of,
 )
 from rstar_math.types import Execution, ExecutionStatus, Step
@@ -68,8 +68,8 @@ def test_the_trainers_read_what_is_written(tmp_path: Path) -> None:
     write(tmp_path / "out")
     folder = tmp_path / "out"
     for kind, layout in (
-        ("sft", training_rows.SolutionRow),
-        ("preference", training_rows.PairRow),
+        ("sft", training_rows.SftRow),
+        ("preference", training_rows.PreferenceRow),
         ("outcome", training_rows.OutcomeRow),
         ("value", training_rows.ValueRow),
     ):
@@ -114,9 +114,9 @@ def test_pairs_go_on_from_their_prompt() -> None:
 
 def test_other_labels_in_rows() -> None:
     what = found()
-    outcomes = [row for row in rows_of(what, "outcome") if isinstance(row, OutcomeDataRow)]
+    outcomes = [row for row in rows_of(what, "outcome") if isinstance(row, OutcomeRow)]
     assert [row.label for row in outcomes] == [True, False, False]
-    values = [row for row in rows_of(what, "value") if isinstance(row, ValueDataRow)]
+    values = [row for row in rows_of(what, "value") if isinstance(row, ValueRow)]
     assert [row.value for row in values] == [0.0, 1.0, -1.0, -1.0, -1.0]
     assert [row.depth for row in values] == [1, 2, 2, 1, 2]
     steps = [row for row in rows_of(what, "steps") if isinstance(row, StepsRow)]
@@ -190,8 +190,8 @@ def test_what_is_wrong_with_a_folder_is_said_in_a_sentence(tmp_path: Path) -> No
     whole = file.read_text().splitlines(keepends=True)
     faults = {
         "not json\n": r"Line 3 of .*preference\.jsonl is at fault \(Invalid JSON",
-        '{"prompt": "x"}\n': r"Line 3 .* \(question: Field required\); make the data again",
-        whole[2].replace('"weight":', '"wait":'): r"Line 3 .* \(weight: Field required\)",
+        '{"prompt": "x"}\n': r"Line 3 .*\(problem: Field required\); make the data again",
+        whole[2].replace('"weight":', '"wait":'): r"Line 3 .* lacks the column weight",
         whole[2].replace('"kind":"final"', '"kind":"no"'): r"Line 3 .* \(kind: Input should be",
         "\n": r"Line 3 .*Invalid JSON",
     }

@@ -10,7 +10,13 @@ from rstar_math.models.prompting import Prompting, renderer_for, scorer_renderer
 from rstar_math.prompts import FENCED, GRAMMAR, trained_prompt
 from rstar_math.prompts.chat_templates import ChatTemplate
 from rstar_math.prompts.templates import Segment, pair_texts, prompt_text, segments, solution_text
-from rstar_math.training.rows import PairRow, SolutionRow, for_model, renderer_of_rows, solution_row
+from rstar_math.training.rows import (
+    PreferenceRow,
+    SftRow,
+    for_model,
+    renderer_of_rows,
+    solution_row,
+)
 from rstar_math.types import Execution, ExecutionStatus, Question, Step, StepPair
 
 CHATML = (
@@ -123,7 +129,7 @@ def test_training_text_in_chat_is_the_prompt_of_inference_and_the_end_of_the_tur
     prefix, chosen, rejected = pair_texts(pair, FENCED)
     (both,) = for_model(
         [
-            PairRow(
+            PreferenceRow(
                 prompt=prompt_text(QUESTION) + prefix,
                 question=QUESTION.text,
                 prefix=prefix,
@@ -140,7 +146,7 @@ def test_training_text_in_chat_is_the_prompt_of_inference_and_the_end_of_the_tur
 
 
 def test_rows_without_a_question_are_trained_on_as_they_are() -> None:
-    row = SolutionRow(prompt="Q: 1\n", completion="A: 1")
+    row = SftRow(prompt="Q: 1\n", completion="A: 1")
     renderer = renderer_of_rows([row], Tokenizer(), "auto")
     assert renderer.mode == "completion"
     assert for_model([row], renderer) == [row]
@@ -149,6 +155,6 @@ def test_rows_without_a_question_are_trained_on_as_they_are() -> None:
 
 
 def test_rows_of_two_formats_are_refused() -> None:
-    rows = [SolutionRow(prompt="p", completion="c", format=name) for name in ("tags", "fenced")]
+    rows = [SftRow(prompt="p", completion="c", format=name) for name in ("tags", "fenced")]
     with pytest.raises(InputError, match="fenced, tags"):
         renderer_of_rows(rows, Tokenizer(), "auto")
