@@ -190,16 +190,17 @@ class SearchResponse:
         order, metrics = self._frame.order, self._metrics
         sampled = 0
         for tree in self._job.trees:
-            metrics.tokens["prompt"] += tree.cost.prompt_tokens
-            metrics.tokens["sampled"] += tree.cost.sampled_tokens
-            metrics.tokens["scorer"] += tree.cost.scorer_tokens
+            metrics.tokens.labels("prompt").inc(tree.cost.prompt_tokens)
+            metrics.tokens.labels("sampled").inc(tree.cost.sampled_tokens)
+            metrics.tokens.labels("scorer").inc(tree.cost.scorer_tokens)
             sampled += tree.cost.sampled_tokens
         for one in found:
-            metrics.searches[one.ended] += 1
-            metrics.answered += one.choice.answer is not None
+            metrics.searches.labels(one.ended).inc()
+            metrics.answers.inc(one.choice.answer is not None)
         if not found:
-            metrics.searches["client left" if left else "failed"] += len(self._job.trees)
-        metrics.observe(self._job.seconds)
+            ended = "client left" if left else "failed"
+            metrics.searches.labels(ended).inc(len(self._job.trees))
+        metrics.answer_seconds.observe(self._job.seconds)
         visit.facts |= {"model": order.model, "strategy": order.strategy.name, "tokens": sampled}
         if found:
             visit.facts["ended"] = found[0].ended

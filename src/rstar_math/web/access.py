@@ -193,7 +193,7 @@ class AccessMiddleware:
         headers = Headers(scope=scope)
         visit = RequestLog(scope, send, headers, self._origin(headers))
         scope["visit"] = visit
-        self._metrics.in_flight += 1
+        self._metrics.in_flight.inc()
         try:
             await self._admit(scope, receive, visit, headers)
         except SlowClient:
@@ -206,8 +206,9 @@ class AccessMiddleware:
             if not visit.status:
                 await _refusal(api_error_of(error))(scope, receive, visit.send)
         finally:
-            self._metrics.in_flight -= 1
-            self._metrics.requests[route_of(scope["path"]), visit.status or GONE] += 1
+            self._metrics.in_flight.dec()
+            status = visit.status or GONE
+            self._metrics.requests.labels(route_of(scope["path"]), status).inc()
             visit.log()
             del scope["visit"]  # It knows uvicorn's request, which knows the scope.
 

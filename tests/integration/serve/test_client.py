@@ -175,7 +175,7 @@ def test_a_model_that_is_gone_is_an_error_at_once_or_in_the_stream() -> None:
         assert (told.value.status_code, told.value.code) == (502, "model_unreachable")
         with pytest.raises(openai.APIError, match="start it"):
             list(api.create(model="rstar", messages=ask, stream=True))
-        assert 'searches_total{ended="failed"} 2' in server.get("/metrics").text
+        assert 'searches_total{ended="failed"} 2.0' in server.get("/metrics").text
 
 
 def test_fields_of_ours_choose_the_search(server: Live) -> None:
