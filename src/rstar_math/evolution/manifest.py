@@ -20,7 +20,7 @@ from rstar_math.errors import ConfigError, InputError, StoreError
 from rstar_math.files import lock_file, write_json
 from rstar_math.runs.results import SPEED_ONLY_OPTIONS
 
-FORMAT = 1
+FORMAT = 2
 RECIPE = "recipe.json"
 LOCK = ".lock"
 ROUND = "round"

@@ -25,7 +25,7 @@ from rstar_math.search.tree import Tree, from_record
 from rstar_math.search.voting import Choice
 from rstar_math.types import Problem, Question, Verdict
 
-FORMAT = 1
+FORMAT = 2
 APPLICATION = 0x72537461
 """SQLite's application id of a run."""
 SCHEMA = """
@@ -93,7 +93,7 @@ def _check(path: Path, db: sqlite3.Connection) -> None:
     if version != FORMAT:
         raise StoreError(
             f"The run {path} is of format {version} and this version reads format {FORMAT}; "
-            "use the version of rstar-math that wrote it, or a new --run."
+            "read it with the rstar-math that wrote it (format 1: version 0.1), or give a new --run."
         )
 
 

@@ -97,7 +97,7 @@ def _quoted(text: str) -> str:
 
 
 MANIFEST_FILE = "curation.json"
-FORMAT = 1
+FORMAT = 2
 R = TypeVar("R", bound=Row)
 
 

@@ -223,7 +223,7 @@ def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
         words.write_text(text)
         with pytest.raises(InputError, match="neither a run nor the JSON of a tree"):
             viewer_app([words])
-    bare = {"format": 1, "question": {"id": "q", "text": "?"}, "rollouts": 0, "cost": {}}
+    bare = {"format": 2, "question": {"id": "q", "text": "?"}, "rollouts": 0, "cost": {}}
     tree = {**bare, "nodes": [{"parent": -1}]}
     for around in (
         {"votes": "many"},
