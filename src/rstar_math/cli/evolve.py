@@ -201,7 +201,7 @@ def estimate_cluster(
     engine = capacity.gpu_speed(gpu, params=params, slots=batch_size)
     if tokens_per_second is not None:
         engine = replace(engine, full=tokens_per_second)
-    habits = capacity.WorkloadProfile() if run_file is None else capacity.profile_of_run(run_file)
+    profile = capacity.WorkloadProfile() if run_file is None else capacity.profile_of_run(run_file)
     hands = cores or 8 * count
     machines = capacity.Machines(
         engine,
@@ -211,10 +211,10 @@ def estimate_cluster(
         programs=programs_per_second,
     )
     loads = capacity.estimate_capacity(
-        load_recipe(recipe).rounds, problems, habits, unsolved=unsolved_share
+        load_recipe(recipe).rounds, problems, profile, unsolved=unsolved_share
     )
     parts = [capacity.part(name, load, machines, count, price) for name, load in loads]
-    found = capacity.Capacity(parts, machines, habits, count, gpu, tokens_per_second is not None)
+    found = capacity.Capacity(parts, machines, profile, count, gpu, tokens_per_second is not None)
     if as_json:
         print_json(found.as_json())
     else:
@@ -252,15 +252,19 @@ def _show(found: "Capacity") -> None:
     price = "-" if whole["price"] is None else f"{whole['price']:,.0f}"
     tokens = f"{sum(part.tokens for part in found.parts):.3g}"
     table.add_row("all", "", tokens, f"{found.hours:.1f}", f"{whole['gpu_hours']:,.0f}", price, "")
-    engine, habits = found.machines.engine, found.habits
-    said = "measured" if found.engine_measured else "reckoned from its data sheet"
-    where = f"measured in {habits.measured}" if habits.measured else "assumed (measure: --from RUN)"
+    engine, profile = found.machines.engine, found.profile
+    said = "measured" if found.engine_measured else "estimated from its data sheet"
+    where = (
+        f"measured in {profile.measured}"
+        if profile.measured
+        else "assumed (measure: --profile-run RUN)"
+    )
     table.caption_justify = "left"
     table.caption = (
         f"{found.gpus} x {found.gpu}, {engine.full:.0f} tokens/s each when full ({said}); "
         f"{found.machines.cores} cores, {found.machines.programs:g} programs/s each;\n"
-        f"a rollout: {habits.calls:.1f} calls, {habits.tokens:.0f} tokens a sample, "
-        f"{habits.programs:.2f} programs a sample, {where}.\n"
+        f"a rollout: {profile.calls:.1f} calls, {profile.tokens:.0f} tokens a sample, "
+        f"{profile.programs:.2f} programs a sample, {where}.\n"
         "Searches alone: trainings and measurements are in rstar evolve --plan."
     )
     out.print(table)

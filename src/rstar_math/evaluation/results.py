@@ -89,15 +89,15 @@ async def grade_result(
     """The reading of one result of a problem with a reference."""
     assert problem.reference is not None
     cast = votes_of(tree)
-    groups = await grading.group([ballot.answer for ballot in cast]) if cast else []
+    groups = await grading.group([vote.answer for vote in cast]) if cast else []
     verdicts: dict[int, bool] = {}
-    for ballot, group in zip(cast, groups, strict=True):
+    for vote, group in zip(cast, groups, strict=True):
         if group not in verdicts:
-            verdict = await grading.judge(ballot.answer, problem.reference)
+            verdict = await grading.judge(vote.answer, problem.reference)
             verdicts[group] = verdict is Verdict.RIGHT
     right = result.verdict is Verdict.RIGHT
-    for ballot, group in zip(cast, groups, strict=True):
-        if ballot.node == result.choice.node:
+    for vote, group in zip(cast, groups, strict=True):
+        if vote.node == result.choice.node:
             verdicts[group] = right
     found = _Found(tree, cast, groups, [verdicts[g] for g in groups])
     return GradedResult(
@@ -124,10 +124,10 @@ class _Found:
     async def right_by(self, rule: str, keep: int, first: int) -> bool:
         """Whether the answer that a rule chooses from the `first` found is right."""
         part = self.cast[:first]
-        classes = {ballot.answer: group for ballot, group in zip(part, self.groups, strict=False)}
+        classes = {vote.answer: group for vote, group in zip(part, self.groups, strict=False)}
 
         async def group(answers: Sequence[str]) -> list[int]:
-            """The classes that are known already: a rule asks of all ballots, or of those kept."""
+            """The classes that are known already: a rule asks about all votes, or those kept."""
             numbers: dict[int, int] = {}
             return [numbers.setdefault(classes[a], len(numbers)) for a in answers]
 
@@ -135,7 +135,7 @@ class _Found:
             choice = await top_k_of_runs(part, group, keep=keep)
         else:
             choice = await RULES[rule](part, group)
-        ends = [ballot.node for ballot in part]
+        ends = [vote.node for vote in part]
         return choice.node is not None and self.right[ends.index(choice.node)]
 
 
@@ -143,7 +143,7 @@ async def _by_rule(found: _Found, terms: RunTerms) -> dict[str, bool]:
     """What each rule comes to."""
     if len(found.cast) < 2:
         return {}
-    valued = any(ballot.value is not None for ballot in found.cast)
+    valued = any(vote.value is not None for vote in found.cast)
     rules = [*RULES, TOP] if valued else _BY_VOTES
     return {rule: await found.right_by(rule, terms.keep, len(found.cast)) for rule in rules}
 
@@ -154,8 +154,8 @@ def _attempts(found: _Found, terms: RunTerms) -> tuple[Attempt, ...]:
     if tree.stop_reason is not None or terms.budgeted:
         return ()
     by_run: dict[int, list[int]] = {}
-    for at, ballot in enumerate(found.cast):
-        by_run.setdefault(ballot.run, []).append(at)
+    for at, vote in enumerate(found.cast):
+        by_run.setdefault(vote.run, []).append(at)
     scored = any(node.score is not None for node in tree)
     attempts: list[Attempt] = []
     for members in by_run.values():
@@ -214,9 +214,9 @@ def _steps(found: _Found, *, shares: bool) -> tuple[StepRecord, ...]:
     [-1, 1]."""
     tree = found.tree
     right, every = [0.0] * len(tree), [0.0] * len(tree)
-    for ballot, good in zip(found.cast, found.right, strict=True):
-        right[ballot.node] += good
-        every[ballot.node] += 1
+    for vote, good in zip(found.cast, found.right, strict=True):
+        right[vote.node] += good
+        every[vote.node] += 1
     for index in range(len(tree) - 1, ROOT, -1):
         parent = tree.nodes[index].parent
         right[parent] += right[index]

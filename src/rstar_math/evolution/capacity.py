@@ -133,7 +133,7 @@ class Capacity:
 
     parts: list[CapacityPart]
     machines: Machines
-    habits: WorkloadProfile
+    profile: WorkloadProfile
     gpus: int
     gpu: str
     engine_measured: bool
@@ -204,15 +204,15 @@ def profile_of_run(path: Path) -> WorkloadProfile:
     )
 
 
-def load_of(habits: WorkloadProfile, problems: int, rollouts: float, candidates: int) -> Load:
+def load_of(profile: WorkloadProfile, problems: int, rollouts: float, candidates: int) -> Load:
     """The work of searching so many problems."""
     return Load(
         problems=problems,
-        calls=habits.calls * rollouts,
-        samples=habits.samples * candidates,
-        tokens=habits.tokens,
-        programs=habits.programs,
-        read=habits.read,
+        calls=profile.calls * rollouts,
+        samples=profile.samples * candidates,
+        tokens=profile.tokens,
+        programs=profile.programs,
+        read=profile.read,
     )
 
 
@@ -236,7 +236,7 @@ def resource_seconds(load: Load, machines: Machines) -> dict[str, float]:
 def estimate_capacity(
     rounds: Sequence[RoundSection],
     problems: int,
-    habits: WorkloadProfile,
+    profile: WorkloadProfile,
     *,
     unsolved: float = 0.2,
 ) -> list[tuple[str, Load]]:
@@ -248,10 +248,10 @@ def estimate_capacity(
             continue
         size = min(problems, one.problems or problems)
         rollouts = one.rollouts * one.trees_per_problem
-        found.append((f"{number}/search", load_of(habits, size, rollouts, one.candidates)))
+        found.append((f"{number}/search", load_of(profile, size, rollouts, one.candidates)))
         for turn, more in enumerate(one.retry_rollouts, 1):
             rest = max(1, round(size * unsolved))
-            found.append((f"{number}/more-{turn}", load_of(habits, rest, more, one.candidates)))
+            found.append((f"{number}/more-{turn}", load_of(profile, rest, more, one.candidates)))
     return found
 
 

@@ -48,9 +48,9 @@ class CostProfile:
     """Of wall time, with as many problems at once as the pilot had."""
 
     @classmethod
-    def total(cls, habits: Iterable["CostProfile"]) -> Self:
+    def total(cls, profile: Iterable["CostProfile"]) -> Self:
         """All of them."""
-        rows = [(one.calls, one.tokens, one.seconds) for one in habits]
+        rows = [(one.calls, one.tokens, one.seconds) for one in profile]
         return cls(*map(sum, zip(*rows, strict=True)))
 
     def times(self, number: float) -> "CostProfile":
@@ -275,10 +275,10 @@ class _Estimator:
         wanted = self.recipe.synthesis
         if wanted.requests:
             tokens = wanted.most * wanted.max_tokens
-            habit = CostProfile(
+            profile = CostProfile(
                 wanted.requests, tokens, tokens / max(self.pilot.tokens_per_s, 1e-9)
             )
-            self._sampled("0/drafts (at most)", 1, habit, shown=wanted.most)
+            self._sampled("0/drafts (at most)", 1, profile, shown=wanted.most)
             solutions = self.pilot.sampled(wanted.solutions)
             self._sampled("0/synthesis (at most)", wanted.most, solutions)
         return wanted.most
@@ -317,9 +317,9 @@ class _Estimator:
 
     def _strategies(self, stage: str, problems: int, names: Sequence[str]) -> None:
         """A stage that runs some strategies on a set."""
-        habits = [self._of(strategy) for strategy in parse_strategies(",".join(names))]
-        if habits:
-            self._sampled(stage, problems, CostProfile.total(habits))
+        profile = [self._of(strategy) for strategy in parse_strategies(",".join(names))]
+        if profile:
+            self._sampled(stage, problems, CostProfile.total(profile))
 
     def _of(self, strategy: Strategy) -> CostProfile:
         """What a strategy takes on a problem."""
@@ -333,9 +333,9 @@ class _Estimator:
         return wide.times(rollouts)
 
     def _sampled(
-        self, stage: str, problems: int, habit: CostProfile, *, shown: int | None = None
+        self, stage: str, problems: int, profile: CostProfile, *, shown: int | None = None
     ) -> None:
-        whole = habit.times(problems)
+        whole = profile.times(problems)
         hours = (self.pilot.start_s + whole.seconds) / 3600
         size = problems if shown is None else shown
         self._parts.append(Part(stage, size, round(whole.calls), round(whole.tokens), hours))

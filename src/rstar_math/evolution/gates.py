@@ -109,39 +109,45 @@ class _ConstantScorer:
 
 
 async def policy_gate(
-    shop: EvolutionContext, number: int, pair: Models, new: ModelVersion
+    context: EvolutionContext, number: int, pair: Models, new: ModelVersion
 ) -> Models:
     """The pair with a new policy, if that is better on held-out problems."""
-    results = await shop.held_out(number, new)
-    if pair.policy.round == 0 and not shop.recipe.evaluate_base:
+    results = await context.held_out(number, new)
+    if pair.policy.round == 0 and not context.recipe.evaluate_base:
         return pair.with_policy(new)
-    old = await shop.held_out(pair.policy.round, pair.policy)
+    old = await context.held_out(pair.policy.round, pair.policy)
 
     async def work() -> Facts:
-        return decision(decide(old, results, shop.recipe.gate.min_probability), pair.policy.round)
+        return decision(
+            decide(old, results, context.recipe.gate.min_probability), pair.policy.round
+        )
 
-    inputs = {**shop.part("gate"), "old": digest(old), "new": digest(results)}
-    verdict = await shop.stage(f"{number}/policy-gate", inputs, work)
-    shop.watch.say(gate_message("policy", number, verdict))
+    inputs = {**context.part("gate"), "old": digest(old), "new": digest(results)}
+    verdict = await context.stage(f"{number}/policy-gate", inputs, work)
+    context.watch.say(gate_message("policy", number, verdict))
     return pair.with_policy(new) if verdict["promoted"] else pair
 
 
 async def ppm_gate(
-    shop: EvolutionContext, number: int, pair: Models, new: ModelVersion, fixed: ModelVersion | None
+    context: EvolutionContext,
+    number: int,
+    pair: Models,
+    new: ModelVersion,
+    fixed: ModelVersion | None,
 ) -> Models:
     """The pair with a new preference model, if that chooses better than the one in use, or than the
     majority, among samples of held-out problems; `fixed` is a policy whose samples all rounds'
     preference models are tried on."""
-    samples = Strategy("sc", shop.recipe.gate.samples)
+    samples = Strategy("sc", context.recipe.gate.samples)
     sources = {made.round: made for made in (pair.policy, fixed) if made is not None}
     digests = {}
     for made_in, policy in sources.items():
-        path = shop.journal.path(f"round-{made_in}", "samples.rstar")
-        facts = await shop.sample(f"{made_in}/samples", path, Models(policy), [samples])
+        path = context.journal.path(f"round-{made_in}", "samples.rstar")
+        facts = await context.sample(f"{made_in}/samples", path, Models(policy), [samples])
         digests[made_in] = facts["digest"]
     old = pair.ppm
     inputs = {
-        **shop.part("gate"),
+        **context.part("gate"),
         "samples": digests[pair.policy.round],
         "fixed": fixed and digests[fixed.round],
         "old": old and old.digest,
@@ -149,36 +155,36 @@ async def ppm_gate(
     }
 
     async def work() -> Facts:
-        shop.watch.begin(f"{number}/ppm-gate", "weigh the preference model", None, 0)
-        ours = await _reranked(shop, pair.policy, new, samples)
-        theirs = await _reranked(shop, pair.policy, old, samples)
+        context.watch.begin(f"{number}/ppm-gate", "weigh the preference model", None, 0)
+        ours = await _reranked(context, pair.policy, new, samples)
+        theirs = await _reranked(context, pair.policy, old, samples)
         before = theirs.majority if old is None else theirs.weighted
         held_against = None if old is None else old.round
-        verdict = decide(before, ours.weighted, shop.recipe.gate.min_probability)
+        verdict = decide(before, ours.weighted, context.recipe.gate.min_probability)
         found = {**decision(verdict, held_against), "shares": ours.shares()}
         if fixed is not None:
-            found["fixed_policy"] = (await _reranked(shop, fixed, new, samples)).shares()
+            found["fixed_policy"] = (await _reranked(context, fixed, new, samples)).shares()
         return found
 
-    verdict = await shop.stage(f"{number}/ppm-gate", inputs, work)
-    shop.watch.say(gate_message("preference model", number, verdict))
+    verdict = await context.stage(f"{number}/ppm-gate", inputs, work)
+    context.watch.say(gate_message("preference model", number, verdict))
     return pair.with_ppm(new) if verdict["promoted"] else pair
 
 
 async def _reranked(
-    shop: EvolutionContext, policy: ModelVersion, ppm: ModelVersion | None, samples: Strategy
+    context: EvolutionContext, policy: ModelVersion, ppm: ModelVersion | None, samples: Strategy
 ) -> Reranked:
     """What a preference model makes of a policy's samples of held-out problems."""
-    path = shop.journal.path(f"round-{policy.round}", "samples.rstar")
-    problems = problem_sets.problems_in(shop.journal, problem_sets.HELD_OUT)
+    path = context.journal.path(f"round-{policy.round}", "samples.rstar")
+    problems = problem_sets.problems_in(context.journal, problem_sets.HELD_OUT)
     if ppm is None:
-        return await rerank(path, samples.name, problems, None, shop.recipe.grading)
+        return await rerank(path, samples.name, problems, None, context.recipe.grading)
     from rstar_math.ppm.scorer import LocalPPM
 
-    alone = shop.recipe.engine == "transformers"
+    alone = context.recipe.engine == "transformers"
     scorer = await asyncio.to_thread(LocalPPM.load, ppm.folder, alone=alone)
     try:
-        return await rerank(path, samples.name, problems, scorer, shop.recipe.grading)
+        return await rerank(path, samples.name, problems, scorer, context.recipe.grading)
     finally:
         await scorer.aclose()
 

@@ -42,80 +42,80 @@ async def evolve(
     if not recipe.launcher and any(one.policy or one.ppm for one in recipe.rounds):
         require_training()
     with ManifestStore.open(run, recipe.model_dump(mode="json")) as journal:
-        shop = EvolutionContext(
+        context = EvolutionContext(
             recipe, journal, watch or NullListener(), budget or RunBudget(), cluster=cluster
         )
         async with keep_servers():
-            base = await _begin(shop)
+            base = await _begin(context)
             pair, fixed = base, None
             for number in range(1, len(recipe.rounds) + 1):
-                pair, made = await _round(shop, number, pair, fixed)
+                pair, made = await _round(context, number, pair, fixed)
                 fixed = fixed or made
-                await shop.journal.run_stage(f"{number}/{ROUND}", {}, pair.manifest)
+                await context.journal.run_stage(f"{number}/{ROUND}", {}, pair.manifest)
             if recipe.evaluate_base:  # decides nothing, so nobody waits for it
-                await _measure(shop, base, system=False)
+                await _measure(context, base, system=False)
         return pair
 
 
-async def _begin(shop: EvolutionContext) -> Models:
+async def _begin(context: EvolutionContext) -> Models:
     """Gather the problems, and try the base on those held out."""
-    recipe, journal = shop.recipe, shop.journal
+    recipe, journal = context.recipe, context.journal
     bootstrap = {"bootstrap": recipe.rounds[0].data}
-    inputs = {**shop.part("problems"), "sets": shop.part("evaluation"), **bootstrap}
-    await shop.run_blocking_stage(
+    inputs = {**context.part("problems"), "sets": context.part("evaluation"), **bootstrap}
+    await context.run_blocking_stage(
         "0/problems",
         "gather problems",
         inputs,
         lambda: problem_sets.prepare_problems(journal, recipe),
     )
     if recipe.synthesis.requests:
-        await synthesis.draft(shop)
+        await synthesis.draft(context)
     if recipe.base_model == stages.TINY:
-        inputs = {**shop.part("base_model"), "problems": journal.facts("0/problems")}
-        await shop.run_blocking_stage(
+        inputs = {**context.part("base_model"), "problems": journal.facts("0/problems")}
+        await context.run_blocking_stage(
             "0/base", "make the base", inputs, lambda: stages.make_base(journal, recipe)
         )
     base = stages.base_of(journal, recipe)
     address = stages.base_address(journal, recipe)
     pair = Models(ModelVersion(0, base, address, stages.base_digest(recipe)))
     if recipe.evaluate_base:
-        await shop.held_out(0, pair.policy)
+        await context.held_out(0, pair.policy)
     return pair
 
 
 async def _round(
-    shop: EvolutionContext, number: int, pair: Models, fixed: ModelVersion | None
+    context: EvolutionContext, number: int, pair: Models, fixed: ModelVersion | None
 ) -> tuple[Models, ModelVersion | None]:
     """One round; the models in use after it, and the policy it trained."""
-    recipe = shop.recipe.rounds[number - 1]
-    runs = await _searches(shop, number, pair) if recipe.data == "search" else {}
-    data = await _curate(shop, number, runs)
+    recipe = context.recipe.rounds[number - 1]
+    runs = await _searches(context, number, pair) if recipe.data == "search" else {}
+    data = await _curate(context, number, runs)
     made = None
     if recipe.policy:
-        made = await _policy(shop, number, pair.policy, data)
-        pair = await policy_gate(shop, number, pair, made)
+        made = await _policy(context, number, pair.policy, data)
+        pair = await policy_gate(context, number, pair, made)
     if recipe.ppm and recipe.data == "search":
-        new = await _ppm(shop, number, pair.policy, data)
+        new = await _ppm(context, number, pair.policy, data)
         if new is None:
-            shop.watch.say(f"round {number}: no pairs, so no preference model is trained")
+            context.watch.say(f"round {number}: no pairs, so no preference model is trained")
         else:
-            pair = await ppm_gate(shop, number, pair, new, fixed or made)
-    last = number == len(shop.recipe.rounds)
-    await _measure(shop, pair, system=last or shop.recipe.evaluation.system_after == "every")
+            pair = await ppm_gate(context, number, pair, new, fixed or made)
+    last = number == len(context.recipe.rounds)
+    await _measure(context, pair, system=last or context.recipe.evaluation.system_after == "every")
     return pair, made
 
 
-async def _searches(shop: EvolutionContext, number: int, pair: Models) -> dict[Path, str]:
+async def _searches(context: EvolutionContext, number: int, pair: Models) -> dict[Path, str]:
     """Search the round's problems, then those unsolved with more rollouts; the runs with their
     digests."""
-    recipe = shop.recipe.rounds[number - 1]
-    problems = problem_sets.training_pool(shop.journal, number, recipe)
-    seed = derive(shop.recipe.search.seed, "round", number)
+    recipe = context.recipe.rounds[number - 1]
+    problems = problem_sets.training_pool(context.journal, number, recipe)
+    seed = derive(context.recipe.search.seed, "round", number)
     problems = sample(problems, recipe.problems, seed)
     runs = recipe.trees_per_problem if recipe.trees_per_problem > 1 else None
     strategy = Strategy(recipe.strategy, recipe.rollouts, runs)
-    path, left = shop.journal.path(f"round-{number}", "search.rstar"), problems
-    facts = await _guided(shop, f"{number}/search", (problems, strategy), pair)
+    path, left = context.journal.path(f"round-{number}", "search.rstar"), problems
+    facts = await _guided(context, f"{number}/search", (problems, strategy), pair)
     found = {path: str(facts["digest"])}
     for turn, rollouts in enumerate(recipe.retry_rollouts, 1):
         solved = stages.solved_in(path)
@@ -123,14 +123,14 @@ async def _searches(shop: EvolutionContext, number: int, pair: Models) -> dict[P
         if not left:
             break
         asked = (left, Strategy(recipe.strategy, rollouts))
-        facts = await _guided(shop, f"{number}/more-{turn}", asked, pair, facts)
-        path = shop.journal.path(f"round-{number}", f"more-{turn}.rstar")
+        facts = await _guided(context, f"{number}/more-{turn}", asked, pair, facts)
+        path = context.journal.path(f"round-{number}", f"more-{turn}.rstar")
         found[path] = str(facts["digest"])
     return found
 
 
 async def _guided(
-    shop: EvolutionContext,
+    context: EvolutionContext,
     stage: str,
     asked: tuple[Sequence[Problem], Strategy],
     pair: Models,
@@ -139,21 +139,21 @@ async def _guided(
     """Search problems with the reference answers at hand, for training data."""
     problems, strategy = asked
     number, what = stage.split("/")
-    path = shop.journal.path(f"round-{number}", f"{what}.rstar")
-    recipe = shop.recipe.rounds[int(number) - 1]
+    path = context.journal.path(f"round-{number}", f"{what}.rstar")
+    recipe = context.recipe.rounds[int(number) - 1]
     options = {
         "candidates": recipe.candidates,
         "rollouts": recipe.rollouts,
-        "seed": derive(shop.recipe.search.seed, stage),
+        "seed": derive(context.recipe.search.seed, stage),
     }
     if recipe.model is not None:
-        config = teacher_config(shop.recipe, recipe.model, **options)
+        config = teacher_config(context.recipe, recipe.model, **options)
         made_by = {
             "model.name": identity(recipe.model.name, recipe.model.url),
             "search.ppm": "none",
         }
     else:
-        config = config_for(shop.recipe, pair, scored=recipe.scorer, **options)
+        config = config_for(context.recipe, pair, scored=recipe.scorer, **options)
         made_by = pair.hashes(scored=recipe.scorer)
     inputs = {
         "made_by": made_by,
@@ -164,7 +164,7 @@ async def _guided(
     }
 
     async def work() -> Facts:
-        done = shop.progress_callback(
+        done = context.progress_callback(
             stage, f"search with {strategy.name}", path, problems, strategy
         )
         await stages.search(
@@ -175,7 +175,7 @@ async def _guided(
             made_by=made_by,
             guided=True,
             on_done=done,
-            cluster=shop.cluster,
+            cluster=context.cluster,
         )
         solved = stages.solved_in(path)
         counts = {"problems": len(problems), "solved": sum(solved.values())}
@@ -186,60 +186,60 @@ async def _guided(
             **stages.run_account(path),
         }
 
-    return await shop.stage(stage, inputs, work)
+    return await context.stage(stage, inputs, work)
 
 
-async def _curate(shop: EvolutionContext, number: int, runs: Mapping[Path, str]) -> Facts:
+async def _curate(context: EvolutionContext, number: int, runs: Mapping[Path, str]) -> Facts:
     """The round's training data."""
-    before = [shop.journal.facts(f"{n}/curate") or {} for n in range(1, number)]
+    before = [context.journal.facts(f"{n}/curate") or {} for n in range(1, number)]
     inputs = {
-        **shop.part("curation", "train_on"),
+        **context.part("curation", "train_on"),
         "runs": list(runs.values()),
         "before": [facts.get("file") for facts in before],
     }
 
     async def work() -> Facts:
-        shop.watch.begin(f"{number}/curate", "choose training data", None, 0)
-        return await stages.choose_data(shop.journal, shop.recipe, number, list(runs))
+        context.watch.begin(f"{number}/curate", "choose training data", None, 0)
+        return await stages.choose_data(context.journal, context.recipe, number, list(runs))
 
-    return await shop.stage(f"{number}/curate", inputs, work)
+    return await context.stage(f"{number}/curate", inputs, work)
 
 
 async def _policy(
-    shop: EvolutionContext, number: int, policy: ModelVersion, data: Facts
+    context: EvolutionContext, number: int, policy: ModelVersion, data: Facts
 ) -> ModelVersion:
     """The round's policy, trained from the base or from the policy in use."""
-    journal, recipe = shop.journal, shop.recipe
+    journal, recipe = context.journal, context.recipe
     onward = recipe.init_from == "current" and policy.round > 0
     base = policy.folder if onward else stages.base_of(journal, recipe)
 
     def work() -> Facts:
-        return stages.train_round_policy(journal, recipe, number, base, shop.watch.say)
+        return stages.train_round_policy(journal, recipe, number, base, context.watch.say)
 
-    inputs = {**shop.part("sft", "base_model"), "data": data["file"]}
+    inputs = {**context.part("sft", "base_model"), "data": data["file"]}
     if onward:
         inputs["from"] = policy.digest
     elif recipe.base_model == TRAINED:  # a newer package brings another
         inputs["from"] = stages.base_digest(recipe)
-    facts = await shop.run_blocking_stage(f"{number}/policy", "train the policy", inputs, work)
+    facts = await context.run_blocking_stage(f"{number}/policy", "train the policy", inputs, work)
     folder = journal.path(f"round-{number}", "policy")
     return ModelVersion(number, str(folder), stages.deploy_policy(recipe, folder), facts["weights"])
 
 
 async def _ppm(
-    shop: EvolutionContext, number: int, policy: ModelVersion, data: Facts
+    context: EvolutionContext, number: int, policy: ModelVersion, data: Facts
 ) -> ModelVersion | None:
     """The round's preference model, trained from the policy in use; None where there are no
     pairs."""
-    journal, recipe = shop.journal, shop.recipe
+    journal, recipe = context.journal, context.recipe
 
     def work() -> Facts:
-        made = stages.train_round_ppm(journal, recipe, number, policy, shop.watch.say)
+        made = stages.train_round_ppm(journal, recipe, number, policy, context.watch.say)
         return made or {"weights": None}
 
-    parts = shop.part("preference", "probe", "ppm_probe")
+    parts = context.part("preference", "probe", "ppm_probe")
     inputs = {**parts, "policy": policy.digest, "pairs": data["pairs_file"]}
-    facts = await shop.run_blocking_stage(
+    facts = await context.run_blocking_stage(
         f"{number}/ppm", "train the preference model", inputs, work
     )
     if facts["weights"] is None:
@@ -247,20 +247,20 @@ async def _ppm(
     return ModelVersion(number, str(journal.path(f"round-{number}", "ppm")), "", facts["weights"])
 
 
-async def _measure(shop: EvolutionContext, pair: Models, *, system: bool) -> None:
+async def _measure(context: EvolutionContext, pair: Models, *, system: bool) -> None:
     """Measure the models in use on the recipe's sets; what has not changed since an earlier round
     is not measured again."""
-    section = shop.recipe.evaluation
+    section = context.recipe.evaluation
     for at, chosen in enumerate(section.benchmarks, 1):
-        problems = problem_sets.problems_in(shop.journal, problem_sets.evaluation_file(at))
+        problems = problem_sets.problems_in(context.journal, problem_sets.evaluation_file(at))
         parts = [("policy", pair.policy.round, section.policy)]
         if system and chosen.system:
             latest = max(pair.policy.round, pair.ppm.round if pair.ppm else 0)
             parts.append(("system", latest, section.system))
         for name, number, strategies in parts:
             if strategies:
-                path = shop.journal.path(f"round-{number}", f"{name}-{at}.rstar")
+                path = context.journal.path(f"round-{number}", f"{name}-{at}.rstar")
                 asked = (problems, parse_strategies(",".join(strategies)))
                 scored = name == "system"
                 shown = pair if scored else Models(pair.policy)
-                await shop.evaluate(f"{number}/{name}-{at}", path, asked, shown, scored=scored)
+                await context.evaluate(f"{number}/{name}-{at}", path, asked, shown, scored=scored)

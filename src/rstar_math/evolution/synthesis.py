@@ -241,11 +241,11 @@ def _sum(costs: Sequence[Mapping[str, float]]) -> dict[str, float]:
 STAGE = "0/synthesis"
 
 
-async def draft(shop: EvolutionContext) -> Facts:
+async def draft(context: EvolutionContext) -> Facts:
     """Have new problems written and solved, or what is left of them; counts, and what was left out
     and why. They are in `gathering.SYNTHETIC` from then on."""
-    recipe, journal = shop.recipe, shop.journal
-    order = _order(recipe, journal, shop.cluster)
+    recipe, journal = context.recipe, context.journal
+    order = _order(recipe, journal, context.cluster)
     inputs = {
         "made_by": order.made_by,
         "synthesis": order.wanted.model_dump(mode="json"),
@@ -257,13 +257,13 @@ async def draft(shop: EvolutionContext) -> Facts:
     }
 
     async def work() -> Facts:
-        look = SynthesisListener(shop.watch, shop.budget.charge, STAGE)
+        look = SynthesisListener(context.watch, context.budget.charge, STAGE)
         found = await synthesize(order, journal.path("round-0"), look)
         path = journal.path("round-0", problem_sets.SYNTHETIC)
         found.write(path)
         return {**found.as_json(), "file": file_digest(path)}
 
-    return await shop.stage(STAGE, inputs, work)
+    return await context.stage(STAGE, inputs, work)
 
 
 def _order(recipe: Recipe, journal: ManifestStore, cluster: str | None) -> SynthesisJob:

@@ -339,42 +339,42 @@ class ServerLease:
     urls: tuple[str, ...]
     key: str = field(repr=False)
     name: str
-    shelf: ServerPool
+    pool: ServerPool
     group: _Group
 
     async def end(self) -> None:
         """Give them back; to be called once."""
-        async with self.shelf.lock:
+        async with self.pool.lock:
             self.group.users -= 1
-            if not self.shelf.keepers:
-                await _end(self.shelf, [self.group])
+            if not self.pool.keepers:
+                await _end(self.pool, [self.group])
 
 
 _shelves: WeakKeyDictionary[asyncio.AbstractEventLoop, ServerPool] = WeakKeyDictionary()
 
 
-def _shelf() -> ServerPool:
+def _pool() -> ServerPool:
     return _shelves.setdefault(asyncio.get_running_loop(), ServerPool())
 
 
 @asynccontextmanager
 async def keep_servers() -> AsyncIterator[None]:
     """A block in which servers that nobody uses are kept for who comes next."""
-    shelf = _shelf()
-    shelf.keepers += 1
+    pool = _pool()
+    pool.keepers += 1
     try:
         yield
     finally:
-        shelf.keepers -= 1
-        if not shelf.keepers:
+        pool.keepers -= 1
+        if not pool.keepers:
             await stop_idle_servers()
 
 
 async def stop_idle_servers() -> None:
     """End the servers that nobody uses: before a training that needs their memory."""
-    shelf = _shelf()
-    async with shelf.lock:
-        await _end(shelf, shelf.groups)
+    pool = _pool()
+    async with pool.lock:
+        await _end(pool, pool.groups)
 
 
 async def policy_servers(address: str, config: ServersConfig) -> ServerLease:
@@ -403,22 +403,22 @@ async def ppm_server(address: str, config: ServersConfig) -> ServerLease:
 
 async def acquire(orders: Sequence[ServerSpec], config: ServersConfig) -> ServerLease:
     """The use of servers: of those that run already, if they were made to the same orders."""
-    shelf = _shelf()
-    async with shelf.lock:
-        group = next((one for one in shelf.groups if one.orders == tuple(orders)), None)
+    pool = _pool()
+    async with pool.lock:
+        group = next((one for one in pool.groups if one.orders == tuple(orders)), None)
         if group is not None and not await _all_answer(group):
-            await _end(shelf, [group])
+            await _end(pool, [group])
             group = group if group.users else None
         if group is None:
-            alike = [one for one in shelf.groups if one.orders[0].pooling == orders[0].pooling]
-            await _end(shelf, alike)
+            alike = [one for one in pool.groups if one.orders[0].pooling == orders[0].pooling]
+            await _end(pool, alike)
             key = secrets.token_urlsafe(24)
             servers = await _started(orders, config, key)
             group = _Group(tuple(orders), servers, key)
-            shelf.groups.append(group)
+            pool.groups.append(group)
         group.users += 1
     urls = tuple(server.url for server in group.servers)
-    return ServerLease(urls, group.key, orders[0].name, shelf, group)
+    return ServerLease(urls, group.key, orders[0].name, pool, group)
 
 
 async def _started(
@@ -443,10 +443,10 @@ async def _all_answer(group: _Group) -> bool:
     return all(await asyncio.gather(*(server.answers() for server in group.servers)))
 
 
-async def _end(shelf: ServerPool, groups: Sequence[_Group]) -> None:
+async def _end(pool: ServerPool, groups: Sequence[_Group]) -> None:
     """End those groups that nobody uses."""
     for group in [group for group in groups if not group.users]:
-        shelf.groups.remove(group)
+        pool.groups.remove(group)
         await asyncio.gather(*(server.stop() for server in group.servers))
 
 

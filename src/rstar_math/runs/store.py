@@ -93,7 +93,7 @@ def _check(path: Path, db: sqlite3.Connection) -> None:
     if version != FORMAT:
         raise StoreError(
             f"The run {path} is of format {version} and this version reads format {FORMAT}; "
-            "read it with the rstar-math that wrote it (format 1: version 0.1), or give a new --run."
+            "read it with the version that wrote it (format 1: 0.1), or give a new --run."
         )
 
 

@@ -84,11 +84,11 @@ def dropped(tree: Tree) -> dict[int, str]:
     """Why paths that end with an answer are no candidates, by their last node: "blank answer", or
     "long answer" for one of more than 100 characters, unless there are no shorter ones."""
     reasons: dict[int, str] = {}
-    for ballot in votes_of(tree):
-        if not ballot.answer.strip():
-            reasons[ballot.node] = "blank answer"
-        elif len(ballot.answer) > MOST_CHARACTERS:
-            reasons[ballot.node] = "long answer"
+    for vote in votes_of(tree):
+        if not vote.answer.strip():
+            reasons[vote.node] = "blank answer"
+        elif len(vote.answer) > MOST_CHARACTERS:
+            reasons[vote.node] = "long answer"
     if len(reasons) == len(tree.answers()):
         reasons = {node: why for node, why in reasons.items() if why == "blank answer"}
     return reasons
@@ -127,21 +127,21 @@ async def check_candidates(
     rest.
     """
     cast, empty = candidates(tree), Counter[str]()
-    if not cast or _unanimous(await group([ballot.answer for ballot in cast])):
+    if not cast or _unanimous(await group([vote.answer for vote in cast])):
         return {}
     waiting = [
-        (ballot, _visible_prefixes(tree, ballot.node, units, config, seed))
-        for ballot in cast
-        if tree.nodes[ballot.node].agreement is None
+        (vote, _visible_prefixes(tree, vote.node, units, config, seed))
+        for vote in cast
+        if tree.nodes[vote.node].agreement is None
     ]
     side = len(waiting) if tokens is None else _SIDE_BY_SIDE
     asked: dict[str, asyncio.Task[str | None]] = {}
 
-    async def check(ballot: Vote, shown: Sequence[str]) -> None:
+    async def check(vote: Vote, shown: Sequence[str]) -> None:
         heard = [said for begun in shown if (said := await asked[begun]) is not _REFUSED]
-        found = await group([ballot.answer, *(answer for answer in heard if answer is not None)])
+        found = await group([vote.answer, *(answer for answer in heard if answer is not None)])
         if heard:
-            tree.nodes[ballot.node].agreement = (found.count(found[0]) - 1, len(heard))
+            tree.nodes[vote.node].agreement = (found.count(found[0]) - 1, len(heard))
 
     with track_tree_cost(tree), track_cost() as spent:
         try:
@@ -151,7 +151,7 @@ async def check_candidates(
                     if begun not in asked:
                         work = _complete(peer, tree.question, begun, seed, empty)
                         asked[begun] = asyncio.create_task(work)
-                await gather(check(ballot, shown) for ballot, shown in turn)
+                await gather(check(vote, shown) for vote, shown in turn)
         finally:
             for task in asked.values():
                 task.cancel()
@@ -183,12 +183,12 @@ async def choose_by_agreement(tree: Tree, group: AnswerGrouper, config: MutualCo
     cast = candidates(tree)
     if not cast:
         return NO_CHOICE
-    groups = await group([ballot.answer for ballot in cast])
-    unasked = all(tree.nodes[ballot.node].agreement is None for ballot in cast)
+    groups = await group([vote.answer for vote in cast])
+    unasked = all(tree.nodes[vote.node].agreement is None for vote in cast)
     kept = [
         at
-        for at, ballot in enumerate(cast)
-        if unasked or is_kept(tree.nodes[ballot.node].agreement, config.min_agreement)
+        for at, vote in enumerate(cast)
+        if unasked or is_kept(tree.nodes[vote.node].agreement, config.min_agreement)
     ]
     if not kept:
         return await one_vote_per_path(cast, group)
@@ -253,11 +253,11 @@ def _unanimous(groups: Sequence[int]) -> bool:
     return max(Counter(groups).values()) / len(groups) > UNANIMOUS
 
 
-def _value(tree: Tree, ballot: Vote, share: float) -> float:
+def _value(tree: Tree, vote: Vote, share: float) -> float:
     """A trajectory's reward times the confidence of its end; `share` stands in for the latter."""
-    values = [q for at in tree.path(ballot.node) if (q := tree.nodes[at].q) is not None]
+    values = [q for at in tree.path(vote.node) if (q := tree.nodes[at].q) is not None]
     mean = sum(values) / len(values) if values else tree.nodes[ROOT].q
-    step = tree.nodes[ballot.node].step
+    step = tree.nodes[vote.node].step
     confidence = share if step is None or step.confidence is None else step.confidence
     return (1.0 if mean is None else mean) * confidence
 

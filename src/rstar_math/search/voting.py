@@ -1,6 +1,6 @@
 """How a final answer is chosen from what a search found.
 
-Every rule is a function of ballots, one for each path that ended with an answer, and of nothing
+Every rule is a function of votes, one for each path that ended with an answer, and of nothing
 else: it works for a tree, a set of chains or several searches alike, and sees no reference answer.
 """
 
@@ -88,9 +88,9 @@ def path_probabilities(tree: Tree) -> list[float]:
 
 
 VOTES: Mapping[str, Callable[[Vote], float]] = {
-    "majority": lambda ballot: ballot.weight,
-    "paths": lambda ballot: 1.0,
-    "weighted": lambda ballot: ballot.weight * (1 + (ballot.value or 0.0)) / 2,
+    "majority": lambda vote: vote.weight,
+    "paths": lambda vote: 1.0,
+    "weighted": lambda vote: vote.weight * (1 + (vote.value or 0.0)) / 2,
 }
 """What a path's vote counts by the rules that count votes."""
 
@@ -130,10 +130,10 @@ async def top_k_of_runs(cast: Sequence[Vote], group: AnswerGrouper, *, keep: int
 def best_path_per_run(cast: Sequence[Vote], keep: int) -> list[Vote]:
     """Of each run the path with the highest value, of these the `keep` with the highest."""
     firsts: dict[int, Vote] = {}
-    for ballot in cast:
-        if ballot.run not in firsts or ballot.rank > firsts[ballot.run].rank:
-            firsts[ballot.run] = ballot
-    return sorted(firsts.values(), key=lambda ballot: -ballot.rank)[:keep]
+    for vote in cast:
+        if vote.run not in firsts or vote.rank > firsts[vote.run].rank:
+            firsts[vote.run] = vote
+    return sorted(firsts.values(), key=lambda vote: -vote.rank)[:keep]
 
 
 RULES: Mapping[str, Rule] = {
@@ -148,20 +148,20 @@ RULES: Mapping[str, Rule] = {
 async def _choose(
     cast: Sequence[Vote],
     group: AnswerGrouper,
-    vote: Callable[[Vote], float],
+    weigh: Callable[[Vote], float],
     *,
     by_value: bool = False,
 ) -> Choice:
-    """The answer whose ballots' votes sum to the most, or the one with the best ballot."""
+    """The answer with the most votes, or the one with the best vote."""
     if not cast:
         return NO_CHOICE
-    groups = await group([ballot.answer for ballot in cast])
+    groups = await group([vote.answer for vote in cast])
     votes: dict[int, float] = {}
     shown: dict[int, Vote] = {}
-    for ballot, member in zip(cast, groups, strict=True):
-        votes[member] = votes.get(member, 0.0) + vote(ballot)
-        if member not in shown or ballot.rank > shown[member].rank:
-            shown[member] = ballot
+    for vote, member in zip(cast, groups, strict=True):
+        votes[member] = votes.get(member, 0.0) + weigh(vote)
+        if member not in shown or vote.rank > shown[member].rank:
+            shown[member] = vote
     value = {g: shown[g].rank if by_value else 0.0 for g in votes}
     leader = max(votes, key=lambda g: (value[g], round(votes[g], 12)))
     total = sum(votes.values())
@@ -218,10 +218,10 @@ def _effective_votes(tree: Tree, cast: Sequence[Vote]) -> float:
     """How many equal votes say as much as these: (sum w)^2 / sum w^2 over the programs (Kish 1965);
     readings of one program's output are one."""
     programs: dict[int, float] = {}
-    for ballot in cast:
-        parent = tree.nodes[ballot.node].parent
-        program = parent if parent != ROOT else -ballot.node
-        programs[program] = programs.get(program, 0.0) + ballot.weight
+    for vote in cast:
+        parent = tree.nodes[vote.node].parent
+        program = parent if parent != ROOT else -vote.node
+        programs[program] = programs.get(program, 0.0) + vote.weight
     squares = sum(weight * weight for weight in programs.values())
     return sum(programs.values()) ** 2 / squares if squares else 0.0
 

@@ -76,10 +76,10 @@ class SearchResponse:
     """An ASGI response that runs a job. A client that leaves ends the search; one that reads slowly
     holds up neither the search nor others."""
 
-    def __init__(self, job: Job, frame: ReplyContext, shelf: TreeCache, metrics: Metrics) -> None:
+    def __init__(self, job: Job, frame: ReplyContext, cache: TreeCache, metrics: Metrics) -> None:
         self._job = job
         self._frame = frame
-        self._shelf = shelf
+        self._cache = cache
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -105,7 +105,7 @@ class SearchResponse:
         found = await self._job.run()
         if self._frame.order.keep:
             for one in found:
-                await self._shelf.put(one, self._frame.order.strategy.name)
+                await self._cache.put(one, self._frame.order.strategy.name)
         return found
 
     async def _whole(
@@ -287,8 +287,8 @@ class _Api:
         self._rules = rules
         self._metrics = metrics
         self._ending = ending
-        self._desk = SearchQueue(limits.concurrency, limits.queue)
-        self._shelf = TreeCache(limits.trees)
+        self._queue = SearchQueue(limits.concurrency, limits.queue)
+        self._cache = TreeCache(limits.trees)
         self._pages = asyncio.Semaphore(1)  # pages are written one at a time, whoever asks
         self._started = int(time.time())
         self._fingerprint = _fingerprint(solver)
@@ -330,8 +330,8 @@ class _Api:
         """The answer to an order, or `ApiError` (429) where there is no room."""
         name = f"{'chatcmpl' if chat else 'cmpl'}-{secrets.token_hex(12)}"
         frame = ReplyContext(name, int(time.time()), order, chat, self._fingerprint)
-        job = Job(order, self._solver, self._desk.enqueue(), self._ending)
-        return SearchResponse(job, frame, self._shelf, self._metrics)
+        job = Job(order, self._solver, self._queue.enqueue(), self._ending)
+        return SearchResponse(job, frame, self._cache, self._metrics)
 
     async def _models(self, request: Request) -> Response:
         return JSONResponse(
@@ -351,14 +351,14 @@ class _Api:
     async def _health(self, request: Request) -> Response:
         if self._ending():
             return JSONResponse({"status": "ending"}, 503)
-        state = {"searching": self._desk.taken, "waiting": len(self._desk.waiting)}
+        state = {"searching": self._queue.taken, "waiting": len(self._queue.waiting)}
         return JSONResponse({"status": "ok", "version": __version__, **state})
 
     async def _scrape(self, request: Request) -> Response:
         text = self._metrics.text(
-            searching=self._desk.taken,
-            waiting=len(self._desk.waiting),
-            trees_kept=len(self._shelf),
+            searching=self._queue.taken,
+            waiting=len(self._queue.waiting),
+            trees_kept=len(self._cache),
             tasks=len(asyncio.all_tasks()),
         )
         return Response(text, headers={"Content-Type": CONTENT_TYPE})
@@ -369,7 +369,7 @@ class _Api:
     async def _tree(self, request: Request) -> Response:
         name = request.path_params["name"]
         async with self._pages:
-            page = await asyncio.to_thread(self._shelf.page, name) if name in self._shelf else None
+            page = await asyncio.to_thread(self._cache.page, name) if name in self._cache else None
         if page is None:
             raise ApiError("This tree is not, or no longer, kept.", 404, code="tree_not_found")
         headers = {"Content-Security-Policy": _PAGE_POLICY, "Referrer-Policy": "no-referrer"}

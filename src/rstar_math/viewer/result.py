@@ -50,8 +50,8 @@ def vote_shares(tree: Tree, rule: str, conditions: Mapping[str, Any]) -> list[fl
     """For each node, the share in [0, 1] of all votes that the paths through it cast by a rule;
     None where there are none."""
     below = [0.0] * len(tree)
-    for ballot in _cast(tree, rule, conditions):
-        below[ballot.node] += _COUNTED.get(rule, VOTES["paths"])(ballot)
+    for vote in _cast(tree, rule, conditions):
+        below[vote.node] += _COUNTED.get(rule, VOTES["paths"])(vote)
     for index in range(len(tree) - 1, ROOT, -1):
         below[tree.nodes[index].parent] += below[index]
     if not below[ROOT]:
@@ -60,7 +60,7 @@ def vote_shares(tree: Tree, rule: str, conditions: Mapping[str, Any]) -> list[fl
 
 
 def _cast(tree: Tree, rule: str, conditions: Mapping[str, Any]) -> list[Vote]:
-    """The ballots that a rule counts (`search.voting.top_k_of_runs`: the best of the best of each
+    """The votes that a rule counts (`search.voting.top_k_of_runs`: the best of the best of each
     run)."""
     cast = votes_of(tree)
     if rule != "top-of-runs":

@@ -399,10 +399,10 @@ def _plurality(tree: Tree) -> Choice:
     votes: dict[str, float] = {}
     best: dict[str, tuple[float, int]] = {}
     cast: Sequence[Any] = votes_of(tree)
-    for ballot in cast:
-        votes[ballot.answer] = votes.get(ballot.answer, 0.0) + ballot.weight
-        if ballot.answer not in best or ballot.rank > best[ballot.answer][0]:
-            best[ballot.answer] = (ballot.rank, ballot.node)
+    for vote in cast:
+        votes[vote.answer] = votes.get(vote.answer, 0.0) + vote.weight
+        if vote.answer not in best or vote.rank > best[vote.answer][0]:
+            best[vote.answer] = (vote.rank, vote.node)
     if not votes:
         return NO_CHOICE
     ranked = sorted(votes.items(), key=lambda item: -item[1])
