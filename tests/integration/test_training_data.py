@@ -274,8 +274,8 @@ def test_wrong_options_say_what_to_type(tmp_path: Path) -> None:
         ("margin=1", "is not curation.key=value"),
         ("curation.=1", "is not curation.key=value"),
         (
-            "curation.margins=1",
-            "no option curation.margins here; the nearest is curation.min_q_gap.",
+            "curation.min_q_gaps=1",
+            "no option curation.min_q_gaps here; the nearest is curation.min_q_gap.",
         ),
         ("curation.min_q_gap=9", "curation.min_q_gap = 9 will not do: Input should be less"),
         ("curation.nodes=down", "curation.nodes = 'down' will not do"),

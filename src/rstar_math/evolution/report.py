@@ -286,7 +286,7 @@ def _preferences(found: EvolutionState) -> Iterator[Block]:
             [
                 f"round {one.number}",
                 percent(held.get("accuracy")),
-                *[percent(shares[name]) for name in ("majority", "weighted", "best", "ceiling")],
+                *[percent(shares[name]) for name in ("majority", "weighted", "best", "oracle")],
                 percent(fixed.get("weighted")),
                 _gate(gate),
             ]

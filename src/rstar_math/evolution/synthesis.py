@@ -150,7 +150,7 @@ async def synthesize(
 
 def _conditions(order: SynthesisJob) -> dict[str, Any]:
     """What drafts depend on, but for how many requests there are."""
-    shaping = order.wanted.model_dump(exclude={"requests", "solutions", "agreeing"})
+    shaping = order.wanted.model_dump(exclude={"requests", "solutions", "min_agreement"})
     asked = [[problem.id, problem.question.text] for problem in order.seeds]
     return {
         **shaping,

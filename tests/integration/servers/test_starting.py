@@ -86,7 +86,7 @@ def test_a_server_that_does_not_come_up_is_a_sentence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("FAKE_FAULT", fault)
-    short = fake.model_copy(update={"start_s": 3.0})
+    short = fake.model_copy(update={"startup_timeout_s": 3.0})
 
     async def use() -> None:
         async with serving_vllm(checkpoint, config=short):
@@ -159,7 +159,7 @@ import asyncio, sys
 from rstar_math.config.sections import ServersConfig
 from rstar_math.llm.vllm_servers import serving_vllm
 async def main():
-    config = ServersConfig(command=(sys.executable, sys.argv[2]), logs=sys.argv[3])
+    config = ServersConfig(vllm_command=(sys.executable, sys.argv[2]), log_dir=sys.argv[3])
     async with serving_vllm(sys.argv[1], config=config):
         print("up", flush=True)
         await asyncio.sleep(600)

@@ -137,7 +137,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_no_model(
 
     def train() -> dict[str, Any]:
         out = tmp_path / "out"
-        over = {"save_every": save_every}
+        over = {"save_steps": save_every}
         if kind == "ppm":
             return train_preference(ROWS, str(policy), out, ONE_STEP.model_copy(update=over))
         settings = PolicyTraining(max_steps=1, batch_size=2, micro_batch_size=2, bf16=False)

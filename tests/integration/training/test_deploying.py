@@ -43,7 +43,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     root = tmp_path_factory.mktemp("models")
     save_tiny_policy(root / "policy")
-    steps: dict[str, Any] = {"learning_rate": 0.03, "max_steps": 3, "bf16": False, "lora": 4}
+    steps: dict[str, Any] = {"learning_rate": 0.03, "max_steps": 3, "bf16": False, "lora_rank": 4}
     rows = [solution_row(question(n), solution(n)) for n in range(8)]
     base = str(root / "policy")
     train_policy(rows, base, root / "tuned", PolicyTraining(batch_size=4, **steps))

@@ -28,7 +28,7 @@ from tests.integration.training.test_deploying import furthest
 from tests.integration.training.test_preference_training import ROWS as PAIRS
 from tests.unit.training.tiny import question, save_tiny_policy, solution
 
-STEPS: dict[str, Any] = {"learning_rate": 0.03, "max_steps": 2, "batch": 8, "bf16": False}
+STEPS: dict[str, Any] = {"learning_rate": 0.03, "max_steps": 2, "batch_size": 8, "bf16": False}
 
 
 @pytest.fixture(scope="module")

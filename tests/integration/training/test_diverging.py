@@ -14,7 +14,13 @@ from tests.unit.training.tiny import save_tiny_policy
 
 torch = pytest.importorskip("torch", reason="training needs torch: pip install 'rstar-math[train]'")
 
-STEPS: dict[str, Any] = {"learning_rate": 1e-2, "epochs": 2, "batch": 6, "micro": 3, "bf16": False}
+STEPS: dict[str, Any] = {
+    "learning_rate": 1e-2,
+    "epochs": 2,
+    "batch_size": 6,
+    "micro_batch_size": 3,
+    "bf16": False,
+}
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +67,7 @@ def test_a_training_that_diverges_is_not_gone_on_with_but_begun_anew_with_other_
         return plain(*args, **kwargs) * (float("inf") if len(calls) == 3 else 1)
 
     monkeypatch.setattr(module, "sparse_loss", bursting)
-    steps = {**STEPS, "micro": 6, "save_every": 1}
+    steps = {**STEPS, "micro_batch_size": 6, "save_steps": 1}
     with pytest.raises(TrainingError, match="learning_rate"):
         train("policy", policy, out, **steps)
     assert not out.exists()
@@ -80,11 +86,11 @@ def test_micro_batches_and_checkpointing_do_not_change_what_is_learned(
     policy: Path, tmp_path: Path, kind: str, lora: int
 ) -> None:
     ways: list[dict[str, Any]] = [
-        {"micro_tokens": 128},
-        {"micro_tokens": 100_000},
+        {"micro_batch_tokens": 128},
+        {"micro_batch_tokens": 100_000},
         {"gradient_checkpointing": True},
     ]
-    steps = {**STEPS, "lora": lora}
+    steps = {**STEPS, "lora_rank": lora}
     wanted = train(kind, policy, tmp_path / "plain", **steps)["losses"]
     for number, way in enumerate(ways):
         found = train(kind, policy, tmp_path / str(number), **steps, **way)["losses"]
@@ -116,7 +122,7 @@ def test_a_preference_model_on_a_base_in_bfloat16_has_its_head_in_float32(
     over = {
         **STEPS,
         "bf16": True,
-        "lora": 4,
+        "lora_rank": 4,
         "base_dtype": "bfloat16",
         "epochs": 6,
         "held_out": 0.2,
@@ -144,6 +150,8 @@ def test_a_base_in_bfloat16_is_held_so_under_an_adapter(policy: Path, tmp_path: 
     forced = adapter.model_copy(update={"base_dtype": "bfloat16"})
     assert base_dtype(str(policy), forced) == torch.bfloat16
     out = tmp_path / "out"
-    report = train("policy", half, out, **{**STEPS, "bf16": True}, lora=4, base_dtype="bfloat16")
+    report = train(
+        "policy", half, out, **{**STEPS, "bf16": True}, lora_rank=4, base_dtype="bfloat16"
+    )
     assert report["last_loss"] < report["first_loss"]
     assert {one.dtype for one in weights(out).values()} == {torch.bfloat16}

@@ -101,7 +101,7 @@ def test_training_learns_is_reproducible_and_says_what_it_was_made_from(
 def test_bf16_and_lora_train_too_and_leave_merged_weights(policy: Path, tmp_path: Path) -> None:
     from rstar_math.training.sft import train_policy
 
-    settings = SETTINGS.model_copy(update={"bf16": True, "lora": 4})
+    settings = SETTINGS.model_copy(update={"bf16": True, "lora_rank": 4})
     report = train_policy(ROWS, str(policy), tmp_path / "lora", settings)
     assert report["last_loss"] < report["first_loss"]
     assert (tmp_path / "lora" / "adapter" / "adapter_model.safetensors").is_file()

@@ -87,7 +87,13 @@ def test_the_loss_does_not_depend_on_the_batches(policy: Path, tmp_path: Path) -
     losses = []
     for micro in (1, 8):
         settings = SETTINGS.model_copy(
-            update={"micro": micro, "batch": 8, "epochs": 1, "held_out": 1e-9, "max_steps": 1}
+            update={
+                "micro_batch_size": micro,
+                "batch_size": 8,
+                "epochs": 1,
+                "held_out": 1e-9,
+                "max_steps": 1,
+            }
         )
         out = tmp_path / str(micro)
         losses.append(train_preference(few, str(policy), out, settings)["first_loss"])
@@ -121,7 +127,7 @@ def test_a_ppm_learns_is_reproducible_and_is_what_the_scorer_reads(
 def test_lora_trains_adapter_and_head(policy: Path, tmp_path: Path, bf16: bool) -> None:
     from rstar_math.training.preference import train_preference
 
-    settings = SETTINGS.model_copy(update={"lora": 4, "bf16": bf16, "epochs": 6})
+    settings = SETTINGS.model_copy(update={"lora_rank": 4, "bf16": bf16, "epochs": 6})
     report = train_preference(ROWS, str(policy), tmp_path / "lora", settings)
     assert report["last_loss"] < report["first_loss"]
     LocalPPM.load(tmp_path / "lora")

@@ -110,12 +110,12 @@ import asyncio, sys
 sys.modules |= dict.fromkeys(("torch", "transformers", "tokenizers", "safetensors", "peft"))
 from pathlib import Path
 from rstar_math.checkpoints.gguf_export import write_gguf
-from rstar_math.ppm.remote import ServedPreference
+from rstar_math.ppm.remote import RemotePPM
 from rstar_math.types import Question
 
 async def work():
     file = write_gguf(Path(sys.argv[1]), Path(sys.argv[2]))
-    scorer = ServedPreference.load(file, streams=1)
+    scorer = RemotePPM.load(file, streams=1)
     found = await scorer.score_texts(["Question: What is 1 + 2?"])
     await scorer.aclose()
     print(found[0])
