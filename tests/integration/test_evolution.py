@@ -159,7 +159,9 @@ def test_a_policy_may_go_on_from_the_one_in_use(tmp_path: Path) -> None:
         "rounds.2.problems=12",
         "evaluation.benchmarks=[]",
     )
-    short = load_recipe("smoke", (*SETTINGS, *few, 'init_from="current"', 'train_on="current_round"'))
+    short = load_recipe(
+        "smoke", (*SETTINGS, *few, 'init_from="current"', 'train_on="current_round"')
+    )
     short = short.model_copy(update={"rounds": short.rounds[:2]})
     run = tmp_path / "run"
     asyncio.run(evolve(short, run))

@@ -40,13 +40,13 @@ def test_every_preset_loads() -> None:
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ("search.rollout=3", "no option search.rollout; the nearest is search.rollouts"),
-        ("serch.rollouts=3", "no option serch; the nearest is search"),
+        ("search.rollout=3", "Unknown option search.rollout; the nearest is search.rollouts"),
+        ("serch.rollouts=3", "Unknown option serch; the nearest is search"),
         ("model.rollouts=3", "the nearest is search.rollouts"),
         ("search.zzz=3", "search has strategy"),
-        ("search.rollouts=0", "search.rollouts = 0 will not do"),
-        ("servers.gpus=0", 'servers.gpus = 0 will not do: it is a list, as ["a", "b"].'),
-        ("actions.enabled=['A4']", "will not do: a path can end only by A1, A2 or A3"),
+        ("search.rollouts=0", "Invalid value for search.rollouts: 0"),
+        ("servers.gpus=0", 'Invalid value for servers.gpus: 0 (expected a list, as ["a", "b"]).'),
+        ("actions.enabled=['A4']", "a path can end only by A1, A2 or A3"),
         ("rollouts=3", "not section.key=value"),
         ("search.rollouts", "not section.key=value"),
     ],

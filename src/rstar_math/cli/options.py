@@ -97,7 +97,7 @@ def section_of(kind: type[S], given: Sequence[str], example: str, prefix: str = 
     """
     from pydantic import ValidationError
 
-    from rstar_math.config.loading import setting_value
+    from rstar_math.config.loading import explain, setting_value
     from rstar_math.errors import ConfigError
 
     values: dict[str, object] = {}
@@ -112,16 +112,13 @@ def section_of(kind: type[S], given: Sequence[str], example: str, prefix: str = 
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        fault = error.errors()[0]
-        name = ".".join(map(str, fault["loc"]))
-        if fault["type"] == "extra_forbidden":
-            near = get_close_matches(name, kind.model_fields, 1)
-            known = f"there are {', '.join(kind.model_fields)}"
-            hint = f"the nearest is {prefix}{near[0]}" if near else known
-            raise ConfigError(f"There is no option {prefix}{name} here; {hint}.") from None
-        said = fault["msg"].removeprefix("Value error, ")
-        what = f"{prefix}{name} = {fault['input']!r}" if name else "What --set gives"
-        raise ConfigError(f"{what} will not do: {said}.") from None
+        fault = explain(error, prefix=prefix)
+        hint = ""
+        if fault.kind == "unknown":
+            near = get_close_matches(fault.key, kind.model_fields, 1)
+            known = f"; there are {', '.join(kind.model_fields)}"
+            hint = f"; the nearest is {prefix}{near[0]}" if near else known
+        raise ConfigError(f"--set: {fault.message}{hint}.") from None
 
 
 def one_strategy(text: str | None, config: "Config", verb: str) -> "Strategy":

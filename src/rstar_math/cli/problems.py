@@ -386,14 +386,14 @@ def _wanted(**options: Any) -> "SynthesisConfig":
     """What the options ask for. Raises `ConfigError`."""
     from pydantic import ValidationError
 
+    from rstar_math.config.loading import explain
     from rstar_math.errors import ConfigError
     from rstar_math.problems.synthesis import SynthesisConfig
 
     try:
         return SynthesisConfig(**options)
     except ValidationError as error:
-        said = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"The options of rstar synthesize will not do: {said}.") from error
+        raise ConfigError(f"rstar synthesize: {explain(error).message}.") from error
 
 
 def _show(found: "Synthesis") -> None:

@@ -2,11 +2,12 @@
 
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -104,20 +105,52 @@ def setting_value(text: str) -> Any:
         return text
 
 
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """The first thing that is wrong with some data, for all callers of pydantic."""
+
+    path: tuple[str, ...]
+    """Where it is: list positions are counted from 1."""
+    kind: Literal["unknown", "missing", "invalid"]
+    message: str
+    """A sentence without its full stop."""
+
+    @property
+    def key(self) -> str:
+        """The path with dots."""
+        return ".".join(self.path)
+
+
+def explain(error: ValidationError, *, prefix: str = "") -> Fault:
+    """The first fault of a validation, with `prefix` before its key."""
+    fault = error.errors(include_url=False)[0]
+    path = tuple(str(part + 1) if isinstance(part, int) else str(part) for part in fault["loc"])
+    key = prefix + ".".join(path)
+    if fault["type"] == "extra_forbidden":
+        return Fault(path, "unknown", f"Unknown option {key}")
+    if fault["type"] == "missing":
+        return Fault(path, "missing", f"{key} is missing")
+    reason = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] in ("tuple_type", "list_type"):
+        reason = 'expected a list, as ["a", "b"]'
+    if fault["type"] == "int_parsing":
+        reason = "expected an integer"
+    reason = reason[:1].lower() + reason[1:] if reason.startswith("Input") else reason
+    if not key:
+        return Fault(path, "invalid", reason)
+    shown = repr(fault["input"])
+    shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
+    return Fault(path, "invalid", f"Invalid value for {key}: {shown} ({reason})")
+
+
 def _checked(tree: Mapping[str, Any]) -> Config:
     """The tree as a Config; the first fault as a sentence."""
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        fault = error.errors()[0]
-        where = [str(part) for part in fault["loc"]]
-        key = ".".join(where)
-        if fault["type"] == "extra_forbidden":
-            raise ConfigError(f"There is no option {key}{_nearest(where)}.") from error
-        said = fault["msg"].removeprefix("Value error, ")
-        if fault["type"] in ("tuple_type", "list_type"):
-            said = 'it is a list, as ["a", "b"]'
-        raise ConfigError(f"{key} = {fault['input']!r} will not do: {said}.") from error
+        fault = explain(error)
+        hint = _nearest(fault.path) if fault.kind == "unknown" else ""
+        raise ConfigError(f"{fault.message}{hint}.") from error
 
 
 def _nearest(where: Sequence[str]) -> str:

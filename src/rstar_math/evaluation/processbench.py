@@ -20,6 +20,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from rstar_math.config.loading import explain
 from rstar_math.errors import InputError
 from rstar_math.types import Step
 
@@ -65,7 +66,7 @@ def read_solutions(path: Path, limit: int | None = None) -> list[Solution]:
                     break
                 found.append(Solution.model_validate(json.loads(line)))
     except (ValidationError, ValueError) as error:
-        first = str(error).splitlines()[0]
+        first = explain(error).message if isinstance(error, ValidationError) else error
         raise InputError(
             f"{path}, line {len(found) + 1} is not of ProcessBench ({first}); it needs id, "
             "problem, steps and label."

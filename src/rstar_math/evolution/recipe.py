@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from rstar_math.config.loading import setting_value
+from rstar_math.config.loading import explain, setting_value
 from rstar_math.config.sections import (
     LOCAL,
     Config,
@@ -259,17 +259,13 @@ def validate_recipe(tree: Any, source: str) -> Recipe:
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
-        fault = error.errors()[0]
-        where = [str(part + 1) if isinstance(part, int) else str(part) for part in fault["loc"]]
-        key = ".".join(where)
-        if fault["type"] == "extra_forbidden":
-            hint = _nearest(fault["loc"])
-            raise ConfigError(f"{source}: there is no option {key}{hint}.") from error
-        if fault["type"] == "missing":
-            raise ConfigError(f"{source} lacks {key}; see the recipe laptop.") from error
-        said = fault["msg"].removeprefix("Value error, ")
-        what = f"{key} = {fault['input']!r} will not do: " if key else ""
-        raise ConfigError(f"{source}: {what}{said}.") from error
+        fault = explain(error)
+        if fault.kind == "unknown":
+            hint = _nearest(error.errors()[0]["loc"])
+            raise ConfigError(f"{source}: {fault.message}{hint}.") from error
+        if fault.kind == "missing":
+            raise ConfigError(f"{source}: {fault.message}; see the recipe laptop.") from error
+        raise ConfigError(f"{source}: {fault.message}.") from error
 
 
 def _read(source: str) -> dict[str, Any]:

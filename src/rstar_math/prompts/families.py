@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from rstar_math.config.loading import explain
 from rstar_math.errors import ConfigError, InputError
 from rstar_math.prompts.actions import (
     as_solution_text,
@@ -111,9 +112,10 @@ def _read_card(folder: Traversable) -> _ActionPromptsFile:
     try:
         return _ActionPromptsFile.model_validate(tomllib.loads(text))
     except (tomllib.TOMLDecodeError, ValidationError) as error:
+        what = explain(error).message if isinstance(error, ValidationError) else error
         raise ConfigError(
-            f"family.toml in {folder} is not as it should be ({' '.join(str(error).split())}); "
-            "give it a description, an instruction and a depth of 1 or more."
+            f"family.toml in {folder}: {what}; it needs a description, an instruction and a depth "
+            "of 1 or more."
         ) from None
 
 

@@ -28,6 +28,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from rstar_math.config.loading import explain
 from rstar_math.errors import ConfigError, InputError
 from rstar_math.prompts.grammar import FENCED, TAGS
 from rstar_math.types import Step
@@ -102,9 +103,7 @@ def _parse(text: str, name: str) -> PromptSet:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"The prompt file {name} is not valid TOML: {error}.") from error
     except ValidationError as error:
-        fault = error.errors()[0]
-        where = ".".join(str(part) for part in fault["loc"])
-        raise ConfigError(f"The prompt file {name}: {where}: {fault['msg']}.") from error
+        raise ConfigError(f"The prompt file {name}: {explain(error).message}.") from error
     examples = []
     for number, example in enumerate(found.examples, 1):
         steps = _steps(example.solution, f"The prompt file {name}: example {number}")

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
+from rstar_math.config.loading import explain
 from rstar_math.errors import InputError, MissingDependencyError, StoreError
 from rstar_math.files import atomic_write
 from rstar_math.prompts.grammar import KINDS
@@ -58,11 +59,9 @@ def read_file(path: Path, model: type[M]) -> list[M]:
             found.append(checked)
             number += 1
     except ValidationError as error:
-        fault = error.errors()[0]
-        where = "".join(f"{part}: " for part in fault["loc"])
         raise InputError(
-            f"Line {number + 1} of {path} is at fault ({where}{fault['msg']}); make "
-            "the data again with rstar curate."
+            f"Line {number + 1} of {path}: {explain(error).message}; make the data again with "
+            "rstar curate."
         ) from None
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error}).") from error

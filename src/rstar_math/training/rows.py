@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from rstar_math.config.loading import explain
 from rstar_math.errors import InputError
 from rstar_math.models.prompting import prompting_of_tokenizer
 from rstar_math.problems.annotated import annotated_steps
@@ -363,10 +364,8 @@ def _row(line: bytes, kind: type[R], where: str) -> R:
     try:
         return kind.model_validate(json.loads(line))
     except ValidationError as error:
-        fault = error.errors()[0]
-        place = ".".join(map(str, fault["loc"])) or "the line"
         raise InputError(
-            f"{where}: {place}: {fault['msg']}; make the data with rstar curate."
+            f"{where}: {explain(error).message}; make the data with rstar curate."
         ) from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where} is not JSON ({error}).") from None

@@ -189,10 +189,10 @@ def test_what_is_wrong_with_a_folder_is_said_in_a_sentence(tmp_path: Path) -> No
     file = folder / "preference.jsonl"
     whole = file.read_text().splitlines(keepends=True)
     faults = {
-        "not json\n": r"Line 3 of .*preference\.jsonl is at fault \(Invalid JSON",
-        '{"prompt": "x"}\n': r"Line 3 .*\(problem: Field required\); make the data again",
+        "not json\n": r"Line 3 of .*preference\.jsonl: Invalid JSON",
+        '{"prompt": "x"}\n': r"Line 3 .*problem is missing; make the data again",
         whole[2].replace('"weight":', '"wait":'): r"Line 3 .* lacks the column weight",
-        whole[2].replace('"kind":"final"', '"kind":"no"'): r"Line 3 .* \(kind: Input should be",
+        whole[2].replace('"kind":"final"', '"kind":"no"'): r"Line 3 .* value for kind",
         "\n": r"Line 3 .*Invalid JSON",
     }
     for line, sentence in faults.items():
