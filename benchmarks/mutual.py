@@ -27,11 +27,13 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any
 
+from toy_talk import Talker, sum_problem
+
 from rstar_math.config import Config, load_config
 from rstar_math.search import to_record
 from rstar_math.search.strategies import Strategy
 from rstar_math.solver.solver import Solution, Solver
-from rstar_math.testing import Batching, Talker, serving, sum_problem
+from rstar_math.testing import Batching, serving
 from rstar_math.types import Cost
 
 SLOTS, TOKEN_S, PREFILL_S, WORDS = 128, 0.002, 0.005, 30

@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Any
 
+from toy_peers import ToyPeers, toy_units
+
 from rstar_math.config import MutualConfig, SearchConfig
 from rstar_math.evaluation.metrics import wilson
 from rstar_math.search import (
@@ -35,7 +37,6 @@ from rstar_math.search import (
     sample_chains,
     votes_of,
 )
-from rstar_math.testing import ToyPeers, toy_units
 from rstar_math.testing.toy_world import ToyExecutor
 from rstar_math.types import Problem
 

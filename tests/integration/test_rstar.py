@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from benchmarks.toy_talk import Talker, sum_problem
 
 from rstar_math.config import Config, load_config
 from rstar_math.errors import ConfigError, ContextLengthError
@@ -14,7 +15,7 @@ from rstar_math.policies.completions import ChainDiscriminator
 from rstar_math.search import to_record
 from rstar_math.search.strategies import parse_strategies
 from rstar_math.solver.solver import Solution, Solver
-from rstar_math.testing import ScriptedCompleter, ScriptedPolicy, Talker, sum_problem
+from rstar_math.testing import ScriptedCompleter, ScriptedPolicy
 from rstar_math.types import Cost, Problem, Verdict
 from tests.unit.toy import script
 

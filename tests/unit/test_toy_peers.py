@@ -5,6 +5,7 @@ import asyncio
 from math import sqrt
 
 import pytest
+from benchmarks.toy_peers import ToyPeers, toy_units
 
 from rstar_math.config import MutualConfig, SearchConfig
 from rstar_math.errors import ConfigError, InputError
@@ -17,7 +18,6 @@ from rstar_math.search import (
     sample_chains,
     votes_of,
 )
-from rstar_math.testing import ToyPeers, toy_units
 from rstar_math.testing.toy_world import ToyExecutor
 from rstar_math.types import Question
 from tests.unit.toy import same_text

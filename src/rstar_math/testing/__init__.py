@@ -1,7 +1,6 @@
-"""Stand-ins for tests, for ours and for users' own: a policy that follows a script, a completer
-that answers from a function, a world whose true values are known, two solvers that err alike or
-not, recorded answers of a real model, and a model server that answers from a function, batches as
-real ones do and can be told to fail.
+"""Test doubles for our tests and for users': scripted policies and completers, a world with known
+true values, recorded answers of a real model, and a fake model server that batches as real ones do
+and can be told to fail.
 
     def script(question, prefix, k, seed):
         if prefix:
@@ -22,8 +21,6 @@ from rstar_math.testing.scripted import (
     ScriptedPolicy,
 )
 from rstar_math.testing.toy_world import ToyWorld
-from rstar_math.testing.toypeers import ToyPeers, toy_units
-from rstar_math.testing.toytalk import Talker, sum_problem
 
 __all__ = [
     "Answer",
@@ -37,10 +34,6 @@ __all__ = [
     "Script",
     "ScriptedCompleter",
     "ScriptedPolicy",
-    "Talker",
-    "ToyPeers",
     "ToyWorld",
     "serving",
-    "sum_problem",
-    "toy_units",
 ]
