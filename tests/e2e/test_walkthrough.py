@@ -52,6 +52,7 @@ RUN = [
     "estimate-cluster --problems 747000 --gpus 60xA100-40GB --profile-run pilot.rstar "
     "--tokens-per-second 3100 --programs-per-second 90",
     "benchmarks",
+    "strategies",
     "report run.rstar other.rstar --out report",
 ]
 """In the order in which they are typed; `rstar` stands before each."""
