@@ -1,4 +1,4 @@
-"""rStar-Math and rStar: search over steps that are run, with values learned from the trees."""
+"""rStar-Math and rStar: tree search over executed reasoning steps, and training from the trees."""
 
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""Awaitables side by side."""
+"""Runs awaitables together and raises the first error unwrapped."""
 
 import asyncio
 from collections.abc import Coroutine, Iterable

@@ -1,7 +1,6 @@
-"""Who pays: costs are charged to the piece of work that is under way, wherever in its call tree
-they arise.
+"""Cost accounting: each cost is added to all trackers active in the current context.
 
-    with metering() as cost:
+    with track_cost() as cost:
         await policy.propose(...)
     print(cost.sampled_tokens)
 

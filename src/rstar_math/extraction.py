@@ -1,4 +1,4 @@
-"""Finding the final answer in what a model wrote. Linear in the length of the text, and light."""
+"""Finds the final answer in a model's text, in linear time."""
 
 import re
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Files that appear under their names whole or not at all, and files that one process holds."""
+"""Atomic writes and file locks."""
 
 import fcntl
 import json

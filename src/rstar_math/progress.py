@@ -1,4 +1,4 @@
-"""How far the download of a model is, and lines on stderr that say so."""
+"""Progress of downloads: events, and lines on stderr."""
 
 import sys
 import threading

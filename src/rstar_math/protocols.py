@@ -1,4 +1,5 @@
-"""The five seams. Anything with these methods fits; no registration, no base class."""
+"""Extension interfaces (structural typing). Any object with these methods works; no base class is
+needed."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The vocabulary: every noun that two packages of the project exchange.
+"""The data types that all packages share.
 
 Reasoning is a tree of `Step`s below a `Question`; a root-to-end path is a `Trajectory`; two ways to
 go on from one prefix are a `StepPair`. Values lie in [-1, 1]; an unknown value is `None`, never 0.

@@ -1,4 +1,4 @@
-"""Checkpoints on disk that are whole or not there.
+"""Checkpoint folders on disk, complete or absent; the cache folder and the bundled weights.
 
 A checkpoint is a folder in the layout of Hugging Face transformers. It is written beside its place,
 the mark `rstar.json` last, and moved there in one step; the mark tells what the checkpoint was made

@@ -1,6 +1,5 @@
-"""LoRA adapters as GGUF files: what was learned, without the model it was learned on. llama.cpp
-adds it to the base's weights at run time.
-"""
+"""LoRA adapters as GGUF files, and adapters merged into a model's weights. llama.cpp adds an
+adapter to its base model at run time."""
 
 import json
 import math

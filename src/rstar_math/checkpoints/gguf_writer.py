@@ -1,4 +1,4 @@
-"""GGUF files written tensor by tensor, whole or not at all."""
+"""Writes GGUF files tensor by tensor, complete or not at all."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress

@@ -1,5 +1,5 @@
-"""What a GGUF file says of itself: its facts and the shapes of its tensors, read without loading
-any weights (format: ggml-org/ggml, docs/gguf.md, versions 2 and 3)."""
+"""Readers of GGUF headers and tensors, and of safetensors files, without torch (formats: ggml-
+org/ggml, docs/gguf.md; huggingface/safetensors)."""
 
 import json
 import math

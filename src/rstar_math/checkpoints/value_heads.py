@@ -1,5 +1,5 @@
-"""A preference model's head without torch: the value of a last hidden state that some server
-computed. The same definition as in `heads`: value = tanh(w h + b)."""
+"""The value head without torch: value = tanh(w h + b) of a hidden state that a server computed.
+`models.loading` has the same definition in torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

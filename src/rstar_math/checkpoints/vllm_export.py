@@ -1,4 +1,5 @@
-"""A checkpoint with 8-bit weights for vLLM (W8A8 in the layout of compressed-tensors).
+"""Folders for vLLM: LoRA adapters in PEFT's layout, and checkpoints with 8-bit weights (W8A8 in
+the layout of compressed-tensors).
 
 Weights of the attention and MLP matrices are rounded to int8 with one scale per output channel;
 activations are quantized by vLLM as it runs, with one scale per token. Embeddings, norms and the

@@ -1,4 +1,4 @@
-"""`rstar curate`: a run of trees into a folder of training data."""
+"""`rstar curate` and `rstar export`: trees of a run as training data or raw rows."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack

@@ -1,5 +1,4 @@
-"""What of the package works on this machine, and what to type for the rest. Imports nothing
-heavy: it looks whether a package is there, it does not load it."""
+"""The checks of `rstar doctor`: packages, vLLM, weights, sandbox. Imports nothing heavy."""
 
 import os
 import platform

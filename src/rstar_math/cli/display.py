@@ -1,4 +1,4 @@
-"""What a person sees in a terminal: a search under way, a solution, a table of strategies."""
+"""Terminal output: live searches, solutions, tables."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -1,5 +1,4 @@
-"""What a person sees of a download: a bar on a terminal, else lines. And the downloads that a
-command needs, before it begins its work."""
+"""Progress of downloads, and downloads that a command needs before it starts."""
 
 import sys
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""`rstar eval-ppm`: is a preference model to be trusted?"""
+"""`rstar eval-ppm`: measures a preference model on pairs, votes and ProcessBench."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""`rstar eval`: strategies side by side on one set of problems."""
+"""`rstar eval`, `report`, `benchmarks` and `strategies`."""
 
 import re
 from dataclasses import asdict

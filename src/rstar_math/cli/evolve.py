@@ -1,4 +1,4 @@
-"""`rstar evolve`: rounds of self-evolution with one command."""
+"""`rstar evolve` and `rstar estimate-cluster`."""
 
 import re
 from pathlib import Path

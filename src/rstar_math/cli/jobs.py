@@ -1,4 +1,4 @@
-"""What `rstar search`, `rstar eval` and `rstar demo` share: a file, a run, a progress bar."""
+"""Search jobs that `rstar search`, `eval` and `demo` share: problems, run file, progress bar."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

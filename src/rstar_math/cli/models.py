@@ -1,4 +1,4 @@
-"""`rstar models`: the short names, what is on this disk, downloads and their removal."""
+"""`rstar models`: list, download and remove models."""
 
 import sys
 from typing import TYPE_CHECKING, Annotated

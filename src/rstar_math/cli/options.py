@@ -1,4 +1,4 @@
-"""Options that several verbs share, and how a verb's coroutine is run."""
+"""Options that several commands share, and how a command runs its coroutine."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""What a person sees of an evolution under way."""
+"""Progress of an evolution in the terminal."""
 
 from collections import Counter
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The gates of `rstar eval --check`, on the command line's parts."""
+"""The checks of `rstar eval --check`."""
 
 from collections.abc import Sequence
 from itertools import chain

@@ -1,4 +1,4 @@
-"""`rstar serve`: an OpenAI-compatible server whose answers are searched for."""
+"""`rstar serve` and `rstar view`."""
 
 import asyncio
 import sys

@@ -1,4 +1,4 @@
-"""`rstar solve`: one question, watched."""
+"""`rstar solve`, `search`, `merge` and `demo`."""
 
 from contextlib import nullcontext
 from importlib.resources import as_file, files

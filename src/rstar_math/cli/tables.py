@@ -1,4 +1,4 @@
-"""What a person sees of curation: counts kept and dropped, pairs by depth, doubted references."""
+"""The tables of `rstar curate`: counts kept and dropped, pairs by depth, suspect references."""
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table

@@ -1,4 +1,4 @@
-"""`rstar train`: a policy from solutions, a preference model from pairs."""
+"""`rstar train` and `rstar deploy`."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""The knobs, and how they are read.
+"""Options and how they are read.
 
 sections   every option with its default and where that comes from
 loading    TOML files, presets and `--set section.key=value`

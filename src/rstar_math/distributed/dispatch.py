@@ -1,4 +1,4 @@
-"""Who searches what: problems handed to workers that come and go, each finished exactly once.
+"""Hands out problems to workers that come and go; each problem finishes exactly once.
 
 Knows no transport: a worker is a `WorkerHandle`. A worker that is lost gives its problems back, and
 they are searched elsewhere; what it may still have to say is not listened to. No more is under way

@@ -1,4 +1,4 @@
-"""Workers on a Ray cluster: found when a node joins, missed when it leaves.
+"""Workers on a Ray cluster: started when a node joins, dropped when it leaves.
 
 Each node has a worker for every `CORES` of its cores (one at least), which searches, runs code and
 judges; models are reached by their addresses. Where the workers start the models' servers

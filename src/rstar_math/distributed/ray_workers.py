@@ -1,4 +1,4 @@
-"""A worker as an actor of Ray, and the way into a cluster and out of it."""
+"""The Ray actor that searches, and connecting to a cluster."""
 
 import asyncio
 import contextlib

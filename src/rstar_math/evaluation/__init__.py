@@ -1,1 +1,1 @@
-"""Evaluation: what a strategy reached, how sure that is, and what it cost."""
+"""Metrics, statistics and reports of strategies."""

@@ -1,4 +1,4 @@
-"""Results in the formats of other tools: a log of inspect_ai, results of lm-eval.
+"""Exports results as inspect_ai logs and lm-eval results.
 
 Neither package is needed to write them. What they have no place for (trees, costs by kind, votes)
 goes into `metadata`.

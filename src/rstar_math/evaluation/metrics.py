@@ -1,4 +1,4 @@
-"""A strategy's results as figures."""
+"""Metrics of a strategy: accuracy, costs, pass@k, majority@k, scorer@k."""
 
 import math
 import random

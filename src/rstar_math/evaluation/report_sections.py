@@ -1,4 +1,4 @@
-"""The tables of a report and the sentences around them."""
+"""The tables of a report and the text around them."""
 
 import json
 import tomllib

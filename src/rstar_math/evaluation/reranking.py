@@ -1,5 +1,5 @@
-"""Does a scorer choose better answers than a vote does? On the same samples of the same problems:
-the highest value (best-of-N) and votes weighted by value against the majority (self-consistency).
+"""Whether a scorer chooses better answers than a vote, on the same samples; and how difficult
+problems are for a policy.
 
 Both sides have the very same samples, so the policy's budget is equal by construction; what the
 scorer reads comes on top and is counted.

@@ -1,5 +1,4 @@
-"""Recorded results read again for a report: which paths were right, in what order and at what
-cost they were found, what scores and Q values their steps had."""
+"""Reads results from run files for a report and grades every path."""
 
 import json
 from collections.abc import Awaitable, Callable, Iterable, Sequence

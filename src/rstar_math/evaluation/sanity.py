@@ -1,4 +1,5 @@
-"""Gates that an evaluation passes before its figures are believed.
+"""Sanity checks before figures are believed: answer leaks, a wrong prompt format, an equally good
+baseline.
 
 - leakage: the same problems are searched twice, the second time with other reference answers;
   trees and choices must be equal to the byte.

@@ -1,5 +1,4 @@
-"""Whether one strategy is better than another on the same problems, and what difference so many
-problems can show at all."""
+"""Intervals, paired tests and budget curves."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,1 +1,1 @@
-"""Runs and rounds: what was found, kept so that a power cut loses nothing."""
+"""Self-evolution: rounds of search, training and evaluation."""

@@ -1,4 +1,4 @@
-"""What a search of many problems would take on a cluster, round by round, and what holds it up.
+"""Estimates a search on a cluster: hours, price and bottleneck of each round.
 
 Rates come from what was measured: a run says what a search of one problem does, `rstar
 estimate-cluster` takes the speeds of servers and cores. Where a server was not measured, its speed

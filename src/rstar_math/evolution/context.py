@@ -1,5 +1,5 @@
-"""What all stages of an evolution work with: its recipe, its journal, who looks on, what may be
-spent; and the searches that measure."""
+"""What all stages of an evolution share: recipe, manifests, progress, budget; and the searches
+that measure."""
 
 import signal
 import threading

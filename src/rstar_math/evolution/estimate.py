@@ -1,5 +1,4 @@
-"""What an evolution would take, before anything is spent: problems, calls, tokens and hours, from a
-short pilot.
+"""Estimates an evolution from a short pilot: problems, calls, tokens and hours.
 
 The pilot searches a few problems with the base and reckons with its rates; a trained policy writes
 shorter steps, so the figure is an upper one for later rounds. A training is reckoned from the time

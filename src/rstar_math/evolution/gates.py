@@ -1,4 +1,4 @@
-"""Putting new models to use, or not: the gates of a round."""
+"""The gates of a round: whether a new model replaces the old one."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence

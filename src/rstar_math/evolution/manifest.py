@@ -1,4 +1,4 @@
-"""What an evolution has done: one small file a stage, written when the stage is whole.
+"""Manifests of finished stages: one small file per stage, written when the stage is complete.
 
 A stage is named `round/what`, as `2/search`. Its manifest says what it was made from (its part of
 the recipe and what the stages before it came to), what it came to, and, apart from that, when and

@@ -1,5 +1,5 @@
-"""The problems of an evolution, settled once: read, told apart, kept clear of what is measured on,
-and cut into those to learn from and those held out."""
+"""The problem sets of an evolution: read, deduplicated, decontaminated, split into training and
+held-out problems."""
 
 import json
 from collections import Counter

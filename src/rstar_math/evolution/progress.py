@@ -1,4 +1,4 @@
-"""What an evolution tells while it is under way, and when it is to stop."""
+"""Progress events and budget of an evolution."""
 
 from dataclasses import dataclass, field
 from time import monotonic

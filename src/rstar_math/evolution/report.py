@@ -1,5 +1,4 @@
-"""What an evolution's rounds came to: the paper's tables with ours beside them, as Markdown, as one
-self-contained page, and as JSON. Made from the journal alone, also while the evolution goes on."""
+"""The report of an evolution: the paper's tables beside ours, as Markdown, HTML and JSON."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field

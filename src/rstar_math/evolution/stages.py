@@ -1,4 +1,4 @@
-"""From a round's trees to its data, its policy and its preference model."""
+"""The stages of a round: search, curation, training, deployment."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence

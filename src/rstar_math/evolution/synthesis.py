@@ -1,5 +1,5 @@
-"""New problems written and solved by a model, in a folder that goes on wherever it was stopped:
-drafts request by request, solutions in a run (rStar-Math, arXiv:2501.04519).
+"""New problems in an evolution: a model writes drafts and solves them; the folder resumes after
+any interruption.
 
 Solutions are the chains of the strategy `sc`, read as an evaluation's majority reads them: each
 chain is one vote, equal ones too, and one without an answer is one that does not agree.

@@ -1,4 +1,4 @@
-"""Grading: find the answer in a text, decide whether two answers are equal, say why.
+"""Decides whether two answers are equal, and says why.
 
 Answers are hostile input: they are read under caps, never run, and what exact arithmetic cannot
 decide is decided in worker processes with a time limit and a memory cap.

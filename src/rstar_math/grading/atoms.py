@@ -1,4 +1,5 @@
-"""The smallest parts of an answer: numbers, names, brackets, LaTeX commands and function calls."""
+"""Parses the smallest parts of an answer: numbers, names, brackets, LaTeX commands and function
+calls."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""The worker's side of grading: numeric comparison, and math-verify for what our reader does not
-know."""
+"""Numeric comparison and math-verify, in the worker process."""
 
 import re
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""Whether two answers that have been read are equal: the policy on shapes.
+"""Whether two parsed answers are equal: sets, tuples, matrices, units, choices.
 
 Scalars are left to a `Scalars` object, so that the rules serve twice: in the caller's process with
 exact arithmetic alone (`rules.py`; it raises `NeedsNumericEngine`), and in a worker with the

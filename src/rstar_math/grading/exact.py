@@ -1,5 +1,4 @@
-"""Exact values: rational arithmetic in bounded size, and residues where the numbers would be too
-big."""
+"""Exact rational values in bounded size, and residues for numbers that are too large."""
 
 import cmath
 import math

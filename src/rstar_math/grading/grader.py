@@ -1,4 +1,5 @@
-"""The doors: `Grader` for asyncio, `grade` and `grade_many` for everything else."""
+"""The grading API: `Grader` for asyncio, `grade` and `grade_many` for synchronous code; the pool
+of worker processes."""
 
 import asyncio
 import atexit

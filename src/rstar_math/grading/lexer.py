@@ -1,4 +1,4 @@
-"""Cutting a cleaned answer into tokens: LaTeX, Python and plain mathematics in one alphabet."""
+"""Splits a normalized answer into tokens: LaTeX, Python and plain mathematics."""
 
 import re
 import string

@@ -1,4 +1,4 @@
-"""What an answer reads as: a small tree of frozen records."""
+"""The syntax tree of an answer, and its limits."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,5 +1,4 @@
-"""Signs and wrappings: one plain spelling for what Unicode, LaTeX and Markdown write in many
-ways."""
+"""Normalizes an answer's text: Unicode, LaTeX and Markdown wrappings, units, number words."""
 
 import re
 import unicodedata

@@ -1,4 +1,4 @@
-"""A recursive-descent reader of answers: from tokens to nodes, under caps, nothing ever run.
+"""A recursive-descent parser of answers with limits on size and depth; it never executes anything.
 
 items    := relation ((","|";"|"or"|"and") relation)*
 relation := region (("="|"<"|...) region)*

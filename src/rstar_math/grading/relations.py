@@ -1,4 +1,4 @@
-"""Sets of reals: intervals, inequalities and set-builders brought to one form, a list of pieces."""
+"""Sets of reals and equations in a canonical form: intervals, inequalities, set builders."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

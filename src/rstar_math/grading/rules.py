@@ -1,4 +1,4 @@
-"""The judgement of a pair, as far as exact arithmetic and the policy on shapes take it."""
+"""Grades a pair of answers with exact arithmetic, and says when the numeric engine is needed."""
 
 import re
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Several servers that run the same model, and which of them a request goes to."""
+"""Balances requests over several servers of one model: affinity, rate limits, failover."""
 
 import asyncio
 import time

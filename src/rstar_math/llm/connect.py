@@ -1,4 +1,4 @@
-"""From an address to a Completer."""
+"""Connects to the model of an address."""
 
 import asyncio
 import os

@@ -1,5 +1,4 @@
-"""How one and the same request is said to different servers, and their answers read back. Pure
-functions.
+"""Request formats of different servers: pure functions that build a request and parse the reply.
 
 `completions` and `chat` are the OpenAI API; the other two chat dialects continue a partly written
 assistant message. `llama_cpp` is that server's own route: its OpenAI

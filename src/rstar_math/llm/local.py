@@ -1,5 +1,4 @@
-"""The embedded model: a llama.cpp server inside this process, spoken to over the loopback like
-any other."""
+"""Models in this process: a llama.cpp server on the loopback, and transformers."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""How busy model servers are, from what vLLM tells at /metrics (the text format of Prometheus)."""
+"""Samples vLLM's metrics: running and waiting requests, prefix-cache hits."""
 
 import asyncio
 import re

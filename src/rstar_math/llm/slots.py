@@ -1,4 +1,4 @@
-"""Which slot of the embedded server runs a request, so that a shared prefix is computed once.
+"""Assigns requests of the embedded server to slots, so that a shared prefix is computed once.
 
 llama.cpp gives each slot a key/value cache of its own, and cannot copy from one slot to another for
 a different prompt. It can save a slot's state to a file and restore it into any slot, which for

@@ -1,4 +1,4 @@
-"""One HTTP/1.1 connection to a server in the clear, one request at a time.
+"""The HTTP/1.1 connection pool: plain HTTP by a small client of ours, proxies and TLS by httpx.
 
 What a client library does for a request (pools, hooks, events, redirects, cookies) costs a few
 times what a search does with the answer, and hundreds of requests are in flight. Here is only what

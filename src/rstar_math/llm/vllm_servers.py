@@ -1,5 +1,5 @@
-"""A `vllm serve` that is started, waited for and ended. It listens on a free port of the loopback,
-behind a random key, so that no other user of the machine can use it."""
+"""Starts, reuses and stops `vllm serve` processes. They listen on a free loopback port and require
+a random key."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""From a model's name to its file or folder on this disk, downloaded if it is not here.
+"""Resolves a model's name to a local file or folder, and downloads it if it is missing.
 
     path = resolve_model("qwen2.5-coder-1.5b")
 

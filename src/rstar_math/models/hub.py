@@ -1,5 +1,4 @@
-"""Files of models on the Hugging Face hub, by its own client (`huggingface_hub`), into that
-client's cache.
+"""Downloads from the Hugging Face hub with its own client (`huggingface_hub`).
 
 The variables of the client are honoured: HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN,
 HF_HUB_OFFLINE. The client itself begins a file anew after Ctrl-C, so a large file is written here,

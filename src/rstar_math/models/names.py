@@ -1,4 +1,4 @@
-"""What the name of a model means: which engine runs it, and where its files come from.
+"""Parses model names: which engine runs a model and where its files come from.
 
 local, smollm2-135m           the packaged model
 qwen2.5-coder-1.5b            a model of the catalogue                        llama.cpp

@@ -1,4 +1,4 @@
-"""Which way a model is asked: what is known of it, and the renderer that follows from it."""
+"""How a model is prompted: chat template, prompt set and step format, and the renderer for them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Which models are on this disk, and where.
+"""Models on this disk: paths, states, sizes, removal.
 
 A file of the catalogue is either in `models/` of the project's cache (from the mirror) or in the
 cache of the Hugging Face hub's client. Beside the first, and for both, `FILE.checked.json` says

@@ -1,4 +1,4 @@
-"""A Policy that thinks in rStar's five actions."""
+"""The policy of rStar's five actions (arXiv:2408.06195, section 3.1)."""
 
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence

@@ -1,4 +1,5 @@
-"""A Policy made of a Completer and a renderer."""
+"""Policies from a Completer: code steps, sub-questions, chains of thought; the chain
+discriminator."""
 
 import asyncio
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Scorers without training: a language model judges what was tried, mostly its own work.
+"""Scorers without training: a language model judges steps or solutions.
 
 What they use is billed as a scorer's (`Cost.scorer_tokens`), whatever the Completer charges; only
 `calls` and what went wrong on the way (`retries`, `failures`) are counted as anyone's. The same

@@ -1,5 +1,4 @@
-"""The process preference model as a Scorer on a model that runs elsewhere: in llama.cpp in this
-process, or behind an address. No torch is needed here."""
+"""The PPM as a Scorer without torch: in llama.cpp in this process, or behind a server."""
 
 import asyncio
 import math

@@ -1,5 +1,4 @@
-"""The process preference model (PPM) as a Scorer in this process (rStar-Math, arXiv:2501.04519,
-section 3.3).
+"""The PPM as a Scorer with torch (rStar-Math, arXiv:2501.04519, section 3.3).
 
 What was run is kept: a new step costs its own tokens, for its question and earlier steps are in the
 prefix cache, and siblings that come together share what is not. Calls that wait together run as one

@@ -1,4 +1,4 @@
-"""Keys and values of token prefixes that a model has run, kept for what follows them.
+"""Token trees and the prefix cache of a PPM: shared prefixes are computed once.
 
 A radix tree as in SGLang (Zheng et al. 2023, arXiv:2312.07104): each node holds a run of tokens and
 their keys and values, (layers, 2, heads, n, d). What was used longest ago goes first.

@@ -1,5 +1,5 @@
-"""The benchmarks that are known by name: where to get them, how large they are, what is wrong with
-them. None of their rows is part of this package."""
+"""The table of benchmarks: source, size, licence, known faults. No row of them is part of this
+package."""
 
 import gzip
 import os

@@ -1,5 +1,4 @@
-"""What a model wrote when it was asked for new problems, as a file: one line a request, on the disk
-before it is used, so that nothing is asked for twice.
+"""The file of drafts that a model wrote: one line per request, stored before it is used.
 
 The first line says what they were asked with. A last line that is torn, for the process was killed
 while it wrote, is cut off and its request asked again.

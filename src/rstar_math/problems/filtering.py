@@ -1,4 +1,4 @@
-"""Decontamination: problems to train on, without those that evaluation sets ask.
+"""Removes duplicates, and problems that overlap with evaluation sets.
 
 A problem is held against every evaluation question that it shares an n-gram of words with, numbers
 masked, and is

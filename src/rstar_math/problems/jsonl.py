@@ -1,4 +1,4 @@
-"""Problems from a JSONL file, plain or gzipped.
+"""Reads, writes and samples problems in JSONL files.
 
 One object a line. The question is under "problem" or "question"; the reference answer, if there
 is one, under "answer" or "reference"; "id", "source" and "level" are optional. Without an id the

@@ -1,4 +1,4 @@
-"""What two problem texts have in common: their words, their figures, their n-grams.
+"""Similarity of problem texts: words, n-grams, MinHash.
 
 A text is read as words: lower-case words, numbers, LaTeX commands, operators and, kept apart for
 `Words.exact`, brackets. Case, space, punctuation, dollar signs and LaTeX that only sets type are

@@ -1,4 +1,4 @@
-"""From one line of text to problems.
+"""Problem sources named by one line of text: files, data sets, generators.
 
     problems.jsonl.gz?question=text&answer=label   a JSONL file, plain or gzipped
     hf:openai/gsm8k:main@test                      a data set for Hugging Face's `datasets`

@@ -1,5 +1,5 @@
-"""rStar's five human-like actions (Qi et al. 2024, arXiv:2408.06195, section 3.1): which may follow
-which, and what a path of them says.
+"""rStar's five actions (Qi et al. 2024, arXiv:2408.06195, section 3.1): which action may follow
+which, and parsers of sampled text.
 
 A path is a list of `Step`s whose kind is the action that made it. Their prose:
 

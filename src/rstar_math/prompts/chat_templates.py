@@ -1,4 +1,4 @@
-"""Chat templates: how a conversation is written as the text that an instruct model was trained on.
+"""Renders chat templates in a limited child process.
 
 A template is a Jinja program that comes with the model (GGUF key `tokenizer.chat_template`, or
 `chat_template` of a tokenizer's configuration), so it is not trusted. It is rendered a few times in

@@ -1,5 +1,4 @@
-"""Families of tasks: worked examples of rStar's actions for one kind of question, as a folder of
-text. All examples that come with the package were written for it."""
+"""Prompts of rStar's actions: one folder of worked examples per kind of task."""
 
 import re
 import tomllib

@@ -1,4 +1,5 @@
-"""Code-augmented chain of thought as text (rStar-Math, arXiv:2501.04519, section 3.2).
+"""Step formats: code-augmented chain of thought as text (rStar-Math, arXiv:2501.04519, section
+3.2).
 
 A solution is Python whose comments are the thoughts, cut into steps; what the program printed; and
 an answer in a box. There are two ways to write it down:
@@ -15,7 +16,7 @@ begins at the left margin, so no mark has to be learned:
     ```output
     72.0
     ```
-    Natalia sold \\boxed{72} clips.
+    Natalia sold \boxed{72} clips.
 
 `tags`, with a mark at each end of a step:
 
@@ -29,7 +30,7 @@ begins at the left margin, so no mark has to be learned:
     <output>
     72.0
     </output>
-    Natalia sold \\boxed{72} clips.
+    Natalia sold \boxed{72} clips.
     <answer/>
 
 `<step/>` ends a step, `<code/>` the last step of a block, `<answer/>` the answer. The three marks

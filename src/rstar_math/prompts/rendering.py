@@ -1,5 +1,5 @@
-"""The text that a model reads: prompt, question and steps. Search, training, the PPM and deployment
-all render here, so that a model is asked exactly what it was trained on.
+"""Renders prompts and steps. Search, training, PPM and deployment all render here, so that a model
+is prompted as it was trained.
 
 A `Renderer` joins three choices: the prompt set, the step format, and how the prompt is sent:
 

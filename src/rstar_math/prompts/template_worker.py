@@ -1,5 +1,5 @@
-"""Renders a chat template in a process of its own, under limits that its parent sets: a template
-comes with a model file and may be hostile. Started by path; imports only jinja2.
+"""The child process that renders a chat template. A template comes with a model file and may be
+hostile.
 
 Arguments: the most bytes of address space and the most seconds of processor time.
 Reads one JSON object from standard input, `{"template": str, "cases": [{"messages": [...],

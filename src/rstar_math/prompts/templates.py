@@ -1,5 +1,4 @@
-"""Steps of trees as training text, through the renderers that inference uses: what a model is
-trained on and what it is asked cannot differ.
+"""Training text and judging prompts, rendered by the functions that inference uses.
 
 What a program printed is in the text too, since the model goes on after it, but the harness wrote
 it: those pieces are not to be trained on (rStar-Math's code trains on them).

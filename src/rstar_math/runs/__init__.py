@@ -1,1 +1,1 @@
-"""Run files: results of searches, stored as they are found."""
+"""Run files: results of searches, stored as they arrive."""

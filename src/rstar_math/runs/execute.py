@@ -1,4 +1,4 @@
-"""From problems to results in a run: the loop that `rstar search` and `rstar eval` share."""
+"""Solves the problems of a run that are not done yet, and stores each result."""
 
 import json
 from collections.abc import AsyncGenerator, Callable, Iterable

@@ -1,4 +1,4 @@
-"""A file of rows: JSONL with the standard library, Parquet where pyarrow is installed."""
+"""Exports trees and trajectories as JSONL or Parquet."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Parts of one search, and runs made one: `--shard 2/4` and `rstar merge`."""
+"""Splits a search into shards and merges run files: `--shard 2/4` and `rstar merge`."""
 
 import json
 import re

@@ -1,5 +1,4 @@
-"""A finished search as a row of a run file: made where the search was done, so that whoever writes
-the file has only to write."""
+"""Results packed for the run file, and the conditions that a run's results depend on."""
 
 import json
 import zlib

@@ -1,4 +1,4 @@
-"""The run file: one SQLite database a run, one writer, durable before a result is reported.
+"""The run file: one SQLite database per run, one writer, durable before a result is reported.
 
 Holds the problems, one tree per problem and strategy, and the conditions they were made under. A
 run goes on only under the same conditions, so that results of two configurations never mix in

@@ -1,13 +1,9 @@
-"""Code that a model wrote, run safely and fast.
+"""Runs model-written code safely and fast.
 
-    pool         Sandbox: the Executor of a search            } parent side, async
-    door         run_snippet: one snippet, sync               }
-    schedule     which program goes where, and fan-outs       }
-    programs     programs, limits, results, the cache         }
-    connection   one zygote: its process and its socket       }
-    launch       how a zygote is started                      }
-    probing      what holds on this machine                   }
-    child/       what runs inside: standard library only, see its own list
+    executor    Sandbox, the Executor of a search; run_snippet for one snippet
+    programs    programs, limits, results and their cache; probing of the layers
+    processes   starting a zygote and talking to it
+    child/      what runs inside: standard library only
 
 The layers, what each one stops and what none of them covers are in `docs/security.md`.
 """

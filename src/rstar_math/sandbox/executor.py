@@ -1,4 +1,4 @@
-"""The Executor of a search: code that a model wrote, run confined, many at a time.
+"""The Executor of a search: schedules programs on confined processes.
 
 async with Sandbox(config) as sandbox:
     execution = await sandbox.run(prefix, step)

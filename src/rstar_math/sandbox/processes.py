@@ -1,4 +1,4 @@
-"""One zygote seen from the parent: its process, its socket, and what it is busy with."""
+"""A zygote seen from the parent: how it is started, its socket, its running programs."""
 
 import asyncio
 import contextlib

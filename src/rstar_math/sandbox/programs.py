@@ -1,4 +1,4 @@
-"""What is run and what came of it: programs, their limits, results, and the cache of results."""
+"""Programs, limits, results and their cache; probing of the sandbox's layers."""
 
 import json
 import subprocess

@@ -1,4 +1,5 @@
-"""Expanding a node: what it takes to get next steps, apart from what they do to the tree.
+"""Expands a node: `expand` samples, runs, scores and judges next steps; `add_children` adds them
+to the tree and backs up their values.
 
 `expansion` does everything that can fail, wait or be cancelled, and touches no tree; `attach`
 changes the tree at once, without an `await`. So a tree is valid at every moment.

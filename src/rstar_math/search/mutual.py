@@ -1,5 +1,5 @@
-"""Mutual reasoning: a second model completes solutions whose end is hidden from it, and those it
-completes to the same answer are trusted more (rStar, arXiv:2408.06195, section 3.3).
+"""rStar's mutual consistency: a second model completes partly hidden solutions, and solutions
+completed to the same answer are kept (arXiv:2408.06195, section 3.3).
 
     await examine(tree, peer=peer, units=units, group=group, config=config, seed=seed)
     choice = await mutual_choice(tree, group, config)

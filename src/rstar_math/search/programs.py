@@ -1,4 +1,4 @@
-"""When two steps, or two solutions, compute the same."""
+"""Whether two steps, or two solutions, compute the same."""
 
 import ast
 import warnings

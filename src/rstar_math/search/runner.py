@@ -1,4 +1,4 @@
-"""One strategy on one question within its budget."""
+"""Runs one strategy on one question within its budget."""
 
 import asyncio
 from collections import deque

@@ -1,5 +1,4 @@
-"""Chains without search: greedy decoding, self-consistency and best-of-N, on the same tree type
-and through the same seams."""
+"""Independent chains: greedy decoding, self-consistency and best-of-N, on the same tree type."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

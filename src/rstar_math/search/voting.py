@@ -1,4 +1,4 @@
-"""How a final answer is chosen from what a search found.
+"""Chooses the final answer of a search by votes, and decides when a search may stop early.
 
 Every rule is a function of votes, one for each path that ended with an answer, and of nothing
 else: it works for a tree, a set of chains or several searches alike, and sees no reference answer.

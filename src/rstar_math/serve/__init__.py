@@ -1,1 +1,1 @@
-"""What people look at: the page of a run, the picture of a tree."""
+"""The OpenAI-compatible server."""

@@ -1,14 +1,10 @@
-"""The server's routes: an OpenAI-compatible API whose answers are searched for.
+"""The routes of the OpenAI-compatible server. Every answer is found by a search.
 
-refusal    how a client is told no
-wire       what clients send
-orders     from that to what is searched for
-jobs       the searches, in line and under way
-prose      what was found, as text
-replies    the same in the shapes of the API
-answering  one request, whole or as a stream
-shelf      the trees of the last answers
-door       who may come in
+requests    parses and validates what clients send
+jobs        the searches: queue, progress, limits
+responses   replies in the formats of the API; the cache of recent trees
+openapi     the API's description
+server      address, signals, shutdown
 """
 
 import asyncio

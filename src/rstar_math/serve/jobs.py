@@ -1,5 +1,4 @@
-"""The searches of a request: in line for a seat, watched while they run, ended by a limit, by the
-client's leaving or by the server's end."""
+"""The searches of a request: queued, monitored, ended by a limit, a disconnect or a shutdown."""
 
 import asyncio
 import re

@@ -1,4 +1,4 @@
-"""From a request to what is searched for: the question, the strategy and its budget."""
+"""Parses and validates requests: question, strategy, budget."""
 
 import re
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What the server says, in the shapes of the OpenAI API."""
+"""Replies in the formats of the OpenAI API, and the cache of recent trees."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Listening: the address, the signals and the end."""
+"""Runs the server: address, signals, shutdown."""
 
 import asyncio
 import gc

@@ -1,4 +1,4 @@
-"""The composition root: the one place that knows concrete classes and puts them together."""
+"""`Solver`: builds the components of a configuration and solves questions and problems."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable

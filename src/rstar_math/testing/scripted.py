@@ -1,4 +1,4 @@
-"""A Completer that answers from a function."""
+"""A Completer and a Policy that answer from a function."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

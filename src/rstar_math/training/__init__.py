@@ -1,1 +1,1 @@
-"""Training: from the trees of a run to texts, pairs and labels, and from these to better models."""
+"""Training data from trees, and training of policies and preference models."""

@@ -1,5 +1,5 @@
-"""Rows of preference data as what a model runs: all that is compared with one another, in one token
-tree, with what it has in common standing once (`ppm.token_tree`)."""
+"""Batches for training: micro-batches by tokens, length buckets, and pairs as token trees with
+shared prefixes."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""A folder of training data, whole or not at all.
+"""Folders of training data, complete or absent, with a dataset card.
 
     README.md           the card
     sft.jsonl ...       one file for each kind of data that has rows

@@ -1,5 +1,5 @@
-"""How much memory a training needs, estimated from the headers of the model's files before any
-weights are loaded, and whether there is so much.
+"""Estimates the memory that a training needs, from the headers of the model's files, and compares
+it with what is free.
 
     weights      parameters x 4 bytes, or x 2 for a base held in bfloat16
     copies       layer weights x 2 bytes: autocast keeps a bfloat16 copy of float32 matrices

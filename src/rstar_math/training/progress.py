@@ -1,5 +1,4 @@
-"""What a training says while it runs, and when it stops itself: progress lines, and the end of a
-training whose loss or gradient is no longer a number."""
+"""Progress lines of a training, and the error for one that diverges."""
 
 import json
 import math

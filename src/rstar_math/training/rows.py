@@ -1,5 +1,4 @@
-"""What a line of each kind of training data holds. The text columns are those that TRL reads
-without further preparation; the others say where a row comes from."""
+"""Rows of training data, and rendering them for a model."""
 
 import gzip
 import json

@@ -1,5 +1,5 @@
-"""The knobs of training. Defaults are the papers' where these speak; "code" is rStar-Math's public
-code and its README."""
+"""Options of training. Defaults are the papers'; "code" is rStar-Math's public code and its
+README."""
 
 from typing import Literal, Self
 

@@ -1,4 +1,4 @@
-"""What a tiny model knows before it is trained: to copy.
+"""A tiny random model for tests and the recipe `smoke`, pretrained to copy numbers.
 
 A language model has seen much text before it is made a policy, and copies a number it has just read
 without being taught. A random one has to learn that from its few solutions, and then hardly gets to

@@ -1,5 +1,4 @@
-"""How a training runs, whatever it trains: on the memory and the number formats of this machine,
-from the last whole checkpoint, to a finished model or none."""
+"""What all trainings share: memory, number formats, checkpoints, resuming, the finished folder."""
 
 import ctypes
 import gc

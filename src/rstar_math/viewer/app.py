@@ -1,4 +1,4 @@
-"""The page on a port of this machine: read-only, for this machine's own browser.
+"""The viewer's web application, and the exported page.
 
 The door refuses foreign host names (DNS rebinding) and foreign origins; what other sites embed or
 fetch is refused too, and an answer says that it is for nobody else. There is nothing to start here:

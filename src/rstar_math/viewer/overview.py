@@ -1,4 +1,4 @@
-"""The runs as a whole: figures by strategy, options that differ, rounds of an evolution."""
+"""The overview of runs: accuracy by strategy, differing options, rounds of an evolution."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence

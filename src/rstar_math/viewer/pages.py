@@ -1,5 +1,4 @@
-"""What a page shows, piece by piece and by name: the server sends the pieces that a reader opens,
-an exported page holds all of them.
+"""Renders the viewer's fragments by name, for the server and for the exported page.
 
     overview            HTML     figures of the runs
     problem/P           HTML     a question

@@ -1,4 +1,4 @@
-"""One answer: what won and why, the chosen path, what it cost."""
+"""Renders one result: the answer, why it won, the chosen path, the cost."""
 
 from collections.abc import Mapping
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""What there is to look at: run files, also while they are written, and single trees."""
+"""What the viewer shows: run files, also while they are written, and single trees."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""One step of a tree: its line in the outline, and all of it."""
+"""Renders steps: code, prose and formulas, as an outline and in full."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""A tree as one SVG: root on the left, a column a depth, answers written at their ends."""
+"""Renders a tree as SVG: root on the left, one column per depth."""
 
 from html import escape
 from pathlib import Path

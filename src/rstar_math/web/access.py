@@ -1,4 +1,4 @@
-"""The door of the server: who may come in, how much they may bring, and the book that is kept.
+"""Access control, request limits and request logging.
 
 Checks come before a body is read. What a page from another site could do in a browser is refused:
 a request from a foreign origin, and, where no key is asked for, one under a foreign host name (DNS

@@ -1,4 +1,4 @@
-"""Counts of what the server did, in Prometheus' text format, version 0.0.4."""
+"""What all web servers share: the socket, uvicorn's settings, logs and metrics."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""The layers, each put on by a function of its own and named, so that a test can leave one out.
+"""The layers of confinement, each applied by a named function, so that a test can leave one out.
 
 Once in a zygote: `capabilities`, `dumpable`, `landlock`. In every child: `descriptors`, `rlimits`,
 `landlock` (its own domain), `seccomp`. The judge's clocks and counters are the last one, `judge`.

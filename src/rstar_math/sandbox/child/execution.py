@@ -1,4 +1,5 @@
-"""One process under judgement: its pipes, its clocks, and the verdict on how it ended."""
+"""One run in a forked process: its pipes, clocks and verdict in the supervisor, and the code that
+the fork runs."""
 
 import builtins
 import contextlib

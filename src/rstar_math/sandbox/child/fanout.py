@@ -1,4 +1,4 @@
-"""Fan-out: run a prefix once, then fork the process once for each candidate next step.
+"""Fan-out: runs a prefix once, then forks the process once per candidate next step.
 
 The process that ran the prefix has run hostile code and must fork all the same. Its forks are
 gated: the kernel stops each one and asks the judge (seccomp user notification), which refuses all

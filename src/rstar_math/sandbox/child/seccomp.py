@@ -1,4 +1,4 @@
-"""The three seccomp programs: who may call what.
+"""The seccomp filters: an assembler, system-call tables and the three programs.
 
 `strict` is for a process that runs a snippet. In a fan-out, the process that runs the prefix must
 fork once a candidate: `gate` hands each of its forks to the judge to grant, `forking` is `strict`

@@ -1,4 +1,4 @@
-"""The zygote's loop: takes requests, forks a process for each run, watches it, reaps it, replies.
+"""The zygote's main loop: receives requests, forks a process per run, watches, reaps, replies.
 
 Single-threaded, and never waiting for anything that a snippet can touch.
 """

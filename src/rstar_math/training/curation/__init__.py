@@ -1,12 +1,8 @@
 """Curation: pure functions from trees to training data.
 
-ledger     one pass over a tree: the judged ends below each node, what each path is worth
-likeness   how far apart two texts are
-solutions  right solutions to imitate
-pairs      preference pairs of steps and of whole solutions
-labels     outcomes, values, step labels
-noise      problems whose reference is probably wrong
-curating   which rule is applied to what
+curate    solutions, outcomes, labels, suspect references: which rule applies to what
+pairs     preference pairs of steps and of whole solutions
+records   options and results
 """
 
 from rstar_math.runs.results import SearchedProblem

@@ -1,4 +1,5 @@
-"""From searched problems to training data: which rule is applied to what."""
+"""Chooses training data from the trees of searched problems (rStar-Math, arXiv:2501.04519,
+sections 3.2 and 3.3)."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence

@@ -1,5 +1,5 @@
 """Preference pairs: next steps of one node, and whole solutions of one problem (rStar-Math,
-arXiv:2501.04519, section 3.3)."""
+arXiv:2501.04519, section 3.3); Q values of a tree's paths."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What curation is given and what comes out of it."""
+"""Options and results of curation."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
