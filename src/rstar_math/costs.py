@@ -4,12 +4,12 @@
         await policy.propose(...)
     print(cost.sampled_tokens)
 
-The current meter travels with the asyncio context, so concurrent searches do not mix their bills,
-and a policy or a transport need not know who called it.
+Trackers live in a context variable, so concurrent searches count separately, and a policy or a
+transport does not need to know its caller.
 
-A scorer that asks a language model bills what it used as a scorer's, not as the policy's:
+A scorer that asks a language model counts its tokens as a scorer's, not as the policy's:
 
-    with rebilled(as_scoring):
+    with reclassify_cost(as_scorer_cost):
         await completer.complete(...)
 """
 
@@ -20,13 +20,13 @@ from dataclasses import replace
 
 from rstar_math.types import Cost
 
-_trackers: ContextVar[tuple[Cost, ...]] = ContextVar("rstar_math_meters", default=())
+_trackers: ContextVar[tuple[Cost, ...]] = ContextVar("rstar_math_cost_trackers", default=())
 
 
 @contextmanager
 def track_cost(cost: Cost | None = None) -> Iterator[Cost]:
-    """A `Cost` that grows by all that is charged inside the block; blocks nest, and each gets its
-    share."""
+    """Yields a `Cost` to which everything spent inside the block is added. Blocks nest: a cost
+    counts in every block around it."""
     cost = Cost() if cost is None else cost
     token = _trackers.set((*_trackers.get(), cost))
     try:
@@ -36,17 +36,17 @@ def track_cost(cost: Cost | None = None) -> Iterator[Cost]:
 
 
 def add_cost(cost: Cost) -> None:
-    """Add a cost to every meter that is open around the caller; no meter, no bill."""
-    for meter in _trackers.get():
-        meter.add(cost)
+    """Add `cost` to every tracker active in this context, if any."""
+    for tracker in _trackers.get():
+        tracker.add(cost)
 
 
 @contextmanager
-def reclassify_cost(bill: Callable[[Cost], Cost]) -> Iterator[Cost]:
-    """A `Cost` that grows by all that is charged inside the block and by nothing else; the meters
-    around the block are charged `bill` of it, once, when the block ends.
+def reclassify_cost(convert: Callable[[Cost], Cost]) -> Iterator[Cost]:
+    """Collect the costs of the block, and add `convert(cost)` to the outer trackers at its end.
 
-    An error or a cancellation ends the block too: what was used up to there is billed.
+    Yields the collected `Cost`. An error or a cancellation also ends the block; what was spent
+    until then is counted.
     """
     spent = Cost()
     token = _trackers.set((spent,))
@@ -54,18 +54,18 @@ def reclassify_cost(bill: Callable[[Cost], Cost]) -> Iterator[Cost]:
         yield spent
     finally:
         _trackers.reset(token)
-        add_cost(bill(spent))
+        add_cost(convert(spent))
 
 
 def as_discriminator_cost(cost: Cost) -> Cost:
-    """The cost of a second model that was asked to solve: as it is, with its sampled tokens told
-    apart as `discriminator_tokens`."""
+    """The cost of a discriminator (the second model of rStar): its sampled tokens also count as
+    `discriminator_tokens`."""
     return replace(cost, discriminator_tokens=cost.sampled_tokens)
 
 
 def as_scorer_cost(cost: Cost) -> Cost:
-    """The cost of a language model that was asked for scores: its tokens, of prompts and samples
-    together, are `scorer_tokens`; its samples are no steps, so `samples` is 0. The rest stays."""
+    """The cost of a language model used as a scorer: prompt and sampled tokens become
+    `scorer_tokens`, and `samples` is 0 because nothing was sampled for the tree."""
     return replace(
         cost,
         samples=0,
@@ -77,4 +77,4 @@ def as_scorer_cost(cost: Cost) -> Cost:
 
 
 ENVIRONMENT_FIELDS = frozenset({"seconds", "retries", "failures", "cached_tokens"})
-"""Parts of a cost that say how the servers fared, not what the search did."""
+"""Fields that depend on the servers and the clock, not on what the search did."""

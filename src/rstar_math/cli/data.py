@@ -110,7 +110,7 @@ def curation_config(settings: Sequence[str]) -> "CurationConfig":
     """The options of a command line. Raises `ConfigError`."""
     from rstar_math.training.curation.records import CurationConfig
 
-    return section_of(CurationConfig, settings, "margin=0.5", "curation.")
+    return section_of(CurationConfig, settings, "min_q_gap=0.5", "curation.")
 
 
 def _kinds(text: str) -> list["Data"]:

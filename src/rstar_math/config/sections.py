@@ -185,7 +185,7 @@ class SearchConfig(Section):
     """Budget of tokens for one problem, the same for every strategy: runs are repeated until it is
     spent; by default a strategy has its own size."""
     budget: Literal["sampled", "total"] = "sampled"
-    """Which tokens `tokens` counts: those sampled, or those of the prompts too, cached or not."""
+    """Which tokens `token_budget` counts: those sampled, or those of the prompts too, cached or not."""
     confidence: float | None = Field(None, gt=0.5, le=1)
     """Stop early when a majority is settled: at 1 when no vote to come can change it, below 1 when
     it is this sure by the votes so far; by default never."""
@@ -236,7 +236,7 @@ class SearchConfig(Section):
     answer: Literal["majority", "paths", "weighted", "best", "top-of-runs"] | None = None
     """How the answer is chosen: by votes that count what the policy would write, by one vote a path
     (rStar's generator), by votes weighted with values, by the highest value, or as in rStar-Math by
-    the best of each run and a majority of the top `keep`; by default as suits the strategy."""
+    the best of each run and a majority of the top `top_k`; by default as suits the strategy."""
     top_k: int = Field(4, ge=1)
     """Runs whose best paths vote in "top-of-runs" (rStar-Math's code: 4)."""
     parallel_problems: int | None = Field(None, ge=1)

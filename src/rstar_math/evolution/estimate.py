@@ -247,7 +247,7 @@ class _Estimator:
         self._parts: list[Part] = []
 
     def parts(self, counts: dict[str, int], sizes: Sequence[int]) -> list[Part]:
-        """See `reckon`."""
+        """See `estimate_parts`."""
         train, held = counts["to learn from"], counts["held out"]
         train += self._synthesis()
         kept = 0.0

@@ -243,7 +243,7 @@ STAGE = "0/synthesis"
 
 async def draft(context: EvolutionContext) -> Facts:
     """Have new problems written and solved, or what is left of them; counts, and what was left out
-    and why. They are in `gathering.SYNTHETIC` from then on."""
+    and why. They are in `problem_sets.SYNTHETIC` from then on."""
     recipe, journal = context.recipe, context.journal
     order = _order(recipe, journal, context.cluster)
     inputs = {

@@ -121,7 +121,7 @@ class OpenAIClient:
         self.replicas.serves = self._lists_model
 
     async def _check_replica(self, replica: Replica) -> None:
-        """As `greet`, for one server."""
+        """As `check_server`, for one server."""
         try:
             reply = await replica.get(f"{replica.url}/models", 30.0)
         except (httpx.InvalidURL, ValueError) as error:

@@ -378,7 +378,7 @@ async def stop_idle_servers() -> None:
 
 
 async def policy_servers(address: str, config: ServersConfig) -> ServerLease:
-    """The use of servers of vllm:FOLDER as a policy. Raises as `launch.start` does."""
+    """The use of servers of vllm:FOLDER as a policy. Raises as `start` does."""
     checkpoint, name = await asyncio.to_thread(_place, address, "policy")
     if name in config.adapters:
         raise ConfigError(
@@ -395,7 +395,7 @@ async def policy_servers(address: str, config: ServersConfig) -> ServerLease:
 
 
 async def ppm_server(address: str, config: ServersConfig) -> ServerLease:
-    """The use of a server of vllm:FOLDER as a preference model. Raises as `launch.start` does."""
+    """The use of a server of vllm:FOLDER as a preference model. Raises as `start` does."""
     checkpoint, name = await asyncio.to_thread(_place, address, "ppm")
     order = ServerSpec(checkpoint, name, options=config.ppm, pooling=True)
     return await acquire([_on(order, config.ppm_gpus)], config)

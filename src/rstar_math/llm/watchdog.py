@@ -1,6 +1,6 @@
 """Runs a server and sees to it that nothing of it outlives whoever asked for it.
 
-    python warden.py PARENT GRACE_S COMMAND...
+    python watchdog.py PARENT GRACE_S COMMAND...
 
 A program of its own, of the standard library alone. It ends the server when it is told to (SIGTERM)
 or when the process PARENT is gone, however that ended: first politely, after GRACE_S seconds by
@@ -57,12 +57,12 @@ def run(parent: int, grace_s: float, command: Sequence[str]) -> int:
 
 def _guard(signals: set[signal.Signals]) -> None:
     """Start the guard, which ends like all that is below this process."""
-    warden, group = os.getpid(), os.getpgrp()
+    watchdog, group = os.getpid(), os.getpgrp()
     if os.fork() != 0:
         return
     os.setsid()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
-    while os.getppid() == warden:
+    while os.getppid() == watchdog:
         time.sleep(_EVERY_S)
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(group, signal.SIGKILL)

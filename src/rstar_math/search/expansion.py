@@ -1,7 +1,7 @@
 """Expands a node: `expand` samples, runs, scores and judges next steps; `add_children` adds them
 to the tree and backs up their values.
 
-`expansion` does everything that can fail, wait or be cancelled, and touches no tree; `attach`
+`expand` does everything that can fail, wait or be cancelled, and touches no tree; `add_children`
 changes the tree at once, without an `await`. So a tree is valid at every moment.
 """
 

@@ -162,7 +162,7 @@ async def check_candidates(
 async def choose_by_agreement(tree: Tree, group: AnswerGrouper, config: MutualConfig) -> Choice:
     """The answer that the search and the second model agree on.
 
-    Of the candidates those are kept that enough completions agreed with (`survives`); a candidate
+    Of the candidates those are kept that enough completions agreed with (`is_kept`); a candidate
     that nobody was asked about only where nobody was asked about any. The answer with the highest
     score among those kept wins, of equal ones the one with more of them, then the one found first.
     Where none is kept it is a majority of all candidates, each counted once.

@@ -24,7 +24,7 @@ def layer_matrices(model: Any) -> dict[str, Any]:
         if not inside:
             raise InputError(
                 f"The decoder layer {names[id(layer)]} of {_class(model)} has no linear layers; "
-                "train all weights (lora=0, matrices=false)."
+                "train all weights (lora_rank=0, matrices_only=false)."
             )
         found |= inside
         covered |= {id(module.weight) for module in inside.values()}
@@ -34,7 +34,7 @@ def layer_matrices(model: Any) -> dict[str, Any]:
                 raise InputError(
                     f"{_class(model)} has {names[id(layer)]}.{name} of shape "
                     f"{tuple(weights.shape)}, which is not the weight of a linear layer, so an "
-                    "adapter would train the model only in part; train all weights (lora=0, "
+                    "adapter would train the model only in part; train all weights (lora_rank=0, "
                     "matrices_only=false) or choose another base."
                 )
     return found
@@ -76,7 +76,7 @@ def _decoder_layers(model: Any) -> list[Any]:
     if not len(layers):
         raise InputError(
             f"{_class(model)} has no decoder layers that can be found, so there is no place for an "
-            "adapter; train all weights (lora=0, matrices=false)."
+            "adapter; train all weights (lora_rank=0, matrices_only=false)."
         )
     return list(layers)
 

@@ -79,7 +79,7 @@ class PolicyTraining(Batches):
     """Solutions to one step of the optimiser (code: 128); fewer where there are fewer."""
     micro_batch_size: int = Field(8, ge=1)
     """Solutions of like length that stand together in a step, and that are computed at once where
-    `micro_tokens` is not set. Of a few hundred solutions,
+    `micro_batch_tokens` is not set. Of a few hundred solutions,
     those of one length are often of one kind, and 1 or 2 learn better (docs/lab-notes.md)."""
     weight_decay: float = Field(0.1, ge=0)
     """Weight decay of AdamW (code: 0.1)."""
@@ -120,7 +120,7 @@ class PreferenceTraining(Batches):
     pairs); fewer where there are fewer."""
     micro_batch_size: int = Field(4, ge=1)
     """Nodes of like length that stand together in a step, and that are computed at once where
-    `micro_tokens` is not set."""
+    `micro_batch_tokens` is not set."""
     weight_decay: float = Field(0.1, ge=0)
     """Weight decay of AdamW (code: 0.1)."""
     max_tokens: int = Field(2048, ge=16)

@@ -135,7 +135,7 @@ def cell(column: Column, problem: Problem) -> tuple[str, int, str]:
 
 
 def flags(columns: Sequence[Column], problem: Problem) -> list[str]:
-    """The filters that a problem passes; see `listing.FILTERS`."""
+    """The filters that a problem passes; see `FILTERS`."""
     held = [(c, c.results[problem.id]) for c in columns if problem.id in c.results]
     states = {state(result) for _, result in held}
     found = []
