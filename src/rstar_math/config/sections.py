@@ -185,7 +185,7 @@ class SearchConfig(Section):
     """Budget of tokens for one problem, the same for every strategy: runs are repeated until it is
     spent; by default a strategy has its own size."""
     budget: Literal["sampled", "total"] = "sampled"
-    """Which tokens `token_budget` counts: those sampled, or those of the prompts too, cached or not."""
+    """Which tokens `token_budget` counts: sampled ones, or also those of prompts, cached or not."""
     confidence: float | None = Field(None, gt=0.5, le=1)
     """Stop early when a majority is settled: at 1 when no vote to come can change it, below 1 when
     it is this sure by the votes so far; by default never."""

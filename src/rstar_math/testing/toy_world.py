@@ -303,7 +303,10 @@ _ANSWERS = (
 
 
 def step_text(effect: Effect, variant: int, numbers: Sequence[int], at: int) -> str:
-    """Text of the step that adds number `at`, with its mark; `variant` from 0 to `WORDINGS` * `len(SLIPS)` - 1."""
+    """Text of the step that adds number `at`, with its mark.
+
+    `variant` ranges from 0 to `WORDINGS * len(SLIPS) - 1`.
+    """
     wording, extra = variant % WORDINGS, SLIPS[variant // WORDINGS]
     n = numbers[at]
     code = {
