@@ -152,9 +152,9 @@ def test_errors_are_those_that_the_client_knows(server: Live) -> None:
         api.create(model="rstar", messages=ASK, n=129)
     with pytest.raises(openai.BadRequestError, match="1 to 8"):
         api.create(model="rstar", messages=ASK, n=9)
-    with pytest.raises(openai.BadRequestError, match="goes by a scorer"):
+    with pytest.raises(openai.BadRequestError, match="needs a scorer"):
         api.create(model="rstar-beam", messages=ASK)
-    with pytest.raises(openai.BadRequestError, match="goes by a scorer"):
+    with pytest.raises(openai.BadRequestError, match="needs a scorer"):
         api.create(model="rstar-beam", messages=ASK, stream=True)
 
 
