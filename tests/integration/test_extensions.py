@@ -24,6 +24,16 @@ def answer(body: Mapping[str, Any]) -> list[str]:
     return [f"# Add them ({at}).\nprint(3 + 5)\n<code/>" for at in range(n)]
 
 
+def actions(body: Mapping[str, Any]) -> list[str]:
+    """A plan, and a solution only where a plan comes first."""
+    prompt, n = str(body["prompt"]), int(body.get("n", 1))
+    if prompt.endswith("Plan:"):
+        return [" Add the numbers."] * n
+    if "Plan: Add the numbers." in prompt.rpartition("3 plus 5?")[2]:
+        return [" 3 + 5 = 8. The answer is 8."] * n
+    return [" I need a plan."] * n
+
+
 def rstar(*args: str) -> dict[str, Any]:
     """What the command prints as JSON, with examples/ on the path."""
     done = subprocess.run(
@@ -51,6 +61,14 @@ def test_an_extension_is_named_on_the_command_line(options: tuple[str, ...]) -> 
     small = ("--set", "search.rollouts=2", "--set", "search.candidates=2")
     with serving(answer) as fake:
         found = rstar("solve", "What is 3 plus 5?", "--model", fake.url, *small, *options)
+    assert found["answer"] == "8"
+
+
+def test_an_action_is_named_in_the_configuration() -> None:
+    enabled = 'actions.enabled=["A2","extensions.action:PLAN"]'
+    with serving(actions) as fake:
+        options = ("--model", fake.url, "--strategy", "gen@4", "--set", enabled)
+        found = rstar("solve", "What is 3 plus 5?", *options)
     assert found["answer"] == "8"
 
 

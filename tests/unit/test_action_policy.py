@@ -256,7 +256,7 @@ PATHS = st.sampled_from([[], [ANEW], [THOUGHT], [FIRST], [FIRST, AGAIN], MIXED, 
 @given(
     st.lists(TEXTS, min_size=1, max_size=8),
     PATHS,
-    st.sets(st.sampled_from(ACTIONS), min_size=1),
+    st.sets(st.sampled_from(list(ACTIONS)), min_size=1),
     st.integers(1, 4),
     st.integers(1, 5),
 )

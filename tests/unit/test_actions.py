@@ -12,31 +12,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rstar_math.prompts import ParsedSample
-from rstar_math.prompts.actions import (
-    ACTIONS,
-    allowed_actions,
-    effective_question,
+from rstar_math.prompts.action_parsing import (
     parse_answer,
     parse_rephrasing,
     parse_subquestion,
     parse_thought,
-    solution_segments,
     states_answer,
-    with_revised_answers,
 )
-from rstar_math.prompts.families import (
-    ActionPrompts,
+from rstar_math.prompts.actions import (
+    ACTIONS,
+    allowed_actions,
     answer_prompt,
-    chain_prompt,
     completion_prompt,
+    effective_question,
     final_subquestion,
-    load_action_prompts,
     reanswer_prompt,
     rephrase_prompt,
+    solution_segments,
     subquestion_prompt,
     thought_prompt,
     verify_prompt,
+    with_revised_answers,
 )
+from rstar_math.prompts.families import ActionPrompts, chain_prompt, load_action_prompts
 from rstar_math.types import Question, Step
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "actions"
@@ -96,9 +94,9 @@ def golden(name: str, text: str) -> None:
 def test_what_may_follow_a_step(step: Step | None, spare: str, last: str) -> None:
     prefix = [step] if step else []
     room = len(prefix) + 1
-    assert " ".join(allowed_actions(prefix, ACTIONS, depth=room + 1)) == spare
-    assert " ".join(allowed_actions(prefix, ACTIONS, depth=room)) == last
-    assert allowed_actions(prefix, ACTIONS, depth=room - 1) == ()
+    assert " ".join(allowed_actions(prefix, tuple(ACTIONS), depth=room + 1)) == spare
+    assert " ".join(allowed_actions(prefix, tuple(ACTIONS), depth=room)) == last
+    assert allowed_actions(prefix, tuple(ACTIONS), depth=room - 1) == ()
 
 
 def test_what_may_follow_for_every_choice_of_actions() -> None:

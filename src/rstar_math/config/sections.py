@@ -252,15 +252,19 @@ class ActionsConfig(Section):
     prompt_set: str = "school"
     """Prompts for a kind of task: school (word problems), competition (harder mathematics), yesno
     (commonsense, answered yes or no), or a folder of one's own."""
-    enabled: tuple[Literal["A1", "A2", "A3", "A4", "A5"], ...] = ("A1", "A2", "A3", "A4", "A5")
+    enabled: tuple[str, ...] = ("A1", "A2", "A3", "A4", "A5")
     """Actions in use (the paper's ablation leaves some out): A1 a one-step thought, A2 the rest of
-    the solution, A3 the next sub-question with its answer, A4 its answer again, A5 the question
-    rephrased."""
+    the solution, A3 the next sub-question with its answer, A4 that sub-question re-answered, A5 the
+    question rephrased; or module:NAME of an action outside the package."""
 
     @field_validator("enabled")
     @classmethod
     def _can_end(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if not {"A1", "A2", "A3"} & set(value):
+        builtin = {"A1", "A2", "A3", "A4", "A5"}
+        unknown = [name for name in value if name not in builtin and ":" not in name]
+        if unknown:
+            raise ValueError(f"unknown action {unknown[0]!r}; use A1 to A5 or module:NAME")
+        if set(value) <= {"A4", "A5"}:
             raise ValueError("a path can end only by A1, A2 or A3; allow one of them")
         return value
 

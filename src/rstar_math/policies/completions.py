@@ -10,7 +10,7 @@ from rstar_math.config.sections import ActionsConfig, MutualConfig, PolicyConfig
 from rstar_math.costs import add_cost
 from rstar_math.extraction import extract_answer
 from rstar_math.models.prompting import prompting_of, renderer_for
-from rstar_math.prompts.actions import ANSWER_STOPS, parse_answer
+from rstar_math.prompts.action_parsing import ANSWER_STOPS, parse_answer
 from rstar_math.prompts.families import chain_messages, chain_prompt, load_action_prompts
 from rstar_math.prompts.rendering import END_OF_THINKING, THINK, Conversation, Renderer
 from rstar_math.prompts.subquestions import (

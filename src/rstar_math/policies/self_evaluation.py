@@ -16,7 +16,8 @@ from typing import TypeVar
 from rstar_math.concurrency import gather
 from rstar_math.costs import add_cost, as_scorer_cost, reclassify_cost
 from rstar_math.errors import ContextLengthError, RequestError
-from rstar_math.prompts.families import load_action_prompts, verify_prompt
+from rstar_math.prompts.actions import verify_prompt
+from rstar_math.prompts.families import load_action_prompts
 from rstar_math.prompts.templates import (
     CHECKED,
     ONE_LINE,

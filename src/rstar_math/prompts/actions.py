@@ -1,138 +1,213 @@
-"""rStar's five actions (Qi et al. 2024, arXiv:2408.06195, section 3.1): which action may follow
-which, and parsers of sampled text.
+"""rStar's actions (Qi et al. 2024, arXiv:2408.06195, section 3.1): one table, `ACTIONS`.
 
-A path is a list of `Step`s whose kind is the action that made it. Their prose:
+An entry says how the action is sampled, which steps it may follow and how its step reads as part of
+a solution. To add an action, write one entry; it may also live outside the package, see
+`load_actions`. A path is a list of `Step`s whose `kind` is the name of an action. Their prose:
 
-    A1  a thought, one line:          He has 3 * 4 = 12 apples.
-    A2  the rest of the solution:     He eats 2 of the 12, so 10 are left. The answer is 10.
-    A3  a sub-question, its answer:   as in `prompts.subquestions`
-    A4  that answer, given again:     He has 4 + 4 + 4 = 12 apples. The answer is 12.
-    A5  the question, said anew:      Condition 1: Tim has 3 bags. ... Question: How many are left?
+    A1  a thought, one line:             He has 3 * 4 = 12 apples.
+    A2  the rest of the solution:        He eats 2 of the 12, so 10 are left. The answer is 10.
+    A3  a sub-question and its answer:   see `prompts.subquestions`
+    A4  that sub-question, re-answered:  He has 4 + 4 + 4 = 12 apples. The answer is 12.
+    A5  the question, rephrased:         Condition 1: Tim has 3 bags. ... Question: How many?
 
 Only a step that ends its path has an `answer`: A2, A3 on the problem's own question, and an A1 that
 states the final answer.
 """
 
 import re
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
 
+from rstar_math.concurrency import gather
+from rstar_math.config.loading import import_object
+from rstar_math.config.sections import ActionsConfig
 from rstar_math.errors import ConfigError
 from rstar_math.extraction import extract_answer
+from rstar_math.prompts.action_parsing import (
+    LINE_STOPS,
+    REPHRASING_STOPS,
+    parse_rephrasing,
+    parse_subquestion,
+    parse_thought,
+    states_answer,
+)
+from rstar_math.prompts.families import RIGHT, ActionPrompts, chain_prompt, question_line
 from rstar_math.prompts.grammar import ParsedSample
-from rstar_math.prompts.subquestions import STOPS, subquestion_of
+from rstar_math.prompts.subquestions import (
+    FINAL_PREFIX,
+    is_final_subquestion,
+    last_sentence,
+    render_subquestions,
+    subquestion_of,
+)
+from rstar_math.seeding import derive
 from rstar_math.types import Question, Step
 
-NAMES = {
-    "A1": "thought",
-    "A2": "rest of the solution",
-    "A3": "sub-question",
-    "A4": "answered again",
-    "A5": "question rephrased",
-}
+
+class Parser(Protocol):
+    """Reads one sample."""
+
+    def __call__(self, text: str, *, finished: bool) -> ParsedSample:
+        """A step, or why the text is not one. `finished` is False for a text cut off at its
+        token limit."""
+
+
+class ActionContext(Protocol):
+    """What an action can see and use while it proposes steps."""
+
+    question: Question
+    prefix: Sequence[Step]
+    prompts: ActionPrompts
+    config: ActionsConfig
+    k: int
+    """Most thoughts and sub-questions to sample (K)."""
+    is_last: bool
+    """Whether the proposed step is the last one that the path may have."""
+    seed: int
+    """The expansion's seed; derive the action's own with `derive(seed, name)`."""
+
+    async def sample(
+        self, prompt: str, parse: Parser, *, n: int, max_tokens: int, stop: Sequence[str], seed: int
+    ) -> tuple[Step, ...]:
+        """Sample `n` completions and parse them. Those that are not steps are counted in the
+        cost."""
+
+    async def vote(self, prompt: str, *, kind: str, n: int, max_tokens: int, seed: int) -> "Vote":
+        """Sample `n` solutions that end by stating an answer, and take the majority's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """The result of a majority vote over samples."""
+
+    step: Step | None
+    """The first sample of the largest class, with that class's share as its confidence. None if
+    no sample states an answer."""
+    answers: tuple[str, ...] = ()
+    """The answers of all samples."""
+
+
+@dataclass(frozen=True, slots=True)
+class ActionResult:
+    """The steps that an action proposes, and the answers of its vote on the whole problem."""
+
+    steps: tuple[Step, ...] = ()
+    answers: tuple[str, ...] = ()
+
+
+def _plain_text(step: Step) -> str:
+    return step.text.strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """An entry of `ACTIONS`."""
+
+    name: str
+    """The `Step.kind` of its steps. Seeds derive from it."""
+    label: str
+    """Shown in the viewer and by `rstar solve`."""
+    propose: Callable[[ActionContext], Awaitable[ActionResult]]
+    follows: frozenset[str | None]
+    """Kinds of steps that the action may follow; None is the root."""
+    ends: Literal["always", "if last", "if stated", "never"] = "never"
+    """When its step ends the path: always, if it is the path's last step, if it states an answer,
+    or never."""
+    followed_by: frozenset[str] = frozenset()
+    """Further actions that may follow it, for an action that others do not name in `follows`."""
+    solution_text: Callable[[Step], str] = _plain_text
+    """The step as part of a whole solution; "" if it contributes nothing."""
+    rephrases: bool = False
+    """Whether its step takes the place of the question. Such a step is the path's first."""
+    revises: bool = False
+    """Whether its step takes the place of the answer of the sub-question before it."""
+
+
+# What a path says.
 
 
 def label(step: Step) -> str:
-    """The action that made a step, and how the vote on its answer went; "" for other steps."""
-    name = NAMES.get(step.kind, "")
-    if name and step.confidence is not None:
-        name += f", {step.confidence:.0%} of the votes"
-    return name
+    """The action that made a step and its share of the votes; "" for steps of other policies."""
+    action = ACTIONS.get(step.kind)
+    if action is None:
+        return ""
+    share = "" if step.confidence is None else f", {step.confidence:.0%} of the votes"
+    return f"{action.label}{share}"
 
 
-ACTIONS = ("A1", "A2", "A3", "A4", "A5")
-"""The kinds of steps, in the order in which they are asked for."""
-_FOLLOWS: dict[str | None, tuple[str, ...]] = {
-    None: ("A1", "A2", "A3", "A5"),
-    "A1": ("A1", "A2"),
-    "A3": ("A1", "A2", "A3", "A4"),
-    "A4": ("A1", "A2", "A3"),
-    "A5": ("A1", "A2", "A3"),
-}
-"""What rStar's code allows after a step of each kind; None is the root."""
-_STATEMENT = re.compile(
-    r"(?:\A|(?<=[.!?])\s+|\n)(?:(?:so|thus|hence|therefore),?\s+)?(?:the\s+)?(?:final\s+)?answer\s+is\b"
-    r"[^\n]*\Z",
-    re.IGNORECASE,
-)
-_FINAL = re.compile(
-    r"\\boxed\b|"
-    r"(?:\A|[.!?,:]|\b(?:so|thus|hence|therefore|that))\s*(?:\*\*)?(?:the\s+)?(?:final\s+)?answer"
-    r"(?:\s+to\s+(?:the|this)\s+(?:question|problem)\b)?"
-    r"\s*(?:\*\*)?(?:\s+is\b|:)(?!\s*(?:not|what|how|which|unknown)\b)[^?\n]*(?:\n|\Z)",
-    re.IGNORECASE,
-)
-_UNIT = re.compile(r"\s*\S(?:[^\n]*?[.!?](?=\s|\Z)|[^\n]*)")
+def load_actions(names: Sequence[str]) -> tuple[str, ...]:
+    """The names of the actions that `actions.enabled` selects.
+
+    An entry is a name in `ACTIONS`, or "module:NAME" of an `Action` elsewhere, which is added to
+    the table. Raises `ConfigError` for an unknown name, and for an outside action with the name
+    of another one.
+    """
+    return tuple(_load_action(name) for name in names)
+
+
+def _load_action(name: str) -> str:
+    if name in ACTIONS:
+        return name
+    if ":" not in name:
+        known = ", ".join(ACTIONS)
+        raise ConfigError(f"Unknown action {name!r}; use {known} or module:NAME.")
+    action = import_object(name)
+    if not isinstance(action, Action):
+        raise ConfigError(f"{name} is not an Action; it is {type(action).__name__}.")
+    if ACTIONS.setdefault(action.name, action) is not action:
+        raise ConfigError(f"{name} has the name of another action, {action.name!r}; rename it.")
+    return action.name
 
 
 def ends_path(step: Step) -> bool:
-    """Whether a path ends with this step: it states the answer, or was to be the rest."""
-    return step.answer is not None or step.kind == "A2"
+    """Whether a path ends with this step."""
+    return step.answer is not None or (step.kind in ACTIONS and ACTIONS[step.kind].ends == "always")
 
 
 def allowed_actions(
-    prefix: Sequence[Step], allowed: Sequence[str], *, depth: int
+    prefix: Sequence[Step], enabled: Sequence[str], *, depth: int
 ) -> tuple[str, ...]:
-    """The actions that may follow a prefix, in the order of `ACTIONS`; none after its end.
+    """The enabled actions that may follow a prefix, in the order of `ACTIONS`; none after its end.
 
-    A path has at most `depth` steps, a rephrasing (A5) among them. For the last one only those
-    actions are asked that end a path: A2, and A3 on the problem's own question. Where neither may
-    follow, it is A1, which may state the answer.
+    A path has at most `depth` steps, a rephrasing (A5) included. Its last step must be able to end
+    it: A2, or A3 on the problem's own question; if neither may follow, A1, which may state the
+    answer.
     """
     if len(prefix) >= depth or (prefix and ends_path(prefix[-1])):
         return ()
     last = prefix[-1].kind if prefix else None
-    if last not in _FOLLOWS:
+    if last is not None and last not in ACTIONS:
         raise ConfigError(
-            f"A tree with steps of kind {last!r} cannot be searched on by rStar's actions; begin a "
-            "new tree, or take the strategy that it was grown by."
+            f"The tree has steps of kind {last!r}, which rStar's actions cannot continue; start a "
+            "new tree, or use the strategy that grew it."
         )
-    follows = _FOLLOWS[last]
-    found = tuple(action for action in follows if action in allowed)
-    if len(prefix) + 1 < depth:
-        return found
-    return tuple(a for a in found if a in ("A2", "A3")) or tuple(a for a in found if a == "A1")
+    after = ACTIONS[last].followed_by if last is not None else frozenset()
+    found = [
+        action
+        for action in ACTIONS.values()
+        if action.name in enabled and (last in action.follows or action.name in after)
+    ]
+    if len(prefix) + 1 >= depth:
+        ending = [action for action in found if action.ends in ("always", "if last")]
+        found = ending or [action for action in found if action.ends == "if stated"]
+    return tuple(action.name for action in found)
 
 
 def effective_question(question: Question, prefix: Sequence[Step]) -> Question:
-    """The question that a path answers: as its first step rephrased it, if that is an A5."""
-    if not prefix or prefix[0].kind != "A5":
+    """The question that a path answers: the rephrased one if its first step is a rephrasing."""
+    if not prefix or prefix[0].kind not in ACTIONS or not ACTIONS[prefix[0].kind].rephrases:
         return question
     lines = prefix[0].text.split("\n")
     *conditions, last = (line if line[-1:] in ".!?" else f"{line}." for line in lines)
     return Question(question.id, " ".join([*conditions, last.removeprefix("Question: ")]))
 
 
-def solution_segments(question: Question, steps: Sequence[Step]) -> list[str]:
-    """What a path says, in sentences and lines, for cutting it in two: joined by "" they are the
-    solution as a chain-of-thought prompt shows it after "Answer:", but for the space before it.
-
-    Sub-questions are left out, and so is the "The answer is 12." of those on the way; an answer
-    given again (A4) takes the place of the first; a rephrased question (A5) is no part of its own
-    solution. Units after the first begin with the space that parts them from the one before. All
-    from the first statement of the final answer on is one unit: who is shown all but the last is
-    not shown the answer.
-    """
-    del question  # the same for every question: what a step ends is written in the step
-    text = " ".join(filter(None, (as_solution_text(step) for step in with_revised_answers(steps))))
-    units = _UNIT.findall(text)
-    for at, unit in enumerate(units):
-        if states_answer(unit):
-            return [*units[:at], "".join(units[at:])]
-    return units
-
-
-def states_answer(text: str) -> bool:
-    """Whether a sentence states the final answer: in a box, or with "the answer is" and something
-    that is no question and no denial."""
-    return _FINAL.search(text) is not None
-
-
 def with_revised_answers(steps: Sequence[Step]) -> list[Step]:
-    """The steps without A4: each has put its answer in the place of that of its A3."""
+    """The steps without A4: each A4 replaces the answer of the A3 before it."""
     kept: list[Step] = []
     for step in steps:
-        if step.kind == "A4" and kept:
+        if step.kind in ACTIONS and ACTIONS[step.kind].revises and kept:
             first = kept.pop()
             kept.append(replace(first, prose=f"{subquestion_of(first)}\nAnswer: {step.text}"))
         else:
@@ -141,91 +216,244 @@ def with_revised_answers(steps: Sequence[Step]) -> list[Step]:
 
 
 def as_solution_text(step: Step) -> str:
-    """A step as a part of a whole solution; "" for a rephrased question."""
-    if step.kind == "A5":
-        return ""
-    if step.kind != "A3":
-        return step.text.strip()
+    """A step as part of a whole solution; "" for a rephrased question."""
+    action = ACTIONS.get(step.kind)
+    return _plain_text(step) if action is None else action.solution_text(step)
+
+
+_SEGMENT = re.compile(r"\s*\S(?:[^\n]*?[.!?](?=\s|\Z)|[^\n]*)")
+
+
+def solution_segments(question: Question, steps: Sequence[Step]) -> list[str]:
+    """A path as sentences and lines, so that it can be cut in two at any of them.
+
+    Joined by "" they are the solution as a chain-of-thought prompt shows it after "Answer:", except
+    for the space before it. Sub-questions and their intermediate "The answer is 12." are left out.
+    A re-answer (A4) replaces the first answer. A rephrased question (A5) contributes nothing.
+    Everything from the first statement of the final answer on is one segment, so all but the last
+    segment never show the answer.
+    """
+    del question  # the steps alone decide; the signature is that of other segmenters
+    text = " ".join(filter(None, (as_solution_text(step) for step in with_revised_answers(steps))))
+    segments = _SEGMENT.findall(text)
+    for at, segment in enumerate(segments):
+        if states_answer(segment):
+            return [*segments[:at], "".join(segments[at:])]
+    return segments
+
+
+# Prompts.
+
+
+_NUMBER = re.compile(r"\d")
+
+
+def completion_prompt(prompts: ActionPrompts, question: Question, prefix: Sequence[Step]) -> str:
+    """A2: asks for the rest of the solution, which begins with what the prefix says."""
+    begun = "".join(solution_segments(question, prefix))
+    return chain_prompt(prompts, effective_question(question, prefix), begun)
+
+
+def reanswer_prompt(prompts: ActionPrompts, question: Question, prefix: Sequence[Step]) -> str:
+    """A4: asks for the answer of the last sub-question, by a chain of thought.
+
+    The answer begins with what the earlier steps say.
+    """
+    *before, last = prefix
+    about = f"{_facts(effective_question(question, prefix))} {subquestion_of(last)}"
+    begun = "".join(solution_segments(question, before))
+    return chain_prompt(prompts, Question(question.id, about), begun)
+
+
+def thought_prompt(prompts: ActionPrompts, question: Question, prefix: Sequence[Step]) -> str:
+    """A1: asks for the next line of a solution in steps; sub-questions show their answers."""
+    lines = (" ".join(as_solution_text(step).split()) for step in with_revised_answers(prefix))
+    shown = "".join(f"{line}\n" for line in lines if line)
+    return f"{prompts.thoughts}{question_line(effective_question(question, prefix))}Steps:\n{shown}"
+
+
+def subquestion_prompt(prompts: ActionPrompts, question: Question, prefix: Sequence[Step]) -> str:
+    """A3: asks for the next sub-question; a re-answer (A4) replaces the first answer."""
+    shown = render_subquestions(
+        [step for step in with_revised_answers(prefix) if step.kind == "A3"]
+    )
+    problem = effective_question(question, prefix).text.strip()
+    return f"{prompts.subquestions}Problem: {problem}\n{shown}Question:"
+
+
+def answer_prompt(
+    prompts: ActionPrompts, question: Question, prefix: Sequence[Step], subquestion: str
+) -> str:
+    """A3: asks for the answer to a sub-question."""
+    return f"{subquestion_prompt(prompts, question, prefix)} {subquestion}\nAnswer:"
+
+
+def final_subquestion(question: Question, prefix: Sequence[Step]) -> str:
+    """The sub-question that is the problem's own question."""
+    return f"{FINAL_PREFIX} {last_sentence(effective_question(question, prefix))}"
+
+
+def rephrase_prompt(prompts: ActionPrompts, question: Question) -> str:
+    """A5: asks for the question as a list of conditions and the question itself."""
+    return f"{prompts.rephrase}Problem: {question.text.strip()}\nCondition 1:"
+
+
+def verify_prompt(prompts: ActionPrompts, question: Question, steps: Sequence[Step]) -> str:
+    """Asks whether a whole solution is right, yes or no."""
+    solution = "".join(solution_segments(question, steps))
+    asked = question_line(effective_question(question, steps))
+    return f"{prompts.verify}{asked}Answer: {solution}\n{RIGHT}"
+
+
+def _facts(question: Question) -> str:
+    """A question's text without its last sentence, unless that is all of it or has a number."""
+    last = last_sentence(question)
+    text = " ".join(question.text.split())
+    facts = text.removesuffix(last).rstrip()
+    return facts if facts and not _NUMBER.search(last) else text
+
+
+# Proposals.
+
+
+async def _propose_thoughts(context: ActionContext) -> ActionResult:
+    prompt = thought_prompt(context.prompts, context.question, context.prefix)
+    steps = await context.sample(
+        prompt,
+        parse_thought,
+        n=context.k,
+        max_tokens=context.config.thought_tokens,
+        stop=LINE_STOPS,
+        seed=derive(context.seed, "A1"),
+    )
+    return ActionResult(steps)
+
+
+async def _propose_rest(context: ActionContext) -> ActionResult:
+    vote = await context.vote(
+        completion_prompt(context.prompts, context.question, context.prefix),
+        kind="A2",
+        n=context.config.votes,
+        max_tokens=context.config.solution_tokens,
+        seed=derive(context.seed, "A2"),
+    )
+    return ActionResult((vote.step,) if vote.step else (), vote.answers)
+
+
+async def _propose_subquestions(context: ActionContext) -> ActionResult:
+    if context.is_last:
+        asked = [final_subquestion(context.question, context.prefix)]
+    else:
+        samples = await context.sample(
+            subquestion_prompt(context.prompts, context.question, context.prefix),
+            parse_subquestion,
+            n=context.k,
+            max_tokens=context.config.question_tokens,
+            stop=LINE_STOPS,
+            seed=derive(context.seed, "A3"),
+        )
+        asked = list(dict.fromkeys(step.text for step in samples))
+    steps = await gather(_answer_subquestion(context, each) for each in asked)
+    return ActionResult(tuple(step for step in steps if step is not None))
+
+
+async def _answer_subquestion(context: ActionContext, subquestion: str) -> Step | None:
+    """A sub-question with the majority's answer; None if no sample states one."""
+    question = effective_question(context.question, context.prefix)
+    is_final = is_final_subquestion(question, subquestion)
+    vote = await context.vote(
+        answer_prompt(context.prompts, context.question, context.prefix, subquestion),
+        kind="A3",
+        n=context.config.votes if is_final else context.config.sub_votes,
+        max_tokens=context.config.answer_tokens,
+        seed=derive(context.seed, "A3", subquestion),
+    )
+    if vote.step is None:
+        return None
+    prose = f"{subquestion}\nAnswer: {vote.step.prose}"
+    return replace(vote.step, prose=prose, answer=vote.step.answer if is_final else None)
+
+
+async def _propose_reanswer(context: ActionContext) -> ActionResult:
+    vote = await context.vote(
+        reanswer_prompt(context.prompts, context.question, context.prefix),
+        kind="A4",
+        n=context.config.sub_votes,
+        max_tokens=context.config.solution_tokens,
+        seed=derive(context.seed, "A4"),
+    )
+    return ActionResult((replace(vote.step, answer=None),) if vote.step else ())
+
+
+async def _propose_rephrasing(context: ActionContext) -> ActionResult:
+    steps = await context.sample(
+        rephrase_prompt(context.prompts, context.question),
+        parse_rephrasing,
+        n=1,
+        max_tokens=context.config.answer_tokens,
+        stop=REPHRASING_STOPS,
+        seed=derive(context.seed, "A5"),
+    )
+    return ActionResult(steps)
+
+
+_STATEMENT = re.compile(
+    r"(?:\A|(?<=[.!?])\s+|\n)(?:(?:so|thus|hence|therefore),?\s+)?(?:the\s+)?(?:final\s+)?answer\s+is\b"
+    r"[^\n]*\Z",
+    re.IGNORECASE,
+)
+
+
+def _subquestion_text(step: Step) -> str:
+    """The answer of a sub-question without its statement, or the sub-question with what it
+    states if nothing else is left."""
     answer = step.text.partition("\n")[2].strip().removeprefix("Answer:").strip()
     if step.answer is not None:
         return answer
     return _STATEMENT.sub("", answer).strip() or f"{subquestion_of(step)} {extract_answer(answer)}."
 
 
-LINE_STOPS = ("\n",)
-"""Stop strings of a thought and of a sub-question, which are one line."""
-ANSWER_STOPS = STOPS
-"""Stop strings of a solution and of an answer to a sub-question; an empty line ends an example."""
-REPHRASING_STOPS = ("\n\n", "\nProblem:")
-"""Stop strings of a rephrased question, whose last line is its "Question:"."""
-_LABEL = re.compile(r"(?:Question|Problem|Answer|Steps|Condition \d+):")
-_REPHRASING = re.compile(
-    r"(?P<step>(?:Condition \d+: *[^\s].*\n)+Question: *[^\s].*)(?:\n|(?P<open>\Z))"
-)
-
-
-def parse_answer(
-    text: str, *, kind: str, finished: bool, stops: Sequence[str] = ANSWER_STOPS
-) -> ParsedSample:
-    """The step of a text that ends by stating an answer; its `answer` is what it states, also
-    where the step does not end a path. `stops` are those that it was sampled with."""
-    prose, problem = _prose(text, finished=finished, stops=stops)
-    answer = None if problem else extract_answer(prose)
-    if answer is None:
-        return ParsedSample(None, problem or "no answer stated")
-    return ParsedSample(Step(prose=prose, kind=kind, answer=answer))
-
-
-def parse_thought(text: str, *, finished: bool) -> ParsedSample:
-    """A1: the step of one line. It has an `answer` if it states the final one, with the word
-    "answer" or a box: a thought that merely begins with "so" is on its way."""
-    prose, problem = _line(text, finished=finished)
-    if problem:
-        return ParsedSample(None, problem)
-    if not states_answer(prose):
-        return ParsedSample(Step(prose=prose, kind="A1"))
-    answer = extract_answer(prose)
-    if answer is None:
-        return ParsedSample(None, "no answer stated")
-    return ParsedSample(Step(prose=prose, kind="A1", answer=answer))
-
-
-def parse_subquestion(text: str, *, finished: bool) -> ParsedSample:
-    """A3 without its answer: the step whose prose is a sub-question, its space single."""
-    prose, problem = _line(text, finished=finished)
-    return ParsedSample(None, problem) if problem else ParsedSample(Step(prose=prose, kind="A3"))
-
-
-def parse_rephrasing(text: str, *, finished: bool) -> ParsedSample:
-    """A5: the step of a text sampled after "Condition 1:": a line for each condition, then one for
-    what is asked, which ends it: small models like to add a hint or an answer."""
-    found = _REPHRASING.match(f"Condition 1: {text.strip()}")
-    if found is None or (found["open"] is not None and not finished):
-        _, problem = _prose(text, finished=finished, stops=REPHRASING_STOPS)
-        return ParsedSample(None, problem or "no list of conditions and a question")
-    lines = [re.sub(r":\s*", ": ", line, count=1) for line in found["step"].split("\n")]
-    return ParsedSample(Step(prose="\n".join(" ".join(line.split()) for line in lines), kind="A5"))
-
-
-def _prose(
-    text: str, *, finished: bool, stops: Sequence[str] = ANSWER_STOPS
-) -> tuple[str, str | None]:
-    """A text without the space around it, and what is wrong with it."""
-    prose = text.strip()
-    if not finished:
-        return prose, "cut off at the token limit"
-    if not prose:
-        return prose, "empty"
-    if any(stop in prose for stop in stops):
-        return prose, "goes on after its answer"
-    return prose, None
-
-
-def _line(text: str, *, finished: bool) -> tuple[str, str | None]:
-    """A text of one line, its space single, and what is wrong with it."""
-    prose, problem = _prose(text, finished=finished)
-    if problem is None and len(prose.splitlines()) > 1:
-        problem = "goes on after its line"
-    if problem is None and _LABEL.match(prose):
-        problem = "a label in the place of a sentence"
-    return " ".join(prose.split()), problem
+ACTIONS: dict[str, Action] = {
+    action.name: action
+    for action in (
+        Action(
+            "A1",
+            "thought",
+            _propose_thoughts,
+            follows=frozenset({None, "A1", "A3", "A4", "A5"}),
+            ends="if stated",
+        ),
+        Action(
+            "A2",
+            "rest of the solution",
+            _propose_rest,
+            follows=frozenset({None, "A1", "A3", "A4", "A5"}),
+            ends="always",
+        ),
+        Action(
+            "A3",
+            "sub-question",
+            _propose_subquestions,
+            follows=frozenset({None, "A3", "A4", "A5"}),
+            ends="if last",
+            solution_text=_subquestion_text,
+        ),
+        Action(
+            "A4",
+            "sub-question re-answered",
+            _propose_reanswer,
+            follows=frozenset({"A3"}),
+            revises=True,
+        ),
+        Action(
+            "A5",
+            "question rephrased",
+            _propose_rephrasing,
+            follows=frozenset({None}),
+            solution_text=lambda step: "",
+            rephrases=True,
+        ),
+    )
+}
+"""All actions by name, in the order in which an expansion asks for them. What may follow what is
+the table of rStar's public code."""

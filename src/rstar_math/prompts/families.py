@@ -1,9 +1,8 @@
 """Prompts of rStar's actions: one folder of worked examples per kind of task."""
 
-import re
 import tomllib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from hashlib import sha256
 from importlib.resources import files
@@ -14,23 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rstar_math.config.loading import explain
 from rstar_math.errors import ConfigError, InputError
-from rstar_math.prompts.actions import (
-    as_solution_text,
-    effective_question,
-    parse_answer,
-    parse_rephrasing,
-    parse_thought,
-    solution_segments,
-    with_revised_answers,
-)
-from rstar_math.prompts.subquestions import (
-    FINAL_PREFIX,
-    check_subquestions,
-    last_sentence,
-    render_subquestions,
-    subquestion_of,
-)
-from rstar_math.types import Question, Step
+from rstar_math.prompts.action_parsing import parse_answer, parse_rephrasing, parse_thought
+from rstar_math.prompts.subquestions import check_subquestions
+from rstar_math.types import Question
 
 RIGHT = "Is the answer right?"
 """What the examples of a solution's check ask after it."""
@@ -49,27 +34,31 @@ class ActionPrompts:
     depth: int
     """Most steps of a path (rStar: 5, for MATH 8)."""
     cot: str
-    """Whole solutions: for A2, A4 and the discriminator."""
+    """Whole solutions, for A2, A4 and the discriminator."""
     thoughts: str
-    """Solutions of one thought a line, for A1."""
+    """Solutions with one thought a line, for A1."""
     subquestions: str
     """Solutions by sub-questions, for A3."""
     rephrase: str
-    """Questions rephrased, for A5."""
+    """Rephrased questions, for A5."""
     verify: str
     """Solutions judged right or wrong."""
+    extra: Mapping[str, str] = field(default_factory=dict)
+    """Other `.txt` files of the folder by their names without the ending, for actions from outside
+    the package. They are not checked."""
 
     @property
     def digest(self) -> str:
-        """Tells texts apart that were changed: 16 hexadecimal digits."""
-        said = (self.instruction, self.chat_instruction, str(self.depth))
-        text = "\x1f".join((*said, *self.texts))
+        """Identifies the texts: 16 hexadecimal digits."""
+        settings = (self.instruction, self.chat_instruction, str(self.depth))
+        text = "\x1f".join((*settings, *self.texts))
         return sha256(text.encode()).hexdigest()[:16]
 
     @property
     def texts(self) -> tuple[str, ...]:
         """All examples."""
-        return self.cot, self.thoughts, self.subquestions, self.rephrase, self.verify
+        known = (self.cot, self.thoughts, self.subquestions, self.rephrase, self.verify)
+        return (*known, *(f"{name}\x1e{text}" for name, text in sorted(self.extra.items())))
 
 
 class _ActionPromptsFile(BaseModel):
@@ -103,7 +92,14 @@ def load_action_prompts(name: str) -> ActionPrompts:
     card = _read_card(folder)
     texts = {kind: _examples(folder, kind, check) for kind, check in _CHECKS.items()}
     chat = card.chat_instruction or card.instruction
-    return ActionPrompts(name, card.description, card.instruction, chat, card.depth, **texts)
+    extra = {
+        file.name.removesuffix(".txt"): _text(folder, file.name)
+        for file in folder.iterdir()
+        if file.name.endswith(".txt") and file.name.removesuffix(".txt") not in _CHECKS
+    }
+    return ActionPrompts(
+        name, card.description, card.instruction, chat, card.depth, **texts, extra=extra
+    )
 
 
 def _read_card(folder: Traversable) -> _ActionPromptsFile:
@@ -202,7 +198,6 @@ _CHECKS: dict[str, Callable[[str], None]] = {
     "rephrase": _check_rephrase,
     "verify": _check_verify,
 }
-_NUMBER = re.compile(r"\d")
 
 
 def chain_prompt(
@@ -212,7 +207,7 @@ def chain_prompt(
     instruction in the place of examples."""
     lead = family.cot if shots else f"{family.instruction}\n\n"
     begun = begun.strip()
-    return f"{lead}{_posing(question)}Answer:{' ' if begun else ''}{begun}"
+    return f"{lead}{question_line(question)}Answer:{' ' if begun else ''}{begun}"
 
 
 def chain_messages(
@@ -229,69 +224,6 @@ def chain_messages(
     return [*turns, ("user", question.text.strip())]
 
 
-def completion_prompt(family: ActionPrompts, question: Question, prefix: Sequence[Step]) -> str:
-    """A2: asks for the rest of the solution. What the prefix found is its beginning."""
-    begun = "".join(solution_segments(question, prefix))
-    return chain_prompt(family, effective_question(question, prefix), begun)
-
-
-def reanswer_prompt(family: ActionPrompts, question: Question, prefix: Sequence[Step]) -> str:
-    """A4: asks for the answer of the prefix's last sub-question, by a chain of thought. What came
-    before it is the answer's beginning."""
-    *before, last = prefix
-    about = f"{_facts(effective_question(question, prefix))} {subquestion_of(last)}"
-    begun = "".join(solution_segments(question, before))
-    return chain_prompt(family, Question(question.id, about), begun)
-
-
-def thought_prompt(family: ActionPrompts, question: Question, prefix: Sequence[Step]) -> str:
-    """A1: asks for the next line of a solution in steps; sub-questions show their answers."""
-    lines = (" ".join(as_solution_text(step).split()) for step in with_revised_answers(prefix))
-    shown = "".join(f"{line}\n" for line in lines if line)
-    return f"{family.thoughts}{_posing(effective_question(question, prefix))}Steps:\n{shown}"
-
-
-def subquestion_prompt(family: ActionPrompts, question: Question, prefix: Sequence[Step]) -> str:
-    """A3: asks for the next sub-question; an answer given again stands in the first one's place."""
-    shown = render_subquestions(
-        [step for step in with_revised_answers(prefix) if step.kind == "A3"]
-    )
-    problem = effective_question(question, prefix).text.strip()
-    return f"{family.subquestions}Problem: {problem}\n{shown}Question:"
-
-
-def answer_prompt(
-    family: ActionPrompts, question: Question, prefix: Sequence[Step], subquestion: str
-) -> str:
-    """A3: asks for the answer to a sub-question."""
-    return f"{subquestion_prompt(family, question, prefix)} {subquestion}\nAnswer:"
-
-
-def final_subquestion(question: Question, prefix: Sequence[Step]) -> str:
-    """The sub-question that is the problem's own."""
-    return f"{FINAL_PREFIX} {last_sentence(effective_question(question, prefix))}"
-
-
-def rephrase_prompt(family: ActionPrompts, question: Question) -> str:
-    """A5: asks for the question as a list of conditions and what is asked."""
-    return f"{family.rephrase}Problem: {question.text.strip()}\nCondition 1:"
-
-
-def verify_prompt(family: ActionPrompts, question: Question, steps: Sequence[Step]) -> str:
-    """Asks whether a whole solution is right, yes or no."""
-    solution = "".join(solution_segments(question, steps))
-    return (
-        f"{family.verify}{_posing(effective_question(question, steps))}Answer: {solution}\n{RIGHT}"
-    )
-
-
-def _posing(question: Question) -> str:
+def question_line(question: Question) -> str:
+    """A question as the prompts pose it, with its newline."""
     return f"Question: {question.text.strip()}\n"
-
-
-def _facts(question: Question) -> str:
-    """A question's text without its last sentence, unless that is all of it or gives a number."""
-    last = last_sentence(question)
-    text = " ".join(question.text.split())
-    facts = text.removesuffix(last).rstrip()
-    return facts if facts and not _NUMBER.search(last) else text
