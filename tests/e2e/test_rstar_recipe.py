@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks.toy_talk import Talker, sum_problem
 
+from benchmarks.toy_talk import Talker, sum_problem
 from rstar_math.testing import FakeServer, serving
 from tests.e2e.rstar import rstar
 

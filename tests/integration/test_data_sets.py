@@ -36,7 +36,7 @@ def test_a_split_is_read_with_stable_ids(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("suffix", "said"),
     [
-        ("", "has the splits train, test; name one"),
+        ("", "splits train, test"),
         ("@dev", "cannot be loaded"),
         ("@test?question=text", 'row 0 has no text under "text"'),
         ("-absent@test", "cannot be loaded"),

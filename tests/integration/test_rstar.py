@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from benchmarks.toy_talk import Talker, sum_problem
 
+from benchmarks.toy_talk import Talker, sum_problem
 from rstar_math.config import Config, load_config
 from rstar_math.errors import ConfigError, ContextLengthError
 from rstar_math.policies.completions import ChainDiscriminator

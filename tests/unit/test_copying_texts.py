@@ -3,7 +3,7 @@
 import re
 from itertools import islice
 
-from rstar_math.problems.sources import toy_tasks
+from rstar_math.problems.generated import toy_tasks
 from rstar_math.training.tiny_model import copying_texts
 
 

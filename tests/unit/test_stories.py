@@ -1,5 +1,4 @@
-"""Word problems that the package tells: their solutions hold, their questions decide, their words
-are drawn."""
+"""The generator of word problems (`tools/stories`), and the file of them that the package ships."""
 
 import random
 import re
@@ -10,9 +9,10 @@ import pytest
 
 from rstar_math.errors import InputError
 from rstar_math.problems.annotated import annotated_steps
-from rstar_math.problems.sources import read_solutions, read_source
-from rstar_math.problems.stories import SCHEMES, dress, stories
-from rstar_math.problems.stories.words import Told, Words
+from rstar_math.problems.sources import MOST_STORIES, STORIES, read_solutions, read_source
+from tools.stories import SCHEMES, dress, stories
+from tools.stories.__main__ import packed
+from tools.stories.words import Told, Words
 
 KNOWN = {"2", "3", "4", "5", "60", "100"}
 """Numbers that words stand for: twice, a third, four times, an hour's minutes, percent."""
@@ -62,18 +62,23 @@ def test_a_scheme_asks_for_more_than_one_thing(scheme: Callable[[Words], Told]) 
     assert len(asked) > 1
 
 
+def test_the_shipped_file_is_what_the_generator_writes() -> None:
+    assert STORIES.read_bytes() == packed(MOST_STORIES, 2)
+
+
 def test_stories_are_a_source_with_solutions() -> None:
-    text = "stories:words?size=12&seed=7"
+    text = "stories:words?size=12"
     problems, solutions = read_source(text), list(read_solutions(text))
-    assert [p.question.text for p in problems] == [s.text for s in solutions]
-    assert problems == [story.problem for story in TOLD[:12]]
-    assert [s.solution for s in solutions] == [story.solution for story in TOLD[:12]]
+    expected = list(stories(12, seed=2))
+    assert problems == [story.problem for story in expected]
+    assert [s.question for s in solutions] == [p.question.text for p in problems]
+    assert [s.solution for s in solutions] == [story.solution for story in expected]
 
 
 @pytest.mark.parametrize(
     "text",
-    ["stories:novels", "stories:words?size=0", "stories:words?size=x", "stories:words?how=1"],
+    ["stories:novels", "stories:words?size=0", "stories:words?size=9001", "stories:words?seed=1"],
 )
-def test_what_is_no_story_is_said(text: str) -> None:
+def test_an_unknown_source_of_stories_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="stories:words"):
         read_source(text)

@@ -5,8 +5,8 @@ import asyncio
 from math import sqrt
 
 import pytest
-from benchmarks.toy_peers import ToyPeers, toy_units
 
+from benchmarks.toy_peers import ToyPeers, toy_units
 from rstar_math.config import MutualConfig, SearchConfig
 from rstar_math.errors import ConfigError, InputError
 from rstar_math.search import (

@@ -14,7 +14,7 @@ from rstar_math.problems.annotated import annotated_steps
 from rstar_math.problems.filtering import Evaluations, Match, Rule, decontaminate, deduplicate
 from rstar_math.problems.jsonl import read_problems, sample, write_problems
 from rstar_math.problems.sources import (
-    Solved,
+    AnnotatedProblem,
     is_source,
     parse_source,
     read_solutions,
@@ -120,7 +120,7 @@ def training_pool(
         return kept
     solved = solutions_in(journal) if journal.path("round-0", SOLUTIONS).is_file() else []
     lengths = {
-        one.id: len(annotated_steps(one.text, one.solution, one.answer).steps) for one in solved
+        one.id: len(annotated_steps(one.question, one.solution, one.answer).steps) for one in solved
     }
     short = [
         problem for problem in kept if 1 <= lengths.get(problem.id, 0) <= one.max_solution_steps
@@ -149,7 +149,7 @@ def unreliable_in_earlier_rounds(journal: ManifestStore, number: int) -> set[str
     return {one["problem"] for facts in found for one in facts.get("unreliable", ())}
 
 
-def solutions_in(journal: ManifestStore) -> list[Solved]:
+def solutions_in(journal: ManifestStore) -> list[AnnotatedProblem]:
     """The annotated solutions of problems to learn from."""
     return list(read_solutions(str(journal.path("round-0", SOLUTIONS))))
 
@@ -194,9 +194,9 @@ def _annotated(path: Path, sources: Sequence[str], train: Sequence[Problem]) -> 
     lines: dict[str, str] = {}
     for source in sources:
         for one in read_solutions(source):
-            problem = by_text.get(one.text.strip())
+            problem = by_text.get(one.question.strip())
             if problem is not None and problem.id not in lines:
-                entry = {"problem": one.text, "solution": one.solution, "answer": one.answer}
+                entry = {"problem": one.question, "solution": one.solution, "answer": one.answer}
                 lines[problem.id] = json.dumps({"id": problem.id, **entry}, ensure_ascii=False)
     if not lines:
         raise InputError(

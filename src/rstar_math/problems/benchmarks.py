@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from rstar_math.config.loading import import_object
-from rstar_math.errors import InputError, MissingDependencyError
+from rstar_math.errors import InputError
 from rstar_math.problems.jsonl import problem_of, read_problems
-from rstar_math.problems.sources import is_source, read_source
+from rstar_math.problems.sources import is_source, load_hub_dataset, read_source
 from rstar_math.types import Problem
 
 
@@ -172,21 +172,11 @@ def _from_function(name: str) -> Iterable[Problem]:
 
 
 def from_hub(hub: Hub, name: str, limit: int | None = None) -> list[Problem]:
-    """The problems of a data set of the hub, with ids `name/split/row`. Downloads it where it is
-    not in the cache. Raises `MissingDependencyError` or `InputError`."""
-    try:
-        from datasets import load_dataset
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"Loading {hub.name} needs datasets; type: pip install datasets (or put the file into "
-            f"a folder and name it with --data)."
-        ) from error
-    try:
-        rows = load_dataset(hub.name, hub.config, split=hub.split)
-    except Exception as error:
-        raise InputError(
-            f"The data set {hub.name} (split {hub.split}) cannot be loaded: {error}"
-        ) from error
+    """The problems of a data set of the hub, with ids `name/split/row`.
+
+    Raises `MissingDependencyError` or `InputError`.
+    """
+    rows, _ = load_hub_dataset(hub.name, hub.config, hub.split)
     return from_rows(islice(rows, limit), hub, name)
 
 

@@ -16,7 +16,7 @@ from rstar_math.errors import InputError
 from rstar_math.models.prompting import prompting_of_tokenizer
 from rstar_math.problems.annotated import annotated_steps
 from rstar_math.problems.jsonl import question_id
-from rstar_math.problems.sources import Solved
+from rstar_math.problems.sources import AnnotatedProblem
 from rstar_math.prompts.grammar import FENCED, StepFormat
 from rstar_math.prompts.prompt_sets import TRAINED
 from rstar_math.prompts.rendering import Renderer, make_renderer
@@ -269,15 +269,15 @@ def output_spans(steps: Sequence[Step], step_format: StepFormat) -> list[tuple[i
 
 
 def annotated_rows(
-    solved: Iterable[Solved], step_format: StepFormat = FENCED
+    solved: Iterable[AnnotatedProblem], step_format: StepFormat = FENCED
 ) -> tuple[list[SftRow], dict[str, int]]:
     """Rows of annotated solutions (`problems.annotated`), and how many were left out, by reason."""
     rows: list[SftRow] = []
     reasons: Counter[str] = Counter()
     for one in solved:
-        found = annotated_steps(one.text, one.solution, one.answer)
+        found = annotated_steps(one.question, one.solution, one.answer)
         if found.reason is None:
-            question = Question(one.id or question_id(one.text), one.text)
+            question = Question(one.id or question_id(one.question), one.question)
             rows.append(solution_row(question, found.steps, step_format))
         else:
             reasons[found.reason] += 1

@@ -4,13 +4,13 @@ import asyncio
 from collections.abc import Iterator, Sequence
 
 import pytest
-from tests.integration.sandbox.attacks import CASES, Case
-from tests.integration.sandbox.attacks.case import ESCAPED
-from tests.integration.sandbox.canaries import Canaries, canaries
 
 from rstar_math.config import SandboxConfig
 from rstar_math.sandbox import Sandbox
 from rstar_math.types import Execution, Step
+from tests.integration.sandbox.attacks import CASES, Case
+from tests.integration.sandbox.attacks.case import ESCAPED
+from tests.integration.sandbox.canaries import Canaries, canaries
 
 CONFIG = SandboxConfig(timeout_s=8, cpu_s=2.5)
 

@@ -4,11 +4,11 @@ import asyncio
 import time
 
 import pytest
-from tests.integration.sandbox.runs import QUICK, gather, steps
 
 from rstar_math.config import SandboxConfig
 from rstar_math.sandbox import Sandbox
 from rstar_math.types import Execution, Step
+from tests.integration.sandbox.runs import QUICK, gather, steps
 
 PREFIXES = {
     "numbers": "import random, numpy as np\nx = random.random()\ny = np.random.rand()",

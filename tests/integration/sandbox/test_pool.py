@@ -10,13 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.integration.sandbox.runs import QUICK, gather, steps
 
 from rstar_math.config import SandboxConfig
 from rstar_math.errors import SandboxError
 from rstar_math.sandbox import Sandbox, executor, processes
 from rstar_math.sandbox.processes import Zygote
 from rstar_math.types import Execution, ExecutionStatus, Step
+from tests.integration.sandbox.runs import QUICK, gather, steps
 
 OK, ERROR, TIMEOUT = ExecutionStatus.OK, ExecutionStatus.ERROR, ExecutionStatus.TIMEOUT
 

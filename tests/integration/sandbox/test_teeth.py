@@ -6,13 +6,13 @@ from itertools import groupby
 from pathlib import Path
 
 import pytest
-from tests.integration.sandbox.attacks import CASES, Case
-from tests.integration.sandbox.attacks.case import ESCAPED
-from tests.integration.sandbox.canaries import canaries
 
 from rstar_math.config import SandboxConfig
 from rstar_math.sandbox import Sandbox
 from rstar_math.types import Step
+from tests.integration.sandbox.attacks import CASES, Case
+from tests.integration.sandbox.attacks.case import ESCAPED
+from tests.integration.sandbox.canaries import canaries
 
 BITING = sorted((case for case in CASES if case.teeth), key=lambda case: sorted(case.stopped_by))
 COMBINATIONS = [frozenset(key) for key, _ in groupby(BITING, lambda case: sorted(case.stopped_by))]

@@ -97,7 +97,7 @@ start = "policy"
 first = false
 
 [problems]
-train = ["stories:words?size=30&seed=5"]
+train = ["stories:words?size=30"]
 held_out = 2
 
 [[rounds]]

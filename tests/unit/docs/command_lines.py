@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from docs.reference.commands import commands
-
 from rstar_math.config import load_config, presets
 from rstar_math.errors import RstarError
 from rstar_math.evolution.recipe import load_recipe, recipes

@@ -6,8 +6,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from docs.reference.commands import commands
 
+from docs.reference.commands import commands
 from rstar_math.config import presets
 from rstar_math.evolution.recipe import recipes
 from tests.unit.docs.command_lines import all_options, benchmark_faults, command_lines, faults

@@ -2,10 +2,10 @@
 repeat."""
 
 import pytest
+
 from docs import pictures
 from docs.reference.commands import commands
 from docs.reference.names import MODULES, fields, public_names
-
 from rstar_math.config import Config
 from rstar_math.evolution.recipe import Recipe
 from tests.unit.docs.pages import made, text

@@ -1,7 +1,7 @@
 """Stories of money earned, spent and saved, and of things made and sold: two to five
 calculations."""
 
-from rstar_math.problems.stories.words import Told, Words, mark
+from tools.stories.words import Told, Words, mark
 
 
 def wages(w: Words) -> Told:

@@ -1,7 +1,7 @@
 """Stories of equal groups, prices, rates and times as many: the multiplicative schemes of Vergnaud
 (1983) and Greer (1992), alone and joined to additive ones."""
 
-from rstar_math.problems.stories.words import Told, Words, mark, ranked
+from tools.stories.words import Told, Words, mark, ranked
 
 
 def packs(w: Words) -> Told:

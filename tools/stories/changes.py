@@ -1,7 +1,7 @@
 """Stories in which something changes: schemes of Riley, Greeno and Heller (1983), each number of
 which may be the one that is asked for."""
 
-from rstar_math.problems.stories.words import Told, Words, mark, ranked
+from tools.stories.words import Told, Words, mark, ranked
 
 
 def gains(w: Words) -> Told:

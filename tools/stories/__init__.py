@@ -14,11 +14,11 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from rstar_math.problems.stories import chains, changes, comparisons, groups, parts, trades, ways
-from rstar_math.problems.stories.dress import dressed
-from rstar_math.problems.stories.words import Told, Words
 from rstar_math.seeding import derive
 from rstar_math.types import Problem, Question
+from tools.stories import chains, changes, comparisons, groups, parts, trades, ways
+from tools.stories.dress import dressed
+from tools.stories.words import Told, Words
 
 SCHEMES = (
     *changes.SCHEMES,

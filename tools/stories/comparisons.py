@@ -1,7 +1,7 @@
 """Stories in which amounts are put together, compared or made equal: schemes of Riley, Greeno and
 Heller (1983)."""
 
-from rstar_math.problems.stories.words import Told, Words, mark, ranked
+from tools.stories.words import Told, Words, mark, ranked
 
 
 def together(w: Words) -> Told:

@@ -1,7 +1,7 @@
 """Stories in which one amount is told by another and that by a third: comparisons in a row, ages,
 averages."""
 
-from rstar_math.problems.stories.words import Told, Words, mark
+from tools.stories.words import Told, Words, mark
 
 _OFTEN = {2: "twice", 3: "three times", 4: "four times", 5: "five times"}
 

@@ -1,7 +1,7 @@
 """Stories of ways, times, recipes and crowds: rates and groups within groups, two to four
 calculations."""
 
-from rstar_math.problems.stories.words import Told, Words, mark, ranked
+from tools.stories.words import Told, Words, mark, ranked
 
 
 def journeys(w: Words) -> Told:

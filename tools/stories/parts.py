@@ -1,7 +1,7 @@
 """Stories of halves, thirds and percents: a part is taken, and the part, the rest or the whole is
 asked for."""
 
-from rstar_math.problems.stories.words import Told, Words, mark
+from tools.stories.words import Told, Words, mark
 
 _PARTS = {2: "half", 3: "a third", 4: "a quarter", 5: "a fifth"}
 

@@ -1,0 +1,32 @@
+"""Writes the stories that the package ships:
+
+python -m tools.stories 9000 2 src/rstar_math/problems/stories.jsonl.gz
+"""
+
+import gzip
+import json
+import sys
+from pathlib import Path
+
+from tools.stories import stories
+
+
+def packed(size: int, seed: int) -> bytes:
+    """The stories as gzipped JSON lines; the same bytes each time."""
+    lines = []
+    for story in stories(size, seed):
+        problem = story.problem
+        row = {
+            "id": problem.id,
+            "problem": problem.question.text,
+            "answer": problem.reference,
+            "level": problem.level,
+            "solution": story.solution,
+        }
+        lines.append(json.dumps(row, ensure_ascii=False))
+    return gzip.compress(("\n".join(lines) + "\n").encode(), mtime=0)
+
+
+if __name__ == "__main__":
+    size, seed, path = sys.argv[1:]
+    Path(path).write_bytes(packed(int(size), int(seed)))
