@@ -83,7 +83,7 @@ def test_what_is_nowhere_says_where_it_is_from(
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(MissingDependencyError, match="pip install"):
         load("gsm8k", folder=tmp_path)
-    with pytest.raises(InputError, match="names no source"):
+    with pytest.raises(InputError, match="source"):
         load("hf:")
 
 
