@@ -3,7 +3,6 @@
 from docs.reference.commands import cli_page
 from docs.reference.configuration import configuration_page
 from docs.reference.modules import files_page
-from docs.reference.names import api_page
 from docs.reference.strategies import strategies_page
 
 
@@ -13,6 +12,5 @@ def pages() -> dict[str, str]:
         "reference/cli.md": cli_page(),
         "reference/configuration.md": configuration_page(),
         "reference/strategies.md": strategies_page(),
-        "reference/api.md": api_page(),
         "reference/files.md": files_page(),
     }

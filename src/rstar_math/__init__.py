@@ -37,7 +37,20 @@ _HOMES = {
     "Step": "types",
 }
 
-__all__ = [*_HOMES]
+__all__ = [
+    "Config",
+    "Problem",
+    "Question",
+    "RstarError",
+    "Solution",
+    "Solver",
+    "Step",
+    "Tree",
+    "grow",
+    "load_config",
+    "read_problems",
+    "solve",
+]
 
 
 def __getattr__(name: str) -> Any:

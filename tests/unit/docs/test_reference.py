@@ -1,11 +1,13 @@
 """The reference pages are made from code that says what it is, and the pictures from searches that
 repeat."""
 
+import re
+from importlib import import_module
+
 import pytest
 
 from docs import pictures
 from docs.reference.commands import commands
-from docs.reference.names import MODULES, fields, public_names
 from rstar_math.config import Config
 from rstar_math.evolution.recipe import Recipe
 from tests.unit.docs.pages import made, text
@@ -30,22 +32,32 @@ def test_every_option_of_the_configuration_says_what_it_does() -> None:
     assert silent == []
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_every_public_name_says_what_it_is(module: str) -> None:
-    from importlib import import_module
+def _public_names() -> list[tuple[str, object]]:
+    """Names of the Python page, which mkdocstrings makes: `__all__` of its modules, or what they
+    define."""
+    found: list[tuple[str, object]] = []
+    for name in re.findall(r"^::: (\S+)$", text("docs/reference/api.md"), re.MULTILINE):
+        module = import_module(name)
+        own = (k for k, v in vars(module).items() if getattr(v, "__module__", None) == name)
+        names = getattr(module, "__all__", [key for key in own if not key.startswith("_")])
+        found += [(f"{name}.{public}", getattr(module, public)) for public in names]
+    return found
 
-    loaded = import_module(module)
-    assert public_names(module)
-    for public in public_names(module):
-        value = getattr(loaded, public)
-        if isinstance(value, type) or hasattr(value, "__code__"):
-            assert value.__doc__, public
-            assert not value.__doc__.startswith(f"{public}("), f"{public}: made by dataclass"
+
+def test_every_public_name_has_a_docstring() -> None:
+    code = [(k, v) for k, v in _public_names() if isinstance(v, type) or hasattr(v, "__code__")]
+    assert len(code) > 60
+    silent = [
+        name
+        for name, value in code
+        if not value.__doc__ or value.__doc__.startswith(f"{name.rpartition('.')[2]}(")
+    ]
+    assert silent == []
 
 
-def test_every_command_and_key_and_name_is_on_its_page() -> None:
+def test_every_command_and_key_is_on_its_page() -> None:
     assert set(made()) == {
-        f"docs/reference/{p}.md" for p in ("cli", "configuration", "strategies", "api", "files")
+        f"docs/reference/{p}.md" for p in ("cli", "configuration", "strategies", "files")
     }
     cli, keys = text("docs/reference/cli.md"), text("docs/reference/configuration.md")
     for verb, command in commands().items():
@@ -54,17 +66,6 @@ def test_every_command_and_key_and_name_is_on_its_page() -> None:
     for section, field in Config.model_fields.items():
         for key in field.annotation.model_fields:  # type: ignore[union-attr]
             assert f"| `{section}.{key}` |" in keys
-    api = text("docs/reference/api.md")
-    assert all(f"\n### {name}\n" in api for module in MODULES for name in public_names(module))
-
-
-def test_fields_come_with_the_text_below_them() -> None:
-    import ast
-
-    code = 'class A:\n    x: int = 3\n    """Three."""\n    y: str\n    _z: int = 1\n'
-    (node,) = ast.parse(code).body
-    assert isinstance(node, ast.ClassDef)
-    assert list(fields(node)) == [("x: int = 3", "Three."), ("y: str", "")]
 
 
 def test_the_pictures_are_those_that_the_program_draws() -> None:
