@@ -7,22 +7,18 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 #   make test TORCH='torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu'
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test check lint types unit integration e2e learning acting docs clean
+.PHONY: demo test check lint types unit integration e2e docs clean
 
 demo: $(VENV)/.local
 	$(BIN)/rstar demo --html demo.html
 
+# Lint, types and the site; then two processes that take the tests file by
+# file. The files that take longest come first. A test computes on one core as far as it can.
 test: $(VENV)/.dev
-	$(MAKE) --no-print-directory -k -j2 -Otarget check docs unit learning acting
-
-# The long tests in two halves that run beside each other, on one core each as far as they compute.
-LEARNING := tests/integration/training tests/integration/test_evolution.py tests/integration/sandbox \
-	tests/e2e/test_packaging.py tests/e2e/test_evaluation.py
-SLOWEST := --durations=15 --durations-min=3
-learning: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/pytest $(LEARNING) $(SLOWEST)
-acting: $(VENV)/.dev
-	OMP_WAIT_POLICY=passive $(BIN)/pytest tests/e2e tests/integration $(addprefix --ignore=,$(LEARNING)) $(SLOWEST)
+	$(MAKE) --no-print-directory -k -j2 -Otarget check docs
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder \
+		--durations=25 --durations-min=3 $(LONGEST) tests
+LONGEST := tests/integration/test_evolution.py tests/integration/training tests/e2e tests/integration
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
