@@ -33,7 +33,3 @@ def test_every_link_of_the_readme_leads_somewhere() -> None:
     local = [target for target in targets if not target.startswith("http")]
     assert local
     assert [target for target in local if not (ROOT / target).exists()] == []
-
-
-def test_the_readme_is_short() -> None:
-    assert README.count("\n") < 150

@@ -2,8 +2,11 @@
 
 import ast
 import importlib
+import io
+import re
 import subprocess
 import sys
+import tokenize
 from types import ModuleType
 
 import pytest
@@ -129,3 +132,36 @@ def test_the_public_names_are_these() -> None:
         assert getattr(rstar_math, public).__doc__
     with pytest.raises(AttributeError):
         rstar_math.nonsense  # noqa: B018
+
+
+EXTERNAL = {"inspect_ai", "log", "read_eval_log", "llama_cpp"}
+"""Names of other packages in docstrings."""
+
+
+def test_names_in_docstrings_and_comments_exist() -> None:
+    """A rename also changes what is said about the name."""
+    tokens = {
+        name: list(tokenize.generate_tokens(io.StringIO(path.read_text("utf-8")).readline))
+        for name, path in structure.MODULES.items()
+    }
+    known = {part for name in structure.MODULES for part in name.split(".")} | EXTERNAL
+    for found in tokens.values():
+        for token in found:
+            if token.type == tokenize.NAME:
+                known.add(token.string)
+            elif token.type == tokenize.STRING and not is_docstring(token.string):
+                known.update(re.findall(r"\w+", token.string))
+    stale = [
+        f"{name}:{token.start[0]} {span}"
+        for name, found in tokens.items()
+        for token in found
+        if token.type == tokenize.COMMENT or is_docstring(token.string)
+        for span in re.findall(r"`([A-Za-z_][\w.]*)(?:\([^`]*\))?`", token.string)
+        if not set(span.strip(".").split(".")) <= known
+    ]
+    assert stale == []
+
+
+def is_docstring(text: str) -> bool:
+    """Whether a token is a string in three quotes, as docstrings are."""
+    return text.startswith(('"""', 'f"""', 'r"""'))
