@@ -3,7 +3,7 @@
     python benchmarks/scale.py [--json] [--part scaling|driver|store ...]
                                [--problems 100000] [--nodes 500] [--cluster ADDRESS]
 
-scaling     The project's own `Dispatch` over 1, 2, 4 and 8 workers in this process, each a `Solver`
+scaling     The project's own `Dispatcher` over 1, 2, 4 and 8 workers in this process, each a `Solver`
             of its own with 4 searches in flight, on one scripted HTTP server that takes its time
             (--delay seconds a request) and never fills up. The time is waiting: on one core it
             shows that the driver and the hand-out do not get in the way, not that eight workers
@@ -42,7 +42,7 @@ from typing import Any
 
 from rstar_math.config import Config, load_config
 from rstar_math.distributed import open_searcher
-from rstar_math.distributed.dispatch import Dispatch
+from rstar_math.distributed.dispatch import Dispatcher
 from rstar_math.evaluation.metrics import summarise
 from rstar_math.runs.execute import solve_problems
 from rstar_math.runs.merging import merge
@@ -117,16 +117,16 @@ async def scaled(workers: int, count: int, url: str, run: Path) -> float:
     """Seconds for a number of problems by a number of workers in this process."""
     how = config(url)
     solvers = [Solver(how, executor=Cheap()) for _ in range(workers)]
-    dispatch = Dispatch()
+    dispatcher = Dispatcher()
     for number, solver in enumerate(solvers):
         await solver.__aenter__()
         await solver.judge("1", "1")
-        dispatch.join(LocalHand(f"w{number}", solver))
+        dispatcher.add_worker(LocalHand(f"w{number}", solver))
     try:
         with RunStore.open(run, run_conditions(how, guided=False)) as store:
             store.add_problems(problems(count))
             began = time.monotonic()
-            async for _, one in dispatch.iter_results(problems(count), MCTS, guided=False):
+            async for _, one in dispatcher.iter_results(problems(count), MCTS, guided=False):
                 store.save_packed(one)
             return time.monotonic() - began
     finally:
@@ -202,11 +202,11 @@ class Ready:
 
 async def driven(searches: list[bytes], store: RunStore) -> tuple[float, float]:
     """Wall and processor seconds of the driver for so many finished searches."""
-    dispatch = Dispatch()
+    dispatcher = Dispatcher()
     for number in range(HANDS):
-        dispatch.join(Ready(f"w{number}", searches))
+        dispatcher.add_worker(Ready(f"w{number}", searches))
     wall, cpu = time.monotonic(), time.process_time()
-    async for _, one in dispatch.iter_results(problems(len(searches)), MCTS, guided=False):
+    async for _, one in dispatcher.iter_results(problems(len(searches)), MCTS, guided=False):
         store.save_packed(one)
     return time.monotonic() - wall, time.process_time() - cpu
 

@@ -193,7 +193,7 @@ def estimate_cluster(
     """
     from dataclasses import replace
 
-    from rstar_math.distributed.ray_cluster import CORES
+    from rstar_math.distributed.ray_cluster import CORES_PER_WORKER
     from rstar_math.evolution import capacity
     from rstar_math.evolution.recipe import load_recipe
 
@@ -207,7 +207,7 @@ def estimate_cluster(
         engine,
         replicas=count,
         cores=hands,
-        workers=max(1, hands // CORES),
+        workers=max(1, hands // CORES_PER_WORKER),
         programs=programs_per_second,
     )
     loads = capacity.estimate_capacity(

@@ -9,7 +9,7 @@ from typing import Any
 
 from rstar_math.cli import display
 from rstar_math.config.sections import Config
-from rstar_math.distributed import open_searcher, progress_of
+from rstar_math.distributed import cluster_progress, open_searcher
 from rstar_math.errors import InputError
 from rstar_math.evaluation.metrics import Summary, summarise
 from rstar_math.llm.metrics import ServerMetrics, monitor
@@ -82,7 +82,7 @@ class OpenJob:
                     await self._one(strategy, searchers)
         finally:
             await where.__aexit__(None, None, None)
-            if (progress := progress_of(searchers)) is not None:
+            if (progress := cluster_progress(searchers)) is not None:
                 self.workers = progress.as_json()
         for name, use in self.servers.items():
             display.err.print(f"{name}: {use.line()}", markup=False, soft_wrap=True)
@@ -95,7 +95,7 @@ class OpenJob:
     async def _one(self, strategy: Strategy, searchers: Searcher) -> None:
         """Do what is left of one strategy."""
         right = 0
-        progress = progress_of(searchers)
+        progress = cluster_progress(searchers)
         with display.counting(strategy.name, len(self.problems), self.done(strategy)) as bar:
 
             def note(problem: Problem, done: PackedResult) -> None:

@@ -1,10 +1,12 @@
-"""Searching many problems on one machine or on a Ray cluster: workers search, one driver writes.
+"""Searches many problems in this process or on a Ray cluster.
 
     async with open_searcher(config, "auto") as searcher:
         await solve_problems(searcher, store, strategy, problems)
 
-`dispatch` hands out problems and takes them back from lost workers, `ray_cluster` finds workers,
-`ray_workers` runs in them. Trees are those of a local run, since seeds derive from content.
+Workers search; one driver process writes the results. `dispatch` assigns problems to workers and
+requeues those of lost workers. `ray_cluster` starts and stops workers as nodes join and leave.
+`ray_workers` is the code that runs in a worker. A search yields the same trees as in one process,
+because seeds derive from content.
 """
 
 from collections.abc import AsyncGenerator
@@ -18,19 +20,22 @@ from rstar_math.solver.solver import LocalSearcher, Solver
 
 @asynccontextmanager
 async def open_searcher(config: Config, cluster: str | None) -> AsyncGenerator[Searcher, None]:
-    """Whoever searches: this process (None), or the workers of a Ray cluster, as `auto`,
-    HOST:PORT or ray://HOST:PORT. Raises `RstarError`; `MissingDependencyError` without Ray."""
+    """Yields a searcher: this process if `cluster` is None, else the workers of a Ray cluster.
+
+    `cluster` is `auto`, HOST:PORT or ray://HOST:PORT. Raises `RstarError`;
+    `MissingDependencyError` if Ray is not installed.
+    """
     if cluster is None:
         async with Solver(config) as solver:
             yield LocalSearcher(solver)
         return
     from rstar_math.distributed.ray_cluster import RaySearcher
 
-    async with RaySearcher(config, cluster) as workers:
-        yield workers
+    async with RaySearcher(config, cluster) as searcher:
+        yield searcher
 
 
-def progress_of(searchers: Searcher) -> Progress | None:
-    """How the workers fare; None where this process searches itself."""
-    found = getattr(searchers, "progress", None)
-    return found if isinstance(found, Progress) else None
+def cluster_progress(searcher: Searcher) -> Progress | None:
+    """Statistics of the cluster's workers; None if this process searches."""
+    progress = getattr(searcher, "progress", None)
+    return progress if isinstance(progress, Progress) else None

@@ -1,9 +1,9 @@
-"""Hands out problems to workers that come and go; each problem finishes exactly once.
+"""Assigns problems to workers that join and leave; each problem is finished exactly once.
 
-Knows no transport: a worker is a `WorkerHandle`. A worker that is lost gives its problems back, and
-they are searched elsewhere; what it may still have to say is not listened to. No more is under way
-than the workers have room for, and nothing new is handed out while whoever takes the results is
-busy.
+A worker is a `WorkerHandle`; this module knows no transport. The problems of a lost worker are
+requeued and searched by another worker. A result that a lost worker still sends is ignored. A
+worker never gets more problems than its capacity. No new problem is assigned while the consumer of
+the results is busy.
 """
 
 import asyncio
@@ -20,54 +20,54 @@ from rstar_math.runs.results import PackedResult
 from rstar_math.search.strategies import Strategy
 from rstar_math.types import Cost, Problem
 
-STRAGGLING = 4.0
-"""Times the mean search after which one under way is called a straggler."""
+STRAGGLER_FACTOR = 4.0
+"""A running search is a straggler once it takes this many times the mean search time."""
 
 
 @dataclass(slots=True)
 class WorkerStats:
-    """What one worker did. Times are `time.monotonic`."""
+    """Statistics of one worker. Times are `time.monotonic` seconds."""
 
     name: str
     node: str
     joined_at: float = field(default_factory=monotonic)
     left_at: float | None = None
-    why: str = ""
-    """Why it left."""
+    left_reason: str = ""
     done: int = 0
+    """Finished searches."""
     requeued: int = 0
-    """Searches that it did not finish and that were begun anew elsewhere."""
+    """Searches that it did not finish and that another worker started again."""
     busy_s: float = 0.0
-    """Seconds of its finished searches, several side by side."""
+    """Sum of the seconds of its finished searches, which overlap."""
     cost: Cost = field(default_factory=Cost)
     running: dict[str, float] = field(default_factory=dict)
-    """By problem, since when."""
+    """Start time of each running search, by problem id."""
 
-    def began(self, problem: str) -> None:
-        """It was given a problem."""
+    def start(self, problem: str) -> None:
+        """Record that a search started."""
         self.running[problem] = monotonic()
 
-    def ended(self, problem: str) -> None:
-        """Its search of a problem came to an end."""
+    def end(self, problem: str) -> None:
+        """Record that a search ended, with a result or an error."""
         self.busy_s += monotonic() - self.running.pop(problem)
 
     def add(self, cost: Cost) -> None:
-        """It finished a search."""
+        """Record the result of a finished search."""
         self.done += 1
         self.cost.add(cost)
 
-    def lost(self, problem: str) -> None:
-        """It did not finish a search."""
+    def requeue(self, problem: str) -> None:
+        """Record that a search did not finish here."""
         if self.running.pop(problem, None) is not None:
             self.requeued += 1
 
     @property
     def seconds(self) -> float:
-        """How long it has been here."""
+        """Seconds since the worker joined, or until it left."""
         return max((self.left_at or monotonic()) - self.joined_at, 1e-9)
 
     def as_json(self) -> dict[str, Any]:
-        """Its figures under plain names; rates are over the time that it was here."""
+        """The statistics as JSON; rates are averages over `seconds`."""
         return {
             "name": self.name,
             "node": self.node,
@@ -78,54 +78,53 @@ class WorkerStats:
             "tokens_a_second": round(self.cost.sampled_tokens / self.seconds, 1),
             "programs": self.cost.code_runs,
             "given_back": self.requeued,
-            "left": self.why or None,
+            "left": self.left_reason or None,
         }
 
 
 class Progress:
-    """All workers, those that left too."""
+    """Statistics of all workers, including those that left."""
 
     def __init__(self) -> None:
-        self.accounts: list[WorkerStats] = []
+        self.workers: list[WorkerStats] = []
         self.began_at = monotonic()
         self.ended_at: float | None = None
-        self._cpu = process_time()
+        self._cpu_s = process_time()
 
-    def joined(self, name: str, node: str) -> WorkerStats:
-        """The account of a new worker."""
-        account = WorkerStats(name, node)
-        self.accounts.append(account)
-        return account
-
-    def left(self, account: WorkerStats, why: str) -> None:
-        """A worker is gone."""
-        account.left_at, account.why = monotonic(), why
+    def add_worker(self, name: str, node: str) -> WorkerStats:
+        """The empty statistics of a new worker."""
+        stats = WorkerStats(name, node)
+        self.workers.append(stats)
+        return stats
 
     @property
     def done(self) -> int:
         """Finished searches."""
-        return sum(account.done for account in self.accounts)
+        return sum(stats.done for stats in self.workers)
 
     def stragglers(self) -> list[dict[str, Any]]:
-        """Searches under way for much longer than they take in the mean, the oldest first."""
+        """Running searches that take `STRAGGLER_FACTOR` times the mean, the oldest first."""
         now = monotonic()
-        mean = sum(account.busy_s for account in self.accounts) / max(self.done, 1)
+        mean = sum(stats.busy_s for stats in self.workers) / max(self.done, 1)
         found = [
-            {"problem": problem, "worker": account.name, "seconds": round(now - since, 1)}
-            for account in self.accounts
-            if account.left_at is None
-            for problem, since in account.running.items()
-            if self.done and now - since > STRAGGLING * mean
+            {"problem": problem, "worker": stats.name, "seconds": round(now - started_at, 1)}
+            for stats in self.workers
+            if stats.left_at is None
+            for problem, started_at in stats.running.items()
+            if self.done and now - started_at > STRAGGLER_FACTOR * mean
         ]
-        return sorted(found, key=lambda one: -float(str(one["seconds"])))
+        return sorted(found, key=lambda straggler: -float(str(straggler["seconds"])))
 
     def slow_workers(self) -> list[str]:
-        """Workers that take more than twice the median time for a search; of three or more that
-        have done three each."""
+        """Names of workers whose mean search time is above twice the median.
+
+        Only present workers with at least three finished searches count. Empty if fewer than three
+        workers count.
+        """
         means = {
-            account.name: account.busy_s / account.done
-            for account in self.accounts
-            if account.left_at is None and account.done >= 3
+            stats.name: stats.busy_s / stats.done
+            for stats in self.workers
+            if stats.left_at is None and stats.done >= 3
         }
         if len(means) < 3:
             return []
@@ -133,241 +132,253 @@ class Progress:
         return [name for name, mean in means.items() if mean > 2 * middle]
 
     def line(self) -> str:
-        """One line for a person: workers, rates, tokens so far, who is slow."""
-        here = sum(account.left_at is None for account in self.accounts)
+        """One line of text: number of workers, rates, tokens, stragglers, slow workers."""
+        present = sum(stats.left_at is None for stats in self.workers)
         seconds = max(monotonic() - self.began_at, 1e-9)
-        tokens = sum(account.cost.sampled_tokens for account in self.accounts)
-        parts = [
-            f"{here} worker{'' if here == 1 else 's'}",
+        tokens = sum(stats.cost.sampled_tokens for stats in self.workers)
+        items = [
+            f"{present} worker{'' if present == 1 else 's'}",
             f"{60 * self.done / seconds:.0f} problems/min",
             f"{tokens / seconds:.0f} tokens/s",
             f"{tokens:,} tokens so far",
         ]
-        if late := self.stragglers():
-            parts.append(f"{len(late)} stragglers, the oldest {late[0]['seconds']:.0f} s")
+        if stragglers := self.stragglers():
+            plural = "" if len(stragglers) == 1 else "s"
+            oldest_s = stragglers[0]["seconds"]
+            items.append(f"{len(stragglers)} straggler{plural}, the oldest {oldest_s:.0f} s")
         if slow := self.slow_workers():
-            parts.append(f"slow: {', '.join(slow[:3])}")
-        return ", ".join(parts)
+            items.append(f"slow: {', '.join(slow[:3])}")
+        return ", ".join(items)
 
     def as_json(self) -> dict[str, Any]:
-        """All figures under plain names."""
+        """The statistics of the search and of each worker, as JSON."""
         seconds = max((self.ended_at or monotonic()) - self.began_at, 1e-9)
         return {
             "seconds": round(seconds, 3),
-            "driver_cpu_share": round((process_time() - self._cpu) / seconds, 4),
+            "driver_cpu_share": round((process_time() - self._cpu_s) / seconds, 4),
             "problems": self.done,
-            "searched_again": sum(account.requeued for account in self.accounts),
-            "workers_lost": sum(account.left_at is not None for account in self.accounts),
+            "searched_again": sum(stats.requeued for stats in self.workers),
+            "workers_lost": sum(stats.left_at is not None for stats in self.workers),
             "slow_workers": self.slow_workers(),
-            "workers": [account.as_json() for account in self.accounts],
+            "workers": [stats.as_json() for stats in self.workers],
         }
 
 
-LOSSES = 5
-"""Workers that may be lost with one problem under way, before it is held to be the cause."""
+MAX_LOSSES = 5
+"""The search fails once this many workers were lost while they searched the same problem."""
 
 
 class WorkerLost(Exception):
-    """The worker is gone, or cannot be reached; says why."""
+    """The worker died or cannot be reached; the message says why."""
 
 
 class WorkerHandle(Protocol):
-    """A worker, seen from the driver."""
+    """A worker as the driver sees it."""
 
     name: str
     node: str
 
     def capacity(self, strategy: Strategy) -> int:
-        """Problems that keep it busy."""
+        """Number of concurrent searches that keep the worker busy."""
         ...
 
     async def search(self, problem: Problem, strategy: Strategy, *, guided: bool) -> PackedResult:
-        """A finished search. Raises `WorkerLost`, or the `RstarError` of the search."""
+        """The result of one search. Raises `WorkerLost`, or the `RstarError` of the search."""
         ...
 
 
-class _WorkerLoad:
-    """A worker that is here, and what it has under way."""
+class _Worker:
+    """A worker that joined, with its statistics and its capacity for the current strategy."""
 
-    def __init__(self, hand: WorkerHandle, account: WorkerStats, room: int) -> None:
-        self.hand = hand
-        self.account = account
-        self.room = room
-        self.gone = False
+    def __init__(self, handle: WorkerHandle, stats: WorkerStats, capacity: int) -> None:
+        self.handle = handle
+        self.stats = stats
+        self.capacity = capacity
+        self.lost = False
+
+    @property
+    def load(self) -> float:
+        """Running searches divided by capacity."""
+        return len(self.stats.running) / self.capacity
 
 
-class Dispatch:
-    """Problems over workers. `join` and `leave` may be called at any time."""
+class Dispatcher:
+    """Assigns problems to workers. Workers can be added and removed at any time."""
 
     def __init__(self) -> None:
         self.progress = Progress()
-        self._hands: dict[str, _WorkerLoad] = {}
-        self._spare: list[tuple[float, int, _WorkerLoad]] = []
-        self._tickets = 0
+        self._workers: dict[str, _Worker] = {}
+        self._available: list[tuple[float, int, _Worker]] = []
+        """Heap of workers with free capacity: (load, insertion number, worker)."""
+        self._insertions = 0
         self._losses: Counter[str] = Counter()
-        self._back: deque[Problem] = deque()
-        self._ended: asyncio.Queue[asyncio.Task[PackedResult] | None] = asyncio.Queue()
-        self._running: dict[asyncio.Task[PackedResult], tuple[Problem, _WorkerLoad]] = {}
+        """Workers lost while they searched a problem, by problem id."""
+        self._requeued: deque[Problem] = deque()
+        self._events: asyncio.Queue[asyncio.Task[PackedResult] | None] = asyncio.Queue()
+        """Ended searches; None says that the set of workers changed."""
+        self._running: dict[asyncio.Task[PackedResult], tuple[Problem, _Worker]] = {}
         self._strategy = Strategy("mcts")
-        self._stuck: RstarError | None = None
+        self._no_worker_error: RstarError | None = None
+        """Why the last worker was lost or none can start; raised if no worker is left."""
 
     def __len__(self) -> int:
-        return len(self._hands)
+        return len(self._workers)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._hands
+        return name in self._workers
 
-    def join(self, hand: WorkerHandle) -> None:
-        """One more worker."""
-        load = _WorkerLoad(
-            hand, self.progress.joined(hand.name, hand.node), hand.capacity(self._strategy)
-        )
-        self._hands[hand.name] = load
-        self._offer(load)
-        self._ended.put_nowait(None)
+    def add_worker(self, handle: WorkerHandle) -> None:
+        """Add a worker; it gets problems at once."""
+        stats = self.progress.add_worker(handle.name, handle.node)
+        worker = _Worker(handle, stats, handle.capacity(self._strategy))
+        self._workers[handle.name] = worker
+        self._offer(worker)
+        self._events.put_nowait(None)
 
-    def leave(self, name: str, why: str) -> None:
-        """A worker is gone: what it had under way is searched elsewhere."""
-        load = self._hands.pop(name, None)
-        if load is None:
+    def remove_worker(self, name: str, reason: str) -> None:
+        """Remove a worker and requeue its running searches. Does nothing if it is not there."""
+        worker = self._workers.pop(name, None)
+        if worker is None:
             return
-        load.gone = True
-        self.progress.left(load.account, why)
-        for task, (_, at) in self._running.items():
-            if at is load:
+        worker.lost = True
+        worker.stats.left_at, worker.stats.left_reason = monotonic(), reason
+        for task, (_, owner) in self._running.items():
+            if owner is worker:
                 task.cancel()
-        self._ended.put_nowait(None)
+        self._events.put_nowait(None)
 
     def fail(self, error: RstarError) -> None:
-        """No worker can be had, for this reason: it ends the search unless some are here."""
-        self._stuck = error
-        self._ended.put_nowait(None)
+        """Report that no worker can start. The search raises `error` unless a worker is left."""
+        self._no_worker_error = error
+        self._events.put_nowait(None)
 
     async def iter_results(
         self, problems: Iterable[Problem], strategy: Strategy, *, guided: bool
     ) -> AsyncGenerator[tuple[Problem, PackedResult], None]:
-        """Each problem with its search, as they are finished. Raises the first `RstarError` that is
-        not a single worker's trouble, after every finished search was given out."""
+        """Yields each problem with its result, in the order in which searches finish.
+
+        After an `RstarError` that is not caused by one worker alone, running searches are
+        cancelled, finished ones are still yielded, and the error is raised. Closing the generator
+        cancels all running searches.
+        """
         self._strategy = strategy
-        for load in self._hands.values():
-            load.room = load.hand.capacity(strategy)
-            self._offer(load)
+        for worker in self._workers.values():
+            worker.capacity = worker.handle.capacity(strategy)
+            self._offer(worker)
         waiting = iter(problems)
         failure: RstarError | None = None
         try:
             while True:
                 if failure is None:
-                    failure = self._hand_out(waiting, guided)
-                if not self._running and (failure is not None or self._nothing_left(waiting)):
+                    failure = self._assign(waiting, guided)
+                if not self._running and (failure is not None or self._all_assigned(waiting)):
                     break
-                for task in await self._some_ended():
-                    problem, load = self._running.pop(task)
+                for task in await self._ended_searches():
+                    problem, worker = self._running.pop(task)
                     try:
-                        found = self._outcome(task, problem, load)
+                        result = self._result_of(task, problem, worker)
                     except RstarError as error:
                         failure = failure or error
-                        self._drop_unfinished()
+                        for running in self._running:
+                            running.cancel()
                         continue
                     finally:
-                        self._offer(load)
-                    if found is not None:
-                        yield problem, found
+                        self._offer(worker)
+                    if result is not None:
+                        yield problem, result
             if failure is not None:
                 raise failure
         finally:
-            await self._stop()
+            await self._cancel_all()
 
-    def _hand_out(self, waiting: Iterator[Problem], guided: bool) -> RstarError | None:
-        """Give problems to whoever has room, the least busy first; the error if nobody can."""
-        if not self._hands and self._stuck is not None:
-            return self._stuck
-        while (load := self._least_busy()) is not None:
-            problem = self._back.popleft() if self._back else next(waiting, None)
+    def _assign(self, waiting: Iterator[Problem], guided: bool) -> RstarError | None:
+        """Assign problems to the least loaded workers; the error if there is no worker."""
+        if not self._workers and self._no_worker_error is not None:
+            return self._no_worker_error
+        while (worker := self._least_loaded()) is not None:
+            problem = self._requeued.popleft() if self._requeued else next(waiting, None)
             if problem is None:
-                self._offer(load)
+                self._offer(worker)
                 return None
-            work = load.hand.search(problem, self._strategy, guided=guided)
-            task = asyncio.ensure_future(work)
-            self._running[task] = (problem, load)
-            load.account.began(problem.id)
-            task.add_done_callback(self._ended.put_nowait)
-            self._offer(load)
+            search = worker.handle.search(problem, self._strategy, guided=guided)
+            task = asyncio.ensure_future(search)
+            self._running[task] = (problem, worker)
+            worker.stats.start(problem.id)
+            task.add_done_callback(self._events.put_nowait)
+            self._offer(worker)
         return None
 
-    def _nothing_left(self, waiting: Iterator[Problem]) -> bool:
-        """Whether all problems were handed out; one that was not is put back."""
-        if not self._back and (problem := next(waiting, None)) is not None:
-            self._back.append(problem)
-        return not self._back
+    def _all_assigned(self, waiting: Iterator[Problem]) -> bool:
+        """Whether no problem is left. A problem taken from `waiting` to find out is requeued."""
+        if not self._requeued and (problem := next(waiting, None)) is not None:
+            self._requeued.append(problem)
+        return not self._requeued
 
-    async def _some_ended(self) -> list[asyncio.Task[PackedResult]]:
-        """Searches that ended since the last call; none where only the workers changed."""
-        ended = [await self._ended.get()]
-        while not self._ended.empty():
-            ended.append(self._ended.get_nowait())
-        return [task for task in ended if task in self._running]
+    async def _ended_searches(self) -> list[asyncio.Task[PackedResult]]:
+        """Waits for an event; the searches that ended, none if only the workers changed."""
+        events = [await self._events.get()]
+        while not self._events.empty():
+            events.append(self._events.get_nowait())
+        return [task for task in events if task in self._running]
 
-    def _outcome(
-        self, task: "asyncio.Task[PackedResult]", problem: Problem, load: _WorkerLoad
+    def _result_of(
+        self, task: "asyncio.Task[PackedResult]", problem: Problem, worker: _Worker
     ) -> PackedResult | None:
-        """The finished search; None where the problem goes back to be searched elsewhere."""
+        """The result of an ended search; None if the problem is requeued.
+
+        Raises the `RstarError` of the search.
+        """
         error = None if task.cancelled() else task.exception()
-        if task.cancelled() or load.gone or isinstance(error, WorkerLost | ModelUnreachableError):
+        if task.cancelled() or worker.lost or isinstance(error, WorkerLost | ModelUnreachableError):
             if isinstance(error, ModelUnreachableError):
-                self._stuck = error
+                self._no_worker_error = error
             if error is not None:
-                self.leave(load.hand.name, str(error))
-            self._give_back(problem, load)
+                self.remove_worker(worker.handle.name, str(error))
+            self._requeue(problem, worker)
             return None
-        load.account.ended(problem.id)
-        found = task.result()
-        self._stuck = None
-        load.account.add(found.result.cost)
-        return found
+        worker.stats.end(problem.id)
+        result = task.result()
+        self._no_worker_error = None
+        worker.stats.add(result.result.cost)
+        return result
 
-    def _give_back(self, problem: Problem, load: _WorkerLoad) -> None:
-        """Have a problem searched again. Raises `ClusterError` where it seems to be the cause."""
-        load.account.lost(problem.id)
-        if load.gone:
+    def _requeue(self, problem: Problem, worker: _Worker) -> None:
+        """Queue a problem again. Raises `ClusterError` after `MAX_LOSSES` lost workers."""
+        worker.stats.requeue(problem.id)
+        if worker.lost:
             self._losses[problem.id] += 1
-        if self._losses[problem.id] >= LOSSES and self._stuck is None:
+        if self._losses[problem.id] >= MAX_LOSSES and self._no_worker_error is None:
             raise ClusterError(
-                f"{LOSSES} workers were lost while the problem {problem.id!r} was under way, the "
-                f"last because: {load.account.why}. Look at the workers' logs; leave the problem "
-                "out, or type the same again to go on."
+                f"{MAX_LOSSES} workers were lost while they searched the problem {problem.id!r} "
+                f"(last reason: {worker.stats.left_reason}). Check the workers' logs, then remove "
+                "the problem, or run the same command again to resume."
             )
-        self._back.append(problem)
+        self._requeued.append(problem)
 
-    def _offer(self, load: _WorkerLoad) -> None:
-        """Remember a worker with room."""
-        if not load.gone and len(load.account.running) < load.room:
-            self._tickets += 1
-            share = len(load.account.running) / load.room
-            heapq.heappush(self._spare, (share, self._tickets, load))
+    def _offer(self, worker: _Worker) -> None:
+        """Put a worker with free capacity on the heap."""
+        if not worker.lost and len(worker.stats.running) < worker.capacity:
+            self._insertions += 1
+            heapq.heappush(self._available, (worker.load, self._insertions, worker))
 
-    def _least_busy(self) -> _WorkerLoad | None:
-        """A worker with room, by the share of it that is taken."""
-        while self._spare:
-            share, _, load = heapq.heappop(self._spare)
-            if not load.gone and share == len(load.account.running) / load.room:
-                return load
+    def _least_loaded(self) -> _Worker | None:
+        """The worker with the lowest load; None if all are full. Skips outdated heap entries."""
+        while self._available:
+            load, _, worker = heapq.heappop(self._available)
+            if not worker.lost and load == worker.load:
+                return worker
         return None
 
-    def _drop_unfinished(self) -> None:
-        """After a failure: what is not finished is ended, what is finished still comes."""
-        for task in self._running:
-            task.cancel()
-
-    async def _stop(self) -> None:
-        """End what is under way."""
+    async def _cancel_all(self) -> None:
+        """Cancel all running searches and clear the queues."""
         tasks = list(self._running)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        while not self._ended.empty():
-            self._ended.get_nowait()
-        for problem, load in self._running.values():
-            load.account.lost(problem.id)
+        while not self._events.empty():
+            self._events.get_nowait()
+        for problem, worker in self._running.values():
+            worker.stats.requeue(problem.id)
         self._running.clear()
-        self._back.clear()
+        self._requeued.clear()
         self.progress.ended_at = monotonic()

@@ -1,4 +1,4 @@
-"""The Ray actor that searches, and connecting to a cluster."""
+"""The Ray actor that searches, its handle in the driver, and the connection to a cluster."""
 
 import asyncio
 import contextlib
@@ -23,104 +23,102 @@ from rstar_math.types import Problem
 
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
-    """What a worker says of itself; all workers of a search must say the same of all but `pid`."""
+    """Versions and models of a worker. All fields but `pid` must be equal on all workers."""
 
     version: str
+    """Version of rstar-math."""
     model_name: str | None
     discriminator_name: str | None
     libraries: dict[str, str]
+    """Versions of the libraries that model-written code can import."""
     prompting: dict[str, str]
+    """How prompts are rendered; see `runs.execute.Searcher.prompting`."""
     pid: int
 
 
 class Worker:
-    """An actor. Errors of ours are given back as values, since Ray would wrap them."""
+    """The Ray actor. It returns an `RstarError` as a value, because Ray wraps raised errors."""
 
     def __init__(self, config: Config, cores: int) -> None:
-        given = os.environ.get("CUDA_VISIBLE_DEVICES", "") if starts_servers(config) else ""
-        self._config = with_resources(config, cores, [gpu for gpu in given.split(",") if gpu])
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "") if starts_servers(config) else ""
+        self._config = with_resources(config, cores, [gpu for gpu in visible.split(",") if gpu])
         self._solver: Solver | None = None
 
     async def open(self) -> WorkerInfo | RstarError:
-        """Load the model, start sandbox and grader."""
+        """Connect to the model, start sandbox and grader; the worker's versions and models."""
         try:
             self._solver = solver = await Solver(self._config).__aenter__()
         except RstarError as error:
             return error
         except Exception as error:
-            return ClusterError(f"A worker cannot start ({type(error).__name__}: {error}).")
+            return ClusterError(f"A worker failed to start ({type(error).__name__}: {error}).")
         return WorkerInfo(
-            __version__,
-            solver.model_name,
-            solver.discriminator_name,
-            await asyncio.to_thread(solver.library_versions),
-            solver.prompting,
-            os.getpid(),
+            version=__version__,
+            model_name=solver.model_name,
+            discriminator_name=solver.discriminator_name,
+            libraries=await asyncio.to_thread(solver.library_versions),
+            prompting=solver.prompting,
+            pid=os.getpid(),
         )
 
     async def search(
         self, problem: Problem, strategy: Strategy, guided: bool
     ) -> PackedResult | RstarError:
-        """A finished search, judged and packed here."""
+        """The result of one search, graded and packed in this process."""
         assert self._solver is not None
         try:
-            async for _, found in LocalSearcher(self._solver).iter_results(
+            async for _, result in LocalSearcher(self._solver).iter_results(
                 [problem], strategy, guided=guided
             ):
-                return found
+                return result
         except RstarError as error:
             return error
         except Exception as error:
             return ClusterError(
-                f"A worker failed at the problem {problem.id!r} ({type(error).__name__}: {error}); "
-                "leave it out, or mend the part that raised this."
+                f"A worker failed on the problem {problem.id!r} ({type(error).__name__}: {error}); "
+                "remove the problem, or fix the cause."
             )
         raise AssertionError("a search ended without a result")
 
     async def close(self) -> None:
-        """End what was started."""
+        """Stop everything that `open` started."""
         if self._solver is not None:
             await self._solver.__aexit__(None, None, None)
 
 
 def with_resources(config: Config, cores: int, gpus: Sequence[str] = ()) -> Config:
-    """The configuration with sandbox and grader for so many cores, and a server of its own on each
-    of these GPUs, unless it says so itself."""
+    """The configuration with sandbox and grader sized for `cores`, and one server per GPU.
+
+    Options that the configuration sets itself are kept.
+    """
     sandbox = config.sandbox.model_copy(update={"workers": config.sandbox.workers or cores})
-    few = config.grading.workers or min(2, cores)
-    grading = config.grading.model_copy(update={"workers": few})
+    grading = config.grading.model_copy(update={"workers": config.grading.workers or min(2, cores)})
     servers = config.servers.model_copy(update={"gpus": config.servers.gpus or tuple(gpus)})
     return config.model_copy(update={"sandbox": sandbox, "grading": grading, "servers": servers})
 
 
 def starts_servers(config: Config) -> bool:
-    """Whether a solver of the configuration starts model servers, so that a node needs one."""
-    places = (config.model.url, config.discriminator.url, config.search.ppm or "")
-    return any(place.startswith(VLLM) for place in places)
+    """Whether a solver with this configuration starts model servers (vllm:FOLDER)."""
+    addresses = (config.model.url, config.discriminator.url, config.search.ppm or "")
+    return any(address.startswith(VLLM) for address in addresses)
 
 
-def capacity(config: Config, strategy: Strategy) -> int:
-    """Problems that keep a worker's share of the model servers busy; see
-    `Solver.max_concurrent_searches`."""
-    return Solver(config).max_concurrent_searches(strategy)
-
-
-REACH_S = 10.0
-"""Longest wait for a cluster to answer at its address."""
-LEAVE_S = 30.0
-"""Longest wait for a worker to end its servers."""
+CONNECT_TIMEOUT_S = 10.0
+"""Maximum time for the cluster's address to accept a connection."""
+CLOSE_TIMEOUT_S = 30.0
+"""Maximum time for a worker to stop its servers."""
 
 
 class SuppressRayOutput(io.TextIOBase):
-    """Standard output without what Ray's threads print there, such as a dead node's log."""
+    """Standard output without the output of Ray's threads, such as the log of a dead node."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
         """See `io.TextIOBase`."""
-        mute = threading.current_thread().name.startswith("ray_")
-        return len(text) if mute else self._stream.write(text)
+        from_ray = threading.current_thread().name.startswith("ray_")
+        return len(text) if from_ray else self._stream.write(text)
 
     def flush(self) -> None:
         """See `io.TextIOBase`."""
@@ -136,7 +134,7 @@ class SuppressRayOutput(io.TextIOBase):
 
 
 class RayWorkerHandle:
-    """A worker on a node."""
+    """The driver's handle of a `Worker` actor; a `dispatch.WorkerHandle`."""
 
     def __init__(self, actor: Any, name: str, node: str, config: Config) -> None:
         self.name = name
@@ -145,40 +143,43 @@ class RayWorkerHandle:
         self._config = config
 
     def capacity(self, strategy: Strategy) -> int:
-        """See `dispatch.WorkerHandle`."""
-        return capacity(self._config, strategy)
+        """See `dispatch.WorkerHandle` and `Solver.max_concurrent_searches`."""
+        return Solver(self._config).max_concurrent_searches(strategy)
 
     async def search(self, problem: Problem, strategy: Strategy, *, guided: bool) -> PackedResult:
         """See `dispatch.WorkerHandle`."""
-        found = await call_actor(self._actor.search.remote(problem, strategy, guided))
-        if isinstance(found, RstarError):
-            raise found
-        assert isinstance(found, PackedResult)
-        return found
+        result = await call_actor(self._actor.search.remote(problem, strategy, guided))
+        if isinstance(result, RstarError):
+            raise result
+        assert isinstance(result, PackedResult)
+        return result
 
     async def open(self) -> WorkerInfo:
-        """What it says of itself, once it is ready. Raises `RstarError` or `WorkerLost`."""
-        found = await call_actor(self._actor.open.remote())
-        if isinstance(found, RstarError):
-            raise found
-        assert isinstance(found, WorkerInfo)
-        return found
+        """Waits until the worker is ready. Raises `RstarError` or `WorkerLost`."""
+        info = await call_actor(self._actor.open.remote())
+        if isinstance(info, RstarError):
+            raise info
+        assert isinstance(info, WorkerInfo)
+        return info
 
-    async def leave(self) -> None:
-        """Let it end what it started, then kill it."""
+    async def close(self) -> None:
+        """Let the worker stop its servers, for `CLOSE_TIMEOUT_S` at most, then kill it."""
         with contextlib.suppress(Exception):
-            async with asyncio.timeout(LEAVE_S):
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 await call_actor(self._actor.close.remote())
-        self.end()
+        self.kill()
 
-    def end(self) -> None:
-        """Kill it; harmless where it is dead."""
+    def kill(self) -> None:
+        """Kill the worker. Does nothing if it is dead."""
         with contextlib.suppress(Exception):
             import_module("ray").kill(self._actor, no_restart=True)
 
 
 async def call_actor(reference: Any) -> Any:
-    """What an actor answers. Raises `WorkerLost` where it is gone; a cancellation is passed on."""
+    """The return value of a remote call. Raises `WorkerLost` if the actor is gone.
+
+    A cancellation also cancels the call in the actor.
+    """
     exceptions = import_module("ray.exceptions")
     try:
         return await reference
@@ -187,8 +188,8 @@ async def call_actor(reference: Any) -> Any:
             import_module("ray").cancel(reference)
         raise
     except exceptions.RayError as error:
-        text = str(error).strip().splitlines() or [type(error).__name__]
-        raise WorkerLost(f"{type(error).__name__}: {text[0]}") from error
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise WorkerLost(f"{type(error).__name__}: {lines[0]}") from error
 
 
 def connect(address: str) -> None:
@@ -198,29 +199,31 @@ def connect(address: str) -> None:
         ray = import_module("ray")
     except ImportError as error:
         raise MissingDependencyError(
-            "--cluster needs Ray, here and on all nodes: pip install 'rstar-math[ray]'"
+            "--cluster needs Ray on this machine and on all nodes: pip install 'rstar-math[ray]'"
         ) from error
     try:
         if address != "auto":
-            reach(address)
+            _check_reachable(address)
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except Exception as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
+        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ClusterError(
-            f"There is no Ray cluster at {address} ({reason[0]}); start one with: ray start --head"
+            f"There is no Ray cluster at {address} ({lines[0]}); start one with: ray start --head"
         ) from error
 
 
-def reach(address: str) -> None:
-    """Raise `OSError` where nobody listens: Ray would wait for minutes. `ValueError` where it is no
-    address."""
+def _check_reachable(address: str) -> None:
+    """Raise `OSError` if nothing listens at the address, `ValueError` if it is not an address.
+
+    Ray itself would wait for minutes.
+    """
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    with socket.create_connection((host, int(port)), timeout=REACH_S):
+    with socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S):
         pass
 
 
-def start(config: Config, node: str, cores: int, gpus: int = 0) -> Any:
-    """An actor on a node; it starts when the node has the cores and the GPUs to give."""
+def start_actor(config: Config, node: str, cores: int, gpus: int = 0) -> Any:
+    """A new `Worker` actor on a node. It starts once the node has free cores and GPUs."""
     ray = import_module("ray")
     strategies = import_module("ray.util.scheduling_strategies")
     return (
@@ -237,9 +240,9 @@ def start(config: Config, node: str, cores: int, gpus: int = 0) -> Any:
 
 
 def disconnect() -> None:
-    """Leave the cluster; what Ray prints then is as mute as its threads are."""
+    """Leave the cluster. The output of Ray's shutdown is suppressed."""
     thread = threading.current_thread()
-    name, thread.name = thread.name, "ray_leaving"
+    name, thread.name = thread.name, "ray_leaving"  # the prefix that SuppressRayOutput looks for
     try:
         import_module("ray").shutdown()
     finally:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rstar_math.distributed.dispatch import LOSSES, Dispatch, WorkerLost
+from rstar_math.distributed.dispatch import MAX_LOSSES, Dispatcher, WorkerLost
 from rstar_math.errors import ClusterError, ModelRejectedError, ModelUnreachableError, RstarError
 from rstar_math.runs.results import PackedResult, pack_result
 from rstar_math.search import Choice, Tree
@@ -30,7 +30,7 @@ def answered(problem: Problem) -> PackedResult:
     return pack_result("mcts", tree, Choice(problem.reference, 1, 1.0, {}), None)
 
 
-class Hand:
+class ScriptedWorker:
     """A worker that takes some turns of the loop for a search, and dies or fails as told."""
 
     def __init__(self, name: str, room: int = 3, seed: int = 0, dies_after: int | None = None):
@@ -68,12 +68,12 @@ class Hand:
             self.under_way -= 1
 
 
-def searched(dispatch: Dispatch, given_problems: list[Problem]) -> list[str]:
+def searched(dispatcher: Dispatcher, given_problems: list[Problem]) -> list[str]:
     """Ids in the order in which they were finished; each with the tree of its own question."""
 
     async def once() -> list[str]:
         found = []
-        async for problem, one in dispatch.iter_results(given_problems, STRATEGY, guided=False):
+        async for problem, one in dispatcher.iter_results(given_problems, STRATEGY, guided=False):
             assert one == answered(problem)
             found.append(problem.id)
         return found
@@ -91,38 +91,38 @@ def searched(dispatch: Dispatch, given_problems: list[Problem]) -> list[str]:
 def test_each_problem_is_finished_once_whoever_dies(
     count: int, deaths: list[int], room: int, seed: int
 ) -> None:
-    dispatch = Dispatch()
-    hands = [Hand(f"m{i}", room, seed + i, after) for i, after in enumerate(deaths)]
-    hands.append(Hand("steady", room, seed))
-    for hand in hands:
-        dispatch.join(hand)
+    dispatcher = Dispatcher()
+    workers = [ScriptedWorker(f"m{i}", room, seed + i, after) for i, after in enumerate(deaths)]
+    workers.append(ScriptedWorker("steady", room, seed))
+    for worker in workers:
+        dispatcher.add_worker(worker)
     try:
-        found = searched(dispatch, problems(count))
+        found = searched(dispatcher, problems(count))
     except ClusterError:
-        assert len(deaths) >= LOSSES
+        assert len(deaths) >= MAX_LOSSES
     else:
         assert Counter(found) == Counter(problem.id for problem in problems(count))
-    assert all(hand.most <= room for hand in hands)
-    assert all(hand.under_way == 0 for hand in hands)
-    progress = dispatch.progress.as_json()
+    assert all(worker.most <= room for worker in workers)
+    assert all(worker.under_way == 0 for worker in workers)
+    progress = dispatcher.progress.as_json()
     assert progress["problems"] == count
-    assert sum(hand.begun for hand in hands) == count + progress["searched_again"]
+    assert sum(worker.begun for worker in workers) == count + progress["searched_again"]
 
 
 def test_a_worker_that_joins_late_is_given_work_and_one_that_leaves_is_not() -> None:
-    dispatch = Dispatch()
-    first, late = Hand("first", 2), Hand("late", 2)
-    dispatch.join(first)
+    dispatcher = Dispatcher()
+    first, late = ScriptedWorker("first", 2), ScriptedWorker("late", 2)
+    dispatcher.add_worker(first)
 
     async def once() -> list[str]:
         found = []
-        async for problem, _ in dispatch.iter_results(problems(40), STRATEGY, guided=False):
+        async for problem, _ in dispatcher.iter_results(problems(40), STRATEGY, guided=False):
             found.append(problem.id)
             if len(found) == 10:
-                dispatch.join(late)
+                dispatcher.add_worker(late)
             if len(found) == 30:
-                dispatch.leave("first", "spot")
-                assert "first" not in dispatch
+                dispatcher.remove_worker("first", "spot")
+                assert "first" not in dispatcher
                 begun = first.begun
         assert first.begun == begun
         return found
@@ -130,17 +130,17 @@ def test_a_worker_that_joins_late_is_given_work_and_one_that_leaves_is_not() -> 
     found = asyncio.run(asyncio.wait_for(once(), 20))
     assert sorted(found) == sorted(problem.id for problem in problems(40))
     assert late.begun > 5
-    first_account, _ = dispatch.progress.as_json()["workers"]
-    assert first_account["left"] == "spot"
+    first_stats, _ = dispatcher.progress.as_json()["workers"]
+    assert first_stats["left"] == "spot"
 
 
 def test_few_problems_are_spread_over_all_workers() -> None:
-    dispatch = Dispatch()
-    hands = [Hand(f"h{i}", room=8) for i in range(4)]
-    for hand in hands:
-        dispatch.join(hand)
-    searched(dispatch, problems(8))
-    assert [hand.begun for hand in hands] == [2, 2, 2, 2]
+    dispatcher = Dispatcher()
+    workers = [ScriptedWorker(f"h{i}", room=8) for i in range(4)]
+    for worker in workers:
+        dispatcher.add_worker(worker)
+    searched(dispatcher, problems(8))
+    assert [worker.begun for worker in workers] == [2, 2, 2, 2]
 
 
 def test_nothing_new_is_begun_while_the_writer_is_busy() -> None:
@@ -152,11 +152,11 @@ def test_nothing_new_is_begun_while_the_writer_is_busy() -> None:
             yield problem
 
     async def once() -> None:
-        dispatch = Dispatch()
+        dispatcher = Dispatcher()
         for i in range(2):
-            dispatch.join(Hand(f"h{i}", room=3))
+            dispatcher.add_worker(ScriptedWorker(f"h{i}", room=3))
         taken = 0
-        async for _ in dispatch.iter_results(source(), STRATEGY, guided=False):
+        async for _ in dispatcher.iter_results(source(), STRATEGY, guided=False):
             taken += 1
             for _ in range(30):
                 await asyncio.sleep(0)
@@ -167,71 +167,73 @@ def test_nothing_new_is_begun_while_the_writer_is_busy() -> None:
 
 
 def test_a_problem_that_kills_its_workers_is_named() -> None:
-    dispatch = Dispatch()
-    for i in range(LOSSES + 1):
-        hand = Hand(f"h{i}", room=1)
-        hand.poison = "p3"
-        dispatch.join(hand)
-    with pytest.raises(ClusterError, match="'p3' was under way"):
-        searched(dispatch, problems(6))
+    dispatcher = Dispatcher()
+    for i in range(MAX_LOSSES + 1):
+        worker = ScriptedWorker(f"h{i}", room=1)
+        worker.poison = "p3"
+        dispatcher.add_worker(worker)
+    with pytest.raises(ClusterError, match="'p3'"):
+        searched(dispatcher, problems(6))
 
 
 def test_a_worker_that_cannot_reach_the_model_is_put_aside() -> None:
-    dispatch = Dispatch()
-    cut_off, well = Hand("cut off"), Hand("well")
+    dispatcher = Dispatcher()
+    cut_off, well = ScriptedWorker("cut off"), ScriptedWorker("well")
     cut_off.error = ModelUnreachableError("no route")
-    dispatch.join(cut_off)
-    dispatch.join(well)
-    assert len(searched(dispatch, problems(20))) == 20
-    assert "cut off" not in dispatch
-    assert dispatch.progress.as_json()["workers"][0]["left"] == "no route"
+    dispatcher.add_worker(cut_off)
+    dispatcher.add_worker(well)
+    assert len(searched(dispatcher, problems(20))) == 20
+    assert "cut off" not in dispatcher
+    assert dispatcher.progress.as_json()["workers"][0]["left"] == "no route"
 
 
 def test_an_error_of_the_search_ends_it_after_what_was_finished() -> None:
-    dispatch = Dispatch()
-    refused, well = Hand("refused", room=1), Hand("well", room=1)
+    dispatcher = Dispatcher()
+    refused, well = ScriptedWorker("refused", room=1), ScriptedWorker("well", room=1)
     refused.error = ModelRejectedError("bad key")
-    dispatch.join(refused)
-    dispatch.join(well)
+    dispatcher.add_worker(refused)
+    dispatcher.add_worker(well)
     with pytest.raises(ModelRejectedError, match="bad key"):
-        searched(dispatch, problems(20))
-    alone = Dispatch()
-    cut_off = Hand("alone")
+        searched(dispatcher, problems(20))
+    alone = Dispatcher()
+    cut_off = ScriptedWorker("alone")
     cut_off.error = ModelUnreachableError("no route")
-    alone.join(cut_off)
+    alone.add_worker(cut_off)
     with pytest.raises(ModelUnreachableError, match="no route"):
         searched(alone, problems(4))
 
 
 def test_a_search_that_is_left_ends_what_is_under_way() -> None:
-    hand = Hand("h", room=4)
+    worker = ScriptedWorker("h", room=4)
 
     async def once() -> None:
-        dispatch = Dispatch()
-        dispatch.join(hand)
-        found = dispatch.iter_results(problems(20), STRATEGY, guided=False)
+        dispatcher = Dispatcher()
+        dispatcher.add_worker(worker)
+        found = dispatcher.iter_results(problems(20), STRATEGY, guided=False)
         await anext(found)
         await found.aclose()
-        assert hand.under_way == 0
-        again = [p.id async for p, _ in dispatch.iter_results(problems(3), STRATEGY, guided=False)]
+        assert worker.under_way == 0
+        again = [
+            p.id async for p, _ in dispatcher.iter_results(problems(3), STRATEGY, guided=False)
+        ]
         assert sorted(again) == ["p0", "p1", "p2"]
 
     asyncio.run(asyncio.wait_for(once(), 20))
 
 
 def test_who_is_slow_is_named() -> None:
-    dispatch = Dispatch()
+    dispatcher = Dispatcher()
     for i in range(3):
-        dispatch.join(Hand(f"h{i}"))
+        dispatcher.add_worker(ScriptedWorker(f"h{i}"))
     with suppress(StopAsyncIteration):
-        searched(dispatch, problems(30))
-    accounts = dispatch.progress.accounts
-    for account in accounts:
-        account.busy_s = 0.1 * account.done
-    accounts[1].busy_s *= 30
-    accounts[2].running["late"] = accounts[2].joined_at - 1000
-    assert dispatch.progress.slow_workers() == ["h1"]
-    (straggler,) = dispatch.progress.stragglers()
+        searched(dispatcher, problems(30))
+    workers = dispatcher.progress.workers
+    for stats in workers:
+        stats.busy_s = 0.1 * stats.done
+    workers[1].busy_s *= 30
+    workers[2].running["late"] = workers[2].joined_at - 1000
+    assert dispatcher.progress.slow_workers() == ["h1"]
+    (straggler,) = dispatcher.progress.stragglers()
     assert (straggler["problem"], straggler["worker"]) == ("late", "h2")
-    assert "3 workers" in dispatch.progress.line()
-    assert "1 stragglers" in dispatch.progress.line()
+    assert "3 workers" in dispatcher.progress.line()
+    assert "1 straggler," in dispatcher.progress.line()
