@@ -3,11 +3,12 @@
     python benchmarks/scale.py [--json] [--part scaling|driver|store ...]
                                [--problems 100000] [--nodes 500] [--cluster ADDRESS]
 
-scaling     The project's own `Dispatcher` over 1, 2, 4 and 8 workers in this process, each a `Solver`
-            of its own with 4 searches in flight, on one scripted HTTP server that takes its time
-            (--delay seconds a request) and never fills up. The time is waiting: on one core it
-            shows that the driver and the hand-out do not get in the way, not that eight workers
-            do eight times the computing. With --cluster the same over the workers of a Ray cluster.
+scaling     The project's own `Dispatcher` over 1, 2, 4 and 8 workers in this process, each a
+            `Solver` of its own with 4 searches in flight, on one scripted HTTP server that takes
+            its time (--delay seconds a request) and never fills up. The time is waiting: on one
+            core it shows that the driver and the hand-out do not get in the way, not that eight
+            workers do eight times the computing. With --cluster the same over the workers of a Ray
+            cluster.
 driver      512 simulated workers hand in packed searches of --nodes nodes as fast as the driver
             takes them: back through pickle as from another process, into a run on this disk.
 store       --problems problems through a run of small trees: added, opened again at every tenth,

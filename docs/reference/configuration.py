@@ -16,7 +16,7 @@ SOURCE = Path(__file__).resolve().parents[2] / "src" / "rstar_math"
 def configuration_page() -> str:
     """The page of options, presets and recipes."""
     from rstar_math.config import Config, presets
-    from rstar_math.evolution.recipe import Recipe, recipes
+    from rstar_math.evolution.recipe import Recipe, recipe_names
     from rstar_math.training.curation.records import CurationConfig
     from rstar_math.training.settings import PolicyTraining, PreferenceTraining, ProbeTraining
 
@@ -53,7 +53,7 @@ def configuration_page() -> str:
     ]
     lines += table("", Recipe)
     lines += _presets("Presets", SOURCE / "config" / "presets", presets())
-    lines += _presets("Recipes", SOURCE / "evolution" / "recipes", recipes())
+    lines += _presets("Recipes", SOURCE / "evolution" / "recipes", recipe_names())
     return "\n".join(lines)
 
 

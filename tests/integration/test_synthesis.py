@@ -21,13 +21,19 @@ from rstar_math.cli import app
 from rstar_math.config import load_config
 from rstar_math.errors import ConfigError
 from rstar_math.evaluation.results import AnswerJudge, RunTerms, grade_result
-from rstar_math.evolution.manifest import Facts, ManifestStore
+from rstar_math.evolution.manifest import ManifestStore, StageResult
 from rstar_math.evolution.pipeline import evolve
 from rstar_math.evolution.progress import BudgetSpent, NullListener
 from rstar_math.evolution.recipe import Recipe, validate_recipe
 from rstar_math.evolution.report import write_summary
-from rstar_math.evolution.stages import finished_in, solved_in
-from rstar_math.evolution.synthesis import DRAFTS, Synthesis, SynthesisJob, solving, synthesize
+from rstar_math.evolution.stages import finished_problems, solved_problems
+from rstar_math.evolution.synthesis import (
+    DRAFTS,
+    Synthesis,
+    SynthesisJob,
+    majority_config,
+    synthesize,
+)
 from rstar_math.problems import read_problems
 from rstar_math.problems.sources import read_sources
 from rstar_math.problems.synthesis import KnownProblems, SynthesisConfig
@@ -95,9 +101,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 
 def outcome(run: Path) -> dict[str, Any]:
     """What a run came to, stage by stage, without the clock."""
-    return {
-        one["stage"]: (one["inputs"], one["found"]) for one in ManifestStore.read(run).manifests()
-    }
+    return {one["stage"]: (one["inputs"], one["found"]) for one in ManifestStore.read(run).all()}
 
 
 @pytest.fixture(scope="module")
@@ -109,9 +113,9 @@ def whole(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def facts(run: Path, stage: str) -> Facts:
+def facts(run: Path, stage: str) -> StageResult:
     """What a stage came to."""
-    found = ManifestStore.read(run).facts(stage)
+    found = ManifestStore.read(run).result(stage)
     assert found is not None
     return found
 
@@ -189,7 +193,7 @@ def test_they_are_learned_from_until_their_solutions_contradict_them(whole: Path
     first = facts(whole, "1/curate")
     assert {one["problem"] for one in first["unreliable"]} == wrong
     assert first["report"]["problems"]["synthetic, mostly contradicted"] == len(wrong)
-    searched = [solved_in(whole / f"round-{n}/search.rstar").keys() for n in (1, 2)]
+    searched = [solved_problems(whole / f"round-{n}/search.rstar").keys() for n in (1, 2)]
     assert {row.id for row in rows} <= searched[0]
     assert {row.id for row in rows} - searched[1] == wrong
     for number in (1, 2):
@@ -213,7 +217,7 @@ class Stopping(NullListener):
     def __init__(self, stage: str, after: int) -> None:
         self.stage, self.left, self.now = stage, after, ""
 
-    def begin(self, stage: str, what: str, total: int | None, done: int) -> None:
+    def begin(self, stage: str, description: str, total: int | None, done: int) -> None:
         self.now = stage
         self._look()
 
@@ -232,7 +236,7 @@ def test_stopped_again_and_again_it_comes_to_the_same(
     run, stages = tmp_path / "run", ("0/problems", "0/synthesis")
     for stage, after in (("0/synthesis-drafts", 3), ("0/synthesis", 4), ("1/search", 0)):
         with pytest.raises(BudgetSpent):
-            asyncio.run(evolve(place.recipe(), run, watch=Stopping(stage, after)))
+            asyncio.run(evolve(place.recipe(), run, listener=Stopping(stage, after)))
         if after == 3:  # as a kill in the middle of a line leaves it
             with (run / "round-0/drafts.jsonl").open("ab") as file:
                 file.write(b'{"request": 9, "se')
@@ -266,7 +270,7 @@ def test_an_evolution_without_it_has_the_inputs_and_stages_it_had(tmp_path: Path
     assert set(found["1/curate"][0]["curation"]) == set(CurationConfig.model_fields)
     assert "unreliable" not in found["1/curate"][1]
     asked = recipe(requests=10, model={"url": "http://localhost:1/v1"})
-    with pytest.raises(ConfigError, match=r"synthesis\.requests was 0 and now is 10"):
+    with pytest.raises(ConfigError, match=r"synthesis\.requests was 0"):
         asyncio.run(evolve(asked, run))
 
 
@@ -280,7 +284,7 @@ def order(place: Place, **options: Any) -> SynthesisJob:
     seeds, exam = read_sources([str(place.train)]), read_problems(place.exam)
     return SynthesisJob(
         SynthesisConfig(**{"requests": 6, "solutions": 5, **options}),
-        solving(config),
+        majority_config(config),
         seeds,
         [
             KnownProblems("in an evaluation set", {"exam": exam}),
@@ -342,7 +346,7 @@ def wait_for(run: Path, what: str) -> None:
             file = run / "drafts.jsonl"
             if file.is_file() and file.read_bytes().count(b"\n") > 2:
                 return
-        elif len(finished_in(run / "synthetic.rstar", Strategy("sc", 5))) > 1:
+        elif len(finished_problems(run / "synthetic.rstar", Strategy("sc", 5))) > 1:
             return
     raise AssertionError(f"no {what} in time")
 

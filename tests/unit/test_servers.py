@@ -150,7 +150,7 @@ def test_a_round_is_served_by_vllm_where_the_recipe_says_so() -> None:
     recipe = load_recipe("smoke", ['engine="vllm"', 'servers.hardware_args=["--enforce-eager"]'])
     address = deploy_policy(recipe, Path("runs/round-1/policy"))
     assert address == "vllm:runs/round-1/policy"
-    config = config_for(recipe, Models(ModelVersion(1, "x", address, "d")), scored=False)
+    config = config_for(recipe, Models(ModelVersion(1, "x", address, "d")), use_ppm=False)
     assert config.model.url == address
     assert config.servers == ServersConfig(hardware_args=("--enforce-eager",))
     assert not config.model.embedded

@@ -9,7 +9,7 @@ import typer
 from rstar_math.cli.options import AsJson, Cluster, print_json, run
 
 if TYPE_CHECKING:
-    from rstar_math.evolution.capacity import Capacity
+    from rstar_math.evolution.capacity import ClusterEstimate
     from rstar_math.evolution.progress import RunBudget
     from rstar_math.evolution.recipe import Recipe
 
@@ -66,7 +66,7 @@ def evolve(
     from rstar_math.evolution.manifest import ManifestStore
     from rstar_math.evolution.pipeline import evolve as work
     from rstar_math.evolution.recipe import load_recipe
-    from rstar_math.evolution.report import outcome, write_summary
+    from rstar_math.evolution.report import summary_json, write_summary
 
     chosen = load_recipe(recipe, set_ or ())
     spending = _budget(budget or [])
@@ -79,13 +79,13 @@ def evolve(
     _fetch(chosen)
     with progress.watch_rounds() as watch:
         try:
-            rounds = work(chosen, folder, watch=watch, budget=spending, cluster=cluster)
+            rounds = work(chosen, folder, listener=watch, budget=spending, cluster=cluster)
             run(rounds, kept=True)
         finally:
             if (folder / "recipe.json").is_file():
-                with ManifestStore.read(folder) as journal:
-                    written = write_summary(journal)
-                    found = outcome(journal)
+                with ManifestStore.read(folder) as manifests:
+                    written = write_summary(manifests)
+                    found = summary_json(manifests)
     if as_json:
         print_json({"run": str(folder), **found})
     else:
@@ -127,7 +127,7 @@ def _plan(recipe: Any, as_json: bool) -> None:
     from rstar_math.evolution.estimate import estimate
 
     with progress.watch_rounds() as watch:
-        found = run(estimate(recipe, watch=watch), kept=False)
+        found = run(estimate(recipe, listener=watch), kept=False)
     if as_json:
         print_json(found.as_json())
     else:
@@ -198,23 +198,32 @@ def estimate_cluster(
     from rstar_math.evolution.recipe import load_recipe
 
     count, gpu = _gpus(gpus)
-    engine = capacity.gpu_speed(gpu, params=params, slots=batch_size)
+    speed = capacity.gpu_speed(gpu, params=params, max_batch=batch_size)
     if tokens_per_second is not None:
-        engine = replace(engine, full=tokens_per_second)
+        speed = replace(speed, full_tokens_per_s=tokens_per_second)
     profile = capacity.WorkloadProfile() if run_file is None else capacity.profile_of_run(run_file)
-    hands = cores or 8 * count
-    machines = capacity.Machines(
-        engine,
+    cores = cores or 8 * count
+    hardware = capacity.Hardware(
+        speed,
         replicas=count,
-        cores=hands,
-        workers=max(1, hands // CORES_PER_WORKER),
-        programs=programs_per_second,
+        cores=cores,
+        workers=max(1, cores // CORES_PER_WORKER),
+        programs_per_s=programs_per_second,
     )
-    loads = capacity.estimate_capacity(
+    workloads = capacity.search_workloads(
         load_recipe(recipe).rounds, problems, profile, unsolved=unsolved_share
     )
-    parts = [capacity.part(name, load, machines, count, price) for name, load in loads]
-    found = capacity.Capacity(parts, machines, profile, count, gpu, tokens_per_second is not None)
+    found = capacity.ClusterEstimate(
+        searches=[
+            capacity.estimate_search(stage, work, hardware, count, price)
+            for stage, work in workloads
+        ],
+        hardware=hardware,
+        profile=profile,
+        gpus=count,
+        gpu=gpu,
+        speed_measured=tokens_per_second is not None,
+    )
     if as_json:
         print_json(found.as_json())
     else:
@@ -231,7 +240,7 @@ def _gpus(text: str) -> tuple[int, str]:
     return int(match[1]), match[2]
 
 
-def _show(found: "Capacity") -> None:
+def _show(found: "ClusterEstimate") -> None:
     """The plan as a table on stdout."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
@@ -243,26 +252,28 @@ def _show(found: "Capacity") -> None:
     for name in ("problems", "tokens", "hours", "GPU hours", "price"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("held up by")
-    for part in found.parts:
-        price = "-" if part.price is None else f"{part.price:,.0f}"
-        figures = (f"{part.problems:,}", f"{part.tokens:.3g}", f"{part.hours:.1f}")
-        held = f"{part.bottleneck} ({part.hours_alone[part.bottleneck]:.1f} h alone)"
-        table.add_row(part.name, *figures, f"{part.gpu_hours:,.0f}", price, held)
+    for search in found.searches:
+        price = "-" if search.price is None else f"{search.price:,.0f}"
+        figures = (f"{search.problems:,}", f"{search.tokens:.3g}", f"{search.hours:.1f}")
+        alone = search.resource_hours[search.bottleneck]
+        held = f"{search.bottleneck} ({alone:.1f} h alone)"
+        table.add_row(search.stage, *figures, f"{search.gpu_hours:,.0f}", price, held)
     whole = found.as_json()
     price = "-" if whole["price"] is None else f"{whole['price']:,.0f}"
-    tokens = f"{sum(part.tokens for part in found.parts):.3g}"
+    tokens = f"{sum(search.tokens for search in found.searches):.3g}"
     table.add_row("all", "", tokens, f"{found.hours:.1f}", f"{whole['gpu_hours']:,.0f}", price, "")
-    engine, profile = found.machines.engine, found.profile
-    said = "measured" if found.engine_measured else "estimated from its data sheet"
+    speed, profile = found.hardware.server, found.profile
+    said = "measured" if found.speed_measured else "estimated from its data sheet"
     where = (
-        f"measured in {profile.measured}"
-        if profile.measured
+        f"measured in {profile.measured_run}"
+        if profile.measured_run
         else "assumed (measure: --profile-run RUN)"
     )
     table.caption_justify = "left"
     table.caption = (
-        f"{found.gpus} x {found.gpu}, {engine.full:.0f} tokens/s each when full ({said}); "
-        f"{found.machines.cores} cores, {found.machines.programs:g} programs/s each;\n"
+        f"{found.gpus} x {found.gpu}, {speed.full_tokens_per_s:.0f} tokens/s each when full "
+        f"({said}); {found.hardware.cores} cores, "
+        f"{found.hardware.programs_per_s:g} programs/s each;\n"
         f"a rollout: {profile.calls:.1f} calls, {profile.tokens:.0f} tokens a sample, "
         f"{profile.programs:.2f} programs a sample, {where}.\n"
         "Searches alone: trainings and measurements are in rstar evolve --plan."

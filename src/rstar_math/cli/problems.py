@@ -354,7 +354,7 @@ def _order(
 ) -> "SynthesisJob":
     """What the command line asks for; its problems are read."""
     from rstar_math.cli import display
-    from rstar_math.evolution.synthesis import SynthesisJob, solving
+    from rstar_math.evolution.synthesis import SynthesisJob, majority_config
     from rstar_math.problems.filtering import Rule
     from rstar_math.problems.sources import parse_source, read_source, read_sources
     from rstar_math.problems.synthesis import KnownProblems, require_seeds
@@ -368,16 +368,16 @@ def _order(
         for text in exclude:
             title = parse_source(text).title
             sets[text if title in sets else title] = read_source(text)
-    solver = solving(config)
+    solver = majority_config(config)
     return SynthesisJob(
-        wanted=wanted,
+        options=wanted,
         config=solver,
         seeds=seeds,
         known=(
             KnownProblems("in an evaluation set", sets, Rule(templates=exclude_templates)),
             KnownProblems("a seed problem", {"seeds": seeds}),
         ),
-        made_by={"model.name": run_conditions(solver, guided=False)["model.name"]},
+        digests={"model.name": run_conditions(solver, guided=False)["model.name"]},
         cluster=cluster,
     )
 

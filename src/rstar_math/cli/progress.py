@@ -39,7 +39,7 @@ class Rounds:
         self._solved: Counter[str] = Counter()
         self._tried: Counter[str] = Counter()
 
-    def begin(self, stage: str, what: str, total: int | None, done: int) -> None:
+    def begin(self, stage: str, description: str, total: int | None, done: int) -> None:
         """See `evolution.progress.ProgressListener`."""
         self.end()
         self._began, self._tokens, self._done = monotonic(), 0, 0
@@ -47,8 +47,8 @@ class Rounds:
         self._solved.clear()
         self._tried.clear()
         number, of_round, _ = stage.partition("/")
-        name = f"round {number}: {what}" if number != "0" else f"before: {what}"
-        name = name if of_round else what
+        name = f"round {number}: {description}" if number != "0" else f"before: {description}"
+        name = name if of_round else description
         self._task = self._progress.add_task(name, total=total, completed=done, note="")
 
     def advance(self, problem: Problem, *, solved: bool, tokens: int) -> None:
@@ -121,15 +121,15 @@ def show_plan(plan: Plan) -> None:
     table.add_column("stage", no_wrap=True)
     for name in ("problems", "calls", "tokens", "time"):
         table.add_column(name, justify="right", no_wrap=True)
-    for part in plan.parts:
+    for part in plan.stages:
         calls = f"{part.calls:,}" if part.calls else "-"
         figures = (f"{part.problems:,}", calls, f"{part.tokens:,}", _lasting(part.hours))
         table.add_row(part.stage, *figures)
-    calls, tokens = (sum(getattr(p, name) for p in plan.parts) for name in ("calls", "tokens"))
+    calls, tokens = (sum(getattr(p, name) for p in plan.stages) for name in ("calls", "tokens"))
     table.add_row("all", "", f"{calls:,}", f"{tokens:,}", _lasting(plan.hours))
     pilot = plan.pilot
     out.print(table)
-    if any(part.stage.startswith("0/drafts") for part in plan.parts):
+    if any(part.stage.startswith("0/drafts") for part in plan.stages):
         out.print(
             "Drafts are reckoned from the recipe, as if all were as long as they may be and none "
             "were left out; their solutions by the pilot's greedy answers; and all of them are "
@@ -138,11 +138,12 @@ def show_plan(plan: Plan) -> None:
         )
     out.print(
         f"From a short pilot on this machine: {pilot.rollout.tokens:.0f} tokens a rollout, "
-        f"{pilot.tokens_per_s:.0f} a second; {pilot.whole.tokens:.0f} tokens a greedy answer, in "
-        f"{pilot.whole.seconds:.2g} s; {pilot.trained:.0f} tokens a second in a training. "
-        f"{plan.counts['to learn from']} problems to learn from, {plan.counts['held out']} held "
-        "out. A trained policy says it shorter than a base that goes by examples, and further "
-        "rollouts are only for what is unsolved, so it may take less.",
+        f"{pilot.tokens_per_s:.0f} a second; {pilot.greedy.tokens:.0f} tokens a greedy answer, in "
+        f"{pilot.greedy.seconds:.2g} s; {pilot.training_tokens_per_s:.0f} tokens a second in a "
+        f"training. {plan.counts['to learn from']} problems to learn from, "
+        f"{plan.counts['held out']} held out. A trained policy says it shorter than a base "
+        "that goes by examples, and further rollouts are only for what is unsolved, so it may take "
+        "less.",
         highlight=False,
     )
 

@@ -1,1 +1,1 @@
-"""Self-evolution: rounds of search, training and evaluation."""
+"""Self-evolution: rounds of search, curation, training and evaluation."""

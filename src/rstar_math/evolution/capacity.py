@@ -1,9 +1,8 @@
-"""Estimates a search on a cluster: hours, price and bottleneck of each round.
+"""Estimates a recipe's searches on a cluster: hours, price and bottleneck of each search.
 
-Rates come from what was measured: a run says what a search of one problem does, `rstar
-estimate-cluster` takes the speeds of servers and cores. Where a server was not measured, its speed
-is reckoned from the GPU's bandwidth and arithmetic (`gpu_speed`), which is good to about a factor
-of two.
+A run file gives the work per problem (`profile_of_run`), and `rstar estimate-cluster` takes
+measured speeds of servers and cores. The speed of a server that was not measured follows from the
+GPU's bandwidth and arithmetic (`gpu_speed`); it is accurate to about a factor of two.
 """
 
 import tomllib
@@ -19,169 +18,182 @@ from rstar_math.runs.store import RunStore
 from rstar_math.types import Cost
 
 BANDWIDTH_SHARE = 0.7
-"""Of a GPU's bandwidth that decoding gets; assumed."""
+"""Assumed share of a GPU's memory bandwidth that decoding uses."""
 TFLOPS_SHARE = 0.4
-"""Of a GPU's arithmetic that a model server gets; assumed."""
+"""Assumed share of a GPU's arithmetic that a model server uses."""
 KV_BYTES = 60_000
-"""Of a token in the key-value cache of a 7B model with grouped queries (Qwen2.5: 57,344)."""
-START_AND_END = 1.1
-"""A whole search over the time of its bottleneck alone: at its beginning and end not all machines
-are busy. A discrete-event simulation (until version 0.1) gave 1.00 to 1.09 over 32 configurations,
-and was within 6 % of two real runs."""
-CONTEXT = 1000
-"""Tokens that a sample attends to; assumed."""
+"""Bytes per token in the key-value cache of a 7B model with grouped queries (Qwen2.5: 57,344)."""
+CONTEXT_TOKENS = 1000
+"""Assumed number of tokens that a sample attends to."""
+OVERHEAD = 1.1
+"""Time of a search divided by the time of its bottleneck: at the start and at the end not all
+machines are busy. A discrete-event simulation (until version 0.1) gave 1.00 to 1.09 over 32
+configurations, and was within 6 % of two real runs."""
 
 
 @dataclass(frozen=True, slots=True)
-class Engine:
-    """What one replica of a model server does."""
+class ServerSpeed:
+    """Speed of one replica of a model server."""
 
-    slots: int
+    max_batch: int
     """Samples decoded at once."""
-    single: float
-    """Tokens a second of one sample alone."""
-    full: float
-    """Tokens a second of all samples together, at most."""
-    prefill: float = 1e12
-    """Tokens a second that are read and not in the cache, or judged by a scorer."""
+    single_tokens_per_s: float
+    """Tokens per second of a sample that is decoded alone."""
+    full_tokens_per_s: float
+    """Tokens per second of all samples together with a full batch."""
+    prefill_tokens_per_s: float = 1e12
+    """Tokens per second that are read without the cache, or scored."""
 
 
 @dataclass(frozen=True, slots=True)
-class Machines:
-    """What there is to search with. Rates are measured where they can be."""
+class Hardware:
+    """The machines of a cluster and their speeds, measured where possible."""
 
-    engine: Engine
+    server: ServerSpeed
     replicas: int = 1
     cores: int = 1
-    """For code that models wrote, over all nodes."""
+    """Cores of all nodes that run model-written code."""
     workers: int = 1
-    """Processes that hold trees."""
-    programs: float = 100.0
-    """Programs a second and core (benchmarks/sandbox.py)."""
+    """Worker processes, which hold the trees."""
+    programs_per_s: float = 100.0
+    """Programs per second and core (benchmarks/sandbox.py)."""
     node_ms: float = 2.0
-    """Processor time of a worker for a node (benchmarks/saturation.py: own_cpu_ms_per_node)."""
-    keep_ms: float = 2.0
-    """Processor time of the driver for a finished search (benchmarks/scale.py: driver_ms)."""
+    """CPU time of a worker per tree node (benchmarks/saturation.py: own_cpu_ms_per_node)."""
+    driver_ms: float = 2.0
+    """CPU time of the driver per finished search (benchmarks/scale.py: driver_ms)."""
     in_flight: int | None = None
-    """Searches under way; by default those that fill the slots twice."""
+    """Concurrent searches; None for as many as fill the servers' batches twice."""
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
-    """Searches to be done: means of one problem."""
+class Workload:
+    """A number of problems to search, with the mean work per problem."""
 
     problems: int
     calls: float
-    """Requests to the model."""
+    """Requests to the model per problem."""
     samples: float
-    """Samples of a request."""
+    """Samples per request."""
     tokens: float
-    """Tokens of a sample."""
+    """Sampled tokens per sample."""
     programs: float = 1.0
-    """Programs run for a sample."""
-    read: float = 0.0
-    """Tokens read for a request that are in no cache, and judged by a scorer."""
-    side: int = 1
-    """Requests of one search that are under way together."""
+    """Programs run per sample."""
+    uncached_tokens: float = 0.0
+    """Tokens per request that are read without the cache, or scored."""
+    parallel_calls: int = 1
+    """Concurrent requests of one search."""
 
     @property
-    def sampled(self) -> float:
+    def sampled_tokens(self) -> float:
         """Sampled tokens of all problems."""
         return self.problems * self.calls * self.samples * self.tokens
 
 
 @dataclass(frozen=True, slots=True)
 class WorkloadProfile:
-    """What the search of one problem does, for each rollout."""
+    """The mean work of a search per rollout."""
 
     calls: float = 4.0
-    """Requests to the model: layers that a rollout adds."""
+    """Requests to the model per rollout: the depth that a rollout adds."""
     samples: float = 1.0
-    """Samples of a request, for each candidate asked for."""
+    """Samples per request, divided by `search.candidates`."""
     tokens: float = 60.0
-    """Tokens of a sample."""
+    """Sampled tokens per sample."""
     programs: float = 0.8
-    """Programs run for a sample."""
-    read: float = 60.0
-    """Tokens read for a request that are in no cache."""
-    measured: str | None = None
-    """The run they were measured in; None where they are assumed."""
+    """Programs run per sample."""
+    uncached_tokens: float = 60.0
+    """Tokens per request that are read without the cache."""
+    measured_run: str | None = None
+    """The run in which the values were measured; None for assumed values."""
 
 
 @dataclass(frozen=True, slots=True)
-class CapacityPart:
-    """One pass of searching."""
+class SearchEstimate:
+    """The estimate of one search stage."""
 
-    name: str
+    stage: str
     problems: int
     tokens: int
-    """Sampled."""
+    """Sampled tokens."""
     hours: float
-    """The time of the bottleneck, times `START_AND_END`."""
-    hours_alone: dict[str, float]
-    """What each resource would take if nothing else held it up."""
-    busy: dict[str, float]
-    """Share of each resource in use, in [0, 1]."""
+    """The bottleneck's hours times `OVERHEAD`."""
+    resource_hours: dict[str, float]
+    """Hours that each resource needs; see `resource_seconds`."""
+    utilization: dict[str, float]
+    """`resource_hours` divided by `hours`, in [0, 1]."""
     bottleneck: str
+    """The resource that needs the most hours."""
     gpu_hours: float
     price: float | None
+    """None if the price of a GPU hour is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
-class Capacity:
-    """The parts of a plan and what they were reckoned from."""
+class ClusterEstimate:
+    """The estimates of all searches, with what they are based on."""
 
-    parts: list[CapacityPart]
-    machines: Machines
+    searches: list[SearchEstimate]
+    hardware: Hardware
     profile: WorkloadProfile
     gpus: int
     gpu: str
-    engine_measured: bool
+    speed_measured: bool
+    """Whether the server's speed was measured, not derived from the GPU's data sheet."""
 
     @property
     def hours(self) -> float:
-        """Of all parts."""
-        return sum(part.hours for part in self.parts)
+        """Hours of all searches."""
+        return sum(search.hours for search in self.searches)
 
     def as_json(self) -> dict[str, Any]:
-        """All of it under plain names."""
-        whole = {"hours": self.hours, "gpu_hours": sum(part.gpu_hours for part in self.parts)}
-        prices = [part.price for part in self.parts if part.price is not None]
-        return {**asdict(self), **whole, "price": sum(prices) if prices else None}
+        """All fields, and the sums over all searches."""
+        prices = [search.price for search in self.searches if search.price is not None]
+        return {
+            **asdict(self),
+            "hours": self.hours,
+            "gpu_hours": sum(search.gpu_hours for search in self.searches),
+            "price": sum(prices) if prices else None,
+        }
 
 
 def gpu_names() -> list[str]:
-    """GPUs whose speed can be reckoned."""
+    """Names of the GPUs that `gpu_speed` knows."""
     return list(_gpus())
 
 
-def gpu_speed(gpu: str, *, params: float, slots: int) -> Engine:
-    """The speed of one GPU that serves a model of so many billion parameters in bf16, from its data
-    sheet: a step of decoding reads the weights and every sample's cache and does two operations a
-    parameter and sample. Raises `ConfigError`."""
+def gpu_speed(gpu: str, *, params: float, max_batch: int) -> ServerSpeed:
+    """The speed of one GPU that serves a model of `params` billion parameters in bf16.
+
+    A decoding step reads the weights and the cache of every sample, and does two operations per
+    parameter and sample. The batch is smaller than `max_batch` if memory requires it. Raises
+    `ConfigError` if the GPU is unknown or too small.
+    """
     known = _gpus()
     if gpu not in known:
         raise ConfigError(
-            f"{gpu!r} is not in the list of GPUs ({', '.join(gpu_names())}); take the one most "
-            "like it, with --tokens-per-second for the speed that you measured."
+            f"Unknown GPU {gpu!r}; use the most similar of {', '.join(gpu_names())}, and set "
+            "--tokens-per-second to the speed that you measured."
         )
-    facts = known[gpu]
-    weights, cache = 2e9 * params, KV_BYTES * CONTEXT * params / 7.6
-    if facts["memory"] * 0.9e9 < weights + slots * cache:
-        slots = max(1, int((facts["memory"] * 0.9e9 - weights) / cache))
-    if facts["memory"] * 0.9e9 < weights + cache:
-        raise ConfigError(f"A model of {params:g} billion parameters does not fit one {gpu}.")
-    band = BANDWIDTH_SHARE * facts["bandwidth"] * 1e9
-    flops = TFLOPS_SHARE * facts["tflops"] * 1e12 / (2e9 * params)
-    step = (weights + slots * cache) / band + slots / flops
-    return Engine(slots, 1 / (weights / band), slots / step, flops)
+    spec = known[gpu]
+    memory = spec["memory"] * 0.9e9
+    weights, cache = 2e9 * params, KV_BYTES * CONTEXT_TOKENS * params / 7.6
+    if memory < weights + cache:
+        raise ConfigError(
+            f"A model of {params:g} billion parameters does not fit one {gpu}; use a larger GPU."
+        )
+    batch = max_batch
+    if memory < weights + batch * cache:
+        batch = max(1, int((memory - weights) / cache))
+    bandwidth = BANDWIDTH_SHARE * spec["bandwidth"] * 1e9
+    prefill_tokens_per_s = TFLOPS_SHARE * spec["tflops"] * 1e12 / (2e9 * params)
+    step_s = (weights + batch * cache) / bandwidth + batch / prefill_tokens_per_s
+    return ServerSpeed(batch, bandwidth / weights, batch / step_s, prefill_tokens_per_s)
 
 
 def profile_of_run(path: Path) -> WorkloadProfile:
-    """What the searches of a run did. Raises `InputError` where it has none with rollouts."""
+    """The profile measured in a run's MCTS searches. Raises `InputError` if there are none."""
     costs: list[Cost] = []
     rollouts = 0
-    candidates = 1
     with RunStore.read(path) as store:
         candidates = int(store.conditions().get("search.candidates", 1))
         for name in store.strategies():
@@ -189,93 +201,105 @@ def profile_of_run(path: Path) -> WorkloadProfile:
                 continue
             for result in store.results(name):
                 costs.append(result.cost)
-                tree = store.tree(result.problem, name)
-                rollouts += tree.rollouts
-    whole = Cost.total(costs)
-    if not (rollouts and whole.calls and whole.samples):
-        raise InputError(f"{path} has no results of mcts; name a run of rstar search.")
+                rollouts += store.tree(result.problem, name).rollouts
+    total = Cost.total(costs)
+    if not (rollouts and total.calls and total.samples):
+        raise InputError(f"{path} has no results of mcts; use a run of rstar search.")
     return WorkloadProfile(
-        calls=whole.calls / rollouts,
-        samples=whole.samples / whole.calls / candidates,
-        tokens=whole.sampled_tokens / whole.samples,
-        programs=whole.code_runs / whole.samples,
-        read=(whole.sampled_tokens + whole.scorer_tokens) / whole.calls,
-        measured=str(path),
+        calls=total.calls / rollouts,
+        samples=total.samples / total.calls / candidates,
+        tokens=total.sampled_tokens / total.samples,
+        programs=total.code_runs / total.samples,
+        uncached_tokens=(total.sampled_tokens + total.scorer_tokens) / total.calls,
+        measured_run=str(path),
     )
 
 
-def load_of(profile: WorkloadProfile, problems: int, rollouts: float, candidates: int) -> Load:
-    """The work of searching so many problems."""
-    return Load(
+def workload_of(
+    profile: WorkloadProfile, problems: int, rollouts: float, candidates: int
+) -> Workload:
+    """The work of searching `problems` problems."""
+    return Workload(
         problems=problems,
         calls=profile.calls * rollouts,
         samples=profile.samples * candidates,
         tokens=profile.tokens,
         programs=profile.programs,
-        read=profile.read,
+        uncached_tokens=profile.uncached_tokens,
     )
 
 
-def resource_seconds(load: Load, machines: Machines) -> dict[str, float]:
-    """Seconds that each resource needs for its own part of the work."""
-    calls = load.problems * load.calls
-    samples = calls * load.samples
-    engine = machines.engine
-    serving = load.sampled / engine.full + calls * load.read / engine.prefill
-    flight = machines.in_flight or 2 * engine.slots * machines.replicas / load.samples / load.side
-    chain = load.calls * (load.tokens / engine.single) / load.side
+def resource_seconds(work: Workload, hardware: Hardware) -> dict[str, float]:
+    """Seconds that each resource would need if it were the only bottleneck.
+
+    The resources are the model servers, the sandbox, the workers' CPU time for trees, the driver,
+    and "waiting": the latency of requests with the given number of concurrent searches.
+    """
+    calls = work.problems * work.calls
+    samples = calls * work.samples
+    server = hardware.server
+    decoding_s = work.sampled_tokens / server.full_tokens_per_s
+    prefill_s = calls * work.uncached_tokens / server.prefill_tokens_per_s
+    fill_twice = 2 * server.max_batch * hardware.replicas / work.samples / work.parallel_calls
+    in_flight = hardware.in_flight or fill_twice
+    latency_s = work.calls * (work.tokens / server.single_tokens_per_s) / work.parallel_calls
     return {
-        "servers": serving / machines.replicas,
-        "sandbox": samples * load.programs / machines.programs / machines.cores,
-        "trees": samples * machines.node_ms / 1000 / machines.workers,
-        "driver": load.problems * machines.keep_ms / 1000,
-        "waiting": load.problems * chain / flight,
+        "servers": (decoding_s + prefill_s) / hardware.replicas,
+        "sandbox": samples * work.programs / hardware.programs_per_s / hardware.cores,
+        "trees": samples * hardware.node_ms / 1000 / hardware.workers,
+        "driver": work.problems * hardware.driver_ms / 1000,
+        "waiting": work.problems * latency_s / in_flight,
     }
 
 
-def estimate_capacity(
+def search_workloads(
     rounds: Sequence[RoundSection],
     problems: int,
     profile: WorkloadProfile,
     *,
     unsolved: float = 0.2,
-) -> list[tuple[str, Load]]:
-    """The passes of a recipe's rounds with their work; further rollouts are for the share of
-    problems that no path solved."""
-    found = []
-    for number, one in enumerate(rounds, 1):
-        if one.data != "search":
+) -> list[tuple[str, Workload]]:
+    """The search stages of a recipe's rounds, each with its work.
+
+    `unsolved` is the share of a round's problems that each of its retries searches, in [0, 1].
+    """
+    stages = []
+    for number, section in enumerate(rounds, 1):
+        if section.data != "search":
             continue
-        size = min(problems, one.problems or problems)
-        rollouts = one.rollouts * one.trees_per_problem
-        found.append((f"{number}/search", load_of(profile, size, rollouts, one.candidates)))
-        for turn, more in enumerate(one.retry_rollouts, 1):
-            rest = max(1, round(size * unsolved))
-            found.append((f"{number}/more-{turn}", load_of(profile, rest, more, one.candidates)))
-    return found
+        size = min(problems, section.problems or problems)
+        rollouts = section.rollouts * section.trees_per_problem
+        work = workload_of(profile, size, rollouts, section.candidates)
+        stages.append((f"{number}/search", work))
+        for retry, retry_rollouts in enumerate(section.retry_rollouts, 1):
+            left = max(1, round(size * unsolved))
+            work = workload_of(profile, left, retry_rollouts, section.candidates)
+            stages.append((f"{number}/more-{retry}", work))
+    return stages
 
 
-def part(name: str, load: Load, machines: Machines, gpus: int, price: float | None) -> CapacityPart:
-    """One pass: the time of its bottleneck, times `START_AND_END`. `price` is of a GPU for an
-    hour."""
-    needs = {key: value / 3600 for key, value in resource_seconds(load, machines).items()}
-    worst = max(needs, key=lambda key: needs[key])
-    hours = START_AND_END * needs[worst]
-    return CapacityPart(
-        name=name,
-        problems=load.problems,
-        tokens=round(load.sampled),
-        hours=hours,
-        hours_alone=needs,
-        busy={key: value / hours if hours else 0.0 for key, value in needs.items()},
-        bottleneck=worst,
-        gpu_hours=hours * gpus,
-        price=None if price is None else hours * gpus * price,
+def estimate_search(
+    stage: str, work: Workload, hardware: Hardware, gpus: int, gpu_hour_price: float | None
+) -> SearchEstimate:
+    """The estimate of one search stage on `gpus` GPUs."""
+    hours = {name: value / 3600 for name, value in resource_seconds(work, hardware).items()}
+    bottleneck = max(hours, key=lambda name: hours[name])
+    total = OVERHEAD * hours[bottleneck]
+    return SearchEstimate(
+        stage=stage,
+        problems=work.problems,
+        tokens=round(work.sampled_tokens),
+        hours=total,
+        resource_hours=hours,
+        utilization={name: value / total if total else 0.0 for name, value in hours.items()},
+        bottleneck=bottleneck,
+        gpu_hours=total * gpus,
+        price=None if gpu_hour_price is None else total * gpus * gpu_hour_price,
     )
 
 
 def _gpus() -> dict[str, dict[str, float]]:
-    """The list of GPUs."""
+    """Memory, bandwidth and TFLOP/s by GPU name."""
     text = (files("rstar_math.evolution") / "gpus.toml").read_text(encoding="utf-8")
-    found: dict[str, dict[str, float]] = tomllib.loads(text)
-    return found
+    gpus: dict[str, dict[str, float]] = tomllib.loads(text)
+    return gpus

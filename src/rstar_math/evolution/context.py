@@ -1,5 +1,5 @@
-"""What all stages of an evolution share: recipe, manifests, progress, budget; and the searches
-that measure."""
+"""What all stages of an evolution share: recipe, manifests, progress, budget, and measured
+searches."""
 
 import signal
 import threading
@@ -10,11 +10,12 @@ from typing import Any
 
 from rstar_math.evaluation.metrics import summarise
 from rstar_math.evolution import problem_sets, stages
-from rstar_math.evolution.manifest import Facts, ManifestStore, digest
+from rstar_math.evolution.manifest import ManifestStore, StageResult, digest
 from rstar_math.evolution.progress import ProgressListener, RunBudget
 from rstar_math.evolution.recipe import Recipe
-from rstar_math.evolution.stages import Models, ModelVersion, config_for, results_of
+from rstar_math.evolution.stages import Models, ModelVersion, config_for, correct_by_problem
 from rstar_math.llm.vllm_servers import stop_idle_servers
+from rstar_math.runs.execute import ResultCallback
 from rstar_math.runs.results import PackedResult
 from rstar_math.runs.store import RunStore
 from rstar_math.search.strategies import Strategy
@@ -25,115 +26,144 @@ GREEDY = Strategy("greedy")
 
 
 class EvolutionContext:
-    """An evolution under way."""
+    """A running evolution."""
 
     def __init__(
         self,
         recipe: Recipe,
-        journal: ManifestStore,
-        watch: ProgressListener,
+        manifests: ManifestStore,
+        listener: ProgressListener,
         budget: RunBudget,
         *,
         cluster: str | None = None,
     ) -> None:
-        self.recipe, self.journal, self.watch, self.budget = recipe, journal, watch, budget
+        self.recipe = recipe
+        self.manifests = manifests
+        self.listener = listener
+        self.budget = budget
         self.cluster = cluster
-        """Whose workers search; None for this process."""
+        """Ray cluster whose workers search; None for this process."""
 
-    async def stage(
-        self, name: str, inputs: Mapping[str, Any], work: Callable[[], Awaitable[Facts]]
-    ) -> Facts:
-        """A stage of the journal, within the budget."""
-        if self.journal.facts(name) is None:
+    async def run_stage(
+        self, name: str, inputs: Mapping[str, Any], work: Callable[[], Awaitable[StageResult]]
+    ) -> StageResult:
+        """See `ManifestStore.run_stage`. Raises `BudgetSpent` if no budget is left for it."""
+        if self.manifests.result(name) is None:
             self.budget.check()
-            self.journal.path(f"round-{name.split('/')[0]}").mkdir(exist_ok=True)
-        return await self.journal.run_stage(name, inputs, work)
+            self.manifests.path(f"round-{name.split('/')[0]}").mkdir(exist_ok=True)
+        return await self.manifests.run_stage(name, inputs, work)
 
     async def run_blocking_stage(
-        self, name: str, what: str, inputs: Mapping[str, Any], work: Callable[[], Facts]
-    ) -> Facts:
-        """A stage that is one long call, such as a training; Ctrl-C ends it. It has the machine
-        to itself: servers that wait to be used again are ended."""
+        self,
+        name: str,
+        description: str,
+        inputs: Mapping[str, Any],
+        work: Callable[[], StageResult],
+    ) -> StageResult:
+        """Run a stage that is one long blocking call, such as a training.
 
-        async def interruptible() -> Facts:
-            self.watch.begin(name, what, None, 0)
+        Ctrl-C interrupts it. Idle model servers are stopped first, so that it has the machine to
+        itself.
+        """
+
+        async def interruptible() -> StageResult:
+            self.listener.begin(name, description, None, 0)
             await stop_idle_servers()
-            with _ending_at_once():
-                found = work()
+            with _default_sigint():
+                result = work()
             trim_malloc()
             stop_openmp_threads()
-            return found
+            return result
 
-        return await self.stage(name, inputs, interruptible)
+        return await self.run_stage(name, inputs, interruptible)
 
-    def part(self, *names: str) -> dict[str, Any]:
-        """Some parts of the recipe, as plain values."""
+    def recipe_options(self, *names: str) -> dict[str, Any]:
+        """Some options and sections of the recipe, as JSON."""
         return self.recipe.model_dump(mode="json", include=set(names))
 
-    async def held_out(self, number: int, policy: ModelVersion) -> dict[str, bool]:
-        """A policy's greedy answers on held-out problems: which are right."""
-        path = self.journal.path(f"round-{number}", "held-out.rstar")
-        await self.sample(f"{number}/held-out", path, Models(policy), [GREEDY])
-        return results_of(path, GREEDY.name)
+    async def held_out_results(self, number: int, policy: ModelVersion) -> dict[str, bool]:
+        """Whether the greedy answer of round `number`'s policy is right, by held-out problem."""
+        path = self.manifests.path(f"round-{number}", "held-out.rstar")
+        await self.sample_held_out(f"{number}/held-out", path, policy, [GREEDY])
+        return correct_by_problem(path, GREEDY.name)
 
-    async def sample(
-        self, stage: str, path: Path, pair: Models, strategies: Sequence[Strategy]
-    ) -> Facts:
-        """A policy's answers to held-out problems, without a preference model."""
-        problems = problem_sets.problems_in(self.journal, problem_sets.HELD_OUT)
-        return await self.evaluate(stage, path, (problems, strategies), pair, scored=False)
+    async def sample_held_out(
+        self, stage: str, path: Path, policy: ModelVersion, strategies: Sequence[Strategy]
+    ) -> StageResult:
+        """Run strategies on the held-out problems with a policy alone; see `evaluate`."""
+        problems = problem_sets.read_problem_file(self.manifests, problem_sets.HELD_OUT)
+        return await self.evaluate(stage, path, problems, strategies, Models(policy), use_ppm=False)
 
     async def evaluate(
         self,
         stage: str,
         path: Path,
-        asked: tuple[Sequence[Problem], Sequence[Strategy]],
-        pair: Models,
+        problems: Sequence[Problem],
+        strategies: Sequence[Strategy],
+        models: Models,
         *,
-        scored: bool,
-    ) -> Facts:
-        """Strategies on problems, without the reference answers; the figures of each."""
-        problems, strategies = asked
+        use_ppm: bool,
+    ) -> StageResult:
+        """Run strategies on problems without showing them the reference answers.
+
+        The results go to the run file `path`. Returns the summary of each strategy.
+        """
         section = self.recipe.evaluation
-        options: dict[str, Any] = {"rollouts": section.rollouts, "candidates": section.candidates}
-        options |= {"seed": section.seed, "token_budget": section.token_budget if scored else None}
-        config = config_for(self.recipe, pair, scored=scored, **options)
+        config = config_for(
+            self.recipe,
+            models,
+            use_ppm=use_ppm,
+            rollouts=section.rollouts,
+            candidates=section.candidates,
+            seed=section.seed,
+            token_budget=section.token_budget if use_ppm else None,
+        )
+        digests = models.digests(use_ppm=use_ppm)
         inputs = {
-            "made_by": pair.hashes(scored=scored),
+            "made_by": digests,
             "strategies": [strategy.name for strategy in strategies],
             "search": config.search.model_dump(mode="json", exclude={"ppm"}),
             "problems": digest([problem.id for problem in problems]),
         }
 
-        async def work() -> Facts:
-            what = f"measure {', '.join(strategy.name for strategy in strategies)}"
-            done = self.progress_callback(stage, what, path, problems, *strategies)
-            made_by, where = pair.hashes(scored=scored), self.cluster
-            await stages.search(
-                path, problems, strategies, config, made_by=made_by, on_done=done, cluster=where
+        async def work() -> StageResult:
+            description = f"measure {', '.join(strategy.name for strategy in strategies)}"
+            await stages.search_problems(
+                path,
+                problems,
+                strategies,
+                config,
+                digests=digests,
+                on_done=self.progress_callback(stage, description, path, problems, *strategies),
+                cluster=self.cluster,
             )
-            return {"strategies": figures(path), **stages.run_account(path)}
+            return {"strategies": strategy_summaries(path), **stages.run_summary(path)}
 
-        return await self.stage(stage, inputs, work)
+        return await self.run_stage(stage, inputs, work)
 
     def progress_callback(
-        self, stage: str, what: str, path: Path, problems: Sequence[Problem], *strategies: Strategy
-    ) -> stages.OnProblem:
-        """What is told of a search's problems, and charged to the budget."""
-        done = sum(len(stages.finished_in(path, strategy)) for strategy in strategies)
-        self.watch.begin(stage, what, len(problems) * len(strategies), done)
+        self,
+        stage: str,
+        description: str,
+        path: Path,
+        problems: Sequence[Problem],
+        *strategies: Strategy,
+    ) -> ResultCallback:
+        """Report the start of a search; a callback that reports and charges each result."""
+        finished = sum(len(stages.finished_problems(path, strategy)) for strategy in strategies)
+        self.listener.begin(stage, description, len(problems) * len(strategies), finished)
 
-        def on_done(problem: Problem, done: PackedResult) -> None:
-            tokens = done.result.cost.sampled_tokens
-            self.watch.advance(problem, solved=done.solved, tokens=tokens)
+        def on_done(problem: Problem, packed: PackedResult) -> None:
+            tokens = packed.result.cost.sampled_tokens
+            self.listener.advance(problem, solved=packed.solved, tokens=tokens)
             self.budget.charge(tokens)
 
         return on_done
 
 
 @contextmanager
-def _ending_at_once() -> Iterator[None]:
-    """A block that Ctrl-C ends, though it does not let the event loop run."""
+def _default_sigint() -> Iterator[None]:
+    """Within the block Ctrl-C raises `KeyboardInterrupt`, though the event loop is blocked."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -144,23 +174,22 @@ def _ending_at_once() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def figures(path: Path) -> list[Facts]:
-    """The figures of a run's strategies, without the clock."""
+def strategy_summaries(path: Path) -> list[dict[str, Any]]:
+    """The summary of each strategy in a run, with `stages.reproducible_cost` as its cost."""
     with RunStore.read(path) as store:
-        found = []
+        summaries = []
         for name in store.strategies():
             summary = summarise(name, store.results(name))
-            kept = {k: v for k, v in summary.as_json().items() if "cost" not in k}
-            found.append({**kept, "cost": stages.of_the_search(summary.cost)})
-        return found
+            values = {k: v for k, v in summary.as_json().items() if "cost" not in k}
+            summaries.append({**values, "cost": stages.reproducible_cost(summary.cost)})
+        return summaries
 
 
-def by_level(problems: Sequence[Problem], solved: Mapping[str, bool]) -> dict[str, list[int]]:
-    """For each level (or source, where problems have none) how many problems, and how many are
-    solved."""
-    found: dict[str, list[int]] = {}
+def count_by_level(problems: Sequence[Problem], solved: Mapping[str, bool]) -> dict[str, list[int]]:
+    """[number of problems, number solved] by level; by source for problems without a level."""
+    counts: dict[str, list[int]] = {}
     for problem in problems:
-        row = found.setdefault(problem.level or problem.source or "all", [0, 0])
-        row[0] += 1
-        row[1] += solved.get(problem.id, False)
-    return dict(sorted(found.items()))
+        count = counts.setdefault(problem.level or problem.source or "all", [0, 0])
+        count[0] += 1
+        count[1] += solved.get(problem.id, False)
+    return dict(sorted(counts.items()))

@@ -1,9 +1,10 @@
-"""The gates of a round: whether a new model replaces the old one."""
+"""The gates of a round: whether a new model replaces the current one."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from rstar_math.evaluation.reranking import rerank_samples
 from rstar_math.evaluation.statistics import compare
 from rstar_math.evolution import problem_sets
 from rstar_math.evolution.context import EvolutionContext
-from rstar_math.evolution.manifest import Facts, digest
+from rstar_math.evolution.manifest import StageResult, digest
 from rstar_math.evolution.stages import Models, ModelVersion
 from rstar_math.protocols import Scorer, Verifier
 from rstar_math.runs.store import RunStore
@@ -22,34 +23,53 @@ from rstar_math.solver.components import grader
 from rstar_math.types import Problem, Question, Step
 
 RESAMPLES = 10_000
+"""Bootstrap samples of `bootstrap_probability`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Whether the new one is used, and why."""
+    """Whether the new model is promoted, and why."""
 
     promoted: bool
     probability: float
-    """How sure it is that the new one is better, in [0, 1]."""
-    comparison: Facts
+    """Probability that the new model is better, in [0, 1]."""
+    comparison: dict[str, Any]
+    """`evaluation.statistics.compare` of both models' results, with their difference."""
+
+    def as_json(self, old_round: int | None) -> StageResult:
+        """The decision as JSON. `old_round` trained the current model; None if there is none."""
+        return {
+            "promoted": self.promoted,
+            "probability": self.probability,
+            "old": old_round,
+            **self.comparison,
+        }
 
 
-def decide(old: Mapping[str, bool], new: Mapping[str, bool], sure: float) -> Decision:
-    """The decision from results by problem, the same problems on both sides. What is no better in
-    the mean is never promoted."""
-    first = [old[name] for name in new]
-    second = [new[name] for name in new]
-    found = compare(first, second)
-    chance = bootstrap_probability(
-        [float(b) - float(a) for a, b in zip(first, second, strict=True)]
+def decide(old: Mapping[str, bool], new: Mapping[str, bool], min_probability: float) -> Decision:
+    """The decision from each model's right and wrong answers, by problem id.
+
+    The new model is promoted if its mean is higher and `bootstrap_probability` is above
+    `min_probability`. Both mappings must have the same keys.
+    """
+    old_right = [old[name] for name in new]
+    new_right = [new[name] for name in new]
+    comparison = compare(old_right, new_right)
+    gaps = [float(b) - float(a) for a, b in zip(old_right, new_right, strict=True)]
+    probability = bootstrap_probability(gaps)
+    promoted = comparison.difference > 0 and probability > min_probability
+    return Decision(
+        promoted,
+        round(probability, 4),
+        {**asdict(comparison), "difference": comparison.difference},
     )
-    better = found.difference > 0 and chance > sure
-    return Decision(better, round(chance, 4), {**asdict(found), "difference": found.difference})
 
 
 def bootstrap_probability(gaps: Sequence[float], *, seed: int = 0) -> float:
-    """The share of paired bootstrap samples, in [0, 1], whose mean gap is above 0; those at 0 count
-    half."""
+    """The share of paired bootstrap samples with a mean gap above 0, in [0, 1].
+
+    Samples with a mean gap of exactly 0 count half.
+    """
     values = np.asarray(gaps, dtype=float)
     rng = np.random.default_rng(seed)
     means = np.array([rng.choice(values, len(values)).mean() for _ in range(RESAMPLES)])
@@ -57,19 +77,23 @@ def bootstrap_probability(gaps: Sequence[float], *, seed: int = 0) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Reranked:
-    """What choosing among the same samples comes to for one scorer: which problems are right by the
-    majority, by votes weighted with values, by the highest value, and by any sample."""
+class RerankedResults:
+    """Whether each problem's answer is right, by problem id, for four ways to choose an answer
+    among the same samples."""
 
     majority: dict[str, bool]
+    """Majority vote."""
     weighted: dict[str, bool]
+    """Vote weighted with the scorer's values."""
     best: dict[str, bool]
+    """The sample with the highest value."""
     oracle: dict[str, bool]
+    """Right if any sample is right."""
 
     def shares(self) -> dict[str, float]:
-        """The share right by each rule, in [0, 1]."""
+        """The share of right answers of each way, in [0, 1]."""
         return {
-            name: sum(found.values()) / max(len(found), 1) for name, found in asdict(self).items()
+            name: sum(right.values()) / max(len(right), 1) for name, right in asdict(self).items()
         }
 
 
@@ -79,29 +103,36 @@ async def rerank(
     problems: Sequence[Problem],
     scorer: Scorer | None,
     grading: GradingConfig,
-) -> Reranked:
-    """Choose an answer from the samples of each problem of a run, with a scorer's values; without a
-    scorer all samples have the same."""
+) -> RerankedResults:
+    """Choose answers among the samples of a run with a scorer's values.
+
+    Without a scorer all samples have the same value.
+    """
     with RunStore.read(path) as store:
         async with grader(grading) as judges:
 
-            async def judged() -> AsyncIterator[tuple[Tree, Verifier]]:
+            async def trees() -> AsyncIterator[tuple[Tree, Verifier]]:
                 for problem in problems:
                     tree = store.tree(problem.id, strategy)
                     yield tree, judges.verifier(problem.reference or "")
 
-            found = await rerank_samples(judged(), scorer or _ConstantScorer(), judges.group)
-    columns = (found.voted, found.by_value["weighted vote"], found.by_value["best of N"])
-    return Reranked(
+            reranked = await rerank_samples(trees(), scorer or _ConstantScorer(), judges.group)
+    columns = (
+        reranked.voted,
+        reranked.by_value["weighted vote"],
+        reranked.by_value["best of N"],
+        reranked.reachable,
+    )
+    return RerankedResults(
         *(
             {problem.id: right for problem, right in zip(problems, column, strict=True)}
-            for column in (*columns, found.reachable)
+            for column in columns
         )
     )
 
 
 class _ConstantScorer:
-    """A scorer that prefers nothing."""
+    """A scorer that gives every path the value 0."""
 
     async def score(self, question: Question, prefixes: Sequence[Sequence[Step]]) -> list[float]:
         """See `protocols.Scorer`."""
@@ -109,102 +140,107 @@ class _ConstantScorer:
 
 
 async def policy_gate(
-    context: EvolutionContext, number: int, pair: Models, new: ModelVersion
+    context: EvolutionContext, number: int, models: Models, new: ModelVersion
 ) -> Models:
-    """The pair with a new policy, if that is better on held-out problems."""
-    results = await context.held_out(number, new)
-    if pair.policy.round == 0 and not context.recipe.evaluate_base:
-        return pair.with_policy(new)
-    old = await context.held_out(pair.policy.round, pair.policy)
+    """The models after round `number`'s policy gate.
 
-    async def work() -> Facts:
-        return decision(
-            decide(old, results, context.recipe.gate.min_probability), pair.policy.round
-        )
+    Compares greedy answers on the held-out problems. The first policy is promoted unconditionally
+    if the base model is not measured.
+    """
+    new_results = await context.held_out_results(number, new)
+    old = models.policy
+    if old.round == 0 and not context.recipe.evaluate_base:
+        return models.with_policy(new)
+    old_results = await context.held_out_results(old.round, old)
 
-    inputs = {**context.part("gate"), "old": digest(old), "new": digest(results)}
-    verdict = await context.stage(f"{number}/policy-gate", inputs, work)
-    context.watch.say(gate_message("policy", number, verdict))
-    return pair.with_policy(new) if verdict["promoted"] else pair
+    async def work() -> StageResult:
+        min_probability = context.recipe.gate.min_probability
+        return decide(old_results, new_results, min_probability).as_json(old.round)
+
+    inputs = {
+        **context.recipe_options("gate"),
+        "old": digest(old_results),
+        "new": digest(new_results),
+    }
+    decision = await context.run_stage(f"{number}/policy-gate", inputs, work)
+    context.listener.say(gate_message("policy", number, decision))
+    return models.with_policy(new) if decision["promoted"] else models
 
 
 async def ppm_gate(
     context: EvolutionContext,
     number: int,
-    pair: Models,
+    models: Models,
     new: ModelVersion,
-    fixed: ModelVersion | None,
+    reference_policy: ModelVersion | None,
 ) -> Models:
-    """The pair with a new preference model, if that chooses better than the one in use, or than the
-    majority, among samples of held-out problems; `fixed` is a policy whose samples all rounds'
-    preference models are tried on."""
-    samples = Strategy("sc", context.recipe.gate.samples)
-    sources = {made.round: made for made in (pair.policy, fixed) if made is not None}
+    """The models after round `number`'s gate of the preference model.
+
+    Compares votes among the current policy's samples of held-out problems. The votes are weighted
+    with the values of the new and of the current model; without a current model the old side is
+    the plain majority. `reference_policy` is the first trained policy. Its samples are reranked in
+    every round, so that the preference models of all rounds can be compared.
+    """
+    strategy = Strategy("sc", context.recipe.gate.samples)
+    policies = {
+        policy.round: policy for policy in (models.policy, reference_policy) if policy is not None
+    }
     digests = {}
-    for made_in, policy in sources.items():
-        path = context.journal.path(f"round-{made_in}", "samples.rstar")
-        facts = await context.sample(f"{made_in}/samples", path, Models(policy), [samples])
-        digests[made_in] = facts["digest"]
-    old = pair.ppm
+    for policy_round, policy in policies.items():
+        path = context.manifests.path(f"round-{policy_round}", "samples.rstar")
+        result = await context.sample_held_out(f"{policy_round}/samples", path, policy, [strategy])
+        digests[policy_round] = result["digest"]
+    old = models.ppm
     inputs = {
-        **context.part("gate"),
-        "samples": digests[pair.policy.round],
-        "fixed": fixed and digests[fixed.round],
+        **context.recipe_options("gate"),
+        "samples": digests[models.policy.round],
+        "fixed": reference_policy and digests[reference_policy.round],
         "old": old and old.digest,
         "new": new.digest,
     }
 
-    async def work() -> Facts:
-        context.watch.begin(f"{number}/ppm-gate", "weigh the preference model", None, 0)
-        ours = await _reranked(context, pair.policy, new, samples)
-        theirs = await _reranked(context, pair.policy, old, samples)
-        before = theirs.majority if old is None else theirs.weighted
-        held_against = None if old is None else old.round
-        verdict = decide(before, ours.weighted, context.recipe.gate.min_probability)
-        found = {**decision(verdict, held_against), "shares": ours.shares()}
-        if fixed is not None:
-            found["fixed_policy"] = (await _reranked(context, fixed, new, samples)).shares()
-        return found
+    async def work() -> StageResult:
+        context.listener.begin(f"{number}/ppm-gate", "compare preference models", None, 0)
+        new_results = await _rerank_held_out(context, models.policy, new, strategy)
+        old_results = await _rerank_held_out(context, models.policy, old, strategy)
+        baseline = old_results.majority if old is None else old_results.weighted
+        decision = decide(baseline, new_results.weighted, context.recipe.gate.min_probability)
+        old_round = None if old is None else old.round
+        result = {**decision.as_json(old_round), "shares": new_results.shares()}
+        if reference_policy is not None:
+            reference = await _rerank_held_out(context, reference_policy, new, strategy)
+            result["fixed_policy"] = reference.shares()
+        return result
 
-    verdict = await context.stage(f"{number}/ppm-gate", inputs, work)
-    context.watch.say(gate_message("preference model", number, verdict))
-    return pair.with_ppm(new) if verdict["promoted"] else pair
+    decision = await context.run_stage(f"{number}/ppm-gate", inputs, work)
+    context.listener.say(gate_message("preference model", number, decision))
+    return models.with_ppm(new) if decision["promoted"] else models
 
 
-async def _reranked(
-    context: EvolutionContext, policy: ModelVersion, ppm: ModelVersion | None, samples: Strategy
-) -> Reranked:
-    """What a preference model makes of a policy's samples of held-out problems."""
-    path = context.journal.path(f"round-{policy.round}", "samples.rstar")
-    problems = problem_sets.problems_in(context.journal, problem_sets.HELD_OUT)
+async def _rerank_held_out(
+    context: EvolutionContext, policy: ModelVersion, ppm: ModelVersion | None, strategy: Strategy
+) -> RerankedResults:
+    """Rerank a policy's samples of the held-out problems with a preference model, if any."""
+    path = context.manifests.path(f"round-{policy.round}", "samples.rstar")
+    problems = problem_sets.read_problem_file(context.manifests, problem_sets.HELD_OUT)
     if ppm is None:
-        return await rerank(path, samples.name, problems, None, context.recipe.grading)
+        return await rerank(path, strategy.name, problems, None, context.recipe.grading)
     from rstar_math.ppm.scorer import LocalPPM
 
     alone = context.recipe.engine == "transformers"
     scorer = await asyncio.to_thread(LocalPPM.load, ppm.folder, alone=alone)
     try:
-        return await rerank(path, samples.name, problems, scorer, context.recipe.grading)
+        return await rerank(path, strategy.name, problems, scorer, context.recipe.grading)
     finally:
         await scorer.aclose()
 
 
-def decision(found: Decision, old: int | None) -> Facts:
-    """A decision as facts; `old` is the round whose model it was held against, None for none."""
-    return {
-        "promoted": found.promoted,
-        "probability": found.probability,
-        "old": old,
-        **found.comparison,
-    }
-
-
-def gate_message(what: str, number: int, verdict: Facts) -> str:
-    """A decision in words."""
-    points, low, high = (100 * x for x in (verdict["difference"], *verdict["interval"]))
-    state = "is used" if verdict["promoted"] else "is not used, the old one stays"
+def gate_message(model: str, number: int, decision: StageResult) -> str:
+    """A gate's decision as one sentence."""
+    points, low, high = (100 * x for x in (decision["difference"], *decision["interval"]))
+    state = "is promoted" if decision["promoted"] else "is rejected, the current one stays"
     return (
-        f"round {number}: the new {what} {state} ({100 * verdict['first']:.1f} % before, "
-        f"{100 * verdict['second']:.1f} % with it; {points:+.1f} points, 95 % from {low:+.1f} to "
-        f"{high:+.1f}, {verdict['problems']} held-out problems)"
+        f"round {number}: the new {model} {state} ({100 * decision['first']:.1f} % before, "
+        f"{100 * decision['second']:.1f} % with it; {points:+.1f} points, 95 % interval "
+        f"{low:+.1f} to {high:+.1f}, {decision['problems']} held-out problems)"
     )

@@ -1,9 +1,13 @@
-"""Manifests of finished stages: one small file per stage, written when the stage is complete.
+"""Manifests of finished stages: one small JSON file per stage, written when the stage is complete.
 
-A stage is named `round/what`, as `2/search`. Its manifest says what it was made from (its part of
-the recipe and what the stages before it came to), what it came to, and, apart from that, when and
-with what it was done. A stage whose manifest is there is not done again; two runs of one recipe
-come to the same manifests but for the last part.
+A stage is named `ROUND/NAME`, for example `2/search`. Its manifest holds:
+
+inputs   what the stage depends on: its part of the recipe, digests of earlier results
+found    the result of the stage
+made     when, and with which version, the stage ran
+
+A stage that has a manifest does not run again. Two runs of one recipe have equal manifests, except
+for `made`.
 """
 
 import hashlib
@@ -24,13 +28,13 @@ FORMAT = 2
 RECIPE = "recipe.json"
 LOCK = ".lock"
 ROUND = "round"
-"""The stage that ends a round: its manifest says which models are in use then."""
-Facts = dict[str, Any]
-"""What a stage came to, as JSON."""
+"""The last stage of a round. Its result says which models are in use after the round."""
+StageResult = dict[str, Any]
+"""The result of a stage, as JSON."""
 
 
 class ManifestStore:
-    """The folder of an evolution, held by one process."""
+    """The folder of an evolution. At most one process has it open for writing."""
 
     def __init__(self, folder: Path, lock: int | None) -> None:
         self.folder = folder
@@ -38,26 +42,29 @@ class ManifestStore:
 
     @classmethod
     def open(cls, folder: Path, recipe: Mapping[str, Any]) -> Self:
-        """Begin an evolution, or go on with one of the same recipe; more rounds may be added.
+        """Open a folder for writing; a context manager that holds its lock.
 
-        Raises `ConfigError` where the recipe is another, `StoreError` where the folder cannot be
-        written or another process holds it, `InputError` where it holds something else.
+        A new folder is created. An existing one must have the same recipe, but `recipe` may have
+        more rounds, and other options that only change the speed. Raises `ConfigError` if the
+        recipe differs otherwise, `StoreError` if the folder is not writable or locked by another
+        process, `InputError` if it is not the folder of an evolution.
         """
-        told = folder / RECIPE
+        recipe_file = folder / RECIPE
         try:
-            if folder.exists() and not told.is_file() and any(map(_foreign, folder.iterdir())):
-                raise InputError(f"{folder} holds something else; give another --run.")
+            is_new = folder.exists() and not recipe_file.is_file()
+            if is_new and any(map(_is_foreign, folder.iterdir())):
+                raise InputError(f"{folder} contains other files; use an empty folder for --run.")
             folder.mkdir(parents=True, exist_ok=True)
             lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            raise StoreError(f"{folder} cannot be written ({error.strerror}).") from error
+            raise StoreError(f"{folder} is not writable ({error.strerror}).") from error
         try:
             lock_file(
-                lock, f"Another process is at work in {folder}; wait for it, or give a new --run."
+                lock, f"Another process uses {folder}; wait until it ends, or use another --run."
             )
-            if told.is_file():
-                _same_recipe(folder, _read(told, "recipe")["recipe"], recipe)
-            write_json(told, {"format": FORMAT, "recipe": recipe})
+            if recipe_file.is_file():
+                _require_same_recipe(folder, _read(recipe_file, "recipe")["recipe"], recipe)
+            write_json(recipe_file, {"format": FORMAT, "recipe": recipe})
         except BaseException:
             os.close(lock)
             raise
@@ -65,10 +72,11 @@ class ManifestStore:
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """An evolution to look at, also while another process is at work."""
+        """Open a folder for reading, also while another process writes to it."""
         if not (folder / RECIPE).is_file():
             raise InputError(
-                f"{folder} is no evolution; begin one with: rstar evolve RECIPE --run {folder}."
+                f"{folder} is not the folder of an evolution; start one with: "
+                f"rstar evolve RECIPE --run {folder}."
             )
         return cls(folder, None)
 
@@ -81,58 +89,62 @@ class ManifestStore:
             self._lock = None
 
     def recipe(self) -> dict[str, Any]:
-        """The recipe as plain values."""
+        """The stored recipe, as JSON."""
         recipe: dict[str, Any] = _read(self.folder / RECIPE, "recipe")["recipe"]
         return recipe
 
     def path(self, *parts: str) -> Path:
-        """A place in the folder."""
+        """A path inside the folder."""
         return self.folder.joinpath(*parts)
 
-    def facts(self, stage: str) -> Facts | None:
-        """What a stage came to; None where it is not done."""
-        path = self._manifest(stage)
+    def result(self, stage: str) -> StageResult | None:
+        """The result of a stage; None if it is not finished."""
+        path = self._manifest_path(stage)
         if not path.is_file():
             return None
-        found: Facts = _read(path, "found")["found"]
-        return found
+        result: StageResult = _read(path, "found")["found"]
+        return result
 
-    def manifests(self) -> list[dict[str, Any]]:
-        """The manifests of all stages that are done, in the order they were."""
-        found = [_read(path, "made") for path in self.folder.glob("*/*.stage.json")]
-        return sorted(found, key=lambda one: one["made"]["ended"])
+    def all(self) -> list[dict[str, Any]]:
+        """The manifests of all finished stages, in the order in which they ended."""
+        manifests = [_read(path, "made") for path in self.folder.glob("*/*.stage.json")]
+        return sorted(manifests, key=lambda manifest: manifest["made"]["ended"])
 
     async def run_stage(
-        self, name: str, inputs: Mapping[str, Any], work: Callable[[], Awaitable[Facts]]
-    ) -> Facts:
-        """What a stage comes to: done now, or known from before. What `work` raises is raised; it
-        goes on where it was when it is called again."""
-        given = json.loads(json.dumps(inputs))
-        path = self._manifest(name)
+        self, name: str, inputs: Mapping[str, Any], work: Callable[[], Awaitable[StageResult]]
+    ) -> StageResult:
+        """The result of a stage: read from its manifest, or computed by `work` and stored.
+
+        Raises `ConfigError` if the manifest has other inputs, and whatever `work` raises. After an
+        error or a cancellation there is no manifest, and the next call runs `work` again.
+        """
+        inputs_json = json.loads(json.dumps(inputs))
+        path = self._manifest_path(name)
         if path.is_file():
             manifest = _read(path, "inputs", "found")
-            before, now = without_speed_options(manifest["inputs"]), without_speed_options(given)
+            before = without_speed_options(manifest["inputs"])
+            now = without_speed_options(inputs_json)
             if not same_values(before, now):
                 raise ConfigError(
-                    f"The stage {name} of {self.folder} was made from other inputs "
-                    f"({_difference(before, now)}); give a new --run."
+                    f"The stage {name} in {self.folder} has other inputs "
+                    f"({_difference(before, now)}); use another --run."
                 )
-            found: Facts = manifest["found"]
-            return found
+            stored: StageResult = manifest["found"]
+            return stored
         began = time.time()
-        found = json.loads(json.dumps(await work()))
+        result: StageResult = json.loads(json.dumps(await work()))
         made = {
             "version": __version__,
             "began": began,
             "ended": time.time(),
             "process": os.getpid(),
         }
-        write_json(path, {"stage": name, "inputs": given, "found": found, "made": made})
-        return found
+        write_json(path, {"stage": name, "inputs": inputs_json, "found": result, "made": made})
+        return result
 
-    def _manifest(self, stage: str) -> Path:
-        number, _, what = stage.partition("/")
-        return self.folder / f"round-{number}" / f"{what}.stage.json"
+    def _manifest_path(self, stage: str) -> Path:
+        number, _, name = stage.partition("/")
+        return self.folder / f"round-{number}" / f"{name}.stage.json"
 
 
 def digest(value: object) -> str:
@@ -147,73 +159,76 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, lambda: blake2b(digest_size=16)).hexdigest()
 
 
-def _foreign(path: Path) -> bool:
-    """Whether a file in a folder without a recipe is none that a beginning leaves behind."""
+def _is_foreign(path: Path) -> bool:
+    """Whether a file in a folder without a recipe is not left over from an interrupted `open`."""
     return path.name != LOCK and not path.match(f".{RECIPE}.*.part")
 
 
-def _read(path: Path, *holds: str) -> dict[str, Any]:
-    """A JSON object of ours, which holds an object under each of some names."""
+def _read(path: Path, *required: str) -> dict[str, Any]:
+    """A JSON object that holds an object under each `required` key. Raises `StoreError`."""
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise StoreError(f"{path} is damaged ({error}); give another --run.") from error
-    if not isinstance(found, dict) or not all(isinstance(found.get(k), dict) for k in holds):
-        raise StoreError(f"{path} is none of rstar-math's; give another --run.")
-    if found.get("format", FORMAT) != FORMAT:
+        raise StoreError(f"{path} is damaged ({error}); use another --run.") from error
+    if not isinstance(content, dict) or not all(
+        isinstance(content.get(key), dict) for key in required
+    ):
+        raise StoreError(f"{path} was not written by rstar-math; use another --run.")
+    if content.get("format", FORMAT) != FORMAT:
         raise StoreError(
-            f"{path} is of format {found['format']!r} and this version reads {FORMAT}; use the "
-            "rstar-math that wrote it."
+            f"{path} has format {content['format']!r}, and this version reads format {FORMAT}; use "
+            "the version of rstar-math that wrote it."
         )
-    return found
+    return content
 
 
-def _same_recipe(folder: Path, before: Any, now: Any) -> None:
-    """Raise `ConfigError` where a recipe does more than add rounds to another, or change how fast
-    it goes."""
+def _require_same_recipe(folder: Path, before: Any, now: Any) -> None:
+    """Raise `ConfigError` if a recipe changes more than the speed or the number of later rounds."""
     now = json.loads(json.dumps(now))
-    rounds = len(before["rounds"])
-    now = {**now, "rounds": now["rounds"][:rounds]}
-    before, shorter = without_speed_options(before), without_speed_options(now)
-    if not same_values(before, shorter):
+    now = {**now, "rounds": now["rounds"][: len(before["rounds"])]}
+    before, now = without_speed_options(before), without_speed_options(now)
+    if not same_values(before, now):
         raise ConfigError(
-            f"{folder} was begun with another recipe ({_difference(before, shorter)}); set it "
-            "back, or give a new --run."
+            f"{folder} was started with another recipe ({_difference(before, now)}); restore the "
+            "old value, or use another --run."
         )
 
 
-def without_speed_options(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe, or what a stage was made from, without the options that change how fast an
-    evolution goes and not what it finds."""
-    found = {key: value for key, value in recipe.items() if key != "launcher"}
-    for section, free in SPEED_ONLY_OPTIONS.items():
-        if isinstance(options := found.get(section), dict):
-            found[section] = {key: value for key, value in options.items() if key not in free}
-    if isinstance(synthesis := found.get("synthesis"), dict):
-        found["synthesis"] = _without_address(synthesis)
-    if isinstance(rounds := found.get("rounds"), list):
-        found["rounds"] = [_without_address(one) for one in rounds]
-    return found
+def without_speed_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe, or the inputs of a stage, without options that only change the speed."""
+    kept = {key: value for key, value in options.items() if key != "launcher"}
+    for section, speed_only in SPEED_ONLY_OPTIONS.items():
+        if isinstance(values := kept.get(section), dict):
+            kept[section] = {key: value for key, value in values.items() if key not in speed_only}
+    if isinstance(synthesis := kept.get("synthesis"), dict):
+        kept["synthesis"] = _without_address(synthesis)
+    if isinstance(rounds := kept.get("rounds"), list):
+        kept["rounds"] = [_without_address(section) for section in rounds]
+    return kept
 
 
 def _without_address(section: Mapping[str, Any]) -> dict[str, Any]:
-    """A section that may name a model, with what such a model is apart from where it is asked."""
+    """A section whose model, if it has one, is given by identity instead of address."""
     model = section.get("model")
     if not isinstance(model, dict):
         return dict(section)
     kept = {key: value for key, value in model.items() if key not in SPEED_ONLY_OPTIONS["model"]}
-    return {**section, "model": {**kept, "is": identity(model.get("name"), model.get("url"))}}
+    identity = model_identity(model.get("name"), model.get("url"))
+    return {**section, "model": {**kept, "is": identity}}
 
 
-def identity(name: str | None, address: str | None) -> str:
-    """What a model is known by: its name; without one its place, but for a server, whose address
-    may change and whose own name for its model is kept with what it answers."""
+def model_identity(name: str | None, address: str | None) -> str:
+    """What identifies a model: its name, else "served" for an HTTP server, else its address.
+
+    The address of a server may change; the name that the server reports is stored in the run.
+    """
     served = (address or "").startswith(("http://", "https://"))
     return name or ("served" if served else str(address))
 
 
 def same_values(before: Any, now: Any) -> bool:
-    """Whether two JSON values are the same, but for options that a later version added."""
+    """Whether two JSON values are equal. Keys that only `now` has are ignored: a later version
+    may have added them."""
     if isinstance(before, dict) and isinstance(now, dict):
         return all(key in now and same_values(value, now[key]) for key, value in before.items())
     if isinstance(before, list) and isinstance(now, list):
@@ -221,19 +236,19 @@ def same_values(before: Any, now: Any) -> bool:
     return bool(before == now)
 
 
-def _difference(before: Any, now: Any, where: str = "") -> str:
-    """Where two JSON values first differ, in words."""
+def _difference(before: Any, now: Any, key: str = "") -> str:
+    """The first key at which two JSON values differ, with both values."""
     if isinstance(before, dict) and isinstance(now, dict):
-        for key in before:
-            if not same_values(before[key], now.get(key)):
-                return _difference(before.get(key), now.get(key), f"{where}.{key}".lstrip("."))
+        for name in before:
+            if not same_values(before[name], now.get(name)):
+                return _difference(before[name], now.get(name), f"{key}.{name}".lstrip("."))
     if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
-        for at, (a, b) in enumerate(zip(before, now, strict=True), 1):
-            if not same_values(a, b):
-                return _difference(a, b, f"{where}.{at}")
-    return f"{where} was {_short(before)} and now is {_short(now)}"
+        for number, (first, second) in enumerate(zip(before, now, strict=True), 1):
+            if not same_values(first, second):
+                return _difference(first, second, f"{key}.{number}")
+    return f"{key} was {_shorten(before)} and is now {_shorten(now)}"
 
 
-def _short(value: object) -> str:
+def _shorten(value: object) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,18 +1,25 @@
-"""Self-evolution in rounds (rStar-Math, arXiv:2501.04519, section 3.4): search, curate, train a
-policy and a preference model, put each to use if it is better, measure, and begin again.
+"""Runs the rounds of an evolution (rStar-Math, arXiv:2501.04519, section 3.4).
 
-Every stage has a manifest in the journal and does what is left of it when it is called again, so an
-evolution can be killed at any moment.
+A round searches problems, curates training data, trains a policy and a preference model, promotes
+each if it is better, and measures the result. Every stage has a manifest and resumes its own work,
+so an evolution can be killed at any moment.
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from rstar_math.config.sections import TRAINED
+from rstar_math.config.sections import TRAINED, Config
 from rstar_math.evolution import problem_sets, stages, synthesis
-from rstar_math.evolution.context import EvolutionContext, by_level
+from rstar_math.evolution.context import EvolutionContext, count_by_level
 from rstar_math.evolution.gates import policy_gate, ppm_gate
-from rstar_math.evolution.manifest import ROUND, Facts, ManifestStore, digest, identity
+from rstar_math.evolution.manifest import (
+    ROUND,
+    ManifestStore,
+    StageResult,
+    digest,
+    model_identity,
+)
 from rstar_math.evolution.progress import NullListener, ProgressListener, RunBudget
 from rstar_math.evolution.recipe import Recipe
 from rstar_math.evolution.stages import Models, ModelVersion, config_for, teacher_config
@@ -26,241 +33,288 @@ from rstar_math.types import Problem
 
 async def evolve(
     recipe: Recipe,
-    run: Path,
+    folder: Path,
     *,
-    watch: ProgressListener | None = None,
+    listener: ProgressListener | None = None,
     budget: RunBudget | None = None,
     cluster: str | None = None,
 ) -> Models:
-    """Do all rounds of a recipe, or what is left of them, in the folder `run`; the models in use at
-    the end. The workers of a `cluster` search, where one is named; the folder must then be at the
-    same path on all its nodes.
+    """Run all rounds of a recipe, or resume them, in `folder`; the models after the last round.
 
-    Raises `BudgetSpent` where the budget ends it, `MissingDependencyError` at once where training's
-    packages are not installed, and any `RstarError`; the same call goes on.
+    `cluster` names a Ray cluster whose workers search; the folder must then have the same path on
+    all nodes. Raises `BudgetSpent` if the budget is spent, `MissingDependencyError` before any work
+    if the training packages are missing, and any other `RstarError`. After an error or a
+    cancellation the same call resumes.
     """
-    if not recipe.launcher and any(one.policy or one.ppm for one in recipe.rounds):
+    if not recipe.launcher and any(section.policy or section.ppm for section in recipe.rounds):
         require_training()
-    with ManifestStore.open(run, recipe.model_dump(mode="json")) as journal:
+    with ManifestStore.open(folder, recipe.model_dump(mode="json")) as manifests:
         context = EvolutionContext(
-            recipe, journal, watch or NullListener(), budget or RunBudget(), cluster=cluster
+            recipe, manifests, listener or NullListener(), budget or RunBudget(), cluster=cluster
         )
         async with keep_servers():
-            base = await _begin(context)
-            pair, fixed = base, None
+            base = await _prepare(context)
+            models, reference_policy = base, None
             for number in range(1, len(recipe.rounds) + 1):
-                pair, made = await _round(context, number, pair, fixed)
-                fixed = fixed or made
-                await context.journal.run_stage(f"{number}/{ROUND}", {}, pair.manifest)
-            if recipe.evaluate_base:  # decides nothing, so nobody waits for it
+                models, policy = await _run_round(context, number, models, reference_policy)
+                reference_policy = reference_policy or policy
+                await manifests.run_stage(f"{number}/{ROUND}", {}, models.manifest)
+            if recipe.evaluate_base:  # no decision depends on it, so it comes last
                 await _measure(context, base, system=False)
-        return pair
+        return models
 
 
-async def _begin(context: EvolutionContext) -> Models:
-    """Gather the problems, and try the base on those held out."""
-    recipe, journal = context.recipe, context.journal
-    bootstrap = {"bootstrap": recipe.rounds[0].data}
-    inputs = {**context.part("problems"), "sets": context.part("evaluation"), **bootstrap}
+async def _prepare(context: EvolutionContext) -> Models:
+    """Prepare problems and base model, and measure the base on the held-out problems."""
+    recipe, manifests = context.recipe, context.manifests
+    inputs = {
+        **context.recipe_options("problems"),
+        "sets": context.recipe_options("evaluation"),
+        "bootstrap": recipe.rounds[0].data,
+    }
     await context.run_blocking_stage(
         "0/problems",
-        "gather problems",
+        "prepare problems",
         inputs,
-        lambda: problem_sets.prepare_problems(journal, recipe),
+        lambda: problem_sets.prepare_problems(manifests, recipe),
     )
     if recipe.synthesis.requests:
-        await synthesis.draft(context)
+        await synthesis.run_synthesis_stage(context)
     if recipe.base_model == stages.TINY:
-        inputs = {**context.part("base_model"), "problems": journal.facts("0/problems")}
+        inputs = {
+            **context.recipe_options("base_model"),
+            "problems": manifests.result("0/problems"),
+        }
         await context.run_blocking_stage(
-            "0/base", "make the base", inputs, lambda: stages.make_base(journal, recipe)
+            "0/base", "create the base", inputs, lambda: stages.create_base(manifests, recipe)
         )
-    base = stages.base_of(journal, recipe)
-    address = stages.base_address(journal, recipe)
-    pair = Models(ModelVersion(0, base, address, stages.base_digest(recipe)))
+    base = ModelVersion(
+        round=0,
+        folder=stages.base_checkpoint(manifests, recipe),
+        address=stages.base_address(manifests, recipe),
+        digest=stages.base_digest(recipe),
+    )
     if recipe.evaluate_base:
-        await context.held_out(0, pair.policy)
-    return pair
+        await context.held_out_results(0, base)
+    return Models(base)
 
 
-async def _round(
-    context: EvolutionContext, number: int, pair: Models, fixed: ModelVersion | None
+async def _run_round(
+    context: EvolutionContext, number: int, models: Models, reference_policy: ModelVersion | None
 ) -> tuple[Models, ModelVersion | None]:
-    """One round; the models in use after it, and the policy it trained."""
-    recipe = context.recipe.rounds[number - 1]
-    runs = await _searches(context, number, pair) if recipe.data == "search" else {}
+    """Run one round; the models after it, and the policy that it trained, if any.
+
+    `reference_policy` is the first policy that an earlier round trained; see `ppm_gate`.
+    """
+    section = context.recipe.rounds[number - 1]
+    runs = await _search_round(context, number, models) if section.data == "search" else {}
     data = await _curate(context, number, runs)
-    made = None
-    if recipe.policy:
-        made = await _policy(context, number, pair.policy, data)
-        pair = await policy_gate(context, number, pair, made)
-    if recipe.ppm and recipe.data == "search":
-        new = await _ppm(context, number, pair.policy, data)
-        if new is None:
-            context.watch.say(f"round {number}: no pairs, so no preference model is trained")
+    new_policy = None
+    if section.policy:
+        new_policy = await _train_policy(context, number, models.policy, data)
+        models = await policy_gate(context, number, models, new_policy)
+    if section.ppm and section.data == "search":
+        new_ppm = await _train_ppm(context, number, models.policy, data)
+        if new_ppm is None:
+            context.listener.say(
+                f"round {number}: there are no pairs, so no preference model is trained"
+            )
         else:
-            pair = await ppm_gate(context, number, pair, new, fixed or made)
-    last = number == len(context.recipe.rounds)
-    await _measure(context, pair, system=last or context.recipe.evaluation.system_after == "every")
-    return pair, made
+            fixed = reference_policy or new_policy
+            models = await ppm_gate(context, number, models, new_ppm, fixed)
+    is_last = number == len(context.recipe.rounds)
+    system = is_last or context.recipe.evaluation.system_after == "every"
+    await _measure(context, models, system=system)
+    return models, new_policy
 
 
-async def _searches(context: EvolutionContext, number: int, pair: Models) -> dict[Path, str]:
-    """Search the round's problems, then those unsolved with more rollouts; the runs with their
-    digests."""
-    recipe = context.recipe.rounds[number - 1]
-    problems = problem_sets.training_pool(context.journal, number, recipe)
+async def _search_round(context: EvolutionContext, number: int, models: Models) -> dict[Path, str]:
+    """Search the round's problems, then retry unsolved ones; the runs with their digests."""
+    section = context.recipe.rounds[number - 1]
     seed = derive(context.recipe.search.seed, "round", number)
-    problems = sample(problems, recipe.problems, seed)
-    runs = recipe.trees_per_problem if recipe.trees_per_problem > 1 else None
-    strategy = Strategy(recipe.strategy, recipe.rollouts, runs)
-    path, left = context.journal.path(f"round-{number}", "search.rstar"), problems
-    facts = await _guided(context, f"{number}/search", (problems, strategy), pair)
-    found = {path: str(facts["digest"])}
-    for turn, rollouts in enumerate(recipe.retry_rollouts, 1):
-        solved = stages.solved_in(path)
-        left = [problem for problem in left if not solved[problem.id]]
-        if not left:
+    problems = sample(
+        problem_sets.training_pool(context.manifests, number, section), section.problems, seed
+    )
+    trees = section.trees_per_problem if section.trees_per_problem > 1 else None
+    strategy = Strategy(section.strategy, section.rollouts, trees)
+    result = await _search(context, f"{number}/search", problems, strategy, models)
+    path = _search_file(context, f"{number}/search")
+    digests = {path: str(result["digest"])}
+    for retry, rollouts in enumerate(section.retry_rollouts, 1):
+        solved = stages.solved_problems(path)
+        problems = [problem for problem in problems if not solved[problem.id]]
+        if not problems:
             break
-        asked = (left, Strategy(recipe.strategy, rollouts))
-        facts = await _guided(context, f"{number}/more-{turn}", asked, pair, facts)
-        path = context.journal.path(f"round-{number}", f"more-{turn}.rstar")
-        found[path] = str(facts["digest"])
-    return found
+        stage = f"{number}/more-{retry}"
+        strategy = Strategy(section.strategy, rollouts)
+        result = await _search(context, stage, problems, strategy, models, after=result["digest"])
+        path = _search_file(context, stage)
+        digests[path] = str(result["digest"])
+    return digests
 
 
-async def _guided(
+def _search_file(context: EvolutionContext, stage: str) -> Path:
+    """The run file of a search stage."""
+    number, name = stage.split("/")
+    return context.manifests.path(f"round-{number}", f"{name}.rstar")
+
+
+async def _search(
     context: EvolutionContext,
     stage: str,
-    asked: tuple[Sequence[Problem], Strategy],
-    pair: Models,
-    after: Facts | None = None,
-) -> Facts:
-    """Search problems with the reference answers at hand, for training data."""
-    problems, strategy = asked
-    number, what = stage.split("/")
-    path = context.journal.path(f"round-{number}", f"{what}.rstar")
-    recipe = context.recipe.rounds[int(number) - 1]
-    options = {
-        "candidates": recipe.candidates,
-        "rollouts": recipe.rollouts,
-        "seed": derive(context.recipe.search.seed, stage),
-    }
-    if recipe.model is not None:
-        config = teacher_config(context.recipe, recipe.model, **options)
-        made_by = {
-            "model.name": identity(recipe.model.name, recipe.model.url),
-            "search.ppm": "none",
-        }
-    else:
-        config = config_for(context.recipe, pair, scored=recipe.scorer, **options)
-        made_by = pair.hashes(scored=recipe.scorer)
+    problems: Sequence[Problem],
+    strategy: Strategy,
+    models: Models,
+    *,
+    after: str | None = None,
+) -> StageResult:
+    """Search problems for training data, guided by the reference answers.
+
+    `after` is the digest of the search that left these problems unsolved.
+    """
+    path = _search_file(context, stage)
+    config, digests = _search_config(context.recipe, stage, models)
     inputs = {
-        "made_by": made_by,
+        "made_by": digests,
         "strategy": strategy.name,
         "search": config.search.model_dump(mode="json", exclude={"ppm"}),
         "problems": digest([problem.id for problem in problems]),
-        "after": after and after["digest"],
+        "after": after,
     }
 
-    async def work() -> Facts:
-        done = context.progress_callback(
+    async def work() -> StageResult:
+        on_done = context.progress_callback(
             stage, f"search with {strategy.name}", path, problems, strategy
         )
-        await stages.search(
+        await stages.search_problems(
             path,
             problems,
             [strategy],
             config,
-            made_by=made_by,
+            digests=digests,
             guided=True,
-            on_done=done,
+            on_done=on_done,
             cluster=context.cluster,
         )
-        solved = stages.solved_in(path)
-        counts = {"problems": len(problems), "solved": sum(solved.values())}
+        solved = stages.solved_problems(path)
         return {
-            **counts,
-            "by_level": by_level(problems, solved),
-            "by_success": stages.by_success(path),
-            **stages.run_account(path),
+            "problems": len(problems),
+            "solved": sum(solved.values()),
+            "by_level": count_by_level(problems, solved),
+            "by_success": stages.count_by_difficulty(path),
+            **stages.run_summary(path),
         }
 
-    return await context.stage(stage, inputs, work)
+    return await context.run_stage(stage, inputs, work)
 
 
-async def _curate(context: EvolutionContext, number: int, runs: Mapping[Path, str]) -> Facts:
-    """The round's training data."""
-    before = [context.journal.facts(f"{n}/curate") or {} for n in range(1, number)]
+def _search_config(recipe: Recipe, stage: str, models: Models) -> tuple[Config, dict[str, str]]:
+    """The solver's configuration for a search stage, and what identifies its models."""
+    section = recipe.rounds[int(stage.split("/")[0]) - 1]
+    options: dict[str, Any] = {
+        "candidates": section.candidates,
+        "rollouts": section.rollouts,
+        "seed": derive(recipe.search.seed, stage),
+    }
+    if section.model is not None:
+        identity = model_identity(section.model.name, section.model.url)
+        config = teacher_config(recipe, section.model, **options)
+        return config, {"model.name": identity, "search.ppm": "none"}
+    config = config_for(recipe, models, use_ppm=section.scorer, **options)
+    return config, models.digests(use_ppm=section.scorer)
+
+
+async def _curate(context: EvolutionContext, number: int, runs: Mapping[Path, str]) -> StageResult:
+    """Write the round's training data from its runs, given with their digests."""
+    earlier = [context.manifests.result(f"{n}/curate") or {} for n in range(1, number)]
     inputs = {
-        **context.part("curation", "train_on"),
+        **context.recipe_options("curation", "train_on"),
         "runs": list(runs.values()),
-        "before": [facts.get("file") for facts in before],
+        "before": [result.get("file") for result in earlier],
     }
 
-    async def work() -> Facts:
-        context.watch.begin(f"{number}/curate", "choose training data", None, 0)
-        return await stages.choose_data(context.journal, context.recipe, number, list(runs))
+    async def work() -> StageResult:
+        context.listener.begin(f"{number}/curate", "curate training data", None, 0)
+        return await stages.write_training_data(
+            context.manifests, context.recipe, number, list(runs)
+        )
 
-    return await context.stage(f"{number}/curate", inputs, work)
+    return await context.run_stage(f"{number}/curate", inputs, work)
 
 
-async def _policy(
-    context: EvolutionContext, number: int, policy: ModelVersion, data: Facts
+async def _train_policy(
+    context: EvolutionContext, number: int, current: ModelVersion, data: StageResult
 ) -> ModelVersion:
-    """The round's policy, trained from the base or from the policy in use."""
-    journal, recipe = context.journal, context.recipe
-    onward = recipe.init_from == "current" and policy.round > 0
-    base = policy.folder if onward else stages.base_of(journal, recipe)
+    """Train the round's policy from the base model, or from the current policy."""
+    manifests, recipe = context.manifests, context.recipe
+    from_current = recipe.init_from == "current" and current.round > 0
+    base = current.folder if from_current else stages.base_checkpoint(manifests, recipe)
 
-    def work() -> Facts:
-        return stages.train_round_policy(journal, recipe, number, base, context.watch.say)
+    def work() -> StageResult:
+        return stages.train_round_policy(manifests, recipe, number, base, context.listener.say)
 
-    inputs = {**context.part("sft", "base_model"), "data": data["file"]}
-    if onward:
-        inputs["from"] = policy.digest
-    elif recipe.base_model == TRAINED:  # a newer package brings another
+    inputs = {**context.recipe_options("sft", "base_model"), "data": data["file"]}
+    if from_current:
+        inputs["from"] = current.digest
+    elif recipe.base_model == TRAINED:  # its weights differ between versions of the package
         inputs["from"] = stages.base_digest(recipe)
-    facts = await context.run_blocking_stage(f"{number}/policy", "train the policy", inputs, work)
-    folder = journal.path(f"round-{number}", "policy")
-    return ModelVersion(number, str(folder), stages.deploy_policy(recipe, folder), facts["weights"])
+    result = await context.run_blocking_stage(f"{number}/policy", "train the policy", inputs, work)
+    folder = manifests.path(f"round-{number}", "policy")
+    address = stages.deploy_policy(recipe, folder)
+    return ModelVersion(number, str(folder), address, result["weights"])
 
 
-async def _ppm(
-    context: EvolutionContext, number: int, policy: ModelVersion, data: Facts
+async def _train_ppm(
+    context: EvolutionContext, number: int, policy: ModelVersion, data: StageResult
 ) -> ModelVersion | None:
-    """The round's preference model, trained from the policy in use; None where there are no
-    pairs."""
-    journal, recipe = context.journal, context.recipe
+    """Train the round's preference model from the current policy; None if there are no pairs."""
+    manifests, recipe = context.manifests, context.recipe
 
-    def work() -> Facts:
-        made = stages.train_round_ppm(journal, recipe, number, policy, context.watch.say)
-        return made or {"weights": None}
+    def work() -> StageResult:
+        report = stages.train_round_ppm(manifests, recipe, number, policy, context.listener.say)
+        return report or {"weights": None}
 
-    parts = context.part("preference", "probe", "ppm_probe")
-    inputs = {**parts, "policy": policy.digest, "pairs": data["pairs_file"]}
-    facts = await context.run_blocking_stage(
+    inputs = {
+        **context.recipe_options("preference", "probe", "ppm_probe"),
+        "policy": policy.digest,
+        "pairs": data["pairs_file"],
+    }
+    result = await context.run_blocking_stage(
         f"{number}/ppm", "train the preference model", inputs, work
     )
-    if facts["weights"] is None:
+    if result["weights"] is None:
         return None
-    return ModelVersion(number, str(journal.path(f"round-{number}", "ppm")), "", facts["weights"])
+    return ModelVersion(
+        number, str(manifests.path(f"round-{number}", "ppm")), "", result["weights"]
+    )
 
 
-async def _measure(context: EvolutionContext, pair: Models, *, system: bool) -> None:
-    """Measure the models in use on the recipe's sets; what has not changed since an earlier round
-    is not measured again."""
+async def _measure(context: EvolutionContext, models: Models, *, system: bool) -> None:
+    """Measure the current models on the benchmarks: the policy alone, and with `system` also policy
+    and preference model together.
+
+    A stage belongs to the round that trained its models, so models that did not change since an
+    earlier round are not measured again.
+    """
     section = context.recipe.evaluation
-    for at, chosen in enumerate(section.benchmarks, 1):
-        problems = problem_sets.problems_in(context.journal, problem_sets.evaluation_file(at))
-        parts = [("policy", pair.policy.round, section.policy)]
-        if system and chosen.system:
-            latest = max(pair.policy.round, pair.ppm.round if pair.ppm else 0)
-            parts.append(("system", latest, section.system))
-        for name, number, strategies in parts:
-            if strategies:
-                path = context.journal.path(f"round-{number}", f"{name}-{at}.rstar")
-                asked = (problems, parse_strategies(",".join(strategies)))
-                scored = name == "system"
-                shown = pair if scored else Models(pair.policy)
-                await context.evaluate(f"{number}/{name}-{at}", path, asked, shown, scored=scored)
+    policy_round = models.policy.round
+    newest_round = max(policy_round, models.ppm.round if models.ppm else 0)
+    for at, benchmark in enumerate(section.benchmarks, 1):
+        problems = problem_sets.read_problem_file(
+            context.manifests, problem_sets.benchmark_file(at)
+        )
+        measurements = [("policy", policy_round, section.policy)]
+        if system and benchmark.system:
+            measurements.append(("system", newest_round, section.system))
+        for name, number, strategies in measurements:
+            if not strategies:
+                continue
+            use_ppm = name == "system"
+            await context.evaluate(
+                f"{number}/{name}-{at}",
+                context.manifests.path(f"round-{number}", f"{name}-{at}.rstar"),
+                problems,
+                parse_strategies(",".join(strategies)),
+                models if use_ppm else Models(models.policy),
+                use_ppm=use_ppm,
+            )

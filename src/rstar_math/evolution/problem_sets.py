@@ -1,5 +1,5 @@
 """The problem sets of an evolution: read, deduplicated, decontaminated, split into training and
-held-out problems."""
+held-out problems. They are files in `round-0`."""
 
 import json
 from collections import Counter
@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from rstar_math.errors import InputError
-from rstar_math.evolution.manifest import Facts, ManifestStore, file_digest
-from rstar_math.evolution.recipe import Recipe, RoundSection, SetSection
+from rstar_math.evolution.manifest import ManifestStore, StageResult, file_digest
+from rstar_math.evolution.recipe import BenchmarkSection, Recipe, RoundSection
 from rstar_math.problems.annotated import annotated_steps
 from rstar_math.problems.filtering import Evaluations, Match, Rule, decontaminate, deduplicate
 from rstar_math.problems.jsonl import read_problems, sample, write_problems
@@ -25,191 +25,214 @@ from rstar_math.types import Problem, Verdict
 
 TRAIN, HELD_OUT, SOLUTIONS = "train.jsonl", "held-out.jsonl", "solutions.jsonl"
 SYNTHETIC = "synthetic.jsonl"
-"""Problems that a model wrote, where the recipe asks for them."""
+"""Problems that a model wrote; only with `synthesis.requests`."""
 _EXAMPLES = 5
-ANY_ROUND = RoundSection()
-"""A round that may search all problems."""
+ALL_PROBLEMS = RoundSection()
+"""A round without restrictions on its problems."""
 
 
-def evaluation_file(number: int) -> str:
-    """Name of the file of the recipe's nth set to measure on, counted from 1."""
+def benchmark_file(number: int) -> str:
+    """File name of the recipe's nth benchmark, counted from 1."""
     return f"set-{number}.jsonl"
 
 
-def prepare_problems(journal: ManifestStore, recipe: Recipe) -> Facts:
-    """Write the files of problems; counts, and what was left out and why.
+def prepare_problems(manifests: ManifestStore, recipe: Recipe) -> StageResult:
+    """Write the problem files; the counts, and examples of what was excluded and why.
 
-    Raises `InputError` where nothing is left, or a set has no reference answers.
+    Raises `InputError` if no training problem is left, a benchmark has no reference answers, or a
+    round has no problems to search.
     """
-    sets = [_set(one, recipe.problems.seed) for one in recipe.evaluation.benchmarks]
-    names = unique_titles(recipe.evaluation.benchmarks)
     section = recipe.problems
+    benchmarks = [_read_benchmark(item, section.seed) for item in recipe.evaluation.benchmarks]
+    titles = unique_titles(recipe.evaluation.benchmarks)
     read = read_sources(section.train)
-    usable = [problem for problem in read if problem.reference is not None]
-    single = deduplicate(usable, same_answer=_same)
-    asked = dict(zip(names, sets, strict=True))
+    with_answer = [problem for problem in read if problem.reference is not None]
+    unique = deduplicate(with_answer, same_answer=_same_answer)
+    by_title = dict(zip(titles, benchmarks, strict=True))
     clean = decontaminate(
-        single.kept, Evaluations(asked, Rule(templates=section.exclude_templates))
+        unique.kept, Evaluations(by_title, Rule(templates=section.exclude_templates))
     )
     kept = sample(clean.kept, section.limit, section.seed)
-    held = {p.id for p in sample(kept, section.held_out, derive(section.seed, "held-out"))}
-    train = [problem for problem in kept if problem.id not in held]
+    held_out = {p.id for p in sample(kept, section.held_out, derive(section.seed, "held-out"))}
+    train = [problem for problem in kept if problem.id not in held_out]
     if not train:
         raise InputError(
-            f"Of {len(read)} problems {len(kept)} are left and {section.held_out} are to be held "
-            "out; give more problems, or a smaller problems.held_out."
+            f"No training problems are left: {len(kept)} of {len(read)} problems are usable, and "
+            f"problems.held_out is {section.held_out}. Add problems, or lower problems.held_out."
         )
-    folder = journal.path("round-0")
+    folder = manifests.path("round-0")
     folder.mkdir(exist_ok=True)
     write_problems(folder / TRAIN, train)
-    write_problems(folder / HELD_OUT, [problem for problem in kept if problem.id in held])
-    for number, problems in enumerate(sets, 1):
-        write_problems(folder / evaluation_file(number), problems)
-    solved = _annotated(folder / SOLUTIONS, section.train, train) if _needs_solutions(recipe) else 0
-    files = sorted(path for path in folder.glob("*.jsonl"))
-    chosen = {
-        filter_name(one): one for one in recipe.rounds if one.max_solution_steps or one.sources
+    write_problems(folder / HELD_OUT, [problem for problem in kept if problem.id in held_out])
+    for number, problems in enumerate(benchmarks, 1):
+        write_problems(folder / benchmark_file(number), problems)
+    solutions = 0
+    if _needs_solutions(recipe):
+        solutions = _write_solutions(folder / SOLUTIONS, section.train, train)
+    files = sorted(folder.glob("*.jsonl"))
+    restricted = {
+        filter_name(item): item for item in recipe.rounds if item.max_solution_steps or item.sources
     }
-    parts = {name: len(training_pool(journal, 1, one)) for name, one in sorted(chosen.items())}
+    pools = {
+        name: len(training_pool(manifests, 1, item)) for name, item in sorted(restricted.items())
+    }
     return {
         "counts": {
             "read": len(read),
-            "without an answer": len(read) - len(usable),
-            "the same as another": len(single.removed),
-            "the same with other answers": sum(map(len, single.conflicts)),
+            "without an answer": len(read) - len(with_answer),
+            "the same as another": len(unique.removed),
+            "the same with other answers": sum(map(len, unique.conflicts)),
             "in a set that is measured on": len({m.problem.id for m in clean.removed}),
             "beyond the limit": len(clean.kept) - len(kept),
             "to learn from": len(train),
-            "held out": len(held),
-            "with annotated solutions": solved,
-            **parts,
+            "held out": len(held_out),
+            "with annotated solutions": solutions,
+            **pools,
         },
         "sources": dict(Counter(problem.source or "" for problem in kept)),
         "overlaps": clean.counts(),
-        "examples": [_example(match) for match in clean.removed[:_EXAMPLES]],
-        "sets": {name: len(problems) for name, problems in asked.items()},
+        "examples": [_overlap_example(match) for match in clean.removed[:_EXAMPLES]],
+        "sets": {title: len(problems) for title, problems in by_title.items()},
         "files": {path.name: file_digest(path) for path in files},
     }
 
 
-def problems_in(journal: ManifestStore, name: str) -> list[Problem]:
-    """The problems of one of the files."""
-    return read_problems(journal.path("round-0", name))
+def read_problem_file(manifests: ManifestStore, name: str) -> list[Problem]:
+    """The problems of one of the files, such as `TRAIN`."""
+    return read_problems(manifests.path("round-0", name))
 
 
 def training_pool(
-    journal: ManifestStore, number: int, one: RoundSection = ANY_ROUND
+    manifests: ManifestStore, number: int, section: RoundSection = ALL_PROBLEMS
 ) -> list[Problem]:
-    """What a round may search: the problems to learn from, and those that a model wrote, but for
-    these that an earlier round found to be unreliable; only those that the round's `steps` and
-    `sources` let through. Raises `InputError` where there are none."""
-    problems = problems_in(journal, TRAIN)
-    if ((journal.facts("0/synthesis") or {}).get("counts") or {}).get("kept"):
-        problems += problems_in(journal, SYNTHETIC)
-    doubted = unreliable_in_earlier_rounds(journal, number)
-    kept = [problem for problem in problems if problem.id not in doubted]
-    if one.sources:
-        there = sorted({problem.source or "" for problem in kept})
-        kept = [p for p in kept if any(part in (p.source or "") for part in one.sources)]
-        if not kept:
+    """The problems that a round may search.
+
+    These are the training problems and the synthetic problems that no earlier round found
+    unreliable, restricted to the round's `sources` and `max_solution_steps`. Raises `InputError`
+    if a restriction leaves none.
+    """
+    problems = read_problem_file(manifests, TRAIN)
+    if ((manifests.result("0/synthesis") or {}).get("counts") or {}).get("kept"):
+        problems += read_problem_file(manifests, SYNTHETIC)
+    unreliable = unreliable_in_earlier_rounds(manifests, number)
+    problems = [problem for problem in problems if problem.id not in unreliable]
+    if section.sources:
+        known = sorted({problem.source or "" for problem in problems})
+        problems = [
+            p for p in problems if any(part in (p.source or "") for part in section.sources)
+        ]
+        if not problems:
             raise InputError(
-                f"No problem to learn from is of a source with {' or '.join(one.sources)} in its "
-                f"name; there are {', '.join(there)} (rounds.sources)."
+                f"No training problem has a source with {' or '.join(section.sources)} in its "
+                f"name; change rounds.sources. The sources are {', '.join(known)}."
             )
-    if one.max_solution_steps is None:
-        return kept
-    solved = solutions_in(journal) if journal.path("round-0", SOLUTIONS).is_file() else []
+    if section.max_solution_steps is None:
+        return problems
+    has_solutions = manifests.path("round-0", SOLUTIONS).is_file()
+    solutions = read_annotated_solutions(manifests) if has_solutions else []
     lengths = {
-        one.id: len(annotated_steps(one.question, one.solution, one.answer).steps) for one in solved
+        annotated.id: len(
+            annotated_steps(annotated.question, annotated.solution, annotated.answer).steps
+        )
+        for annotated in solutions
     }
-    short = [
-        problem for problem in kept if 1 <= lengths.get(problem.id, 0) <= one.max_solution_steps
-    ]
+    short = [p for p in problems if 1 <= lengths.get(p.id, 0) <= section.max_solution_steps]
     if not short:
         raise InputError(
-            "No problem to learn from has an annotated solution of at most "
-            f"{one.max_solution_steps} steps; leave out rounds.max_solution_steps, or start a new "
-            "run on problems with solutions as in GSM8K."
+            "No training problem has an annotated solution of at most "
+            f"{section.max_solution_steps} steps; remove rounds.max_solution_steps, or start a new "
+            "run on problems with solutions in the style of GSM8K."
         )
     return short
 
 
-def filter_name(one: RoundSection) -> str:
-    """The name of a count: problems to learn from that a round's `steps` and `sources` let
-    through."""
-    named = [f"of {', '.join(one.sources)}"] if one.sources else []
-    named += [f"solved in at most {one.max_solution_steps} steps"] if one.max_solution_steps else []
-    return " ".join(named)
+def filter_name(section: RoundSection) -> str:
+    """The name of a count: training problems that fit a round's restrictions; "" without any."""
+    parts = [f"of {', '.join(section.sources)}"] if section.sources else []
+    if section.max_solution_steps:
+        parts.append(f"solved in at most {section.max_solution_steps} steps")
+    return " ".join(parts)
 
 
-def unreliable_in_earlier_rounds(journal: ManifestStore, number: int) -> set[str]:
-    """Ids of the synthetic problems whose solutions in a round before this mostly contradicted
-    their references."""
-    found = (journal.facts(f"{before}/curate") or {} for before in range(1, number))
-    return {one["problem"] for facts in found for one in facts.get("unreliable", ())}
+def unreliable_in_earlier_rounds(manifests: ManifestStore, number: int) -> set[str]:
+    """Ids of synthetic problems whose reference the solutions of an earlier round mostly
+    contradict."""
+    results = (manifests.result(f"{earlier}/curate") or {} for earlier in range(1, number))
+    return {entry["problem"] for result in results for entry in result.get("unreliable", ())}
 
 
-def solutions_in(journal: ManifestStore) -> list[AnnotatedProblem]:
-    """The annotated solutions of problems to learn from."""
-    return list(read_solutions(str(journal.path("round-0", SOLUTIONS))))
+def read_annotated_solutions(manifests: ManifestStore) -> list[AnnotatedProblem]:
+    """The annotated solutions of training problems."""
+    return list(read_solutions(str(manifests.path("round-0", SOLUTIONS))))
 
 
-def unique_titles(sets: Sequence[SetSection]) -> list[str]:
-    """Short names of sets to measure on, no two alike."""
-    names: list[str] = []
-    for one in sets:
-        name = parse_source(one.source).title if is_source(one.source) else one.source
-        while name in names:
-            name += "'"
-        names.append(name)
-    return names
+def unique_titles(benchmarks: Sequence[BenchmarkSection]) -> list[str]:
+    """A short, unique title for each benchmark."""
+    titles: list[str] = []
+    for section in benchmarks:
+        source = section.source
+        title = parse_source(source).title if is_source(source) else source
+        while title in titles:
+            title += "'"
+        titles.append(title)
+    return titles
 
 
-def _set(one: SetSection, seed: int) -> list[Problem]:
-    """The problems of a set to measure on."""
+def _read_benchmark(section: BenchmarkSection, seed: int) -> list[Problem]:
+    """The problems of a benchmark that have a reference answer, sampled to its size."""
     from rstar_math.problems.benchmarks import load
 
-    graded = [problem for problem in load(one.source).problems if problem.reference is not None]
+    graded = [p for p in load(section.source).problems if p.reference is not None]
     if not graded:
-        raise InputError(f"{one.source} has no reference answers, so nothing can be measured.")
-    return sample(graded, one.size, derive(seed, one.source))
+        raise InputError(
+            f"The benchmark {section.source} has no reference answers; remove it from "
+            "evaluation.benchmarks."
+        )
+    return sample(graded, section.size, derive(seed, section.source))
 
 
-def _same(first: str, second: str) -> bool:
+def _same_answer(first: str, second: str) -> bool:
     from rstar_math.grading.grader import grade
 
     return grade(first, second).verdict is Verdict.RIGHT
 
 
 def _needs_solutions(recipe: Recipe) -> bool:
-    """Whether a round is made of annotated solutions, or chooses its problems by their length."""
+    """Whether a round trains on annotated solutions, or selects problems by their length."""
     return any(
-        one.data == "annotated" or one.max_solution_steps is not None for one in recipe.rounds
+        section.data == "annotated" or section.max_solution_steps is not None
+        for section in recipe.rounds
     )
 
 
-def _annotated(path: Path, sources: Sequence[str], train: Sequence[Problem]) -> int:
-    """Write the solutions that sources hold of problems to learn from; how many there are."""
+def _write_solutions(path: Path, sources: Sequence[str], train: Sequence[Problem]) -> int:
+    """Write the annotated solutions of training problems; their number. Raises `InputError` if
+    there are none."""
     by_text = {problem.question.text.strip(): problem for problem in train}
     lines: dict[str, str] = {}
     for source in sources:
-        for one in read_solutions(source):
-            problem = by_text.get(one.question.strip())
+        for annotated in read_solutions(source):
+            problem = by_text.get(annotated.question.strip())
             if problem is not None and problem.id not in lines:
-                entry = {"problem": one.question, "solution": one.solution, "answer": one.answer}
-                lines[problem.id] = json.dumps({"id": problem.id, **entry}, ensure_ascii=False)
+                row = {
+                    "id": problem.id,
+                    "problem": annotated.question,
+                    "solution": annotated.solution,
+                    "answer": annotated.answer,
+                }
+                lines[problem.id] = json.dumps(row, ensure_ascii=False)
     if not lines:
         raise InputError(
-            "No source has annotated solutions, which a round of this recipe needs; name one whose "
-            'lines have a "solution" as in GSM8K, or set rounds.1.model and leave out '
+            "A round of this recipe needs annotated solutions, and no source has any. Add a source "
+            'whose lines have a "solution" in the style of GSM8K, or set rounds.1.model and remove '
             "rounds.max_solution_steps."
         )
     path.write_text("".join(f"{line}\n" for line in lines.values()), encoding="utf-8")
     return len(lines)
 
 
-def _example(match: Match) -> dict[str, Any]:
-    """A problem that was left out, and because of what."""
+def _overlap_example(match: Match) -> dict[str, Any]:
+    """An excluded problem with the benchmark problem that it overlaps, as JSON."""
     return {
         "problem": match.problem.id,
         "set": match.evaluation,

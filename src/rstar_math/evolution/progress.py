@@ -1,4 +1,4 @@
-"""Progress events and budget of an evolution."""
+"""Progress events and the budget of an evolution."""
 
 from dataclasses import dataclass, field
 from time import monotonic
@@ -9,31 +9,34 @@ from rstar_math.types import Problem
 
 
 class BudgetSpent(RstarError):
-    """The budget of this call is spent; what was done is kept, and the same command goes on."""
+    """The budget of this call is spent. Finished work is kept; the same command resumes."""
 
     exit_code = 3
 
 
 class ProgressListener(Protocol):
-    """Whoever looks on."""
+    """Receives the progress events of an evolution."""
 
-    def begin(self, stage: str, what: str, total: int | None, done: int) -> None:
-        """A stage begins, or goes on: how many problems it has and how many are done."""
+    def begin(self, stage: str, description: str, total: int | None, done: int) -> None:
+        """A stage starts or resumes; `done` of its `total` problems are finished.
+
+        `total` is None for a stage that does not count problems, such as a training.
+        """
         ...
 
     def advance(self, problem: Problem, *, solved: bool, tokens: int) -> None:
-        """One more problem of the stage is done."""
+        """The current stage finished a problem with `tokens` sampled tokens."""
         ...
 
     def say(self, line: str) -> None:
-        """A line of a training, or a result."""
+        """A log line of a training, or a result."""
         ...
 
 
 class NullListener:
-    """A watch that tells nobody."""
+    """A `ProgressListener` that ignores all events."""
 
-    def begin(self, stage: str, what: str, total: int | None, done: int) -> None:
+    def begin(self, stage: str, description: str, total: int | None, done: int) -> None:
         """See `ProgressListener`."""
 
     def advance(self, problem: Problem, *, solved: bool, tokens: int) -> None:
@@ -45,29 +48,32 @@ class NullListener:
 
 @dataclass(slots=True)
 class RunBudget:
-    """What one call may spend; it is looked at after each problem and before each stage."""
+    """Limits of one call, checked after each problem and before each stage."""
 
     hours: float | None = None
-    """Wall time."""
+    """Maximum wall time; None for no limit."""
     tokens: int | None = None
-    """Sampled tokens of all searches."""
+    """Maximum sampled tokens of all searches; None for no limit."""
     began: float = field(default_factory=monotonic)
+    """Start of the call, in `time.monotonic` seconds."""
     spent: int = 0
+    """Tokens sampled so far."""
 
     def charge(self, tokens: int) -> None:
-        """Count sampled tokens. Raises `BudgetSpent`."""
+        """Add sampled tokens. Raises `BudgetSpent`."""
         self.spent += tokens
         self.check()
 
     def check(self) -> None:
-        """Raise `BudgetSpent` where nothing is left."""
+        """Raise `BudgetSpent` if a limit is reached."""
         hours = (monotonic() - self.began) / 3600
         if self.hours is not None and hours >= self.hours:
             raise BudgetSpent(
-                f"{self.hours:g} hours are over; type the same again to go on where it stopped."
+                f"The budget of {self.hours:g} hours is spent; run the same command again to "
+                "resume."
             )
         if self.tokens is not None and self.spent >= self.tokens:
             raise BudgetSpent(
-                f"{self.spent} tokens are sampled, the budget of this call; type the same again to "
-                "go on where it stopped."
+                f"The budget of {self.tokens} tokens is spent ({self.spent} sampled); run the same "
+                "command again to resume."
             )

@@ -1,6 +1,6 @@
-"""The recipe of an evolution: problems, rounds, trainings, gates, measurements, as one TOML file.
+"""The recipe of an evolution: one TOML file with problems, rounds, trainings, gates and evaluation.
 
-Recipes that come with the package: `paper-7b`, `single-gpu`, `laptop`, `smoke`.
+Recipes in the package: `paper-7b`, `single-gpu`, `laptop`, `smoke`.
 """
 
 import tomllib
@@ -31,150 +31,152 @@ from rstar_math.training.settings import PolicyTraining, PreferenceTraining, Pro
 
 
 class ProblemsSection(Section):
-    """Which problems are searched and trained on."""
+    """The training problems, and the held-out problems that decide the gates."""
 
     train: tuple[str, ...] = Field(min_length=1)
-    """Sources (a JSONL file, hf:NAME:CONFIG@SPLIT, gym:NAME?size=N) of problems with answers.
-    Solutions annotated as in GSM8K are kept for a round with data = "annotated"."""
+    """Sources of problems with answers: a JSONL file, hf:NAME:CONFIG@SPLIT or gym:NAME?size=N.
+    Annotated solutions in the style of GSM8K are kept for rounds that need them (data =
+    "annotated", max_solution_steps)."""
     held_out: int = Field(200, ge=1)
-    """Problems kept back, drawn by their ids: gates are decided on them."""
+    """Number of problems held out from training. The gates compare models on them."""
     limit: int | None = Field(None, ge=2)
-    """Most problems, drawn by their ids; by default all."""
+    """Maximum number of problems, held-out ones included; a random sample by id. Default: all."""
     exclude_templates: bool = False
-    """Whether problems that are an evaluation's with other numbers are left out too."""
+    """Also exclude problems that equal a benchmark problem except for the numbers."""
     seed: int = 0
-    """Seed of the drawing."""
+    """Seed of the random samples."""
 
 
 class RoundSection(Section):
     """One round: search, curate, train, evaluate (rStar-Math, arXiv:2501.04519, section 3.4)."""
 
     data: Literal["search", "annotated"] = "search"
-    """Where its solutions come from: a search, or (a first round without a strong model) annotated
-    solutions turned into code steps."""
+    """Source of the solutions: a search, or annotated solutions converted to code steps. Only the
+    first round can use annotated solutions; they replace the strong model of the paper."""
     model: ModelConfig | None = None
-    """A model to search with in the place of the round's policy, as the paper's first round has
-    one, asked with policy.prompt."""
+    """Model that searches instead of the current policy, with the prompt policy.prompt. The paper
+    uses a strong model in its first round."""
     problems: int | None = Field(None, ge=1)
-    """Most problems searched, drawn anew each round; by default all."""
+    """Maximum number of problems to search; each round draws a new random sample. Default: all."""
     max_solution_steps: int | None = Field(None, ge=1)
-    """Search only problems that have an annotated solution of at most so many steps, the one that
-    states the answer included: a policy that solves no longer ones learns nothing from searching
-    them. New problems (`synthesis`) have no such solution. By default all are searched."""
+    """Search only problems that have an annotated solution of at most this many steps, the answer
+    step included. A weak policy learns nothing from problems that it never solves. Problems from
+    `synthesis` have no annotated solution and are excluded. Default: all problems."""
     sources: tuple[str, ...] = ()
-    """Search only problems of sources with one of these in their names, as "gsm8k" is in
-    "openai/gsm8k:main@train". By default all are searched."""
+    """Search only problems whose source name contains one of these strings; "gsm8k" matches
+    "openai/gsm8k:main@train". Default: all problems."""
     strategy: Literal["mcts", "sc"] = "mcts"
-    """How problems are searched: by a tree search (paper), or by `rollouts` independent solutions
-    that share the nodes of their equal first steps. Samples cost a fraction of a tree search and
-    suit a first round; their Q values rest on fewer paths."""
+    """Search strategy: MCTS (paper), or `rollouts` independent solutions, merged into a tree by
+    equal first steps (sc). Independent solutions are much cheaper and suit a first round, but
+    their Q values are averages over fewer paths."""
     rollouts: int = Field(16, ge=1)
-    """Rollouts of a problem (paper: 16; first round 8)."""
+    """Rollouts per problem (paper: 16; 8 in the first round)."""
     trees_per_problem: int = Field(1, ge=1)
-    """Tree expansions of a problem with different seeds (paper: 2 in its last round)."""
+    """Independent trees per problem, with different seeds (paper: 2 in the last round)."""
     candidates: int = Field(8, ge=1)
-    """Next steps sampled at a node (paper: 8; first round 5, last round 16)."""
+    """Next steps sampled per node (paper: 8; 5 in the first round, 16 in the last)."""
     retry_rollouts: tuple[int, ...] = ()
-    """Further rollouts, with new seeds, of problems that no path solved: one pass for each number
-    (paper: 64, then 128 in its last round)."""
+    """Rollouts of further searches, with new seeds, of the problems that are still unsolved; one
+    search per number (paper: 64, then 128 in the last round)."""
     scorer: bool = True
-    """Whether the search goes by the preference model, where there is one (paper: from round 3)."""
+    """Use the current preference model in the search, if there is one (paper: from round 3 on)."""
     policy: bool = True
-    """Whether a policy is trained at the end of the round."""
+    """Train a policy at the end of the round."""
     ppm: bool = True
-    """Whether a preference model is trained at the end of the round."""
+    """Train a process preference model (PPM) at the end of the round."""
 
 
 class SynthesisSection(SynthesisConfig):
-    """New problems that a model writes from those to learn from, before the first round; kept where
-    its independent solutions agree (rStar-Math, arXiv:2501.04519: at least 3 of 10). Off unless
-    `requests` says how many."""
+    """New problems that a model writes before the first round, after the pattern of the training
+    problems. A problem is kept if enough independent solutions agree on its answer (rStar-Math,
+    arXiv:2501.04519: at least 3 of 10). Off by default; `requests` sets the amount."""
 
     model: ModelConfig | None = None
-    """Who writes and solves them, asked with policy.prompt; by default the model of the first
-    round."""
+    """Model that writes and solves the problems, with the prompt policy.prompt. Default: the model
+    of the first round (rounds.1.model)."""
 
 
 class GateSection(Section):
-    """When a new model takes the place of the old one: if it is better on held-out problems."""
+    """The gates: a new model is promoted only if it is better on the held-out problems."""
 
     samples: int = Field(16, ge=2)
-    """Solutions of each held-out problem that preference models choose among."""
+    """Solutions sampled per held-out problem; preference models choose among them."""
     min_probability: float = Field(0.5, ge=0.5, lt=1)
-    """How sure it must be that the new one is better: the share of paired bootstrap samples in
-    which it is. 0.5 takes what looks better, 0.95 only what is shown to be."""
+    """Minimum probability that the new model is better, as the share of paired bootstrap samples
+    in which it is. 0.5 promotes every model with a higher mean; 0.95 requires strong evidence."""
 
 
-class SetSection(Section):
-    """A set of problems to measure on."""
+class BenchmarkSection(Section):
+    """A benchmark to measure accuracy on."""
 
     source: str
-    """A name that `rstar benchmarks` lists, a JSONL file, hf:NAME or gym:NAME."""
+    """A name from `rstar benchmarks`, a JSONL file, hf:NAME or gym:NAME."""
     size: int | None = Field(None, ge=1)
-    """Problems drawn from it, by their ids; by default all."""
+    """Number of problems, a random sample by id. Default: all."""
     system: bool = True
-    """Whether the system is measured on it too, or the policy alone."""
+    """Also measure policy and preference model together, not only the policy alone."""
 
 
 class EvaluationSection(Section):
-    """What is measured after each round. Training problems like these are left out."""
+    """Accuracy measured after each round. Training problems that occur in a benchmark are
+    excluded."""
 
-    benchmarks: tuple[SetSection, ...] = ()
-    """Sets to measure on, none of them trained on."""
+    benchmarks: tuple[BenchmarkSection, ...] = ()
+    """Benchmarks to measure on."""
     policy: tuple[str, ...] = ("greedy",)
-    """Strategies that measure the policy alone, each round."""
+    """Strategies that measure the policy alone, after each round."""
     system: tuple[str, ...] = ("sc@16", "mcts")
     """Strategies that measure policy and preference model together."""
     system_after: Literal["every", "last"] = "every"
-    """Rounds after which the system is measured."""
+    """Measure policy and preference model together after every round, or only after the last."""
     rollouts: int = Field(16, ge=1)
-    """Rollouts of a measured search (paper's inference setting: one tree a trajectory)."""
+    """Rollouts per measured search (paper: one tree per trajectory)."""
     candidates: int = Field(32, ge=1)
-    """Next steps sampled at a node of a measured search (paper: 32)."""
+    """Next steps sampled per node in a measured search (paper: 32)."""
     token_budget: int | None = Field(None, ge=1)
-    """Sampled tokens a problem that every system strategy is given, for a comparison at equal cost;
-    by default each its own size."""
+    """Sampled tokens per problem for each `system` strategy, to compare strategies at equal cost.
+    Default: no limit; each strategy has its own size."""
     seed: int = 1
     """Seed of the measured searches."""
 
 
-_OVERRULED = {
-    "search.rollouts": "say rounds.N.rollouts, or evaluation.rollouts for what is measured",
-    "search.candidates": "say rounds.N.candidates, or evaluation.candidates for what is measured",
-    "search.strategy": "say rounds.N.strategy; evaluation.system says what is measured",
+_SET_BY_STAGES = {
+    "search.rollouts": "set rounds.N.rollouts, or evaluation.rollouts for measured searches",
+    "search.candidates": "set rounds.N.candidates, or evaluation.candidates for measured searches",
+    "search.strategy": "set rounds.N.strategy, or evaluation.system for measured searches",
 }
-"""Options of a solver that the stages set themselves, and what to say instead."""
+"""Solver options that have no effect in a recipe, and the options to set instead."""
 
 
 class Recipe(Section):
-    """Everything that shapes an evolution."""
+    """All options of an evolution."""
 
     base_model: str = LOCAL
-    """What every policy is trained from: "local" (the embedded SmolLM2-135M), "trained" (with
-    what this package's rounds taught it, asked by its own prompt), a short name of `rstar models
-    list`, a .gguf file, a checkpoint folder or hf:ORG/NAME of the hub; "tiny" is a model of some
-    100,000 weights, made on the spot, that knows nothing but how to copy a number."""
+    """Model that policies are trained from: "local" (the embedded SmolLM2-135M), "trained" (the
+    policy that this package ships, with its own prompt), a short name from `rstar models list`, a
+    .gguf file, a checkpoint folder, hf:ORG/NAME of the Hugging Face hub, or "tiny". "tiny" is a
+    model of about 100,000 weights, created at the start, that can only copy a number."""
     engine: Literal["llama.cpp", "transformers", "vllm"] = "llama.cpp"
-    """What runs trained policies: llama.cpp on a .gguf file in this process, transformers in
-    this process (a GPU if there is one; repeats to the byte), or vLLM servers that are started and
-    ended as they are needed (section `servers`)."""
+    """Engine for trained policies: llama.cpp with a .gguf file in this process; transformers in
+    this process (on a GPU if there is one; deterministic to the byte); or vLLM servers that are
+    started and stopped as needed (section `servers`)."""
     int8: bool = False
-    """Whether vLLM runs policies with 8-bit weights and activations (W8A8): on a CPU with AVX-512
-    about 2.7 times as fast as in bfloat16. Policies are trained in full precision all the same."""
+    """Run policies with 8-bit weights and activations (W8A8); requires engine = "vllm". On a CPU
+    with AVX-512 this is about 2.7 times as fast as bfloat16. Training stays in full precision."""
     evaluate_base: bool = True
-    """Whether the untrained base is measured too, with policy.prompt."""
+    """Also measure the untrained base model, with the prompt policy.prompt."""
     launcher: tuple[str, ...] = ()
-    """What starts trainings, as ["accelerate", "launch", "--num_processes", "8", "-m"]: a command
-    line that takes a Python module and its arguments; by default this process trains itself."""
+    """Command that starts a training, for example ["accelerate", "launch", "--num_processes", "8",
+    "-m"]; a Python module and its arguments are appended. Default: train in this process."""
     train_on: Literal["all_rounds", "current_round"] = "current_round"
-    """Solutions and pairs that a round's models are trained on: those of all rounds so far, or of
-    its own (paper)."""
+    """Train a round's models on the solutions and pairs of all rounds so far, or only of the
+    current round (paper)."""
     init_from: Literal["base", "current"] = "base"
-    """What a round's policy is trained from: the base anew (paper), or the policy in use, so that a
-    round with keep = "round" costs no more than what it found."""
+    """Train a round's policy from the base model (paper), or from the current policy. "current"
+    with train_on = "current_round" makes each training as short as the round's own data."""
     ppm_probe: bool = False
-    """Whether preference models are heads on the policy's frozen states instead of whole models:
-    trained in seconds, no second model in memory."""
+    """Train preference models as heads on the frozen hidden states of the policy instead of whole
+    models. This takes seconds and needs no second model in memory."""
     problems: ProblemsSection
     synthesis: SynthesisSection = SynthesisSection()
     rounds: tuple[RoundSection, ...] = Field(min_length=1)
@@ -192,85 +194,98 @@ class Recipe(Section):
     evaluation: EvaluationSection = EvaluationSection()
 
     @model_validator(mode="after")
-    def _orderly(self) -> Self:
-        for number, one in enumerate(self.rounds, 1):
-            if one.strategy == "sc" and one.trees_per_problem > 1:
-                raise ValueError(
-                    f"rounds.{number}.trees_per_problem has no effect with strategy = sc; raise "
-                    f"rounds.{number}.rollouts instead"
-                )
-            searching = one.retry_rollouts or one.model or one.max_solution_steps or one.sources
-            if one.data == "annotated" and (number > 1 or searching):
-                raise ValueError(
-                    'only the first round may have data = "annotated", and without model, more, '
-                    "steps and sources"
-                )
+    def _check_options(self) -> Self:
+        for number, section in enumerate(self.rounds, 1):
+            _check_round(number, section)
         if self.int8 and self.engine != "vllm":
-            raise ValueError(f"int8 is for engine = vllm, and engine is {self.engine}; change one")
+            raise ValueError(
+                f'int8 requires engine = "vllm", and engine is "{self.engine}"; change one of them'
+            )
         if self.model.url != LOCAL:
             raise ValueError(
-                "model.url is the policy of the round; name the first model in base, or a strong "
-                "one for a round in rounds.N.model.url"
+                "model.url has no effect in a recipe; set base_model for the model to train, or "
+                "rounds.N.model.url for a strong model that searches"
             )
-        for option, instead in _OVERRULED.items():
-            section, key = option.split(".")
-            given = getattr(getattr(self, section), key)
-            if given != getattr(Recipe.model_fields[section].default, key):
-                raise ValueError(f"{option} = {given!r} has no effect in a recipe; {instead}")
-        if self.synthesis.requests and self.writer is None:
+        for option, instead in _SET_BY_STAGES.items():
+            section_name, key = option.split(".")
+            value = getattr(getattr(self, section_name), key)
+            if value != getattr(Recipe.model_fields[section_name].default, key):
+                raise ValueError(f"{option} = {value!r} has no effect in a recipe; {instead}")
+        if self.synthesis.requests and self.synthesis_model is None:
             raise ValueError(
-                f"synthesis.requests = {self.synthesis.requests} asks for new problems and nobody "
-                "is there to write them; name a model in synthesis.model or rounds.1.model"
+                f"synthesis.requests = {self.synthesis.requests} requires a model that writes the "
+                "problems; set synthesis.model or rounds.1.model"
             )
         return self
 
     @property
-    def writer(self) -> ModelConfig | None:
-        """Who writes and solves new problems."""
+    def synthesis_model(self) -> ModelConfig | None:
+        """The model that writes and solves new problems, if any."""
         return self.synthesis.model or self.rounds[0].model
 
-    def config(self, **sections: Any) -> Config:
-        """The configuration of a solver, with some sections in the place of the recipe's."""
+    def solver_config(self, **sections: Any) -> Config:
+        """The configuration of a solver: the recipe's sections, some replaced by `sections`."""
         names = ("model", "policy", "search", "sandbox", "grading", "servers")
         return Config(**({name: getattr(self, name) for name in names} | sections))
 
 
-def recipes() -> list[str]:
-    """Names of the recipes that come with the package."""
+def _check_round(number: int, section: RoundSection) -> None:
+    """Raise `ValueError` if options of a round contradict each other."""
+    if section.strategy == "sc" and section.trees_per_problem > 1:
+        raise ValueError(
+            f"rounds.{number}.trees_per_problem has no effect with strategy = sc; raise "
+            f"rounds.{number}.rollouts instead"
+        )
+    if section.data != "annotated":
+        return
+    if number > 1:
+        raise ValueError(
+            f'rounds.{number}.data = "annotated" is invalid; only the first round can use it'
+        )
+    for key in ("model", "retry_rollouts", "max_solution_steps", "sources"):
+        if getattr(section, key):
+            raise ValueError(
+                f'rounds.1.{key} has no effect with data = "annotated", which searches nothing; '
+                "remove one of them"
+            )
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes in the package."""
     folder = files("rstar_math.evolution") / "recipes"
     names = [entry.name for entry in folder.iterdir()]
     return sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml"))
 
 
 def load_recipe(source: str, settings: Sequence[str] = ()) -> Recipe:
-    """The recipe of a TOML file or one that comes with the package, with `section.key=value`
-    settings over it (`rounds.1.rollouts=8` for a round, `key=value` at the top).
+    """The recipe of a TOML file, or of the package by name, with `settings` applied.
 
-    Raises `ConfigError` with the option, the value seen and what it may be.
+    A setting is `section.key=value`, `rounds.1.key=value` for a round, or `key=value`. Raises
+    `ConfigError` with the option, its value and what is valid.
     """
-    tree = _read(source)
+    tree = _read_toml(source)
     for setting in settings:
-        _set(tree, setting)
+        _apply_setting(tree, setting)
     return validate_recipe(tree, source)
 
 
 def validate_recipe(tree: Any, source: str) -> Recipe:
-    """A recipe of plain values. Raises `ConfigError`."""
+    """The recipe of plain values; errors name `source`. Raises `ConfigError`."""
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
         fault = explain(error)
+        hint = ""
         if fault.kind == "unknown":
-            hint = _nearest(error.errors()[0]["loc"])
-            raise ConfigError(f"{source}: {fault.message}{hint}.") from error
-        if fault.kind == "missing":
-            raise ConfigError(f"{source}: {fault.message}; see the recipe laptop.") from error
-        raise ConfigError(f"{source}: {fault.message}.") from error
+            hint = _suggest_option(error.errors()[0]["loc"])
+        elif fault.kind == "missing":
+            hint = "; see the recipe laptop"
+        raise ConfigError(f"{source}: {fault.message}{hint}.") from error
 
 
-def _read(source: str) -> dict[str, Any]:
-    """The tables of a TOML file or a recipe of the package."""
-    if source in recipes():
+def _read_toml(source: str) -> dict[str, Any]:
+    """The content of a TOML file, or of a recipe in the package. Raises `ConfigError`."""
+    if source in recipe_names():
         folder = files("rstar_math.evolution") / "recipes"
         text = (folder / f"{source}.toml").read_text(encoding="utf-8")
     else:
@@ -278,7 +293,7 @@ def _read(source: str) -> dict[str, Any]:
             text = Path(source).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(
-                f"{source!r} is neither a readable file nor a recipe ({', '.join(recipes())})."
+                f"{source!r} is neither a readable file nor a recipe ({', '.join(recipe_names())})."
             ) from error
     try:
         return tomllib.loads(text)
@@ -286,22 +301,22 @@ def _read(source: str) -> dict[str, Any]:
         raise ConfigError(f"{source} is not valid TOML: {error}.") from error
 
 
-def _set(tree: dict[str, Any], setting: str) -> None:
-    """Put one setting over a tree of tables."""
-    key, eq, value = setting.partition("=")
+def _apply_setting(tree: dict[str, Any], setting: str) -> None:
+    """Set one option in a tree of TOML tables. Raises `ConfigError`."""
+    key, equals, value = setting.partition("=")
     *path, name = key.strip().split(".")
-    at: Any = tree
+    table: Any = tree
     try:
-        if not eq or not name:
+        if not equals or not name:
             raise KeyError(key)
         for part in path:
-            if isinstance(at, list) and not 1 <= int(part) <= len(at):
+            if isinstance(table, list) and not 1 <= int(part) <= len(table):
                 raise ConfigError(
-                    f"--set {setting!r}: the recipe has {path[0]} 1 to {len(at)} and no {part}; "
-                    "give one of these, or write a recipe of your own with more."
+                    f"--set {setting!r}: the recipe has {path[0]} 1 to {len(table)} and no {part}; "
+                    "use one of these, or write a recipe with more."
                 )
-            at = at[int(part) - 1] if isinstance(at, list) else at.setdefault(part, {})
-        at[name] = setting_value(value.strip())
+            table = table[int(part) - 1] if isinstance(table, list) else table.setdefault(part, {})
+        table[name] = setting_value(value.strip())
     except (KeyError, ValueError, IndexError, AttributeError, TypeError) as error:
         raise ConfigError(
             f"--set {setting!r} is not section.key=value; for example "
@@ -309,16 +324,16 @@ def _set(tree: dict[str, Any], setting: str) -> None:
         ) from error
 
 
-def _nearest(where: Sequence[int | str]) -> str:
-    """A hint at the option that an unknown one may have meant."""
+def _suggest_option(location: Sequence[int | str]) -> str:
+    """The nearest option to an unknown one, or all options of its section."""
     fields = Recipe.model_fields
-    inner = {"rounds": RoundSection, "benchmarks": SetSection}
-    named: type[Section] = Recipe
-    for part in where[:-1]:
+    items = {"rounds": RoundSection, "benchmarks": BenchmarkSection}
+    section: type[Section] = Recipe
+    for part in location[:-1]:
         if isinstance(part, str):
-            kind = inner.get(part) or getattr(fields.get(part), "annotation", None)
-            named = kind if isinstance(kind, type) and issubclass(kind, Section) else named
-    close = get_close_matches(str(where[-1]), named.model_fields, 1)
-    return (
-        f"; the nearest is {close[0]}" if close else f"; there are {', '.join(named.model_fields)}"
-    )
+            inner = items.get(part) or getattr(fields.get(part), "annotation", None)
+            section = inner if isinstance(inner, type) and issubclass(inner, Section) else section
+    close = get_close_matches(str(location[-1]), section.model_fields, 1)
+    if close:
+        return f"; the nearest is {close[0]}"
+    return f"; the options are {', '.join(section.model_fields)}"

@@ -1,6 +1,7 @@
-"""The report of an evolution: the paper's tables beside ours, as Markdown, HTML and JSON."""
+"""The report of an evolution as Markdown, HTML and JSON, next to the tables of the paper."""
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -19,7 +20,7 @@ from rstar_math.evaluation.document import (
 )
 from rstar_math.evaluation.plots import STYLE
 from rstar_math.evaluation.report_sections import published
-from rstar_math.evolution.manifest import ROUND, Facts, ManifestStore
+from rstar_math.evolution.manifest import ROUND, ManifestStore, StageResult
 from rstar_math.evolution.problem_sets import unique_titles
 from rstar_math.evolution.recipe import Recipe, validate_recipe
 from rstar_math.files import write_text
@@ -27,103 +28,107 @@ from rstar_math.files import write_text
 
 @dataclass(slots=True)
 class RoundState:
-    """What a round came to; round 0 is the base. Empty where it did not come so far."""
+    """The results of one round so far; round 0 is the base model. A stage that has not run leaves
+    its fields at their defaults."""
 
     number: int
     done: bool = False
-    """Whether all of it was done, its measurements too."""
+    """Whether all stages of the round are finished."""
     searched: int = 0
-    """Problems searched."""
+    """Number of problems searched."""
     solved: int = 0
-    """Those that any path of its searches solved."""
+    """Number of problems that any path solved."""
     by_level: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """Problems searched and solved, by level or source."""
+    """(problems searched, problems solved) by level or source."""
     by_success: dict[str, int] = field(default_factory=dict)
-    """Problems searched, by how likely the policy is to come to the reference."""
+    """Number of problems searched, by difficulty for the policy; see `count_by_difficulty`."""
     solutions: int | None = None
+    """Number of solutions that the policy is trained on."""
     pairs: int | None = None
+    """Number of preference pairs that curation kept."""
     suspects: int = 0
-    """Problems whose reference is probably wrong."""
+    """Number of problems whose reference is probably wrong."""
     unreliable: int = 0
-    """Problems that a model wrote and whose solutions mostly contradict their reference."""
-    held_out: Facts | None = None
-    """The policy's greedy answers on held-out problems: share, interval_95, graded, tokens."""
-    policy: dict[str, dict[str, Facts]] = field(default_factory=dict)
-    """By set and strategy: share, interval_95, graded, tokens (mean sampled of a problem)."""
-    system: dict[str, dict[str, Facts]] = field(default_factory=dict)
-    ppm: Facts | None = None
-    policy_gate: Facts | None = None
-    ppm_gate: Facts | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        """All of it under plain names."""
-        return asdict(self)
+    """Number of synthetic problems whose solutions mostly contradict their reference."""
+    held_out: dict[str, Any] | None = None
+    """Accuracy of the policy's greedy answers on held-out problems; see `_accuracy_by_strategy`."""
+    policy: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    """Accuracy of the policy alone, by benchmark and strategy; see `_accuracy_by_strategy`."""
+    system: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    """Accuracy of policy and preference model together, by benchmark and strategy."""
+    ppm: StageResult | None = None
+    """The report of the preference model's training."""
+    policy_gate: StageResult | None = None
+    ppm_gate: StageResult | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class EvolutionState:
-    """All rounds, the base first."""
+    """The results of all rounds; the first entry is the base model."""
 
     rounds: list[RoundState]
     complete: bool
 
 
-def evolution_state(journal: ManifestStore) -> EvolutionState:
-    """The course of an evolution, which may be under way."""
-    recipe = validate_recipe(journal.recipe(), str(journal.folder))
-    names = unique_titles(recipe.evaluation.benchmarks)
+def evolution_state(manifests: ManifestStore) -> EvolutionState:
+    """The results of an evolution, which may be running."""
+    recipe = validate_recipe(manifests.recipe(), str(manifests.folder))
+    titles = unique_titles(recipe.evaluation.benchmarks)
     rounds = [RoundState(number) for number in range(len(recipe.rounds) + 1)]
-    for one in rounds:
-        _searched(one, journal)
-        _learned(one, journal)
-        _measured(one, journal, names)
-        one.done = journal.facts(f"{one.number}/{ROUND}") is not None
+    for state in rounds:
+        _add_searches(state, manifests)
+        _add_training(state, manifests)
+        _add_measurements(state, manifests, titles)
+        state.done = manifests.result(f"{state.number}/{ROUND}") is not None
     return EvolutionState(rounds, rounds[-1].done)
 
 
-def _searched(one: RoundState, journal: ManifestStore) -> None:
-    """Fill in what was searched: later passes solve some of what earlier ones left."""
-    first = journal.facts(f"{one.number}/search")
+def _add_searches(state: RoundState, manifests: ManifestStore) -> None:
+    """Add the results of the round's searches. A retry searches only unsolved problems."""
+    first = manifests.result(f"{state.number}/search")
     if first is None:
         return
-    one.searched, one.solved = first["problems"], first["solved"]
-    one.by_success = first.get("by_success", {})
-    solved = {level: row[1] for level, row in first["by_level"].items()}
-    turn = 1
-    while (more := journal.facts(f"{one.number}/more-{turn}")) is not None:
-        one.solved += more["solved"]
-        for level, row in more["by_level"].items():
-            solved[level] = solved.get(level, 0) + row[1]
-        turn += 1
-    one.by_level = {level: (row[0], solved[level]) for level, row in first["by_level"].items()}
+    state.searched, state.solved = first["problems"], first["solved"]
+    state.by_success = first.get("by_success", {})
+    solved = {level: count for level, (_, count) in first["by_level"].items()}
+    retry = 1
+    while (result := manifests.result(f"{state.number}/more-{retry}")) is not None:
+        state.solved += result["solved"]
+        for level, (_, count) in result["by_level"].items():
+            solved[level] = solved.get(level, 0) + count
+        retry += 1
+    state.by_level = {
+        level: (searched, solved[level]) for level, (searched, _) in first["by_level"].items()
+    }
 
 
-def _learned(one: RoundState, journal: ManifestStore) -> None:
-    """Fill in what was learned from."""
-    curated = journal.facts(f"{one.number}/curate")
+def _add_training(state: RoundState, manifests: ManifestStore) -> None:
+    """Add the results of curation, training and gates."""
+    curated = manifests.result(f"{state.number}/curate")
     if curated is not None:
-        one.solutions, one.pairs = curated["to_train_on"], curated.get("pairs")
-        one.suspects = len(curated.get("suspects", ()))
-        one.unreliable = len(curated.get("unreliable", ()))
-    one.ppm = journal.facts(f"{one.number}/ppm")
-    one.policy_gate = journal.facts(f"{one.number}/policy-gate")
-    one.ppm_gate = journal.facts(f"{one.number}/ppm-gate")
+        state.solutions, state.pairs = curated["to_train_on"], curated.get("pairs")
+        state.suspects = len(curated.get("suspects", ()))
+        state.unreliable = len(curated.get("unreliable", ()))
+    state.ppm = manifests.result(f"{state.number}/ppm")
+    state.policy_gate = manifests.result(f"{state.number}/policy-gate")
+    state.ppm_gate = manifests.result(f"{state.number}/ppm-gate")
 
 
-def _measured(one: RoundState, journal: ManifestStore, names: list[str]) -> None:
-    """Fill in what was measured of models that this round made."""
-    held = journal.facts(f"{one.number}/held-out")
-    if held is not None:
-        one.held_out = _figures(held).get("greedy")
-    for at, name in enumerate(names, 1):
-        for kind, found in (("policy", one.policy), ("system", one.system)):
-            facts = journal.facts(f"{one.number}/{kind}-{at}")
-            if facts is not None:
-                found[name] = _figures(facts)
+def _add_measurements(state: RoundState, manifests: ManifestStore, titles: list[str]) -> None:
+    """Add the accuracy of the models that this round trained."""
+    held_out = manifests.result(f"{state.number}/held-out")
+    if held_out is not None:
+        state.held_out = _accuracy_by_strategy(held_out).get("greedy")
+    for at, title in enumerate(titles, 1):
+        for kind, accuracy in (("policy", state.policy), ("system", state.system)):
+            result = manifests.result(f"{state.number}/{kind}-{at}")
+            if result is not None:
+                accuracy[title] = _accuracy_by_strategy(result)
 
 
-def _figures(facts: Facts) -> dict[str, Facts]:
-    """By strategy the figures that are shown."""
+def _accuracy_by_strategy(result: StageResult) -> dict[str, dict[str, Any]]:
+    """By strategy: "share" of right answers, its "interval_95", number of "graded" answers, and
+    mean sampled "tokens" per problem."""
     return {
         row["strategy"]: {
             "share": row["accuracy"],
@@ -131,241 +136,264 @@ def _figures(facts: Facts) -> dict[str, Facts]:
             "graded": row["graded"],
             "tokens": row["cost"].get("sampled_tokens", 0) / max(row["problems"], 1),
         }
-        for row in facts["strategies"]
+        for row in result["strategies"]
     }
 
 
 TITLE = "Evolution"
 PAPER = "rStar-Math, arXiv:2501.04519"
-LEVELS = ("GSM-level", "MATH-level", "Olympiad-level", "all")
-SOLVED = (
+PAPER_LEVELS = ("GSM-level", "MATH-level", "Olympiad-level", "all")
+PAPER_SOLVED = (
     ("round 1", "96.61 %", "67.36 %", "20.99 %", "60.17 %"),
     ("round 2", "97.88 %", "67.40 %", "56.04 %", "66.60 %"),
     ("round 3", "98.15 %", "88.69 %", "62.16 %", "77.86 %"),
     ("round 4", "98.15 %", "94.53 %", "80.58 %", "90.25 %"),
 )
-"""Share of the training problems solved, as published: no benchmark, so it is here."""
+"""Share of the training problems solved, by round and `PAPER_LEVELS` (the paper's table 2)."""
+PAPER_BENCHMARKS = ("math500", "gsm8k", "aime24", "college_math")
+"""Benchmarks of the paper's tables 3, 4 and 6 that the report shows."""
 
 
-def write_summary(journal: ManifestStore) -> list[Path]:
-    """Write `report.md`, `report.html` and `report.json` into the folder of an evolution; their
-    paths. The same journal gives the same bytes."""
-    blocks = list(document(journal))
-    written = [journal.path(f"report.{kind}") for kind in ("md", "html", "json")]
-    write_text(written[0], to_markdown(TITLE, blocks))
-    css = (files("rstar_math.evaluation") / "page.css").read_text(encoding="utf-8")
-    own = (files("rstar_math.evaluation") / "report.css").read_text(encoding="utf-8")
-    write_text(written[1], to_html(TITLE, blocks, css + own + STYLE, POLICY))
-    import json
+def write_summary(manifests: ManifestStore) -> list[Path]:
+    """Write `report.md`, `report.html` and `report.json` into the folder; their paths.
 
-    write_text(written[2], [json.dumps(outcome(journal), ensure_ascii=False, indent=1) + "\n"])
-    return written
-
-
-def outcome(journal: ManifestStore) -> dict[str, Any]:
-    """The figures of all rounds so far: per round what was solved, learned, decided and measured,
-    with the models in use after it."""
-    found = evolution_state(journal)
-    written = journal.facts("0/synthesis")
-    more = {} if written is None else {"synthesis": written["counts"]}
-    return {"complete": found.complete, "rounds": [one.as_json() for one in found.rounds], **more}
+    The same manifests give the same bytes.
+    """
+    blocks = list(report_blocks(manifests))
+    paths = [manifests.path(f"report.{suffix}") for suffix in ("md", "html", "json")]
+    write_text(paths[0], to_markdown(TITLE, blocks))
+    folder = files("rstar_math.evaluation")
+    css = (folder / "page.css").read_text(encoding="utf-8")
+    css += (folder / "report.css").read_text(encoding="utf-8")
+    write_text(paths[1], to_html(TITLE, blocks, css + STYLE, POLICY))
+    summary = json.dumps(summary_json(manifests), ensure_ascii=False, indent=1)
+    write_text(paths[2], [summary + "\n"])
+    return paths
 
 
-def document(journal: ManifestStore) -> Iterator[Block]:
-    """The report's parts in their order."""
-    recipe = validate_recipe(journal.recipe(), str(journal.folder))
-    found = evolution_state(journal)
-    yield Paragraph(_opening(recipe, found))
-    yield from _problems(journal.facts("0/problems"))
-    yield from _synthesis(journal.facts("0/synthesis"))
-    yield from _searches(found)
-    yield from _policies(recipe, found)
-    yield from _preferences(found)
-    yield from _systems(recipe, found)
-    yield from _costs(journal)
+def summary_json(manifests: ManifestStore) -> dict[str, Any]:
+    """The results of all rounds so far, as JSON; see `RoundState`."""
+    state = evolution_state(manifests)
+    synthesis = manifests.result("0/synthesis")
+    return {
+        "complete": state.complete,
+        "rounds": [asdict(rnd) for rnd in state.rounds],
+        **({} if synthesis is None else {"synthesis": synthesis["counts"]}),
+    }
 
 
-def _opening(recipe: Recipe, found: EvolutionState) -> str:
-    done = sum(one.done for one in found.rounds[1:])
-    state = "all are done" if found.complete else f"{done} are done so far"
+def report_blocks(manifests: ManifestStore) -> Iterator[Block]:
+    """The blocks of the report, in their order."""
+    recipe = validate_recipe(manifests.recipe(), str(manifests.folder))
+    state = evolution_state(manifests)
+    yield Paragraph(_introduction(recipe, state))
+    yield from _problems_section(manifests.result("0/problems"))
+    yield from _synthesis_section(manifests.result("0/synthesis"))
+    yield from _search_section(state)
+    yield from _policy_section(recipe, state)
+    yield from _ppm_section(state)
+    yield from _system_section(recipe, state)
+    yield from _cost_section(manifests)
+
+
+def _introduction(recipe: Recipe, state: EvolutionState) -> str:
+    done = sum(rnd.done for rnd in state.rounds[1:])
+    progress = "all are complete" if state.complete else f"{done} are complete so far"
     return (
-        f"{len(recipe.rounds)} rounds from the base {recipe.base_model}: {state}. Intervals are at "
-        "95 %. Theirs are the paper's figures for a 7B policy and other problems: compare trends, "
-        "not values."
+        f"{len(recipe.rounds)} rounds from the base model {recipe.base_model}: {progress}. "
+        "Intervals are 95 % confidence intervals. The paper's figures are for a 7B policy and "
+        "other problems: compare trends, not values."
     )
 
 
-def _problems(facts: Facts | None) -> Iterator[Block]:
-    """Where the problems came from, and what was left out."""
-    if facts is None:
+def _problems_section(result: StageResult | None) -> Iterator[Block]:
+    """Number of problems, and what was excluded and why."""
+    if result is None:
         return
     yield Heading("Problems")
-    rows = [[name, str(count)] for name, count in facts["counts"].items()]
+    rows = [[name, str(count)] for name, count in result["counts"].items()]
     yield Table(["problems", "number"], rows)
     overlaps = [
-        [name, str(sum(n for kind, n in kinds.items() if kind != "template"))]
-        for name, kinds in facts["overlaps"].items()
+        [title, str(sum(n for kind, n in kinds.items() if kind != "template"))]
+        for title, kinds in result["overlaps"].items()
     ]
     if overlaps:
-        yield Paragraph("Left out because a set that is measured on asks the same:")
-        yield Table(["set", "problems"], overlaps)
+        yield Paragraph("Excluded because they also occur in a benchmark:")
+        yield Table(["benchmark", "problems"], overlaps)
         examples = [
-            [e["problem"], f"{e['set']}: {e['item']}", e["kind"]] for e in facts["examples"]
+            [example["problem"], f"{example['set']}: {example['item']}", example["kind"]]
+            for example in result["examples"]
         ]
-        yield Table(["left out", "because of", "how"], examples, words=3, folded="Examples")
+        yield Table(["excluded", "overlaps with", "by"], examples, words=3, folded="Examples")
 
 
-def _synthesis(facts: Facts | None) -> Iterator[Block]:
-    """What became of the problems that a model wrote."""
-    if facts is None:
+def _synthesis_section(result: StageResult | None) -> Iterator[Block]:
+    """Number of drafts kept and rejected, with examples."""
+    if result is None:
         return
     yield Heading("New problems written by a model")
-    yield Table(["drafts", "number"], [[name, str(n)] for name, n in facts["counts"].items()])
-    if facts["examples"]:
-        rows = [[e["why"], e["draft"], e["because"]] for e in facts["examples"]]
-        yield Table(["left out", "draft", "because of"], rows, words=3, folded="Examples")
+    yield Table(["drafts", "number"], [[name, str(n)] for name, n in result["counts"].items()])
+    if result["examples"]:
+        rows = [
+            [example["why"], example["draft"], example["because"]] for example in result["examples"]
+        ]
+        yield Table(["rejected as", "draft", "because of"], rows, words=3, folded="Examples")
 
 
-def _searches(found: EvolutionState) -> Iterator[Block]:
-    """Solved share by level and round (the paper's table 2)."""
-    rounds = [one for one in found.rounds[1:] if one.searched]
-    if not rounds:
+def _search_section(state: EvolutionState) -> Iterator[Block]:
+    """Share of problems solved by level and round (the paper's table 2), and the data kept."""
+    searched = [rnd for rnd in state.rounds[1:] if rnd.searched]
+    if not searched:
         return
     yield Heading("Problems solved in search")
-    levels = list(dict.fromkeys(level for one in rounds for level in one.by_level))
+    levels = list(dict.fromkeys(level for rnd in searched for level in rnd.by_level))
     rows: list[list[Cell]] = []
-    for one in rounds:
-        shares = [_share(*one.by_level.get(level, (0, 0))[::-1]) for level in levels]
-        rows.append([f"round {one.number}", *shares, _share(one.solved, one.searched)])
-    yield Table(["ours", *levels, "all"], rows)
-    told = [one for one in rounds if one.by_success]
-    if told:
-        names = list(told[0].by_success)
-        counts = [[f"round {n.number}", *(str(n.by_success[name]) for name in names)] for n in told]
+    for rnd in searched:
+        counts = [rnd.by_level.get(level, (0, 0)) for level in levels]
+        shares = [_share(solved, total) for total, solved in counts]
+        rows.append([f"round {rnd.number}", *shares, _share(rnd.solved, rnd.searched)])
+    yield Table(["this run", *levels, "all"], rows)
+    with_difficulty = [rnd for rnd in searched if rnd.by_success]
+    if with_difficulty:
+        labels = list(with_difficulty[0].by_success)
         yield Paragraph(
-            "The problems by how likely the policy of the round is to come to their reference, "
-            "reckoned from the trees of the first search: easy from 75 %, medium from 25 %."
+            "Problems by the probability that the round's policy reaches the reference answer, "
+            "estimated from the trees of the first search: easy from 75 %, medium from 25 %."
         )
-        yield Table(["ours, problems", *names], counts)
-    yield Table(["theirs, Table 2", *LEVELS], SOLVED, folded="The paper's table 2")
-    kept = [
-        [f"round {n.number}", *map(str, (n.solutions, n.pairs or 0, n.suspects, n.unreliable))]
-        for n in found.rounds[1:]
-        if n.solutions is not None
-    ]
+        yield Table(
+            ["this run, problems", *labels],
+            [
+                [f"round {rnd.number}", *(str(rnd.by_success[name]) for name in labels)]
+                for rnd in with_difficulty
+            ],
+        )
+    yield Table(["paper, Table 2", *PAPER_LEVELS], PAPER_SOLVED, folded="The paper's table 2")
     columns = ["kept for training", "solutions", "pairs", "probably mislabelled"]
-    if any(one.unreliable for one in found.rounds):
+    if any(rnd.unreliable for rnd in state.rounds):
         columns.append("synthetic, mostly contradicted")
+    kept = [
+        [
+            f"round {rnd.number}",
+            *map(str, (rnd.solutions, rnd.pairs or 0, rnd.suspects, rnd.unreliable)),
+        ]
+        for rnd in state.rounds[1:]
+        if rnd.solutions is not None
+    ]
     yield Table(columns, [row[: len(columns)] for row in kept])
 
 
-def _policies(recipe: Recipe, found: EvolutionState) -> Iterator[Block]:
-    """Policy pass@1 by round (the paper's table 3), and what the gate said."""
+def _policy_section(recipe: Recipe, state: EvolutionState) -> Iterator[Block]:
+    """Pass@1 of the policy by round (the paper's table 3), and the gate's decisions."""
     yield Heading("Policy alone")
-    names = unique_titles(recipe.evaluation.benchmarks)
+    titles = unique_titles(recipe.evaluation.benchmarks)
     rows: list[list[Cell]] = []
-    for one in found.rounds:
-        measured = [_shown(one.policy.get(name, {}).get("greedy")) for name in names]
-        rows.append([_round(one.number), _shown(one.held_out), *measured, _gate(one.policy_gate)])
-    yield Table(["ours, greedy", "held out", *names, "put to use"], rows)
-    yield _theirs("Table 3", ["math500", "gsm8k", "aime24", "college_math"])
+    for rnd in state.rounds:
+        accuracy = [_accuracy_cell(rnd.policy.get(title, {}).get("greedy")) for title in titles]
+        name = f"round {rnd.number}" if rnd.number else "base, few-shot"
+        rows.append([name, _accuracy_cell(rnd.held_out), *accuracy, _gate_cell(rnd.policy_gate)])
+    yield Table(["this run, greedy", "held out", *titles, "promoted"], rows)
+    yield _paper_table("Table 3")
 
 
-def _preferences(found: EvolutionState) -> Iterator[Block]:
-    """Preference models (the paper's table 4), and what the gate said."""
-    rounds = [one for one in found.rounds if one.ppm_gate is not None]
-    if not rounds:
-        return
-    yield Heading("Preference model")
+def _ppm_section(state: EvolutionState) -> Iterator[Block]:
+    """Preference models by round (the paper's table 4), and the gate's decisions."""
     rows: list[list[Cell]] = []
-    for one in rounds:
-        gate, held = one.ppm_gate or {}, (one.ppm or {}).get("held_out", {})
-        shares, fixed = gate["shares"], gate.get("fixed_policy", {})
+    for rnd in state.rounds:
+        if rnd.ppm_gate is None:
+            continue
+        shares, fixed = rnd.ppm_gate["shares"], rnd.ppm_gate.get("fixed_policy", {})
         rows.append(
             [
-                f"round {one.number}",
-                percent(held.get("accuracy")),
+                f"round {rnd.number}",
+                percent((rnd.ppm or {}).get("held_out", {}).get("accuracy")),
                 *[percent(shares[name]) for name in ("majority", "weighted", "best", "oracle")],
                 percent(fixed.get("weighted")),
-                _gate(gate),
+                _gate_cell(rnd.ppm_gate),
             ]
         )
-    header = ["ours", "pairs ranked right", "majority", "weighted vote", "best of all"]
-    header += ["any sample right", "first policy, weighted", "put to use"]
+    if not rows:
+        return
+    yield Heading("Preference model")
     yield Paragraph(
-        "Choosing among the same samples of held-out problems, and pairs of held-out problems "
-        "ranked. The last but one holds the policy fixed, as the paper's table 4 does."
+        "Pairs of held-out problems ranked right, and accuracy of four ways to choose among the "
+        "same samples of held-out problems. The column for the first policy keeps the policy "
+        "fixed, as the paper's table 4 does."
     )
+    header = ["this run", "pairs ranked right", "majority", "weighted vote", "best of N"]
+    header += ["any sample right", "first policy, weighted", "promoted"]
     yield Table(header, rows)
-    yield _theirs("Table 4", ["math500", "gsm8k", "aime24", "college_math"])
+    yield _paper_table("Table 4")
 
 
-def _systems(recipe: Recipe, found: EvolutionState) -> Iterator[Block]:
+def _system_section(recipe: Recipe, state: EvolutionState) -> Iterator[Block]:
     """Policy and preference model together, by round (the paper's table 6)."""
+    titles = unique_titles(recipe.evaluation.benchmarks)
     rows: list[list[Cell]] = []
-    names = unique_titles(recipe.evaluation.benchmarks)
-    for one in found.rounds:
-        strategies = list(dict.fromkeys(s for name in names for s in one.system.get(name, {})))
+    for rnd in state.rounds:
+        by_title = [rnd.system.get(title, {}) for title in titles]
+        strategies = list(dict.fromkeys(name for accuracy in by_title for name in accuracy))
         for strategy in strategies:
-            cells = [one.system.get(name, {}).get(strategy) for name in names]
-            tokens = [cell["tokens"] for cell in cells if cell]
-            spent = f"{sum(tokens) / len(tokens):.0f}" if tokens else "-"
-            rows.append([f"round {one.number}", strategy, *map(_shown, cells), spent])
+            accuracy = [by_strategy.get(strategy) for by_strategy in by_title]
+            tokens = [cell["tokens"] for cell in accuracy if cell]
+            mean_tokens = f"{sum(tokens) / len(tokens):.0f}" if tokens else "-"
+            cells = map(_accuracy_cell, accuracy)
+            rows.append([f"round {rnd.number}", strategy, *cells, mean_tokens])
     if rows:
         yield Heading("Policy and preference model together")
-        yield Table(["ours", "strategy", *names, "tokens a problem"], rows, words=2)
-        yield _theirs("Table 6", ["math500", "gsm8k", "aime24", "college_math"])
+        yield Table(["this run", "strategy", *titles, "tokens per problem"], rows, words=2)
+        yield _paper_table("Table 6")
 
 
-def _costs(journal: ManifestStore) -> Iterator[Block]:
-    """What each stage took."""
+def _cost_section(manifests: ManifestStore) -> Iterator[Block]:
+    """Hours, calls and tokens of each stage."""
     rows: list[list[Cell]] = []
-    for manifest in journal.manifests():
+    for manifest in manifests.all():
         if manifest["stage"].endswith(f"/{ROUND}"):
             continue
-        made, facts = manifest["made"], manifest["found"]
-        cost = facts.get("cost", {})
+        made, cost = manifest["made"], manifest["found"].get("cost", {})
         hours = (made["ended"] - made["began"]) / 3600
         tokens = f"{cost['sampled_tokens']:.0f}" if cost.get("sampled_tokens") else ""
         calls = f"{cost['calls']:.0f}" if cost.get("calls") else ""
         rows.append([manifest["stage"], f"{hours:.2f}", calls, tokens, made["version"]])
-    yield Heading("What it took")
+    yield Heading("Cost")
     yield Paragraph(
-        "Hours are of the stage's last sitting; one that was stopped and gone on with took more."
+        "Hours of a stage that was interrupted and resumed count only its last session."
     )
     yield Table(["stage", "hours", "calls", "tokens sampled", "version"], rows)
 
 
-def _theirs(table: str, columns: Sequence[str]) -> Table:
-    """The paper's table, some columns of it."""
+def _paper_table(table: str) -> Table:
+    """A table of the paper, with the columns `PAPER_BENCHMARKS`."""
     rows: dict[str, dict[str, str]] = {}
     for figure in published():
-        if figure.paper == PAPER and figure.table == table and figure.benchmark in columns:
+        is_shown = figure.benchmark in PAPER_BENCHMARKS
+        if figure.paper == PAPER and figure.table == table and is_shown:
             rows.setdefault(figure.row, {})[figure.benchmark] = f"{figure.percent:.1f} %"
-    cells = [[name, *[row.get(column, "-") for column in columns]] for name, row in rows.items()]
-    return Table([f"theirs, {table}", *columns], cells, folded=f"The paper's {table.lower()}")
+    cells = [
+        [name, *[row.get(benchmark, "-") for benchmark in PAPER_BENCHMARKS]]
+        for name, row in rows.items()
+    ]
+    title = f"The paper's {table.lower()}"
+    return Table([f"paper, {table}", *PAPER_BENCHMARKS], cells, folded=title)
 
 
-def _round(number: int) -> str:
-    return f"round {number}" if number else "base, by examples"
+def _share(right: int, total: int) -> str:
+    return f"{100 * right / total:.1f} % of {total}" if total else "-"
 
 
-def _share(right: int, of: int) -> str:
-    return f"{100 * right / of:.1f} % of {of}" if of else "-"
-
-
-def _shown(cell: Facts | None) -> str:
-    """A share with its interval."""
-    if not cell or cell["share"] is None:
+def _accuracy_cell(accuracy: dict[str, Any] | None) -> str:
+    """The accuracy with its interval and the number of graded answers."""
+    if not accuracy or accuracy["share"] is None:
         return "-"
-    low, high = cell["interval_95"]
-    return f"{100 * cell['share']:.1f} % ({100 * low:.0f}–{100 * high:.0f}, {cell['graded']})"
+    low, high = accuracy["interval_95"]
+    share = f"{100 * accuracy['share']:.1f} %"
+    return f"{share} ({100 * low:.0f}–{100 * high:.0f}, {accuracy['graded']})"
 
 
-def _gate(gate: Facts | None) -> str:
-    """What a gate decided."""
-    if gate is None:
+def _gate_cell(decision: StageResult | None) -> str:
+    """A gate's decision with the difference and its interval."""
+    if decision is None:
         return "-"
-    low, high = gate["interval"]
-    points = f"{100 * gate['difference']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
-    return f"{'yes' if gate['promoted'] else 'no'}, {points}"
+    low, high = decision["interval"]
+    points = f"{100 * decision['difference']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+    return f"{'yes' if decision['promoted'] else 'no'}, {points}"

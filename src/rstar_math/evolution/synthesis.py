@@ -1,11 +1,11 @@
-"""New problems in an evolution: a model writes drafts and solves them; the folder resumes after
-any interruption.
+"""New problems for an evolution: a model writes drafts and solves them; resumes after interruption.
 
-Solutions are the chains of the strategy `sc`, read as an evaluation's majority reads them: each
-chain is one vote, equal ones too, and one without an answer is one that does not agree.
+Drafts are solved with the strategy `sc`, and the chains vote by majority as in an evaluation. Each
+chain has one vote, also if two chains are equal. A chain without an answer agrees with none.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,20 @@ from typing import Any
 from rstar_math.config.sections import Config
 from rstar_math.evolution import problem_sets
 from rstar_math.evolution.context import EvolutionContext
-from rstar_math.evolution.manifest import Facts, ManifestStore, digest, file_digest, identity
+from rstar_math.evolution.manifest import (
+    ManifestStore,
+    StageResult,
+    digest,
+    file_digest,
+    model_identity,
+)
 from rstar_math.evolution.progress import NullListener, ProgressListener
 from rstar_math.evolution.recipe import Recipe
 from rstar_math.evolution.stages import (
-    finished_in,
-    of_the_search,
-    run_account,
-    search,
+    finished_problems,
+    reproducible_cost,
+    run_summary,
+    search_problems,
     teacher_config,
 )
 from rstar_math.llm.connect import connect
@@ -54,241 +60,266 @@ DRAFTS, RUN = "drafts.jsonl", "synthetic.rstar"
 
 @dataclass(frozen=True, slots=True)
 class SynthesisJob:
-    """What is asked for, of whom, and what it may not ask again."""
+    """How many problems to write, with which model, and which problems a draft must not repeat."""
 
-    wanted: SynthesisConfig
+    options: SynthesisConfig
     config: Config
-    """Of whoever writes and solves; see `solving`."""
+    """Configuration of the solver that writes and solves drafts; see `majority_config`."""
     seeds: Sequence[Problem]
+    """Problems that the model is shown as examples."""
     known: Sequence[KnownProblems]
-    made_by: dict[str, str] = field(default_factory=dict)
-    """What the model is, as for `searching.search`."""
+    """Drafts that equal one of these are rejected."""
+    digests: dict[str, str] = field(default_factory=dict)
+    """Identifies the model in the run's conditions; see `stages.search_problems`."""
     cluster: str | None = None
-    """Whose workers solve; the drafts are asked for by this process."""
+    """Ray cluster that solves drafts; None for this process, which always writes them."""
 
     @property
     def strategy(self) -> Strategy:
-        """How a draft is solved."""
-        return Strategy("sc", self.wanted.solutions)
+        """The strategy that solves a draft."""
+        return Strategy("sc", self.options.solutions)
 
 
 @dataclass(frozen=True, slots=True)
 class SynthesisListener:
-    """Whom it is told, and who pays."""
+    """Receives progress events, and the number of sampled tokens."""
 
-    watch: ProgressListener = field(default_factory=NullListener)
+    progress: ProgressListener = field(default_factory=NullListener)
     charge: Callable[[int], None] = lambda tokens: None
-    """Told of sampled tokens; may raise."""
+    """Called with sampled tokens; what it raises ends the synthesis."""
     stage: str = "synthesis"
 
 
 @dataclass(frozen=True, slots=True)
 class Synthesis:
-    """What became of the drafts; each is kept or counted by one reason."""
+    """The outcome of a synthesis: each draft is kept, or counted under one reason."""
 
     kept: list[Synthetic]
     counts: dict[str, int]
-    """Drafts asked for, left out by reason, and kept; they add up."""
+    """Number of drafts requested ("asked for"), rejected by reason, and "kept". The first is the
+    sum of the others."""
     examples: list[dict[str, str]]
-    """Some that were left out: "why", "draft", "because"."""
+    """Some rejected drafts: "why", "draft", "because"."""
     overlaps: dict[str, int]
-    """Drafts that are known problems, by the set that asks the same."""
-    facts: Facts
-    """Cost without the clock, failures by reason, a hash of the solutions."""
+    """Number of drafts that repeat a known problem, by problem set."""
+    run: dict[str, Any]
+    """Cost, failures by reason, and digest of the solutions; see `stages.run_summary`."""
 
     def as_json(self) -> dict[str, Any]:
-        """All of it but the problems, under plain names."""
-        shown = {name: getattr(self, name) for name in ("counts", "overlaps", "examples")}
-        return {**shown, **self.facts}
+        """Everything except the problems."""
+        return {
+            "counts": self.counts,
+            "overlaps": self.overlaps,
+            "examples": self.examples,
+            **self.run,
+        }
 
     def write(self, path: Path) -> None:
-        """Write the problems with their provenance, whole or not at all."""
-        extra = {one.problem.id: {"provenance": one.provenance()} for one in self.kept}
-        write_problems(path, [one.problem for one in self.kept], extra)
+        """Write the kept problems with their provenance, atomically."""
+        provenance = {
+            synthetic.problem.id: {"provenance": synthetic.provenance()} for synthetic in self.kept
+        }
+        write_problems(path, [synthetic.problem for synthetic in self.kept], provenance)
 
 
-def solving(config: Config) -> Config:
-    """A configuration with the options that the count of agreeing solutions goes by: all chains
-    are sampled, none is scored, and each is a vote."""
-    options = {"token_budget": None, "confidence": None, "scorer": "none", "ppm": None}
-    options["answer"] = "majority"
-    return config.model_copy(update={"search": config.search.model_copy(update=options)})
+def majority_config(config: Config) -> Config:
+    """A copy of the configuration in which all chains are sampled, none is scored, and each has
+    one vote."""
+    search = config.search.model_copy(
+        update={
+            "token_budget": None,
+            "confidence": None,
+            "scorer": "none",
+            "ppm": None,
+            "answer": "majority",
+        }
+    )
+    return config.model_copy(update={"search": search})
 
 
 async def synthesize(
-    order: SynthesisJob, folder: Path, look: SynthesisListener | None = None
+    job: SynthesisJob, folder: Path, listener: SynthesisListener | None = None
 ) -> Synthesis:
-    """Write drafts, tell them apart, solve them, keep those on which enough solutions agree; or do
-    what is left of it in `folder`. The same answers of the model give the same problems.
+    """Write drafts, filter and solve them, and keep those on which enough solutions agree.
 
-    Raises `ConfigError` where the folder was begun otherwise, and any `RstarError`; the same call
-    goes on.
+    Work that `folder` already holds is not repeated. The same model outputs give the same
+    problems. Raises `ConfigError` if the folder was started with other options, and any
+    `RstarError`. After an error or a cancellation the same call resumes.
     """
-    look, wanted = look or SynthesisListener(), order.wanted
-    require_seeds(order.seeds, wanted)
-    out = Rejections()
-    with DraftFile.open(folder / DRAFTS, _conditions(order)) as file:
-        await _write(order, file, look)
-        written = file.first(wanted.requests)
-        look.watch.begin(look.stage, "tell drafts apart", None, 0)
-        fresh = filter_drafts(written, wanted, order.known, out)
-        facts: Facts = {"cost": {}, "failures": {}, "digest": None}
-        found: dict[str, tuple[Agreement, bool]] = {}
-        if fresh.problems:
-            await _solve(order, folder / RUN, fresh, look)
-            facts = run_account(folder / RUN)
-            found = _agreements(folder / RUN, order)
-    kept = accept_by_agreement(fresh, found, wanted, out)
-    facts["cost"] = _sum([facts["cost"], *(one.cost for one in written)])
-    asked = {"asked for": wanted.most}
-    overlaps: dict[str, int] = {}
-    for match in fresh.matches:
-        overlaps[match.evaluation] = overlaps.get(match.evaluation, 0) + 1
-    counts = {**asked, **out.counts, "kept": len(kept)}
-    return Synthesis(kept, counts, out.examples, overlaps, facts)
+    listener = listener or SynthesisListener()
+    options = job.options
+    require_seeds(job.seeds, options)
+    rejections = Rejections()
+    run: StageResult = {"cost": {}, "failures": {}, "digest": None}
+    agreements: dict[str, tuple[Agreement, bool]] = {}
+    with DraftFile.open(folder / DRAFTS, _draft_conditions(job)) as file:
+        await _write_missing_drafts(job, file, listener)
+        responses = file.first(options.requests)
+        listener.progress.begin(listener.stage, "filter drafts", None, 0)
+        drafts = filter_drafts(responses, options, job.known, rejections)
+        if drafts.problems:
+            await _solve_drafts(job, folder / RUN, drafts, listener)
+            run = run_summary(folder / RUN)
+            agreements = _read_agreements(folder / RUN, job)
+    kept = accept_by_agreement(drafts, agreements, options, rejections)
+    costs = [run["cost"], *(response.cost for response in responses)]
+    run["cost"] = reproducible_cost(Cost.total(Cost(**cost) for cost in costs))
+    return Synthesis(
+        kept=kept,
+        counts={"asked for": options.most, **rejections.counts, "kept": len(kept)},
+        examples=rejections.examples,
+        overlaps=dict(Counter(match.evaluation for match in drafts.matches)),
+        run=run,
+    )
 
 
-def _conditions(order: SynthesisJob) -> dict[str, Any]:
-    """What drafts depend on, but for how many requests there are."""
-    shaping = order.wanted.model_dump(exclude={"requests", "solutions", "min_agreement"})
-    asked = [[problem.id, problem.question.text] for problem in order.seeds]
+def _draft_conditions(job: SynthesisJob) -> dict[str, Any]:
+    """Everything that drafts depend on, except the number of requests."""
+    options = job.options.model_dump(exclude={"requests", "solutions", "min_agreement"})
+    seeds = [[problem.id, problem.question.text] for problem in job.seeds]
     return {
-        **shaping,
-        "model": order.made_by.get("model.name"),
-        "seed problems": digest(asked),
+        **options,
+        "model": job.digests.get("model.name"),
+        "seed problems": digest(seeds),
         "prompt": digest(synthesis_prompt([])),
     }
 
 
-async def _write(order: SynthesisJob, file: DraftFile, look: SynthesisListener) -> None:
-    """Ask for the drafts that are not there."""
-    wanted, model = order.wanted, order.config.model
-    done = len(file.first(wanted.requests))
-    if done == wanted.requests:
+async def _write_missing_drafts(
+    job: SynthesisJob, file: DraftFile, listener: SynthesisListener
+) -> None:
+    """Request the drafts that the file lacks."""
+    options, model = job.options, job.config.model
+    done = len(file.first(options.requests))
+    if done == options.requests:
         return
-    look.watch.begin(f"{look.stage}-drafts", "write new problems", wanted.requests, done)
-    most = model.in_flight * order.config.servers_of_policy
-    width = max(1, most // wanted.per_request) if model.embedded else most
+    stage = f"{listener.stage}-drafts"
+    listener.progress.begin(stage, "write new problems", options.requests, done)
+    in_flight = model.in_flight * job.config.servers_of_policy
+    if model.embedded:  # it counts samples, not requests
+        in_flight = max(1, in_flight // options.per_request)
 
-    def on_written(written: DraftResponse) -> None:
-        name = Question(f"{SYNTHETIC}/request-{written.request}", "")
-        readable = any(text is not None and read_draft(text) for text in written.texts)
-        tokens = int(written.cost.get("sampled_tokens", 0))
-        look.watch.advance(Problem(name, None, SYNTHETIC), solved=readable, tokens=tokens)
-        look.charge(tokens)
+    def on_written(response: DraftResponse) -> None:
+        question = Question(f"{SYNTHETIC}/request-{response.request}", "")
+        readable = any(text is not None and read_draft(text) for text in response.texts)
+        tokens = int(response.cost.get("sampled_tokens", 0))
+        problem = Problem(question, None, SYNTHETIC)
+        listener.progress.advance(problem, solved=readable, tokens=tokens)
+        listener.charge(tokens)
 
-    connection = await connect(model, order.config.servers)
+    connection = await connect(model, job.config.servers)
     try:
         file.require_model(connection.name)
         await write_drafts(
             connection,
-            order.seeds,
-            wanted,
+            job.seeds,
+            options,
             file,
             model=connection.name,
-            width=width,
+            width=in_flight,
             on_written=on_written,
         )
     finally:
         await connection.aclose()
 
 
-async def _solve(order: SynthesisJob, run: Path, fresh: NewDrafts, look: SynthesisListener) -> None:
-    """Solve the drafts that are not solved."""
-    strategy, wanted = order.strategy, order.wanted
-    done = {problem.id for problem in fresh.problems} & finished_in(run, strategy)
-    what = f"solve them {wanted.solutions} times"
-    look.watch.begin(look.stage, what, len(fresh.problems), len(done))
+async def _solve_drafts(
+    job: SynthesisJob, run: Path, drafts: NewDrafts, listener: SynthesisListener
+) -> None:
+    """Solve the drafts that the run lacks."""
+    options = job.options
+    done = {problem.id for problem in drafts.problems} & finished_problems(run, job.strategy)
+    description = f"solve them {options.solutions} times"
+    listener.progress.begin(listener.stage, description, len(drafts.problems), len(done))
 
     def on_done(problem: Problem, packed: PackedResult) -> None:
-        agreed, _ = _agreed(packed.result, wanted)
+        agreed, _ = _agreement_of(packed.result, options)
         tokens = packed.result.cost.sampled_tokens
-        kept = agreed.reference(wanted.min_agreement) is not None
-        look.watch.advance(problem, solved=kept, tokens=tokens)
-        look.charge(tokens)
+        kept = agreed.reference(options.min_agreement) is not None
+        listener.progress.advance(problem, solved=kept, tokens=tokens)
+        listener.charge(tokens)
 
-    await search(
+    await search_problems(
         run,
-        fresh.problems,
-        [strategy],
-        order.config,
-        made_by=order.made_by,
+        drafts.problems,
+        [job.strategy],
+        job.config,
+        digests=job.digests,
         on_done=on_done,
-        cluster=order.cluster,
+        cluster=job.cluster,
     )
 
 
-def _agreements(run: Path, order: SynthesisJob) -> dict[str, tuple[Agreement, bool]]:
-    """By problem what its solutions agree on, and whether the solver could be asked."""
+def _read_agreements(run: Path, job: SynthesisJob) -> dict[str, tuple[Agreement, bool]]:
+    """See `_agreement_of`, by problem id."""
     with RunStore.read(run) as store:
-        results = store.results(order.strategy.name)
-        return {result.problem: _agreed(result, order.wanted) for result in results}
+        results = store.results(job.strategy.name)
+        return {result.problem: _agreement_of(result, job.options) for result in results}
 
 
-def _agreed(result: Result, wanted: SynthesisConfig) -> tuple[Agreement, bool]:
-    """The same of one problem."""
-    found = agreement(result.choice.votes, wanted.solutions)
-    asked = bool(result.failures.keys() - set(PATH_ERRORS.values())) or not result.failures
-    return found, asked
-
-
-def _sum(costs: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Costs without the clock, added up."""
-    whole = Cost.total(Cost(**dict(cost)) for cost in costs)  # type: ignore[arg-type]
-    return of_the_search(whole)
+def _agreement_of(result: Result, options: SynthesisConfig) -> tuple[Agreement, bool]:
+    """What the solutions of a draft agree on, and whether the solver answered any request."""
+    agreed = agreement(result.choice.votes, options.solutions)
+    reached = bool(result.failures.keys() - set(PATH_ERRORS.values())) or not result.failures
+    return agreed, reached
 
 
 STAGE = "0/synthesis"
 
 
-async def draft(context: EvolutionContext) -> Facts:
-    """Have new problems written and solved, or what is left of them; counts, and what was left out
-    and why. They are in `problem_sets.SYNTHETIC` from then on."""
-    recipe, journal = context.recipe, context.journal
-    order = _order(recipe, journal, context.cluster)
+async def run_synthesis_stage(context: EvolutionContext) -> StageResult:
+    """Run or resume the synthesis of an evolution; counts, and examples of rejected drafts.
+
+    The problems are written to `problem_sets.SYNTHETIC`.
+    """
+    recipe, manifests = context.recipe, context.manifests
+    job = _synthesis_job(recipe, manifests, context.cluster)
     inputs = {
-        "made_by": order.made_by,
-        "synthesis": order.wanted.model_dump(mode="json"),
+        "made_by": job.digests,
+        "synthesis": job.options.model_dump(mode="json"),
         "templates": recipe.problems.exclude_templates,
-        "search": order.config.search.model_dump(
+        "search": job.config.search.model_dump(
             mode="json", exclude={"ppm", *SPEED_ONLY_OPTIONS["search"]}
         ),
-        "problems": (journal.facts("0/problems") or {})["files"],
+        "problems": (manifests.result("0/problems") or {})["files"],
     }
 
-    async def work() -> Facts:
-        look = SynthesisListener(context.watch, context.budget.charge, STAGE)
-        found = await synthesize(order, journal.path("round-0"), look)
-        path = journal.path("round-0", problem_sets.SYNTHETIC)
-        found.write(path)
-        return {**found.as_json(), "file": file_digest(path)}
+    async def work() -> StageResult:
+        listener = SynthesisListener(context.listener, context.budget.charge, STAGE)
+        synthesis = await synthesize(job, manifests.path("round-0"), listener)
+        path = manifests.path("round-0", problem_sets.SYNTHETIC)
+        synthesis.write(path)
+        return {**synthesis.as_json(), "file": file_digest(path)}
 
-    return await context.stage(STAGE, inputs, work)
+    return await context.run_stage(STAGE, inputs, work)
 
 
-def _order(recipe: Recipe, journal: ManifestStore, cluster: str | None) -> SynthesisJob:
-    """What the recipe asks for: the problems to learn from are the pattern; those held out and
-    those that are measured on are asked by nobody."""
-    model = recipe.writer
+def _synthesis_job(recipe: Recipe, manifests: ManifestStore, cluster: str | None) -> SynthesisJob:
+    """The synthesis that a recipe asks for.
+
+    The training problems are the examples. Drafts must not repeat training, held-out or benchmark
+    problems.
+    """
+    model = recipe.synthesis_model
     assert model is not None
     strict = Rule(templates=recipe.problems.exclude_templates)
-    names = problem_sets.unique_titles(recipe.evaluation.benchmarks)
-    files = [problem_sets.evaluation_file(at) for at in range(1, len(names) + 1)]
-    sets = {
-        name: problem_sets.problems_in(journal, file)
-        for name, file in zip(names, files, strict=True)
+    benchmarks = {
+        title: problem_sets.read_problem_file(manifests, problem_sets.benchmark_file(number))
+        for number, title in enumerate(problem_sets.unique_titles(recipe.evaluation.benchmarks), 1)
     }
-    held_out = {"held out": problem_sets.problems_in(journal, problem_sets.HELD_OUT)}
-    seeds = problem_sets.problems_in(journal, problem_sets.TRAIN)
+    held_out = {"held out": problem_sets.read_problem_file(manifests, problem_sets.HELD_OUT)}
+    seeds = problem_sets.read_problem_file(manifests, problem_sets.TRAIN)
     return SynthesisJob(
-        wanted=SynthesisConfig(**recipe.synthesis.model_dump(exclude={"model"})),
-        config=solving(teacher_config(recipe, model, seed=derive(recipe.search.seed, STAGE))),
+        options=SynthesisConfig(**recipe.synthesis.model_dump(exclude={"model"})),
+        config=majority_config(
+            teacher_config(recipe, model, seed=derive(recipe.search.seed, STAGE))
+        ),
         seeds=seeds,
         known=(
-            KnownProblems("in a set that is measured on", sets, strict),
+            KnownProblems("in a set that is measured on", benchmarks, strict),
             KnownProblems("a held-out problem", held_out, strict),
             KnownProblems("a problem to learn from", {"to learn from": seeds}),
         ),
-        made_by={"model.name": identity(model.name, model.url), "search.ppm": "none"},
+        digests={"model.name": model_identity(model.name, model.url), "search.ppm": "none"},
         cluster=cluster,
     )

@@ -143,13 +143,13 @@ def test_an_evolution_goes_on_from_what_is_shipped_and_says_which(tmp_path: Path
     recipe = load_recipe(str(source))
     run = tmp_path / "run"
     asyncio.run(evolve(recipe, run))
-    with ManifestStore.read(run) as journal:
-        found = evolution_state(journal)
+    with ManifestStore.read(run) as manifests:
+        found = evolution_state(manifests)
         assert found.complete
         first = found.rounds[1]
         assert first.searched == 6
         assert first.solved >= 1, "the shipped policy solves easy stories, asked by its own prompt"
         assert read_notes(run / "round-1" / "policy")["base"] == str(trained_folder())
         with bundled_adapter("policy") as (_, mark):
-            inputs = {one["stage"]: one["inputs"] for one in journal.manifests()}
+            inputs = {one["stage"]: one["inputs"] for one in manifests.all()}
             assert inputs["1/policy"]["from"] == f"base trained {mark}"

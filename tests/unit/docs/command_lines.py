@@ -15,7 +15,7 @@ from typing import Any
 from docs.reference.commands import commands
 from rstar_math.config import load_config, presets
 from rstar_math.errors import RstarError
-from rstar_math.evolution.recipe import load_recipe, recipes
+from rstar_math.evolution.recipe import load_recipe, recipe_names
 from rstar_math.search.strategies import parse_strategies
 
 _ASSIGNMENT = re.compile(r"[A-Z_]+=")
@@ -79,8 +79,8 @@ def faults(words: list[str], *, whole: bool = True) -> list[str]:
         ]
         found += [f"rstar {verb} needs {p.metavar or p.name}" for p in needed]
     if verb == "evolve" and placed:
-        found += _tried(lambda: load_recipe(placed[0], ())) if placed[0] in recipes() else []
-        if placed[0] not in recipes() and not placed[0].isupper() and "." not in placed[0]:
+        found += _tried(lambda: load_recipe(placed[0], ())) if placed[0] in recipe_names() else []
+        if placed[0] not in recipe_names() and not placed[0].isupper() and "." not in placed[0]:
             found.append(f"there is no recipe {placed[0]!r}")
     return found
 
@@ -138,7 +138,7 @@ def _read_setting(verb: str, words: list[str], setting: str) -> None:
     if setting.isupper() or setting.endswith("=VALUE"):
         return
     if verb == "evolve":
-        load_recipe(words[1] if words[1] in recipes() else "laptop", [setting])
+        load_recipe(words[1] if words[1] in recipe_names() else "laptop", [setting])
     elif verb == "curate":
         curation_config([setting])
     elif verb.startswith("train"):

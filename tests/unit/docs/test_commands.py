@@ -9,7 +9,7 @@ import pytest
 
 from docs.reference.commands import commands
 from rstar_math.config import presets
-from rstar_math.evolution.recipe import recipes
+from rstar_math.evolution.recipe import recipe_names
 from tests.unit.docs.command_lines import all_options, benchmark_faults, command_lines, faults
 from tests.unit.docs.pages import ROOT, WRITTEN, blocks, name, spans, text
 
@@ -95,7 +95,7 @@ def test_every_command_preset_and_recipe_is_in_the_documentation() -> None:
     ]
     shown = {" ".join(words[: len(verb.split())]) for words in lines for verb in commands()}
     assert set(commands()) - shown <= {"demo"}  # `make demo`
-    assert [one for one in (*presets(), *recipes()) if f"`{one}`" not in whole] == []
+    assert [one for one in (*presets(), *recipe_names()) if f"`{one}`" not in whole] == []
 
 
 @pytest.mark.parametrize(

@@ -8,87 +8,87 @@ from typing import Any
 import pytest
 
 from rstar_math.errors import ConfigError, InputError, StoreError
-from rstar_math.evolution.manifest import Facts, ManifestStore, digest
+from rstar_math.evolution.manifest import ManifestStore, StageResult, digest
 from rstar_math.files import write_json
 
 RECIPE: dict[str, Any] = {"base": "local", "rounds": [{"rollouts": 4}]}
 
 
 def do(
-    journal: ManifestStore, name: str, inputs: dict[str, Any], found: Facts, log: list[str]
-) -> Facts:
-    async def work() -> Facts:
+    manifests: ManifestStore, name: str, inputs: dict[str, Any], found: StageResult, log: list[str]
+) -> StageResult:
+    async def work() -> StageResult:
         log.append(name)
         return found
 
-    return asyncio.run(journal.run_stage(name, inputs, work))
+    return asyncio.run(manifests.run_stage(name, inputs, work))
 
 
 def test_a_stage_is_done_once_also_by_a_later_process(tmp_path: Path) -> None:
     log: list[str] = []
     for _ in range(2):
-        with ManifestStore.open(tmp_path / "run", RECIPE) as journal:
-            assert do(journal, "1/search", {"seed": 1}, {"solved": 3}, log) == {"solved": 3}
+        with ManifestStore.open(tmp_path / "run", RECIPE) as manifests:
+            assert do(manifests, "1/search", {"seed": 1}, {"solved": 3}, log) == {"solved": 3}
     assert log == ["1/search"]
-    assert ManifestStore.read(tmp_path / "run").facts("1/search") == {"solved": 3}
-    assert ManifestStore.read(tmp_path / "run").facts("1/curate") is None
+    assert ManifestStore.read(tmp_path / "run").result("1/search") == {"solved": 3}
+    assert ManifestStore.read(tmp_path / "run").result("1/curate") is None
 
 
 def test_a_stage_that_fails_leaves_nothing_and_is_done_again(tmp_path: Path) -> None:
-    async def fails() -> Facts:
+    async def fails() -> StageResult:
         raise StoreError("no room")
 
-    with ManifestStore.open(tmp_path / "run", RECIPE) as journal:
+    with ManifestStore.open(tmp_path / "run", RECIPE) as manifests:
         with pytest.raises(StoreError):
-            asyncio.run(journal.run_stage("1/search", {}, fails))
-        assert journal.facts("1/search") is None
+            asyncio.run(manifests.run_stage("1/search", {}, fails))
+        assert manifests.result("1/search") is None
         log: list[str] = []
-        do(journal, "1/search", {}, {}, log)
+        do(manifests, "1/search", {}, {}, log)
         assert log == ["1/search"]
 
 
 def test_other_inputs_are_refused_and_named(tmp_path: Path) -> None:
-    with ManifestStore.open(tmp_path / "run", RECIPE) as journal:
-        do(journal, "1/search", {"search": {"seed": 1}}, {}, [])
-        with pytest.raises(ConfigError, match=r"search\.seed was 1 and now is 2"):
-            do(journal, "1/search", {"search": {"seed": 2}}, {}, [])
+    with ManifestStore.open(tmp_path / "run", RECIPE) as manifests:
+        do(manifests, "1/search", {"search": {"seed": 1}}, {}, [])
+        with pytest.raises(ConfigError, match=r"search\.seed was 1"):
+            do(manifests, "1/search", {"search": {"seed": 2}}, {}, [])
 
 
 def test_what_only_changes_the_pace_is_no_other_input(tmp_path: Path) -> None:
-    with ManifestStore.open(tmp_path / "run", RECIPE) as journal:
+    with ManifestStore.open(tmp_path / "run", RECIPE) as manifests:
         do(
-            journal,
+            manifests,
             "1/search",
             {"search": {"seed": 1, "parallel_problems": None}},
             {"solved": 3},
             [],
         )
         slow = {"search": {"seed": 1, "parallel_problems": 3}}
-        assert do(journal, "1/search", slow, {}, []) == {"solved": 3}
+        assert do(manifests, "1/search", slow, {}, []) == {"solved": 3}
 
 
 def test_rounds_may_be_added_and_nothing_else_changed(tmp_path: Path) -> None:
     more = {**RECIPE, "rounds": [*RECIPE["rounds"], {"rollouts": 16}]}
     with ManifestStore.open(tmp_path / "run", RECIPE):
         pass
-    with ManifestStore.open(tmp_path / "run", more) as journal:
-        assert len(journal.recipe()["rounds"]) == 2
-    with pytest.raises(ConfigError, match=r"rounds was .* and now is"):
+    with ManifestStore.open(tmp_path / "run", more) as manifests:
+        assert len(manifests.recipe()["rounds"]) == 2
+    with pytest.raises(ConfigError, match=r"rounds was"):
         ManifestStore.open(tmp_path / "run", RECIPE)
-    with pytest.raises(ConfigError, match=r'base was "local" and now is "tiny"'):
+    with pytest.raises(ConfigError, match=r'base was "local"'):
         ManifestStore.open(tmp_path / "run", {**more, "base": "tiny"})
     changed = {**more, "rounds": [{"rollouts": 5}, {"rollouts": 16}]}
-    with pytest.raises(ConfigError, match=r"rounds\.1\.rollouts was 4 and now is 5"):
+    with pytest.raises(ConfigError, match=r"rounds\.1\.rollouts was 4"):
         ManifestStore.open(tmp_path / "run", changed)
 
 
 def test_options_that_a_later_version_added_are_no_change(tmp_path: Path) -> None:
     later = {**RECIPE, "rounds": [{"rollouts": 4, "tempo": 1}], "servers": {}}
-    with ManifestStore.open(tmp_path / "run", RECIPE) as journal:
-        do(journal, "1/search", {"search": {"seed": 1}}, {}, [])
-    with ManifestStore.open(tmp_path / "run", later) as journal:
+    with ManifestStore.open(tmp_path / "run", RECIPE) as manifests:
+        do(manifests, "1/search", {"search": {"seed": 1}}, {}, [])
+    with ManifestStore.open(tmp_path / "run", later) as manifests:
         log: list[str] = []
-        do(journal, "1/search", {"search": {"seed": 1, "new": 0}, "more": 1}, {}, log)
+        do(manifests, "1/search", {"search": {"seed": 1, "new": 0}, "more": 1}, {}, log)
         assert log == []
 
 
@@ -96,7 +96,7 @@ def test_new_problems_cannot_be_asked_for_in_the_middle(tmp_path: Path) -> None:
     off, on = ({**RECIPE, "synthesis": {"requests": n}} for n in (0, 5))
     with ManifestStore.open(tmp_path / "run", off):
         pass
-    with pytest.raises(ConfigError, match=r"synthesis\.requests was 0 and now is 5"):
+    with pytest.raises(ConfigError, match=r"synthesis\.requests was 0"):
         ManifestStore.open(tmp_path / "run", on)
 
 
@@ -111,7 +111,7 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.tex").write_text("mine")
-    with pytest.raises(InputError, match="holds something else"):
+    with pytest.raises(InputError, match="other files"):
         ManifestStore.open(tmp_path / "run", RECIPE)
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.tex"]
 
@@ -121,8 +121,8 @@ def test_a_beginning_that_was_cut_short_is_begun_again(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / ".lock").touch()
     (folder / ".recipe.json.0123abcd.part").write_text("{")
-    with ManifestStore.open(folder, RECIPE) as journal:
-        assert journal.recipe() == RECIPE
+    with ManifestStore.open(folder, RECIPE) as manifests:
+        assert manifests.recipe() == RECIPE
 
 
 def test_a_model_that_moved_is_the_same_model(tmp_path: Path) -> None:
@@ -134,30 +134,30 @@ def test_a_model_that_moved_is_the_same_model(tmp_path: Path) -> None:
         pass
     with ManifestStore.open(tmp_path / "run", asking("http://elsewhere:8000/v1")):
         pass
-    with pytest.raises(ConfigError, match=r'model\.is was "served" and now is "m.gguf"'):
+    with pytest.raises(ConfigError, match=r'model\.is was "served"'):
         ManifestStore.open(tmp_path / "run", asking("m.gguf"))
-    with pytest.raises(ConfigError, match=r'model\.name was null and now is "qwen"'):
+    with pytest.raises(ConfigError, match=r"model\.name was null"):
         ManifestStore.open(tmp_path / "run", asking("http://a:8000/v1", "qwen"))
 
 
 @pytest.mark.parametrize("text", ["[]", '"recipe"', "{}", '{"recipe": 3}'])
 def test_a_recipe_of_something_else_is_a_sentence(tmp_path: Path, text: str) -> None:
     (tmp_path / "recipe.json").write_text(text)
-    with pytest.raises(StoreError, match=r"recipe\.json is none of rstar-math's"):
+    with pytest.raises(StoreError, match="not written by rstar-math"):
         ManifestStore.open(tmp_path, RECIPE)
 
 
 def test_looking_at_what_is_none(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is no evolution; begin one with: rstar evolve"):
+    with pytest.raises(InputError, match="rstar evolve"):
         ManifestStore.read(tmp_path)
 
 
 def test_a_damaged_manifest_is_a_sentence(tmp_path: Path) -> None:
-    with ManifestStore.open(tmp_path / "run", RECIPE) as journal:
-        do(journal, "1/search", {}, {}, [])
+    with ManifestStore.open(tmp_path / "run", RECIPE) as manifests:
+        do(manifests, "1/search", {}, {}, [])
         (tmp_path / "run" / "round-1" / "search.stage.json").write_text("{")
         with pytest.raises(StoreError, match="is damaged"):
-            journal.facts("1/search")
+            manifests.result("1/search")
 
 
 def test_another_format_is_refused(tmp_path: Path) -> None:
