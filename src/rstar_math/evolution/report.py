@@ -150,6 +150,14 @@ PAPER_SOLVED = (
     ("round 4", "98.15 %", "94.53 %", "80.58 %", "90.25 %"),
 )
 """Share of the training problems solved, by round and `PAPER_LEVELS` (the paper's table 2)."""
+_COUNT_LABELS = {
+    "the same as another": "duplicates",
+    "the same with other answers": "duplicates with different answers",
+    "in a set that is measured on": "in a benchmark",
+    "beyond the limit": "beyond problems.limit",
+    "to learn from": "for training",
+}
+"""Labels of stored counts; the others are shown as they are stored."""
 PAPER_BENCHMARKS = ("math500", "gsm8k", "aime24", "college_math")
 """Benchmarks of the paper's tables 3, 4 and 6 that the report shows."""
 
@@ -211,7 +219,8 @@ def _problems_section(result: StageResult | None) -> Iterator[Block]:
     if result is None:
         return
     yield Heading("Problems")
-    rows = [[name, str(count)] for name, count in result["counts"].items()]
+    counts = result["counts"].items()
+    rows = [[_COUNT_LABELS.get(name, name), str(count)] for name, count in counts]
     yield Table(["problems", "number"], rows)
     overlaps = [
         [title, str(sum(n for kind, n in kinds.items() if kind != "template"))]
