@@ -168,7 +168,7 @@ def _training(recipe: Recipe, base: str, rows: Sequence[SftRow]) -> tuple[float,
     some = (list(rows) * (1 + _STEPS) * batch)[: (1 + _STEPS) * batch]
     with tempfile.TemporaryDirectory(prefix="rstar-pilot-") as folder:
         out = Path(folder) / "policy"
-        train_policy(some, base, out, settings, say=lambda line: moments.append(monotonic()))
+        train_policy(some, base, out, settings, log=lambda line: moments.append(monotonic()))
     seconds = max(moments[-1] - moments[0], 1e-9)
     return length, _STEPS * batch * length / seconds
 

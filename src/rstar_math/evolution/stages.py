@@ -314,9 +314,9 @@ def train_round_policy(
         return _report(out)
     sft = recipe.sft.model_copy(update={"mode": recipe.policy.mode})
     if recipe.launcher:
-        run_launcher(recipe.launcher, ["policy", str(data), "--base", base], out, sft, say=say)
+        run_launcher(recipe.launcher, ["policy", str(data), "--base", base], out, sft, log=say)
     else:
-        train_policy(read_rows(data, SftRow), base, out, sft, say=say)
+        train_policy(read_rows(data, SftRow), base, out, sft, log=say)
     return _report(out)
 
 
@@ -338,13 +338,13 @@ def train_round_ppm(
     if recipe.launcher and not recipe.ppm_probe:
         training = ["ppm", str(data), "--base", policy.folder]
         training += ["--objective", preference.objective]
-        run_launcher(recipe.launcher, training, out, preference, say=say)
+        run_launcher(recipe.launcher, training, out, preference, log=say)
         return _report(out)
     rows = read_rows(data, PreferenceRow)
     if recipe.ppm_probe:
-        train_probe(rows, policy.folder, out, recipe.probe.model_copy(update=mode), say=say)
+        train_probe(rows, policy.folder, out, recipe.probe.model_copy(update=mode), log=say)
     else:
-        train_preference(rows, policy.folder, out, preference, say=say)
+        train_preference(rows, policy.folder, out, preference, log=say)
     return _report(out)
 
 
@@ -394,8 +394,13 @@ def base_of(journal: ManifestStore, recipe: Recipe) -> str:
                 solutions_in(journal)[:_SHOWN], FORMATS[recipe.curation.format]
             )
             texts += [row.completion for row in rows]
-        sizes: dict[str, Any] = {"size": 64, "layers": 2, "spread": 0.1, "vocabulary": _VOCABULARY}
-        save_tiny_policy(folder, **sizes, texts=texts, copying=_COPYING)
+        sizes: dict[str, Any] = {
+            "size": 64,
+            "layers": 2,
+            "weight_std": 0.1,
+            "vocabulary": _VOCABULARY,
+        }
+        save_tiny_policy(folder, **sizes, texts=texts, copying_steps=_COPYING)
     return str(folder)
 
 

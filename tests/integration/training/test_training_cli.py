@@ -174,6 +174,6 @@ def test_a_training_that_cannot_fit_is_refused_before_weights_are_read(
     monkeypatch.setattr(memory, "free_memory", lambda: (10**9, "memory"))
     monkeypatch.setattr(trainer, "load_policy", lambda *args, **kwargs: pytest.fail("loaded"))
     args = ["train", "policy", str(tmp_path), "--base", policy, "--out", str(tmp_path / "out")]
-    with pytest.raises(TrainingError, match="free memory"):
+    with pytest.raises(TrainingError, match="memory is free"):
         CliRunner().invoke(app, args, catch_exceptions=False)
     assert not (tmp_path / "out").exists()
