@@ -216,12 +216,12 @@ class PromptGroup:
     """Tokens of each token tree."""
     parents: list[list[int]]
     """Per token: the index of its parent in the tree, -1 for a first token."""
-    ends: list[list[int]]
-    """(tree, token index) of the last tokens, at which values are read."""
+    positions: list[list[int]]
+    """(tree, token) indices at which values are read: the last token of each text."""
     pairs: list[list[int]]
-    """(chosen, rejected) as indices into `ends`."""
+    """(chosen, rejected) as indices into `positions`."""
     targets: list[float]
-    """Per end: the outcome, 0 or 1, or the Q value, in [-1, 1]. Empty for pairs."""
+    """Per position: the outcome, 0 or 1, or the Q value, in [-1, 1]. Empty for pairs."""
     weights: list[float]
     """Loss weight per pair or target."""
 
@@ -283,28 +283,28 @@ def _texts(row: ScorerRow) -> list[str]:
 
 def _make_group(problem: str, rows: Sequence[_EncodedRow], *, shared: bool) -> PromptGroup:
     trees = [TokenTree()]
-    ends: list[list[int]] = []
+    positions: list[list[int]] = []
     pairs, targets, weights = [], [], []
-    end_of: dict[tuple[int, ...], int] = {}
+    position_of: dict[tuple[int, ...], int] = {}
     for row, sequences in rows:
         for sequence in sequences:
-            if shared and isinstance(row, PreferenceRow) and sequence in end_of:
+            if shared and isinstance(row, PreferenceRow) and sequence in position_of:
                 continue
-            if not shared and ends:
+            if not shared and positions:
                 trees.append(TokenTree())
-            end_of[sequence] = len(ends)
-            ends.append([len(trees) - 1, trees[-1].add(sequence)[-1]])
+            position_of[sequence] = len(positions)
+            positions.append([len(trees) - 1, trees[-1].add(sequence)[-1]])
             if isinstance(row, OutcomeRow | ValueRow):
                 targets.append(float(row.label) if isinstance(row, OutcomeRow) else row.value)
                 weights.append(1.0)
         if isinstance(row, PreferenceRow):
-            pairs.append([end_of[sequence] for sequence in sequences])
+            pairs.append([position_of[sequence] for sequence in sequences])
             weights.append(row.weight)
     return PromptGroup(
         problem=problem,
         tokens=[tree.tokens for tree in trees],
         parents=[tree.parents for tree in trees],
-        ends=ends,
+        positions=positions,
         pairs=pairs,
         targets=targets,
         weights=weights,
@@ -314,22 +314,23 @@ def _make_group(problem: str, rows: Sequence[_EncodedRow], *, shared: bool) -> P
 def collate(groups: Iterable[PromptGroup | Mapping[str, Any]], pad: int) -> dict[str, Any]:
     """Model inputs of a batch of groups.
 
-    Adds `ends` (N, 2) as (row, token), `pairs` (M, 2) as indices into `ends`, `targets` (N or 0)
-    and `weights` (M or N).
+    Besides the inputs of the model: `positions` (N, 2) as (row, token), `pairs` (M, 2) as indices
+    into `positions`, `targets` (N or 0) and `weights` (M or N).
     """
     import torch
 
     rows: list[Row] = []
-    ends: list[tuple[int, int]] = []
+    positions: list[tuple[int, int]] = []
     pairs: list[tuple[int, int]] = []
     targets: list[float] = []
     weights: list[float] = []
     for group in groups:
         fields = asdict(group) if isinstance(group, PromptGroup) else group
         pairs += [
-            (chosen + len(ends), rejected + len(ends)) for chosen, rejected in fields["pairs"]
+            (chosen + len(positions), rejected + len(positions))
+            for chosen, rejected in fields["pairs"]
         ]
-        ends += [(row + len(rows), index) for row, index in fields["ends"]]
+        positions += [(row + len(rows), index) for row, index in fields["positions"]]
         rows += [
             Row(tokens, parents, token_depths(parents))
             for tokens, parents in zip(fields["tokens"], fields["parents"], strict=True)
@@ -338,7 +339,7 @@ def collate(groups: Iterable[PromptGroup | Mapping[str, Any]], pad: int) -> dict
         weights += fields["weights"]
     return {
         **batch(rows, pad),
-        "ends": torch.tensor(ends, dtype=torch.long).reshape(-1, 2),
+        "positions": torch.tensor(positions, dtype=torch.long).reshape(-1, 2),
         "pairs": torch.tensor(pairs, dtype=torch.long).reshape(-1, 2),
         "targets": torch.tensor(targets, dtype=torch.float),
         "weights": torch.tensor(weights, dtype=torch.float),

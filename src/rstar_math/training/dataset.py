@@ -132,8 +132,8 @@ def write_folder(
 ) -> dict[str, Any]:
     """Write a folder of training data and return its manifest. An older one is replaced.
 
-    Raises `InputError` if the folder holds other files, `StoreError` if it cannot be written (an
-    older folder is then unchanged), and `MissingDependencyError` for Parquet without pyarrow.
+    Raises `InputError` if the folder holds other files, and `MissingDependencyError` for Parquet
+    without pyarrow. Raises `StoreError` if it cannot be written; an older folder is then unchanged.
     """
     target = target.resolve()
     _check_replaceable(target)

@@ -2,8 +2,8 @@
 (arXiv:2501.04519, section 3.3), with a Bradley-Terry loss.
 
 By option it trains the paper's two baselines: an outcome reward model (ORM) and a model of Q values
-(PQM). TRL's trainer is changed in two places: the loss weights pairs and does not depend on how
-examples are batched, and prefixes that a node's pairs share are computed once.
+(PQM). TRL's trainer is changed in two places. The loss weights pairs and does not depend on how
+examples are batched. Prefixes that a node's pairs share are computed once.
 """
 
 from collections.abc import Callable, Sequence
@@ -64,9 +64,9 @@ OBJECTIVE_ROWS = {"ppm": PreferenceRow, "orm": OutcomeRow, "pqm": ValueRow}
 
 
 def loss_sum(scores: Any, inputs: dict[str, Any], objective: str) -> Any:
-    """The weighted sum of a batch's losses, given the raw scores (N,) at its ends.
+    """The weighted sum of a batch's losses, given the raw scores (N,) at its positions.
 
-    With v = tanh(score), the loss of one pair or end is:
+    With v = tanh(score), the loss of one pair or position is:
 
     - ppm: Bradley-Terry, -log sigmoid(v_chosen - v_rejected) (rStar-Math, equation 4)
     - orm: cross-entropy of the outcome, with P(right) = (1 + v) / 2 = sigmoid(2 score)
@@ -88,7 +88,7 @@ def loss_sum(scores: Any, inputs: dict[str, Any], objective: str) -> Any:
 
 
 def raw_scores(model: Any, inputs: dict[str, Any], head: Any) -> Any:
-    """The outputs of the value head at the ends of a batch, (N,).
+    """The outputs of the value head at the positions of a batch, (N,).
 
     A hook captures them during a forward pass of the whole model, so multi-GPU wrappers see an
     ordinary forward pass.
@@ -100,8 +100,8 @@ def raw_scores(model: Any, inputs: dict[str, Any], head: Any) -> Any:
         model(**{name: inputs[name] for name in names}, use_cache=False)
     finally:
         handle.remove()
-    ends = inputs["ends"]
-    return captured[-1].squeeze(-1)[ends[:, 0], ends[:, 1]]
+    positions = inputs["positions"]
+    return captured[-1].squeeze(-1)[positions[:, 0], positions[:, 1]]
 
 
 def train_preference(
@@ -357,7 +357,7 @@ def _trainer_class(objective: str) -> Any:
 def predict_values(
     model: Any, pad: int, groups: Sequence[PromptGroup], tokens: int = 4096
 ) -> list[list[float]]:
-    """The model's values, in [-1, 1], at the ends of each group.
+    """The model's values, in [-1, 1], at the positions of each group.
 
     A batch has at most `tokens` tokens with padding, or one group.
     """
@@ -375,18 +375,18 @@ def predict_values(
 
 
 def split_by_group(values: list[float], groups: Sequence[PromptGroup]) -> list[list[float]]:
-    """The values of all ends, in one list per group."""
+    """The values at all positions, in one list per group."""
     by_group: list[list[float]] = []
     for group in groups:
-        by_group.append(values[: len(group.ends)])
-        values = values[len(group.ends) :]
+        by_group.append(values[: len(group.positions)])
+        values = values[len(group.positions) :]
     return by_group
 
 
 def held_out_metrics(
     groups: Sequence[PromptGroup], values: Sequence[Sequence[float]], objective: str
 ) -> dict[str, Any]:
-    """Metrics of predicted values at the ends of groups, with a calibration table and its error.
+    """Metrics of predicted values on held-out groups, with a calibration table and its error.
 
     Pairs have a ranking accuracy (None without groups), outcomes and Q values a mean squared error
     (0 without groups).

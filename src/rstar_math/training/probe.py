@@ -126,7 +126,7 @@ def _objective(row: ScorerRow) -> str:
 def hidden_states(
     backbone: Any, pad: int, groups: Sequence[PromptGroup], layers: Sequence[int]
 ) -> Any:
-    """The hidden states at all ends of all groups, (N, H x layers), float32 on the CPU."""
+    """The hidden states at all positions of all groups, (N, H x layers), float32 on the CPU."""
     import torch
 
     width = backbone.config.get_text_config().hidden_size * len(layers)
@@ -138,8 +138,10 @@ def hidden_states(
             outputs = backbone(
                 **{name: inputs[name] for name in names}, use_cache=False, output_hidden_states=True
             )
-            ends = inputs["ends"]
-            states.append(hidden_at(outputs, layers)[ends[:, 0], ends[:, 1]].float().cpu())
+            positions = inputs["positions"]
+            states.append(
+                hidden_at(outputs, layers)[positions[:, 0], positions[:, 1]].float().cpu()
+            )
     return torch.cat(states).clone()
 
 
@@ -184,7 +186,7 @@ def fit_head(
 
 
 def _predict_values(head: Any, states: Any, groups: Sequence[PromptGroup]) -> list[list[float]]:
-    """The head's values at the ends of each group."""
+    """The head's values at the positions of each group."""
     import torch
 
     with torch.inference_mode():

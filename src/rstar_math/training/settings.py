@@ -29,8 +29,8 @@ class TrainerSettings(Section):
     lora_rank: int = Field(0, ge=0)
     """Rank of the LoRA adapter. 0: train all weights (paper)."""
     base_dtype: Literal["auto", "bfloat16", "float32"] = "auto"
-    """Type of the frozen base weights under an adapter. auto: bfloat16 if the base is stored in 16
-    bits or quantized, the hardware supports it, and `bf16` is on. Trained weights are always
+    """Type of the frozen base weights under an adapter. auto: bfloat16 if `bf16` is on, the
+    hardware supports it, and the base is stored in 16 bits or quantized. Trained weights are always
     float32."""
     max_grad_norm: float = Field(1.0, gt=0)
     """Maximum gradient norm of an optimizer step; larger gradients are scaled down (transformers'

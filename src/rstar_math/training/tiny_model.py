@@ -108,8 +108,8 @@ def save_tiny_policy(
     """Write the checkpoint of a random Llama to `folder` and return the folder.
 
     `size` is the hidden size, `vocabulary` the maximum number of tokens, learned from `texts`.
-    `weight_std` is the standard deviation of the initial weights: at hidden size 64 a model with
-    0.1 learns at once, with the usual 0.02 it does not. `head_size` is the size of each of the 4
+    `weight_std` is the standard deviation of the initial weights. At hidden size 64 a model with
+    0.1 learns at once; with the usual 0.02 it does not. `head_size` is the size of each of the 4
     attention heads (default: size / 4; vLLM on a CPU requires 32). With `copying_steps` the model
     is pretrained for that many steps to copy numbers. Equal arguments give equal checkpoints.
 

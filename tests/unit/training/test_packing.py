@@ -70,11 +70,11 @@ def test_the_values_of_a_large_tree_are_cut_into_rows_that_a_machine_can_hold() 
     assert sum(group.size for group in groups) < sum(len(r.prompt + r.completion) for r in rows) / 4
     assert sorted(t for group in groups for t in group.targets) == [n / 400 for n in range(400)]
     for group in groups:
-        assert len(group.ends) == len(group.targets) == len(group.weights)
+        assert len(group.positions) == len(group.targets) == len(group.weights)
 
 
 def test_a_prefix_that_two_trees_value_keeps_both_values() -> None:
     rows = [ValueRow(prompt="a", completion="b", problem="p", value=v) for v in (0.5, -0.5)]
     (group,), _ = group_rows(rows, Letters(), max_tokens=9)
     assert (group.size, group.targets) == (2, [0.5, -0.5])
-    assert group.ends[0] == group.ends[1]
+    assert group.positions[0] == group.positions[1]

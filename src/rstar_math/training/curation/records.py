@@ -38,14 +38,15 @@ class CurationConfig(Section):
     """Keep step pairs whose two sides run the same program in different words (paper and code:
     yes). Without them, pairs teach less about wording."""
     require_better_completion: bool = False
-    """Keep a step pair only if the best right completion of the preferred side has a higher mean Q
-    than the worst wrong completion of the other side (rStar-Math's code: yes; paper: silent)."""
+    """Keep a step pair only if the preferred side has the better completion: its best right one
+    must have a higher mean Q than the other side's worst wrong one (rStar-Math's code: yes; paper:
+    no such rule)."""
     nodes: Literal["all", "most-visited"] = "all"
     """Nodes whose children are paired: all, or only those on the most visited path (rStar-Math's
     code has both; paper: all)."""
     final_pairs: int = Field(2, ge=0)
-    """Number of right and of wrong whole solutions per problem that are paired: right ones of the
-    highest mean Q with wrong ones of the lowest. 0: none (paper: 2; its code: none)."""
+    """Number of right and of wrong whole solutions to pair per problem: right ones of the highest
+    mean Q with wrong ones of the lowest. 0: none (paper: 2; its code: none)."""
     noise_min_programs: int = Field(4, ge=2)
     """Minimum number of different programs, all contradicting the reference, before a problem is
     reported as mislabelled (our choice: fewer often share one mistake)."""
