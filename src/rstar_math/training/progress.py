@@ -44,7 +44,7 @@ class Progress:
         self._step_started = 0.0
 
     def begin_step(self, state: Any, processes: int = 1) -> None:
-        """Record the start of a step. `state` is the trainer's `TrainerState`."""
+        """Record the start of a step. `state` is the trainer's state object in transformers."""
         self._state, self._processes, self._examples_in_step = state, processes, 0
         self._step_started = self._clock()
         if self._started is None:
