@@ -41,7 +41,7 @@ from rstar_math.prompts.templates import prompt_text, solution_text
 from rstar_math.search import Tree, grow
 from rstar_math.testing import ToyWorld
 from rstar_math.testing.toy_world import Effect, effect_of
-from rstar_math.training.batches import groups_of
+from rstar_math.training.batches import group_rows
 from rstar_math.training.curation import ALL_DATA, Data, SearchedProblem, curate
 from rstar_math.training.preference import train_preference
 from rstar_math.training.probe import train_probe
@@ -214,7 +214,7 @@ def trained(
     """A scorer that has run so many tokens; how it went."""
     from rstar_math.models.loading import load_tokenizer
 
-    groups, _ = groups_of(rows, load_tokenizer(str(base)), max_tokens=1000)
+    groups, _ = group_rows(rows, load_tokenizer(str(base)), max_tokens=1000)
     each = mean(group.size for group in groups)
     batch = max(1, round(STEP_TOKENS / each))
     settings = PreferenceTraining(

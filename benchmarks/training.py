@@ -77,7 +77,7 @@ def plain(args: argparse.Namespace) -> tuple[float, float]:
     from peft import LoraConfig, get_peft_model
 
     from rstar_math.models.loading import load_policy
-    from rstar_math.training.batches import Shape, cut
+    from rstar_math.training.batches import ExampleShape, split_micro_batches
     from rstar_math.training.sft import encode_solution
     from rstar_math.training.trainer import base_dtype
 
@@ -98,9 +98,9 @@ def plain(args: argparse.Namespace) -> tuple[float, float]:
         examples = [
             encode_solution(tokenizer, made_up(step * args.batch + i)) for i in range(args.batch)
         ]
-        shapes = [Shape(1, len(one["input_ids"])) for one in examples]
+        shapes = [ExampleShape(1, len(one["input_ids"])) for one in examples]
         items = sum(label != -100 for one in examples for label in one["labels"])
-        for part in cut(shapes, settings.limits(args.batch)):
+        for part in split_micro_batches(shapes, settings.limits(args.batch)):
             length = max(shapes[i].tokens for i in part)
             ids = torch.full((len(part), length), tokenizer.pad_token_id)
             labels = torch.full((len(part), length), -100)
@@ -151,9 +151,9 @@ def ours(args: argparse.Namespace) -> tuple[float, float]:
     rows = [made_up(number) for number in range((args.steps + 1) * args.batch)]
     settings = settings_of(args)
     with tempfile.TemporaryDirectory() as folder:
-        sft.train_policy(rows, args.base, Path(folder) / "out", settings, say=_say)
-    examples = sft.fitting_examples(rows, args.base, settings)
-    order = sft.order_of(examples, settings)[args.batch :]
+        sft.train_policy(rows, args.base, Path(folder) / "out", settings, log=_say)
+    examples = sft.encode_solutions(rows, args.base, settings)
+    order = sft.training_order(examples, settings)[args.batch :]
     return rates(sum(len(examples[i]["input_ids"]) for i in order), times[0], times[-1])
 
 

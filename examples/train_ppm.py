@@ -73,7 +73,7 @@ def main(folder: Path) -> None:
     train, unseen = pairs(seed=0, count=40), pairs(seed=1, count=20)
     print(f"{len(train)} pairs to learn from, {len(unseen)} of other problems")
     texts = [row.prompt + row.chosen for row in train]
-    base = save_tiny_policy(folder / "base", size=64, vocabulary=600, spread=0.1, texts=texts)
+    base = save_tiny_policy(folder / "base", size=64, vocabulary=600, weight_std=0.1, texts=texts)
     settings = PreferenceTraining(
         learning_rate=2e-3, epochs=3, batch_size=4, micro_batch_size=4, bf16=False
     )

@@ -206,7 +206,7 @@ def _rows(
     """A file's pairs; of problems that the model has not learned from."""
     from rstar_math.checkpoints.folders import read_notes
     from rstar_math.errors import InputError
-    from rstar_math.training.rows import PreferenceRow, held_out, read_rows
+    from rstar_math.training.rows import PreferenceRow, is_held_out, read_rows
 
     rows = read_rows(path, PreferenceRow)
     if not everything:
@@ -217,7 +217,7 @@ def _rows(
                 f"{checkpoint} does not say which problems it learned from; add --all to rank all "
                 f"pairs of {path}."
             )
-        rows = [r for r in rows if held_out(r.problem, settings["held_out"], settings["seed"])]
+        rows = [r for r in rows if is_held_out(r.problem, settings["held_out"], settings["seed"])]
     if not rows:
         raise InputError(f"No problem of {path} is held out; add --all to rank all pairs.")
     return rows[:limit]

@@ -11,7 +11,7 @@ from rstar_math.cli.options import AsJson, print_json, section_of
 from rstar_math.errors import ConfigError
 
 if TYPE_CHECKING:
-    from rstar_math.training.memory import Plan
+    from rstar_math.training.memory import MemoryPlan
     from rstar_math.training.rows import SftRow
 
 app = typer.Typer(help="Train a policy or a preference model.", no_args_is_help=True)
@@ -75,7 +75,7 @@ def policy(
         _print_plan(plan_policy(rows, base, settings), as_json)
         return
     place = _required(out)
-    _print(train_policy(rows, base, place, settings, say=_say), place, as_json)
+    _print(train_policy(rows, base, place, settings, log=_say), place, as_json)
 
 
 @app.command("ppm")
@@ -108,7 +108,7 @@ def ppm(
     It starts from the round's policy. Ranking accuracy is measured on problems that are held out.
     A training that was stopped goes on when the same command is given again.
     """
-    from rstar_math.training.preference import KINDS, plan_preference, train_preference
+    from rstar_math.training.preference import OBJECTIVE_ROWS, plan_preference, train_preference
     from rstar_math.training.probe import train_probe
     from rstar_math.training.rows import read_rows
     from rstar_math.training.settings import PreferenceTraining, ProbeTraining
@@ -116,12 +116,12 @@ def ppm(
     name = {"ppm": "preference", "orm": "outcome", "pqm": "value"}[objective]
     kind: type[ProbeTraining | PreferenceTraining] = ProbeTraining if probe else PreferenceTraining
     settings = section_of(kind, set_ or (), _EXAMPLE)
-    rows: Any = read_rows(_file(data, name), KINDS[objective])
+    rows: Any = read_rows(_file(data, name), OBJECTIVE_ROWS[objective])
     if isinstance(settings, ProbeTraining):
         if estimate:
             raise ConfigError("There is no estimate for a probe; leave out --estimate.")
         place = _required(out)
-        _print(train_probe(rows, base, place, settings, say=_say), place, as_json)
+        _print(train_probe(rows, base, place, settings, log=_say), place, as_json)
         return
     assert isinstance(settings, PreferenceTraining)
     settings = settings.model_copy(update={"objective": objective})
@@ -129,7 +129,7 @@ def ppm(
         _print_plan(plan_preference(rows, base, settings), as_json)
         return
     place = _required(out)
-    _print(train_preference(rows, base, place, settings, say=_say), place, as_json)
+    _print(train_preference(rows, base, place, settings, log=_say), place, as_json)
 
 
 def _required(out: Path | None) -> Path:
@@ -183,7 +183,7 @@ def _first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _print_plan(made: "Plan", as_json: bool) -> None:
+def _print_plan(made: "MemoryPlan", as_json: bool) -> None:
     """Print what a training needs."""
     if not _first():
         return

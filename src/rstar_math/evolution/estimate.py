@@ -192,7 +192,7 @@ def _time_training(recipe: Recipe, base: str, rows: Sequence[SftRow]) -> tuple[f
             base,
             Path(folder) / "policy",
             settings,
-            say=lambda line: step_ends.append(monotonic()),
+            log=lambda line: step_ends.append(monotonic()),
         )
     seconds = max(step_ends[-1] - step_ends[0], 1e-9)
     return solution_tokens, _TIMED_STEPS * batch_size * solution_tokens / seconds

@@ -53,7 +53,7 @@ _TINY_COPY_STEPS = 250
 """Training steps in which the tiny model learns to copy a number."""
 _ADDRESS_PREFIX = {"transformers": "hf:", "vllm": VLLM}
 R = TypeVar("R", SftRow, PreferenceRow)
-Say = Callable[[str], None]
+LogLine = Callable[[str], None]
 """Receives the log lines of a training."""
 
 
@@ -320,7 +320,7 @@ async def _curate_runs(
 
 
 def train_round_policy(
-    manifests: ManifestStore, recipe: Recipe, number: int, base: str, say: Say
+    manifests: ManifestStore, recipe: Recipe, number: int, base: str, log: LogLine
 ) -> StageResult:
     """Train the policy of round `number` from `base`, unless it is trained; the report."""
     from rstar_math.training.sft import train_policy
@@ -331,14 +331,14 @@ def train_round_policy(
         return _training_report(out)
     sft = recipe.sft.model_copy(update={"mode": recipe.policy.mode})
     if recipe.launcher:
-        run_launcher(recipe.launcher, ["policy", str(data), "--base", base], out, sft, say=say)
+        run_launcher(recipe.launcher, ["policy", str(data), "--base", base], out, sft, log=log)
     else:
-        train_policy(read_rows(data, SftRow), base, out, sft, say=say)
+        train_policy(read_rows(data, SftRow), base, out, sft, log=log)
     return _training_report(out)
 
 
 def train_round_ppm(
-    manifests: ManifestStore, recipe: Recipe, number: int, policy: ModelVersion, say: Say
+    manifests: ManifestStore, recipe: Recipe, number: int, policy: ModelVersion, log: LogLine
 ) -> StageResult | None:
     """Train the preference model of round `number` from `policy`, unless it is trained.
 
@@ -358,13 +358,13 @@ def train_round_ppm(
     if recipe.launcher and not recipe.ppm_probe:
         arguments = ["ppm", str(data), "--base", policy.folder]
         arguments += ["--objective", preference.objective]
-        run_launcher(recipe.launcher, arguments, out, preference, say=say)
+        run_launcher(recipe.launcher, arguments, out, preference, log=log)
         return _training_report(out)
     rows = read_rows(data, PreferenceRow)
     if recipe.ppm_probe:
-        train_probe(rows, policy.folder, out, recipe.probe.model_copy(update=mode), say=say)
+        train_probe(rows, policy.folder, out, recipe.probe.model_copy(update=mode), log=log)
     else:
-        train_preference(rows, policy.folder, out, preference, say=say)
+        train_preference(rows, policy.folder, out, preference, log=log)
     return _training_report(out)
 
 
@@ -423,10 +423,10 @@ def base_checkpoint(manifests: ManifestStore, recipe: Recipe) -> str:
             folder,
             size=64,
             layers=2,
-            spread=0.1,
+            weight_std=0.1,
             vocabulary=_TINY_VOCABULARY,
             texts=texts,
-            copying=_TINY_COPY_STEPS,
+            copying_steps=_TINY_COPY_STEPS,
         )
     return str(folder)
 

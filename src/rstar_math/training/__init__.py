@@ -1,1 +1,1 @@
-"""Training data from trees, and training of policies and preference models."""
+"""Curation of training data from search trees, and training of policies and preference models."""

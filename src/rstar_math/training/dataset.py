@@ -1,10 +1,11 @@
 """Folders of training data, complete or absent, with a dataset card.
 
-    README.md           the card
-    sft.jsonl ...       one file for each kind of data that has rows
-    curation.json       the mark, written last: files and their sizes, counts, options, origin
+    README.md           dataset card
+    sft.jsonl ...       one file per kind of data that has rows
+    curation.json       manifest, written last: files with row counts, report, options, source run
 
-All is written beside its place and moved there at the end. Equal runs and options give equal bytes.
+A folder is written under a temporary name and renamed when complete. Equal runs and options give
+equal bytes.
 """
 
 import hashlib
@@ -23,74 +24,79 @@ from rstar_math.runs.export import Format, cannot_write, read_file, write_rows
 from rstar_math.training.curation.records import Curated, CurationConfig, Data
 from rstar_math.training.rows import ROWS, Row, rows_of
 
-_ABOUT = {
+_DESCRIPTIONS = {
     "sft": "right solutions to imitate: the best of each problem by mean Q (`prompt`, "
-    "`completion`; `outputs` marks what the interpreter wrote, not to be trained on)",
+    "`completion`; `outputs` marks program output, which is not trained on)",
     "preference": "pairs for a preference model: next steps of one node, and whole solutions "
     "(`prompt`, `chosen`, `rejected`, `weight`)",
     "outcome": "whole solutions and whether they are right (`prompt`, `completion`, `label`)",
-    "value": "beginnings of solutions and their Q in [-1, 1] (`prompt`, `completion`, `value`)",
-    "steps": "solutions with a label for each step (`prompt`, `completions`, `labels`, `shares`)",
+    "value": "prefixes of solutions and their Q in [-1, 1] (`prompt`, `completion`, `value`)",
+    "steps": "solutions with a label per step (`prompt`, `completions`, `labels`, `shares`)",
 }
-_WARNING = """\
+_LICENCE_NOTE = """\
 ## Licence
 
-None is given by making this data. The questions and references are those of their sources, and the
-solutions were written by the model named above: the licences of both apply, and some models'
-licences restrict what may be trained on their output. Check them before you publish this data or a
-model trained on it.
+This data comes without a licence of its own. Questions and references belong to their sources, and
+the model named above wrote the solutions. The licences of both apply. Some model licences restrict
+training on model output. Check them before you publish this data or a model trained on it.
 """
 
 
-def card(mark: Mapping[str, Any]) -> str:
-    """The card of a folder whose mark is `mark` (see `folder`)."""
-    files: dict[str, dict[str, Any]] = mark["files"]
+def dataset_card(manifest: Mapping[str, Any]) -> str:
+    """The dataset card (README.md) of a folder with this manifest."""
+    files: dict[str, dict[str, Any]] = manifest["files"]
     by_kind = {entry["data"]: (name, entry["rows"]) for name, entry in files.items()}
     lines = ["---", "license: unknown", "tags: [reasoning, mathematics, rstar-math]", "configs:"]
     for kind, (name, _) in by_kind.items():
         lines += [f"- config_name: {kind}", f"  data_files: {name}"]
-    origin = mark["origin"]
+    origin = manifest["origin"]
     lines += [
         "---",
         "",
         "# Training data from search trees",
         "",
-        f"Made by rstar-math {mark['version']} from the run {_quoted(origin['run'])} (SHA-256 of "
-        f"its content `{origin['digest']}`).",
+        f"Made by rstar-math {manifest['version']} from the run {_escape(origin['run'])} "
+        f"(SHA-256 of its content: `{origin['digest']}`).",
         "",
-        f"Policy: {_quoted(str(origin['conditions'].get('model.name')))}. Problems from: "
-        f"{', '.join(_quoted(source or 'no source named') for source in origin['sources'])}.",
+        f"Policy: {_escape(str(origin['conditions'].get('model.name')))}. Problem sources: "
+        f"{', '.join(_escape(source or 'unnamed') for source in origin['sources'])}.",
         "",
-        "| data | rows | what |",
+        "| data | rows | description |",
         "|---|---|---|",
     ]
     lines += [
-        f"| `{kind}` | {by_kind[kind][1]} | {_ABOUT[kind]} |" for kind in ROWS if kind in by_kind
+        f"| `{kind}` | {by_kind[kind][1]} | {_DESCRIPTIONS[kind]} |"
+        for kind in ROWS
+        if kind in by_kind
     ]
     lines += ["", '    datasets.load_dataset("FOLDER", "sft")', "", "## Kept and dropped", ""]
     lines += ["| what | outcome | count |", "|---|---|---|"]
-    for group, counts in mark["report"].items():
-        named = group.replace("_", " ")
-        lines += [f"| {named} | {reason} | {count} |" for reason, count in counts.items()]
-    lines += ["", *_suspects(mark["suspects"]), "## Options of curation", "", "```json"]
-    lines += [json.dumps(mark["config"], indent=2), "```", "", _WARNING]
+    for group, counts in manifest["report"].items():
+        label = group.replace("_", " ")
+        lines += [f"| {label} | {reason} | {count} |" for reason, count in counts.items()]
+    lines += ["", *_suspect_table(manifest["suspects"]), "## Curation options", "", "```json"]
+    lines += [json.dumps(manifest["config"], indent=2), "```", "", _LICENCE_NOTE]
     return "\n".join(lines)
 
 
-def _suspects(suspects: list[dict[str, Any]]) -> list[str]:
-    """The problems that were left out since their reference is doubted."""
+def _suspect_table(suspects: list[dict[str, Any]]) -> list[str]:
+    """Markdown lines for the problems that were dropped because their reference is suspect."""
     if not suspects:
         return []
     lines = ["## Left out: probably mislabelled", "", "| problem | reference | solutions say |"]
     lines.append("|---|---|---|")
-    for one in suspects:
-        cells = (one["problem"], one["reference"], f"{one['answer']} ({one['share']:.0%})")
-        lines.append("| " + " | ".join(_quoted(str(cell)) for cell in cells) + " |")
+    for suspect in suspects:
+        cells = (
+            suspect["problem"],
+            suspect["reference"],
+            f"{suspect['answer']} ({suspect['share']:.0%})",
+        )
+        lines.append("| " + " | ".join(_escape(str(cell)) for cell in cells) + " |")
     return [*lines, ""]
 
 
-def _quoted(text: str) -> str:
-    """Foreign text for a line of Markdown."""
+def _escape(text: str) -> str:
+    """Untrusted text, escaped for one line of Markdown."""
     for sign in "\\`|<>[]*_":
         text = text.replace(sign, f"\\{sign}")
     return " ".join(text.split())
@@ -98,35 +104,36 @@ def _quoted(text: str) -> str:
 
 MANIFEST_FILE = "curation.json"
 FORMAT = 2
+"""Version of the folder format, stored in the manifest."""
 R = TypeVar("R", bound=Row)
 
 
 @dataclass(frozen=True, slots=True)
 class DatasetSource:
-    """The run that training data was made from."""
+    """The run that training data comes from."""
 
     run: str
-    """Name of its file."""
+    """Name of the run file."""
     digest: str
-    """`RunStore.digest()`."""
+    """SHA-256 of the run's content (`RunStore.digest`)."""
     conditions: dict[str, Any]
-    """What the run's results depend on: the model, the options of the search."""
+    """Options that the run's results depend on, such as the model and the search options."""
     strategies: tuple[str, ...]
 
 
 def write_folder(
     target: Path,
-    found: Curated,
+    curated: Curated,
     origin: DatasetSource,
     config: CurationConfig,
     *,
     data: Collection[Data] = ("sft", "preference"),
     format: Format = "jsonl",
 ) -> dict[str, Any]:
-    """Write a folder of training data and return its mark; one that was there is replaced.
+    """Write a folder of training data and return its manifest. An older one is replaced.
 
-    Raises `InputError` where the folder holds something else, `StoreError` where the disk will not
-    have it (then what was there before is still there), `MissingDependencyError` for Parquet.
+    Raises `InputError` if the folder holds other files, and `MissingDependencyError` for Parquet
+    without pyarrow. Raises `StoreError` if it cannot be written; an older folder is then unchanged.
     """
     target = target.resolve()
     _check_replaceable(target)
@@ -134,46 +141,46 @@ def write_folder(
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        mark = _fill(partial, found, (origin, config), data, format)
-        _move(partial, target)
+        manifest = _write_files(partial, curated, (origin, config), data, format)
+        _replace(partial, target)
     except OSError as error:
         raise cannot_write(target, error) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return mark
+    return manifest
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """What a folder of training data was made from and what is in it.
+    """The manifest of a folder of training data.
 
-    Raises `InputError` where it is none or was not finished, `StoreError` for another version.
+    Raises `InputError` if it is missing or damaged, `StoreError` for another format version.
     """
     try:
-        mark = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+        manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(
-            f"{folder} has no {MANIFEST_FILE}: it is no training data or was not finished; make it "
-            f"with rstar curate RUN --out {folder}."
+            f"{folder} has no {MANIFEST_FILE}: it is not a folder of training data, or it is "
+            f"incomplete; create it with rstar curate RUN --out {folder}."
         ) from None
     except (OSError, ValueError) as error:
-        raise InputError(f"{folder / MANIFEST_FILE} cannot be read ({error}).") from error
-    if not isinstance(mark, dict) or not isinstance(mark.get("files"), dict):
         raise InputError(
-            f"{folder / MANIFEST_FILE} is damaged; make the data again with rstar curate."
-        )
-    if mark.get("format") != FORMAT:
+            f"{folder / MANIFEST_FILE} cannot be read ({error}); run rstar curate again."
+        ) from error
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+        raise InputError(f"{folder / MANIFEST_FILE} is damaged; run rstar curate again.")
+    if manifest.get("format") != FORMAT:
         raise StoreError(
-            f"{folder} is of format {mark.get('format')!r} and this version reads format {FORMAT}; "
-            "make the data again with rstar curate."
+            f"{folder} has format {manifest.get('format')!r}, but this version reads format "
+            f"{FORMAT}; run rstar curate again."
         )
-    return mark
+    return manifest
 
 
 def read_rows(folder: Path, model: type[R]) -> list[R]:
-    """All rows of a kind, for example `read_rows(folder, PreferenceRow)`, each checked.
+    """All rows of one kind, validated, for example `read_rows(folder, PreferenceRow)`.
 
-    Raises `InputError` in one sentence: no such rows, a file cut short, or which line is at fault
-    and why; `StoreError` for data of another version.
+    Raises `InputError` if there are no such rows, a row is invalid or the file is cut short, and
+    `StoreError` for another format version.
     """
     files = {
         entry["data"]: (name, entry["rows"])
@@ -181,84 +188,88 @@ def read_rows(folder: Path, model: type[R]) -> list[R]:
     }
     if model.data not in files:
         raise InputError(
-            f"{folder} has no {model.data} data, only {', '.join(files) or 'none at all'}; make it "
-            f"with rstar curate --data {model.data}, from a run that has some."
+            f"{folder} has no {model.data} data (it has {', '.join(files) or 'none'}); run rstar "
+            f"curate with --data {model.data} on a run that gives such rows."
         )
     name, expected = files[model.data]
     rows = read_file(folder / Path(name).name, model)
     if len(rows) != expected:
         raise InputError(
-            f"{folder / name} holds {len(rows)} rows and was written with {expected}; copy it "
-            "again, or make it again with rstar curate."
+            f"{folder / name} has {len(rows)} rows instead of {expected}; copy it again, or run "
+            "rstar curate again."
         )
     return rows
 
 
-def _fill(
+def _write_files(
     folder: Path,
-    found: Curated,
-    made: tuple[DatasetSource, CurationConfig],
+    curated: Curated,
+    provenance: tuple[DatasetSource, CurationConfig],
     data: Collection[Data],
     format: Format,
 ) -> dict[str, Any]:
-    """Write all files into an empty folder, the mark last."""
-    origin, config = made
+    """Write all files into an empty folder, the manifest last, and return the manifest."""
+    origin, config = provenance
     files: dict[str, dict[str, Any]] = {}
     for kind in ROWS:
         if kind in data:
             path = folder / f"{kind}.{format}"
-            rows = write_rows(path, ROWS[kind], rows_of(found, kind, FORMATS[config.format]))
+            rows = write_rows(path, ROWS[kind], rows_of(curated, kind, FORMATS[config.format]))
             if rows:
-                files[path.name] = {"data": kind, "rows": rows, "sha256": _digest(path)}
+                files[path.name] = {"data": kind, "rows": rows, "sha256": _sha256(path)}
             else:
                 path.unlink()
-    sources = sorted({source or "" for source in found.sources.values()})
-    unreliable = [asdict(one) for one in found.unreliable]
-    mark = {
+    sources = sorted({source or "" for source in curated.sources.values()})
+    unreliable = [asdict(problem) for problem in curated.unreliable]
+    manifest = {
         "format": FORMAT,
         "version": __version__,
         "files": files,
-        "report": found.report.as_json(),
-        "suspects": [asdict(one) for one in found.suspects],
+        "report": curated.report.as_json(),
+        "suspects": [asdict(suspect) for suspect in curated.suspects],
         **({"unreliable": unreliable} if unreliable else {}),
         "config": config.model_dump(mode="json"),
         "origin": {**asdict(origin), "sources": sources},
     }
-    _write(folder / "README.md", card(mark))
-    _write(folder / MANIFEST_FILE, json.dumps(mark, indent=2, ensure_ascii=True) + "\n")
-    return mark
+    _write_text(folder / "README.md", dataset_card(manifest))
+    _write_text(folder / MANIFEST_FILE, json.dumps(manifest, indent=2, ensure_ascii=True) + "\n")
+    return manifest
 
 
-def _write(path: Path, text: str) -> None:
+def _write_text(path: Path, text: str) -> None:
+    """Write a text file and flush it to disk."""
     with path.open("w", encoding="utf-8", errors="replace", newline="\n") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
 
 
-def _digest(path: Path) -> str:
+def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_replaceable(target: Path) -> None:
-    """Refuse a place where something else would be lost."""
+    """Raise `InputError` if replacing `target` would delete anything but training data."""
     if target == Path.cwd() or target in Path.cwd().parents:
-        raise InputError(f"{target} is the folder you are in; give --out one of its own.")
+        raise InputError(
+            f"{target} is the current working directory or one of its parents; give --out "
+            "another folder."
+        )
     if not target.exists():
         return
     if not target.is_dir():
         raise InputError(f"{target} is a file; give --out a folder.")
-    others = {entry.name for entry in target.iterdir()} - _written(target)
+    others = {entry.name for entry in target.iterdir()} - _own_files(target)
     if others:
         raise InputError(
-            f"{target} holds other files ({min(others)}) and would be replaced; give --out a new "
+            f"{target} holds other files ({min(others)}) that would be deleted; give --out a new "
             "folder."
         )
 
 
-def _written(target: Path) -> set[str]:
-    """Names of the files in a folder that a curation wrote; none where its mark is not there."""
+def _own_files(target: Path) -> set[str]:
+    """Names of the files that curation wrote into a folder; empty without a manifest."""
     try:
         files = json.loads((target / MANIFEST_FILE).read_text(encoding="utf-8"))["files"]
         return {"README.md", MANIFEST_FILE, *files}
@@ -266,8 +277,8 @@ def _written(target: Path) -> set[str]:
         return set()
 
 
-def _move(partial: Path, target: Path) -> None:
-    """Put a finished folder into its place, in which an older one may be."""
+def _replace(partial: Path, target: Path) -> None:
+    """Rename a complete folder to `target` and delete the older folder there, if any."""
     old = target.with_name(f".old-{target.name}")
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():

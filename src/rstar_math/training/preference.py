@@ -1,9 +1,9 @@
-"""Training of a scorer on TRL's RewardTrainer: the process preference model (rStar-Math,
-arXiv:2501.04519, section 3.3) and, by a flag, the paper's two comparisons: an outcome model (ORM)
-and a model of Q values (PQM).
+"""Training of a scorer with TRL's RewardTrainer: the process preference model (PPM) of rStar-Math
+(arXiv:2501.04519, section 3.3), with a Bradley-Terry loss.
 
-TRL's trainer is changed in two places: the loss weights pairs and does not depend on how examples
-fall into batches, and what the sides of a node's pairs have in common is computed once.
+By option it trains the paper's two baselines: an outcome reward model (ORM) and a model of Q values
+(PQM). TRL's trainer is changed in two places. The loss weights pairs and does not depend on how
+examples are batched. Prefixes that a node's pairs share are computed once.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,275 +19,303 @@ from rstar_math.models.loading import (
     value_from_score,
 )
 from rstar_math.training.batches import (
-    Group,
-    Judged,
-    Shape,
+    ExampleShape,
+    PromptGroup,
+    ScorerRow,
+    batch_groups,
     calibration,
     calibration_error,
     collate,
-    groups_of,
-    in_batches,
-    in_micro_batches,
+    collate_step,
+    group_rows,
     length_bucketed_order,
+    micro_batch_trainer,
     pair_calibration,
     ranking_accuracy,
-    step_tokens,
 )
-from rstar_math.training.memory import Plan, plan, require_memory
-from rstar_math.training.progress import Progress, watching
+from rstar_math.training.memory import MemoryPlan, plan_memory, require_memory
+from rstar_math.training.progress import Progress, progress_callback
 from rstar_math.training.rows import (
     OutcomeRow,
     PreferenceRow,
     ValueRow,
     fingerprint,
-    held_out,
+    is_held_out,
     render_rows,
 )
 from rstar_math.training.settings import PreferenceTraining, ProbeTraining
-from rstar_math.training.sft import lora_config, share_inputs
+from rstar_math.training.sft import lora_config, set_lora_input_casting
 from rstar_math.training.trainer import (
-    CompletionCallback,
     MemoryTrimCallback,
-    arguments,
     base_dtype,
-    finish,
+    completion_callback,
     on_gpu,
     require_training,
-    run,
+    run_trainer,
+    save_trained_model,
     set_malloc_limits,
     suppress_warnings,
+    trainer_arguments,
     training_folder,
 )
 
-KINDS = {"ppm": PreferenceRow, "orm": OutcomeRow, "pqm": ValueRow}
-"""What each objective learns from."""
+OBJECTIVE_ROWS = {"ppm": PreferenceRow, "orm": OutcomeRow, "pqm": ValueRow}
+"""The kind of row that each objective trains on."""
 
 
-def loss_sum(raw: Any, inputs: dict[str, Any], objective: str) -> Any:
-    """The weighted sum of a batch's losses, given the raw scores at its ends.
+def loss_sum(scores: Any, inputs: dict[str, Any], objective: str) -> Any:
+    """The weighted sum of a batch's losses, given the raw scores (N,) at its positions.
 
-    ppm: -log sigmoid(v+ - v-), v = tanh(raw), times the pair's weight (the paper's equation 4).
-    orm: cross-entropy of the outcome, P(right) = (1 + v) / 2 = sigmoid(2 raw). pqm: (v - Q)^2.
+    With v = tanh(score), the loss of one pair or position is:
+
+    - ppm: Bradley-Terry, -log sigmoid(v_chosen - v_rejected) (rStar-Math, equation 4)
+    - orm: cross-entropy of the outcome, with P(right) = (1 + v) / 2 = sigmoid(2 score)
+    - pqm: (v - Q)^2
     """
     from torch.nn import functional
 
     if objective == "ppm":
-        values = value_from_score(raw)
+        values = value_from_score(scores)
         margin = values[inputs["pairs"][:, 0]] - values[inputs["pairs"][:, 1]]
-        each = -functional.logsigmoid(margin)
+        losses = -functional.logsigmoid(margin)
     elif objective == "orm":
-        each = functional.binary_cross_entropy_with_logits(
-            2 * raw.float(), inputs["targets"], reduction="none"
+        losses = functional.binary_cross_entropy_with_logits(
+            2 * scores.float(), inputs["targets"], reduction="none"
         )
     else:
-        each = (value_from_score(raw) - inputs["targets"]) ** 2
-    return (each * inputs["weights"]).sum()
+        losses = (value_from_score(scores) - inputs["targets"]) ** 2
+    return (losses * inputs["weights"]).sum()
 
 
 def raw_scores(model: Any, inputs: dict[str, Any], head: Any) -> Any:
-    """The head's outputs at the ends of a batch, (N,). They are caught on their way through the
-    whole model, so that wrappers for many GPUs see an ordinary forward pass."""
-    caught: list[Any] = []
-    handle = head.register_forward_hook(lambda _module, _inputs, output: caught.append(output))
+    """The outputs of the value head at the positions of a batch, (N,).
+
+    A hook captures them during a forward pass of the whole model, so multi-GPU wrappers see an
+    ordinary forward pass.
+    """
+    captured: list[Any] = []
+    handle = head.register_forward_hook(lambda _module, _inputs, output: captured.append(output))
     try:
         names = ("input_ids", "position_ids", "attention_mask")
         model(**{name: inputs[name] for name in names}, use_cache=False)
     finally:
         handle.remove()
-    ends = inputs["ends"]
-    return caught[-1].squeeze(-1)[ends[:, 0], ends[:, 1]]
+    positions = inputs["positions"]
+    return captured[-1].squeeze(-1)[positions[:, 0], positions[:, 1]]
 
 
 def train_preference(
-    rows: Sequence[Judged],
+    rows: Sequence[ScorerRow],
     base: str,
     out: Path,
     settings: PreferenceTraining,
     *,
-    say: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Train a scorer from a policy and write it to `out`; the report has the losses, and ranking
-    accuracy or squared error and a calibration table on held-out problems.
+    """Train a scorer from a policy, write it to `out`, and return a report.
 
-    As `train_policy`: killed trainings go on, the same call gives the same weights on a CPU, and
-    `out` is whole or not there. Pairs whose sides are equal are dropped and counted. Raises
-    `InputError`, `MissingDependencyError`, `StoreError` and `TrainingError`.
+    The report has the losses and the metrics on held-out problems (`held_out_metrics`). Pairs with
+    equal sides are dropped and counted. A killed training resumes as in `train_policy`. On a CPU
+    equal calls give equal weights. `out` is complete or absent.
+
+    Raises `InputError`, `MissingDependencyError`, `StoreError` and `TrainingError`.
     """
     require_training()
     if not on_gpu():
         set_malloc_limits()
-    different = [row for row in rows if not is_equal_pair(row)]
-    _require_difference(rows, different)
-    rendered, prompting = render_rows(different, base, settings.mode)
-    learned, kept = split(rendered, settings)
-    about = {"kind": settings.objective, "base": base, "settings": settings.recorded()}
-    inputs = {**about, "data": fingerprint(rows), "rows": len(rows)}
+    distinct = drop_equal_pairs(rows)
+    rendered, prompting = render_rows(distinct, base, settings.mode)
+    train_rows, held_out_rows = split_held_out(rendered, settings)
+    inputs = {
+        "kind": settings.objective,
+        "base": base,
+        "settings": settings.recorded(),
+        "data": fingerprint(rows),
+        "rows": len(rows),
+    }
     with training_folder(out, inputs) as work:
-        groups, held, too_long = fitting_groups(learned, kept, base, settings)
-        require_memory(_planned(groups, base, settings), base, settings)
+        groups, held_out, left_out = load_groups(train_rows, held_out_rows, base, settings)
+        require_memory(_plan(groups, base, settings), base, settings)
         model, tokenizer = load_scored(base, fresh=True, dtype=base_dtype(base, settings))
-        trainer = preference_trainer(model, tokenizer, groups, work, settings, say=say)
-        losses = run(trainer, work)
+        trainer = preference_trainer(model, tokenizer, groups, work, settings, log=log)
+        losses = run_trainer(trainer, work)
         trained = trainer.accelerator.unwrap_model(trainer.model)
-        share_inputs(trained, False)
+        set_lora_input_casting(trained, True)
+        values = predict_values(trained, tokenizer.pad_token_id, held_out)
         report = {
             "steps": trainer.state.global_step,
-            "rows": len(learned) - too_long[0],
-            "left_out_as_equal": len(rows) - len(different),
-            "left_out_as_too_long": sum(too_long),
+            "rows": len(train_rows) - left_out[0],
+            "left_out_as_equal": len(rows) - len(distinct),
+            "left_out_as_too_long": sum(left_out),
             "tokens_run": sum(group.size for group in groups),
             "first_loss": losses[0]["loss"],
             "last_loss": losses[-1]["loss"],
-            "held_out": measure(trained, tokenizer.pad_token_id, held, settings.objective),
+            "held_out": held_out_metrics(held_out, values, settings.objective),
         }
         trained.config.rstar_value = {"value": "tanh(score)", "objective": settings.objective}
-        finish(trainer, out, work, {**inputs, "prompting": prompting, "report": report})
+        notes = {**inputs, "prompting": prompting, "report": report}
+        save_trained_model(trainer, out, work, notes)
     return {**report, "losses": losses}
 
 
-def _require_difference(rows: Sequence[Judged], different: Sequence[Judged]) -> None:
-    """Raise `InputError` where all rows are pairs of equal sides."""
-    if rows and not different:
-        raise InputError(
-            f"There are only {len(rows)} pairs whose two sides are equal, from which nothing is "
-            "learned; curate a run in which right and wrong solutions differ."
-        )
-
-
-def plan_preference(rows: Sequence[Judged], base: str, settings: PreferenceTraining) -> Plan:
-    """What `train_preference` would need, without loading any weights. Raises `InputError`."""
+def plan_preference(
+    rows: Sequence[ScorerRow], base: str, settings: PreferenceTraining
+) -> MemoryPlan:
+    """The memory plan of `train_preference`, without loading any weights. Raises `InputError` and
+    `MissingDependencyError`."""
     require_training()
-    different = [row for row in rows if not is_equal_pair(row)]
-    _require_difference(rows, different)
-    rendered, _ = render_rows(different, base, settings.mode)
-    learned, kept = split(rendered, settings)
-    groups, _, _ = fitting_groups(learned, kept, base, settings)
-    return _planned(groups, base, settings)
+    rendered, _ = render_rows(drop_equal_pairs(rows), base, settings.mode)
+    train_rows, held_out_rows = split_held_out(rendered, settings)
+    groups, _, _ = load_groups(train_rows, held_out_rows, base, settings)
+    return _plan(groups, base, settings)
 
 
-def _planned(groups: Sequence[Group], base: str, settings: PreferenceTraining) -> Plan:
-    shapes = [_shape(asdict(groups[index])) for index in order_of(groups, settings)]
-    return plan(base, settings, shapes, dtype=base_dtype(base, settings), scorer=True)
+def _plan(groups: Sequence[PromptGroup], base: str, settings: PreferenceTraining) -> MemoryPlan:
+    shapes = [_shape(asdict(groups[index])) for index in training_order(groups, settings)]
+    return plan_memory(base, settings, shapes, dtype=base_dtype(base, settings), scorer=True)
 
 
-def is_equal_pair(row: Judged) -> bool:
-    """Whether a row is a pair with the same text on both sides, from which nothing is learned."""
-    return isinstance(row, PreferenceRow) and row.chosen == row.rejected
-
-
-def split(
-    rows: Sequence[Judged], settings: PreferenceTraining | ProbeTraining
-) -> tuple[list[Judged], list[Judged]]:
-    """Rows to learn from and rows held out, by problem. Raises `InputError` where there is nothing
-    to learn: no rows, or outcomes or values that are all the same."""
-    kept = [row for row in rows if held_out(row.problem, settings.held_out, settings.seed)]
-    learned = [row for row in rows if not held_out(row.problem, settings.held_out, settings.seed)]
-    if not learned:
+def drop_equal_pairs(rows: Sequence[ScorerRow]) -> list[ScorerRow]:
+    """The rows without pairs that have the same text on both sides. Raises `InputError` if only
+    such pairs are given."""
+    distinct = [
+        row for row in rows if not (isinstance(row, PreferenceRow) and row.chosen == row.rejected)
+    ]
+    if rows and not distinct:
         raise InputError(
-            f"There are no rows to learn from ({len(kept)} are held out); curate a run in which "
-            "some problems have right and wrong solutions."
+            f"All {len(rows)} pairs have equal sides, so there is nothing to learn; curate a run "
+            "with different right and wrong solutions."
         )
-    labels = {row.label for row in learned if isinstance(row, OutcomeRow)}
+    return distinct
+
+
+def split_held_out(
+    rows: Sequence[ScorerRow], settings: PreferenceTraining | ProbeTraining
+) -> tuple[list[ScorerRow], list[ScorerRow]]:
+    """Rows to train on and held-out rows, split by problem.
+
+    Raises `InputError` if there are no rows to train on, or if all their outcomes or values are the
+    same.
+    """
+    train: list[ScorerRow] = []
+    held_out: list[ScorerRow] = []
+    for row in rows:
+        held = is_held_out(row.problem, settings.held_out, settings.seed)
+        (held_out if held else train).append(row)
+    if not train:
+        raise InputError(
+            f"There are no rows to train on ({len(held_out)} are held out); curate a run in which "
+            "some problems have both right and wrong solutions."
+        )
+    labels = {row.label for row in train if isinstance(row, OutcomeRow)}
     if len(labels) == 1:
         raise InputError(
-            f"All {len(learned)} solutions are {'right' if labels.pop() else 'wrong'}, so there is "
-            "nothing to tell apart; curate a run that has both."
+            f"All {len(train)} solutions are {'right' if labels.pop() else 'wrong'}, so there is "
+            "nothing to learn; curate a run with both right and wrong solutions."
         )
-    values = {row.value for row in learned if isinstance(row, ValueRow)}
+    values = {row.value for row in train if isinstance(row, ValueRow)}
     if len(values) == 1:
         raise InputError(
-            f"All {len(learned)} values are {values.pop():g}, so there is nothing to tell apart; "
-            "curate a run in which some problems have right and wrong solutions."
+            f"All {len(train)} values are {values.pop():g}, so there is nothing to learn; curate a "
+            "run in which some problems have both right and wrong solutions."
         )
-    return learned, kept
+    return train, held_out
 
 
-def fitting_groups(
-    learned: Sequence[Judged], kept: Sequence[Judged], base: str, settings: PreferenceTraining
-) -> tuple[list[Group], list[Group], tuple[int, int]]:
-    """Groups to learn from, groups held out, and how many rows of each were left out as too long.
-    Raises `InputError` if there is nothing to learn from."""
+def load_groups(
+    train_rows: Sequence[ScorerRow],
+    held_out_rows: Sequence[ScorerRow],
+    base: str,
+    settings: PreferenceTraining,
+) -> tuple[list[PromptGroup], list[PromptGroup], tuple[int, int]]:
+    """Groups to train on, held-out groups, and how many rows of each were left out as too long.
+
+    Raises `InputError` if there is nothing to train on.
+    """
     with convert_load_errors(base):
         tokenizer = load_tokenizer(base)
     longest, shared = settings.max_tokens, settings.share_prefixes
-    groups, left_out = groups_of(learned, tokenizer, max_tokens=longest, shared=shared)
-    held, left_out_held = groups_of(kept, tokenizer, max_tokens=longest, shared=shared)
+    groups, left_out = group_rows(train_rows, tokenizer, max_tokens=longest, shared=shared)
+    held_out, left_out_held = group_rows(
+        held_out_rows, tokenizer, max_tokens=longest, shared=shared
+    )
     if not groups:
         raise InputError(
-            f"None of {len(learned)} rows has {longest} tokens or fewer; allow longer ones with "
-            "max_tokens."
+            f"All {len(train_rows)} rows are longer than {longest} tokens; raise max_tokens."
         )
-    return groups, held, (left_out, left_out_held)
+    return groups, held_out, (left_out, left_out_held)
 
 
-def order_of(groups: Sequence[Group], settings: PreferenceTraining) -> list[int]:
-    """The order in which groups are trained on."""
-    micro = settings.at_once(len(groups))
-    return length_bucketed_order([g.size for g in groups], micro, settings.epochs, settings.seed)
+def training_order(groups: Sequence[PromptGroup], settings: PreferenceTraining) -> list[int]:
+    """Indices of the groups in training order, over all epochs."""
+    sizes = [group.size for group in groups]
+    micro = settings.examples_per_micro_batch(len(groups))
+    return length_bucketed_order(sizes, micro, settings.epochs, settings.seed)
 
 
 def preference_trainer(
     model: Any,
     tokenizer: Any,
-    groups: Sequence[Group],
+    groups: Sequence[PromptGroup],
     work: Path,
     settings: PreferenceTraining,
     *,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> Any:
-    """TRL's trainer, set up with the loss of the objective."""
+    """A configured TRL trainer with the loss of the objective."""
     from datasets import Dataset
     from trl import RewardConfig
 
-    order = order_of(groups, settings)
+    order = training_order(groups, settings)
     model.config.use_cache = False
     model.score.float()
     trim = MemoryTrimCallback()
-    progress = Progress(say, every_s=settings.progress_s, tokens=_tokens)
+    progress = Progress(log, every_s=settings.progress_s, tokens=_tokens)
     with suppress_warnings():
         args = RewardConfig(
-            **arguments(settings, work, examples=len(order), whole_steps=True), max_length=None
+            **trainer_arguments(settings, work, examples=len(order), whole_steps=True),
+            max_length=None,
         )
-        stepping = in_micro_batches(
+        trainer_class = micro_batch_trainer(
             _trainer_class(settings.objective),
             limits=settings.limits(len(order)),
             shape=_shape,
-            collate=lambda batch: collate(batch, tokenizer.pad_token_id),
-            items=lambda group: sum(group["weights"]),
-            on_part=[progress.part, lambda examples: trim()],
+            collate=lambda examples: collate(examples, tokenizer.pad_token_id),
+            loss_weight=lambda group: sum(group["weights"]),
+            after_micro_batch=[progress.end_micro_batch, lambda examples: trim()],
         )
-        trainer = stepping(
+        trainer = trainer_class(
             model=model,
             args=args,
             train_dataset=Dataset.from_list([asdict(groups[index]) for index in order]),
             processing_class=tokenizer,
-            data_collator=step_tokens,
+            data_collator=collate_step,
             peft_config=lora_config(model, settings, "SEQ_CLS"),
-            callbacks=[CompletionCallback(), watching(progress, work, settings)],
+            callbacks=[completion_callback(), progress_callback(progress, work, settings)],
         )
-    share_inputs(trainer.model, settings.bf16)
-    _in_float32(head_of(trainer.model))
+    set_lora_input_casting(trainer.model, not settings.bf16)
+    _compute_in_float32(value_head(trainer.model))
     return trainer
 
 
-def _shape(group: Any) -> Shape:
-    return Shape(len(group["tokens"]), max(map(len, group["tokens"])))
+def _shape(group: Any) -> ExampleShape:
+    return ExampleShape(len(group["tokens"]), max(map(len, group["tokens"])))
 
 
 def _tokens(group: Any) -> int:
     return sum(map(len, group["tokens"]))
 
 
-def head_of(model: Any) -> Any:
-    """The value head of a model, inside an adapter or not."""
+def value_head(model: Any) -> Any:
+    """The value head of a scorer, with or without an adapter."""
     return (model.get_base_model() if hasattr(model, "get_base_model") else model).score
 
 
-def _in_float32(head: Any) -> None:
-    """Let a head work in float32 under autocast too: what is learned is a small difference."""
+def _compute_in_float32(head: Any) -> None:
+    """Make a value head compute in float32 even under autocast: it learns small differences."""
     import torch
 
-    def exactly(layer: Any) -> Callable[[Any], Any]:
+    def float32_forward(layer: Any) -> Callable[[Any], Any]:
         def forward(hidden: Any) -> Any:
             with torch.autocast(hidden.device.type, enabled=False):
                 bias = None if layer.bias is None else layer.bias.float()
@@ -297,7 +325,7 @@ def _in_float32(head: Any) -> None:
 
     for layer in head.modules():
         if isinstance(layer, torch.nn.Linear):
-            layer.forward = exactly(layer)
+            layer.forward = float32_forward(layer)
 
 
 def _trainer_class(objective: str) -> Any:
@@ -316,59 +344,73 @@ def _trainer_class(objective: str) -> Any:
             return_outputs: bool = False,
             num_items_in_batch: Any = None,
         ) -> Any:
-            raw = raw_scores(model, inputs, head_of(self.accelerator.unwrap_model(model)))
+            scores = raw_scores(model, inputs, value_head(self.accelerator.unwrap_model(model)))
             total = inputs["weights"].sum() if num_items_in_batch is None else num_items_in_batch
-            loss = loss_sum(raw, inputs, objective) / total
+            loss = loss_sum(scores, inputs, objective) / total
             if num_items_in_batch is not None:
                 loss = loss * self.accelerator.num_processes
-            return (loss, {"raw": raw.detach()}) if return_outputs else loss
+            return (loss, {"raw": scores.detach()}) if return_outputs else loss
 
     return Trainer
 
 
-def ends_of(model: Any, pad: int, groups: Sequence[Group], tokens: int = 4096) -> list[list[float]]:
-    """The value at each end of each group."""
+def predict_values(
+    model: Any, pad: int, groups: Sequence[PromptGroup], tokens: int = 4096
+) -> list[list[float]]:
+    """The model's values, in [-1, 1], at the positions of each group.
+
+    A batch has at most `tokens` tokens with padding, or one group.
+    """
     import torch
 
     model.eval()
     device = next(model.parameters()).device
-    found: list[list[float]] = []
+    by_group: list[list[float]] = []
     with torch.inference_mode():
-        for chunk in in_batches(groups, tokens):
+        for chunk in batch_groups(groups, tokens):
             inputs = {name: value.to(device) for name, value in collate(chunk, pad).items()}
-            values = value_from_score(raw_scores(model, inputs, head_of(model))).tolist()
-            for group in chunk:
-                found.append(values[: len(group.ends)])
-                values = values[len(group.ends) :]
-    return found
+            scores = raw_scores(model, inputs, value_head(model))
+            by_group += split_by_group(value_from_score(scores).tolist(), chunk)
+    return by_group
 
 
-def measure(model: Any, pad: int, groups: Sequence[Group], objective: str) -> dict[str, Any]:
-    """What `measured` says of a model's values."""
-    return measured(groups, ends_of(model, pad, groups), objective)
+def split_by_group(values: list[float], groups: Sequence[PromptGroup]) -> list[list[float]]:
+    """The values at all positions, in one list per group."""
+    by_group: list[list[float]] = []
+    for group in groups:
+        by_group.append(values[: len(group.positions)])
+        values = values[len(group.positions) :]
+    return by_group
 
 
-def measured(
-    groups: Sequence[Group], values: Sequence[Sequence[float]], objective: str
+def held_out_metrics(
+    groups: Sequence[PromptGroup], values: Sequence[Sequence[float]], objective: str
 ) -> dict[str, Any]:
-    """Of values at the ends of groups: of pairs the ranking accuracy, of outcomes and Q values the
-    mean squared error, with a calibration table and its error; only counts where nothing is held
-    out."""
-    counts = {"problems": len({group.problem for group in groups})}
+    """Metrics of predicted values on held-out groups, with a calibration table and its error.
+
+    Pairs have a ranking accuracy (None without groups), outcomes and Q values a mean squared error
+    (0 without groups).
+    """
+    metrics: dict[str, Any] = {"problems": len({group.problem for group in groups})}
     if objective == "ppm":
-        sides = [(v[a], v[b]) for g, v in zip(groups, values, strict=True) for a, b in g.pairs]
+        sides = [
+            (v[chosen], v[rejected])
+            for group, v in zip(groups, values, strict=True)
+            for chosen, rejected in group.pairs
+        ]
         table = pair_calibration(sides)
-        figures: dict[str, Any] = {"pairs": len(sides), "accuracy": ranking_accuracy(sides)}
+        metrics |= {"pairs": len(sides), "accuracy": ranking_accuracy(sides)}
     else:
-        flat = [(1 + v) / 2 for one in values for v in one]
-        raw = [target for group in groups for target in group.targets]
-        targets = raw if objective == "orm" else [(1 + target) / 2 for target in raw]
-        table = calibration(flat, targets)
-        errors = [(2 * p - 2 * t) ** 2 for p, t in zip(flat, targets, strict=True)]
-        figures = {"values": len(flat), "squared_error": sum(errors) / max(1, len(errors))}
+        predicted = [(1 + v) / 2 for group_values in values for v in group_values]
+        targets = [target for group in groups for target in group.targets]
+        if objective == "pqm":
+            targets = [(1 + q) / 2 for q in targets]
+        table = calibration(predicted, targets)
+        errors = [(2 * p - 2 * t) ** 2 for p, t in zip(predicted, targets, strict=True)]
+        mean_error = sum(errors) / max(1, len(errors))
+        metrics |= {"values": len(predicted), "squared_error": mean_error}
     return {
-        **counts,
-        **figures,
+        **metrics,
         "calibration_error": calibration_error(table),
         "calibration": [asdict(row) for row in table if row.count],
     }

@@ -1,5 +1,8 @@
-"""The probe: the PPM's head on the policy's own frozen hidden states. It trains in seconds once the
-states are there, and needs no second model in memory; the baseline that a trained PPM must beat."""
+"""Training of a probe: a value head on the policy's frozen hidden states.
+
+A probe trains in seconds once the hidden states are computed, and needs no second model in memory.
+It is the baseline that a trained PPM must beat.
+"""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -19,122 +22,145 @@ from rstar_math.models.loading import (
     save_probe,
     value_from_score,
 )
-from rstar_math.training.batches import Group, Judged, collate, groups_of, in_batches
-from rstar_math.training.preference import loss_sum, measured, split
+from rstar_math.training.batches import (
+    PromptGroup,
+    ScorerRow,
+    batch_groups,
+    collate,
+    group_rows,
+)
+from rstar_math.training.preference import (
+    held_out_metrics,
+    loss_sum,
+    split_by_group,
+    split_held_out,
+)
 from rstar_math.training.rows import OutcomeRow, PreferenceRow, fingerprint, render_rows
 from rstar_math.training.settings import ProbeTraining
 from rstar_math.training.trainer import on_gpu, require_training, set_malloc_limits
 
 
 def train_probe(
-    rows: Sequence[Judged],
+    rows: Sequence[ScorerRow],
     base: str,
     out: Path,
     settings: ProbeTraining,
     *,
-    say: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Train a probe of a policy and write it to `out`; the report is that of `train_preference`.
+    """Train a probe of a policy, write it to `out`, and return a report as `train_preference`.
 
-    The rows' kind decides the objective: pairs, outcomes or Q values. Of all passes the one with
-    the lowest loss is kept. Raises `InputError` and `MissingDependencyError`.
+    The kind of the rows decides the objective: pairs, outcomes or Q values. The head of the pass
+    with the lowest loss is kept. Raises `InputError`, `MissingDependencyError` and `StoreError`.
     """
     require_training()
     if not on_gpu():
         set_malloc_limits()
     rendered, prompting = render_rows(rows, base, settings.mode)
-    learned, kept = split(rendered, settings)
+    train_rows, held_out_rows = split_held_out(rendered, settings)
     objective = _objective(rows[0])
-    backbone, tokenizer = _frozen(base, settings.layers)
+    backbone, tokenizer = _load_frozen(base, settings.layers)
     config = backbone.config.get_text_config()
-    groups, left_out = groups_of(learned, tokenizer, max_tokens=settings.max_tokens)
-    held, more_left_out = groups_of(kept, tokenizer, max_tokens=settings.max_tokens)
+    groups, left_out = group_rows(train_rows, tokenizer, max_tokens=settings.max_tokens)
+    held_out, left_out_held = group_rows(held_out_rows, tokenizer, max_tokens=settings.max_tokens)
     if not groups:
         raise InputError(
-            f"All rows are longer than {settings.max_tokens} tokens; raise max_tokens."
+            f"All {len(train_rows)} rows are longer than {settings.max_tokens} tokens; raise "
+            "max_tokens."
         )
-    say(f"reading {sum(g.size for g in [*groups, *held])} tokens")
+    log(f"reading {sum(group.size for group in [*groups, *held_out])} tokens")
     states = hidden_states(backbone, tokenizer.pad_token_id, groups, settings.layers)
-    head, losses = fit(states, groups, objective, settings)
-    held_states = hidden_states(backbone, tokenizer.pad_token_id, held, settings.layers)
-    about = {"base": base, "layers": list(settings.layers), "hidden": settings.hidden}
+    head, losses = fit_head(states, groups, objective, settings)
+    held_out_states = hidden_states(backbone, tokenizer.pad_token_id, held_out, settings.layers)
+    values = _predict_values(head, held_out_states, held_out)
+    probe = {"base": base, "layers": list(settings.layers), "hidden": settings.hidden}
     report = {
-        "rows": len(learned) - left_out,
-        "left_out_as_too_long": left_out + more_left_out,
+        "rows": len(train_rows) - left_out,
+        "left_out_as_too_long": left_out + left_out_held,
         "first_loss": losses[0],
         "last_loss": min(losses),
-        "held_out": measured(held, _values(head, held_states, held), objective),
+        "held_out": held_out_metrics(held_out, values, objective),
     }
     notes = {
         "kind": f"probe-{objective}",
-        **about,
+        **probe,
         "settings": settings.model_dump(mode="json"),
         "data": fingerprint(rows),
         "prompting": prompting,
         "report": report,
     }
-    with save_checkpoint(out, notes) as part:
+    with save_checkpoint(out, notes) as folder:
         size = {"size": config.hidden_size, "depth": config.num_hidden_layers}
-        save_probe(part, head, {**about, **size})
+        save_probe(folder, head, {**probe, **size})
     return {**report, "losses": losses}
 
 
-def _frozen(base: str, layers: Sequence[int]) -> tuple[Any, Any]:
-    """A policy without its LM head, to read from, and its tokenizer."""
+def _load_frozen(base: str, layers: Sequence[int]) -> tuple[Any, Any]:
+    """A policy without its LM head, in evaluation mode, and its tokenizer. Raises `InputError` if
+    the policy lacks one of the layers."""
     import torch
     from transformers import AutoModel
 
-    where, options = resolve_checkpoint(base)
+    path, options = resolve_checkpoint(base)
     with convert_load_errors(base):
         backbone = AutoModel.from_pretrained(
-            where, dtype=torch.float32, attn_implementation="sdpa", **options
+            path, dtype=torch.float32, attn_implementation="sdpa", **options
         )
         tokenizer = load_tokenizer(base)
     check_tokenizer(base, backbone, tokenizer)
     depth = backbone.config.get_text_config().num_hidden_layers
     if any(not -depth - 1 <= layer <= depth for layer in layers):
         raise InputError(
-            f"The layers {list(layers)} are not all there: {base} has {depth}, and 0 is the "
-            "embedding."
+            f"Invalid layers {list(layers)}: {base} has {depth}; set layers between {-depth - 1} "
+            f"and {depth} (0 is the embedding)."
         )
     return backbone.to("cuda" if on_gpu() else "cpu").eval(), tokenizer
 
 
-def _objective(row: Judged) -> str:
+def _objective(row: ScorerRow) -> str:
     if isinstance(row, PreferenceRow):
         return "ppm"
     return "orm" if isinstance(row, OutcomeRow) else "pqm"
 
 
-def hidden_states(backbone: Any, pad: int, groups: Sequence[Group], layers: Sequence[int]) -> Any:
-    """The frozen states at all ends of all groups, (N, H x layers), float32 on the CPU."""
+def hidden_states(
+    backbone: Any, pad: int, groups: Sequence[PromptGroup], layers: Sequence[int]
+) -> Any:
+    """The hidden states at all positions of all groups, (N, H x layers), float32 on the CPU."""
     import torch
 
-    found = [torch.zeros(0, backbone.config.get_text_config().hidden_size * len(layers))]
+    width = backbone.config.get_text_config().hidden_size * len(layers)
+    states = [torch.zeros(0, width)]
     with torch.inference_mode():
-        for chunk in in_batches(groups, 4096):
+        for chunk in batch_groups(groups, 4096):
             inputs = {k: v.to(backbone.device) for k, v in collate(chunk, pad).items()}
             names = ("input_ids", "position_ids", "attention_mask")
             outputs = backbone(
                 **{name: inputs[name] for name in names}, use_cache=False, output_hidden_states=True
             )
-            ends = inputs["ends"]
-            found.append(hidden_at(outputs, layers)[ends[:, 0], ends[:, 1]].float().cpu())
-    return torch.cat(found).clone()
+            positions = inputs["positions"]
+            states.append(
+                hidden_at(outputs, layers)[positions[:, 0], positions[:, 1]].float().cpu()
+            )
+    return torch.cat(states).clone()
 
 
-def fit(
-    states: Any, groups: Sequence[Group], objective: str, settings: ProbeTraining
+def fit_head(
+    states: Any, groups: Sequence[PromptGroup], objective: str, settings: ProbeTraining
 ) -> tuple[Any, list[float]]:
-    """The head with the lowest loss of all passes, and the losses. States are brought to mean 0 and
-    deviation 1 for the fit, which is then folded into the head's first layer."""
+    """The head of the pass with the lowest loss, and the losses of all passes.
+
+    For the fit, states are scaled to mean 0 and standard deviation 1. The scaling is then folded
+    into the head's first layer.
+    """
     import torch
 
     torch.manual_seed(settings.seed)
-    bare = [
+    # Hidden states replace the model, so the inputs need no tokens.
+    without_tokens = [
         replace(g, tokens=[[0]] * len(g.tokens), parents=[[-1]] * len(g.tokens)) for g in groups
     ]
-    inputs = collate(bare, 0)
+    inputs = collate(without_tokens, 0)
     head = probe_head(states.shape[1], settings.hidden)
     mean, deviation = states.mean(0), states.std(0).clamp(min=1e-6)
     scaled = (states - mean) / deviation
@@ -159,14 +185,10 @@ def fit(
     return head, losses
 
 
-def _values(head: Any, states: Any, groups: Sequence[Group]) -> list[list[float]]:
-    """The values at the ends of each group."""
+def _predict_values(head: Any, states: Any, groups: Sequence[PromptGroup]) -> list[list[float]]:
+    """The head's values at the positions of each group."""
     import torch
 
     with torch.inference_mode():
-        flat = value_from_score(head(states).squeeze(-1)).tolist()
-    found: list[list[float]] = []
-    for group in groups:
-        found.append(flat[: len(group.ends)])
-        flat = flat[len(group.ends) :]
-    return found
+        values = value_from_score(head(states).squeeze(-1)).tolist()
+    return split_by_group(values, groups)

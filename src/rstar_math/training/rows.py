@@ -1,4 +1,4 @@
-"""Rows of training data, and rendering them for a model."""
+"""Row schemas of training data, reading them, and rendering their prompts for a model."""
 
 import gzip
 import json
@@ -36,28 +36,30 @@ Value = Annotated[float, Field(ge=-1, le=1)]
 
 
 class Row(BaseModel):
-    """A line of training data: the columns that all kinds share. The text columns are those that
-    TRL reads; the others say where a row comes from and have defaults, so that data from elsewhere
-    can be read. Other columns are ignored."""
+    """Columns that all kinds of training data share.
+
+    Text columns have the names that TRL expects. Provenance columns have defaults, so data from
+    other sources can be read. Unknown columns are ignored.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
     data: ClassVar[Data]
 
     prompt: Text
-    """The plain prompt; a continuation follows it directly, without a space or a new line
-    between."""
+    """Plain-text prompt. A continuation follows without a space or newline in between."""
     question: Text = ""
-    """The question alone: a trainer renders the prompt of its model from it and the prefix. Empty
-    in data from elsewhere, whose prompts are used as they are."""
+    """The question alone. A trainer renders its model's prompt from the question and the prefix.
+    Empty in data from other sources, whose prompts are used unchanged."""
     format: Literal["fenced", "tags"] = "tags"
-    """How the steps are written."""
+    """Step format."""
     problem: Text = ""
-    """The problem's id. Split by it, never by row."""
+    """Problem id. Data must be split by this id, never by row."""
     source: Text | None = None
+    """Source of the problem."""
     strategy: Text = ""
-    """The search that the row comes from."""
+    """Search strategy that built the tree."""
     node: int = Field(0, ge=0)
-    """The last node of the row's path; of a pair, the node whose children are compared."""
+    """Last node of the row's path; for a pair, the node whose children are compared."""
 
 
 class SftRow(Row):
@@ -66,31 +68,31 @@ class SftRow(Row):
     data: ClassVar[Data] = "sft"
     completion: Text = Field(min_length=1)
     outputs: tuple[tuple[int, int], ...] = ()
-    """Pieces of the completion that the interpreter wrote, as (start, end) in characters: not to
-    be trained on."""
+    """Spans of program output in the completion, as (start, end) in characters. They are not
+    trained on."""
     answer: Text = ""
     mean_q: Value | None = None
     min_q: Value | None = None
 
 
 class PreferenceRow(Row):
-    """A pair (TRL: preference with explicit prompt)."""
+    """A preference pair (TRL: preference with explicit prompt)."""
 
     data: ClassVar[Data] = "preference"
     problem: Text
     prefix: Text = ""
-    """The steps before the two sides; the prompt ends with it."""
+    """Text of the steps that the two sides share. The prompt ends with it."""
     chosen: Text = Field(min_length=1)
     rejected: Text = Field(min_length=1)
     kind: Literal["step", "final"] = "step"
     """Two next steps of one node, or two whole solutions."""
     depth: int = Field(0, ge=0)
-    """Steps in the prompt."""
+    """Number of steps in the prompt."""
     q_chosen: Value | None = None
     q_rejected: Value | None = None
     weight: float = Field(1.0, gt=0)
-    """Factor on the pair's loss; those of the step pairs of one node sum to 1, and those of the
-    final pairs of one problem."""
+    """Factor on the pair's loss. The weights of one node's step pairs sum to 1, and so do those of
+    one problem's final pairs."""
     chosen_node: int = Field(0, ge=0)
     rejected_node: int = Field(0, ge=0)
     rejected_strategy: Text = ""
@@ -107,26 +109,26 @@ class OutcomeRow(Row):
 
 
 class ValueRow(Row):
-    """The beginning of a solution with its Q (PQM)."""
+    """A prefix of a solution and its Q (PQM)."""
 
     data: ClassVar[Data] = "value"
     problem: Text
     completion: Text = Field(min_length=1)
     value: Value
     depth: int = Field(1, ge=1)
-    """Steps in the completion."""
+    """Number of steps in the completion."""
 
 
 class StepsRow(Row):
-    """A solution with a label for each step (TRL: stepwise supervision)."""
+    """A solution with a label per step (TRL: stepwise supervision)."""
 
     data: ClassVar[Data] = "steps"
     completions: list[Text]
-    """The steps' texts; joined they are the solution."""
+    """Texts of the steps. Their concatenation is the solution."""
     labels: list[bool]
-    """Whether any judged end below the step is right."""
+    """Per step: whether any judged path through it is right."""
     shares: list[Annotated[float, Field(ge=0, le=1)]]
-    """Share of the judged ends below the step that are right."""
+    """Per step: the share of the judged paths through it that are right, in [0, 1]."""
 
 
 ROWS: dict[Data, type[Row]] = {
@@ -134,40 +136,40 @@ ROWS: dict[Data, type[Row]] = {
 }
 
 
-def rows_of(found: Curated, data: Data, step_format: StepFormat = FENCED) -> Iterator[Row]:
+def rows_of(curated: Curated, data: Data, step_format: StepFormat = FENCED) -> Iterator[Row]:
     """The rows of one kind of data, in the order of the run's problems."""
-    makers = {
+    row_functions = {
         "sft": _sft_rows,
         "preference": _preference_rows,
         "outcome": _outcome_rows,
         "value": _value_rows,
         "steps": _steps_rows,
     }
-    return makers[data](found, step_format)
+    return row_functions[data](curated, step_format)
 
 
-def _sft_rows(found: Curated, step_format: StepFormat) -> Iterator[Row]:
-    for one in found.solutions:
-        question, steps = one.trajectory.question, one.trajectory.steps
+def _sft_rows(curated: Curated, step_format: StepFormat) -> Iterator[Row]:
+    for solution in curated.solutions:
+        question, steps = solution.trajectory.question, solution.trajectory.steps
         yield SftRow(
             prompt=prompt_text(question),
             question=question.text.strip(),
             format=step_format.name,
             completion=solution_text(steps, step_format),
             outputs=output_spans(steps, step_format),
-            answer=one.trajectory.answer or "",
-            mean_q=one.mean_q,
-            min_q=one.min_q,
+            answer=solution.trajectory.answer or "",
+            mean_q=solution.mean_q,
+            min_q=solution.min_q,
             problem=question.id,
-            source=found.sources.get(question.id),
-            strategy=one.spot.strategy,
-            node=one.spot.node,
+            source=curated.sources.get(question.id),
+            strategy=solution.last_node.strategy,
+            node=solution.last_node.node,
         )
 
 
-def _preference_rows(found: Curated, step_format: StepFormat) -> Iterator[Row]:
-    for one in found.pairs:
-        pair = one.pair
+def _preference_rows(curated: Curated, step_format: StepFormat) -> Iterator[Row]:
+    for selected in curated.pairs:
+        pair = selected.pair
         prefix, chosen, rejected = pair_texts(pair, step_format)
         yield PreferenceRow(
             prompt=prompt_text(pair.question) + prefix,
@@ -176,77 +178,80 @@ def _preference_rows(found: Curated, step_format: StepFormat) -> Iterator[Row]:
             prefix=prefix,
             chosen=chosen,
             rejected=rejected,
-            kind=one.kind,
-            depth=one.depth,
+            kind=selected.kind,
+            depth=selected.depth,
             q_chosen=pair.q_chosen,
             q_rejected=pair.q_rejected,
             weight=pair.weight,
             problem=pair.question.id,
-            source=found.sources.get(pair.question.id),
-            strategy=one.chosen.strategy,
-            node=one.node,
-            chosen_node=one.chosen.node,
-            rejected_node=one.rejected.node,
-            rejected_strategy=one.rejected.strategy,
+            source=curated.sources.get(pair.question.id),
+            strategy=selected.chosen.strategy,
+            node=selected.node,
+            chosen_node=selected.chosen.node,
+            rejected_node=selected.rejected.node,
+            rejected_strategy=selected.rejected.strategy,
         )
 
 
-def _outcome_rows(found: Curated, step_format: StepFormat) -> Iterator[Row]:
-    for one in found.outcomes:
-        question = one.trajectory.question
+def _outcome_rows(curated: Curated, step_format: StepFormat) -> Iterator[Row]:
+    for outcome in curated.outcomes:
+        question = outcome.trajectory.question
         yield OutcomeRow(
             prompt=prompt_text(question),
             question=question.text.strip(),
             format=step_format.name,
-            completion=solution_text(one.trajectory.steps, step_format),
-            label=one.right,
+            completion=solution_text(outcome.trajectory.steps, step_format),
+            label=outcome.right,
             problem=question.id,
-            source=found.sources.get(question.id),
-            strategy=one.spot.strategy,
-            node=one.spot.node,
+            source=curated.sources.get(question.id),
+            strategy=outcome.last_node.strategy,
+            node=outcome.last_node.node,
         )
 
 
-def _value_rows(found: Curated, step_format: StepFormat) -> Iterator[Row]:
-    for one in found.values:
+def _value_rows(curated: Curated, step_format: StepFormat) -> Iterator[Row]:
+    for prefix in curated.values:
         yield ValueRow(
-            prompt=prompt_text(one.question),
-            question=one.question.text.strip(),
+            prompt=prompt_text(prefix.question),
+            question=prefix.question.text.strip(),
             format=step_format.name,
-            completion=solution_text(one.steps, step_format),
-            value=one.q,
-            depth=len(one.steps),
-            problem=one.question.id,
-            source=found.sources.get(one.question.id),
-            strategy=one.spot.strategy,
-            node=one.spot.node,
+            completion=solution_text(prefix.steps, step_format),
+            value=prefix.q,
+            depth=len(prefix.steps),
+            problem=prefix.question.id,
+            source=curated.sources.get(prefix.question.id),
+            strategy=prefix.last_node.strategy,
+            node=prefix.last_node.node,
         )
 
 
-def _steps_rows(found: Curated, step_format: StepFormat) -> Iterator[Row]:
-    for one in found.steps:
-        question = one.trajectory.question
+def _steps_rows(curated: Curated, step_format: StepFormat) -> Iterator[Row]:
+    for solution in curated.steps:
+        question = solution.trajectory.question
         yield StepsRow(
             prompt=prompt_text(question),
             question=question.text.strip(),
             format=step_format.name,
-            completions=step_texts(one.trajectory.steps, step_format),
-            labels=list(one.hard),
-            shares=list(one.soft),
+            completions=step_texts(solution.trajectory.steps, step_format),
+            labels=list(solution.hard),
+            shares=list(solution.soft),
             problem=question.id,
-            source=found.sources.get(question.id),
-            strategy=one.spot.strategy,
-            node=one.spot.node,
+            source=curated.sources.get(question.id),
+            strategy=solution.last_node.strategy,
+            node=solution.last_node.node,
         )
 
 
 R = TypeVar("R", bound=BaseModel)
+PromptMode = Literal["auto", "chat", "completion"]
+"""How prompts are rendered: with the model's chat template, as plain text, or chosen from the
+model."""
 
 
 def solution_row(
     question: Question, steps: Sequence[Step], step_format: StepFormat = FENCED
 ) -> SftRow:
-    """The row of a solution."""
+    """A training row for one solution."""
     return SftRow(
         prompt=prompt_text(question),
         question=question.text.strip(),
@@ -258,35 +263,39 @@ def solution_row(
 
 
 def output_spans(steps: Sequence[Step], step_format: StepFormat) -> list[tuple[int, int]]:
-    """Where a solution's text was written by the interpreter, as (start, end) in characters."""
+    """Spans of program output in a solution's text, as (start, end) in characters."""
     spans: list[tuple[int, int]] = []
-    at = 0
-    for piece in segments(steps, step_format):
-        if not piece.trained:
-            spans.append((at, at + len(piece.text)))
-        at += len(piece.text)
+    start = 0
+    for segment in segments(steps, step_format):
+        end = start + len(segment.text)
+        if not segment.trained:
+            spans.append((start, end))
+        start = end
     return spans
 
 
 def annotated_rows(
-    solved: Iterable[AnnotatedProblem], step_format: StepFormat = FENCED
+    problems: Iterable[AnnotatedProblem], step_format: StepFormat = FENCED
 ) -> tuple[list[SftRow], dict[str, int]]:
-    """Rows of annotated solutions (`problems.annotated`), and how many were left out, by reason."""
+    """Rows of annotated solutions (see `problems.annotated`), and the number left out per
+    reason."""
     rows: list[SftRow] = []
-    reasons: Counter[str] = Counter()
-    for one in solved:
-        found = annotated_steps(one.question, one.solution, one.answer)
-        if found.reason is None:
-            question = Question(one.id or question_id(one.question), one.question)
-            rows.append(solution_row(question, found.steps, step_format))
+    left_out: Counter[str] = Counter()
+    for problem in problems:
+        parsed = annotated_steps(problem.question, problem.solution, problem.answer)
+        if parsed.reason is None:
+            question = Question(problem.id or question_id(problem.question), problem.question)
+            rows.append(solution_row(question, parsed.steps, step_format))
         else:
-            reasons[found.reason] += 1
-    return rows, dict(reasons)
+            left_out[parsed.reason] += 1
+    return rows, dict(left_out)
 
 
 def for_model(rows: Sequence[R], renderer: Renderer) -> list[R]:
-    """Rows with their prompts rendered for a model; a solution also gets the end of its turn. Rows
-    without a question of their own are taken as they are."""
+    """Rows with their prompts rendered for a model. Solutions also get the end-of-turn marker.
+
+    Rows without a separate question are returned unchanged.
+    """
     return [_for_model(row, renderer) for row in rows]
 
 
@@ -300,86 +309,93 @@ def _for_model(row: R, renderer: Renderer) -> R:
     return row.model_copy(update=update)
 
 
-def render_rows(
-    rows: Sequence[R], base: str, mode: Literal["auto", "chat", "completion"]
-) -> tuple[list[R], dict[str, str]]:
-    """Rows rendered for a base model, and how that was done, for its checkpoint's notes. Raises
-    `InputError`."""
+def render_rows(rows: Sequence[R], base: str, mode: PromptMode) -> tuple[list[R], dict[str, str]]:
+    """Rows rendered for a base model, and the description of the rendering for its checkpoint.
+
+    Raises `InputError` as `renderer_for_rows`, or if the tokenizer cannot be loaded.
+    """
     from rstar_math.models.loading import convert_load_errors, load_tokenizer
 
     with convert_load_errors(base):
         tokenizer = load_tokenizer(base)
-    renderer = renderer_of_rows(rows, tokenizer, mode)
+    renderer = renderer_for_rows(rows, tokenizer, mode)
     return for_model(rows, renderer), renderer.description
 
 
-def renderer_of_rows(
-    rows: Sequence[BaseModel], tokenizer: Any, mode: Literal["auto", "chat", "completion"]
-) -> Renderer:
-    """How a model with this tokenizer is trained on rows: in chat where it has a template and the
-    rows say their questions ("auto"), in the format the rows are written in. Raises `InputError`
-    for rows of several formats, and for chat where it cannot be."""
-    lines = [row for row in rows if isinstance(row, Row)]
-    formats = {line.format for line in lines}
+def renderer_for_rows(rows: Sequence[BaseModel], tokenizer: Any, mode: PromptMode) -> Renderer:
+    """The renderer for training a model with this tokenizer on these rows.
+
+    "auto" is chat if the tokenizer has a chat template and every row has a separate question. The
+    step format is that of the rows. Raises `InputError` if the rows mix step formats, or for "chat"
+    if the template or a question is missing.
+    """
+    data_rows = [row for row in rows if isinstance(row, Row)]
+    formats = {row.format for row in data_rows}
     if len(formats) > 1:
         raise InputError(
-            f"The rows mix the step formats {', '.join(sorted(formats))}; curate all runs with one "
-            "curation.format."
+            f"The rows mix the step formats {', '.join(sorted(formats))}; curate all runs with the "
+            "same curation.format."
         )
     template = prompting_of_tokenizer(tokenizer, "the base model").template
-    able = template is not None and all(line.question for line in lines)
-    if mode == "chat" and not able:
+    chat_possible = template is not None and all(row.question for row in data_rows)
+    if mode == "chat" and not chat_possible:
         raise InputError(
-            "Training with mode=chat needs a base model with a chat template, and rows that "
-            "rstar curate wrote; set mode=completion."
+            "mode=chat needs a base model with a chat template and rows written by rstar curate; "
+            "set mode=completion."
         )
     return make_renderer(
         prompt=TRAINED,
         step_format=formats.pop() if formats else "tags",
-        mode="template" if able and mode != "completion" else "completion",
+        mode="template" if chat_possible and mode != "completion" else "completion",
         template=template,
     )
 
 
-def read_rows(path: Path, kind: type[R]) -> list[R]:
-    """The rows of a JSONL file, plain or gzipped. Raises `InputError` naming the first bad line,
-    and where there are none."""
+def read_rows(path: Path, model: type[R]) -> list[R]:
+    """The rows of a JSONL file, plain or gzipped.
+
+    Raises `InputError` if the file cannot be read or has no rows, and for the first invalid line.
+    """
     rows: list[R] = []
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             lines = list(file)
         for number, line in enumerate(lines, 1):
             if line.strip():
-                rows.append(_row(line, kind, f"{path}, line {number}"))
+                rows.append(_parse_row(line, model, f"{path}, line {number}"))
     except (OSError, EOFError, zlib.error) as error:
-        why = getattr(error, "strerror", None) or error
-        raise InputError(f"{path} cannot be read ({why}); name another file.") from error
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path} cannot be read ({reason}); give another file.") from error
     if not rows:
-        raise InputError(f"{path} holds no rows to train on; curate a run that has some.")
+        raise InputError(f"{path} has no rows to train on; curate a run that gives some.")
     return rows
 
 
-def _row(line: bytes, kind: type[R], where: str) -> R:
+def _parse_row(line: bytes, model: type[R], place: str) -> R:
     try:
-        return kind.model_validate(json.loads(line))
+        return model.model_validate(json.loads(line))
     except ValidationError as error:
         raise InputError(
-            f"{where}: {explain(error).message}; make the data with rstar curate."
+            f"{place}: {explain(error).message}; create the file with rstar curate."
         ) from None
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{where} is not JSON ({error}).") from None
+        raise InputError(
+            f"{place} is not JSON ({error}); create the file with rstar curate."
+        ) from None
 
 
 def fingerprint(rows: Iterable[BaseModel]) -> str:
-    """A hash of rows in their order: what a checkpoint says it was trained on."""
+    """A hash of the rows in their order. Checkpoints record it as the training data."""
     digest = blake2b(digest_size=16)
     for row in rows:
         digest.update(row.model_dump_json().encode("utf-8", "replace") + b"\n")
     return digest.hexdigest()
 
 
-def held_out(problem: str, share: float, seed: int) -> bool:
-    """Whether a problem belongs to the held-out part: by its id alone, so that all its rows go the
-    same way in every round and every kind of data."""
+def is_held_out(problem: str, share: float, seed: int) -> bool:
+    """Whether a problem belongs to the held-out part, decided by its id and the seed alone.
+
+    All rows of a problem thus go to the same part, in every round and every kind of data.
+    """
     digest = blake2b(f"{seed}:{problem}".encode("utf-8", "replace"), digest_size=8).digest()
     return int.from_bytes(digest) < share * 2**64

@@ -1,7 +1,7 @@
-"""Supervised fine-tuning of the policy on solutions found by search, on TRL's SFTTrainer
+"""Supervised fine-tuning of the policy on solutions found by search, with TRL's SFTTrainer
 (rStar-Math, arXiv:2501.04519, section 3.2).
 
-Only what the model wrote itself is trained on: not the question, not what programs printed.
+The loss covers only the text that the model wrote, not the question and not program output.
 """
 
 import json
@@ -18,55 +18,57 @@ from rstar_math.errors import InputError, MissingDependencyError
 from rstar_math.llm.vllm_servers import find_program, with_watchdog
 from rstar_math.models.loading import convert_load_errors, load_policy, load_tokenizer
 from rstar_math.training.batches import (
-    ALIGNED,
-    Shape,
-    in_micro_batches,
+    PAD_MULTIPLE,
+    ExampleShape,
+    collate_step,
     length_bucketed_order,
-    step_tokens,
+    micro_batch_trainer,
 )
 from rstar_math.training.chunked_loss import cross_entropy_sum
 from rstar_math.training.lora_targets import is_transposed, layer_matrices, lora_targets
-from rstar_math.training.memory import Plan, plan, require_memory
-from rstar_math.training.progress import Progress, watching
+from rstar_math.training.memory import MemoryPlan, plan_memory, require_memory
+from rstar_math.training.progress import Progress, progress_callback
 from rstar_math.training.rows import SftRow, fingerprint, render_rows
 from rstar_math.training.settings import PolicyTraining
 from rstar_math.training.trainer import (
-    CompletionCallback,
     MemoryTrimCallback,
-    arguments,
     base_dtype,
-    finish,
+    completion_callback,
     on_gpu,
     require_training,
-    run,
+    run_trainer,
+    save_trained_model,
     set_malloc_limits,
     suppress_warnings,
+    trainer_arguments,
     training_folder,
 )
 
-IGNORED = -100
+IGNORE_INDEX = -100
 """Label of a token that is not trained on."""
-_SCALED_LOGITS = (
+_LOGIT_SETTINGS = (
     "final_logit_softcapping",
     "logit_scale",
     "output_multiplier",
     "lm_head_multiplier",
     "logits_scaling",
 )
-"""Settings of models that change the logits after the product with the word head."""
+"""Config fields of models that change the logits after the LM head."""
 
 
 def encode_solution(tokenizer: Any, row: SftRow) -> dict[str, list[int]]:
-    """Tokens and labels of a solution, tokenised as one text, as at inference. A token is trained
-    on if all of it was written by the model."""
+    """`input_ids` and `labels` of a solution, tokenized as one text, as at inference.
+
+    A token is trained on if the model wrote all of it.
+    """
     text = row.prompt + row.completion
     encoded = tokenizer(text, return_offsets_mapping=True)
     start = len(row.prompt)
-    spans = [(0, start), *((start + a, start + b) for a, b in row.outputs)]
+    not_trained = [(0, start), *((start + a, start + b) for a, b in row.outputs)]
     labels = []
     for token, (a, b) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
-        foreign = a == b or any(a < end and b > begin for begin, end in spans)
-        labels.append(IGNORED if foreign else token)
+        ignored = a == b or any(a < end and b > begin for begin, end in not_trained)
+        labels.append(IGNORE_INDEX if ignored else token)
     return {"input_ids": list(encoded["input_ids"]), "labels": labels}
 
 
@@ -76,82 +78,97 @@ def train_policy(
     out: Path,
     settings: PolicyTraining,
     *,
-    say: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Train a policy and write it to `out`; the report has the losses and counts.
+    """Train a policy, write it to `out`, and return a report with losses and counts.
 
-    A training that was killed goes on from its last checkpoint when the same is called again, and
-    ends as if it had not been. On a CPU the same call gives the same weights. Raises `InputError`,
-    `MissingDependencyError`, `StoreError`, and `TrainingError` where the training diverges or does
-    not fit into memory; `out` is whole or not there.
+    A killed training resumes from its latest checkpoint when called again with the same arguments,
+    and gives the same result. On a CPU equal calls give equal weights. `log` receives progress
+    lines. `out` is complete or absent.
+
+    Raises `InputError`, `MissingDependencyError`, `StoreError`, and `TrainingError` if the training
+    diverges or does not fit into memory.
     """
     require_training()
     if not on_gpu():
         set_malloc_limits()
-    about = {"kind": "policy", "base": base, "settings": settings.recorded()}
-    inputs = {**about, "data": fingerprint(rows), "rows": len(rows)}
+    inputs = {
+        "kind": "policy",
+        "base": base,
+        "settings": settings.recorded(),
+        "data": fingerprint(rows),
+        "rows": len(rows),
+    }
     with training_folder(out, inputs) as work:
         rendered, prompting = render_rows(rows, base, settings.mode)
-        examples = fitting_examples(rendered, base, settings)
-        require_memory(_planned(examples, base, settings), base, settings)
+        examples = encode_solutions(rendered, base, settings)
+        require_memory(_plan(examples, base, settings), base, settings)
         model, tokenizer = load_policy(base, dtype=base_dtype(base, settings))
-        trainer = policy_trainer(model, tokenizer, examples, work, settings, say=say)
-        losses = run(trainer, work)
+        trainer = policy_trainer(model, tokenizer, examples, work, settings, log=log)
+        losses = run_trainer(trainer, work)
         report = {
             "steps": trainer.state.global_step,
             "solutions": len(examples),
             "left_out_as_too_long": len(rows) - len(examples),
-            "trained_tokens": sum(map(_trained, examples)),
+            "trained_tokens": sum(map(_trained_tokens, examples)),
             "first_loss": losses[0]["loss"],
             "last_loss": losses[-1]["loss"],
         }
-        finish(trainer, out, work, {**inputs, "prompting": prompting, "report": report})
+        notes = {**inputs, "prompting": prompting, "report": report}
+        save_trained_model(trainer, out, work, notes)
     return {**report, "losses": losses}
 
 
-def plan_policy(rows: Sequence[SftRow], base: str, settings: PolicyTraining) -> Plan:
-    """What `train_policy` would need, without loading any weights. Raises `InputError`."""
+def plan_policy(rows: Sequence[SftRow], base: str, settings: PolicyTraining) -> MemoryPlan:
+    """The memory plan of `train_policy`, without loading any weights. Raises `InputError` and
+    `MissingDependencyError`."""
     require_training()
     rendered, _ = render_rows(rows, base, settings.mode)
-    return _planned(fitting_examples(rendered, base, settings), base, settings)
+    return _plan(encode_solutions(rendered, base, settings), base, settings)
 
 
-def _planned(examples: Sequence[dict[str, list[int]]], base: str, settings: PolicyTraining) -> Plan:
-    shapes = [_shape(examples[index]) for index in order_of(examples, settings)]
-    return plan(base, settings, shapes, dtype=base_dtype(base, settings))
+def _plan(
+    examples: Sequence[dict[str, list[int]]], base: str, settings: PolicyTraining
+) -> MemoryPlan:
+    shapes = [_shape(examples[index]) for index in training_order(examples, settings)]
+    return plan_memory(base, settings, shapes, dtype=base_dtype(base, settings))
 
 
-def fitting_examples(
+def encode_solutions(
     rows: Sequence[SftRow], base: str, settings: PolicyTraining
 ) -> list[dict[str, list[int]]]:
-    """The solutions that are short enough, encoded. Raises `InputError` if there are none."""
+    """The solutions of at most `settings.max_tokens` tokens, encoded. Raises `InputError` if there
+    are none."""
     with convert_load_errors(base):
         tokenizer = load_tokenizer(base)
     examples = [encode_solution(tokenizer, row) for row in rows]
     fitting = [e for e in examples if len(e["input_ids"]) <= settings.max_tokens]
-    if not any(_trained(example) for example in fitting):
+    if not any(_trained_tokens(example) for example in fitting):
         raise InputError(
-            f"None of {len(rows)} solutions has {settings.max_tokens} tokens or fewer; allow "
-            "longer ones with max_tokens."
+            f"All {len(rows)} solutions are longer than {settings.max_tokens} tokens or have "
+            "nothing to train on; raise max_tokens."
         )
     return fitting
 
 
-def order_of(examples: Sequence[dict[str, list[int]]], settings: PolicyTraining) -> list[int]:
-    """The order in which examples are trained on."""
-    lengths = [len(e["input_ids"]) for e in examples]
-    return length_bucketed_order(
-        lengths, settings.at_once(len(examples)), settings.epochs, settings.seed
-    )
+def training_order(examples: Sequence[dict[str, list[int]]], settings: PolicyTraining) -> list[int]:
+    """Indices of the examples in training order, over all epochs."""
+    lengths = [_tokens(example) for example in examples]
+    micro = settings.examples_per_micro_batch(len(examples))
+    return length_bucketed_order(lengths, micro, settings.epochs, settings.seed)
 
 
-def _shape(example: Any) -> Shape:
-    return Shape(1, len(example["input_ids"]))
+def _shape(example: Any) -> ExampleShape:
+    return ExampleShape(1, _tokens(example))
 
 
-def _trained(example: Any) -> int:
-    """Tokens of an example that are trained on; the first token of a text cannot be."""
-    return sum(label != IGNORED for label in example["labels"][1:])
+def _tokens(example: Any) -> int:
+    return len(example["input_ids"])
+
+
+def _trained_tokens(example: Any) -> int:
+    """Number of tokens that are trained on. The first token of a text has no prediction."""
+    return sum(label != IGNORE_INDEX for label in example["labels"][1:])
 
 
 def policy_trainer(
@@ -161,22 +178,25 @@ def policy_trainer(
     work: Path,
     settings: PolicyTraining,
     *,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> Any:
-    """TRL's trainer, set up: it takes a step's examples in micro-batches, and on a CPU computes
-    logits only where there is loss."""
+    """A configured TRL trainer.
+
+    It computes a step's examples in micro-batches. On a CPU it computes logits only at trained
+    positions.
+    """
     from datasets import Dataset
     from trl import SFTConfig
 
-    order = order_of(examples, settings)
+    order = training_order(examples, settings)
     packed = settings.packing and on_gpu()
     if settings.matrices_only and not settings.lora_rank:
-        only_matrices(model)
+        freeze_all_but_matrices(model)
     model.config.use_cache = False
-    progress = Progress(say, every_s=settings.progress_s, tokens=_tokens, trained=_trained)
+    progress = Progress(log, every_s=settings.progress_s, tokens=_tokens, trained=_trained_tokens)
     with suppress_warnings():
         args = SFTConfig(
-            **arguments(settings, work, examples=len(order), whole_steps=not packed),
+            **trainer_arguments(settings, work, examples=len(order), whole_steps=not packed),
             max_length=settings.max_tokens if packed else None,
             packing=packed,
             dataset_kwargs=None if packed else {"skip_prepare_dataset": True},
@@ -186,24 +206,27 @@ def policy_trainer(
             args=args,
             train_dataset=Dataset.from_list([examples[index] for index in order]),
             processing_class=tokenizer,
-            data_collator=None if packed else step_tokens,
+            data_collator=None if packed else collate_step,
             peft_config=lora_config(model, settings, "CAUSAL_LM"),
-            callbacks=[CompletionCallback(), watching(progress, work, settings)],
+            callbacks=[completion_callback(), progress_callback(progress, work, settings)],
         )
-    share_inputs(trainer.model, settings.bf16)
+    set_lora_input_casting(trainer.model, not settings.bf16)
     return trainer
 
 
-def only_matrices(model: Any) -> None:
-    """Let only the matrices of attention and MLP be trained."""
-    wanted = {id(module.weight) for module in layer_matrices(model).values()}
+def freeze_all_but_matrices(model: Any) -> None:
+    """Make only the attention and MLP matrices trainable. Raises `InputError` as
+    `layer_matrices`."""
+    trained = {id(module.weight) for module in layer_matrices(model).values()}
     for weights in model.parameters():
-        weights.requires_grad_(id(weights) in wanted)
+        weights.requires_grad_(id(weights) in trained)
 
 
 def lora_config(model: Any, settings: Any, task: str) -> Any:
-    """PEFT's configuration of an adapter on all matrices of attention and MLP; None for rank 0. A
-    value head is trained in full."""
+    """PEFT's config of an adapter on all attention and MLP matrices; None for rank 0.
+
+    A value head is trained in full. Raises `InputError` as `layer_matrices`.
+    """
     if settings.lora_rank == 0:
         return None
     from peft import LoraConfig
@@ -218,19 +241,17 @@ def lora_config(model: Any, settings: Any, task: str) -> Any:
     )
 
 
-def share_inputs(model: Any, shared: bool) -> None:
-    """Let adapters take the inputs of their layers as they are, for use under autocast. PEFT copies
-    each into float32, which autocast then copies back: for every matrix one more tensor kept for
-    the backward pass."""
+def set_lora_input_casting(model: Any, enabled: bool) -> None:
+    """Turn PEFT's casting of adapter inputs on or off.
+
+    PEFT copies each input into float32, and autocast copies it back. Off, this saves one tensor per
+    matrix that is kept for the backward pass. Requires autocast while it is off.
+    """
     from peft.tuners.lora import LoraLayer
 
     for layer in model.modules():
         if isinstance(layer, LoraLayer):
-            layer.cast_input_dtype_enabled = not shared
-
-
-def _tokens(example: Any) -> int:
-    return len(example["input_ids"])
+            layer.cast_input_dtype_enabled = enabled
 
 
 def _trainer_class(
@@ -240,7 +261,7 @@ def _trainer_class(
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
     class Trainer(SFTTrainer):  # type: ignore[misc,unused-ignore]
-        """TRL's scores every position on a CPU, trained on or not; this one only the trained."""
+        """On a CPU, TRL computes logits at every position; this class only at trained ones."""
 
         def compute_loss(
             self,
@@ -249,35 +270,38 @@ def _trainer_class(
             return_outputs: bool = False,
             num_items_in_batch: Any = None,
         ) -> Any:
-            alone = self.accelerator.num_processes == 1 and self.args.device.type == "cpu"
-            if return_outputs or not (alone and has_plain_head(model)) or self.aux_loss_enabled:
+            one_cpu = self.accelerator.num_processes == 1 and self.args.device.type == "cpu"
+            if return_outputs or not (one_cpu and has_plain_head(model)) or self.aux_loss_enabled:
                 return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
             return sparse_loss(model, inputs, num_items_in_batch, bf16=self.args.bf16)
 
     if packed:
         return Trainer
     trim = MemoryTrimCallback()
-    return in_micro_batches(
+    return micro_batch_trainer(
         Trainer,
         limits=settings.limits(examples),
         shape=_shape,
-        collate=DataCollatorForLanguageModeling(pad_token_id=pad, pad_to_multiple_of=ALIGNED),
-        items=_trained,
-        on_part=[progress.part, lambda examples: trim()],
+        collate=DataCollatorForLanguageModeling(pad_token_id=pad, pad_to_multiple_of=PAD_MULTIPLE),
+        loss_weight=_trained_tokens,
+        after_micro_batch=[progress.end_micro_batch, lambda examples: trim()],
     )
 
 
 def has_plain_head(model: Any) -> bool:
-    """Whether a model's logits are the product with its word head and nothing else."""
+    """Whether a model's logits are the product of hidden states and LM head, without bias or
+    scaling."""
     config = model.config.get_text_config()
-    if any(getattr(config, name, None) not in (None, 1, 1.0) for name in _SCALED_LOGITS):
+    if any(getattr(config, name, None) not in (None, 1, 1.0) for name in _LOGIT_SETTINGS):
         return False
     return getattr(model.get_output_embeddings(), "bias", None) is None
 
 
 def sparse_loss(model: Any, inputs: Any, items: Any = None, *, bf16: bool) -> Any:
-    """Sum of the cross-entropies at trained positions over `items` (by default their number), for
-    models with a plain head (`has_plain_head`)."""
+    """The cross-entropy sum over trained positions, divided by `items` (default: their number).
+
+    Requires a model with a plain head (`has_plain_head`).
+    """
     import torch
 
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -288,16 +312,15 @@ def sparse_loss(model: Any, inputs: Any, items: Any = None, *, bf16: bool) -> An
             use_cache=False,
         ).last_hidden_state[:, :-1]
     labels = inputs["labels"][:, 1:]
-    there = labels != IGNORED
-    chosen = hidden[there]
+    trained = labels != IGNORE_INDEX
     weight = causal.get_output_embeddings().weight
     dtype = torch.bfloat16 if bf16 else weight.dtype
-    total = cross_entropy_sum(chosen.to(dtype), weight, labels[there])
-    return total / (there.sum().clamp(min=1) if items is None else items)
+    total = cross_entropy_sum(hidden[trained].to(dtype), weight, labels[trained])
+    return total / (trained.sum().clamp(min=1) if items is None else items)
 
 
-_KEPT = 40
-"""Lines of a training's words that are looked through for why it failed."""
+_KEPT_LINES = 40
+"""Number of last output lines that are searched for the reason of a failure."""
 
 
 def run_launcher(
@@ -306,21 +329,23 @@ def run_launcher(
     out: Path,
     settings: Section,
     *,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> None:
-    """Run `rstar train` with the arguments `training` and `--out`, by a launcher: a command line
-    that takes a module and its arguments (`accelerate launch --num_processes 8 -m`). Returns when
-    the model is written.
+    """Run `rstar train` with the arguments `training` through a launcher, until the model is
+    written.
 
-    It goes on from its last checkpoint, and ends when this process ends, however that does. Raises
-    `MissingDependencyError` where there is no such launcher, `InputError` with its last words where
-    it fails.
+    A launcher is a command line that takes a module and its arguments, such as `accelerate launch
+    --num_processes 8 -m`. The training resumes from its latest checkpoint. It is terminated when
+    this process ends, in whatever way.
+
+    Raises `MissingDependencyError` if the launcher is not found, and `InputError` with the reason
+    if the training fails.
     """
-    command = [_found(launcher[0]), *launcher[1:], "rstar_math.cli", "train", *training]
+    command = [_find_launcher(launcher[0]), *launcher[1:], "rstar_math.cli", "train", *training]
     command += ["--out", str(out)]
     for name, value in settings.model_dump(mode="json", exclude_defaults=True).items():
         command += ["--set", f"{name}={json.dumps(value)}"]
-    last: deque[str] = deque(maxlen=_KEPT)
+    last_lines: deque[str] = deque(maxlen=_KEPT_LINES)
     with subprocess.Popen(
         with_watchdog(command),
         stdout=subprocess.DEVNULL,
@@ -331,31 +356,32 @@ def run_launcher(
         try:
             assert process.stderr is not None
             for line in process.stderr:
-                last.append(line.rstrip())
+                last_lines.append(line.rstrip())
                 if line.startswith("step "):
-                    say(line.rstrip())
+                    log(line.rstrip())
         finally:
             with suppress(ProcessLookupError):
                 process.terminate()
     if not is_complete(out):
         raise InputError(
-            f"The training that {launcher[0]} started ended with code {process.returncode}: "
-            f"{_why(last)}; the same command goes on from its last checkpoint."
+            f"The training started by {launcher[0]} ended with code {process.returncode}: "
+            f"{_failure_reason(last_lines)}; run the same command again to resume from the latest "
+            "checkpoint."
         )
 
 
-def _found(name: str) -> str:
-    """The launcher's program."""
-    found = find_program(name)
-    if found is None:
+def _find_launcher(name: str) -> str:
+    """Path of the launcher's program."""
+    path = find_program(name)
+    if path is None:
         raise MissingDependencyError(
-            f"There is no program {name} to start a training with; install it or change launch."
+            f"The launcher {name} was not found; install it or change the option launcher."
         )
-    return found
+    return path
 
 
-def _why(lines: Sequence[str]) -> str:
-    """The line that says most of a failure."""
-    told: list[Any] = [line for line in lines if "Error" in line or line.startswith("rstar:")]
-    line = str(told[-1] if told else next(iter(lines), "it said nothing"))
+def _failure_reason(lines: Sequence[str]) -> str:
+    """The last line of a program's output that looks like an error; else its first line."""
+    errors = [line for line in lines if "Error" in line or line.startswith("rstar:")]
+    line = errors[-1] if errors else next(iter(lines), "it printed nothing")
     return line.strip().removeprefix("rstar: ").rstrip(".")

@@ -1,10 +1,10 @@
 """A tiny random model for tests and the recipe `smoke`, pretrained to copy numbers.
 
-A language model has seen much text before it is made a policy, and copies a number it has just read
-without being taught. A random one has to learn that from its few solutions, and then hardly gets to
-what is to be learned: which program to write. So it is shown, for some seconds, texts of the
-grammar's shape in which the box holds what was printed. Their words are random letters: there is no
-question in them, no code, and nothing of a task.
+A pretrained language model can copy a number that it has just read. A random model has to learn
+this from its few training solutions, which leaves little for the actual task: which program to
+write. It is therefore pretrained for some seconds on texts in the step grammar, in which the box
+holds the printed number. Their words are random letters, so they contain no question, no code and
+nothing of a task.
 """
 
 import random
@@ -18,15 +18,19 @@ from rstar_math.prompts.grammar import GRAMMAR
 from rstar_math.seeding import derive
 from rstar_math.types import Execution, ExecutionStatus, Step
 
-BATCH = 16
-"""Texts to a step of the optimiser."""
-_RATE, _WARMUP, _DECAY = 3e-3, 20, 0.1
+_BATCH_SIZE = 16
+"""Texts per optimizer step."""
+_LEARNING_RATE, _WARMUP_STEPS, _WEIGHT_DECAY = 3e-3, 20, 0.1
 _DIGITS = (1, 2, 2, 2, 2, 3)
+"""Numbers of digits of the copied numbers, as a distribution to draw from."""
 
 
 def copying_texts(seed: int = 0) -> Iterator[tuple[str, str]]:
-    """Pairs without end of what is read, a block of random words and the number it printed, and
-    of what follows, the answer with that number; the same for the same seed."""
+    """An infinite stream of (context, continuation) texts, the same for the same seed.
+
+    The context is a block of random words and the number it printed; the continuation is an answer
+    with that number.
+    """
     number = 0
     while True:
         rng = random.Random(derive(seed, "copying", number))
@@ -36,49 +40,57 @@ def copying_texts(seed: int = 0) -> Iterator[tuple[str, str]]:
         printed = Execution(ExecutionStatus.OK, f"{value}\n")
         block = [Step(f"# {' '.join(words)}\n", "", kind="code", execution=printed)]
         answer = Step(f"The answer is \\boxed{{{value}}}.", kind="answer", answer=value)
-        read = GRAMMAR.render(block)
-        yield read, GRAMMAR.render([*block, answer])[len(read) :]
+        context = GRAMMAR.render(block)
+        yield context, GRAMMAR.render([*block, answer])[len(context) :]
 
 
 def pretrain(model: Any, tokenizer: Any, steps: int, *, seed: int = 0) -> float:
-    """Train a causal language model for some steps to answer with the number it has read; the last
-    loss, in nats a token. On a CPU the same for the same arguments."""
+    """Train a causal language model on `copying_texts`; returns the last loss, in nats per token.
+
+    On a CPU equal arguments give equal weights.
+    """
     import torch
 
     texts = copying_texts(seed)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=_RATE, weight_decay=_DECAY)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
     loss = torch.zeros(())
     model.train()
     for step in range(steps):
-        for group in optimiser.param_groups:
-            group["lr"] = _RATE * min(1.0, (step + 1) / _WARMUP) * (1 - step / steps)
-        ids, labels = _batch(tokenizer, [next(texts) for _ in range(BATCH)])
+        for group in optimizer.param_groups:
+            warmup = min(1.0, (step + 1) / _WARMUP_STEPS)
+            group["lr"] = _LEARNING_RATE * warmup * (1 - step / steps)
+        ids, labels = _encode_batch(tokenizer, [next(texts) for _ in range(_BATCH_SIZE)])
         loss = model(input_ids=ids, labels=labels, use_cache=False).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        optimiser.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
     model.eval()
     return float(loss.detach())
 
 
-def _batch(tokenizer: Any, texts: list[tuple[str, str]]) -> tuple[Any, Any]:
-    """Tokens and labels, padded at the end, where a causal model does not look; only what follows
-    is trained on."""
+def _encode_batch(tokenizer: Any, texts: list[tuple[str, str]]) -> tuple[Any, Any]:
+    """Token ids and labels (B, L), padded at the end. Only continuations have labels."""
     import torch
 
-    rows = [(tokenizer(read).input_ids, tokenizer(answer).input_ids) for read, answer in texts]
-    length = max(len(read) + len(answer) for read, answer in rows)
+    rows = [
+        (tokenizer(context).input_ids, tokenizer(continuation).input_ids)
+        for context, continuation in texts
+    ]
+    length = max(len(context) + len(continuation) for context, continuation in rows)
     ids = torch.full((len(rows), length), tokenizer.pad_token_id)
     labels = torch.full((len(rows), length), -100)
-    for at, (read, answer) in enumerate(rows):
-        end = len(read) + len(answer)
-        ids[at, :end] = torch.tensor([*read, *answer])
-        labels[at, len(read) : end] = torch.tensor(answer)
+    for row, (context, continuation) in enumerate(rows):
+        end = len(context) + len(continuation)
+        ids[row, :end] = torch.tensor([*context, *continuation])
+        labels[row, len(context) : end] = torch.tensor(continuation)
     return ids, labels
 
 
-TEXTS = ("Question: What is 1 + 2?\n<code>\n# Add.\nprint(1 + 2)\n<code/>\n<output>\n3\n</output>",)
+_TOKENIZER_TEXTS = (
+    "Question: What is 1 + 2?\n<code>\n# Add.\nprint(1 + 2)\n<code/>\n<output>\n3\n</output>",
+)
+"""Texts that every tokenizer is trained on, besides those of the caller."""
 
 
 def save_tiny_policy(
@@ -88,26 +100,27 @@ def save_tiny_policy(
     size: int = 32,
     layers: int = 2,
     vocabulary: int = 320,
-    spread: float = 0.02,
-    head: int | None = None,
+    weight_std: float = 0.02,
+    head_size: int | None = None,
     texts: Sequence[str] = (),
-    copying: int = 0,
+    copying_steps: int = 0,
 ) -> Path:
-    """Write the checkpoint of a random Llama with `layers` layers of width `size` and weights of
-    standard deviation `spread` (0.1 learns at once at width 64, the usual 0.02 does not), 4 heads
-    of width `head` (vLLM needs 32 on a CPU; by default a fourth of `size`), and a tokenizer of at
-    most `vocabulary` tokens made from `texts`; the folder. With `copying` it is trained so many
-    steps to answer with a number it has read (`training.tiny_model`). The same for the same
-    arguments.
+    """Write the checkpoint of a random Llama to `folder` and return the folder.
 
-    Raises `MissingDependencyError` without torch and transformers, `InputError` where the folder is
-    there.
+    `size` is the hidden size, `vocabulary` the maximum number of tokens, learned from `texts`.
+    `weight_std` is the standard deviation of the initial weights. At hidden size 64 a model with
+    0.1 learns at once; with the usual 0.02 it does not. `head_size` is the size of each of the 4
+    attention heads (default: size / 4; vLLM on a CPU requires 32). With `copying_steps` the model
+    is pretrained for that many steps to copy numbers. Equal arguments give equal checkpoints.
+
+    Raises `MissingDependencyError` without torch and transformers, `InputError` if the folder
+    exists.
     """
     require_torch()
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    tokenizer = _tokenizer(vocabulary, (*TEXTS, *texts))
+    tokenizer = _train_tokenizer(vocabulary, (*_TOKENIZER_TEXTS, *texts))
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=size,
@@ -115,27 +128,27 @@ def save_tiny_policy(
         num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
-        head_dim=head or size // 4,
+        head_dim=head_size or size // 4,
         max_position_embeddings=1024,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=None,
         tie_word_embeddings=True,
-        initializer_range=spread,
+        initializer_range=weight_std,
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config)
-    if copying:
-        pretrain(model, tokenizer, copying, seed=seed)
-    with save_checkpoint(folder, {"kind": "tiny"}) as part:
-        model.save_pretrained(part)
-        tokenizer.save_pretrained(part)
+    if copying_steps:
+        pretrain(model, tokenizer, copying_steps, seed=seed)
+    with save_checkpoint(folder, {"kind": "tiny"}) as partial:
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
     return folder
 
 
-def _tokenizer(vocabulary: int, texts: Sequence[str]) -> Any:
-    """A tokenizer of bytes and of what is frequent in some texts."""
+def _train_tokenizer(vocabulary: int, texts: Sequence[str]) -> Any:
+    """A byte-level BPE tokenizer trained on texts, with at most `vocabulary` tokens."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 

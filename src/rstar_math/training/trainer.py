@@ -1,4 +1,4 @@
-"""What all trainings share: memory, number formats, checkpoints, resuming, the finished folder."""
+"""Code shared by all trainings: process memory, dtypes, checkpoints, resuming and saving."""
 
 import ctypes
 import gc
@@ -23,13 +23,13 @@ from rstar_math.errors import InputError, MissingDependencyError
 from rstar_math.files import lock_file
 from rstar_math.models.loading import is_stored_small
 from rstar_math.training.memory import cpu_memory
-from rstar_math.training.progress import DIVERGED, refuse_diverged
+from rstar_math.training.progress import DIVERGED_FILE, require_not_diverged
 
 _PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
 
 
 def require_training() -> None:
-    """Nothing, where training's packages are installed; else raises `MissingDependencyError`."""
+    """Raise `MissingDependencyError` unless all packages for training are installed."""
     for name in _PACKAGES:
         try:
             version(name)
@@ -40,11 +40,10 @@ def require_training() -> None:
 
 
 def set_malloc_limits() -> None:
-    """Let the C library keep memory that is freed instead of giving it back to the system.
+    """Make glibc keep freed memory instead of returning it to the system.
 
-    A step of training frees and asks again for gigabytes; taking them from the system anew page by
-    page cost two thirds of the time on a virtual machine. Nothing happens where the C library is
-    not glibc.
+    A training step frees and reallocates gigabytes. Mapping the pages again took two thirds of the
+    time on a virtual machine. No effect with another C library.
     """
     trim_threshold, top_pad, mmap_max = -1, -2, -4
     with suppress(OSError, AttributeError):
@@ -55,25 +54,27 @@ def set_malloc_limits() -> None:
 
 
 def trim_malloc() -> None:
-    """Return what a finished training kept (`set_malloc_limits`) to the system, for what comes next
-    in this process. Nothing happens where the C library is not glibc."""
+    """Return freed memory that the process kept (`set_malloc_limits`) to the system. No effect with
+    another C library than glibc."""
     gc.collect()
     with suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def stop_openmp_threads() -> None:
-    """End the threads that OpenMP keeps for the next parallel work of the calling thread; they come
-    back when it has some. Kept, they made the embedded model a quarter slower after a training:
-    PyTorch's and its own are counted together, and as they are more than the cores, none waits
-    actively for the others. Nothing happens where OpenMP's library is not GNU's, or not loaded."""
+    """Stop the idle OpenMP threads of this process. OpenMP restarts them when it needs them.
+
+    Idle threads made the embedded model a quarter slower after a training. Together with its own
+    threads they outnumber the cores, and then no thread waits actively. No effect if GNU's OpenMP
+    is not loaded.
+    """
     soft = 1
     with suppress(OSError, AttributeError):
         ctypes.CDLL("libgomp.so.1", mode=os.RTLD_NOLOAD).omp_pause_resource_all(soft)
 
 
-def peak_memory_bytes() -> int:
-    """Bytes of memory that this process holds; 0 where the system does not tell."""
+def resident_bytes() -> int:
+    """Resident memory of this process, in bytes; 0 if unknown."""
     with suppress(OSError, ValueError, IndexError):
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
@@ -81,56 +82,56 @@ def peak_memory_bytes() -> int:
 
 
 class MemoryTrimCallback:
-    """Bounds what `set_malloc_limits` keeps; call it after each micro-batch.
+    """Limits the memory that `set_malloc_limits` keeps. Call it after each micro-batch.
 
-    Batches of many shapes leave the kept memory in pieces that fit none of the next: training 135M
-    weights grew to 16 GB. When the process holds half as much again as after the last return (the
-    first comes after the first micro-batch), or the system has little left, the memory goes back to
-    the system, and the next micro-batch takes anew what it needs.
+    With batches of many shapes, freed memory fragments and does not fit later batches: a training
+    of 135M weights grew to 16 GB. Freed memory is returned to the system when little memory is
+    available, or when the process exceeds 1.5 times its reference size. The reference is measured
+    after the first micro-batch, and again after the micro-batch that follows each return.
     """
 
     def __init__(self) -> None:
-        self._most = 0
+        self._limit = 0
         self._trimmed = True
 
     def __call__(self) -> None:
-        """Return memory if too much is kept."""
-        held = peak_memory_bytes()
+        """Return freed memory to the system if too much is kept."""
+        resident = resident_bytes()
         if self._trimmed:
-            self._most, self._trimmed = max(self._most, held + held // 2), False
-        elif held > self._most or available() < held // 8:
+            self._limit, self._trimmed = max(self._limit, resident + resident // 2), False
+        elif resident > self._limit or available_bytes() < resident // 8:
             trim_malloc()
             self._trimmed = True
 
 
-def available() -> int:
-    """Bytes that the system and the control group still give to this process."""
-    found = cpu_memory()
-    return found[0] if found else 2**63
+def available_bytes() -> int:
+    """Memory that this process can still allocate on the CPU, in bytes; 2**63 if unknown."""
+    memory = cpu_memory()
+    return memory[0] if memory else 2**63
 
 
 def on_gpu() -> bool:
-    """Whether training goes to a GPU."""
+    """Whether trainings run on a GPU."""
     import torch
 
     return bool(torch.cuda.is_available())
 
 
 def base_dtype(base: str, settings: Any) -> Any:
-    """The type in which a training holds its base: float32 where all weights are trained; with an
-    adapter what `settings.base_dtype` says."""
+    """The torch dtype of the base weights: float32 if all weights are trained, with an adapter as
+    `settings.base_dtype` says."""
     import torch
 
     if not settings.lora_rank or settings.base_dtype == "float32":
         return torch.float32
     if settings.base_dtype == "bfloat16":
         return torch.bfloat16
-    small = settings.bf16 and has_bfloat16() and is_stored_small(base)
-    return torch.bfloat16 if small else torch.float32
+    use_bfloat16 = settings.bf16 and has_bfloat16() and is_stored_small(base)
+    return torch.bfloat16 if use_bfloat16 else torch.float32
 
 
 def has_bfloat16() -> bool:
-    """Whether the GPU, or without one the CPU, multiplies matrices of bfloat16."""
+    """Whether the GPU, or the CPU without a GPU, supports matrix products in bfloat16."""
     import torch
 
     if torch.cuda.is_available():
@@ -141,11 +142,15 @@ def has_bfloat16() -> bool:
         return False
 
 
-def arguments(settings: Any, work: Path, *, examples: int, whole_steps: bool) -> dict[str, Any]:
-    """The arguments that all of TRL's trainers share. The order of examples is settled before
-    (`training.batches`), epochs included. With `whole_steps` the trainer gets all examples of a
-    step as one batch."""
-    micro = settings.at_once(examples)
+def trainer_arguments(
+    settings: Any, work: Path, *, examples: int, whole_steps: bool
+) -> dict[str, Any]:
+    """Arguments common to all TRL trainers.
+
+    `examples` counts all epochs, whose order is fixed beforehand (`length_bucketed_order`). With
+    `whole_steps` the trainer receives all examples of a step as one batch.
+    """
+    micro = settings.examples_per_micro_batch(examples)
     step = settings.step_size(examples, int(os.environ.get("WORLD_SIZE", "1")))
     return {
         "output_dir": str(work),
@@ -178,8 +183,8 @@ def arguments(settings: Any, work: Path, *, examples: int, whole_steps: bool) ->
 
 @contextmanager
 def suppress_warnings() -> Iterator[None]:
-    """A block in which libraries keep to themselves what they will change in later versions, and
-    that a base of one file has no configuration beside it (peft)."""
+    """A block that hides FutureWarnings, and PEFT's warning that a single-file base has no config
+    file."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         warnings.filterwarnings("ignore", "Could not find a config file")
@@ -188,15 +193,17 @@ def suppress_warnings() -> Iterator[None]:
 
 @contextmanager
 def training_folder(out: Path, inputs: Mapping[str, object]) -> Iterator[Path]:
-    """The folder that a training keeps its checkpoints in until it is done, next to `out`, held by
-    this process in the block (of several that train one model together, by the first).
+    """The working folder next to `out` that holds a training's checkpoints until it is finished.
 
-    Raises `InputError` where `out` is there already, or a training with other inputs was begun and
-    came to a checkpoint, `StoreError` where another process is at work there, and `TrainingError`
-    where the same training diverged. One that diverged makes room for others.
+    It is locked by this process during the block; if several processes train one model, by the
+    first of them.
+
+    Raises `InputError` if `out` exists, or the folder has a checkpoint of a training with other
+    inputs. Raises `StoreError` if another process uses the folder. Raises `TrainingError` if this
+    training diverged before; one that diverged with other inputs is deleted.
     """
     if out.exists():
-        raise InputError(f"{out} is there already; name another --out or remove it.")
+        raise InputError(f"{out} already exists; remove it or give another --out.")
     work = out.with_name(f"{out.name}.training")
     first = os.environ.get("RANK", "0") == "0"
     with convert_io_errors(work):
@@ -205,66 +212,69 @@ def training_folder(out: Path, inputs: Mapping[str, object]) -> Iterator[Path]:
     try:
         if first:
             lock_file(
-                lock, f"Another process is training {out}; wait for it, or name another --out."
+                lock, f"Another process is training {out}; wait for it or give another --out."
             )
-        _same_training(work, inputs)
+        _require_same_inputs(work, inputs)
         yield work
     finally:
         os.close(lock)
 
 
-def _same_training(work: Path, inputs: Mapping[str, object]) -> None:
-    """Write down what a training is made from; raise `InputError` where one from something else
-    came to a checkpoint."""
-    told = work / "inputs.json"
+def _require_same_inputs(work: Path, inputs: Mapping[str, object]) -> None:
+    """Record the inputs of a training. Raise `InputError` if the folder has a checkpoint of a
+    training with other inputs."""
+    file = work / "inputs.json"
     with convert_io_errors(work):
-        same = told.is_file() and json.loads(told.read_text(encoding="utf-8")) == json.loads(
+        same = file.is_file() and json.loads(file.read_text(encoding="utf-8")) == json.loads(
             json.dumps(inputs)
         )
         if same:
-            refuse_diverged(work)
-        elif (work / DIVERGED).is_file():
+            require_not_diverged(work)
+        elif (work / DIVERGED_FILE).is_file():
             for folder in work.glob("checkpoint-*"):
                 shutil.rmtree(folder, ignore_errors=True)
-            (work / DIVERGED).unlink(missing_ok=True)
-        if told.is_file() and any(work.glob("checkpoint-*")):
+            (work / DIVERGED_FILE).unlink(missing_ok=True)
+        if file.is_file() and any(work.glob("checkpoint-*")):
             if not same:
                 raise InputError(
-                    f"{work} holds a training that was begun with other data or settings; remove "
-                    "it, or give those again to go on with it."
+                    f"{work} holds an unfinished training with other data or settings; remove it, "
+                    "or use the same data and settings to resume."
                 )
         else:
-            told.write_text(json.dumps(inputs, indent=1), encoding="utf-8")
+            file.write_text(json.dumps(inputs, indent=1), encoding="utf-8")
 
 
 def latest_checkpoint(work: Path) -> str | None:
-    """The newest whole checkpoint of a training; half-written ones are removed."""
-    found = sorted(work.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    whole = None
-    for folder in found:
+    """The latest complete checkpoint of a training, or None. Incomplete ones are deleted."""
+    folders = sorted(work.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    latest = None
+    for folder in folders:
         if is_complete(folder):
-            whole = str(folder)
+            latest = str(folder)
         else:
             shutil.rmtree(folder, ignore_errors=True)
-    return whole
+    return latest
 
 
-def CompletionCallback() -> Any:
-    """A callback that declares each checkpoint whole once all of it is written."""
+def completion_callback() -> Any:
+    """A trainer callback that marks each checkpoint as complete after it is written."""
     from transformers import TrainerCallback
 
-    class Marking(TrainerCallback):  # type: ignore[misc,unused-ignore]
+    class CompletionCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
         def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.is_world_process_zero:
                 mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}", {})
 
-    return Marking()
+    return CompletionCallback()
 
 
-def run(trainer: Any, work: Path) -> list[dict[str, float]]:
-    """Train to the end, from the last whole checkpoint where there is one; step and loss of every
-    step. Raises `StoreError` where the disk fails, and `TrainingError` where the training diverges;
-    what was saved before is gone on from."""
+def run_trainer(trainer: Any, work: Path) -> list[dict[str, float]]:
+    """Train to the end, from the latest complete checkpoint if there is one.
+
+    Returns `step` and `loss` of every step. Raises `StoreError` if the disk fails and
+    `TrainingError` if the training diverges. Saved checkpoints remain, and a later call resumes
+    from them.
+    """
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
@@ -274,35 +284,35 @@ def run(trainer: Any, work: Path) -> list[dict[str, float]]:
     return [{"step": e["step"], "loss": e["loss"]} for e in history if "loss" in e]
 
 
-def finish(trainer: Any, out: Path, work: Path, notes: Mapping[str, object]) -> None:
-    """Write the trained model to its place, whole or not at all, and remove the checkpoints.
+def save_trained_model(trainer: Any, out: Path, work: Path, notes: Mapping[str, object]) -> None:
+    """Write the trained model to `out`, complete or not at all, and delete its checkpoints.
 
-    Of a model with a LoRA adapter the merged weights are written, and the adapter beside them in
-    `adapter/`. Of several processes the first writes.
+    A LoRA adapter is merged into the base weights, and also saved separately in `adapter/`. If
+    several processes train, the first writes.
     """
     model = trainer.accelerator.unwrap_model(trainer.model)
     state = trainer.accelerator.get_state_dict(trainer.model)
     if trainer.accelerator.is_main_process:
         versions = {name: version(name) for name in _PACKAGES}
         versions["rstar-math"] = __version__
-        with suppress_warnings(), save_checkpoint(out, {**notes, "versions": versions}) as part:
+        with suppress_warnings(), save_checkpoint(out, {**notes, "versions": versions}) as folder:
             if hasattr(model, "merge_and_unload"):
-                model.save_pretrained(part / "adapter", state_dict=state)
+                model.save_pretrained(folder / "adapter", state_dict=state)
                 del state
                 trim_malloc()
-                merged(model).save_pretrained(part)
+                merge_adapter(model).save_pretrained(folder)
             else:
-                model.save_pretrained(part, state_dict=state)
-            trainer.processing_class.save_pretrained(part)
+                model.save_pretrained(folder, state_dict=state)
+            trainer.processing_class.save_pretrained(folder)
         shutil.rmtree(work, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
 
 
-def merged(model: Any) -> Any:
+def merge_adapter(model: Any) -> Any:
     """The base model of a PEFT model, with the adapter added to its weights.
 
-    Each matrix is summed in float32 and rounded once to the type of the base, one at a time, so
-    that no second copy of the model is held.
+    Each matrix is summed in float32 and rounded once to the type of the base. Matrices are merged
+    one at a time, so no second copy of the model is in memory.
     """
     import torch
     from peft.tuners.lora import LoraLayer

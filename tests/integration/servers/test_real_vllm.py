@@ -72,7 +72,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     rows = [solution_row(question(n), solution(n)) for n in range(48)]
     texts = [row.prompt + row.completion for row in rows]
     base = save_tiny_policy(
-        root / "tiny", size=64, head=32, spread=0.1, vocabulary=512, texts=texts
+        root / "tiny", size=64, head_size=32, weight_std=0.1, vocabulary=512, texts=texts
     )
     how: dict[str, Any] = {"bf16": False, "learning_rate": 3e-3, "max_tokens": 256}
     whole = PolicyTraining(batch_size=8, epochs=12, **how)

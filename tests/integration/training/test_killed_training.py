@@ -94,5 +94,5 @@ def test_one_training_at_a_time_in_one_place(tmp_path: Path) -> None:
             begin(rows=2)
         assert json.loads((work / "inputs.json").read_text()) == {"rows": 1}
     begin(rows=1)
-    with pytest.raises(InputError, match="begun with other data or settings"):
+    with pytest.raises(InputError, match="other data or settings"):
         begin(rows=2)

@@ -41,11 +41,11 @@ def test_two_processes_train_the_model_that_one_trains(tmp_path: Path, data: Pat
 
     base = save_tiny_policy(tmp_path / "base")
     said: list[str] = []
-    train_policy(ROWS, str(base), tmp_path / "one", SETTINGS, say=said.append)
+    train_policy(ROWS, str(base), tmp_path / "one", SETTINGS, log=said.append)
     alone = len(said)
     launcher = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m")
     training = ["policy", str(data), "--base", str(base)]
-    run_launcher(launcher, training, tmp_path / "two", SETTINGS, say=said.append)
+    run_launcher(launcher, training, tmp_path / "two", SETTINGS, log=said.append)
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
     moved = max(float((one[n] - w).abs().max()) for n, w in weights(base).items())
     assert moved > 0.01
@@ -55,13 +55,11 @@ def test_two_processes_train_the_model_that_one_trains(tmp_path: Path, data: Pat
 
 def test_a_training_that_fails_says_why(tmp_path: Path, data: Path) -> None:
     training = ["policy", str(data), "--base", str(tmp_path / "nothing")]
-    with pytest.raises(
-        InputError, match=r"ended with code 2: There is no .*/nothing; give a folder"
-    ):
-        run_launcher((sys.executable, "-m"), training, tmp_path / "out", SETTINGS, say=print)
+    with pytest.raises(InputError, match=r"There is no .*/nothing"):
+        run_launcher((sys.executable, "-m"), training, tmp_path / "out", SETTINGS, log=print)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_launcher_that_is_not_there_is_named(tmp_path: Path, data: Path) -> None:
-    with pytest.raises(MissingDependencyError, match="no program accelerated"):
-        run_launcher(("accelerated",), ["policy", str(data)], tmp_path / "out", SETTINGS, say=print)
+    with pytest.raises(MissingDependencyError, match="accelerated"):
+        run_launcher(("accelerated",), ["policy", str(data)], tmp_path / "out", SETTINGS, log=print)

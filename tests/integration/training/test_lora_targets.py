@@ -9,7 +9,7 @@ import pytest
 from rstar_math.errors import InputError
 from rstar_math.training.lora_targets import layer_matrices, lora_targets
 from rstar_math.training.settings import PolicyTraining
-from rstar_math.training.trainer import merged
+from rstar_math.training.trainer import merge_adapter
 
 torch = pytest.importorskip("torch", reason="training needs torch: pip install 'rstar-math[train]'")
 
@@ -68,12 +68,12 @@ def test_one_step_moves_every_adapter_and_merging_keeps_the_logits(
     from peft import get_peft_model
     from transformers import AutoModelForCausalLM
 
-    from rstar_math.training.sft import lora_config, share_inputs, sparse_loss
+    from rstar_math.training.sft import lora_config, set_lora_input_casting, sparse_loss
 
     settings = PolicyTraining(lora_rank=4, bf16=dtype == "bfloat16")
     base = made(family).to(getattr(torch, dtype))
     model = get_peft_model(base, lora_config(base, settings, "CAUSAL_LM"))
-    share_inputs(model, settings.bf16)
+    set_lora_input_casting(model, not settings.bf16)
     ids = torch.randint(3, 97, (2, 12))
     inputs = {"input_ids": ids, "labels": ids, "attention_mask": torch.ones_like(ids)}
     adapters = {n: p for n, p in model.named_parameters() if p.requires_grad}
@@ -91,7 +91,7 @@ def test_one_step_moves_every_adapter_and_merging_keeps_the_logits(
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
         wanted = model(input_ids=ids).logits.float()
         untrained = base_logits(model, ids)
-    merged(model).save_pretrained(tmp_path)
+    merge_adapter(model).save_pretrained(tmp_path)
     again = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=getattr(torch, dtype)).eval()
     with torch.no_grad():
         logits = again(input_ids=ids).logits.float()
@@ -136,9 +136,9 @@ def test_a_mixture_of_experts_is_refused_and_not_adapted_in_part() -> None:
 
 
 def test_only_the_matrices_of_attention_and_mlp_are_trained_without_an_adapter() -> None:
-    from rstar_math.training.sft import only_matrices
+    from rstar_math.training.sft import freeze_all_but_matrices
 
     model = made("qwen2")
-    only_matrices(model)
+    freeze_all_but_matrices(model)
     trained = {name for name, weights in model.named_parameters() if weights.requires_grad}
     assert trained == {f"{name}.weight" for name in layer_matrices(model)}

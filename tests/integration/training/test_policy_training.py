@@ -40,11 +40,11 @@ def equal(a: Path, b: Path) -> bool:
 
 
 def test_only_what_the_model_wrote_is_trained_on(policy: Path) -> None:
-    from rstar_math.training.sft import IGNORED, encode_solution
+    from rstar_math.training.sft import IGNORE_INDEX, encode_solution
 
     _, tokenizer = load_policy(str(policy))
     example = encode_solution(tokenizer, ROWS[5])
-    trained = [token for token in example["labels"] if token != IGNORED]
+    trained = [token for token in example["labels"] if token != IGNORE_INDEX]
     text = tokenizer.decode(trained)
     assert tokenizer.decode(example["input_ids"]) == ROWS[5].prompt + ROWS[5].completion
     assert "Question" not in text
@@ -84,7 +84,7 @@ def test_training_learns_is_reproducible_and_says_what_it_was_made_from(
     from rstar_math.training.sft import train_policy
 
     said: list[str] = []
-    first = train_policy(ROWS, str(policy), tmp_path / "a", SETTINGS, say=said.append)
+    first = train_policy(ROWS, str(policy), tmp_path / "a", SETTINGS, log=said.append)
     second = train_policy(ROWS, str(policy), tmp_path / "b", SETTINGS)
     assert first["last_loss"] < 0.7 * first["first_loss"]
     assert first["losses"] == second["losses"]
@@ -116,7 +116,7 @@ def test_bad_inputs_are_refused_in_a_sentence(policy: Path, tmp_path: Path) -> N
     with pytest.raises(InputError, match="max_tokens"):
         train_policy([long], str(policy), tmp_path / "a", SETTINGS)
     (tmp_path / "b").mkdir()
-    with pytest.raises(InputError, match="there already"):
+    with pytest.raises(InputError, match="already exists"):
         train_policy(ROWS, str(policy), tmp_path / "b", SETTINGS)
     (tmp_path / "c.training" / "checkpoint-2").mkdir(parents=True)
     (tmp_path / "c.training" / "inputs.json").write_text(json.dumps({"other": 1}))

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given
 
-from rstar_math.training.curation.curate import labelled_steps, outcomes, values
+from rstar_math.training.curation.curate import collect_outcomes, collect_values, label_steps
 from rstar_math.training.curation.pairs import TreeValues
 from tests.unit.training.trees import Spec, grown, names, specs
 
@@ -15,7 +15,7 @@ TREE: Spec = {
 
 
 def test_outcomes_are_those_of_judged_answers() -> None:
-    found = outcomes([TreeValues("t", grown(TREE))])
+    found = collect_outcomes([TreeValues("t", grown(TREE))])
     assert [(names(one.trajectory.steps), one.right) for one in found] == [
         ("a a1", True),
         ("a a2 a21", False),
@@ -25,13 +25,13 @@ def test_outcomes_are_those_of_judged_answers() -> None:
 
 
 def test_equal_solutions_of_two_trees_count_once() -> None:
-    ledgers = [TreeValues("t", grown(TREE)), TreeValues("u", grown(TREE))]
-    assert len(outcomes(ledgers)) == 4
-    assert {one.spot.strategy for one in outcomes(ledgers)} == {"t"}
+    trees = [TreeValues("t", grown(TREE)), TreeValues("u", grown(TREE))]
+    assert len(collect_outcomes(trees)) == 4
+    assert {one.last_node.strategy for one in collect_outcomes(trees)} == {"t"}
 
 
 def test_values_are_those_of_steps_with_a_judged_end_below() -> None:
-    found = values([TreeValues("t", grown(TREE))])
+    found = collect_values([TreeValues("t", grown(TREE))])
     assert {names(one.steps): one.q for one in found} == pytest.approx(
         {
             "a": 1 / 3,
@@ -47,13 +47,13 @@ def test_values_are_those_of_steps_with_a_judged_end_below() -> None:
 
 def test_a_scorers_first_value_alone_is_no_label() -> None:
     tree = grown(TREE, q={"c": 0.9, "a3": 0.5})
-    assert not {"c", "a a3"} & {names(one.steps) for one in values([TreeValues("t", tree)])}
+    assert not {"c", "a a3"} & {names(one.steps) for one in collect_values([TreeValues("t", tree)])}
 
 
 def test_step_labels() -> None:
     found = {
         names(one.trajectory.steps): (one.hard, one.soft)
-        for one in labelled_steps([TreeValues("t", grown(TREE))])
+        for one in label_steps([TreeValues("t", grown(TREE))])
     }
     assert found == {
         "a a1": ((True, True), (2 / 3, 1.0)),
@@ -66,18 +66,18 @@ def test_step_labels() -> None:
 @given(specs)
 def test_no_label_without_a_path_that_proves_it(spec: Spec) -> None:
     tree = grown(spec)
-    ledgers = [TreeValues("t", tree)]
+    trees = [TreeValues("t", tree)]
     ends = [
         (set(tree.path(index)), node.verdict == "right")
         for index, node in enumerate(tree.nodes)
         if node.verdict in ("right", "wrong")
     ]
-    assert len(outcomes(ledgers)) == len(ends)
-    for valued in values(ledgers):
-        below = [right for path, right in ends if valued.spot.node in path]
+    assert len(collect_outcomes(trees)) == len(ends)
+    for valued in collect_values(trees):
+        below = [right for path, right in ends if valued.last_node.node in path]
         assert valued.q == pytest.approx(2 * sum(below) / len(below) - 1)
-    for one in labelled_steps(ledgers):
-        for node, hard, soft in zip(tree.path(one.spot.node), one.hard, one.soft, strict=True):
+    for one in label_steps(trees):
+        for node, hard, soft in zip(tree.path(one.last_node.node), one.hard, one.soft, strict=True):
             below = [right for path, right in ends if node in path]
             assert hard == any(below)
             assert soft == pytest.approx(sum(below) / len(below))

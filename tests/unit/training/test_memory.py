@@ -6,18 +6,18 @@ import pytest
 
 from rstar_math.errors import TrainingError
 from rstar_math.training.memory import (
-    Layout,
-    Plan,
-    estimate,
+    MemoryPlan,
+    ModelShape,
+    estimate_memory,
     free_memory,
-    layout_of,
-    measured_layout,
+    read_model_shape,
     require_memory,
+    shape_from_tensors,
 )
 from rstar_math.training.settings import PolicyTraining
 from tests.unit.training.tiny import save_tiny_policy
 
-QWEN_7B = Layout(7_615_616_512, 28, 6_525_621_760, 28 * 82_944, 3584, 152_064)
+QWEN_7B = ModelShape(7_615_616_512, 28, 6_525_621_760, 28 * 82_944, 3584, 152_064)
 ADAPTER = PolicyTraining(lora_rank=16, gradient_checkpointing=True)
 
 
@@ -25,15 +25,15 @@ def test_sizes_are_read_from_headers(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     folder = save_tiny_policy(tmp_path / "tiny")
-    found = layout_of(str(folder))
+    found = read_model_shape(str(folder))
     model = AutoModelForCausalLM.from_pretrained(folder)
     assert found.parameters == sum(weights.numel() for weights in model.parameters())
     assert (found.layers, found.hidden) == (2, 32)
     assert found.vocabulary == model.config.vocab_size
     # q and o: 32 + 32 each; k and v: 32 + 16; gate, up, down: 32 + 64.
-    assert found.sides == 2 * (2 * 64 + 2 * 48 + 3 * 96)
+    assert found.matrix_sides == 2 * (2 * 64 + 2 * 48 + 3 * 96)
     (folder / "model.safetensors").unlink()
-    assert layout_of(str(folder)) == found
+    assert read_model_shape(str(folder)) == found
 
 
 def test_names_of_gguf_files_are_known() -> None:
@@ -44,22 +44,22 @@ def test_names_of_gguf_files_are_known() -> None:
         "blk.1.ffn_up.weight": (64, 256),
         "v.blk.7.attn_q.weight": (32, 32),
     }
-    found = measured_layout(shapes)
+    found = shape_from_tensors(shapes)
     assert (found.layers, found.hidden, found.vocabulary) == (2, 64, 1000)
-    assert found.sides == 128 + 320
+    assert found.matrix_sides == 128 + 320
 
 
 def test_7b_with_an_adapter_fits_one_gpu_of_24_gb_and_all_weights_do_not() -> None:
-    need = estimate(QWEN_7B, ADAPTER, (1, 2048), half=True, gpu=True)
+    need = estimate_memory(QWEN_7B, ADAPTER, (1, 2048), bfloat16_base=True, gpu=True)
     assert 16e9 < need.total < 22e9
-    whole = estimate(QWEN_7B, PolicyTraining(), (1, 2048), half=False, gpu=True)
+    whole = estimate_memory(QWEN_7B, PolicyTraining(), (1, 2048), bfloat16_base=False, gpu=True)
     assert whole.total > 120e9
 
 
 def test_checkpointing_and_smaller_parts_need_less() -> None:
     plain = PolicyTraining(lora_rank=16)
     needs = [
-        estimate(QWEN_7B, settings, size, half=True, gpu=False).total
+        estimate_memory(QWEN_7B, settings, size, bfloat16_base=True, gpu=False).total
         for settings, size in ((plain, (8, 512)), (plain, (2, 512)), (ADAPTER, (2, 512)))
     ]
     assert needs[0] > needs[1] > needs[2]
@@ -67,8 +67,8 @@ def test_checkpointing_and_smaller_parts_need_less() -> None:
 
 def test_what_does_not_fit_is_refused_with_what_to_change() -> None:
     settings = PolicyTraining(lora_rank=16)
-    need = estimate(QWEN_7B, settings, (8, 512), half=True, gpu=False)
-    made = Plan(QWEN_7B, "bfloat16", (8, 512), need, (8 * 10**9, "memory"))
+    need = estimate_memory(QWEN_7B, settings, (8, 512), bfloat16_base=True, gpu=False)
+    made = MemoryPlan(QWEN_7B, "bfloat16", (8, 512), need, (8 * 10**9, "memory"))
     assert not made.report()["fits"]
     with pytest.raises(TrainingError, match="micro_batch_tokens") as caught:
         require_memory(made, "base", settings)
@@ -76,7 +76,7 @@ def test_what_does_not_fit_is_refused_with_what_to_change() -> None:
     assert "8.0 GB" in message
     assert "gradient_checkpointing" in message
     assert "lora" not in message
-    roomy = Plan(QWEN_7B, "bfloat16", (8, 512), need, (10**12, "memory"))
+    roomy = MemoryPlan(QWEN_7B, "bfloat16", (8, 512), need, (10**12, "memory"))
     require_memory(roomy, "base", settings)
 
 

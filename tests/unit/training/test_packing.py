@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rstar_math.ppm.token_tree import PrefixCache, TokenTree, ancestry
-from rstar_math.training.batches import ROOM, groups_of
+from rstar_math.training.batches import MAX_GROUP_TOKENS, group_rows
 from rstar_math.training.rows import ValueRow
 
 torch = pytest.importorskip("torch", reason="training needs torch: pip install 'rstar-math[train]'")
@@ -64,17 +64,17 @@ def test_the_values_of_a_large_tree_are_cut_into_rows_that_a_machine_can_hold() 
         ValueRow(prompt="ask", completion=f"{n % 40:02d}{'x' * 60}{n}", problem="p", value=n / 400)
         for n in range(400)
     ]
-    groups, left_out = groups_of(rows, Letters(), max_tokens=500)
+    groups, left_out = group_rows(rows, Letters(), max_tokens=500)
     assert left_out == 0
-    assert max(group.size for group in groups) <= ROOM + 500
+    assert max(group.size for group in groups) <= MAX_GROUP_TOKENS + 500
     assert sum(group.size for group in groups) < sum(len(r.prompt + r.completion) for r in rows) / 4
     assert sorted(t for group in groups for t in group.targets) == [n / 400 for n in range(400)]
     for group in groups:
-        assert len(group.ends) == len(group.targets) == len(group.weights)
+        assert len(group.positions) == len(group.targets) == len(group.weights)
 
 
 def test_a_prefix_that_two_trees_value_keeps_both_values() -> None:
     rows = [ValueRow(prompt="a", completion="b", problem="p", value=v) for v in (0.5, -0.5)]
-    (group,), _ = groups_of(rows, Letters(), max_tokens=9)
+    (group,), _ = group_rows(rows, Letters(), max_tokens=9)
     assert (group.size, group.targets) == (2, [0.5, -0.5])
-    assert group.ends[0] == group.ends[1]
+    assert group.positions[0] == group.positions[1]

@@ -22,8 +22,8 @@ def stepwise(
 
 def whole(*trees: Tree, **options: Any) -> tuple[list[tuple[str, str, str, float]], dict[str, int]]:
     counts: dict[str, int] = {}
-    ledgers = [TreeValues(f"t{index}", tree) for index, tree in enumerate(trees)]
-    return shown(final_pairs(ledgers, CurationConfig(**options), counts)), counts
+    values = [TreeValues(f"t{index}", tree) for index, tree in enumerate(trees)]
+    return shown(final_pairs(values, CurationConfig(**options), counts)), counts
 
 
 TWO_AND_TWO: Spec = {
@@ -155,9 +155,9 @@ def test_the_best_right_and_the_worst_wrong_completion_count() -> None:
         {"a": {"a1": "+", "a2": "+"}, "b": {"b1": "-", "b2": "-"}},
         q={"a": 0.5, "a1": -1.0, "a2": 1.0, "b": 0.4, "b1": 1.0, "b2": 0.8},
     )
-    ledger = TreeValues("t", tree)
-    assert ledger.best_right()[1:3] == [0.75, -1.0]
-    assert ledger.worst_wrong()[4:] == pytest.approx([0.6, 1.0, 0.8])
+    values = TreeValues("t", tree)
+    assert values.best_right()[1:3] == [0.75, -1.0]
+    assert values.worst_wrong()[4:] == pytest.approx([0.6, 1.0, 0.8])
     assert stepwise(tree, require_better_completion=True)[1] == {"kept": 1}
 
 
@@ -233,9 +233,9 @@ configs = st.builds(
 @given(specs, configs)
 def test_what_holds_for_all_step_pairs(spec: Spec, config: CurationConfig) -> None:
     tree = grown(spec)
-    ledger = TreeValues("t", tree)
+    values = TreeValues("t", tree)
     weights: dict[int, float] = {}
-    for found in step_pairs(ledger, config, {}):
+    for found in step_pairs(values, config, {}):
         pair, good, bad = found.pair, found.chosen.node, found.rejected.node
         assert good != bad
         assert pair.chosen[0].text != pair.rejected[0].text

@@ -20,12 +20,12 @@ def lines(every_s: float, step_s: float, steps: int = 20, parts: int = 2) -> lis
         said.append, every_s=every_s, tokens=len, trained=lambda _: 1, clock=lambda: now
     )
     for _ in range(steps):
-        progress.begin(state)
+        progress.begin_step(state)
         for _ in range(parts):
             now += step_s / parts
-            progress.part([[0] * 50])
+            progress.end_micro_batch([[0] * 50])
         state.global_step += 1
-        progress.step(1.5)
+        progress.end_step(1.5)
     return said
 
 
@@ -50,7 +50,7 @@ def test_every_step_is_told_on_request() -> None:
 def test_a_process_that_is_not_the_first_says_nothing() -> None:
     said: list[str] = []
     progress = Progress(said.append, every_s=0, tokens=len)
-    progress.begin(State(3, is_world_process_zero=False))
-    progress.part([[1]])
-    progress.step(1.0)
+    progress.begin_step(State(3, is_world_process_zero=False))
+    progress.end_micro_batch([[1]])
+    progress.end_step(1.0)
     assert not said

@@ -13,7 +13,7 @@ from rstar_math.training.batches import (
     pair_calibration,
     ranking_accuracy,
 )
-from rstar_math.training.rows import held_out
+from rstar_math.training.rows import is_held_out
 
 
 def test_ranking_accuracy_by_hand() -> None:
@@ -59,7 +59,7 @@ def test_batches_hold_like_lengths() -> None:
 
 
 def test_a_problem_is_held_out_or_not_whatever_its_rows() -> None:
-    share = sum(held_out(f"p{n}", 0.2, 1) for n in range(2000)) / 2000
+    share = sum(is_held_out(f"p{n}", 0.2, 1) for n in range(2000)) / 2000
     assert share == pytest.approx(0.2, abs=0.03)
-    assert [n for n in range(8) if held_out(f"p{n}", 0.2, 1)] == [0, 1, 2, 5]
-    assert not held_out("p1", 0.0, 1)
+    assert [n for n in range(8) if is_held_out(f"p{n}", 0.2, 1)] == [0, 1, 2, 5]
+    assert not is_held_out("p1", 0.0, 1)

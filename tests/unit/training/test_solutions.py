@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rstar_math.search import Tree
 from rstar_math.search.programs import normalized_program
 from rstar_math.training.curation import CurationConfig, SelectedSolution
-from rstar_math.training.curation.curate import best_solutions, within_sources
+from rstar_math.training.curation.curate import cap_per_source, select_solutions
 from rstar_math.training.curation.pairs import TreeValues, edit_distance
 from rstar_math.types import Step
 from tests.unit.training.trees import Spec, grown, names, shuffled, specs
@@ -18,8 +18,8 @@ from tests.unit.training.trees import Spec, grown, names, shuffled, specs
 
 def best(*trees: Tree, **options: Any) -> tuple[list[str], dict[str, int]]:
     counts: dict[str, int] = {}
-    ledgers = [TreeValues(f"t{index}", tree) for index, tree in enumerate(trees)]
-    kept = best_solutions(ledgers, CurationConfig(**options), counts)
+    values = [TreeValues(f"t{index}", tree) for index, tree in enumerate(trees)]
+    kept = select_solutions(values, CurationConfig(**options), counts)
     return [names(one.trajectory.steps) for one in kept], counts
 
 
@@ -84,7 +84,7 @@ def solutions_of(problems: int) -> list[SelectedSolution]:
     found: list[SelectedSolution] = []
     for index in range(problems):
         tree = grown({"a": {"1": "+"}, "b": {"2": "+", "3": "-"}}, problem=f"p{index}")
-        found.extend(best_solutions([TreeValues("t", tree)], CurationConfig(), {}))
+        found.extend(select_solutions([TreeValues("t", tree)], CurationConfig(), {}))
     return found
 
 
@@ -92,14 +92,14 @@ def test_a_cap_on_a_source_takes_the_best_of_many_problems_first() -> None:
     kept = solutions_of(6)
     sources: dict[str, str | None] = {f"p{i}": "s" if i < 4 else None for i in range(6)}
     counts = {"kept": len(kept)}
-    left = within_sources(kept, sources, CurationConfig(per_source=3), counts)
+    left = cap_per_source(kept, sources, CurationConfig(per_source=3), counts)
     by_source = [[x for x in left if sources[x.trajectory.question.id] == s] for s in ("s", None)]
     assert [len(some) for some in by_source] == [3, 3]
     assert {names(one.trajectory.steps) for one in by_source[0]} == {"a 1"}
     assert len({one.trajectory.question.id for one in by_source[0]}) == 3
     assert counts == {"kept": 6, "over the cap of its source": 6}
-    assert left == within_sources(kept, sources, CurationConfig(per_source=3), {})
-    assert within_sources(kept, sources, CurationConfig(), {}) == kept
+    assert left == cap_per_source(kept, sources, CurationConfig(per_source=3), {})
+    assert cap_per_source(kept, sources, CurationConfig(), {}) == kept
 
 
 @given(specs.flatmap(lambda spec: st.tuples(st.just(spec), shuffled(spec))))

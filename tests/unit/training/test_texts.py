@@ -14,7 +14,7 @@ from rstar_math.training.rows import (
     PreferenceRow,
     SftRow,
     for_model,
-    renderer_of_rows,
+    renderer_for_rows,
     solution_row,
 )
 from rstar_math.types import Execution, ExecutionStatus, Question, Step, StepPair
@@ -115,7 +115,7 @@ def test_training_text_in_chat_is_the_prompt_of_inference_and_the_end_of_the_tur
         Step(prose="It is \\boxed{7}.", kind="answer", answer="7"),
     ]
     row = solution_row(QUESTION, steps)
-    renderer = renderer_of_rows([row], Tokenizer(), "auto")
+    renderer = renderer_for_rows([row], Tokenizer(), "auto")
     (ready,) = for_model([row], renderer)
     known = Prompting(template=ChatTemplate(CHATML), trained=renderer.description)
     asked = renderer_for(PolicyConfig(), known)
@@ -147,14 +147,14 @@ def test_training_text_in_chat_is_the_prompt_of_inference_and_the_end_of_the_tur
 
 def test_rows_without_a_question_are_trained_on_as_they_are() -> None:
     row = SftRow(prompt="Q: 1\n", completion="A: 1")
-    renderer = renderer_of_rows([row], Tokenizer(), "auto")
+    renderer = renderer_for_rows([row], Tokenizer(), "auto")
     assert renderer.mode == "completion"
     assert for_model([row], renderer) == [row]
     with pytest.raises(InputError, match="completion"):
-        renderer_of_rows([row], Tokenizer(), "chat")
+        renderer_for_rows([row], Tokenizer(), "chat")
 
 
 def test_rows_of_two_formats_are_refused() -> None:
     rows = [SftRow(prompt="p", completion="c", format=name) for name in ("tags", "fenced")]
     with pytest.raises(InputError, match="fenced, tags"):
-        renderer_of_rows(rows, Tokenizer(), "auto")
+        renderer_for_rows(rows, Tokenizer(), "auto")

@@ -1,7 +1,7 @@
-"""Curation: pure functions from trees to training data.
+"""Curation: pure functions that select training data from search trees.
 
-curate    solutions, outcomes, labels, suspect references: which rule applies to what
-pairs     preference pairs of steps and of whole solutions
+curate    selects solutions, outcomes, values and step labels; detects wrong references
+pairs     builds preference pairs of steps and of whole solutions
 records   options and results
 """
 

@@ -1,5 +1,5 @@
-"""Chooses training data from the trees of searched problems (rStar-Math, arXiv:2501.04519,
-sections 3.2 and 3.3)."""
+"""Selects training data from the trees of searched problems (rStar-Math, arXiv:2501.04519, sections
+3.2 and 3.3)."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -28,181 +28,184 @@ from rstar_math.training.curation.records import (
     SuspectLabel,
     TreeNodeRef,
     UnreliableProblem,
-    count,
+    add_count,
 )
 from rstar_math.types import SYNTHETIC, Problem
 
-RELIABLE = 0.5
-"""Least share of the judged paths that come to the reference (paper: 50 %)."""
+MIN_RELIABLE_SHARE = 0.5
+"""Minimum share of a synthetic problem's judged paths that reach its reference (paper: 50 %)."""
 
 
-def find_unreliable(problem: Problem, ledgers: Sequence[TreeValues]) -> UnreliableProblem | None:
-    """A synthetic problem as one to leave out; None where it is none, is reliable, or nobody came
-    to an answer that could be judged.
+def find_unreliable(problem: Problem, trees: Sequence[TreeValues]) -> UnreliableProblem | None:
+    """The problem, if it is synthetic and its solutions mostly contradict its reference; else None.
 
-    A path weighs as likely as the policy is to write it (`search.voting.path_probabilities`): a
-    search that knows the reference goes where it is found, and its paths as they are counted would
-    bear it out.
+    None also if no path has a verdict. A path counts with the probability that the policy writes it
+    (`search.voting.path_probabilities`). Plain counts would be biased: a search guided by the
+    reference visits right paths more often.
     """
     if problem.source != SYNTHETIC:
         return None
     right = judged = 0.0
-    for ledger in ledgers:
-        mass = path_probabilities(ledger.tree)
-        found = sum(mass[end.node] for end in ledger.right_ends)
-        right += found
-        judged += found + sum(mass[end.node] for end in ledger.wrong_ends)
-    if not judged or right / judged >= RELIABLE:
+    for values in trees:
+        probabilities = path_probabilities(values.tree)
+        right_mass = sum(probabilities[path.node] for path in values.right_paths)
+        right += right_mass
+        judged += right_mass + sum(probabilities[path.node] for path in values.wrong_paths)
+    if not judged or right / judged >= MIN_RELIABLE_SHARE:
         return None
-    ends = sum(len(ledger.right_ends) + len(ledger.wrong_ends) for ledger in ledgers)
-    return UnreliableProblem(problem.id, right / judged, ends)
+    paths = sum(len(values.right_paths) + len(values.wrong_paths) for values in trees)
+    return UnreliableProblem(problem.id, right / judged, paths)
 
 
 async def find_label_noise(
-    problem: Problem, ledgers: Sequence[TreeValues], config: CurationConfig, group: AnswerGrouper
+    problem: Problem, trees: Sequence[TreeValues], config: CurationConfig, group: AnswerGrouper
 ) -> SuspectLabel | None:
-    """The problem as a suspect, or None.
+    """The problem, if its reference answer is probably wrong; else None.
 
-    Solutions that compute the same count once, since a program that is tried again, or told in
-    other words, is no second witness.
+    Solutions that run the same program count once: a repeated or reworded program is no independent
+    evidence.
     """
-    if any(ledger.right[0] for ledger in ledgers):
+    if any(values.right_paths for values in trees):
         return None
-    answers: dict[str, str] = {}
-    for ledger in ledgers:
-        for end in ledger.wrong_ends:
-            steps = end.steps
-            answers.setdefault(normalized_program(steps), steps[-1].answer or "")
-    if len(answers) < config.noise_min_programs:
+    answer_of_program: dict[str, str] = {}
+    for values in trees:
+        for path in values.wrong_paths:
+            steps = path.steps
+            answer_of_program.setdefault(normalized_program(steps), steps[-1].answer or "")
+    if len(answer_of_program) < config.noise_min_programs:
         return None
-    given = list(answers.values())
-    classes = await group(given)
-    leader, votes = Counter(classes).most_common(1)[0]
-    share = votes / len(given)
+    answers = list(answer_of_program.values())
+    classes = await group(answers)
+    largest, votes = Counter(classes).most_common(1)[0]
+    share = votes / len(answers)
     if share < config.noise_min_share:
         return None
-    answer = given[classes.index(leader)]
-    return SuspectLabel(problem.id, problem.reference, answer, share, len(given))
+    answer = answers[classes.index(largest)]
+    return SuspectLabel(problem.id, problem.reference, answer, share, len(answers))
 
 
-def best_solutions(
-    ledgers: Sequence[TreeValues], config: CurationConfig, counts: dict[str, int]
+def select_solutions(
+    trees: Sequence[TreeValues], config: CurationConfig, counts: dict[str, int]
 ) -> list[SelectedSolution]:
-    """The best right solutions of one problem, all its trees together, best first.
+    """The best right solutions of one problem over all its trees, best first.
 
-    Paths with failed code are out before the cut. A path that computes the same as a better one is
-    a duplicate; those after the last one kept are not looked at for that. What became of every end
-    is added to `counts`.
+    Paths with failed code are dropped before ranking. A path that runs the same program as a better
+    one is a duplicate; paths after the last kept one are not checked for that. Every finished path
+    is added to `counts`, as kept or by the reason why not.
     """
-    clean = [end for ledger in ledgers for end in ledger.right_ends if not end.failed]
-    count(counts, "no answer", sum(ledger.unanswered for ledger in ledgers))
-    count(counts, "not judged", sum(ledger.unjudged for ledger in ledgers))
-    count(counts, "wrong", sum(len(ledger.wrong_ends) for ledger in ledgers))
-    total = sum(len(ledger.right_ends) for ledger in ledgers)
-    count(counts, "failed code", total - len(clean))
+    clean = [path for values in trees for path in values.right_paths if not path.failed]
+    add_count(counts, "no answer", sum(values.unanswered for values in trees))
+    add_count(counts, "not judged", sum(values.unjudged for values in trees))
+    add_count(counts, "wrong", sum(len(values.wrong_paths) for values in trees))
+    right = sum(len(values.right_paths) for values in trees)
+    add_count(counts, "failed code", right - len(clean))
     kept: list[SelectedSolution] = []
-    forms: set[str] = set()
-    seen = 0
-    for end in best_first(clean):
+    programs: set[str] = set()
+    checked = 0
+    for path in best_first(clean):
         if len(kept) == config.solutions:
             break
-        seen += 1
-        form = normalized_program(end.steps)
-        if form in forms:
-            count(counts, "same program as a better one")
+        checked += 1
+        program = normalized_program(path.steps)
+        if program in programs:
+            add_count(counts, "same program as a better one")
             continue
-        forms.add(form)
-        trajectory = end.ledger.tree.trajectory(end.node)
-        kept.append(SelectedSolution(trajectory, end.spot, end.mean_q, end.min_q))
-    count(counts, "kept", len(kept))
-    count(counts, f"not among the best {config.solutions}", len(clean) - seen)
+        programs.add(program)
+        trajectory = path.tree_values.tree.trajectory(path.node)
+        kept.append(SelectedSolution(trajectory, path.last_node, path.mean_q, path.min_q))
+    add_count(counts, "kept", len(kept))
+    add_count(counts, f"not among the best {config.solutions}", len(clean) - checked)
     return kept
 
 
-def within_sources(
-    kept: Sequence[SelectedSolution],
+def cap_per_source(
+    solutions: Sequence[SelectedSolution],
     sources: dict[str, str | None],
     config: CurationConfig,
     counts: dict[str, int],
 ) -> list[SelectedSolution]:
-    """The solutions that the cap on each source leaves, in the order given.
+    """The solutions that fit under `config.per_source`, in the given order.
 
-    All problems' best ones come before any second best; among equals, the problem's id decides as
-    if by lot, so that the cap does not favour the head of a file.
+    The best solution of every problem is taken before the second best of any. A hash of the problem
+    id breaks ties, so the cap does not favour problems at the start of a file.
     """
     if config.per_source is None:
-        return list(kept)
-    ranks: dict[str, int] = {}
+        return list(solutions)
+    next_rank: Counter[str] = Counter()
     order: list[tuple[int, int, str, int]] = []
-    for place, one in enumerate(kept):
-        problem = one.trajectory.question.id
-        rank = ranks[problem] = ranks.get(problem, -1) + 1
-        order.append((rank, derive(0, "cap", problem), problem, place))
-    taken: dict[str | None, int] = {}
-    left: set[int] = set()
-    for _, _, problem, place in sorted(order):
+    for index, solution in enumerate(solutions):
+        problem = solution.trajectory.question.id
+        # "cap" is part of the seed, not a label: renaming it changes which solutions are kept.
+        order.append((next_rank[problem], derive(0, "cap", problem), problem, index))
+        next_rank[problem] += 1
+    taken: Counter[str | None] = Counter()
+    kept: set[int] = set()
+    for _, _, problem, index in sorted(order):
         source = sources.get(problem)
-        taken[source] = taken.get(source, 0) + 1
+        taken[source] += 1
         if taken[source] <= config.per_source:
-            left.add(place)
-    count(counts, "kept", len(left) - len(kept))
-    count(counts, "over the cap of its source", len(kept) - len(left))
-    return [one for place, one in enumerate(kept) if place in left]
+            kept.add(index)
+    add_count(counts, "kept", len(kept) - len(solutions))
+    add_count(counts, "over the cap of its source", len(solutions) - len(kept))
+    return [solution for index, solution in enumerate(solutions) if index in kept]
 
 
-def outcomes(ledgers: Sequence[TreeValues]) -> list[Outcome]:
-    """Every judged solution of a problem and whether it is right; equal texts once (ORM: Cobbe et
-    al., arXiv:2110.14168)."""
+def collect_outcomes(trees: Sequence[TreeValues]) -> list[Outcome]:
+    """All judged solutions of a problem and whether they are right. Equal texts count once (ORM:
+    Cobbe et al., arXiv:2110.14168)."""
     return [
-        Outcome(end.ledger.tree.trajectory(end.node), end.spot, right)
-        for end, right in _judged(ledgers)
+        Outcome(path.tree_values.tree.trajectory(path.node), path.last_node, right)
+        for path, right in _judged_paths(trees)
     ]
 
 
-def values(ledgers: Sequence[TreeValues]) -> list[PrefixValue]:
-    """The prefix to every node with a judged end below, and its Q (PQM in rStar-Math's ablation,
+def collect_values(trees: Sequence[TreeValues]) -> list[PrefixValue]:
+    """The prefix and Q of every node that leads to a judged answer (PQM in rStar-Math's ablation,
     arXiv:2501.04519, table 8)."""
-    found: list[PrefixValue] = []
-    for ledger in ledgers:
-        tree = ledger.tree
-        for node, q in enumerate(ledger.q):
-            judged = ledger.right[node] + ledger.wrong[node]
+    prefixes: list[PrefixValue] = []
+    for values in trees:
+        tree = values.tree
+        for node, q in enumerate(values.q):
+            judged = values.right_counts[node] + values.wrong_counts[node]
             if node != ROOT and judged and q is not None:
-                spot = TreeNodeRef(ledger.strategy, node)
-                found.append(PrefixValue(tree.question, tree.prefix(node), spot, q))
-    return found
+                last_node = TreeNodeRef(values.strategy, node)
+                prefixes.append(PrefixValue(tree.question, tree.prefix(node), last_node, q))
+    return prefixes
 
 
-def labelled_steps(ledgers: Sequence[TreeValues]) -> list[LabelledSteps]:
-    """Every judged solution with a hard and a soft label for each step: whether any of the judged
-    ends below it is right, and the share of them that are (Math-Shepherd, arXiv:2312.08935)."""
-    found: list[LabelledSteps] = []
-    for end, _ in _judged(ledgers):
-        ledger = end.ledger
-        path = ledger.tree.path(end.node)
-        right = [ledger.right[node] for node in path]
-        ends = [ledger.right[node] + ledger.wrong[node] for node in path]
-        found.append(
+def label_steps(trees: Sequence[TreeValues]) -> list[LabelledSteps]:
+    """All judged solutions of a problem with a hard and a soft label per step.
+
+    Hard: whether any judged path through the step is right. Soft: the share of these paths that are
+    right (Math-Shepherd, arXiv:2312.08935).
+    """
+    labelled: list[LabelledSteps] = []
+    for path, _ in _judged_paths(trees):
+        values = path.tree_values
+        nodes = values.tree.path(path.node)
+        right = [values.right_counts[node] for node in nodes]
+        judged = [values.right_counts[node] + values.wrong_counts[node] for node in nodes]
+        labelled.append(
             LabelledSteps(
-                trajectory=ledger.tree.trajectory(end.node),
-                spot=end.spot,
+                trajectory=values.tree.trajectory(path.node),
+                last_node=path.last_node,
                 hard=tuple(count > 0 for count in right),
-                soft=tuple(count / total for count, total in zip(right, ends, strict=True)),
+                soft=tuple(count / total for count, total in zip(right, judged, strict=True)),
             )
         )
-    return found
+    return labelled
 
 
-def _judged(ledgers: Sequence[TreeValues]) -> Iterator[tuple[JudgedPath, bool]]:
-    """The judged ends in order of creation, those of one text once, and whether they are right."""
+def _judged_paths(trees: Sequence[TreeValues]) -> Iterator[tuple[JudgedPath, bool]]:
+    """Judged paths of distinct text in order of creation, and whether they are right."""
     seen: set[str] = set()
-    for ledger in ledgers:
-        both = [(end, True) for end in ledger.right_ends]
-        both += [(end, False) for end in ledger.wrong_ends]
-        for end, right in sorted(both, key=lambda pair: pair[0].node):
-            if end.text not in seen:
-                seen.add(end.text)
-                yield end, right
+    for values in trees:
+        paths = [(path, True) for path in values.right_paths]
+        paths += [(path, False) for path in values.wrong_paths]
+        for path, right in sorted(paths, key=lambda pair: pair[0].node):
+            if path.text not in seen:
+                seen.add(path.text)
+                yield path, right
 
 
 async def curate(
@@ -211,60 +214,60 @@ async def curate(
     config: CurationConfig | None = None,
     data: Collection[Data] = ("sft", "preference"),
 ) -> Curated:
-    """The training data that the trees hold, in the order of the problems, and counts of all that
-    was dropped.
+    """Select training data from searched problems, in their order, and count what is dropped.
 
-    `group` is asked for the answers of problems that nobody solved. Takes the problems one by one,
-    so that a run need not fit into memory. Raises what `group` raises.
+    `group` is called with the answers of problems that have no right path. Problems are read one by
+    one, so a run need not fit into memory. Raises what `group` raises.
     """
     config = config or CurationConfig()
-    found = Curated()
-    for one in searched:
-        ledgers = [TreeValues(strategy, tree) for strategy, tree in one.trees]
-        drafted = find_unreliable(one.problem, ledgers)
-        if drafted is not None:
-            found.unreliable.append(drafted)
-            count(found.report.problems, "synthetic, mostly contradicted")
+    curated = Curated()
+    report = curated.report
+    for entry in searched:
+        problem = entry.problem
+        trees = [TreeValues(strategy, tree) for strategy, tree in entry.trees]
+        unreliable = find_unreliable(problem, trees)
+        if unreliable is not None:
+            curated.unreliable.append(unreliable)
+            add_count(report.problems, "synthetic, mostly contradicted")
             continue
-        doubted = await find_label_noise(one.problem, ledgers, config, group)
-        if doubted is not None:
-            found.suspects.append(doubted)
-            count(found.report.problems, "probably mislabelled")
+        suspect = await find_label_noise(problem, trees, config, group)
+        if suspect is not None:
+            curated.suspects.append(suspect)
+            add_count(report.problems, "probably mislabelled")
             continue
-        count(found.report.problems, _state(ledgers))
-        found.sources[one.problem.id] = one.problem.source
-        _collect(found, ledgers, config, data)
-    counts = found.report.solutions
-    found.solutions = within_sources(found.solutions, found.sources, config, counts)
-    return found
+        add_count(report.problems, _verdict_mix(trees))
+        curated.sources[problem.id] = problem.source
+        _add_problem(curated, trees, config, data)
+    curated.solutions = cap_per_source(curated.solutions, curated.sources, config, report.solutions)
+    return curated
 
 
-def _collect(
-    found: Curated, ledgers: list[TreeValues], config: CurationConfig, data: Collection[Data]
+def _add_problem(
+    curated: Curated, trees: list[TreeValues], config: CurationConfig, data: Collection[Data]
 ) -> None:
-    """Add what the trees of one problem hold."""
-    report = found.report
+    """Add the requested data of one problem."""
+    report = curated.report
     if "sft" in data:
-        found.solutions.extend(best_solutions(ledgers, config, report.solutions))
+        curated.solutions.extend(select_solutions(trees, config, report.solutions))
     if "preference" in data:
-        for ledger in ledgers:
-            pairs = step_pairs(ledger, config, report.step_pairs)
+        for values in trees:
+            pairs = step_pairs(values, config, report.step_pairs)
             for pair in pairs:
                 report.by_depth[pair.depth] = report.by_depth.get(pair.depth, 0) + 1
-            found.pairs.extend(pairs)
-        found.pairs.extend(final_pairs(ledgers, config, report.final_pairs))
+            curated.pairs.extend(pairs)
+        curated.pairs.extend(final_pairs(trees, config, report.final_pairs))
     if "outcome" in data:
-        found.outcomes.extend(outcomes(ledgers))
+        curated.outcomes.extend(collect_outcomes(trees))
     if "value" in data:
-        found.values.extend(values(ledgers))
+        curated.values.extend(collect_values(trees))
     if "steps" in data:
-        found.steps.extend(labelled_steps(ledgers))
+        curated.steps.extend(label_steps(trees))
 
 
-def _state(ledgers: list[TreeValues]) -> str:
-    """What is known of a problem; only with both kinds of ends can there be pairs."""
-    right = any(ledger.right[0] for ledger in ledgers)
-    wrong = any(ledger.wrong[0] for ledger in ledgers)
+def _verdict_mix(trees: list[TreeValues]) -> str:
+    """Which verdicts a problem's paths have. Only problems with both kinds can give pairs."""
+    right = any(values.right_paths for values in trees)
+    wrong = any(values.wrong_paths for values in trees)
     if right and wrong:
         return "right and wrong ends"
     if right or wrong:

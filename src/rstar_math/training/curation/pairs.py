@@ -1,5 +1,5 @@
-"""Preference pairs: next steps of one node, and whole solutions of one problem (rStar-Math,
-arXiv:2501.04519, section 3.3); Q values of a tree's paths."""
+"""Preference pairs of sibling steps and of whole solutions (rStar-Math, arXiv:2501.04519, section
+3.3), and the Q values of a tree's paths."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -8,25 +8,31 @@ from typing import Any
 
 from rstar_math.search.programs import normalized_program
 from rstar_math.search.tree import ROOT, Tree
-from rstar_math.training.curation.records import CurationConfig, SelectedPair, TreeNodeRef, count
+from rstar_math.training.curation.records import (
+    CurationConfig,
+    SelectedPair,
+    TreeNodeRef,
+    add_count,
+)
 from rstar_math.types import ExecutionStatus, Step, StepPair, Verdict
 
 
-def edit_distance(one: str, other: str) -> int:
-    """Fewest characters to insert, delete or replace to make one text the other.
+def edit_distance(first: str, second: str) -> int:
+    """Minimum number of characters to insert, delete or replace to turn one text into the other.
 
-    Bit-parallel (Myers, J. ACM 46, 1999, in Hyyro's form): one long addition a character.
+    Bit-parallel algorithm: Myers, J. ACM 46, 1999, in Hyyro's form. It takes one addition of a
+    long integer per character.
     """
-    if not one or not other:
-        return len(one) + len(other)
-    at: dict[str, int] = {}
-    for place, char in enumerate(one):
-        at[char] = at.get(char, 0) | 1 << place
-    full = (1 << len(one)) - 1
-    last = 1 << (len(one) - 1)
-    up, down, distance = full, 0, len(one)
-    for char in other:
-        match = at.get(char, 0)
+    if not first or not second:
+        return len(first) + len(second)
+    positions: dict[str, int] = {}
+    for index, char in enumerate(first):
+        positions[char] = positions.get(char, 0) | 1 << index
+    full = (1 << len(first)) - 1
+    last = 1 << (len(first) - 1)
+    up, down, distance = full, 0, len(first)
+    for char in second:
+        match = positions.get(char, 0)
         diagonal = (((match & up) + up) ^ up) | match | down
         right_up = down | ~(diagonal | up) & full
         right_down = up & diagonal
@@ -38,119 +44,126 @@ def edit_distance(one: str, other: str) -> int:
     return distance
 
 
-OK = ExecutionStatus.OK
-
-
 @dataclass(frozen=True, slots=True)
 class JudgedPath:
-    """A judged end of a path."""
+    """A path from the root to an answer that the Verifier judged."""
 
-    ledger: "TreeValues"
+    tree_values: "TreeValues"
     node: int
+    """Index of the path's last node."""
     mean_q: float | None
-    """Mean of the Q of the path's steps, in [-1, 1]; None where none has one."""
+    """Mean Q of the path's steps, in [-1, 1]; None if no step has a Q."""
     min_q: float | None
+    """Lowest Q of the path's steps, in [-1, 1]; None if no step has a Q."""
     failed: bool
-    """Whether the code of any of its steps failed."""
+    """Whether the code of any step failed."""
 
     @property
-    def spot(self) -> TreeNodeRef:
-        """Where it is in the run."""
-        return TreeNodeRef(self.ledger.strategy, self.node)
+    def last_node(self) -> TreeNodeRef:
+        """The path's last node, as a reference into the run."""
+        return TreeNodeRef(self.tree_values.strategy, self.node)
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        """The path."""
-        return self.ledger.tree.prefix(self.node)
+        """The steps of the path."""
+        return self.tree_values.tree.prefix(self.node)
 
     @property
     def text(self) -> str:
-        """What the model wrote along the path."""
+        """The text that the model wrote along the path, as a key for comparing and sorting."""
         return "".join(f"{step.text}\0{step.kind}\0" for step in self.steps)
 
 
 class TreeValues:
-    """The ends of one tree. Only an answer that the Verifier called right or wrong is one: a path
-    that gave up, and an answer that it could not tell, prove nothing of the steps above."""
+    """Judged paths and Q values of one tree.
+
+    Only answers with the verdict right or wrong count. A path without an answer, or with an answer
+    that the Verifier could not decide, proves nothing about its steps.
+    """
 
     def __init__(self, strategy: str, tree: Tree) -> None:
         self.strategy = strategy
         self.tree = tree
         size = len(tree.nodes)
-        self.right = [0] * size
-        """Right ends at or below each node."""
-        self.wrong = [0] * size
+        self.right_counts = [0] * size
+        """Per node: the number of right paths that end at or below it."""
+        self.wrong_counts = [0] * size
+        """Per node: the number of wrong paths that end at or below it."""
         self.q: list[float | None] = [None] * size
-        """Each node's mean backed-up value."""
-        self.right_ends: list[JudgedPath] = []
-        self.wrong_ends: list[JudgedPath] = []
+        """Per node: the mean backed-up value, in [-1, 1]; None without visits."""
+        self.right_paths: list[JudgedPath] = []
+        self.wrong_paths: list[JudgedPath] = []
         self.unjudged = 0
-        """Answers that were not judged, or that the Verifier could not tell."""
+        """Number of answers without a verdict, or with the verdict unknown."""
         self.unanswered = 0
-        """Paths that ended without an answer."""
-        self._value_paths()
-        self._count_below()
+        """Number of paths that ended without an answer."""
+        self._collect_paths()
+        self._sum_counts()
 
-    def _value_paths(self) -> None:
-        """Fill in `q` and the ends: parents come before their children."""
+    def _collect_paths(self) -> None:
+        """Fill in `q` and the judged paths. Relies on parents coming before their children."""
         nodes = self.tree.nodes
         total, known = [0.0] * len(nodes), [0] * len(nodes)
-        least, failed = [2.0] * len(nodes), [False] * len(nodes)
+        lowest, failed = [2.0] * len(nodes), [False] * len(nodes)
         for index in range(1, len(nodes)):
             node = nodes[index]
-            above, step = node.parent, node.step
+            parent, step = node.parent, node.step
             assert step is not None
             run = step.execution
-            total[index], known[index], least[index] = total[above], known[above], least[above]
-            failed[index] = failed[above] or (run is not None and run.status is not OK)
+            total[index], known[index], lowest[index] = total[parent], known[parent], lowest[parent]
+            failed[index] = failed[parent] or (
+                run is not None and run.status is not ExecutionStatus.OK
+            )
             if node.visits:
                 q = self.q[index] = node.value_sum / node.visits
                 total[index] += q
                 known[index] += 1
-                least[index] = min(q, least[index])
+                lowest[index] = min(q, lowest[index])
             if node.failure is not None:
                 self.unanswered += 1
             elif step.answer is not None:
                 count = known[index]
-                mean, low = (total[index] / count, least[index]) if count else (None, None)
-                self._end(JudgedPath(self, index, mean, low, failed[index]), node.verdict)
+                mean, low = (total[index] / count, lowest[index]) if count else (None, None)
+                self._add_path(JudgedPath(self, index, mean, low, failed[index]), node.verdict)
 
-    def _end(self, end: JudgedPath, verdict: Verdict | None) -> None:
+    def _add_path(self, path: JudgedPath, verdict: Verdict | None) -> None:
         if verdict is Verdict.RIGHT:
-            self.right[end.node] = 1
-            self.right_ends.append(end)
+            self.right_counts[path.node] = 1
+            self.right_paths.append(path)
         elif verdict is Verdict.WRONG:
-            self.wrong[end.node] = 1
-            self.wrong_ends.append(end)
+            self.wrong_counts[path.node] = 1
+            self.wrong_paths.append(path)
         else:
             self.unjudged += 1
 
-    def _count_below(self) -> None:
-        nodes, right, wrong = self.tree.nodes, self.right, self.wrong
+    def _sum_counts(self) -> None:
+        """Add the counts of every node to its parent, children first."""
+        nodes, right, wrong = self.tree.nodes, self.right_counts, self.wrong_counts
         for index in range(len(nodes) - 1, 0, -1):
-            above = nodes[index].parent
-            right[above] += right[index]
-            wrong[above] += wrong[index]
+            parent = nodes[index].parent
+            right[parent] += right[index]
+            wrong[parent] += wrong[index]
 
     def best_right(self) -> list[float]:
-        """For each node the highest mean Q of its right completions, from the node's own step to
-        the end; -2 where there is none."""
+        """Per node: the highest mean Q of its right completions, from the node's own step to the
+        answer; -2 without one."""
         best = [-2.0] * len(self.q)
-        for end in self.right_ends:
-            for node, mean in self._means(end.node):
+        for path in self.right_paths:
+            for node, mean in self._completion_means(path.node):
                 best[node] = max(best[node], mean)
         return best
 
     def worst_wrong(self) -> list[float]:
-        """For each node the lowest mean Q of its wrong completions; 2 where there is none."""
+        """Per node: the lowest mean Q of its wrong completions, from the node's own step to the
+        answer; 2 without one."""
         worst = [2.0] * len(self.q)
-        for end in self.wrong_ends:
-            for node, mean in self._means(end.node):
+        for path in self.wrong_paths:
+            for node, mean in self._completion_means(path.node):
                 worst[node] = min(worst[node], mean)
         return worst
 
-    def _means(self, node: int) -> Iterator[tuple[int, float]]:
-        """Each node of a path, end first, with the mean Q from it to the end."""
+    def _completion_means(self, node: int) -> Iterator[tuple[int, float]]:
+        """Nodes of the path to `node`, last first, each with the mean Q from it to the end."""
         total, known = 0.0, 0
         while node > 0:
             q = self.q[node]
@@ -161,208 +174,226 @@ class TreeValues:
             node = self.tree.nodes[node].parent
 
 
-def best_first(ends: Iterable[JudgedPath]) -> Iterator[JudgedPath]:
-    """Ends by mean Q, then by least Q, highest first; then by text, whatever order they came in.
-    Those without a value come last."""
-    return _ranked(ends, lambda end: (-_low(end.mean_q), -_low(end.min_q)))
+def best_first(paths: Iterable[JudgedPath]) -> Iterator[JudgedPath]:
+    """Paths by mean Q, then by lowest Q, highest first.
+
+    Text breaks ties, so the input order does not matter. Paths without a Q come last.
+    """
+    return _sorted_paths(paths, lambda path: (-_q_or(path.mean_q, -2), -_q_or(path.min_q, -2)))
 
 
-def worst_first(ends: Iterable[JudgedPath]) -> Iterator[JudgedPath]:
-    """Ends by mean Q, then by least Q, lowest first; then by text. Those without a value come
-    last."""
-    return _ranked(ends, lambda end: (_high(end.mean_q), _high(end.min_q)))
+def worst_first(paths: Iterable[JudgedPath]) -> Iterator[JudgedPath]:
+    """Paths by mean Q, then by lowest Q, lowest first.
+
+    Text breaks ties, so the input order does not matter. Paths without a Q come last.
+    """
+    return _sorted_paths(paths, lambda path: (_q_or(path.mean_q, 2), _q_or(path.min_q, 2)))
 
 
-def _ranked(ends: Iterable[JudgedPath], key: Callable[[JudgedPath], Any]) -> Iterator[JudgedPath]:
-    """Ends in order; texts are made only for the ties that a caller gets to."""
-    for _, ties in groupby(sorted(ends, key=key), key=key):
-        tied = list(ties)
-        yield from tied if len(tied) == 1 else sorted(tied, key=lambda end: end.text)
+def _sorted_paths(
+    paths: Iterable[JudgedPath], key: Callable[[JudgedPath], Any]
+) -> Iterator[JudgedPath]:
+    """Paths by a key, then by text. Texts are built only for ties that the caller reaches."""
+    for _, group in groupby(sorted(paths, key=key), key=key):
+        tied = list(group)
+        yield from tied if len(tied) == 1 else sorted(tied, key=lambda path: path.text)
 
 
-def _low(q: float | None) -> float:
-    return -2.0 if q is None else q
+def _q_or(q: float | None, default: float) -> float:
+    return default if q is None else q
 
 
-def _high(q: float | None) -> float:
-    return 2.0 if q is None else q
-
-
-Rejects = Callable[[int, int], str | None]
-"""Why a preferred and another child make no pair; None if they do."""
+RejectionRule = Callable[[int, int], str | None]
+"""Returns why a chosen and a rejected child form no pair; None if they form one."""
 
 
 def step_pairs(
-    ledger: TreeValues, config: CurationConfig, counts: dict[str, int]
+    values: TreeValues, config: CurationConfig, counts: dict[str, int]
 ) -> list[SelectedPair]:
-    """The pairs of sibling steps of one tree, nodes breadth-first.
+    """Preference pairs of sibling steps in one tree, nodes in breadth-first order.
 
-    At each node, of the children with a right end below those of the highest Q are preferred to
-    those of the lowest Q with a wrong end below; ties go by text. A child that has both may be on
-    either side. What the selection brought is added to `counts` by what became of it.
+    At each node, the highest-Q children that lead to a right answer are preferred to the lowest-Q
+    children that lead to a wrong one. Text breaks ties. A child that leads to both may be on either
+    side. Every candidate pair is added to `counts`, as kept or by the reason for its rejection.
     """
-    rejects = _rules(ledger, config)
-    found: list[SelectedPair] = []
-    for node in _visited(ledger, config):
-        good, bad = _sides(ledger, node, config)
+    rejection_reason = _rejection_rule(values, config)
+    pairs: list[SelectedPair] = []
+    for node in _nodes_to_compare(values, config):
+        preferred, others = _children_to_pair(values, node, config)
         kept: list[tuple[int, int]] = []
-        for chosen in good:
-            for rejected in bad:
+        for chosen in preferred:
+            for rejected in others:
                 if chosen == rejected:
                     continue
-                reason = rejects(chosen, rejected)
-                count(counts, reason or "kept")
+                reason = rejection_reason(chosen, rejected)
+                add_count(counts, reason or "kept")
                 if reason is None:
                     kept.append((chosen, rejected))
-        found.extend(_step_pair(ledger, node, pair, 1 / len(kept)) for pair in kept)
-    return found
+        pairs.extend(_step_pair(values, node, pair, 1 / len(kept)) for pair in kept)
+    return pairs
 
 
 def final_pairs(
-    ledgers: Sequence[TreeValues], config: CurationConfig, counts: dict[str, int]
+    trees: Sequence[TreeValues], config: CurationConfig, counts: dict[str, int]
 ) -> list[SelectedPair]:
-    """The pairs of whole solutions of one problem, all its trees together: right ones of the
-    highest mean Q, without failed code, against wrong ones of the lowest.
+    """Preference pairs of whole solutions of one problem, over all its trees.
 
-    The verdicts order the sides, so a wrong solution may have the higher mean Q.
+    Right solutions of the highest mean Q, without failed code, are preferred to wrong ones of the
+    lowest. Verdicts decide the sides, so a wrong solution may have the higher mean Q.
     """
-    right = (end for ledger in ledgers for end in ledger.right_ends)
-    wrong = (end for ledger in ledgers for end in ledger.wrong_ends)
-    good = _different(best_first(end for end in right if not end.failed), config.final_pairs)
-    bad = _different(worst_first(wrong), config.final_pairs)
-    pairs = [(one, other) for one in good for other in bad if one.text != other.text]
-    count(counts, "kept", len(pairs))
-    count(counts, "same text on both sides", len(good) * len(bad) - len(pairs))
-    return [_final_pair(one, other, 1 / len(pairs)) for one, other in pairs]
+    right = (path for values in trees for path in values.right_paths if not path.failed)
+    wrong = (path for values in trees for path in values.wrong_paths)
+    preferred = _first_distinct(best_first(right), config.final_pairs)
+    others = _first_distinct(worst_first(wrong), config.final_pairs)
+    pairs = [
+        (chosen, rejected)
+        for chosen in preferred
+        for rejected in others
+        if chosen.text != rejected.text
+    ]
+    add_count(counts, "kept", len(pairs))
+    add_count(counts, "same text on both sides", len(preferred) * len(others) - len(pairs))
+    return [_final_pair(chosen, rejected, 1 / len(pairs)) for chosen, rejected in pairs]
 
 
-def _visited(ledger: TreeValues, config: CurationConfig) -> Iterator[int]:
-    """Nodes with right and wrong ends below them, breadth-first: all, or those of the path that
-    always goes on to the most visited of them."""
-    nodes, right, wrong = ledger.tree.nodes, ledger.right, ledger.wrong
+def _nodes_to_compare(values: TreeValues, config: CurationConfig) -> Iterator[int]:
+    """Nodes that lead to right and wrong answers, in breadth-first order.
+
+    With `config.nodes` "most-visited", only the path that follows the most visited of them.
+    """
+    nodes, right, wrong = values.tree.nodes, values.right_counts, values.wrong_counts
     layer = [ROOT] if right[ROOT] and wrong[ROOT] else []
     while layer:
         yield from layer
-        below = [
+        next_layer = [
             child
             for node in layer
             for child in nodes[node].children
             if right[child] and wrong[child]
         ]
-        if config.nodes == "most-visited" and below:
-            below = [min(below, key=lambda child: (-nodes[child].visits, _text(ledger, child)))]
-        layer = below
+        if config.nodes == "most-visited" and next_layer:
+            next_layer = [
+                min(next_layer, key=lambda child: (-nodes[child].visits, _text(values, child)))
+            ]
+        layer = next_layer
 
 
-def _sides(ledger: TreeValues, node: int, config: CurationConfig) -> tuple[list[int], list[int]]:
-    """The children of a node that are to be paired: preferred ones, and others."""
-    q, right, wrong = ledger.q, ledger.right, ledger.wrong
-    children = [child for child in ledger.tree.nodes[node].children if q[child] is not None]
+def _children_to_pair(
+    values: TreeValues, node: int, config: CurationConfig
+) -> tuple[list[int], list[int]]:
+    """The preferred and the rejected children of a node, by the 2-against-2 and the 1-against-4
+    rule."""
+    q, right, wrong = values.q, values.right_counts, values.wrong_counts
+    children = [child for child in values.tree.nodes[node].children if q[child] is not None]
     if len(children) < 2:
         return [], []
 
-    def ordered(sign: int, among: list[int]) -> list[int]:
+    def by_q(sign: int, counts: list[int]) -> list[int]:
         return sorted(
-            (child for child in children if among[child]),
-            key=lambda child: (sign * (q[child] or 0.0), _text(ledger, child)),
+            (child for child in children if counts[child]),
+            key=lambda child: (sign * (q[child] or 0.0), _text(values, child)),
         )
 
-    good, bad = ordered(-1, right), ordered(1, wrong)
-    if len(good) == 1:
-        return good, [child for child in bad if child != good[0]][: config.max_when_single]
-    if len(bad) == 1:
-        return [child for child in good if child != bad[0]][: config.max_when_single], bad
-    return good[: config.positives], bad[: config.negatives]
+    preferred, others = by_q(-1, right), by_q(1, wrong)
+    if len(preferred) == 1:
+        others = [child for child in others if child != preferred[0]]
+        return preferred, others[: config.max_when_single]
+    if len(others) == 1:
+        preferred = [child for child in preferred if child != others[0]]
+        return preferred[: config.max_when_single], others
+    return preferred[: config.positives], others[: config.negatives]
 
 
-def _rules(ledger: TreeValues, config: CurationConfig) -> Rejects:
-    """The conditions on a pair of children."""
-    best = ledger.best_right() if config.require_better_completion else []
-    worst = ledger.worst_wrong() if config.require_better_completion else []
+def _rejection_rule(values: TreeValues, config: CurationConfig) -> RejectionRule:
+    """The filters on candidate step pairs."""
+    best = values.best_right() if config.require_better_completion else []
+    worst = values.worst_wrong() if config.require_better_completion else []
 
-    def rejects(chosen: int, rejected: int) -> str | None:
-        one, other = _text(ledger, chosen), _text(ledger, rejected)
-        difference = (ledger.q[chosen] or 0.0) - (ledger.q[rejected] or 0.0)
-        if one.split() == other.split():
+    def rejection_reason(chosen: int, rejected: int) -> str | None:
+        chosen_text, rejected_text = _text(values, chosen), _text(values, rejected)
+        difference = (values.q[chosen] or 0.0) - (values.q[rejected] or 0.0)
+        min_distance = config.min_edit_distance
+        if chosen_text.split() == rejected_text.split():
             return "same text on both sides"
         if difference <= 0:
             return "Q not higher"
         if difference < config.min_q_gap:
             return "Q margin too small"
-        if config.min_edit_distance and edit_distance(one, other) < config.min_edit_distance:
+        if min_distance and edit_distance(chosen_text, rejected_text) < min_distance:
             return "texts too much alike"
-        if not config.allow_rewordings and _same_program(ledger, chosen, rejected):
+        if not config.allow_rewordings and _same_program(values, chosen, rejected):
             return "same program on both sides"
         if config.require_better_completion and best[chosen] <= worst[rejected]:
             return "completions not better"
         return None
 
-    return rejects
+    return rejection_reason
 
 
-def _same_program(ledger: TreeValues, one: int, other: int) -> bool:
-    steps = _step(ledger, one), _step(ledger, other)
-    forms = {normalized_program([step]) for step in steps if step.code.strip()}
-    return all(step.code.strip() for step in steps) and len(forms) == 1
+def _same_program(values: TreeValues, first: int, second: int) -> bool:
+    """Whether two nodes both have code and run the same program."""
+    steps = _step(values, first), _step(values, second)
+    programs = {normalized_program([step]) for step in steps if step.code.strip()}
+    return all(step.code.strip() for step in steps) and len(programs) == 1
 
 
-def _step_pair(ledger: TreeValues, node: int, pair: tuple[int, int], weight: float) -> SelectedPair:
-    tree, (chosen, rejected) = ledger.tree, pair
+def _step_pair(values: TreeValues, node: int, pair: tuple[int, int], weight: float) -> SelectedPair:
+    tree, (chosen, rejected) = values.tree, pair
     return SelectedPair(
         pair=StepPair(
             question=tree.question,
             prefix=tree.prefix(node),
-            chosen=(_step(ledger, chosen),),
-            rejected=(_step(ledger, rejected),),
-            q_chosen=ledger.q[chosen] or 0.0,
-            q_rejected=ledger.q[rejected] or 0.0,
+            chosen=(_step(values, chosen),),
+            rejected=(_step(values, rejected),),
+            q_chosen=values.q[chosen] or 0.0,
+            q_rejected=values.q[rejected] or 0.0,
             weight=weight,
         ),
         kind="step",
-        chosen=TreeNodeRef(ledger.strategy, chosen),
-        rejected=TreeNodeRef(ledger.strategy, rejected),
+        chosen=TreeNodeRef(values.strategy, chosen),
+        rejected=TreeNodeRef(values.strategy, rejected),
         node=node,
         depth=tree.nodes[node].depth,
     )
 
 
-def _final_pair(one: JudgedPath, other: JudgedPath, weight: float) -> SelectedPair:
-    assert one.mean_q is not None
-    assert other.mean_q is not None
+def _final_pair(chosen: JudgedPath, rejected: JudgedPath, weight: float) -> SelectedPair:
+    assert chosen.mean_q is not None
+    assert rejected.mean_q is not None
     return SelectedPair(
         pair=StepPair(
-            question=one.ledger.tree.question,
+            question=chosen.tree_values.tree.question,
             prefix=(),
-            chosen=one.steps,
-            rejected=other.steps,
-            q_chosen=one.mean_q,
-            q_rejected=other.mean_q,
+            chosen=chosen.steps,
+            rejected=rejected.steps,
+            q_chosen=chosen.mean_q,
+            q_rejected=rejected.mean_q,
             weight=weight,
         ),
         kind="final",
-        chosen=one.spot,
-        rejected=other.spot,
+        chosen=chosen.last_node,
+        rejected=rejected.last_node,
         node=ROOT,
         depth=0,
     )
 
 
-def _different(ends: Iterable[JudgedPath], most: int) -> list[JudgedPath]:
-    """The first ends whose texts differ and that have a value."""
-    found: dict[str, JudgedPath] = {}
-    for end in ends:
-        if len(found) == most:
+def _first_distinct(paths: Iterable[JudgedPath], limit: int) -> list[JudgedPath]:
+    """The first `limit` paths that have a Q and differ in text."""
+    by_text: dict[str, JudgedPath] = {}
+    for path in paths:
+        if len(by_text) == limit:
             break
-        if end.mean_q is not None:
-            found.setdefault(end.text, end)
-    return list(found.values())
+        if path.mean_q is not None:
+            by_text.setdefault(path.text, path)
+    return list(by_text.values())
 
 
-def _step(ledger: TreeValues, node: int) -> Step:
-    step = ledger.tree.nodes[node].step
+def _step(values: TreeValues, node: int) -> Step:
+    step = values.tree.nodes[node].step
     assert step is not None
     return step
 
 
-def _text(ledger: TreeValues, node: int) -> str:
-    return _step(ledger, node).text
+def _text(values: TreeValues, node: int) -> str:
+    return _step(values, node).text

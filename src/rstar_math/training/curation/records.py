@@ -10,57 +10,60 @@ from rstar_math.types import Question, Step, StepPair, Trajectory
 
 
 class CurationConfig(Section):
-    """From trees to training data (rStar-Math, arXiv:2501.04519, sections 3.2 and 3.3)."""
+    """Selection of training data from search trees (rStar-Math, arXiv:2501.04519, sections 3.2 and
+    3.3)."""
 
     format: Literal["fenced", "tags"] = "fenced"
-    """How steps are written in the training data, as `policy.format` (our choice: the Markdown that
-    code models know; the paper writes tags)."""
+    """Step format of the training data; see `policy.format` (our choice: "fenced", the Markdown
+    that code models know; the paper uses tags)."""
     solutions: int = Field(2, ge=1)
-    """Most right solutions kept of one problem, those of the highest mean Q (paper: 2)."""
+    """Maximum number of right solutions kept per problem, highest mean Q first (paper: 2)."""
     per_source: int | None = Field(None, ge=1)
-    """Most right solutions kept of one source of problems, spread over its problems; by default
-    all (the paper names no cap)."""
+    """Maximum number of right solutions kept per problem source, spread over its problems. Default:
+    no maximum (the paper names none)."""
     positives: int = Field(2, ge=1)
-    """Children of a node that are preferred, those of the highest Q (paper: 2)."""
+    """Number of preferred children per node, highest Q first (paper: 2)."""
     negatives: int = Field(2, ge=1)
-    """Children of a node that they are preferred to, those of the lowest Q (paper: 2)."""
+    """Number of rejected children per node, lowest Q first (paper: 2)."""
     max_when_single: int = Field(4, ge=1)
-    """Most children on the other side where a side has only one (rStar-Math's code: 4)."""
+    """Maximum number of children on one side when the other side has only one (rStar-Math's code:
+    4)."""
     min_q_gap: float = Field(0.0, ge=0, le=2)
-    """Least difference in Q between the sides of a step pair, which is always above 0 (paper: no
-    margin; its code: 0.5)."""
+    """Minimum Q difference between the two sides of a step pair. The difference must always be
+    above 0 (paper: no minimum; its code: 0.5)."""
     min_edit_distance: int = Field(0, ge=0)
-    """Least edit distance, in characters, between the sides of a step pair (paper: none; its code:
-    20)."""
+    """Minimum edit distance, in characters, between the two sides of a step pair (paper: none; its
+    code: 20)."""
     allow_rewordings: bool = True
-    """Whether the sides of a step pair may compute the same in other words (paper and code: yes);
-    without, pairs teach less of wording."""
+    """Keep step pairs whose two sides run the same program in different words (paper and code:
+    yes). Without them, pairs teach less about wording."""
     require_better_completion: bool = False
-    """Keep a step pair only if the best right completion of its preferred side has a higher mean Q
-    than the worst wrong one of the other (rStar-Math's code does; the paper is silent)."""
+    """Keep a step pair only if the preferred side has the better completion: its best right one
+    must have a higher mean Q than the other side's worst wrong one (rStar-Math's code: yes; paper:
+    no such rule)."""
     nodes: Literal["all", "most-visited"] = "all"
-    """Whether step pairs are taken at all nodes or down the most visited path only (both modes are
-    in rStar-Math's code; the paper takes all)."""
+    """Nodes whose children are paired: all, or only those on the most visited path (rStar-Math's
+    code has both; paper: all)."""
     final_pairs: int = Field(2, ge=0)
-    """Right and wrong whole solutions of a problem that are paired with each other: right ones of
-    the highest mean Q, wrong ones of the lowest (paper: 2; its code has none); 0 for none."""
+    """Number of right and of wrong whole solutions to pair per problem: right ones of the highest
+    mean Q with wrong ones of the lowest. 0: none (paper: 2; its code: none)."""
     noise_min_programs: int = Field(4, ge=2)
-    """Different programs that must have answered a problem, all against the reference, before the
-    reference is doubted (our choice: agreement of fewer is often one common slip)."""
+    """Minimum number of different programs, all contradicting the reference, before a problem is
+    reported as mislabelled (our choice: fewer often share one mistake)."""
     noise_min_share: float = Field(0.8, gt=0.5, le=1)
-    """Share of them that must agree on one answer for that (our choice; the paper found 19 of 20
-    unsolved problems to be mislabelled by looking at them)."""
+    """Minimum share of these programs that agree on one answer (our choice; the paper inspected 20
+    unsolved problems and found 19 mislabelled)."""
 
 
 Data = Literal["sft", "preference", "outcome", "value", "steps"]
 """Kinds of training data: solutions to imitate; pairs for a preference model; whole solutions with
-their outcome (ORM); prefixes with their Q (PQM); solutions with a label for each step."""
+their outcome (ORM); prefixes with their Q (PQM); solutions with a label per step."""
 ALL_DATA: tuple[Data, ...] = get_args(Data)
 
 
 @dataclass(frozen=True, slots=True)
 class TreeNodeRef:
-    """A node of a run: the strategy that grew its tree, and its index in it."""
+    """A node of a run's tree: the strategy that built the tree, and the node's index."""
 
     strategy: str
     node: int
@@ -71,15 +74,16 @@ class SelectedSolution:
     """A right solution to imitate."""
 
     trajectory: Trajectory
-    spot: TreeNodeRef
+    last_node: TreeNodeRef
     mean_q: float | None
-    """Mean of the steps' Q, in [-1, 1]; None where no step has one."""
+    """Mean Q of the steps, in [-1, 1]; None if no step has a Q."""
     min_q: float | None
+    """Lowest Q of the steps, in [-1, 1]; None if no step has a Q."""
 
 
 @dataclass(frozen=True, slots=True)
 class SelectedPair:
-    """A pair and where it comes from."""
+    """A preference pair and its place in the trees."""
 
     pair: StepPair
     kind: Literal["step", "final"]
@@ -87,10 +91,11 @@ class SelectedPair:
     chosen: TreeNodeRef
     """Last node of the preferred side."""
     rejected: TreeNodeRef
+    """Last node of the other side."""
     node: int
-    """The node whose children are compared; 0 (the root) for whole solutions."""
+    """Node whose children are compared; 0 (the root) for whole solutions."""
     depth: int
-    """Steps before the two sides part."""
+    """Number of steps that the two sides share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,31 +103,31 @@ class Outcome:
     """A whole solution and whether its answer is right."""
 
     trajectory: Trajectory
-    spot: TreeNodeRef
+    last_node: TreeNodeRef
     right: bool
 
 
 @dataclass(frozen=True, slots=True)
 class PrefixValue:
-    """The first steps of a solution and their value."""
+    """A prefix of a solution and its value."""
 
     question: Question
     steps: tuple[Step, ...]
-    spot: TreeNodeRef
+    last_node: TreeNodeRef
     q: float
     """Mean value backed up through the last step, in [-1, 1]."""
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledSteps:
-    """A solution with labels for its steps (Math-Shepherd, arXiv:2312.08935, section 3.3)."""
+    """A solution with a label per step (Math-Shepherd, arXiv:2312.08935, section 3.3)."""
 
     trajectory: Trajectory
-    spot: TreeNodeRef
+    last_node: TreeNodeRef
     hard: tuple[bool, ...]
-    """Whether any judged end below the step is right."""
+    """Whether any judged path through the step is right."""
     soft: tuple[float, ...]
-    """Share of the judged ends below the step that are right, in [0, 1]."""
+    """Share of the judged paths through the step that are right, in [0, 1]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,43 +135,45 @@ class SuspectLabel:
     """A problem whose reference answer is probably wrong."""
 
     problem: str
+    """Problem id."""
     reference: str | None
     answer: str
-    """What the solutions agree on instead."""
+    """Answer that the solutions agree on instead."""
     share: float
-    """Share of the different programs that gave it, in (0.5, 1]."""
+    """Share of the different programs that gave this answer, in (0.5, 1]."""
     programs: int
-    """Different programs that answered."""
+    """Number of different programs that gave any answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class UnreliableProblem:
-    """A problem that a model wrote and whose solutions mostly contradict its reference."""
+    """A synthetic problem whose solutions mostly contradict its reference."""
 
     problem: str
+    """Problem id."""
     share: float
-    """Share of the judged paths that come to the reference, in [0, 1]."""
+    """Share of the judged paths that reach the reference, in [0, 1]."""
     ends: int
-    """Judged paths."""
+    """Number of judged paths."""
 
 
 @dataclass(slots=True)
 class Report:
-    """Counts of what was kept and dropped, by reason; every count starts at 0."""
+    """Numbers of kept and dropped items by reason. A reason without items has no entry."""
 
     problems: dict[str, int] = field(default_factory=dict)
-    """Problems by what their judged ends were."""
+    """Problems by the verdicts of their paths."""
     solutions: dict[str, int] = field(default_factory=dict)
-    """Ends of paths by what became of them as solutions to imitate."""
+    """Finished paths: kept as solutions to imitate, or the reason why not."""
     step_pairs: dict[str, int] = field(default_factory=dict)
-    """Pairs of sibling steps that the 2-against-2 and 1-against-4 rules selected."""
+    """Candidate pairs of sibling steps: kept, or the reason why not."""
     final_pairs: dict[str, int] = field(default_factory=dict)
-    """Pairs of whole solutions."""
+    """Candidate pairs of whole solutions: kept, or the reason why not."""
     by_depth: dict[int, int] = field(default_factory=dict)
-    """Kept step pairs by the number of steps before the sides part."""
+    """Kept step pairs by the number of steps that the two sides share."""
 
     def as_json(self) -> dict[str, Any]:
-        """The counts, most frequent reason first and depths in order."""
+        """The counts: reasons by falling count, depths in rising order."""
         groups = {
             "problems": self.problems,
             "solutions": self.solutions,
@@ -183,9 +190,9 @@ class Report:
 
 @dataclass(slots=True, repr=False)
 class Curated:
-    """Training data of a run; kinds that were not asked for are empty.
+    """Training data of a run. Kinds that were not requested are empty.
 
-    Without a repr of its contents: `asyncio.run` makes the repr of a coroutine's result twice.
+    It has no generated repr: `asyncio.run` formats a coroutine's result twice, which is slow here.
     """
 
     solutions: list[SelectedSolution] = field(default_factory=list)
@@ -194,15 +201,15 @@ class Curated:
     values: list[PrefixValue] = field(default_factory=list)
     steps: list[LabelledSteps] = field(default_factory=list)
     suspects: list[SuspectLabel] = field(default_factory=list)
-    """Probably mislabelled problems, of which nothing is in the data."""
+    """Problems left out because their reference is probably wrong."""
     unreliable: list[UnreliableProblem] = field(default_factory=list)
-    """Synthetic problems that are left out because their reference is in doubt."""
+    """Synthetic problems left out because their solutions mostly contradict the reference."""
     sources: dict[str, str | None] = field(default_factory=dict)
-    """Where each problem comes from, by its id."""
+    """Source of each problem, by problem id."""
     report: Report = field(default_factory=Report)
 
 
-def count(counts: dict[str, int], reason: str, by: int = 1) -> None:
-    """Add to a count; reasons that never came up stay out."""
-    if by:
-        counts[reason] = counts.get(reason, 0) + by
+def add_count(counts: dict[str, int], reason: str, number: int = 1) -> None:
+    """Add `number` to the count of a reason. Zero adds no entry."""
+    if number:
+        counts[reason] = counts.get(reason, 0) + number
