@@ -1,11 +1,11 @@
 """Runs model-written code safely and fast.
 
-    executor    Sandbox, the Executor of a search; run_snippet for one snippet
-    programs    programs, limits, results and their cache; probing of the layers
-    processes   starting a zygote and talking to it
-    child/      what runs inside: standard library only
+    executor    Sandbox, the Executor of a search; run_snippet for a single program
+    programs    programs, limits, results and their cache; tests the layers of confinement
+    processes   starts a zygote and talks to it
+    child/      runs inside the sandbox: standard library only
 
-The layers, what each one stops and what none of them covers are in `docs/security.md`.
+`docs/security.md` lists the layers, what each one stops and what none of them covers.
 """
 
 from rstar_math.sandbox.executor import Sandbox, run_snippet

@@ -1,4 +1,4 @@
-"""The Executor of a search: schedules programs on confined processes.
+"""Schedules programs on confined processes: the Executor of a search.
 
 async with Sandbox(config) as sandbox:
     execution = await sandbox.run(prefix, step)
@@ -11,62 +11,70 @@ import os
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from types import TracebackType
 from typing import Any
 
 from rstar_math.config.sections import SandboxConfig
 from rstar_math.errors import SandboxError
 from rstar_math.sandbox.child.protocol import Limits
-from rstar_math.sandbox.processes import Setup, Zygote
-from rstar_math.sandbox.programs import MAX_CODE, Cache, Program, execution, limits_of, replayed
+from rstar_math.sandbox.processes import Zygote, ZygoteSetup
+from rstar_math.sandbox.programs import (
+    MAX_CODE_CHARS,
+    Program,
+    ResultCache,
+    code_to_replay,
+    limits_of,
+    parse_reply,
+)
 from rstar_math.types import Execution, ExecutionStatus, Step
 
-FAN_FROM = 4
-"""Candidates from which a fan-out pays whatever the prefix costs."""
-FAN_MOST = 32
-FAN_STEP = 8000
-"""Longest candidate, in characters, that is fanned out (a twelfth of what its socket takes)."""
+FAN_OUT_MIN = 4
+"""Smallest number of candidates for which a fan-out is faster, whatever the prefix takes."""
+FAN_OUT_MAX = 32
+"""Largest number of candidates in one fan-out."""
+FAN_OUT_MAX_STEP_CHARS = 8000
+"""Longest candidate that is fanned out: a twelfth of what its socket holds."""
 SLOW_PREFIX_S = 0.1
-"""A prefix measured to take longer is fanned out from two candidates on."""
-DEATHS = 3
-"""Times that a zygote may die under a program before the program is held to be the cause."""
+"""A prefix that took longer than this is fanned out for two candidates already."""
+MAX_ZYGOTE_DEATHS = 3
+"""Number of zygotes that may die while running a program before the program is blamed."""
 
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """A program that somebody waits for."""
+    """A program that has at least one waiting caller."""
 
     program: Program
-    ident: int
+    id: int
     waiters: list["asyncio.Future[Execution]"] = field(default_factory=list)
-    unit: "Unit | None" = None
-    deaths: int = 0
-    refusals: int = 0
+    batch: "Batch | None" = None
+    zygote_deaths: int = 0
+    failed_forks: int = 0
 
 
 @dataclass(slots=True, eq=False)
-class Unit:
-    """Jobs that travel in one request; all of one family."""
+class Batch:
+    """Jobs that are sent in one request. Several jobs have the same prefix and limits."""
 
     jobs: list[Job]
     zygote: Zygote | None = None
 
     @property
     def needs_scipy(self) -> bool:
-        """Whether any of its programs speaks of scipy."""
+        """Whether any of its programs mentions scipy."""
         return any(job.program.needs_scipy for job in self.jobs)
 
 
 class PrefixTimes:
-    """How long prefixes took when last run, in seconds; bounded."""
+    """The last measured time of each prefix, in seconds. Keeps the latest `size` prefixes."""
 
     def __init__(self, size: int = 4096) -> None:
         self._times: OrderedDict[tuple[str, ...], float] = OrderedDict()
         self._size = size
 
     def put(self, prefix: tuple[str, ...], seconds: float) -> None:
-        """Remember a measurement."""
+        """Store a measurement."""
         self._times[prefix] = seconds
         self._times.move_to_end(prefix)
         if len(self._times) > self._size:
@@ -77,36 +85,40 @@ class PrefixTimes:
         return self._times.get(prefix, 0.0) > SLOW_PREFIX_S
 
 
-def units(jobs: Iterable[Job], times: PrefixTimes, idle: int) -> list[Unit]:
-    """The requests for jobs that arrived together: families large enough fanned out (over `idle`
-    zygotes, where there are several), all others alone; in order of arrival."""
-    families: dict[object, list[Job]] = {}
+def plan_batches(jobs: Iterable[Job], times: PrefixTimes, idle: int) -> list[Batch]:
+    """The batches for jobs that arrived together, in order of arrival.
+
+    Jobs with the same prefix and limits are fanned out if there are enough of them, spread over
+    the `idle` zygotes. Every other job gets a batch of its own.
+    """
+    groups: dict[object, list[Job]] = {}
     for job in jobs:
         program = job.program
-        fits = any(program.prefix) and len(program.code) <= FAN_STEP
-        families.setdefault(program.family if fits else job, []).append(job)
-    found = []
-    for members in families.values():
-        least = 2 if times.slow(members[0].program.prefix) else FAN_FROM
-        if len(members) < least:
-            found += [Unit([job]) for job in members]
+        fits = any(program.prefix) and len(program.code) <= FAN_OUT_MAX_STEP_CHARS
+        groups.setdefault(program.fan_out_key if fits else job, []).append(job)
+    batches = []
+    for group in groups.values():
+        smallest = 2 if times.slow(group[0].program.prefix) else FAN_OUT_MIN
+        if len(group) < smallest:
+            batches += [Batch([job]) for job in group]
             continue
-        size = min(max(-(-len(members) // max(idle, 1)), least), FAN_MOST)
-        found += [Unit(members[i : i + size]) for i in range(0, len(members), size)]
-    return found
+        size = min(max(-(-len(group) // max(idle, 1)), smallest), FAN_OUT_MAX)
+        batches += [Batch(group[i : i + size]) for i in range(0, len(group), size)]
+    return batches
 
 
 CACHE_SIZE = 20_000
-REFUSALS = 6
-"""Times that a zygote may find no process for a run, before the caller is told; about 3 s."""
+MAX_FAILED_FORKS = 6
+"""Number of failed attempts to fork a process for a run before the caller gets an error; they take
+about 3 s."""
 
 
 class Sandbox:
-    """A pool of confined interpreters that belongs to one event loop at a time.
+    """A pool of confined interpreters.
 
-    Used in another loop, it starts anew there. Equal programs are run once and answered from memory
-    after that, the first verdict kept (so a time-out is not tried again). Interpreters start when
-    they are first needed, and are replaced when they die. Linux only, whatever the mode.
+    The pool belongs to one event loop at a time; in another loop it starts anew. Interpreters start
+    when they are first needed and are replaced when they die. Equal programs run once: later calls
+    get the cached result, even if it is a time-out. Works only on Linux, whatever the mode.
     """
 
     def __init__(
@@ -116,7 +128,7 @@ class Sandbox:
         self._skip = frozenset(_skip)
         self._limits = limits_of(self.config)
         self._workers = self.config.workers or len(os.sched_getaffinity(0))
-        self._cache = Cache(CACHE_SIZE)
+        self._cache = ResultCache(CACHE_SIZE)
         self._times = PrefixTimes()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._reset()
@@ -124,12 +136,13 @@ class Sandbox:
     def _reset(self) -> None:
         self._zygotes: list[Zygote] = []
         self._starting: dict[asyncio.Task[None], bool] = {}
+        """Tasks that start a zygote, and whether it has scipy."""
         self._stopping: set[asyncio.Task[None]] = set()
         self._jobs: dict[Program, Job] = {}
-        self._by_ident: dict[int, Job] = {}
-        self._arrived: list[Job] = []
-        self._queue: deque[Unit] = deque()
-        self._next_ident = 1
+        self._jobs_by_id: dict[int, Job] = {}
+        self._new_jobs: list[Job] = []
+        self._queue: deque[Batch] = deque()
+        self._next_id = 1
         self._closed = False
 
     async def __aenter__(self) -> "Sandbox":
@@ -145,7 +158,7 @@ class Sandbox:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """End all interpreters and what they run; callers that still wait get `SandboxError`."""
+        """End all interpreters and their runs. Callers that still wait get `SandboxError`."""
         self._closed = True
         self._fail_all(SandboxError("the sandbox was closed while code was waiting to run"))
         for task in list(self._starting):
@@ -156,42 +169,40 @@ class Sandbox:
         self._loop = None
 
     async def run(self, prefix: Sequence[Step], step: Step) -> Execution:
-        """What the step's code does in the state that the prefix's code leaves.
+        """The result of running the step's code after the prefix's code.
 
-        Bad code is a status, never an exception. Runs with equal prefixes that are asked for in
-        the same turn of the event loop share one run of the prefix, with the results as alone.
-        Cancelling the caller ends the process, unless someone else waits for an equal program.
-        Raises `SandboxError` where code cannot be run at all.
+        Failing code gives a status, never an exception. Calls with equal prefixes in the same
+        iteration of the event loop may share one run of the prefix; the results are the same.
+        Cancelling the caller ends the process, unless another caller waits for an equal program.
+        Raises `SandboxError` if code cannot be run at all.
         """
         if not step.code:
             return Execution(ExecutionStatus.OK)
-        return await self.run_program(Program(replayed(prefix), step.code, self._limits))
+        return await self.run_program(Program(code_to_replay(prefix), step.code, self._limits))
 
     async def run_program(self, program: Program) -> Execution:
-        """The same for a program under limits of its own."""
+        """Like `run`, for a program with its own limits."""
         self._enter_loop()
-        if program.size > MAX_CODE:
+        if program.size > MAX_CODE_CHARS:
             return Execution(
                 ExecutionStatus.ERROR,
                 error_type="CodeTooLong",
-                message=f"{program.size} characters of code; at most {MAX_CODE} are run",
+                message=f"{program.size} characters of code; the maximum is {MAX_CODE_CHARS}",
             )
-        known = self._cache.get(program)
-        if known is not None:
-            return known
-        job = self._jobs.get(program)
-        if job is None:
-            job = self._add(program)
+        cached = self._cache.get(program)
+        if cached is not None:
+            return cached
+        job = self._jobs.get(program) or self._add(program)
         waiter: asyncio.Future[Execution] = asyncio.get_running_loop().create_future()
         job.waiters.append(waiter)
         try:
-            result = await waiter
+            return await waiter
         except asyncio.CancelledError:
-            self._leave(job, waiter)
+            self._drop_waiter(job, waiter)
             raise
-        return result
 
     def _enter_loop(self) -> None:
+        """Bind the pool to the running event loop. Raises `SandboxError` if the pool is closed."""
         loop = asyncio.get_running_loop()
         if self._loop is loop:
             if self._closed:
@@ -204,91 +215,87 @@ class Sandbox:
         self._loop = loop
 
     def _add(self, program: Program) -> Job:
-        job = Job(program, self._next_ident)
-        self._next_ident += 1
+        job = Job(program, self._next_id)
+        self._next_id += 1
         self._jobs[program] = job
-        self._by_ident[job.ident] = job
-        if not self._arrived:
-            # Two turns later: all that a gather() starts together has arrived by then.
+        self._jobs_by_id[job.id] = job
+        if not self._new_jobs:
+            # Two loop iterations later, all calls that one gather() starts have arrived.
             loop = asyncio.get_running_loop()
             loop.call_soon(loop.call_soon, self._enqueue)
-        self._arrived.append(job)
+        self._new_jobs.append(job)
         return job
 
-    def _leave(self, job: Job, waiter: "asyncio.Future[Execution]") -> None:
+    def _drop_waiter(self, job: Job, waiter: "asyncio.Future[Execution]") -> None:
         if waiter in job.waiters:
             job.waiters.remove(waiter)
-        if not job.waiters and self._by_ident.pop(job.ident, None) is not None:
+        if not job.waiters and self._jobs_by_id.pop(job.id, None) is not None:
             self._jobs.pop(job.program, None)
-            if job.unit is not None and job.unit.zygote is not None:
-                job.unit.zygote.cancel(job.ident)
+            if job.batch is not None and job.batch.zygote is not None:
+                job.batch.zygote.cancel(job.id)
 
     def _enqueue(self) -> None:
-        arrived = [job for job in self._arrived if job.ident in self._by_ident]
-        self._arrived = []
+        jobs = [job for job in self._new_jobs if job.id in self._jobs_by_id]
+        self._new_jobs = []
         idle = sum(zygote.has_room for zygote in self._zygotes) or self._workers
-        for unit in units(arrived, self._times, idle):
-            for job in unit.jobs:
-                job.unit = unit
-            self._queue.append(unit)
+        for batch in plan_batches(jobs, self._times, idle):
+            for job in batch.jobs:
+                job.batch = batch
+            self._queue.append(batch)
         self._dispatch()
 
     def _dispatch(self) -> None:
-        """Give out as much of the queue as there is room for."""
-        waiting: deque[Unit] = deque()
+        """Send as many batches of the queue as the zygotes have room for."""
+        unsent: deque[Batch] = deque()
         full: set[bool] = set()
         while self._queue:
-            unit = self._queue.popleft()
-            unit.jobs = [job for job in unit.jobs if job.ident in self._by_ident]
-            if not unit.jobs:
+            batch = self._queue.popleft()
+            batch.jobs = [job for job in batch.jobs if job.id in self._jobs_by_id]
+            if not batch.jobs:
                 continue
-            flavour = unit.needs_scipy
-            zygote = None if flavour in full else self._room(flavour)
+            scipy = batch.needs_scipy
+            zygote = None if scipy in full else self._zygote_with_room(scipy)
             if zygote is None:
-                full.add(flavour)
-                waiting.append(unit)
+                full.add(scipy)
+                unsent.append(batch)
                 if len(full) == 2:
                     break
             else:
-                self._send(unit, zygote)
-        self._queue.extendleft(reversed(waiting))
-        for flavour in full:
-            self._start_more(flavour)
+                self._send(batch, zygote)
+        self._queue.extendleft(reversed(unsent))
+        for scipy in full:
+            self._start_more(scipy)
 
-    def _room(self, scipy: bool) -> Zygote | None:
-        if sum(bool(zygote.claims) for zygote in self._zygotes) >= self._workers:
+    def _zygote_with_room(self, scipy: bool) -> Zygote | None:
+        if sum(bool(zygote.fast_requests) for zygote in self._zygotes) >= self._workers:
             return None
-        open_ = [z for z in self._zygotes if z.setup.scipy == scipy and z.has_room]
-        return min(open_, key=lambda zygote: len(zygote.busy), default=None)
+        available = [z for z in self._zygotes if z.setup.scipy == scipy and z.has_room]
+        return min(available, key=lambda zygote: len(zygote.busy), default=None)
 
-    def _send(self, unit: Unit, zygote: Zygote) -> None:
-        unit.zygote = zygote
-        limits = unit.jobs[0].program.limits
-        ids = [job.ident for job in unit.jobs]
+    def _send(self, batch: Batch, zygote: Zygote) -> None:
+        batch.zygote = zygote
+        program = batch.jobs[0].program
+        ids = [job.id for job in batch.jobs]
         request: dict[str, object] = {
             "ids": ids,
-            "codes": unit.jobs[0].program.prefix,
-            "steps": [job.program.code for job in unit.jobs],
-            "limits": {
-                "wall_s": limits.wall_s,
-                "cpu_s": limits.cpu_s,
-                "memory": limits.memory,
-                "output": limits.output,
-            },
+            "prefix": program.prefix,
+            "steps": [job.program.code for job in batch.jobs],
+            "limits": asdict(program.limits),
         }
-        zygote.submit(ids, request, limits.wall_s)
+        zygote.submit(ids, request, program.limits.wall_s)
 
     def _start_more(self, scipy: bool) -> None:
-        there = sum(z.setup.scipy == scipy for z in self._zygotes)
-        there += sum(flavour == scipy for flavour in self._starting.values())
-        wanted = sum(unit.needs_scipy == scipy for unit in self._queue)
-        for _ in range(min(self._workers - there, wanted)):
+        """Start zygotes for the queue, up to the number of workers."""
+        existing = sum(z.setup.scipy == scipy for z in self._zygotes)
+        existing += sum(has_scipy == scipy for has_scipy in self._starting.values())
+        wanted = sum(batch.needs_scipy == scipy for batch in self._queue)
+        for _ in range(min(self._workers - existing, wanted)):
             task = asyncio.get_running_loop().create_task(self._start(scipy))
             self._starting[task] = scipy
             task.add_done_callback(lambda done: self._starting.pop(done, None))
 
     async def _start(self, scipy: bool) -> None:
-        setup = Setup(self.config.mode, scipy, self._skip)
+        setup = ZygoteSetup(self.config.mode, scipy, self._skip)
         zygote = Zygote(setup, self._on_reply, self._on_death)
         try:
             await zygote.start()
@@ -302,23 +309,24 @@ class Sandbox:
 
     def _on_reply(self, zygote: Zygote, header: dict[str, Any], body: bytes) -> None:
         if "slow" not in header:
-            job = self._by_ident.get(header["id"])
+            job = self._jobs_by_id.get(header["id"])
             if job is not None:
                 if "refused" in header:
-                    self._refused(job, str(header["refused"]))
+                    self._on_failed_fork(job, str(header["refused"]))
                 else:
-                    self._answered(job, header, body)
+                    self._on_result(job, header, body)
         self._dispatch()
 
-    def _answered(self, job: Job, header: dict[str, Any], body: bytes) -> None:
-        result = execution(header, body)
+    def _on_result(self, job: Job, header: dict[str, Any], body: bytes) -> None:
+        result = parse_reply(header, body)
         if isinstance(header["prefix_s"], float):
             self._times.put(job.program.prefix, header["prefix_s"])
         self._cache.put(job.program, result)
         self._finish(job, result)
 
     def _finish(self, job: Job, outcome: Execution | SandboxError) -> None:
-        self._by_ident.pop(job.ident, None)
+        """Give the outcome to the waiting callers."""
+        self._jobs_by_id.pop(job.id, None)
         self._jobs.pop(job.program, None)
         for waiter in job.waiters:
             if waiter.done():
@@ -327,21 +335,24 @@ class Sandbox:
                 waiter.set_result(outcome)
             else:
                 waiter.set_exception(outcome)
-        job.unit = None  # No cycle is left for the garbage collector.
+        job.batch = None  # This breaks a reference cycle.
 
-    def _refused(self, job: Job, why: str) -> None:
-        job.refusals += 1
-        if job.refusals >= REFUSALS:
-            sentence = f"no process for a run ({why}); the process table or the memory is full"
-            self._finish(job, SandboxError(f"{sentence}; free some and try again"))
+    def _on_failed_fork(self, job: Job, reason: str) -> None:
+        job.failed_forks += 1
+        if job.failed_forks >= MAX_FAILED_FORKS:
+            message = (
+                f"cannot fork a process to run code: {reason}; the process table or the memory is "
+                "full: end other processes and try again"
+            )
+            self._finish(job, SandboxError(message))
             return
         loop = asyncio.get_running_loop()
-        loop.call_later(0.05 * 2**job.refusals, self._again, job)
+        loop.call_later(0.05 * 2**job.failed_forks, self._requeue, job)
 
-    def _again(self, job: Job) -> None:
-        if job.ident in self._by_ident and not self._closed:
-            job.unit = Unit([job])
-            self._queue.appendleft(job.unit)
+    def _requeue(self, job: Job) -> None:
+        if job.id in self._jobs_by_id and not self._closed:
+            job.batch = Batch([job])
+            self._queue.appendleft(job.batch)
             self._dispatch()
 
     def _on_death(self, zygote: Zygote) -> None:
@@ -352,20 +363,23 @@ class Sandbox:
         task = self._loop.create_task(zygote.stop())
         self._stopping.add(task)
         task.add_done_callback(self._stopping.discard)
-        for ident in list(zygote.busy):
-            job = self._by_ident.get(ident)
+        for run_id in list(zygote.busy):
+            job = self._jobs_by_id.get(run_id)
             if job is None:
                 continue
-            job.deaths += 1
-            if job.deaths >= DEATHS:
-                message = f"ended the sandbox's own process {job.deaths} times"
+            job.zygote_deaths += 1
+            if job.zygote_deaths >= MAX_ZYGOTE_DEATHS:
+                message = (
+                    f"the sandbox's own process died {job.zygote_deaths} times during this code"
+                )
                 self._finish(job, Execution(ExecutionStatus.KILLED, message=message))
             else:
-                self._again(job)
+                self._requeue(job)
         self._dispatch()
 
     def _fail_all(self, error: SandboxError, scipy: bool | None = None) -> None:
-        for job in list(self._by_ident.values()):
+        """Fail all jobs, or only those that need scipy or do not."""
+        for job in list(self._jobs_by_id.values()):
             if scipy is None or job.program.needs_scipy == scipy:
                 self._finish(job, error)
 
@@ -373,17 +387,17 @@ class Sandbox:
 _DEFAULTS = SandboxConfig()
 
 
-class _ThreadPool:
-    """A pool, and the thread whose event loop it lives in."""
+class _BackgroundSandbox:
+    """A pool in a thread with its own event loop."""
 
     def __init__(self) -> None:
         self.pid = os.getpid()
         self.loop = asyncio.new_event_loop()
         self.sandbox = Sandbox()
-        self._thread = threading.Thread(target=self._live, name="rstar-sandbox", daemon=True)
+        self._thread = threading.Thread(target=self._run_loop, name="rstar-sandbox", daemon=True)
         self._thread.start()
 
-    def _live(self) -> None:
+    def _run_loop(self) -> None:
         asyncio.set_event_loop(self.loop)
         self.loop.run_forever()
 
@@ -395,34 +409,34 @@ class _ThreadPool:
         self.loop.close()
 
 
-_room: _ThreadPool | None = None
+_background: _BackgroundSandbox | None = None
 _lock = threading.Lock()
 
 
-def _open() -> _ThreadPool:
-    global _room
+def _shared_background() -> _BackgroundSandbox:
+    global _background
     with _lock:
-        if _room is None:
-            _room = _ThreadPool()
-        return _room
+        if _background is None:
+            _background = _BackgroundSandbox()
+        return _background
 
 
-def _close() -> None:
-    global _room
+def _close_background() -> None:
+    global _background
     with _lock:
-        if _room is not None and _room.pid == os.getpid():
-            _room.close()
-        _room = None
+        if _background is not None and _background.pid == os.getpid():
+            _background.close()
+        _background = None
 
 
-def _forget() -> None:
-    # In a forked copy of the process neither the thread nor the lock's holder exists.
-    global _room, _lock
-    _room, _lock = None, threading.Lock()
+def _reset_after_fork() -> None:
+    # The thread, and a thread that held the lock, do not exist in a forked copy of the process.
+    global _background, _lock
+    _background, _lock = None, threading.Lock()
 
 
-atexit.register(_close)
-os.register_at_fork(after_in_child=_forget)
+atexit.register(_close_background)
+os.register_at_fork(after_in_child=_reset_after_fork)
 
 
 def run_snippet(
@@ -432,15 +446,17 @@ def run_snippet(
     memory_mb: int = _DEFAULTS.memory_mb,
     output_bytes: int = _DEFAULTS.output_bytes,
 ) -> Execution:
-    """What a program does, run alone in the strict sandbox.
+    """The result of running one program in the strict sandbox.
 
-    `wall_s` in seconds, of which at most `SandboxConfig.cpu_s` on the processor; `memory_mb` in
-    MiB above what the warm interpreter takes; `output_bytes` as printed. Bad code is a status. The
-    first call starts a pool of interpreters that all callers share until the process ends; any
-    thread may call, also one that runs an event loop (which waits meanwhile), and a forked copy of
-    the process. Raises `SandboxError` where code cannot be run safely.
+    `wall_s` is the wall time in seconds; the processor time is limited to `SandboxConfig.cpu_s`
+    at most. `memory_mb` is in MiB above the pre-loaded interpreter. `output_bytes` limits what the
+    program prints. Failing code gives a status, never an exception.
+
+    The first call starts a pool of interpreters that all callers share until the process ends. The
+    call blocks. Any thread may call it, also one with a running event loop, and a forked copy of
+    the process. Raises `SandboxError` if code cannot be run safely.
     """
     limits = Limits(wall_s, min(_DEFAULTS.cpu_s, wall_s), memory_mb << 20, output_bytes)
-    room = _open()
-    work = room.sandbox.run_program(Program((), code, limits))
-    return asyncio.run_coroutine_threadsafe(work, room.loop).result()
+    background = _shared_background()
+    coroutine = background.sandbox.run_program(Program((), code, limits))
+    return asyncio.run_coroutine_threadsafe(coroutine, background.loop).result()

@@ -1,4 +1,4 @@
-"""A zygote seen from the parent: how it is started, its socket, its running programs."""
+"""Starts zygotes and talks to them, in the parent process."""
 
 import asyncio
 import contextlib
@@ -23,9 +23,9 @@ from typing import Any
 from rstar_math.errors import SandboxError
 from rstar_math.sandbox.child import protocol
 
-CHILD = Path(__file__).parent / "child"
-LIBRARY_FOLDERS = frozenset({"site-packages", "dist-packages"})
-SYSTEM = (
+CHILD_FOLDER = Path(__file__).parent / "child"
+PACKAGE_FOLDER_NAMES = frozenset({"site-packages", "dist-packages"})
+SYSTEM_PATHS = (
     "/lib",
     "/lib64",
     "/lib32",
@@ -40,16 +40,17 @@ LIBRARIES = ("sympy", "mpmath", "numpy", "scipy")
 
 
 @dataclass(frozen=True, slots=True)
-class Setup:
-    """What kind of zygote to start."""
+class ZygoteSetup:
+    """The kind of zygote to start."""
 
     mode: str = "strict"
     scipy: bool = False
+    """Whether scipy is loaded in advance."""
     skip: frozenset[str] = frozenset()
-    """Layers to leave out: for tests of the tests."""
+    """Layers to leave out, for tests that check that a layer is necessary."""
 
     def header(self) -> dict[str, object]:
-        """The first frame to the zygote."""
+        """The header of the first frame to the zygote."""
         return {
             "mode": self.mode,
             "scipy": self.scipy,
@@ -60,7 +61,7 @@ class Setup:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and the libraries that snippets see, by name; for a run's record."""
+    """The versions of Python and of the libraries that snippets can use, by name."""
     found = {"python": platform.python_version()}
     for name in LIBRARIES:
         try:
@@ -72,8 +73,10 @@ def versions() -> dict[str, str]:
 
 @cache
 def libraries() -> list[str]:
-    """Folders of installed packages, real paths. Not from `sys.path`, where an editable install
-    puts a whole working tree."""
+    """The real paths of the folders with installed packages.
+
+    They do not come from `sys.path`, where an editable install puts a whole working tree.
+    """
     candidates = [*site.getsitepackages(), *sysconfig.get_paths().values()]
     if site.ENABLE_USER_SITE:
         candidates.append(site.getusersitepackages())
@@ -82,24 +85,32 @@ def libraries() -> list[str]:
         if spec is not None and spec.origin:
             candidates.append(str(Path(spec.origin).parent.parent))
     real = [os.path.realpath(c) for c in candidates]
-    return [c for c in dict.fromkeys(real) if Path(c).name in LIBRARY_FOLDERS and Path(c).is_dir()]
+    return [
+        c for c in dict.fromkeys(real) if Path(c).name in PACKAGE_FOLDER_NAMES and Path(c).is_dir()
+    ]
 
 
 @cache
 def readable() -> list[str]:
-    """Folders and files that a snippet may read: the standard library, packages, shared objects."""
+    """The folders and files that a snippet may read.
+
+    They hold the standard library, installed packages and shared libraries.
+    """
     paths = sysconfig.get_paths()
-    own = [paths["stdlib"], sysconfig.get_path("platstdlib")]
+    python = [paths["stdlib"], sysconfig.get_path("platstdlib")]
     prefix_lib = Path(sys.base_prefix, "lib")
     if prefix_lib.is_dir():
-        own.append(str(prefix_lib))
-    real = [os.path.realpath(p) for p in (*own, *libraries(), *SYSTEM)]
+        python.append(str(prefix_lib))
+    real = [os.path.realpath(p) for p in (*python, *libraries(), *SYSTEM_PATHS)]
     return [p for p in dict.fromkeys(real) if Path(p).exists()]
 
 
 def environment() -> dict[str, str]:
-    """All of a zygote's environment: nothing of the caller's but where its shared objects are."""
-    fixed = {
+    """The complete environment of a zygote.
+
+    Of the caller's variables it contains only LD_LIBRARY_PATH.
+    """
+    variables = {
         "PATH": "/usr/bin:/bin",
         "HOME": "/",
         "LANG": "C.UTF-8",
@@ -111,22 +122,25 @@ def environment() -> dict[str, str]:
         "MKL_NUM_THREADS": "1",
     }
     if "LD_LIBRARY_PATH" in os.environ:
-        fixed["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
-    return fixed
+        variables["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
+    return variables
 
 
-def _interpreter(fd: int) -> list[str]:
-    # Not -I or -E, which would ignore PYTHONHASHSEED.
+def _zygote_command(fd: int) -> list[str]:
+    # -I and -E are left out because they ignore PYTHONHASHSEED.
     flags = ["-S", "-s", "-P", "-B", "-X", "utf8"]
-    return [sys.executable, *flags, str(CHILD / "__main__.py"), str(fd)]
+    return [sys.executable, *flags, str(CHILD_FOLDER / "__main__.py"), str(fd)]
 
 
 def bwrap_arguments() -> list[str]:
-    """The `bwrap` command line up to the command: own namespaces, and only the readable files."""
+    """The `bwrap` command line that precedes the command; empty if bubblewrap is not installed.
+
+    It creates new namespaces in which only the readable files exist.
+    """
     program = shutil.which("bwrap")
     if program is None:
         return []
-    visible = [*readable(), str(CHILD), os.path.realpath(sys.executable), sys.executable]
+    visible = [*readable(), str(CHILD_FOLDER), os.path.realpath(sys.executable), sys.executable]
     config = Path(sys.prefix, "pyvenv.cfg")
     if config.exists():
         visible.append(str(config))
@@ -148,7 +162,7 @@ def bwrap_arguments() -> list[str]:
 
 @cache
 def bwrap_works() -> bool:
-    """Whether bubblewrap is installed and allowed to make namespaces here; tried, not guessed."""
+    """Whether bubblewrap can create namespaces here, found by running it once."""
     arguments = bwrap_arguments()
     if not arguments:
         return False
@@ -159,113 +173,124 @@ def bwrap_works() -> bool:
         return False
 
 
-def start(setup: Setup) -> tuple[subprocess.Popen[bytes], socket.socket]:
-    """A zygote that is starting, and our end of its socket. Raises `SandboxError`."""
+def start_process(setup: ZygoteSetup) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """A zygote process that is starting, and the parent's end of its socket.
+
+    Raises `SandboxError` if it cannot be started here.
+    """
     if sys.platform != "linux":
         raise SandboxError(
-            f"the sandbox needs Linux, and this is {sys.platform}; run it in a Linux container "
-            "or virtual machine"
+            f"the sandbox needs Linux, and this system is {sys.platform}; use a Linux container or "
+            "virtual machine"
         )
     command: list[str] = []
     if setup.mode != "external" and "bwrap" not in setup.skip and bwrap_works():
         command = bwrap_arguments()
     elif setup.mode == "namespaces":
         raise SandboxError(
-            "sandbox.mode=namespaces needs bubblewrap (`bwrap`), which is missing or not allowed "
-            "to make user namespaces here; install it, or use --set sandbox.mode=strict"
+            "sandbox.mode=namespaces needs bubblewrap (`bwrap`), which is missing or cannot create "
+            "user namespaces here; install it, or use --set sandbox.mode=strict"
         )
-    ours, theirs = socket.socketpair()
-    with theirs:
+    parent_end, child_end = socket.socketpair()
+    with child_end:
         try:
             process = subprocess.Popen(
-                [*command, *_interpreter(theirs.fileno())],
+                [*command, *_zygote_command(child_end.fileno())],
                 env=environment(),
                 cwd="/",
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
+                pass_fds=[child_end.fileno()],
                 start_new_session=True,
             )
         except OSError as e:
-            ours.close()
+            parent_end.close()
             raise SandboxError(
-                f"cannot start a process for the sandbox: {e.strerror}; the process table or the "
-                "memory is full, or the interpreter cannot be run; free some and try again"
+                f"cannot start a process for the sandbox: {e.strerror}. The process table or the "
+                f"memory is full, or {sys.executable} cannot be run. End other processes and try "
+                "again"
             ) from e
-    return process, ours
+    return process, parent_end
 
 
-START_S = 120.0
-"""Longest start-up, imports and warm-up included."""
-SILENCE_S = 3.0
-"""Past a run's own wall limit, how long a zygote may say nothing before it is given up."""
-RUNNING_AT_ONCE = 4
+START_TIMEOUT_S = 120.0
+"""Time limit for the start of a zygote, with its imports and warm-up."""
+SILENCE_TIMEOUT_S = 3.0
+"""Time without a message, beyond a run's wall limit, after which a zygote is killed."""
+MAX_RUNNING = 4
+"""Programs that a zygote runs at once."""
 _sockets: "weakref.WeakSet[socket.socket]" = weakref.WeakSet()
 
 
-def _after_fork() -> None:
-    # A forked copy of this process must not hold the zygotes' sockets open, nor speak on them.
+def _close_sockets_after_fork() -> None:
+    # A forked copy of this process must neither keep the sockets open nor write to them.
     for sock in list(_sockets):
         with contextlib.suppress(OSError):
             sock.close()
 
 
-os.register_at_fork(after_in_child=_after_fork)
-Sink = Callable[["Zygote", dict[str, Any], bytes], None]
+os.register_at_fork(after_in_child=_close_sockets_after_fork)
+ReplyHandler = Callable[["Zygote", dict[str, Any], bytes], None]
 
 
 class Zygote(asyncio.Protocol):
-    """A running zygote. `busy` holds the ids that it has not answered, with their wall limits;
-    `claims` the requests, by first id, that may still need its processor core for short runs."""
+    """A running zygote.
 
-    def __init__(self, setup: Setup, on_reply: Sink, on_death: Callable[["Zygote"], None]):
+    It counts as using a processor core while it has a request that is not yet known to be slow.
+    """
+
+    def __init__(
+        self, setup: ZygoteSetup, on_reply: ReplyHandler, on_death: Callable[["Zygote"], None]
+    ):
         self.setup = setup
         self.busy: dict[int, float] = {}
-        self.claims: dict[int, set[int]] = {}
+        """The wall limits, in seconds, of the runs without a reply, by run id."""
+        self.fast_requests: dict[int, set[int]] = {}
+        """The unfinished run ids of each request not yet known to be slow, by its first run id."""
         self.alive = False
         self._on_reply = on_reply
         self._on_death = on_death
         self._decoder = protocol.Decoder()
         self._transport: asyncio.Transport | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._hello: asyncio.Future[None] | None = None
-        self._heard = 0.0
+        self._started: asyncio.Future[None] | None = None
+        self._last_message_at = 0.0
         self._watchdog: asyncio.TimerHandle | None = None
 
     @property
     def pid(self) -> int:
-        """The started process: the zygote, or the bwrap around it."""
+        """The id of the process: the zygote, or the bwrap around it; 0 before it is started."""
         return self._process.pid if self._process else 0
 
     async def start(self) -> None:
         """Start the process and wait until it is confined and warm. Raises `SandboxError`."""
         loop = asyncio.get_running_loop()
-        self._process, sock = start(self.setup)
+        self._process, sock = start_process(self.setup)
         _sockets.add(sock)
-        self._hello = loop.create_future()
+        self._started = loop.create_future()
         try:
             await loop.create_unix_connection(lambda: self, sock=sock)
             self._write(self.setup.header())
-            async with asyncio.timeout(START_S):
-                await self._hello
+            async with asyncio.timeout(START_TIMEOUT_S):
+                await self._started
         except TimeoutError:
             await self.stop()
             raise SandboxError(
-                f"the sandbox did not start within {START_S:g} s; the machine is overloaded"
+                f"the sandbox did not start within {START_TIMEOUT_S:g} s; the machine is overloaded"
             ) from None
         except BaseException:
             await self.stop()
             raise
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """asyncio: the socket is ours."""
+        """Called by asyncio when the socket is connected."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        """asyncio: bytes came. A zygote that breaks the protocol is given up."""
-        self._heard = time.monotonic()
+        """Called by asyncio with received bytes. Kills a zygote that violates the protocol."""
+        self._last_message_at = time.monotonic()
         try:
             for header, body in self._decoder.feed(data):
                 self._receive(header, body)
@@ -273,87 +298,89 @@ class Zygote(asyncio.Protocol):
             self.kill()
 
     def _receive(self, header: dict[str, Any], body: bytes) -> None:
-        if self._hello is not None and not self._hello.done():
+        if self._started is not None and not self._started.done():
             if "ready" in header:
                 self.alive = True
-                self._hello.set_result(None)
+                self._started.set_result(None)
             else:
-                self._hello.set_exception(SandboxError(_refusal(self.setup, str(header["error"]))))
+                message = _confinement_message(self.setup, str(header["error"]))
+                self._started.set_exception(SandboxError(message))
             return
         if "slow" in header:
-            self.claims.pop(header["slow"], None)
+            self.fast_requests.pop(header["slow"], None)
             self._on_reply(self, header, b"")
         elif header["id"] in self.busy:
             del self.busy[header["id"]]
-            self._unclaim(header["id"])
+            self._remove_from_request(header["id"])
             self._on_reply(self, header, body)
 
-    def _unclaim(self, ident: int) -> None:
-        for first, ids in list(self.claims.items()):
-            ids.discard(ident)
+    def _remove_from_request(self, run_id: int) -> None:
+        for first, ids in list(self.fast_requests.items()):
+            ids.discard(run_id)
             if not ids:
-                del self.claims[first]
+                del self.fast_requests[first]
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """asyncio: the zygote is gone, or we closed the connection."""
+        """Called by asyncio when the zygote is gone or the connection is closed here."""
         self.alive = False
         if self._watchdog is not None:
             self._watchdog.cancel()
-        if self._hello is not None and not self._hello.done():
+        if self._started is not None and not self._started.done():
             code = self._process.poll() if self._process else None
-            self._hello.set_exception(
+            self._started.set_exception(
                 SandboxError(
-                    "the sandbox's interpreter ended while it started "
-                    f"(exit code {code}); `rstar doctor` shows what holds on this machine"
+                    f"the sandbox's interpreter exited while starting (exit code {code}); run "
+                    "`rstar doctor` to see which layers work on this machine"
                 )
             )
         self._on_death(self)
 
     @property
     def has_room(self) -> bool:
-        """Whether another unit can be given to it now."""
-        return self.alive and not self.claims and len(self.busy) < RUNNING_AT_ONCE
+        """Whether it can accept another request now."""
+        return self.alive and not self.fast_requests and len(self.busy) < MAX_RUNNING
 
     def submit(self, ids: list[int], request: dict[str, object], wall_s: float) -> None:
-        """Send a request for these ids, which count as busy until they are answered."""
-        self._heard = time.monotonic()
+        """Send a request for these run ids. They count as busy until their replies arrive."""
+        self._last_message_at = time.monotonic()
         self.busy |= dict.fromkeys(ids, wall_s)
-        self.claims[ids[0]] = set(ids)
+        self.fast_requests[ids[0]] = set(ids)
         self._write(request)
         if self._watchdog is None:
             self._watch()
 
-    def cancel(self, ident: int) -> None:
-        """Ask for a run to be ended; its reply still comes, and frees its place."""
-        if ident in self.busy:
-            self._write({"cancel": ident})
+    def cancel(self, run_id: int) -> None:
+        """Ask the zygote to end a run. The run counts as busy until its reply arrives."""
+        if run_id in self.busy:
+            self._write({"cancel": run_id})
 
     def _write(self, header: dict[str, object]) -> None:
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(protocol.encode(header))
 
     def _watch(self) -> None:
-        """Give the zygote up when it owes an answer and has been silent for too long."""
+        """Kill the zygote if a reply is due and it has been silent for too long."""
         self._watchdog = None
         if not self.busy:
             return
-        patience = max(self.busy.values()) + SILENCE_S
-        left = self._heard + patience - time.monotonic()
+        timeout = max(self.busy.values()) + SILENCE_TIMEOUT_S
+        left = self._last_message_at + timeout - time.monotonic()
         if left < -0.5:
             self.kill()
             return
-        # A little late on purpose: when this process itself was held up, its mail is read first.
+        # Check a little late: if this process itself was suspended, it first reads the messages
+        # that arrived meanwhile.
         self._watchdog = asyncio.get_running_loop().call_later(max(left + 0.6, 0.1), self._watch)
 
     def kill(self) -> None:
-        """Kill the process; `on_death` follows."""
+        """Kill the process. `on_death` is called later."""
         if self._process is not None:
             self._process.kill()
         if self._transport is not None:
             self._transport.abort()
 
     async def stop(self) -> None:
-        """End the process and everything below it, and reap it."""
+        """End the process and its children, and reap it."""
         self.alive = False
         if self._watchdog is not None:
             self._watchdog.cancel()
@@ -363,7 +390,7 @@ class Zygote(asyncio.Protocol):
         if process is None:
             return
         for _ in range(200):
-            # It has seen our end of the socket close and ends its children first.
+            # The zygote sees the closed socket, ends its children and exits.
             if process.poll() is not None:
                 return
             await asyncio.sleep(0.005)
@@ -371,9 +398,9 @@ class Zygote(asyncio.Protocol):
         process.wait()
 
 
-def _refusal(setup: Setup, why: str) -> str:
+def _confinement_message(setup: ZygoteSetup, reason: str) -> str:
     return (
-        f"sandbox.mode={setup.mode} cannot hold on this machine ({why}). `rstar doctor` shows what "
-        "does. Inside a container or virtual machine of your own, and only there, use "
-        "--set sandbox.mode=external"
+        f"sandbox.mode={setup.mode} does not work on this machine: {reason}. Run `rstar doctor` to "
+        "see which layers work. Use --set sandbox.mode=external only inside a container or virtual "
+        "machine of your own"
     )

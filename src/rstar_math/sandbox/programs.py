@@ -1,4 +1,4 @@
-"""Programs, limits, results and their cache; probing of the sandbox's layers."""
+"""Defines programs, limits and results and caches results; tests the sandbox's layers."""
 
 import json
 import subprocess
@@ -14,8 +14,8 @@ from rstar_math.sandbox.child.protocol import Limits
 from rstar_math.text import replace_surrogates
 from rstar_math.types import Execution, ExecutionStatus, Step
 
-MAX_CODE = 4 << 20
-"""Longest program, in characters, prefix included."""
+MAX_CODE_CHARS = 4 << 20
+"""Longest program in characters, including its prefix."""
 MESSAGE_CHARS = 300
 NOT_REPLAYED = frozenset(
     {
@@ -30,25 +30,25 @@ NOT_REPLAYED = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A step's code after its prefix's, under limits. Equal programs have equal results."""
+    """A step's code, the code of its prefix, and limits. Equal programs have equal results."""
 
     prefix: tuple[str, ...]
     code: str
     limits: Limits
 
     @property
-    def family(self) -> tuple[tuple[str, ...], Limits]:
-        """What it shares with the candidates that it can be fanned out with."""
+    def fan_out_key(self) -> tuple[tuple[str, ...], Limits]:
+        """The prefix and limits. Programs with equal keys can share a fan-out."""
         return self.prefix, self.limits
 
     @property
     def needs_scipy(self) -> bool:
-        """Whether the text speaks of scipy, so that a zygote which has it loaded serves better."""
+        """Whether the code mentions scipy. It then runs in a zygote that has scipy loaded."""
         return "scipy" in self.code or any("scipy" in code for code in self.prefix)
 
     @property
     def size(self) -> int:
-        """Characters of code."""
+        """Length in characters, including the prefix."""
         return len(self.code) + sum(map(len, self.prefix))
 
 
@@ -57,14 +57,16 @@ def limits_of(config: SandboxConfig) -> Limits:
     return Limits(
         wall_s=config.timeout_s,
         cpu_s=min(config.cpu_s, config.timeout_s),
-        memory=config.memory_mb << 20,
-        output=config.output_bytes,
+        memory_bytes=config.memory_mb << 20,
+        output_bytes=config.output_bytes,
     )
 
 
-def replayed(prefix: Sequence[Step]) -> tuple[str, ...]:
-    """The prefix's code that is run again: all but what had to be ended by force, which left its
-    state unfinished and would only end the next run too."""
+def code_to_replay(prefix: Sequence[Step]) -> tuple[str, ...]:
+    """The code of the prefix's steps, without the steps that were killed.
+
+    A killed step left an unfinished state and would end the next run too.
+    """
     return tuple(
         step.code
         for step in prefix
@@ -72,116 +74,121 @@ def replayed(prefix: Sequence[Step]) -> tuple[str, ...]:
     )
 
 
-def execution(header: dict[str, Any], body: bytes) -> Execution:
-    """A zygote's reply as a result. Raises ValueError or TypeError for a reply that is none."""
+def parse_reply(header: dict[str, Any], body: bytes) -> Execution:
+    """The result in a zygote's reply. Raises ValueError or TypeError if it is malformed."""
     status = ExecutionStatus(header["status"])
     return Execution(
         status=status,
         stdout=body.decode("utf-8", "replace"),
-        error_type=_line(header["type"]),
-        message=_line(header["message"]),
+        error_type=_one_line(header["type"]),
+        message=_one_line(header["message"]),
         wall_s=float(header["wall_s"]),
         cpu_s=float(header["cpu_s"]),
     )
 
 
-def _line(value: object) -> str | None:
-    """What a program says of its error, as one short line that a file can hold."""
-    return (
-        None if value is None else " ".join(replace_surrogates(str(value)).split())[:MESSAGE_CHARS]
-    )
+def _one_line(value: object) -> str | None:
+    """The text as one short line that can be written as UTF-8."""
+    if value is None:
+        return None
+    return " ".join(replace_surrogates(str(value)).split())[:MESSAGE_CHARS]
 
 
-class Cache:
-    """The results of the programs run last; the first verdict on a program stays."""
+class ResultCache:
+    """The results of the most recently used programs. The first result of a program is kept."""
 
-    def __init__(self, size: int, characters: int = 64 << 20) -> None:
+    def __init__(self, size: int, max_chars: int = 64 << 20) -> None:
         self._size = size
-        self._room = characters
+        self._free_chars = max_chars
         self._results: OrderedDict[Program, Execution] = OrderedDict()
 
     def get(self, program: Program) -> Execution | None:
-        """The result of an equal program, or None."""
+        """The result of an equal program, or None if there is none."""
         found = self._results.get(program)
         if found is not None:
             self._results.move_to_end(program)
         return found
 
     def put(self, program: Program, result: Execution) -> None:
-        """Keep a result, at the cost of those that were not asked for longest."""
+        """Store a result; evict the least recently used ones if the cache is full."""
         if program in self._results:
             return
         self._results[program] = result
-        self._room -= program.size + len(result.stdout)
-        while len(self._results) > self._size or self._room < 0:
-            old, gone = self._results.popitem(last=False)
-            self._room += old.size + len(gone.stdout)
+        self._free_chars -= program.size + len(result.stdout)
+        while len(self._results) > self._size or self._free_chars < 0:
+            old_program, old_result = self._results.popitem(last=False)
+            self._free_chars += old_program.size + len(old_result.stdout)
 
 
-TRIAL_S = 30.0
+PROBE_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One layer of the sandbox as found here."""
+    """One layer of the sandbox, as tested on this machine."""
 
     name: str
     holds: bool
     detail: str
-    """What was found, one line."""
+    """The result of the test, in one line."""
     stops: str
-    """What the layer is there to stop."""
+    """The threats that the layer stops."""
 
 
 UNPROTECTED = (
-    "A fault in the kernel itself: snippets share the machine's kernel. For code from an adversary "
-    "rather than from a model, add a virtual machine.",
-    "Timing and cache side channels, and how loaded the machine is: a snippet can measure time.",
-    "Whether a path exists, and its size and dates (`stat`), where bubblewrap is not in use; its "
-    "contents cannot be read.",
-    "Installed packages: everything in site-packages can be read, so keep no data there.",
-    "A snippet's own result: it can print anything, and claim success. It cannot touch another's.",
-    "Memory of all snippets together: each has its own limit, the machine must bear "
-    "4 x workers x sandbox.memory_mb at worst.",
-    "Randomness that a program asks of the system (`secrets`, `random.SystemRandom`, unseeded "
-    "`numpy.random.default_rng()`), the clock and time-outs: such programs do not repeat.",
-    "Interpreters on macOS and Windows: refused, whatever the mode.",
+    "A vulnerability in the kernel: snippets share the machine's kernel. If an adversary rather "
+    "than a model writes the code, add a virtual machine.",
+    "Timing and cache side channels, and the load of the machine: a snippet can measure time.",
+    "Without bubblewrap: whether a path exists, its size and its dates (`stat`). Its contents "
+    "cannot be read.",
+    "Installed packages: a snippet can read everything in site-packages, so keep no data there.",
+    "A snippet's own result: it can print anything and claim success. It cannot change the result "
+    "of another snippet.",
+    "The total memory of all snippets: each has its own limit, so the machine needs up to "
+    "4 x workers x sandbox.memory_mb.",
+    "Results that depend on the system's randomness (`secrets`, `random.SystemRandom`, unseeded "
+    "`numpy.random.default_rng()`), on the clock or on time-outs: they are not repeatable.",
+    "macOS and Windows: the sandbox does not run there in any mode.",
 )
-_STOPS = {
+_LAYERS = {
     "descriptors": "inherited files and sockets, the environment",
-    "capabilities": "what root may do: mounts, raw devices, raising limits, reading any file",
+    "capabilities": "privileges of root: mounts, raw devices, raising limits, reading any file",
     "dumpable": "reading the zygote's memory and descriptors (ptrace, /proc/PID/mem)",
-    "landlock": "reading files other than Python's own, writing any, TCP, signals outside",
-    "rlimits": "memory, descriptors, file sizes, core dumps, processes of an ordinary user",
+    "landlock": "reading files other than Python's own, writing files, TCP, signals to outside",
+    "rlimits": "too much memory, too many descriptors or processes, large files, core dumps",
     "seccomp": "processes, threads, sockets, signals, kernel interfaces, changes to files",
-    "judge": "running too long, printing too much, leaving processes behind",
-    "bwrap": "seeing that other files and processes exist (adds to Landlock; optional)",
+    "supervisor": "running too long, printing too much, leaving processes behind",
+    "bwrap": "seeing that other files and processes exist (optional, in addition to Landlock)",
 }
+"""The layers and what each one stops."""
 
 
 def probe() -> list[Layer]:
-    """The layers, outermost last, each tried just now; takes about 0.3 s. Never raises: what cannot
-    be tried does not hold."""
-    found = dict.fromkeys(_STOPS, (False, "could not be tried"))
+    """Test the layers on this machine and return them, outermost last. Takes about 0.3 s.
+
+    Never raises: a layer that cannot be tested does not hold.
+    """
+    found = dict.fromkeys(_LAYERS, (False, "could not be tested"))
     if sys.platform != "linux":
-        return [Layer(n, False, f"{sys.platform}: needs Linux", s) for n, s in _STOPS.items()]
-    found |= _try_layers()
-    found["judge"] = (True, "clocks, counters and kills from outside the snippet's process")
+        detail = f"needs Linux; this system is {sys.platform}"
+        return [Layer(name, False, detail, stops) for name, stops in _LAYERS.items()]
+    found |= _test_layers()
+    found["supervisor"] = (True, "limits time and output from outside the snippet's process")
     if processes.bwrap_works():
-        found["bwrap"] = (True, "in use around every interpreter")
+        found["bwrap"] = (True, "used around every interpreter")
     else:
-        found["bwrap"] = (False, "not installed, or not allowed to make user namespaces; optional")
-    return [Layer(name, *found[name], stops) for name, stops in _STOPS.items()]
+        found["bwrap"] = (False, "optional; not installed or cannot create user namespaces")
+    return [Layer(name, *found[name], stops) for name, stops in _LAYERS.items()]
 
 
-def _try_layers() -> dict[str, tuple[bool, str]]:
+def _test_layers() -> dict[str, tuple[bool, str]]:
     command = [
         sys.executable,
         "-S",
         "-s",
         "-P",
         "-B",
-        str(processes.CHILD / "__main__.py"),
+        str(processes.CHILD_FOLDER / "__main__.py"),
         "probe",
     ]
     try:
@@ -190,10 +197,10 @@ def _try_layers() -> dict[str, tuple[bool, str]]:
             env=processes.environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            timeout=TRIAL_S,
+            timeout=PROBE_TIMEOUT_S,
             check=False,
         )
         lines = [json.loads(line) for line in done.stdout.splitlines() if line]
     except (OSError, ValueError, subprocess.SubprocessError) as e:
-        return dict.fromkeys(_STOPS, (False, f"could not be tried: {e}"))
+        return dict.fromkeys(_LAYERS, (False, f"could not be tested: {e}"))
     return {name: (bool(holds), str(detail)) for name, holds, detail in lines}

@@ -1,4 +1,4 @@
-"""The sync door, and what `probe` finds."""
+"""`run_snippet`, and the layers that `probe` tests."""
 
 import asyncio
 import os
@@ -91,7 +91,7 @@ def test_strict_mode_that_does_not_hold_is_refused(monkeypatch: pytest.MonkeyPat
 def test_other_systems_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     with pytest.raises(SandboxError, match="needs Linux"):
-        processes.start(processes.Setup())
+        processes.start_process(processes.ZygoteSetup())
 
 
 def test_zygotes_start_whatever_the_number_of_their_socket() -> None:

@@ -26,7 +26,7 @@ _EARLIER: set[int] = set()
 
 @pytest.fixture(autouse=True)
 def earlier() -> None:
-    """Remember the processes that other tests left running, such as the sync door's pool."""
+    """Remember the processes that other tests left running, such as the pool of `run_snippet`."""
     _EARLIER.clear()
     _EARLIER.update(descendants())
 
@@ -182,7 +182,7 @@ def test_a_full_process_table_is_an_error_that_passes(monkeypatch: pytest.Monkey
 
 
 def test_refused_forks_are_tried_again_and_then_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(executor, "REFUSALS", 2)
+    monkeypatch.setattr(executor, "MAX_FAILED_FORKS", 2)
 
     async def main() -> Execution:
         async with Sandbox(QUICK) as sandbox:
@@ -190,13 +190,13 @@ def test_refused_forks_are_tried_again_and_then_told(monkeypatch: pytest.MonkeyP
             task = asyncio.create_task(sandbox.run((), Step(code="print(1)")))
             await asyncio.sleep(0)
             job = next(iter(sandbox._jobs.values()))
-            sandbox._refused(job, "Resource temporarily unavailable")
+            sandbox._on_failed_fork(job, "Resource temporarily unavailable")
             first = await task
             task = asyncio.create_task(sandbox.run((), Step(code="print(2)")))
             await asyncio.sleep(0)
             job = next(iter(sandbox._jobs.values()))
             for _ in range(2):
-                sandbox._refused(job, "Resource temporarily unavailable")
+                sandbox._on_failed_fork(job, "Resource temporarily unavailable")
             with pytest.raises(SandboxError, match="process table"):
                 await task
             return first

@@ -1,7 +1,7 @@
 """Which programs share a request."""
 
 from rstar_math.sandbox.child.protocol import Limits
-from rstar_math.sandbox.executor import FAN_STEP, Job, PrefixTimes, units
+from rstar_math.sandbox.executor import FAN_OUT_MAX_STEP_CHARS, Job, PrefixTimes, plan_batches
 from rstar_math.sandbox.programs import Program
 
 LIMITS = Limits(2, 1, 1 << 26, 100)
@@ -12,7 +12,7 @@ def jobs(count: int, prefix: tuple[str, ...] = ("x = 1",), code: str = "") -> li
 
 
 def sizes(found: list[Job], idle: int = 1, times: PrefixTimes | None = None) -> list[int]:
-    return [len(unit.jobs) for unit in units(found, times or PrefixTimes(), idle)]
+    return [len(batch.jobs) for batch in plan_batches(found, times or PrefixTimes(), idle)]
 
 
 def test_four_candidates_share_a_prefix_and_three_do_not() -> None:
@@ -36,6 +36,6 @@ def test_a_fan_out_is_spread_over_idle_zygotes_and_bounded() -> None:
 
 
 def test_long_candidates_and_other_limits_go_alone() -> None:
-    assert sizes(jobs(4, code="#" * FAN_STEP)) == [1] * 4
+    assert sizes(jobs(4, code="#" * FAN_OUT_MAX_STEP_CHARS)) == [1] * 4
     other = Job(Program(("x = 1",), "9", Limits(3, 1, 1 << 26, 100)), 9)
     assert sizes([*jobs(4), other]) == [4, 1]

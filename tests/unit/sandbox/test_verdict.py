@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rstar_math.sandbox import programs
-from rstar_math.sandbox.child import execution as judged
+from rstar_math.sandbox.child import execution
 from rstar_math.sandbox.child.protocol import Limits
 from rstar_math.types import Execution, ExecutionStatus, Step
 
-LIMITS = Limits(wall_s=2, cpu_s=1, memory=64 << 20, output=100)
+LIMITS = Limits(wall_s=2, cpu_s=1, memory_bytes=64 << 20, output_bytes=100)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
@@ -35,28 +35,28 @@ REPORTS = (
 )
 
 
-def verdict(said: bytes, wait_status: int = 0, sentence: str | None = None) -> Execution:
-    run = judged.Run(7, LIMITS)
-    run.said += said
-    run.sentence = sentence
-    reply = judged.reply(run, wait_status, 0.1)
+def verdict(report: bytes, wait_status: int = 0, kill_reason: str | None = None) -> Execution:
+    run = execution.Run(7, LIMITS)
+    run.report += report
+    run.kill_reason = kill_reason
+    reply = execution.build_reply(run, wait_status, 0.1)
     assert reply["id"] == 7
-    return programs.execution(json.loads(json.dumps(reply)), b"out")
+    return programs.parse_reply(json.loads(json.dumps(reply)), b"out")
 
 
 @given(REPORTS, st.sampled_from([0, 256, 7 << 8]))
-def test_any_report_gives_a_result(said: bytes, wait_status: int) -> None:
-    result = verdict(said, wait_status)
+def test_any_report_gives_a_result(report: bytes, wait_status: int) -> None:
+    result = verdict(report, wait_status)
     assert result.status in {"ok", "error", "memory", "exited"}
     for text in (result.error_type, result.message):
         assert text is None or (len(text) <= 300 and "\n" not in text)
 
 
 @given(REPORTS)
-def test_no_report_undoes_a_kill(said: bytes) -> None:
-    assert verdict(said, signal.SIGKILL, "wall").status is ExecutionStatus.TIMEOUT
-    assert verdict(said, signal.SIGKILL, "output").status is ExecutionStatus.OUTPUT_CAP
-    assert verdict(said, signal.SIGSEGV).status is ExecutionStatus.KILLED
+def test_no_report_undoes_a_kill(report: bytes) -> None:
+    assert verdict(report, signal.SIGKILL, "wall").status is ExecutionStatus.TIMEOUT
+    assert verdict(report, signal.SIGKILL, "output").status is ExecutionStatus.OUTPUT_CAP
+    assert verdict(report, signal.SIGSEGV).status is ExecutionStatus.KILLED
 
 
 def test_messages_name_the_limit_or_the_signal() -> None:
@@ -71,11 +71,11 @@ def test_messages_name_the_limit_or_the_signal() -> None:
 def test_what_was_ended_by_force_is_left_out_of_the_prefix(status: ExecutionStatus) -> None:
     step = Step(code="x = 1", execution=Execution(status))
     kept = status in (ExecutionStatus.OK, ExecutionStatus.ERROR)
-    assert programs.replayed([step, Step(prose="so")]) == (("x = 1",) if kept else ())
+    assert programs.code_to_replay([step, Step(prose="so")]) == (("x = 1",) if kept else ())
 
 
 def test_the_cache_keeps_the_first_verdict_and_its_bound() -> None:
-    cache = programs.Cache(2)
+    cache = programs.ResultCache(2)
     made = [programs.Program((), str(i), LIMITS) for i in range(3)]
     first = Execution(ExecutionStatus.TIMEOUT)
     cache.put(made[0], first)

@@ -46,4 +46,4 @@ def test_headers_that_are_no_objects_are_refused(text: bytes) -> None:
 
 def test_a_frame_longer_than_allowed_is_refused_before_it_is_read() -> None:
     with pytest.raises(protocol.WireError, match="announces"):
-        protocol.Decoder().feed(protocol.LENGTHS.pack(protocol.MAX_HEADER + 1, 0))
+        protocol.Decoder().feed(protocol.LENGTHS.pack(protocol.MAX_HEADER_BYTES + 1, 0))

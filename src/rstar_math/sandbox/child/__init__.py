@@ -1,16 +1,16 @@
-"""The side of the sandbox that runs code: standard library only, never importing `rstar_math`.
+"""The part of the sandbox that runs code. It imports only the standard library.
 
 Trusted:
-    __main__      starts a zygote: a fresh interpreter, one socket, no environment
-    zygote        preloads, confines itself, serves requests
-    supervisor    forks, watches clocks and pipes, reaps, replies
-    fanout        the same for one prefix with many next steps
-Trusted up to the first line of a snippet's code, hostile from there on:
-    execution     what a forked child does: confine, run, report; and the verdict on it
+    __main__      starts a zygote: a fresh interpreter with one socket and a fixed environment
+    zygote        preloads libraries, confines itself and serves requests
+    supervisor    forks a process per run, enforces the limits, reaps, replies
+    fanout        runs one prefix and forks it once for each of many next steps
+Trusted until the first line of a snippet runs, hostile from then on:
+    execution     the code of a forked child: run a snippet, report; and how its end is classified
 Parts:
-    confinement   the layers, applied one by one
+    confinement   the layers of confinement
     seccomp, kernel, protocol
 
-It is started by path and loaded as the package `rstar_sandbox_child`, so neither the project nor
-its dependencies are imported in a zygote before it is confined.
+The parent starts this folder by path and it registers itself as the package `rstar_sandbox_child`.
+So a zygote imports neither the project nor its dependencies before it is confined.
 """

@@ -1,5 +1,8 @@
-"""One run in a forked process: its pipes, clocks and verdict in the supervisor, and the code that
-the fork runs."""
+"""Runs one snippet in a forked process, and classifies how the process ended.
+
+`Run` is the supervisor's view: pipes, clocks and the reply. The functions below `REPORT_FD` run in
+the forked child.
+"""
 
 import builtins
 import contextlib
@@ -20,200 +23,202 @@ from . import kernel
 from .confinement import Layers, close_all_but
 from .protocol import Limits
 
-REPORT_BYTES = 8192
-CHUNK = 1 << 16
+MAX_REPORT_BYTES = 8192
+CHUNK_BYTES = 1 << 16
 SLOW_S = 0.15
-"""Past this a run counts as slow, and the next one is let in beside it."""
+"""After this time a run counts as slow, and its zygote may start another one beside it."""
 MESSAGE_CHARS = 300
 Reply = dict[str, Any]
 
 
 @dataclass(slots=True, eq=False)
 class Run:
-    """A process that runs a snippet, or in a fan-out the prefix. Times are of `time.monotonic`."""
+    """A process that runs a snippet, or the prefix of a fan-out. Times are of `time.monotonic`."""
 
     id: int
     limits: Limits
-    out: int = -1
-    err: int = -1
-    report: int = -1
+    stdout_fd: int = -1
+    stderr_fd: int = -1
+    report_fd: int = -1
     pid: int = 0
-    """0 until it has been started and is known."""
+    """0 until the process is started and identified."""
     group: int = 0
-    """The process group that it must still be in to be signalled, where it is not sure to be an
-    unreaped child; else 0."""
-    start: float = 0.0
-    wall_end: float = 0.0
+    """If not 0, the process is signalled only while it is in this process group. Set for a process
+    that may not be a child, whose pid could belong to another process after it ends."""
+    started_at: float = 0.0
+    wall_deadline: float = 0.0
     cpu_s: float = 0.0
-    """Processor seconds that this process may use, its prefix's in a fan-out taken off."""
-    cpu_check: float = 0.0
-    """When it can first have used them up."""
-    spent_s: float = 0.0
-    """Processor seconds that the prefix took in another process."""
+    """Processor seconds that this process may use, in a fan-out less those of the prefix."""
+    next_cpu_check: float = 0.0
+    """The earliest time at which the process can have used them up."""
+    prefix_cpu_s: float = 0.0
+    """Processor seconds that the prefix used in another process."""
     slow_at: float = 0.0
     slow: bool = False
     stdout: bytearray = field(default_factory=bytearray)
-    other_bytes: int = 0
-    """Bytes on stderr, which are counted and thrown away."""
-    said: bytearray = field(default_factory=bytearray)
-    """The report, as far as it has come; advisory."""
-    sentence: str | None = None
-    """Why the judge ended it: "wall", "cpu", "output" or "cancel"."""
+    stderr_bytes: int = 0
+    """Bytes written to stderr. They are counted and discarded."""
+    report: bytearray = field(default_factory=bytearray)
+    """The part of the child's report received so far. Untrusted."""
+    kill_reason: str | None = None
+    """Why the supervisor killed it: "wall", "cpu", "output", "cancel" or "gone"."""
 
-    def begin(self, pid: int, *, wall_s: float, cpu_s: float) -> None:
-        """Start the clocks."""
+    def start_clocks(self, pid: int, *, wall_s: float, cpu_s: float) -> None:
+        """Start the time limits of a process."""
         self.pid = pid
-        self.start = time.monotonic()
-        self.wall_end = self.start + wall_s
+        self.started_at = time.monotonic()
+        self.wall_deadline = self.started_at + wall_s
         self.cpu_s = cpu_s
-        self.cpu_check = self.start + cpu_s
-        self.slow_at = self.start + SLOW_S
+        self.next_cpu_check = self.started_at + cpu_s
+        self.slow_at = self.started_at + SLOW_S
 
     def cpu_used(self) -> float:
-        """Processor seconds of the process so far, by the kernel; it must not have been reaped."""
+        """Processor seconds used so far, from the kernel. Valid until the process is reaped."""
         try:
             return time.clock_gettime((~self.pid << 3) | 2)
         except OSError:
             return 0.0
 
-    def end(self, sentence: str) -> None:
-        """Kill it; the first reason counts."""
-        if self.sentence is None:
-            self.sentence = sentence
+    def kill(self, reason: str) -> None:
+        """Kill the process. Only the first reason is kept."""
+        if self.kill_reason is None:
+            self.kill_reason = reason
         if self.pid:
             with contextlib.suppress(OSError):
                 if not self.group or os.getpgid(self.pid) == self.group:
                     os.kill(self.pid, signal.SIGKILL)
 
-    def read_output(self) -> int:
-        """Take in what is there: bytes, 0 at the end of the pipe, -1 if there is nothing now. Ends
-        the run at the output limit."""
-        data = _read(self.out)
-        room = self.limits.output - len(self.stdout)
+    def read_stdout(self) -> int:
+        """The number of bytes read from stdout: 0 at its end, -1 if none are available now.
+
+        Kills the run at the output limit.
+        """
+        data = _read(self.stdout_fd)
+        room = self.limits.output_bytes - len(self.stdout)
         if data:
             self.stdout += data[:room]
-            self._count(len(data) > room)
+            if len(data) > room:
+                self.kill("output")
         return -1 if data is None else len(data)
 
-    def read_errors(self) -> int:
-        """The same for stderr, which is counted only."""
-        data = _read(self.err)
+    def read_stderr(self) -> int:
+        """Like `read_stdout`, for stderr. The bytes are only counted."""
+        data = _read(self.stderr_fd)
         if data:
-            self.other_bytes += len(data)
-            self._count(self.other_bytes > self.limits.output)
+            self.stderr_bytes += len(data)
+            if self.stderr_bytes > self.limits.output_bytes:
+                self.kill("output")
         return -1 if data is None else len(data)
 
     def read_report(self) -> int:
-        """The same for the report; what is too long is no report."""
-        data = _read(self.report)
+        """Like `read_stdout`, for the report. A report that is too long is ignored later."""
+        data = _read(self.report_fd)
         if data:
-            self.said += data[: REPORT_BYTES + 1 - len(self.said)]
+            self.report += data[: MAX_REPORT_BYTES + 1 - len(self.report)]
         return -1 if data is None else len(data)
 
-    def _count(self, too_much: bool) -> None:
-        if too_much:
-            self.end("output")
-
     def drain(self) -> None:
-        """Take in what an ended process left in its pipes; never waits."""
-        for read in (self.read_output, self.read_errors, self.read_report):
+        """Read what an ended process left in its pipes. Never blocks."""
+        for read in (self.read_stdout, self.read_stderr, self.read_report):
             while read() > 0:
                 continue
 
     def close(self) -> None:
         """Close the pipes."""
-        for fd in (self.out, self.err, self.report):
+        for fd in (self.stdout_fd, self.stderr_fd, self.report_fd):
             if fd >= 0:
                 os.close(fd)
-        self.out = self.err = self.report = -1
+        self.stdout_fd = self.stderr_fd = self.report_fd = -1
 
     def next_deadline(self) -> float:
-        """When the judge must look at this run again."""
-        first = min(self.wall_end, self.cpu_check)
-        return first if self.slow else min(first, self.slow_at)
+        """The time at which the supervisor must check this run again."""
+        limit = min(self.wall_deadline, self.next_cpu_check)
+        return limit if self.slow else min(limit, self.slow_at)
 
-    def watch(self, now: float) -> None:
-        """End the run if it is over one of its times."""
-        if now >= self.wall_end:
-            self.end("wall")
-        if now >= self.cpu_check:
+    def enforce_times(self, now: float) -> None:
+        """Kill the run if it is over one of its time limits."""
+        if now >= self.wall_deadline:
+            self.kill("wall")
+        if now >= self.next_cpu_check:
             left = self.cpu_s - self.cpu_used()
             if left <= 0:
-                self.end("cpu")
-            self.cpu_check = now + max(left, 0.001)
+                self.kill("cpu")
+            self.next_cpu_check = now + max(left, 0.001)
 
 
 def _read(fd: int) -> bytes | None:
-    """Bytes; b"" at the end; None where there is nothing now."""
+    """The available bytes: b"" at the end of the pipe, None if there are none now."""
     if fd < 0:
         return b""
     try:
-        return os.read(fd, CHUNK)
+        return os.read(fd, CHUNK_BYTES)
     except BlockingIOError:
         return None
     except OSError:
         return b""
 
 
-def reply(run: Run, wait_status: int, cpu_s: float) -> Reply:
-    """What to tell the parent. Facts come from the kernel; the report only fills in the rest."""
-    report = _parse(bytes(run.said))
-    status, kind, message = _verdict(run, wait_status, cpu_s, report)
+def build_reply(run: Run, wait_status: int, cpu_s: float) -> Reply:
+    """The reply to the parent. Facts come from the kernel; the report only adds details."""
+    report = _parse_report(bytes(run.report))
+    status, error_type, message = _classify(run, wait_status, cpu_s, report)
     prefix_s = report.get("prefix_s")
     return {
         "id": run.id,
         "status": status,
-        "type": kind,
+        "type": error_type,
         "message": message,
-        "wall_s": time.monotonic() - run.start,
-        "cpu_s": cpu_s + run.spent_s,
+        "wall_s": time.monotonic() - run.started_at,
+        "cpu_s": cpu_s + run.prefix_cpu_s,
         "prefix_s": prefix_s if isinstance(prefix_s, float) else None,
     }
 
 
-def _verdict(
+def _classify(
     run: Run, wait_status: int, cpu_s: float, report: Reply
 ) -> tuple[str, str | None, str | None]:
+    """Status, error type and message of a run that has ended."""
     limits = run.limits
-    over = run.sentence == "output" or run.other_bytes > limits.output
-    if over:
-        return "output_cap", None, f"printed more than {limits.output} bytes"
+    if run.kill_reason == "output" or run.stderr_bytes > limits.output_bytes:
+        return "output_cap", None, f"printed more than {limits.output_bytes} bytes"
     number = os.WTERMSIG(wait_status) if os.WIFSIGNALED(wait_status) else 0
     over_cpu = number == signal.SIGXCPU or (number == signal.SIGKILL and cpu_s > run.cpu_s)
-    if run.sentence in ("wall", "cpu") or over_cpu:
-        return "timeout", None, _which_time(run)
+    if run.kill_reason in ("wall", "cpu") or over_cpu:
+        return "timeout", None, _timeout_message(run)
     if number:
-        return "killed", None, f"ended by {_signal_name(number)}"
+        return "killed", None, f"killed by {_signal_name(number)}"
     status = report.get("status")
     if status == "ok":
         return "ok", None, None
     if status == "memory":
-        megabytes = limits.memory >> 20
+        megabytes = limits.memory_bytes >> 20
         return "memory", "MemoryError", f"needed more than {megabytes} MiB of memory"
     if status == "error":
-        return "error", _line(report.get("type")) or "Exception", _line(report.get("message"))
+        error_type = _one_line(report.get("type")) or "Exception"
+        return "error", error_type, _one_line(report.get("message"))
     code = os.WEXITSTATUS(wait_status)
-    return "exited", None, f"ended itself with exit code {code} before its end"
+    return "exited", None, f"exited with code {code} before the end of the code"
 
 
-def _which_time(run: Run) -> str:
+def _timeout_message(run: Run) -> str:
     limits = run.limits
-    if limits.cpu_s < limits.wall_s and run.sentence != "wall":
+    if limits.cpu_s < limits.wall_s and run.kill_reason != "wall":
         return f"used more than {limits.cpu_s:g} s of processor time"
     return f"took longer than {limits.wall_s:g} s"
 
 
-def _parse(said: bytes) -> Reply:
-    if len(said) > REPORT_BYTES:
+def _parse_report(data: bytes) -> Reply:
+    """The report as a dict; empty if it is malformed."""
+    if len(data) > MAX_REPORT_BYTES:
         return {}
     try:
-        report = json.loads(said)
+        report = json.loads(data)
     except (ValueError, RecursionError):
         return {}
     return report if isinstance(report, dict) else {}
 
 
-def _line(value: object) -> str | None:
+def _one_line(value: object) -> str | None:
     return " ".join(value.split())[:MESSAGE_CHARS] if isinstance(value, str) else None
 
 
@@ -225,7 +230,7 @@ def _signal_name(number: int) -> str:
 
 
 def has_ended(pid: int) -> bool:
-    """Whether a child has ended; it stays to be reaped."""
+    """Whether a child has ended. Does not reap it."""
     try:
         return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
     except ChildProcessError:
@@ -233,95 +238,106 @@ def has_ended(pid: int) -> bool:
 
 
 def kill_group(group: int) -> None:
-    """Kill what is left of a process group."""
+    """Kill the remaining processes of a process group."""
     with contextlib.suppress(OSError):
         os.killpg(group, signal.SIGKILL)
 
 
 def reap_group(group: int) -> None:
-    """Reap a killed process group."""
+    """Reap the children in a killed process group."""
     with contextlib.suppress(ChildProcessError):
         while True:
             os.waitpid(-group, 0)
 
 
-REPORT = 3
-"""The report's descriptor in every child."""
+REPORT_FD = 3
+"""The descriptor of the report in every child."""
 SEED = 0
 FILENAME = "<step>"
+# Bound at import, before any hostile code can replace them in their modules.
 _write, _exit, _dup2, _close, _dumps = os.write, os._exit, os.dup2, os.close, json.dumps
 _clock = time.perf_counter
 _compile, _str, _type = compile, str, type
-_out, _err = sys.stdout, sys.stderr
+_stdout, _stderr = sys.stdout, sys.stderr
 
 
 def bind_streams() -> None:
-    """Take the zygote's streams as those to flush at the end, whatever a snippet puts in place."""
-    global _out, _err
-    _out, _err = sys.stdout, sys.stderr
+    """Remember the zygote's streams, to flush them at the end even if a snippet replaces them."""
+    global _stdout, _stderr
+    _stdout, _stderr = sys.stdout, sys.stderr
 
 
 Report = dict[str, Any]
 
 
 def detach(report: int, keep: Sequence[int], zygote: int, layers: Layers) -> None:
-    """Leave the zygote behind: own session, no descriptors but three nulls and those to keep."""
+    """Separate a child from the zygote: a new session, and only the descriptors it needs.
+
+    Descriptors 0 to 2 are /dev/null already. `report` becomes `REPORT_FD`; `keep` stays open.
+    """
     os.setsid()
     if kernel.LINUX:
         kernel.prctl(kernel.PR_SET_PDEATHSIG, 9)
         if os.getppid() != zygote:
             _exit(0)
-    if layers.on("descriptors"):
-        _dup2(report, REPORT)
-        close_all_but([REPORT, *keep])
-    elif report != REPORT:
-        _dup2(report, REPORT)
+    if layers.enabled("descriptors"):
+        _dup2(report, REPORT_FD)
+        close_all_but([REPORT_FD, *keep])
+    elif report != REPORT_FD:
+        _dup2(report, REPORT_FD)
     random.seed(SEED)
 
 
-def _main() -> types.ModuleType:
-    """A fresh `__main__`, which is where pickle, dataclasses and typing look names up."""
+def _new_main_module() -> types.ModuleType:
+    """A fresh `__main__` module, where pickle, dataclasses and typing look names up."""
     module = types.ModuleType("__main__")
     module.__dict__["__builtins__"] = builtins
     return module
 
 
-STAR = "from sympy import *"
-_STAR_FIRST = re.compile(
-    rf"(?:[ \t]*(?:#[^\r\n]*)?\n)*({re.escape(STAR)})[ \t]*(?:#[^\r\n]*)?(?:\n|\Z)"
+SYMPY_IMPORT = "from sympy import *"
+_LEADING_SYMPY_IMPORT = re.compile(
+    rf"(?:[ \t]*(?:#[^\r\n]*)?\n)*({re.escape(SYMPY_IMPORT)})[ \t]*(?:#[^\r\n]*)?(?:\n|\Z)"
 )
-_starred: types.ModuleType | None = None
+_sympy_main: types.ModuleType | None = None
+"""A `__main__` module in which `from sympy import *` was executed."""
 
 
-def prepare() -> None:
-    """Make, once in the zygote, a `__main__` that has done `from sympy import *`.
+def prepare_sympy_main() -> None:
+    """Execute `from sympy import *` once in the zygote, in a `__main__` that the children inherit.
 
-    Doing it in a child counts a reference to each of 900 objects, nearly all on pages of their
-    own, which the kernel then copies: 4 of the 20 ms of a short sympy snippet.
+    In a child the import adds a reference to each of 900 objects, nearly all on memory pages of
+    their own. The kernel then copies these pages: 4 of the 20 ms of a short sympy snippet.
     """
-    global _starred
-    module = _main()
+    global _sympy_main
+    module = _new_main_module()
     try:
-        exec(STAR, module.__dict__)
+        exec(SYMPY_IMPORT, module.__dict__)
     except ImportError:
         return
-    _starred = module
+    _sympy_main = module
 
 
-def begin(codes: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """The namespace for these codes and what is left of them to run in it."""
-    left = list(codes)
-    module, first = _starred, _STAR_FIRST.match(codes[0]) if codes else None
-    if module is not None and first is not None and _parses(codes[0]):
-        # A statement as long: lines and columns stay what they were.
-        left[0] = codes[0][: first.start(1)] + "pass".ljust(len(STAR)) + codes[0][first.end(1) :]
+def new_namespace(codes: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """The namespace in which to run the codes, and the codes.
+
+    If the first one starts with the sympy import, the namespace has it already and the statement
+    is replaced by `pass`.
+    """
+    codes = list(codes)
+    module = _sympy_main
+    match = _LEADING_SYMPY_IMPORT.match(codes[0]) if codes else None
+    if module is not None and match is not None and _compiles(codes[0]):
+        # The replacement is as long as the import, so lines and columns stay the same.
+        start, end = match.span(1)
+        codes[0] = codes[0][:start] + "pass".ljust(len(SYMPY_IMPORT)) + codes[0][end:]
     else:
-        module = _main()
+        module = _new_main_module()
     sys.modules["__main__"] = module
-    return module.__dict__, left
+    return module.__dict__, codes
 
 
-def _parses(code: str) -> bool:
+def _compiles(code: str) -> bool:
     try:
         _compile(code, FILENAME, "exec", 0, True)
     except BaseException:
@@ -329,19 +345,24 @@ def _parses(code: str) -> bool:
     return True
 
 
-def run(
-    codes: Sequence[str], step: str, pipes: tuple[int, int], limits: Limits, layers: Layers
+def run_program(
+    prefix: Sequence[str], step: str, outputs: tuple[int, int], limits: Limits, layers: Layers
 ) -> NoReturn:
-    """Run a prefix and a step in a process of their own, which ends here."""
+    """Confine this process, run a prefix and a step in it, report and exit.
+
+    `outputs` are the descriptors for the step's stdout and stderr.
+    """
     layers.confine_child(limits)
-    scope, (*codes, step) = begin([*codes, step])
-    prefix_s = replay(codes, scope)
-    finish(run_step(step, scope, pipes) | {"prefix_s": prefix_s})
+    scope, (*prefix, step) = new_namespace([*prefix, step])
+    prefix_s = replay_prefix(prefix, scope)
+    report_and_exit(run_step(step, scope, outputs) | {"prefix_s": prefix_s})
 
 
-def replay(codes: Sequence[str], scope: dict[str, Any]) -> float:
-    """Run a prefix, whose output nobody reads and whose exceptions were dealt with when they first
-    came; the seconds it took."""
+def replay_prefix(codes: Sequence[str], scope: dict[str, Any]) -> float:
+    """Run the code of a prefix and return the seconds it took.
+
+    Its output is discarded. Its exceptions are ignored: each was reported when its step first ran.
+    """
     start = _clock()
     for code in codes:
         try:
@@ -352,28 +373,29 @@ def replay(codes: Sequence[str], scope: dict[str, Any]) -> float:
     return _clock() - start
 
 
-def run_step(step: str, scope: dict[str, Any], pipes: tuple[int, int]) -> Report:
-    """Run the step with its output going to the pipes; what to report of it."""
-    out, err = pipes
-    _dup2(out, 1)
-    _dup2(err, 2)
-    _close(out)
-    _close(err)
-    report = _attempt(lambda: _compile(step, FILENAME, "exec", 0, True))
+def run_step(step: str, scope: dict[str, Any], outputs: tuple[int, int]) -> Report:
+    """Run the step with its stdout and stderr sent to `outputs`, and return its report."""
+    stdout, stderr = outputs
+    _dup2(stdout, 1)
+    _dup2(stderr, 2)
+    _close(stdout)
+    _close(stderr)
+    report = _run_guarded(lambda: _compile(step, FILENAME, "exec", 0, True))
     program = report.pop("value", None)
     if report.get("status") == "memory":
-        # The parser's own limit on nesting, not the memory limit.
+        # This comes from the parser's own limit on nesting, not from the memory limit.
         report = {"status": "error", "type": "MemoryError", "message": "nested too deeply to parse"}
     if program is not None:
-        report = _attempt(lambda: exec(program, scope))
+        report = _run_guarded(lambda: exec(program, scope))
         report.pop("value", None)
     _flush()
     return report
 
 
-def _attempt(act: Callable[[], Any]) -> Report:
+def _run_guarded(function: Callable[[], Any]) -> Report:
+    """The report of one call: its value, or how it failed."""
     try:
-        return {"status": "ok", "value": act()}
+        return {"status": "ok", "value": function()}
     except SystemExit:
         return {"status": "ok"}
     except MemoryError:
@@ -381,10 +403,10 @@ def _attempt(act: Callable[[], Any]) -> Report:
     except BaseException as e:
         if isinstance(e, OSError) and e.errno == errno.ENOMEM:
             return {"status": "memory"}
-        return {"status": "error", "type": _type(e).__name__[:100], "message": _sentence(e)}
+        return {"status": "error", "type": _type(e).__name__[:100], "message": _error_message(e)}
 
 
-def _sentence(e: BaseException) -> str:
+def _error_message(e: BaseException) -> str:
     try:
         text = _str(e)
         if isinstance(e, SyntaxError) and e.msg:
@@ -395,20 +417,23 @@ def _sentence(e: BaseException) -> str:
 
 
 def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr, _out, _err):
+    for stream in (sys.stdout, sys.stderr, _stdout, _stderr):
         try:
             stream.flush()
         except BaseException:
             continue
 
 
-def finish(report: Report) -> NoReturn:
-    """Report and end, without finalisers; never returns into the zygote's loop."""
+def report_and_exit(report: Report) -> NoReturn:
+    """Write the report and exit without running finalisers.
+
+    Never returns, so hostile code cannot get back into the zygote's loop.
+    """
     try:
         try:
-            _write(REPORT, _dumps(report).encode("ascii"))
+            _write(REPORT_FD, _dumps(report).encode("ascii"))
         except MemoryError:
-            _write(REPORT, b'{"status":"memory"}')
+            _write(REPORT_FD, b'{"status":"memory"}')
     finally:
         while True:
             _exit(0)

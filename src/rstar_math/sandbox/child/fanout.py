@@ -1,10 +1,10 @@
-"""Fan-out: runs a prefix once, then forks the process once per candidate next step.
+"""Fan-out: runs a prefix once, then forks the process once for each candidate next step.
 
-The process that ran the prefix has run hostile code and must fork all the same. Its forks are
-gated: the kernel stops each one and asks the judge (seccomp user notification), which refuses all
-while the prefix runs and then grants as many as there are candidates. When that process has ended,
-its forks become the zygote's own children (it is their subreaper), are told their code one after
-another and judged like any other run. Who a fork is, the kernel attests (SCM_CREDENTIALS).
+The process that ran the prefix has run hostile code and must still fork. The kernel therefore stops
+each of its forks and asks the supervisor (seccomp user notification). The supervisor refuses all
+forks while the prefix runs, then grants one per candidate. When the process has ended, its forks
+become children of the zygote, which is their subreaper. The supervisor sends each its code in turn
+and limits it like any other run. The kernel attests the identity of a fork (SCM_CREDENTIALS).
 """
 
 import contextlib
@@ -20,151 +20,162 @@ from typing import NoReturn, Protocol
 
 from . import execution, kernel
 from .confinement import Layers, answer_fork, close_all_but
-from .execution import Reply, Run, has_ended, kill_group, reap_group, reply
+from .execution import Reply, Run, build_reply, has_ended, kill_group, reap_group
 from .protocol import Limits
 
-FRESH_AT_ONCE = 1
-RUNNING_AT_ONCE = 4
+MAX_FAST_RUNNING = 1
+"""Candidates that run at once and are not slow yet."""
+MAX_RUNNING = 4
+"""Candidates that run at once."""
 GRACE_S = 5.0
-"""For the forks themselves, and for a fork to say that it is there."""
+"""Time limit for the forks themselves, and for a fork to identify itself."""
 CREDENTIALS = struct.Struct("=iII")
+Endpoints = tuple[int, int, int]
+"""A candidate's descriptors in its process: channel, stdout, stderr."""
 
 
 class Host(Protocol):
-    """What a fan-out needs of the supervisor that runs it."""
+    """The methods of the supervisor that a fork server uses."""
 
     layers: Layers
-    fans: "set[ForkServer]"
+    fork_servers: "set[ForkServer]"
 
-    def pipe(self, writers: contextlib.ExitStack) -> tuple[int, int]:
-        """A pipe whose read end does not block; the write end is closed with the stack."""
+    def pipe(self, write_ends: contextlib.ExitStack) -> tuple[int, int]:
+        """A pipe whose read end does not block. Closing the stack closes the write end."""
         ...
 
-    def fork(self, report: int, keep: tuple[int, ...], body: Callable[[], None]) -> int:
-        """A child in a session of its own that does `body` and ends."""
+    def fork(self, report: int, keep: tuple[int, ...], child_main: Callable[[], None]) -> int:
+        """The pid of a child in a new session that runs `child_main` and exits."""
         ...
 
-    def listen(self, fd: int, act: Callable[[], object]) -> None:
-        """Call `act` whenever the descriptor can be read."""
+    def listen(self, fd: int, callback: Callable[[], object]) -> None:
+        """Call `callback` whenever the descriptor is readable."""
         ...
 
-    def forget(self, fd: int) -> None:
-        """Stop listening to a descriptor, if one does."""
+    def unlisten(self, fd: int) -> None:
+        """Stop listening to a descriptor; does nothing if it is not registered."""
         ...
 
-    def read_on(self, fd: int, read: Callable[[], int]) -> None:
-        """Read once; forget the descriptor at its end."""
+    def read_once(self, fd: int, read: Callable[[], int]) -> None:
+        """Call `read`; stop listening to the descriptor at its end."""
         ...
 
     def send(self, header: Reply, body: bytes = b"") -> None:
-        """Send an answer to the parent."""
+        """Queue a frame for the parent."""
         ...
 
 
 class ForkedStep:
-    """One next step: waiting for its process, then for its turn, then running, then done."""
+    """One candidate step. It waits for its process, then for its turn, runs, and is done."""
 
-    def __init__(self, ident: int, step: str, limits: Limits) -> None:
-        self.run = Run(ident, limits)
+    def __init__(self, run_id: int, step: str, limits: Limits) -> None:
+        self.run = Run(run_id, limits)
         self.step = step
         self.channel: socket.socket | None = None
+        """To the candidate's process: receives its identity and report, sends its code."""
         self.pid = 0
         self.running = False
         self.done = False
 
 
 class ForkServer:
-    """One fan-out request in the zygote."""
+    """One fan-out request in the zygote: a prefix and its candidates."""
 
     def __init__(
-        self, judge: Host, ids: list[int], codes: list[str], steps: list[str], limits: Limits
+        self, supervisor: Host, ids: list[int], codes: list[str], steps: list[str], limits: Limits
     ) -> None:
-        self.judge = judge
+        self.supervisor = supervisor
         self.candidates = [ForkedStep(i, s, limits) for i, s in zip(ids, steps, strict=True)]
         self.prefix = Run(-1, limits)
         self.listener = -1
-        self.granted = 0
-        self._greeted: set[int] = set()
+        """The descriptor on which the kernel asks about forks."""
+        self.forks_granted = 0
+        self._identified: set[int] = set()
         self._prefix_wall_s = 0.0
-        self.ready = False
-        self.ended: tuple[int, float] | None = None
-        """How the prefix's process ended: its wait status and processor seconds."""
+        self.prefix_done = False
+        """Whether the prefix's code has run to its end. Its process may still be forking."""
+        self.exit: tuple[int, float] | None = None
+        """The wait status and processor seconds of the prefix's process, once it has ended."""
         self.deadline = 0.0
-        self.freed = False
-        with contextlib.ExitStack() as theirs:
+        self.announced_slow = False
+        with contextlib.ExitStack() as child_ends:
             try:
-                self._start(theirs, codes, limits)
+                self._start(child_ends, codes, limits)
             except OSError:
                 self._close()
                 raise
 
-    def _start(self, theirs: contextlib.ExitStack, codes: list[str], limits: Limits) -> None:
-        judge = self.judge
-        ends = []
-        self.prefix.report, report = judge.pipe(theirs)
+    def _start(self, child_ends: contextlib.ExitStack, codes: list[str], limits: Limits) -> None:
+        supervisor = self.supervisor
+        endpoints: list[Endpoints] = []
+        self.prefix.report_fd, report = supervisor.pipe(child_ends)
         for candidate in self.candidates:
             run = candidate.run
-            run.out, out = judge.pipe(theirs)
-            run.err, err = judge.pipe(theirs)
+            run.stdout_fd, stdout = supervisor.pipe(child_ends)
+            run.stderr_fd, stderr = supervisor.pipe(child_ends)
             candidate.channel, channel = socket.socketpair()
             candidate.channel.setblocking(False)
             candidate.channel.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-            theirs.callback(channel.close)
-            ends.append((channel.fileno(), out, err))
-        ours, control = socket.socketpair()
-        theirs.callback(ours.close)
-        theirs.callback(control.close)
-        keep = (control.fileno(), *(fd for end in ends for fd in end))
-        pid = judge.fork(
-            report, keep, lambda: run_prefix(codes, ends, control, limits, judge.layers)
+            child_ends.callback(channel.close)
+            endpoints.append((channel.fileno(), stdout, stderr))
+        listener_receiver, listener_sender = socket.socketpair()
+        child_ends.callback(listener_receiver.close)
+        child_ends.callback(listener_sender.close)
+        keep = (listener_sender.fileno(), *(fd for fds in endpoints for fd in fds))
+        pid = supervisor.fork(
+            report,
+            keep,
+            lambda: run_prefix(codes, endpoints, listener_sender, limits, supervisor.layers),
         )
-        control.close()
-        self.prefix.begin(pid, wall_s=limits.wall_s, cpu_s=limits.cpu_s)
-        if judge.layers.on("seccomp"):
-            ours.settimeout(GRACE_S)
+        listener_sender.close()
+        self.prefix.start_clocks(pid, wall_s=limits.wall_s, cpu_s=limits.cpu_s)
+        if supervisor.layers.enabled("seccomp"):
+            listener_receiver.settimeout(GRACE_S)
             with contextlib.suppress(OSError):
-                _, fds, _, _ = socket.recv_fds(ours, 1, 1)
+                _, fds, _, _ = socket.recv_fds(listener_receiver, 1, 1)
                 self.listener = fds[0] if fds else -1
         if self.listener >= 0:
-            judge.listen(self.listener, self._gate)
-        judge.listen(self.prefix.report, self._prefix_says)
+            supervisor.listen(self.listener, self._answer_fork)
+        supervisor.listen(self.prefix.report_fd, self._read_prefix_report)
         for candidate in self.candidates:
             assert candidate.channel is not None
-            judge.listen(candidate.channel.fileno(), partial(self._greet, candidate))
+            supervisor.listen(candidate.channel.fileno(), partial(self._read_channel, candidate))
 
-    def _gate(self) -> None:
-        if not self.ready:
-            self._prefix_says()  # which comes before its first fork, but may be read after it
-        grant = self.ready and self.granted < len(self.candidates)
+    def _answer_fork(self) -> None:
+        if not self.prefix_done:
+            # The report is written before the first fork but may be read after it.
+            self._read_prefix_report()
+        grant = self.prefix_done and self.forks_granted < len(self.candidates)
         try:
             answer_fork(self.listener, grant)
-            self.granted += grant
+            self.forks_granted += grant
         except OSError:
-            self._close_gate()
+            self._close_listener()
 
-    def _close_gate(self) -> None:
+    def _close_listener(self) -> None:
         if self.listener >= 0:
-            self.judge.forget(self.listener)
+            self.supervisor.unlisten(self.listener)
             os.close(self.listener)
             self.listener = -1
 
-    def _prefix_says(self) -> None:
+    def _read_prefix_report(self) -> None:
         if self.prefix.read_report() == 0:
-            self.judge.forget(self.prefix.report)
-        if self.prefix.said and not self.ready:
-            self.ready = True
-            self.prefix.spent_s = self.prefix.cpu_used()
+            self.supervisor.unlisten(self.prefix.report_fd)
+        if self.prefix.report and not self.prefix_done:
+            self.prefix_done = True
+            self.prefix.prefix_cpu_s = self.prefix.cpu_used()
             now = time.monotonic()
-            self._prefix_wall_s = now - self.prefix.start
+            self._prefix_wall_s = now - self.prefix.started_at
             self.deadline = now + GRACE_S
 
-    def _greet(self, candidate: ForkedStep) -> None:
-        """The first word on a candidate's channel says by its credentials who it is."""
+    def _read_channel(self, candidate: ForkedStep) -> None:
+        """Identify a candidate's process by the credentials of its first message, then read its
+        report."""
         channel = candidate.channel
         assert channel is not None
         if candidate.pid:
             if candidate.run.read_report() == 0:
-                self.judge.forget(channel.fileno())
+                self.supervisor.unlisten(channel.fileno())
             return
         try:
             _, ancillary, _, _ = channel.recvmsg(1, socket.CMSG_SPACE(CREDENTIALS.size))
@@ -173,183 +184,191 @@ class ForkServer:
         for level, kind, data in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
                 candidate.pid = CREDENTIALS.unpack(data[: CREDENTIALS.size])[0]
-        # A hostile prefix may speak for several candidates at once; only the first word counts.
-        if candidate.pid <= 0 or candidate.pid in self._greeted:
+        # A hostile prefix may write to several channels at once. A process counts only once.
+        if candidate.pid <= 0 or candidate.pid in self._identified:
             candidate.pid = 0
-            self.judge.forget(channel.fileno())
-        self._greeted.add(candidate.pid)
+            self.supervisor.unlisten(channel.fileno())
+        self._identified.add(candidate.pid)
 
     def next_deadline(self) -> float:
-        """When the judge must look at this fan-out again."""
-        ends = [c.run.next_deadline() for c in self.candidates if c.running]
-        if self.ended is None:
-            ends.append(self.deadline if self.ready else self.prefix.next_deadline())
+        """The time at which the supervisor must check this fan-out again."""
+        deadlines = [c.run.next_deadline() for c in self.candidates if c.running]
+        if self.exit is None:
+            deadlines.append(self.deadline if self.prefix_done else self.prefix.next_deadline())
         elif any(not c.pid and not c.done for c in self.candidates):
-            ends.append(self.deadline)
-        return min(ends, default=time.monotonic() + GRACE_S)
+            deadlines.append(self.deadline)
+        return min(deadlines, default=time.monotonic() + GRACE_S)
 
     def step(self, now: float) -> None:
-        """Bring everything up to date with the clock and with what has ended."""
-        if self.ended is None:
-            self._watch_prefix(now)
+        """Enforce the limits, handle processes that have ended, and start the next candidates."""
+        if self.exit is None:
+            self._check_prefix(now)
         for candidate in self.candidates:
             if candidate.running:
-                self._watch(candidate, now)
-        if self.ended is not None:
+                self._check(candidate, now)
+        if self.exit is not None:
             self._admit(now)
-        if self.ended is not None and all(c.done for c in self.candidates):
+        if self.exit is not None and all(c.done for c in self.candidates):
             self._close()
-            self.judge.fans.discard(self)
-        elif not self.freed and self._only_slow(now):
-            self.freed = True
-            self.judge.send({"slow": self.candidates[0].run.id})
+            self.supervisor.fork_servers.discard(self)
+        elif not self.announced_slow and self._only_slow_left(now):
+            self.announced_slow = True
+            self.supervisor.send({"slow": self.candidates[0].run.id})
 
-    def _only_slow(self, now: float) -> bool:
-        """Whether nothing is left but slow ones, so that the zygote can take on more."""
-        if self.ended is None:
-            return not self.ready and now >= self.prefix.slow_at
+    def _only_slow_left(self, now: float) -> bool:
+        """Whether everything that still runs is slow, so that the zygote can accept more work."""
+        if self.exit is None:
+            return not self.prefix_done and now >= self.prefix.slow_at
         return all(c.done or (c.running and c.run.slow) for c in self.candidates)
 
-    def _watch_prefix(self, now: float) -> None:
+    def _check_prefix(self, now: float) -> None:
         prefix = self.prefix
         if has_ended(prefix.pid):
-            # Peeked at, not reaped: its number stays the group's until `_close`.
+            # The process is not reaped: its pid must remain that of the group until `_close`.
             status = os.waitid(os.P_PID, prefix.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             assert status is not None
             killed = status.si_code != os.CLD_EXITED
             wait_status = status.si_status if killed else status.si_status << 8
-            self.ended = (wait_status, prefix.cpu_used())
+            self.exit = (wait_status, prefix.cpu_used())
             self.deadline = now + GRACE_S
             prefix.read_report()
-            if not self.ready or prefix.sentence is not None:
+            if not self.prefix_done or prefix.kill_reason is not None:
                 self._fail_all()
-        elif self.ready:
+        elif self.prefix_done:
             if now >= self.deadline:
-                prefix.end("wall")
+                prefix.kill("wall")
         else:
-            prefix.watch(now)
+            prefix.enforce_times(now)
 
     def _fail_all(self) -> None:
-        """The prefix never came to its end: every candidate shares its fate."""
-        assert self.ended is not None
-        self.prefix.said.clear()
+        """Reply to every candidate with the failure of the prefix."""
+        assert self.exit is not None
+        self.prefix.report.clear()
         for candidate in self.candidates:
             if not candidate.done:
-                self._reply(candidate, reply(self.prefix, *self.ended))
+                self._reply(candidate, build_reply(self.prefix, *self.exit))
 
-    def _reply(self, candidate: ForkedStep, answer: Reply, body: bytes = b"") -> None:
+    def _reply(self, candidate: ForkedStep, reply: Reply, body: bytes = b"") -> None:
         candidate.done = True
         candidate.running = False
-        self.judge.send(answer | {"id": candidate.run.id}, body)
+        self.supervisor.send(reply | {"id": candidate.run.id}, body)
 
     def _admit(self, now: float) -> None:
+        """Start candidates in order, as far as the limits on concurrency allow."""
         for candidate in self.candidates:
             running = [c for c in self.candidates if c.running]
-            fresh = sum(not c.run.slow for c in running)
-            if fresh >= FRESH_AT_ONCE or len(running) >= RUNNING_AT_ONCE:
+            fast = sum(not c.run.slow for c in running)
+            if fast >= MAX_FAST_RUNNING or len(running) >= MAX_RUNNING:
                 return
             if candidate.done or candidate.running:
                 continue
             if candidate.pid:
-                self._go(candidate)
+                self._start_candidate(candidate)
             elif now >= self.deadline:
-                self._reply(candidate, reply(self.prefix, 0, 0.0))
+                self._reply(candidate, build_reply(self.prefix, 0, 0.0))
 
-    def _go(self, candidate: ForkedStep) -> None:
+    def _start_candidate(self, candidate: ForkedStep) -> None:
         prefix, run, channel = self.prefix, candidate.run, candidate.channel
         assert channel is not None
-        wall = max(prefix.limits.wall_s - self._prefix_wall_s, 0.01)
-        run.spent_s, run.group = prefix.spent_s, prefix.pid
-        run.begin(candidate.pid, wall_s=wall, cpu_s=max(run.limits.cpu_s - prefix.spent_s, 0.01))
-        run.report = os.dup(channel.fileno())
+        run.prefix_cpu_s, run.group = prefix.prefix_cpu_s, prefix.pid
+        run.start_clocks(
+            candidate.pid,
+            wall_s=max(prefix.limits.wall_s - self._prefix_wall_s, 0.01),
+            cpu_s=max(run.limits.cpu_s - prefix.prefix_cpu_s, 0.01),
+        )
+        run.report_fd = os.dup(channel.fileno())
         candidate.running = True
-        self.judge.listen(run.out, partial(self.judge.read_on, run.out, run.read_output))
-        self.judge.listen(run.err, partial(self.judge.read_on, run.err, run.read_errors))
+        supervisor = self.supervisor
+        for fd, read in ((run.stdout_fd, run.read_stdout), (run.stderr_fd, run.read_stderr)):
+            supervisor.listen(fd, partial(supervisor.read_once, fd, read))
         try:
-            # The parent fans out no long steps (FAN_STEP): this fits the socket's buffer, so it
-            # neither waits nor sends a part.
+            # The parent limits the length of steps in a fan-out (FAN_OUT_MAX_STEP_CHARS). The step
+            # fits the socket's buffer, so `send` neither blocks nor sends only a part.
             channel.send(json.dumps(candidate.step).encode("ascii"))
             channel.shutdown(socket.SHUT_WR)
         except OSError:
-            run.end("gone")
+            run.kill("gone")
 
-    def _watch(self, candidate: ForkedStep, now: float) -> None:
+    def _check(self, candidate: ForkedStep, now: float) -> None:
+        """Enforce the limits of a running candidate; reply if it has ended."""
         run = candidate.run
         if not has_ended(run.pid):
-            run.watch(now)
+            run.enforce_times(now)
             run.slow = run.slow or now >= run.slow_at
             return
         _, status, usage = os.wait4(run.pid, 0)
         run.drain()
-        answer = reply(run, status, usage.ru_utime + usage.ru_stime)
-        answer["prefix_s"] = self._prefix_wall_s
-        self._reply(candidate, answer, bytes(run.stdout))
+        reply = build_reply(run, status, usage.ru_utime + usage.ru_stime)
+        reply["prefix_s"] = self._prefix_wall_s
+        self._reply(candidate, reply, bytes(run.stdout))
 
-    def cancel(self, ident: int) -> None:
-        """End one candidate; the others do not notice."""
+    def cancel(self, run_id: int) -> None:
+        """End one candidate without affecting the others."""
         for candidate in self.candidates:
-            if candidate.run.id == ident and not candidate.done:
+            if candidate.run.id == run_id and not candidate.done:
                 if candidate.running:
-                    candidate.run.end("cancel")
+                    candidate.run.kill("cancel")
                 else:
-                    self._reply(candidate, reply(self.prefix, 0, 0.0))
-        if self.ended is None and all(c.done for c in self.candidates):
-            self.prefix.end("cancel")
+                    self._reply(candidate, build_reply(self.prefix, 0, 0.0))
+        if self.exit is None and all(c.done for c in self.candidates):
+            self.prefix.kill("cancel")
 
     def _close(self) -> None:
         if self.prefix.pid:
             kill_group(self.prefix.pid)
             reap_group(self.prefix.pid)
-        self._close_gate()
+        self._close_listener()
         for run in (self.prefix, *(c.run for c in self.candidates)):
-            for fd in (run.out, run.err, run.report):
-                self.judge.forget(fd)
+            for fd in (run.stdout_fd, run.stderr_fd, run.report_fd):
+                self.supervisor.unlisten(fd)
             run.close()
         for candidate in self.candidates:
             if candidate.channel is not None:
-                self.judge.forget(candidate.channel.fileno())
+                self.supervisor.unlisten(candidate.channel.fileno())
                 candidate.channel.close()
 
 
 def run_prefix(
     codes: list[str],
-    ends: list[tuple[int, int, int]],
-    control: socket.socket,
+    endpoints: list[Endpoints],
+    listener_sender: socket.socket,
     limits: Limits,
     layers: Layers,
 ) -> NoReturn:
-    """The prefix's process: run it, then fork once for each candidate, then end."""
+    """The main function of the prefix's process: run the prefix, fork per candidate, exit."""
     zygote = os.getppid()
-    layers.confine_forking(limits, 3 * len(ends) + 64, control)
-    control.close()
-    fork, write, leave, dumps = os.fork, os.write, os._exit, json.dumps
-    state, restore = random.getstate, random.setstate
-    scope, codes = execution.begin(codes)
-    prefix_s = execution.replay(codes, scope)
-    write(execution.REPORT, dumps({"prefix_s": prefix_s}).encode("ascii"))
-    drawn = state()
-    for end in ends:
+    layers.confine_forking(limits, 3 * len(endpoints) + 64, listener_sender)
+    listener_sender.close()
+    # Bound before the hostile code runs, which could replace them in their modules.
+    fork, write, exit_process, dumps = os.fork, os.write, os._exit, json.dumps
+    get_state, set_state = random.getstate, random.setstate
+    scope, codes = execution.new_namespace(codes)
+    prefix_s = execution.replay_prefix(codes, scope)
+    write(execution.REPORT_FD, dumps({"prefix_s": prefix_s}).encode("ascii"))
+    random_state = get_state()
+    for fds in endpoints:
         if not fork():
-            restore(drawn)  # `random` seeds itself anew in every fork
-            run_candidate(end, scope, zygote, layers)
+            set_state(random_state)  # `random` reseeds itself after every fork
+            run_candidate(fds, scope, zygote, layers)
     while True:
-        leave(0)
+        exit_process(0)
 
 
 def run_candidate(
-    end: tuple[int, int, int], scope: dict[str, object], zygote: int, layers: Layers
+    endpoints: Endpoints, scope: dict[str, object], zygote: int, layers: Layers
 ) -> NoReturn:
-    """A candidate's process: wait for its turn, confine, run the step, report."""
-    channel, out, err = end
-    os.dup2(channel, execution.REPORT)
-    close_all_but([execution.REPORT, out, err])
-    os.write(execution.REPORT, b"+")
-    text = b"".join(iter(lambda: os.read(execution.REPORT, 1 << 16), b""))
-    if not text:
+    """The main function of a candidate's process: wait for the code, confine, run it, report."""
+    channel, stdout, stderr = endpoints
+    os.dup2(channel, execution.REPORT_FD)
+    close_all_but([execution.REPORT_FD, stdout, stderr])
+    os.write(execution.REPORT_FD, b"+")
+    message = b"".join(iter(lambda: os.read(execution.REPORT_FD, 1 << 16), b""))
+    if not message:
         os._exit(0)
-    # Told to go, so the prefix's process has ended and the zygote is the parent.
+    # The code comes only after the prefix's process has ended, so the zygote is now the parent.
     kernel.prctl(kernel.PR_SET_PDEATHSIG, 9)
     if os.getppid() != zygote:
         os._exit(0)
     layers.confine_candidate()
-    execution.finish(execution.run_step(json.loads(text), scope, (out, err)))
+    step = json.loads(message)
+    execution.report_and_exit(execution.run_step(step, scope, (stdout, stderr)))

@@ -1,4 +1,4 @@
-"""System calls that Python has no function for, through ctypes."""
+"""System calls that Python does not offer, made through ctypes."""
 
 import ctypes
 import gc
@@ -27,8 +27,8 @@ if LINUX:
 _fork = ctypes.PyDLL(None, use_errno=True).fork
 
 
-def call(number: int, *arguments: int) -> int:
-    """The result of a raw system call; raises OSError with the call's errno."""
+def syscall(number: int, *arguments: int) -> int:
+    """The result of a raw system call. Raises OSError with its errno."""
     padded = (*arguments, 0, 0, 0, 0, 0, 0)[:6]
     result: int = _syscall(number, *padded)
     if result < 0:
@@ -38,22 +38,22 @@ def call(number: int, *arguments: int) -> int:
 
 
 def prctl(option: int, a: int = 0, b: int = 0, c: int = 0, d: int = 0) -> None:
-    """`prctl(2)`; raises OSError."""
+    """Call `prctl(2)`. Raises OSError."""
     if _prctl(option, a, b, c, d) < 0:
         code = ctypes.get_errno()
         raise OSError(code, f"prctl {option}: {os.strerror(code)}")
 
 
-def advise(address: int, length: int, advice: int) -> bool:
-    """`madvise(2)`; whether the kernel took the advice."""
+def madvise(address: int, length: int, advice: int) -> bool:
+    """Call `madvise(2)` and return whether the kernel accepted the advice."""
     return int(_madvise(address, length, advice)) == 0
 
 
 def fork() -> int:
-    """`fork(2)` for a process with one thread; raises OSError.
+    """The pid that `fork(2)` returns. Raises OSError. The calling process must have one thread.
 
-    `os.fork` also rebuilds every lock and runs the hooks of every imported module in the child
-    (0.4 ms here), against threads that this process never had.
+    `os.fork` also rebuilds every lock and runs the fork hooks of every imported module in the
+    child. That takes 0.4 ms and protects against threads, which this process never has.
     """
     pid: int = _fork()
     if pid < 0:
@@ -63,12 +63,12 @@ def fork() -> int:
 
 
 def drop_capabilities() -> None:
-    """Give up every capability for good; a no-op for a process that has none."""
+    """Drop every capability for good. Does nothing in a process that has none."""
     for capability in range(64):
         try:
             prctl(PR_CAPBSET_DROP, capability)
         except OSError:
-            # EINVAL past the last capability; EPERM for an ordinary user, who has none to drop.
+            # EINVAL: past the last capability. EPERM: an ordinary user, who has none to drop.
             break
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)
@@ -78,24 +78,26 @@ def drop_capabilities() -> None:
 
 
 def capabilities() -> int:
-    """The effective capabilities, as a bit set."""
+    """The effective capabilities as a bit set."""
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)
     data = (ctypes.c_uint32 * 6)()
     _libc.capget(header, data)
     return int(data[0]) | int(data[3]) << 32
 
 
-HUGE = 2 << 20
+HUGE_PAGE_BYTES = 2 << 20
 MADV_COLLAPSE = 25
-"""Linux 6.1 on."""
+"""Available since Linux 6.1."""
 
 
 def use_huge_pages() -> int:
-    """Put the regions in which Python's objects lie into huge pages; how many now are.
+    """Move the memory of Python's objects into huge pages; return how many are huge now.
 
-    Where the kernel does not (before 6.1, or with huge pages switched off), all stays as it was.
+    Without kernel support (Linux before 6.1, or huge pages disabled) nothing changes.
     """
     gc.collect()
-    # From the objects' addresses, because inside bubblewrap there is no /proc/self/maps to read.
-    regions = sorted({id(thing) // HUGE for thing in gc.get_objects()})
-    return sum(advise(region * HUGE, HUGE, MADV_COLLAPSE) for region in regions)
+    # The regions come from the objects' addresses: bubblewrap has no /proc/self/maps to read.
+    regions = sorted({id(item) // HUGE_PAGE_BYTES for item in gc.get_objects()})
+    return sum(
+        madvise(region * HUGE_PAGE_BYTES, HUGE_PAGE_BYTES, MADV_COLLAPSE) for region in regions
+    )

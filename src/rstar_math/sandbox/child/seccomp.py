@@ -1,8 +1,8 @@
-"""The seccomp filters: an assembler, system-call tables and the three programs.
+"""Builds the seccomp filters: an assembler, the system-call tables and three programs.
 
 `strict` is for a process that runs a snippet. In a fan-out, the process that runs the prefix must
-fork once a candidate: `gate` hands each of its forks to the judge to grant, `forking` is `strict`
-with what that takes, and every candidate then puts `strict` on top of both.
+fork once per candidate. `gate` stops each of its forks until the supervisor grants it. `forking` is
+`strict` plus the calls that forking needs. Every candidate then installs `strict` on top of both.
 """
 
 import platform
@@ -28,7 +28,7 @@ ARGUMENTS = 16
 
 
 def refuse(errno: int) -> int:
-    """The return value that makes a call fail with an errno."""
+    """The action that makes a call fail with an errno."""
     return ERRNO | errno
 
 
@@ -38,12 +38,12 @@ def ret(action: int) -> Instruction:
 
 
 def load(offset: int) -> Instruction:
-    """Load a word of the call's data."""
+    """Load a 32-bit word of the call's data."""
     return (LOAD_WORD, 0, 0, offset)
 
 
 def low_word(argument: int) -> Instruction:
-    """Load the low half of an argument, counted from 0 (both architectures are little-endian)."""
+    """Load the low half of an argument, counted from 0. Both architectures are little-endian."""
     return load(ARGUMENTS + 8 * argument)
 
 
@@ -52,18 +52,18 @@ def high_word(argument: int) -> Instruction:
     return load(ARGUMENTS + 8 * argument + 4)
 
 
-def equal(k: int, yes: int, no: int) -> Instruction:
-    """Skip `yes` instructions if the loaded word is k, else `no`."""
-    return (JUMP_EQUAL, yes, no, k)
+def equal(k: int, if_true: int, if_false: int) -> Instruction:
+    """Skip `if_true` instructions if the loaded word is k, else `if_false`."""
+    return (JUMP_EQUAL, if_true, if_false, k)
 
 
-def any_bit(mask: int, yes: int, no: int) -> Instruction:
-    """Skip `yes` instructions if the loaded word has a bit of the mask, else `no`."""
-    return (JUMP_ANY_BIT, yes, no, mask)
+def any_bit(mask: int, if_true: int, if_false: int) -> Instruction:
+    """Skip `if_true` instructions if the loaded word has a bit of the mask, else `if_false`."""
+    return (JUMP_ANY_BIT, if_true, if_false, mask)
 
 
 def one_of(argument: int, values: Iterable[int], errno: int) -> Rule:
-    """Allow if the argument's low half is one of the values."""
+    """Allow the call if the argument's low half is one of the values."""
     rule = [low_word(argument)]
     for value in values:
         rule += [equal(value, 0, 1), ret(ALLOW)]
@@ -71,12 +71,12 @@ def one_of(argument: int, values: Iterable[int], errno: int) -> Rule:
 
 
 def without_bits(argument: int, mask: int, errno: int) -> Rule:
-    """Allow if the argument's low half has none of the bits."""
+    """Allow the call if the argument's low half has none of the bits."""
     return [low_word(argument), any_bit(mask, 0, 1), ret(refuse(errno)), ret(ALLOW)]
 
 
-def zero(arguments: Iterable[int], errno: int) -> Rule:
-    """Allow if all of the arguments, whole, are 0."""
+def all_zero(arguments: Iterable[int], errno: int) -> Rule:
+    """Allow the call if both halves of all the arguments are 0."""
     rule: list[Instruction] = []
     for argument in arguments:
         for half in (low_word(argument), high_word(argument)):
@@ -84,24 +84,25 @@ def zero(arguments: Iterable[int], errno: int) -> Rule:
     return [*rule, ret(ALLOW)]
 
 
-def case(number: int, rule: Rule) -> Rule:
-    """The rule for one system call; expects the call's number to be loaded."""
+def rule_for(number: int, rule: Rule) -> Rule:
+    """Apply a rule to one system call. The call's number must be loaded."""
     return [equal(number, 0, len(rule)), *rule]
 
 
 def assemble(program: Sequence[Instruction]) -> bytes:
-    """The program as the kernel reads it. Raises ValueError for what it could not hold."""
+    """The program in the kernel's format. Raises ValueError if it does not fit the format."""
     if not 0 < len(program) <= 4096:
-        raise ValueError(f"a filter has 1 to 4096 instructions, not {len(program)}")
-    for code, yes, no, k in program:
-        if not (0 <= yes < 256 and 0 <= no < 256 and 0 <= k < 1 << 32 and 0 <= code < 1 << 16):
-            raise ValueError(f"instruction out of range: {(code, yes, no, k)}")
+        raise ValueError(f"a filter must have 1 to 4096 instructions, not {len(program)}")
+    for code, if_true, if_false, k in program:
+        jumps_fit = 0 <= if_true < 256 and 0 <= if_false < 256
+        if not (jumps_fit and 0 <= k < 1 << 32 and 0 <= code < 1 << 16):
+            raise ValueError(f"instruction out of range: {(code, if_true, if_false, k)}")
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
 
 
 AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 X32_BIT = 0x40000000
-"""Set in the number of an x32 call, which runs under the x86_64 architecture."""
+"""Set in the number of an x32 call, which has the same architecture value as x86_64."""
 X86_64: dict[str, int] = {
     "read": 0,
     "write": 1,
@@ -297,10 +298,10 @@ TABLES = {"x86_64": X86_64, "aarch64": AARCH64}
 
 
 def machine() -> str:
-    """This machine's name in the tables. Raises OSError for one that has no table."""
+    """This machine's name in the tables. Raises OSError if it has no table."""
     name = platform.machine()
     if name not in TABLES:
-        raise OSError(f"no system-call table for {name}; there are x86_64 and aarch64")
+        raise OSError(f"no system-call table for {name}; x86_64 and aarch64 are supported")
     return name
 
 
@@ -319,7 +320,7 @@ dup dup2 dup3 pipe pipe2 restart_syscall rseq set_robust_list get_robust_list se
 membarrier wait4 waitid fadvise64
 """
 SIMPLE = tuple(_SIMPLE.split())
-"""Allowed whatever the arguments. `uname` is not: it tells the machine's name."""
+"""Calls allowed with any arguments. `uname` is not among them: it reveals the host name."""
 O_ACCMODE = 0o3
 O_CREAT, O_TRUNC, O_APPEND, O_ASYNC, O_TMPFILE = 0o100, 0o1000, 0o2000, 0o20000, 0o20000000
 FORBIDDEN_OPEN = O_ACCMODE | O_CREAT | O_TRUNC | O_APPEND | O_ASYNC | O_TMPFILE
@@ -327,14 +328,17 @@ PROT_WRITE, PROT_EXEC, MAP_ANONYMOUS = 2, 4, 0x20
 IOCTLS = (0x5401, 0x5413, 0x541B, 0x5450, 0x5451)
 """TCGETS, TIOCGWINSZ, FIONREAD, FIONCLEX, FIOCLEX."""
 FCNTLS = (0, 1, 2, 3, 1030)
-"""F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_DUPFD_CLOEXEC; not F_SETOWN and F_SETSIG, which signal
-other processes without `kill`, nor F_SETFL, which switches O_ASYNC on."""
+"""F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_DUPFD_CLOEXEC; F_SETOWN and F_SETSIG are forbidden
+because they signal other processes without `kill`; F_SETFL because it can switch O_ASYNC on."""
 FORK_FLAGS = 0x01200011
-"""CLONE_CHILD_CLEARTID | CLONE_CHILD_SETTID | SIGCHLD: what the C library's `fork` asks for."""
+"""CLONE_CHILD_CLEARTID | CLONE_CHILD_SETTID | SIGCHLD: the flags of the C library's `fork`."""
 
 
 def _mapping() -> Rule:
-    """Executable memory only from a file and never writable: no machine code of one's own."""
+    """Allow executable memory only from a file and never writable.
+
+    A snippet thus cannot run machine code that it generated.
+    """
     return [
         low_word(2),
         any_bit(PROT_EXEC, 1, 0),
@@ -349,12 +353,12 @@ def _mapping() -> Rule:
 
 
 def _own_limits_only() -> Rule:
-    """`prlimit64` on oneself and without new limits."""
+    """Allow `prlimit64` only on the calling process and only without new limits."""
     return [
         low_word(0),
         equal(0, 1, 0),
         ret(refuse(EPERM)),
-        *zero((2,), EPERM),
+        *all_zero((2,), EPERM),
     ]
 
 
@@ -372,7 +376,8 @@ def _rules() -> dict[str, Rule]:
     }
 
 
-def _program(rules: Mapping[str, Rule], otherwise: int) -> bytes:
+def _program(rules: Mapping[str, Rule], default_action: int) -> bytes:
+    """A filter that kills on a foreign architecture and applies the default to other calls."""
     name = machine()
     table = TABLES[name]
     program: list[Instruction] = [
@@ -385,18 +390,24 @@ def _program(rules: Mapping[str, Rule], otherwise: int) -> bytes:
     ]
     for call, rule in rules.items():
         if call in table:
-            program += case(table[call], rule)
-    return assemble([*program, ret(otherwise)])
+            program += rule_for(table[call], rule)
+    return assemble([*program, ret(default_action)])
 
 
 def strict() -> bytes:
-    """For a process that runs a snippet: no process, thread, socket, write or signal."""
+    """The filter of a process that runs a snippet.
+
+    It forbids new processes and threads, sockets, opening files for writing, and signals.
+    """
     return _program(_rules(), refuse(EPERM))
 
 
 def forking() -> bytes:
-    """`strict` and, for the forks of a fan-out: `clone` as fork, lower limits, death with the
-    parent, and a stricter filter."""
+    """The filter of the process that runs the prefix of a fan-out.
+
+    It is `strict` plus the calls that its forks need: `clone` as fork, lower limits, SIGKILL on
+    the death of the parent, and a stricter filter.
+    """
     rules = _rules() | {
         "clone": one_of(0, (FORK_FLAGS,), EPERM),
         "prlimit64": [
@@ -421,11 +432,11 @@ def forking() -> bytes:
 
 
 def gate() -> bytes:
-    """Hands every `clone` to whoever holds the filter's descriptor; allows all else."""
+    """A filter that lets the holder of its listener decide every `clone`, and allows all else."""
     return _program({"clone": [ret(USER_NOTIF)]}, ALLOW)
 
 
-def names() -> Sequence[str]:
-    """The calls that `strict` lets through on this machine, some with rules on their arguments."""
+def allowed_calls() -> Sequence[str]:
+    """The calls that `strict` allows on this machine, some depending on their arguments."""
     table = TABLES[machine()]
     return sorted(name for name in _rules() if name in table)

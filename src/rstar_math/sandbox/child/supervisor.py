@@ -1,6 +1,6 @@
-"""The zygote's main loop: receives requests, forks a process per run, watches, reaps, replies.
+"""The zygote's main loop: receives requests, forks a process per run, enforces limits, replies.
 
-Single-threaded, and never waiting for anything that a snippet can touch.
+The loop is single-threaded and never blocks on anything that a snippet controls.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from typing import Any
 
 from . import execution, kernel, protocol
 from .confinement import Layers
-from .execution import CHUNK, Reply, Run, has_ended, kill_group, reap_group, reply
+from .execution import CHUNK_BYTES, Reply, Run, build_reply, has_ended, kill_group, reap_group
 from .fanout import ForkServer
 from .protocol import Limits
 
@@ -23,47 +23,48 @@ MAX_WAIT_S = 60.0
 
 
 class Supervisor:
-    """Serves one connection until it ends."""
+    """Serves one connection to the parent until it closes."""
 
     def __init__(self, control: socket.socket, layers: Layers) -> None:
         self.control = control
         self.layers = layers
         self.pid = os.getpid()
         self.runs: dict[int, Run] = {}
-        """Plain runs by request id."""
-        self.fans: set[ForkServer] = set()
+        """Runs outside fan-outs, by run id."""
+        self.fork_servers: set[ForkServer] = set()
         self.selector = selectors.DefaultSelector()
         self._decoder = protocol.Decoder()
         self._outgoing = bytearray()
         self._open = True
         control.setblocking(False)
         self.listen(control.fileno(), self._receive)
-        self._wake_on_children()
+        self._install_signal_handlers()
 
-    def _wake_on_children(self) -> None:
-        awake, waker = os.pipe()
-        for fd in (awake, waker):
+    def _install_signal_handlers(self) -> None:
+        """Wake the loop when a child ends; stop it on SIGTERM."""
+        read_end, write_end = os.pipe()
+        for fd in (read_end, write_end):
             os.set_blocking(fd, False)
-        signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+        signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGTERM, lambda *_: self.stop())
-        self.listen(awake, lambda: os.read(awake, 4096))
+        self.listen(read_end, lambda: os.read(read_end, 4096))
 
     def stop(self) -> None:
-        """Leave the loop at its next turn."""
+        """Leave the loop after its current iteration."""
         self._open = False
 
-    def listen(self, fd: int, act: Callable[[], object]) -> None:
-        """Call `act` whenever the descriptor can be read."""
-        self.selector.register(fd, selectors.EVENT_READ, act)
+    def listen(self, fd: int, callback: Callable[[], object]) -> None:
+        """Call `callback` whenever the descriptor is readable."""
+        self.selector.register(fd, selectors.EVENT_READ, callback)
 
-    def forget(self, fd: int) -> None:
-        """Stop listening to a descriptor, if one does."""
+    def unlisten(self, fd: int) -> None:
+        """Stop listening to a descriptor; does nothing if it is not registered."""
         with contextlib.suppress(KeyError, ValueError):
             self.selector.unregister(fd)
 
     def serve(self) -> None:
-        """Serve until the parent is gone; then end everything that still runs."""
+        """Serve until the parent is gone, then kill everything that still runs."""
         try:
             while self._open:
                 for key, _ in self.selector.select(self._timeout()):
@@ -72,16 +73,16 @@ class Supervisor:
                 self._step()
                 self._flush()
         finally:
-            self._end_all()
+            self._kill_all()
 
     def _timeout(self) -> float:
         if self._outgoing:
             return 0.01
-        ends = [run.next_deadline() for run in self.runs.values()]
-        ends += [fan.next_deadline() for fan in self.fans]
-        if not ends:
+        deadlines = [run.next_deadline() for run in self.runs.values()]
+        deadlines += [server.next_deadline() for server in self.fork_servers]
+        if not deadlines:
             return MAX_WAIT_S
-        return min(max(min(ends) - time.monotonic(), 0.0), MAX_WAIT_S)
+        return min(max(min(deadlines) - time.monotonic(), 0.0), MAX_WAIT_S)
 
     def _step(self) -> None:
         now = time.monotonic()
@@ -89,16 +90,16 @@ class Supervisor:
             if has_ended(run.pid):
                 self._finish(run)
             else:
-                run.watch(now)
+                run.enforce_times(now)
                 if not run.slow and now >= run.slow_at:
                     run.slow = True
                     self.send({"slow": run.id})
-        for fan in list(self.fans):
-            fan.step(now)
+        for server in list(self.fork_servers):
+            server.step(now)
 
     def _receive(self) -> None:
         try:
-            data = self.control.recv(CHUNK)
+            data = self.control.recv(CHUNK_BYTES)
         except BlockingIOError:
             return
         if not data:
@@ -112,92 +113,92 @@ class Supervisor:
             self._cancel(request["cancel"])
             return
         limits = Limits(**request["limits"])
-        ids = request["ids"]
+        ids, prefix, steps = request["ids"], request["prefix"], request["steps"]
         try:
             if len(ids) == 1:
-                self._start(ids[0], request["codes"], request["steps"][0], limits)
+                self._start(ids[0], prefix, steps[0], limits)
             else:
-                self.fans.add(ForkServer(self, ids, request["codes"], request["steps"], limits))
+                self.fork_servers.add(ForkServer(self, ids, prefix, steps, limits))
         except OSError as e:
-            # No process or no memory for one: the parent's to decide, it may try again.
-            for ident in ids:
-                self.send({"id": ident, "refused": f"{e.strerror}"})
+            # The system has no process or memory for it. The parent decides whether to try again.
+            for run_id in ids:
+                self.send({"id": run_id, "refused": f"{e.strerror}"})
 
-    def _cancel(self, ident: int) -> None:
-        if ident in self.runs:
-            self.runs[ident].end("cancel")
-        for fan in self.fans:
-            fan.cancel(ident)
+    def _cancel(self, run_id: int) -> None:
+        if run_id in self.runs:
+            self.runs[run_id].kill("cancel")
+        for server in self.fork_servers:
+            server.cancel(run_id)
 
-    def _start(self, ident: int, codes: list[str], step: str, limits: Limits) -> None:
-        run = Run(ident, limits)
-        with contextlib.ExitStack() as writers:
-            pipes = [self.pipe(writers) for _ in range(3)]
-            (run.out, out), (run.err, err), (run.report, report) = pipes
+    def _start(self, run_id: int, prefix: list[str], step: str, limits: Limits) -> None:
+        run = Run(run_id, limits)
+        with contextlib.ExitStack() as write_ends:
+            pipes = [self.pipe(write_ends) for _ in range(3)]
+            (run.stdout_fd, stdout), (run.stderr_fd, stderr), (run.report_fd, report) = pipes
+            outputs = (stdout, stderr)
             try:
                 pid = self.fork(
                     report,
-                    (out, err),
-                    lambda: execution.run(codes, step, (out, err), limits, self.layers),
+                    outputs,
+                    lambda: execution.run_program(prefix, step, outputs, limits, self.layers),
                 )
             except OSError:
                 run.close()
                 raise
-        run.begin(pid, wall_s=limits.wall_s, cpu_s=limits.cpu_s)
-        self.runs[ident] = run
-        self.watch_pipes(run)
+        run.start_clocks(pid, wall_s=limits.wall_s, cpu_s=limits.cpu_s)
+        self.runs[run_id] = run
+        for fd, read in (
+            (run.stdout_fd, run.read_stdout),
+            (run.stderr_fd, run.read_stderr),
+            (run.report_fd, run.read_report),
+        ):
+            self.listen(fd, partial(self.read_once, fd, read))
 
-    def pipe(self, writers: contextlib.ExitStack) -> tuple[int, int]:
-        """A pipe whose read end does not block; the write end is closed with the stack."""
+    def pipe(self, write_ends: contextlib.ExitStack) -> tuple[int, int]:
+        """A pipe whose read end does not block. Closing the stack closes the write end."""
         read, write = os.pipe()
         os.set_blocking(read, False)
-        writers.callback(os.close, write)
+        write_ends.callback(os.close, write)
         return read, write
 
-    def fork(self, report: int, keep: tuple[int, ...], body: Callable[[], None]) -> int:
-        """A child in a session of its own that does `body` and ends; never returns in the child."""
+    def fork(self, report: int, keep: tuple[int, ...], child_main: Callable[[], None]) -> int:
+        """The pid of a child in a new session that runs `child_main` and exits.
+
+        The child keeps the descriptors `report` and `keep`. This call never returns in the child.
+        Raises OSError if the system refuses the process.
+        """
         pid = kernel.fork()
         if pid:
             return pid
         try:
             for fd in (0, 1, 2):
-                os.dup2(execution.REPORT, fd)  # /dev/null until the report takes its place
+                # Descriptor 3 is /dev/null until `detach` puts the report there.
+                os.dup2(execution.REPORT_FD, fd)
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             execution.detach(report, keep, self.pid, self.layers)
-            body()
+            child_main()
         finally:
             os._exit(71)
 
-    def watch_pipes(self, run: Run) -> None:
-        """Read the run's pipes as they fill."""
-        for fd, read in (
-            (run.out, run.read_output),
-            (run.err, run.read_errors),
-            (run.report, run.read_report),
-        ):
-            self.listen(fd, partial(self.read_on, fd, read))
-
-    def read_on(self, fd: int, read: Callable[[], int]) -> None:
-        """Read once; forget the descriptor at its end."""
+    def read_once(self, fd: int, read: Callable[[], int]) -> None:
+        """Call `read`; stop listening to the descriptor at its end."""
         if read() == 0:
-            self.forget(fd)
-
-    def reap(self, run: Run, wait_status: int, cpu_s: float) -> None:
-        """Reply for a process that has ended, and close what belonged to it."""
-        run.drain()
-        self.send(reply(run, wait_status, cpu_s), bytes(run.stdout))
-        for fd in (run.out, run.err, run.report):
-            self.forget(fd)
-        run.close()
+            self.unlisten(fd)
 
     def _finish(self, run: Run) -> None:
+        """Reap a process that has ended, reply for it and close its pipes."""
         del self.runs[run.id]
         kill_group(run.pid)
         _, status, usage = os.wait4(run.pid, 0)
         reap_group(run.pid)
-        self.reap(run, status, usage.ru_utime + usage.ru_stime)
+        run.drain()
+        reply = build_reply(run, status, usage.ru_utime + usage.ru_stime)
+        self.send(reply, bytes(run.stdout))
+        for fd in (run.stdout_fd, run.stderr_fd, run.report_fd):
+            self.unlisten(fd)
+        run.close()
 
     def send(self, header: Reply, body: bytes = b"") -> None:
         """Queue a frame for the parent."""
@@ -214,8 +215,8 @@ class Supervisor:
                 return
             del self._outgoing[:sent]
 
-    def _end_all(self) -> None:
-        for run in [*self.runs.values(), *(fan.prefix for fan in self.fans)]:
-            run.end("cancel")
+    def _kill_all(self) -> None:
+        for run in [*self.runs.values(), *(server.prefix for server in self.fork_servers)]:
+            run.kill("cancel")
             kill_group(run.pid)
             reap_group(run.pid)

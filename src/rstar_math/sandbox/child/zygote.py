@@ -1,4 +1,4 @@
-"""A zygote: interpreter with the mathematics loaded and warm, confined, waiting for requests."""
+"""Runs a zygote: a confined interpreter with the mathematics libraries loaded, serving requests."""
 
 import contextlib
 import fcntl
@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from . import confinement, execution, kernel, protocol, seccomp
-from .confinement import Layers, Unconfined
+from .confinement import ConfinementError, Layers
 from .protocol import Limits
 from .supervisor import Supervisor
 
-LOWEST = 10
-"""Where the socket to the parent goes, or above."""
+MIN_CONTROL_FD = 10
+"""Lowest descriptor for the socket to the parent. Lower ones are for the children."""
 _PRELOAD = """
 math cmath decimal fractions statistics random itertools functools operator collections
 collections.abc heapq bisect string re json datetime time calendar copy dataclasses enum typing
@@ -55,35 +55,39 @@ np.random.rand(3); np.polyfit([1, 2, 3], [1, 2, 3], 1); np.roots([1, -3, 2])
 
 
 def main(fd: int) -> None:
-    """Serve the parent at the other end of socket `fd` until it goes away."""
+    """Serve the parent at the other end of socket `fd` until it closes the socket."""
     if kernel.LINUX:
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGTERM)
-    control = _move_up(fd)
+    control = _move_control(fd)
     try:
-        setup = _first_frame(control)
+        setup = _receive_setup(control)
         layers = _prepare(setup)
-        judge = Supervisor(control, layers)
+        supervisor = Supervisor(control, layers)
     except Exception as e:
         with contextlib.suppress(OSError):
             control.sendall(protocol.encode({"error": f"{e}" or type(e).__name__}))
         os._exit(1)
-    judge.send({"ready": os.getpid(), "landlock": layers.abi, "base": layers.base_memory})
-    judge.serve()
+    supervisor.send({"ready": os.getpid(), "landlock": layers.abi, "base": layers.base_memory})
+    supervisor.serve()
     os._exit(0)
 
 
-def _move_up(fd: int) -> socket.socket:
-    """The socket on a high number, and number 3 taken for good: children put their report there."""
-    high = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, LOWEST)
+def _move_control(fd: int) -> socket.socket:
+    """The control socket on a high descriptor.
+
+    Descriptor 3 becomes /dev/null, so that nothing else takes it: children put their report there.
+    """
+    control_fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, MIN_CONTROL_FD)
     os.close(fd)
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    if null != execution.REPORT:
-        os.dup2(null, execution.REPORT, inheritable=False)
+    if null != execution.REPORT_FD:
+        os.dup2(null, execution.REPORT_FD, inheritable=False)
         os.close(null)
-    return socket.socket(fileno=high)
+    return socket.socket(fileno=control_fd)
 
 
-def _first_frame(control: socket.socket) -> dict[str, Any]:
+def _receive_setup(control: socket.socket) -> dict[str, Any]:
+    """The header of the first frame. Exits if the parent is gone."""
     decoder = protocol.Decoder()
     while True:
         data = control.recv(1 << 16)
@@ -94,9 +98,10 @@ def _first_frame(control: socket.socket) -> dict[str, Any]:
 
 
 def _prepare(setup: dict[str, Any]) -> Layers:
+    """Load the libraries and confine this process. Raises `ConfinementError`."""
     os.chdir("/")
-    # What the parent needed to start this interpreter is nothing that a snippet need see.
-    for name in ("LD_LIBRARY_PATH", "RSTAR_FIXED"):
+    # Needed to start this interpreter; snippets must not see them.
+    for name in ("LD_LIBRARY_PATH", "RSTAR_FIXED_LAYOUT"):
         os.environ.pop(name, None)
     sys.path[:] = [p for p in sys.path if p] + list(setup["libraries"])
     sys.argv[:] = [""]
@@ -106,24 +111,27 @@ def _prepare(setup: dict[str, Any]) -> Layers:
     site.sethelper()
     _preload((_PRELOAD + (_SCIPY if setup["scipy"] else "")).split())
     _warm_up()
-    _seed()
+    _seed_generators()
     if "prepared" not in setup["skip"]:
-        execution.prepare()
+        execution.prepare_sympy_main()
     _open_streams()
-    files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    most = 8192 if files == resource.RLIM_INFINITY else min(files, 8192)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    files = 8192 if hard == resource.RLIM_INFINITY else min(hard, 8192)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
     layers = Layers(setup["mode"], setup["skip"], setup["readable"])
-    if layers.on("huge_pages"):
+    if layers.enabled("huge_pages"):
         kernel.use_huge_pages()
     layers.confine_zygote()
     if not setup["skip"]:
-        check(layers)
+        verify_confinement(layers)
     return layers
 
 
 def _open_streams() -> None:
-    """Line by line, so that what was printed before a time-out is there; no character fails."""
+    """Reopen the standard streams with line buffering and lenient encoding.
+
+    Line buffering keeps what a snippet prints before a time-out.
+    """
     sys.stdout = _stream(1)
     sys.stderr = _stream(2)
     sys.stdin = open(0, encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
@@ -143,7 +151,7 @@ def _preload(names: Iterable[str]) -> None:
 
 
 def _warm_up() -> None:
-    """Run typical calls once: the first `solve` in a process costs 100 ms and more."""
+    """Run typical calls once: the first `solve` in a process takes at least 100 ms."""
     for lines in (WARM_UP, WARM_UP_NUMPY):
         scope: dict[str, object] = {}
         for line in lines:
@@ -151,16 +159,27 @@ def _warm_up() -> None:
                 exec(line, scope)
 
 
-def _seed() -> None:
-    """The generators that forks inherit as they are; `random` itself is seeded in each child."""
+def _seed_generators() -> None:
+    """Seed the generators whose state the children inherit. `random` is seeded in each child."""
     for name, function in (("numpy.random", "seed"), ("sympy.core.random", "seed")):
         module = sys.modules.get(name)
         if module is not None:
             getattr(module, function)(execution.SEED)
 
 
-def check(layers: Layers) -> None:
-    """Try in a throw-away child what must not work; raises `Unconfined` naming what did."""
+_FORBIDDEN: tuple[tuple[str, str, Callable[[], object]], ...] = (
+    ("read a file", "landlock", lambda: os.open("/etc/passwd", os.O_RDONLY)),
+    ("open a socket", "seccomp", socket.socket),
+    ("start a process", "seccomp", os.fork),
+)
+"""Actions that must fail in a confined child: name, layer that stops it, function."""
+
+
+def verify_confinement(layers: Layers) -> None:
+    """Try forbidden actions in a throw-away child.
+
+    Raises `ConfinementError` naming those that succeed.
+    """
     pid = os.fork()
     if pid == 0:
         leaks = 64
@@ -172,95 +191,98 @@ def check(layers: Layers) -> None:
     status = os.waitpid(pid, 0)[1]
     leaks = os.waitstatus_to_exitcode(status)
     if leaks:
-        names = [name for bit, name in enumerate(_TRIALS) if leaks > 0 and leaks & 1 << bit]
-        raise Unconfined(f"a trial run could {', '.join(names) or f'not be confined ({leaks})'}")
+        names = [
+            name for bit, (name, *_) in enumerate(_FORBIDDEN) if leaks > 0 and leaks & 1 << bit
+        ]
+        found = ", ".join(names) or f"not be confined ({leaks})"
+        raise ConfinementError(f"a trial run could {found}")
 
 
 def _leaks(layers: Layers) -> int:
-    trials: dict[str, tuple[bool, Callable[[], object]]] = {
-        "read a file": (layers.on("landlock"), lambda: os.open("/etc/passwd", os.O_RDONLY)),
-        "open a socket": (layers.on("seccomp"), socket.socket),
-        "start a process": (layers.on("seccomp"), os.fork),
-    }
+    """The forbidden actions that succeed, as a bit set."""
     leaks = 0
-    for bit, (expected, attempt) in enumerate(trials.values()):
-        if expected:
+    for bit, (_, layer, action) in enumerate(_FORBIDDEN):
+        if layers.enabled(layer):
             try:
-                attempt()
+                action()
                 leaks |= 1 << bit
             except OSError:
                 continue
     return leaks
 
 
-_TRIALS = ("read a file", "open a socket", "start a process")
 Finding = tuple[bool, str]
-RULED = 7
-"""Calls of the filter that are allowed by their arguments."""
+"""Whether a layer holds, and a one-line detail."""
+CALLS_WITH_RULES = 7
+"""Number of system calls that the filter allows depending on their arguments."""
 
 
 def try_descriptors() -> Finding:
-    """Nothing inherited stays open."""
+    """Closes inherited descriptors."""
     extra = os.dup(0)
     confinement.close_all_but([1])
     try:
         os.fstat(extra)
     except OSError:
-        return True, f"closed; {len(os.environ)} variables, all of them fixed"
+        return True, f"closed; the environment is {len(os.environ)} fixed variables"
     return False, "a descriptor stayed open"
 
 
 def try_capabilities() -> Finding:
-    """Nothing that root may do is left."""
+    """Drops all capabilities."""
     kernel.drop_capabilities()
     left = kernel.capabilities()
-    return left == 0, "none left" if left == 0 else f"left: {left:#x}"
+    return left == 0, "all dropped" if left == 0 else f"some remain: {left:#x}"
 
 
 def try_dumpable() -> Finding:
-    """The process's memory and descriptors are closed to others of its user."""
+    """Closes the process's memory and descriptors to other processes of its user."""
     kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
     try:
         os.close(os.open("/proc/self/environ", os.O_RDONLY))
     except OSError:
         return True, "not dumpable"
-    # Root may still read its own.
-    return True, "not dumpable; user is root"
+    # Root can still read its own files in /proc.
+    return True, "not dumpable; the user is root"
 
 
 def try_landlock() -> Finding:
-    """A folder outside the list cannot be opened."""
-    abi = confinement.abi()
+    """Refuses to open a folder outside the list."""
+    abi = confinement.landlock_abi()
     if not abi:
-        return False, "not in this kernel, or switched off"
+        return False, "this kernel does not have it or has it switched off"
     kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
-    confinement.read_only(abi, ["/usr/lib"])
+    confinement.restrict_to_reading(abi, ["/usr/lib"])
     try:
         os.close(os.open("/", os.O_RDONLY))
     except PermissionError:
-        return True, f"ABI {abi}" + ("" if abi >= 6 else "; signals are not scoped before ABI 6")
+        return True, f"ABI {abi}" + ("" if abi >= 6 else "; signals need ABI 6")
     return False, f"ABI {abi}, but a folder could be opened"
 
 
 def try_rlimits() -> Finding:
-    """An allocation over the limit fails."""
+    """Makes an allocation above the limit fail."""
     limits = Limits(5, 5, 64 << 20, 1)
     confinement.lower_limits(limits, confinement.address_space(), files=32, processes=0)
     try:
         bytearray(256 << 20)
     except MemoryError:
-        return True, "an allocation over the limit failed"
-    return False, "memory over the limit could be had"
+        return True, "an allocation above the limit failed"
+    return False, "an allocation above the limit succeeded"
 
 
 def try_seccomp() -> Finding:
-    """A socket cannot be opened."""
+    """Refuses to open a socket."""
     kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
-    confinement.Program(seccomp.strict()).install()
+    confinement.SeccompProgram(seccomp.strict()).install()
     try:
         socket.socket().close()
     except PermissionError:
-        return True, f"{len(seccomp.names())} system calls allowed, {RULED} by their arguments"
+        return (
+            True,
+            f"{len(seccomp.allowed_calls())} system calls allowed,"
+            f" {CALLS_WITH_RULES} of them depending on arguments",
+        )
     return False, "installed, but a socket could be opened"
 
 
@@ -275,12 +297,15 @@ TRIALS: dict[str, Callable[[], Finding]] = {
 
 
 def self_test() -> None:
-    """Try all, each in a process of its own: what is given up does not come back."""
-    for name, attempt in TRIALS.items():
+    """Print a JSON line per layer: name, whether it holds, detail.
+
+    Each layer is tried in its own process, because it cannot be undone.
+    """
+    for name, trial in TRIALS.items():
         pid = os.fork()
         if pid == 0:
             try:
-                holds, detail = attempt()
+                holds, detail = trial()
             except Exception as e:
                 holds, detail = False, f"{type(e).__name__}: {e}"
             os.write(1, json.dumps([name, holds, detail]).encode() + b"\n")

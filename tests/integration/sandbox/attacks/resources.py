@@ -121,7 +121,7 @@ def _fill(table: str) -> str:
     )
 
 
-TIME = (*programs("time", "timeout", _TIMEOUTS, "judge"),)
+TIME = (*programs("time", "timeout", _TIMEOUTS, "supervisor"),)
 MEMORY = (*programs("memory", "memory", _MEMORY, "rlimits"),)
 EXITS = (
     *programs("exits", "ok", _EXITS_OK),
@@ -130,7 +130,7 @@ EXITS = (
     *programs("exits", "error", _ERRORS),
 )
 OUTPUT = (
-    *programs("output", "output_cap", _CAPPED, "judge"),
+    *programs("output", "output_cap", _CAPPED, "supervisor"),
     *programs("output", "ok", _PRINTS),
     *programs("output", "ok", _FORGED),
     *programs("output", "exited", _GARBLED),
