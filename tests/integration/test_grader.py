@@ -69,8 +69,8 @@ def test_expressions_are_judged_in_a_process_and_cached() -> None:
 def test_several_event_loops_share_one_grader() -> None:
     grader = Grader(GradingConfig(workers=1))
     for k in range(2, 5):
-        judgement = asyncio.run(grader.compare(f"\\sqrt{{{4 * k}}}", f"2\\sqrt{{{k}}}"))
-        assert judgement.verdict is Verdict.RIGHT
+        result = asyncio.run(grader.compare(f"\\sqrt{{{4 * k}}}", f"2\\sqrt{{{k}}}"))
+        assert result.verdict is Verdict.RIGHT
     grader.close()
 
 
@@ -84,7 +84,7 @@ def test_many_at_once_keep_their_order() -> None:
             return judged
 
     expected = [Verdict.WRONG if k % 2 else Verdict.RIGHT for k in range(1, 60)] * 2
-    assert [judgement.verdict for judgement in asyncio.run(run())] == expected
+    assert [result.verdict for result in asyncio.run(run())] == expected
 
 
 def test_the_loop_is_not_blocked() -> None:
@@ -142,8 +142,8 @@ def test_killed_idle_workers_are_not_noticed() -> None:
             await grader.compare(*_NEEDS_ENGINE)
             for pid in _worker_pids(grader):
                 os.kill(pid, signal.SIGKILL)
-            judgement = await grader.compare("\\sqrt{12}", "2\\sqrt{3}")
-            assert judgement.verdict is Verdict.RIGHT
+            result = await grader.compare("\\sqrt{12}", "2\\sqrt{3}")
+            assert result.verdict is Verdict.RIGHT
 
     asyncio.run(run())
 
@@ -189,7 +189,7 @@ def test_a_process_that_cannot_start_is_an_error_with_a_hint(
     grader.close()
 
 
-def test_the_sync_door_works_in_threads_and_inside_a_running_loop() -> None:
+def test_grade_works_in_threads_and_inside_a_running_loop() -> None:
     judged: list[Grade] = []
 
     def work(k: int) -> None:
@@ -200,7 +200,7 @@ def test_the_sync_door_works_in_threads_and_inside_a_running_loop() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [judgement.verdict for judgement in judged] == [Verdict.RIGHT] * 6
+    assert [result.verdict for result in judged] == [Verdict.RIGHT] * 6
 
     async def inside() -> Grade:
         return grade(*_NEEDS_ENGINE)

@@ -35,11 +35,11 @@ def test_every_case_of_the_table_is_judged_as_written() -> None:
         async with Grader(GradingConfig(workers=1)) as grader:
             judged = await grader.compare_many([(pred, gold) for _, gold, pred, _ in cases])
         return [
-            f"{why}: {pred!r} for {gold!r} is {judgement.verdict}, not {want} ({judgement.reason})"
-            for (why, gold, pred, want), judgement in zip(cases, judged, strict=True)
+            f"{why}: {pred!r} for {gold!r} is {result.verdict}, not {want} ({result.reason})"
+            for (why, gold, pred, want), result in zip(cases, judged, strict=True)
             if not (
-                judgement.verdict == want
-                or (want == "not right" and judgement.verdict is not Verdict.RIGHT)
+                result.verdict == want
+                or (want == "not right" and result.verdict is not Verdict.RIGHT)
             )
         ]
 

@@ -165,8 +165,8 @@ def test_no_hostile_answer_is_right_slow_or_run(mark: Path) -> None:
             for text in (*code, *_HUGE, *_SHAPES):
                 for pred, gold in ((text, "5"), (text, "x^2+\\sqrt{5}"), ("5", text)):
                     start = time.monotonic()
-                    judgement = await grader.compare(pred, gold)
-                    judged.append((text, judgement.verdict, time.monotonic() - start))
+                    result = await grader.compare(pred, gold)
+                    judged.append((text, result.verdict, time.monotonic() - start))
         return judged
 
     judged = asyncio.run(judge_all())
@@ -217,9 +217,9 @@ def test_identical_monsters_are_equal_as_text_alone() -> None:
 def test_the_worker_refuses_to_parse_by_eval_or_to_start_anything() -> None:
     program = (
         "import sys; from rstar_math.grading import engine, worker\n"
-        "engine.load(); sys.addaudithook(worker._audit); worker._arm(True)\n"
-        "assert engine.decide('10', r'\\sum_{k=1}^{4} k').verdict == 'right'\n"
-        "assert engine.decide('1', r'\\int_0^1 2x\\,dx').verdict == 'right'\n"
+        "engine.load(); sys.addaudithook(worker._audit); worker._enable_hook()\n"
+        "assert engine.grade_with_engine('10', r'\\sum_{k=1}^{4} k').verdict == 'right'\n"
+        "assert engine.grade_with_engine('1', r'\\int_0^1 2x\\,dx').verdict == 'right'\n"
         "import os, socket, sympy\n"
         "from rstar_math.grading.nodes import ParseError\n"
         "for parse in (sympy.sympify, sympy.Number, sympy.parse_expr):\n"

@@ -1,7 +1,7 @@
 """Decides whether two answers are equal, and says why.
 
-Answers are hostile input: they are read under caps, never run, and what exact arithmetic cannot
-decide is decided in worker processes with a time limit and a memory cap.
+Answers are hostile input. They are parsed under caps and never executed. Pairs that exact
+arithmetic cannot decide go to worker processes with a time limit and a memory cap.
 """
 
 from rstar_math.extraction import extract_answer

@@ -1,5 +1,4 @@
-"""Parses the smallest parts of an answer: numbers, names, brackets, LaTeX commands and function
-calls."""
+"""Parses the atoms of an answer: numbers, names, brackets, LaTeX commands, function calls."""
 
 from __future__ import annotations
 
@@ -8,7 +7,7 @@ from typing import Protocol
 
 from rstar_math.extraction import CALLS, CONSTANTS, FUNCTIONS
 from rstar_math.grading import nodes
-from rstar_math.grading.lexer import NAMED_SETS, Token, in_base, number
+from rstar_math.grading.lexer import NAMED_SETS, Token, parse_in_base, parse_number
 from rstar_math.grading.nodes import (
     EMPTY,
     EULER,
@@ -18,7 +17,6 @@ from rstar_math.grading.nodes import (
     REALS,
     SCALARS,
     BracketedList,
-    Builder,
     FiniteSet,
     LimitExceeded,
     Matrix,
@@ -28,56 +26,59 @@ from rstar_math.grading.nodes import (
     ParseError,
     RealSet,
     Relation,
+    SetBuilder,
     Sym,
     UnorderedList,
-    scalar,
+    require_scalar,
 )
 from rstar_math.grading.normalize import GREEK
 
-_MATRICES = frozenset(("matrix", "pmatrix", "bmatrix", "Bmatrix", "smallmatrix", "array"))
-_LETTERS = frozenset((
+_MATRIX_ENVIRONMENTS = frozenset(
+    ("matrix", "pmatrix", "bmatrix", "Bmatrix", "smallmatrix", "array")
+)
+_LETTER_COMMANDS = frozenset((
     *GREEK.values(), "varepsilon", "vartheta", "varphi", "Upsilon", "ell", "hbar", "partial",
     "nabla", "angle", "triangle", "odot",
 ))  # fmt: skip
-"""Commands that stand for a letter."""
+"""LaTeX commands for a single letter."""
 
 
 class ExpressionParser(Protocol):
-    """What an atom needs of the parser that reads it (`parser.Parser`)."""
+    """The methods of `parser.Parser` that this module uses."""
 
     tokens: list[Token]
-    at: int
-    """Place of the next token."""
+    position: int
+    """Index of the next token."""
     depth: int
-    bars: int
-    """Open bars of an absolute value."""
+    open_bars: int
+    """Number of open absolute-value bars."""
 
     def peek(self, ahead: int = 0) -> Token:
         """The next token, or a later one."""
         ...
 
     def is_op(self, *texts: str) -> bool:
-        """Whether the next token is one of these signs."""
+        """Whether the next token is one of these operators."""
         ...
 
-    def take(self, *texts: str) -> bool:
-        """Step over the next token if it is one of these signs."""
+    def accept(self, *texts: str) -> bool:
+        """Consume the next token if it is one of these operators; return whether it was."""
         ...
 
     def expect(self, *texts: str) -> str:
-        """Step over one of these signs. Raises `ParseError` where there is none."""
+        """Consume one of these operators and return it. Raises `ParseError` if it is not next."""
         ...
 
     def items(self, outermost: bool = False) -> Node:
-        """One relation, or a list of several."""
+        """One relation, or an unordered list of several."""
         ...
 
-    def listed(self, outermost: bool = False) -> tuple[list[Node], list[str]]:
-        """The relations of a list, and what separates them."""
+    def item_list(self, outermost: bool = False) -> tuple[list[Node], list[str]]:
+        """The relations of a list, and their separators."""
         ...
 
     def relation(self) -> Node:
-        """A relation, or one side alone."""
+        """A chain of relations, or a single expression."""
         ...
 
     def sum(self) -> Node:
@@ -85,18 +86,18 @@ class ExpressionParser(Protocol):
         ...
 
     def group_or_factor(self) -> Node:
-        """What a command applies to: a group in braces, or one factor."""
+        """A group in braces, or one factor."""
         ...
 
     def implicit_argument(self) -> Node:
-        """The argument of a function without brackets."""
+        """The argument of a function that is written without brackets."""
         ...
 
 
-def base(p: ExpressionParser) -> Node:
-    """One atom, and nothing after it."""
+def atom(p: ExpressionParser) -> Node:
+    """One atom without postfix operators. Raises `ParseError` if none starts here."""
     token = p.peek()
-    p.at += 1
+    p.position += 1
     if token.kind in ("num", "hex"):
         return _numeral(p, token)
     if token.kind == "name":
@@ -104,7 +105,7 @@ def base(p: ExpressionParser) -> Node:
     if token.kind == "cmd":
         return _command(p, token)
     if token.kind == "op":
-        p.at -= 1
+        p.position -= 1
         return bracketed(p)
     if token.kind == "word" and len(token.text) == 1:
         return Sym(token.text)
@@ -112,10 +113,10 @@ def base(p: ExpressionParser) -> Node:
 
 
 def _numeral(p: ExpressionParser, token: Token) -> Node:
-    value = number(token.text)
-    following = p.peek()
-    if following.text == "j" and not following.spaced and following.kind == "name":
-        p.at += 1
+    value = parse_number(token.text)
+    next_token = p.peek()
+    if next_token.text == "j" and not next_token.space_before and next_token.kind == "name":
+        p.position += 1
         return Operation("mul", (value, IMAGINARY))
     return value
 
@@ -125,7 +126,7 @@ def _name(p: ExpressionParser, token: Token) -> Node:
     if name in CALLS:
         if not p.is_op("("):
             raise ParseError
-        return nodes.call(name, arguments(p))
+        return nodes.apply_constructor(name, arguments(p))
     if name in FUNCTIONS:
         return _function(p, name)
     if name in CONSTANTS:
@@ -134,45 +135,45 @@ def _name(p: ExpressionParser, token: Token) -> Node:
         return REALS if NAMED_SETS[name] == "reals" else EMPTY
     if name in ("e", "i"):
         return EULER if name == "e" else IMAGINARY
-    following = p.peek()
-    if following.kind == "num" and not following.spaced and following.text.isdigit():
-        p.at += 1
-        return Sym(f"{name}_{following.text}")
+    next_token = p.peek()
+    if next_token.kind == "num" and not next_token.space_before and next_token.text.isdigit():
+        p.position += 1
+        return Sym(f"{name}_{next_token.text}")
     return Sym(name)
 
 
 def arguments(p: ExpressionParser) -> tuple[Node, ...]:
-    """The arguments of a call, the next token being its opening bracket."""
+    """The arguments of a call. The next token must be its opening bracket."""
     p.expect("(")
-    if p.take(")"):
+    if p.accept(")"):
         return ()
-    bars, p.bars = p.bars, 0
-    listed, _ = p.listed()
-    p.take(",")
+    open_bars, p.open_bars = p.open_bars, 0
+    items, _ = p.item_list()
+    p.accept(",")
     p.expect(")")
-    p.bars = bars
-    return tuple(listed)
+    p.open_bars = open_bars
+    return tuple(items)
 
 
 def _function(p: ExpressionParser, name: str) -> Node:
     index: Node | None = None
     power: Node | None = None
-    if name in ("log", "sqrt") and p.take("_" if name == "log" else "["):
+    if name in ("log", "sqrt") and p.accept("_" if name == "log" else "["):
         if name == "sqrt":
             index = p.sum()
             p.expect("]")
         else:
             index = _log_base(p)
-    if name != "sqrt" and p.take("^"):
+    if name != "sqrt" and p.accept("^"):
         power = p.group_or_factor()
-        if name == "log" and index is None and p.take("_"):
+        if name == "log" and index is None and p.accept("_"):
             index = _log_base(p)
     if p.is_op("("):
         args = arguments(p)
     elif p.is_op("{"):
         args = (group(p),)
     elif name in ("sqrt", "cbrt"):
-        args = (base(p),)
+        args = (atom(p),)
     else:
         args = (p.implicit_argument(),)
     if index is not None:
@@ -189,7 +190,7 @@ def _function(p: ExpressionParser, name: str) -> Node:
         "tanh",
     ):
         name, power = "a" + name, None
-    node = nodes.function(FUNCTIONS.get(name, name), args)
+    node = nodes.apply_function(FUNCTIONS.get(name, name), args)
     return Operation("pow", (node, power)) if power is not None else node
 
 
@@ -197,34 +198,34 @@ def _log_base(p: ExpressionParser) -> Node:
     if p.is_op("{"):
         return group(p)
     token = p.peek()
-    following = p.peek(1)
+    next_token = p.peek(1)
     if (
         token.kind == "num"
         and len(token.text) > 1
-        and not following.spaced
-        and following.kind == "end"
+        and not next_token.space_before
+        and next_token.kind == "end"
     ):
-        return first_digit(p)
-    return base(p)
+        return latex_argument(p)
+    return atom(p)
 
 
-def first_digit(p: ExpressionParser) -> Node:
-    """The first digit of the next number alone, as LaTeX reads \\frac12; the rest stays."""
+def latex_argument(p: ExpressionParser) -> Node:
+    """One argument of a LaTeX command: a group, an atom, or a single digit as in \\frac12."""
     token = p.peek()
     if token.kind != "num" or len(token.text) == 1:
-        return group(p) if p.is_op("{") else base(p)
-    p.tokens[p.at] = Token("num", token.text[1:])
-    return number(token.text[0])
+        return group(p) if p.is_op("{") else atom(p)
+    p.tokens[p.position] = Token("num", token.text[1:])
+    return parse_number(token.text[0])
 
 
 def _command(p: ExpressionParser, token: Token) -> Node:
     name = token.text
     if name == "frac":
-        top = scalar(first_digit(p))
-        return Operation("div", (top, scalar(first_digit(p))))
+        top = require_scalar(latex_argument(p))
+        return Operation("div", (top, require_scalar(latex_argument(p))))
     if name == "binom":
-        top = scalar(first_digit(p))
-        return Operation("binom", (top, scalar(first_digit(p))))
+        top = require_scalar(latex_argument(p))
+        return Operation("binom", (top, require_scalar(latex_argument(p))))
     if name == "begin":
         return _environment(p)
     if name == "mathbb":
@@ -232,33 +233,33 @@ def _command(p: ExpressionParser, token: Token) -> Node:
         return REALS if letter == Sym("R") else Sym(f"mathbb {letter}")
     if name == "vector":
         p.expect("{")
-        text = "".join(until_brace(p))
+        text = "".join(texts_until_brace(p))
         return Sym(f"vector {text}")
-    if name in _LETTERS:
+    if name in _LETTER_COMMANDS:
         return Sym(name.removeprefix("var"))
     raise ParseError
 
 
 def _environment(p: ExpressionParser) -> Node:
     name = _environment_name(p)
-    if name not in _MATRICES:
+    if name not in _MATRIX_ENVIRONMENTS:
         raise ParseError
     if name == "array":
         p.expect("{")
-        until_brace(p)
+        texts_until_brace(p)
     rows: list[list[Node]] = [[]]
     while True:
         token = p.peek()
         if token.kind == "cmd" and token.text == "end":
             break
         if token.kind == "cmd" and token.text in ("\\", "cr", "hline"):
-            p.at += 1
+            p.position += 1
             rows.extend([[]] if rows[-1] else [])
-        elif not p.take("&"):
+        elif not p.accept("&"):
             rows[-1].append(p.relation())
         if sum(map(len, rows)) > MAX_ITEMS:
             raise LimitExceeded("The answer has too many parts.")
-    p.at += 1
+    p.position += 1
     if _environment_name(p) != name:
         raise ParseError
     return nodes.matrix([row for row in rows if row])
@@ -266,138 +267,138 @@ def _environment(p: ExpressionParser) -> Node:
 
 def _environment_name(p: ExpressionParser) -> str:
     p.expect("{")
-    return "".join(until_brace(p))
+    return "".join(texts_until_brace(p))
 
 
 def subscript(p: ExpressionParser, node: Node) -> Node:
-    """A name with its index, or a number in its base."""
-    digits = p.tokens[p.at - 1].text
+    """A name with its index, or the value of a number in its base."""
+    digits = p.tokens[p.position - 1].text
     p.expect("_")
     if isinstance(node, Num):
-        return in_base(digits, _subscript_text(p))
+        return parse_in_base(digits, _subscript_text(p))
     if not isinstance(node, Sym) or "_" in node.name:
         raise ParseError
     return Sym(f"{node.name}_{_subscript_text(p)}")
 
 
 def _subscript_text(p: ExpressionParser) -> str:
-    if p.take("{"):
-        return "".join(until_brace(p)).removeprefix("base").strip()
+    if p.accept("{"):
+        return "".join(texts_until_brace(p)).removeprefix("base").strip()
     token = p.peek()
     if token.kind == "end" or token.kind == "op":
         raise ParseError
-    p.at += 1
+    p.position += 1
     return token.text
 
 
 def group(p: ExpressionParser) -> Node:
-    """The content of {...}."""
+    """The content of a group in braces. Several items make a set."""
     p.expect("{")
-    bars, p.bars = p.bars, 0
+    open_bars, p.open_bars = p.open_bars, 0
     node = p.items()
     p.expect("}")
-    p.bars = bars
+    p.open_bars = open_bars
     if isinstance(node, UnorderedList):
         return FiniteSet(node.items)
     return node
 
 
-def until_brace(p: ExpressionParser) -> list[str]:
-    """The texts of the tokens up to the next closing brace, which is stepped over."""
+def texts_until_brace(p: ExpressionParser) -> list[str]:
+    """Consume the tokens up to and including the next closing brace; return their texts."""
     found: list[str] = []
-    while not p.take("}"):
+    while not p.accept("}"):
         if p.peek().kind == "end" or len(found) > 20:
             raise ParseError
         found.append(p.peek().text)
-        p.at += 1
+        p.position += 1
     return found
 
 
 def bracketed(p: ExpressionParser) -> Node:
-    """What stands between two brackets of any kind, the next token being the first."""
+    """The content of brackets of any kind, as the node that they denote."""
     if p.is_op("{", "\\{"):
         return _braces(p)
     if p.is_op("|"):
-        p.at += 1
-        p.bars += 1
+        p.position += 1
+        p.open_bars += 1
         node = p.sum()
         p.expect("|")
-        p.bars -= 1
-        return Operation("abs", (scalar(node),))
+        p.open_bars -= 1
+        return Operation("abs", (require_scalar(node),))
     if p.is_op("⌊", "⌈"):
         opening = p.expect("⌊", "⌈")
         node = p.sum()
         p.expect("⌋" if opening == "⌊" else "⌉")
-        return Operation("floor" if opening == "⌊" else "ceil", (scalar(node),))
+        return Operation("floor" if opening == "⌊" else "ceil", (require_scalar(node),))
     opening = p.expect("(", "[", "⟨", "]")
-    bars, p.bars = p.bars, 0
+    open_bars, p.open_bars = p.open_bars, 0
     p.depth += 1
     if p.depth > MAX_DEPTH:
         raise LimitExceeded("The answer is nested too deeply.")
-    if p.take(")", "]"):
+    if p.accept(")", "]"):
         return BracketedList("[]" if opening == "[" else "()", ())
-    listed, separators = p.listed()
-    p.take(",")
+    items, separators = p.item_list()
+    p.accept(",")
     closing = p.expect("⟩") if opening == "⟨" else p.expect(")", "]", "[")
     p.depth -= 1
-    p.bars = bars
-    return _sequence(opening, closing, listed, separators)
+    p.open_bars = open_bars
+    return _sequence(opening, closing, items, separators)
 
 
-def _sequence(opening: str, closing: str, listed: list[Node], separators: list[str]) -> Node:
+def _sequence(opening: str, closing: str, items: list[Node], separators: list[str]) -> Node:
     brackets = {"⟨": "(", "]": "("}.get(opening, opening) + {"⟩": ")", "[": ")"}.get(
         closing, closing
     )
-    if len(listed) == 1:
-        if brackets == "()" or isinstance(listed[0], Matrix):
-            return listed[0]
+    if len(items) == 1:
+        if brackets == "()" or isinstance(items[0], Matrix):
+            return items[0]
         if brackets != "[]":
             raise ParseError
-        return BracketedList("[]", tuple(listed))
+        return BracketedList("[]", tuple(items))
     if "and" in separators or "or" in separators:
         kind = "intersection" if "and" in separators else "union"
-        return RealSet(kind, tuple(listed))
-    if brackets in ("(]", "[)") and len(listed) != 2:
+        return RealSet(kind, tuple(items))
+    if brackets in ("(]", "[)") and len(items) != 2:
         raise ParseError
-    return BracketedList(brackets, tuple(listed))
+    return BracketedList(brackets, tuple(items))
 
 
 def _braces(p: ExpressionParser) -> Node:
     closing = "}" if p.expect("{", "\\{") == "{" else "\\}"
-    if p.take(closing):
+    if p.accept(closing):
         return EMPTY if closing == "\\}" else FiniteSet(())
-    bars, p.bars = p.bars, 1
-    listed, _ = p.listed()
-    p.bars = bars
+    open_bars, p.open_bars = p.open_bars, 1
+    items, _ = p.item_list()
+    p.open_bars = open_bars
     if p.is_op("|", ":"):
-        return _described(p, listed, closing)
+        return _set_builder_or_dict(p, items, closing)
     p.expect(closing)
-    if closing == "}" and len(listed) == 1:
-        return listed[0]
-    return FiniteSet(tuple(listed))
+    if closing == "}" and len(items) == 1:
+        return items[0]
+    return FiniteSet(tuple(items))
 
 
-def _described(p: ExpressionParser, listed: list[Node], closing: str) -> Node:
-    """The rest of {x | condition}, or of the print of a dictionary {x: 5, y: 6}."""
+def _set_builder_or_dict(p: ExpressionParser, items: list[Node], closing: str) -> Node:
+    """The rest of a set builder {x | condition}, or of a printed dictionary {x: 5, y: 6}."""
     colon = p.expect("|", ":") == ":"
-    bars, p.bars = p.bars, 0
-    conditions, separators = p.listed()
+    open_bars, p.open_bars = p.open_bars, 0
+    conditions, separators = p.item_list()
     entries: list[Node] = []
-    while colon and p.take(":"):
+    while colon and p.accept(":"):
         value = p.sum()
         entries.append(Relation(("=",), (conditions[-1], value)))
         conditions = conditions[:-1]
-        if p.take(","):
-            more, _ = p.listed()
+        if p.accept(","):
+            more, _ = p.item_list()
             conditions += more
     p.expect(closing)
-    p.bars = bars
-    if colon and len(listed) == 1 and isinstance(conditions[0], SCALARS):
-        first = Relation(("=",), (listed[0], conditions[0]))
+    p.open_bars = open_bars
+    if colon and len(items) == 1 and isinstance(conditions[0], SCALARS):
+        first = Relation(("=",), (items[0], conditions[0]))
         return UnorderedList((first, *entries)) if entries else first
-    variable = listed[0].sides[0] if isinstance(listed[0], Relation) else listed[0]
-    if len(listed) != 1 or not isinstance(variable, Sym) or entries:
+    variable = items[0].sides[0] if isinstance(items[0], Relation) else items[0]
+    if len(items) != 1 or not isinstance(variable, Sym) or entries:
         raise ParseError
     kind = "union" if "or" in separators else "intersection"
     condition = conditions[0] if len(conditions) == 1 else RealSet(kind, tuple(conditions))
-    return Builder(variable.name, condition)
+    return SetBuilder(variable.name, condition)

@@ -1,4 +1,4 @@
-"""Numeric comparison and math-verify, in the worker process."""
+"""Compares scalars numerically, and asks math-verify; runs in the worker process."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -19,8 +19,8 @@ from rstar_math.grading.nodes import (
     Operation,
     ParseError,
     Sym,
+    contains_operation,
     symbols,
-    uses,
 )
 from rstar_math.grading.normalize import clean
 from rstar_math.grading.rules import (
@@ -29,70 +29,78 @@ from rstar_math.grading.rules import (
     Grade,
     extract_core,
     grade_pair,
-    read,
+    parse_answer,
     right,
     unknown,
     wrong,
 )
 
 DIGITS = 60
-_AGREE = mpf(10) ** -30
-_NOISE = mpf(10) ** -45
-_PRINT = mpf(10) ** -6
-_REAL_POINTS = 14
-_ENOUGH = 5
+"""Decimal digits of the arithmetic."""
+_RELATIVE_TOLERANCE = mpf(10) ** -30
+"""Relative tolerance between equal values."""
+_ROUNDING_TOLERANCE = mpf(10) ** -45
+"""Tolerance for rounding errors, relative to the largest term of a sum."""
+_DECIMAL_TOLERANCE = mpf(10) ** -6
+"""Relative tolerance if an expression contains a rounded decimal."""
+_POINT_COUNT = 14
+"""Number of points at which expressions with variables are evaluated."""
+_MIN_REAL_POINTS = 5
+"""Number of points with real values at which equal expressions must agree."""
 _MAX_MAGNITUDE = 10**7
-"""Largest logarithm of a value that is computed; also bounds the digits a sine has to reduce."""
+"""Largest absolute logarithm of a computed power."""
 mp.dps = DIGITS
 
 
 class NoValue(Exception):
-    """An expression has no value at a point, or none that is computed here."""
+    """An expression has no value at a point, or none that can be computed here."""
 
 
-class Numbers:
-    """Scalars compared by their exact values where they have them, else numerically."""
+class NumericScalars:
+    """Compares scalars by their exact values if they have them, else numerically."""
 
-    def same(self, a: Node, b: Node) -> bool:
-        """Whether two scalars are equal, exact ones to 30 digits, decimal prints to 1e-6
-        relative."""
-        left, right = exact.value(a), exact.value(b)
-        if left is not None and right is not None:
-            return exact.equal_numbers(left, right)
+    def equal(self, a: Node, b: Node) -> bool:
+        """Whether two scalars are equal: to 30 digits, or to 6 for rounded decimals.
+
+        Raises `NoValue` if they have no values to compare, `LimitExceeded` above a limit.
+        """
+        x, y = exact.rational_value(a), exact.rational_value(b)
+        if x is not None and y is not None:
+            return exact.equal_numbers(x, y)
         if not (symbols(a) or symbols(b)):
-            known = exact.same_residues(a, b)
-            if known is not None:
-                return known
-        rough = _has_print(a) or _has_print(b)
+            same = exact.equal_residues(a, b)
+            if same is not None:
+                return same
+        approximate = _has_decimal(a) or _has_decimal(b)
         verdicts = [
-            _same_under(_with_log(a, name), _with_log(b, name), rough)
-            for name in _log_readings(a, b)
+            _equal_at_points(_with_log(a, name), _with_log(b, name), approximate)
+            for name in _log_interpretations(a, b)
         ]
         return any(verdicts)
 
-    def ratio(self, a: Node, b: Node) -> int:
-        """The sign of a / b if that is one real constant other than 0, else 0."""
+    def ratio_sign(self, a: Node, b: Node) -> int:
+        """The sign of a / b if the quotient is a real constant other than 0, else 0."""
         names = sorted(symbols(a) | symbols(b))
         quotients = []
-        for point in _points(names):
-            left, right = _at(a, point), _at(b, point)
+        for point in _sample_points(names):
+            left, right = _evaluate_at(a, point), _evaluate_at(b, point)
             if (
                 left is None
                 or right is None
                 or right.value == 0
-                or not (_real(left) and _real(right))
+                or not (_is_real(left) and _is_real(right))
             ):
                 continue
             quotients.append(left.value / right.value)
-            if abs(quotients[-1] - quotients[0]) > _AGREE * abs(quotients[0]):
+            if abs(quotients[-1] - quotients[0]) > _RELATIVE_TOLERANCE * abs(quotients[0]):
                 return 0
         if len(quotients) < 3 or quotients[0] == 0:
             return 0
         return 1 if quotients[0].real > 0 else -1
 
 
-class _Valued:
-    """A value and the size of the terms it was summed from, which bounds its rounding error."""
+class _ScaledValue:
+    """A value, and the largest term of the sums in it, which bounds its rounding error."""
 
     __slots__ = ("scale", "value")
 
@@ -101,93 +109,107 @@ class _Valued:
         self.scale = scale
 
 
-def _same_under(a: Node, b: Node, rough: bool) -> bool:
+def _equal_at_points(a: Node, b: Node, approximate: bool) -> bool:
+    """Whether two scalars have equal values at the sample points where both are real."""
     names = sorted(symbols(a) | symbols(b))
     if not names:
-        return _close(_evaluate(a, {}), _evaluate(b, {}), rough)
-    passed = 0
-    unreal = uses(a, frozenset("i")) or uses(b, frozenset("i"))
-    for point in _points(names):
-        left, right = _at(a, point), _at(b, point)
-        if left is None or right is None or not (unreal or (_real(left) and _real(right))):
+        return _is_close(_evaluate(a, {}), _evaluate(b, {}), approximate)
+    agreed = 0
+    complex_valued = contains_operation(a, frozenset("i")) or contains_operation(b, frozenset("i"))
+    for point in _sample_points(names):
+        left, right = _evaluate_at(a, point), _evaluate_at(b, point)
+        if (
+            left is None
+            or right is None
+            or not (complex_valued or (_is_real(left) and _is_real(right)))
+        ):
             continue
-        if not _close(left, right, rough):
+        if not _is_close(left, right, approximate):
             return False
-        passed += 1
-    if passed >= _ENOUGH:
+        agreed += 1
+    if agreed >= _MIN_REAL_POINTS:
         return True
-    return _same_elsewhere(a, b, names, rough)
+    return _equal_at_other_points(a, b, names, approximate)
 
 
-def _same_elsewhere(a: Node, b: Node, names: list[str], rough: bool) -> bool:
-    """For expressions of whole numbers, such as (-1)^n, and those with no real value."""
-    for points in (_whole_points(names), _points(names)):
-        passed = 0
+def _equal_at_other_points(a: Node, b: Node, names: list[str], approximate: bool) -> bool:
+    """Whether two scalars agree at integers, or else at complex values.
+
+    For expressions such as (-1)^n, and those without real values. Raises `NoValue` if there are
+    too few values.
+    """
+    for points in (_integer_points(names), _sample_points(names)):
+        agreed = 0
         for point in points:
-            left, right = _at(a, point), _at(b, point)
+            left, right = _evaluate_at(a, point), _evaluate_at(b, point)
             if left is None or right is None:
                 continue
-            if not _close(left, right, rough):
+            if not _is_close(left, right, approximate):
                 return False
-            passed += 1
-        if passed >= 3:
+            agreed += 1
+        if agreed >= 3:
             return True
-    raise NoValue("no point at which both have a value")
+    raise NoValue("there are too few points at which both have a value")
 
 
-def _points(names: list[str]) -> list[dict[str, mpf]]:
-    """Fixed points: first positive coordinates, small and large, then of both signs."""
+def _sample_points(names: list[str]) -> list[dict[str, mpf]]:
+    """Fixed sample points: first with positive coordinates, then also with negative ones."""
     points = []
-    for k in range(_REAL_POINTS):
+    for k in range(_POINT_COUNT):
         point = {}
-        for place, _name in enumerate(names):
-            fraction = mp.frac(mp.sqrt(2 + 3 * place) * (7 * k + 3) + mp.sqrt(11) * place)
+        for index, name in enumerate(names):
+            fraction = mp.frac(mp.sqrt(2 + 3 * index) * (7 * k + 3) + mp.sqrt(11) * index)
             size = mpf("0.15") + fraction * (mpf("0.8") if k % 2 else mpf("3.1"))
-            negative = k >= 6 and (k + place) % 2 == 0
-            point[names[place]] = -size if negative else size
+            negative = k >= 6 and (k + index) % 2 == 0
+            point[name] = -size if negative else size
         points.append(point)
     return points
 
 
-def _whole_points(names: list[str]) -> list[dict[str, mpf]]:
+def _integer_points(names: list[str]) -> list[dict[str, mpf]]:
     return [
-        {name: mpf(2 + (3 * k + 5 * place + k * place) % 11) for place, name in enumerate(names)}
+        {name: mpf(2 + (3 * k + 5 * index + k * index) % 11) for index, name in enumerate(names)}
         for k in range(8)
     ]
 
 
-def _at(node: Node, point: Mapping[str, mpf]) -> _Valued | None:
+def _evaluate_at(node: Node, point: Mapping[str, mpf]) -> _ScaledValue | None:
     try:
         return _evaluate(node, point)
     except NoValue:
         return None
 
 
-def _real(valued: _Valued) -> bool:
+def _is_real(result: _ScaledValue) -> bool:
     return bool(
-        abs(valued.value.imag) <= _NOISE * max(abs(valued.value.real), valued.scale, mpf(1))
+        abs(result.value.imag)
+        <= _ROUNDING_TOLERANCE * max(abs(result.value.real), result.scale, mpf(1))
     )
 
 
-def _close(a: _Valued, b: _Valued, rough: bool) -> bool:
+def _is_close(a: _ScaledValue, b: _ScaledValue, approximate: bool) -> bool:
     gap = abs(a.value - b.value)
     size = max(abs(a.value), abs(b.value))
     if mp.isinf(size):
         return bool(a.value == b.value)
-    if gap <= _AGREE * size or gap <= _NOISE * max(a.scale, b.scale):
+    if gap <= _RELATIVE_TOLERANCE * size or gap <= _ROUNDING_TOLERANCE * max(a.scale, b.scale):
         return True
-    return bool(rough and gap <= _PRINT * size)
+    return bool(approximate and gap <= _DECIMAL_TOLERANCE * size)
 
 
-def _has_print(node: Node) -> bool:
+def _has_decimal(node: Node) -> bool:
     if isinstance(node, Num):
         return not node.exact
-    return isinstance(node, Operation) and any(_has_print(arg) for arg in node.args)
+    return isinstance(node, Operation) and any(_has_decimal(arg) for arg in node.args)
 
 
-def _log_readings(a: Node, b: Node) -> tuple[str, ...]:
-    """A logarithm without a base is natural or decimal: equal in either reading is equal."""
-    return ("ln", "lg") if uses(a, frozenset(("log",))) or uses(b, frozenset(("log",))) else ("ln",)
+def _log_interpretations(a: Node, b: Node) -> tuple[str, ...]:
+    """The functions that "log" may mean: it has base e or 10. Agreement in either is enough."""
+    return (
+        ("ln", "lg")
+        if contains_operation(a, frozenset(("log",))) or contains_operation(b, frozenset(("log",)))
+        else ("ln",)
+    )
 
 
 def _with_log(node: Node, name: str) -> Node:
@@ -201,9 +223,9 @@ def _with_log(node: Node, name: str) -> Node:
     return Operation("div", (Operation("ln", args), Operation("ln", (Num(Fraction(10)),))))
 
 
-def _evaluate(node: Node, point: Mapping[str, mpf]) -> _Valued:
+def _evaluate(node: Node, point: Mapping[str, mpf]) -> _ScaledValue:
     try:
-        found = _value(node, point)
+        found = _compute(node, point)
     except (
         ZeroDivisionError,
         ValueError,
@@ -217,37 +239,39 @@ def _evaluate(node: Node, point: Mapping[str, mpf]) -> _Valued:
     return found
 
 
-def _value(node: Node, point: Mapping[str, mpf]) -> _Valued:
+def _compute(node: Node, point: Mapping[str, mpf]) -> _ScaledValue:
     if isinstance(node, Num):
-        return _Valued(mpc(mpf(node.value.numerator) / node.value.denominator), mpf(0))
+        return _ScaledValue(mpc(mpf(node.value.numerator) / node.value.denominator), mpf(0))
     if isinstance(node, Sym):
-        return _Valued(mpc(point[node.name]), mpf(0))
+        return _ScaledValue(mpc(point[node.name]), mpf(0))
     if not isinstance(node, Operation):
         raise NoValue("not a number")
     if not node.args:
-        return _Valued(mpc({"pi": mp.pi, "e": mp.e, "i": 1j, "inf": mp.inf}[node.name]), mpf(0))
-    args = [_value(arg, point) for arg in node.args]
+        return _ScaledValue(
+            mpc({"pi": mp.pi, "e": mp.e, "i": 1j, "inf": mp.inf}[node.name]), mpf(0)
+        )
+    args = [_compute(arg, point) for arg in node.args]
     scale = max(arg.scale for arg in args)
     values = [arg.value for arg in args]
     if node.name == "add":
-        return _Valued(mp.fsum(values), max([scale, *map(abs, values)]))
+        return _ScaledValue(mp.fsum(values), max([scale, *map(abs, values)]))
     if node.name == "mul":
         product = mp.fprod(values)
-        return _Valued(mpc(product), _scaled(scale, args, product))
+        return _ScaledValue(mpc(product), _scaled(scale, args, product))
     if node.name == "div":
         quotient = values[0] / values[1]
-        return _Valued(quotient, _scaled(scale, args, quotient))
+        return _ScaledValue(quotient, _scaled(scale, args, quotient))
     if node.name in ("pow", "root"):
-        return _Valued(_power(node.name, *values), scale)
+        return _ScaledValue(_power(node.name, *values), scale)
     if node.name in _FUNCTIONS:
         if mp.isfinite(values[0]) and abs(values[0]) > mpf(10) ** 18 and node.name in _PERIODIC:
             raise LimitExceeded("The argument of a function is too large.")
-        return _Valued(mpc(_FUNCTIONS[node.name](values[0])), max(scale, mpf(1)))
-    return _Valued(_of_integers(node.name, values), scale)
+        return _ScaledValue(mpc(_FUNCTIONS[node.name](values[0])), max(scale, mpf(1)))
+    return _ScaledValue(_integer_function(node.name, values), scale)
 
 
-def _scaled(scale: mpf, args: list[_Valued], result: mpc) -> mpf:
-    """The rounding scale of a product or quotient of sums."""
+def _scaled(scale: mpf, args: list[_ScaledValue], result: mpc) -> mpf:
+    """The largest term, scaled to the result, of a product or quotient of sums."""
     if scale == 0:
         return scale
     sizes = [arg.scale / abs(arg.value) for arg in args if arg.scale and abs(arg.value)]
@@ -270,7 +294,7 @@ def _power(name: str, base: mpc, exponent: mpc) -> mpc:
         raise LimitExceeded("An exponent is too large.")
     if base == 0:
         if exponent.real <= 0:
-            raise NoValue("no power of zero")
+            raise NoValue("a power of zero that does not exist")
         return mpc(0)
     if base.imag == 0 and exponent.imag == 0 and (base.real > 0 or mp.isint(exponent.real)):
         if exponent.real == int(exponent.real):
@@ -281,9 +305,9 @@ def _power(name: str, base: mpc, exponent: mpc) -> mpc:
     return mpc(mp.exp(exponent * mp.log(base)))
 
 
-def _of_integers(name: str, values: list[mpc]) -> mpc:
+def _integer_function(name: str, values: list[mpc]) -> mpc:
     if any(value.imag != 0 or abs(value.real) > MAX_FACTORIAL for value in values):
-        raise NoValue("beyond the cap on factorials")
+        raise NoValue("an argument above the limit")
     reals = [value.real for value in values]
     if name == "fact":
         return mpc(mp.factorial(reals[0]))
@@ -306,24 +330,24 @@ _FUNCTIONS: Mapping[str, Callable[[mpc], mpc]] = {
 MATH_VERIFY_EQUAL = right("math-verify finds the two equal.")
 MATH_VERIFY_DIFFERENT = wrong("math-verify finds the two different.")
 _MAX_CHARS = 400
-"""Longest answer that is handed to math-verify, whose parser takes time beyond linear."""
+"""Longest answer that is given to math-verify, whose parser takes more than linear time."""
 _DANGEROUS = re.compile(r"\d{30,}|\^\s*\{?\s*-?\d{4,}|\^[^+\-*/=,]{0,40}\^|!")
-_KNOWN = re.compile(r"\\(?:int|iint|oint|sum|prod|lim)(?![a-zA-Z])")
-"""What math-verify reads and our reader does not."""
+_MATH_VERIFY_COMMAND = re.compile(r"\\(?:int|iint|oint|sum|prod|lim)(?![a-zA-Z])")
+"""Commands that math-verify can parse and this package cannot."""
 
 
 def load() -> None:
-    """Import the engines, so that no pair's time pays for it, and take `eval` away from them.
+    """Import the engines before the first pair, and remove `eval` from them.
 
-    latex2sympy2_extended (1.11) makes numbers by `sympy.Number(text)`, which ends in `parse_expr`
-    and so in `eval`. Its method is replaced by one that reads digits and nothing else, and
-    `parse_expr` by a refusal wherever it is known by name: a pair that would need it is UNKNOWN.
+    latex2sympy2_extended (1.11) creates numbers with `sympy.Number(text)`, which calls `parse_expr`
+    and so `eval`. Its method is replaced by one that accepts only digits. `parse_expr` is replaced
+    in every module that binds it by a function that raises: a pair that needs it is UNKNOWN.
     """
     import math_verify.parser
     import sympy.parsing.sympy_parser
     from latex2sympy2_extended import latex2sympy2
 
-    latex2sympy2._Latex2Sympy.parse_number = _number
+    latex2sympy2._Latex2Sympy.parse_number = _parse_plain_number
     for module in (
         sympy,
         sympy.parsing,
@@ -331,16 +355,16 @@ def load() -> None:
         math_verify.parser,
         latex2sympy2,
     ):
-        module.parse_expr = _refuse
-    sympy.parsing.sympy_parser.eval_expr = _refuse
+        module.parse_expr = _raise_parse_error
+    sympy.parsing.sympy_parser.eval_expr = _raise_parse_error
 
 
-def _refuse(*_: object, **__: object) -> None:
+def _raise_parse_error(*_: object, **__: object) -> None:
     raise ParseError
 
 
-def _number(_self: object, text: str) -> Any:
-    """The sympy number of a numeral. Raises `ParseError` for any other text."""
+def _parse_plain_number(_self: object, text: str) -> Any:
+    """The sympy number for a plain numeral. Raises `ParseError` for any other text."""
     import sympy
 
     match = re.fullmatch(r"\d{1,30}|\d{0,15}\.\d{1,15}", text.replace(",", ""), re.ASCII)
@@ -349,67 +373,76 @@ def _number(_self: object, text: str) -> Any:
     return sympy.Integer(match[0]) if match[0].isdigit() else sympy.Float(match[0])
 
 
-def decide(pred: str, gold: str) -> Grade:
-    """The judgement of one pair. Takes what time and memory it takes; the process has limits."""
+def grade_with_engine(pred: str, gold: str) -> Grade:
+    """The grade of one pair. Time and memory are limited by the process, not here."""
     try:
-        return grade_pair(pred, gold, Numbers())
+        return grade_pair(pred, gold, NumericScalars())
     except ParseError:
-        return _second_opinion(extract_core(pred), extract_core(gold))
-    except LimitExceeded as refusal:
-        return unknown(str(refusal))
+        return _grade_with_math_verify(extract_core(pred), extract_core(gold))
+    except LimitExceeded as error:
+        return unknown(str(error))
     except NoValue:
         return unknown("The expressions have no values to compare.")
 
 
-def _second_opinion(pred: str, gold: str) -> Grade:
-    """What math-verify says of a pair of which our reader cannot read one side."""
-    if _readable(gold):
-        if not isinstance(read(gold), SCALARS):
+def _grade_with_math_verify(pred: str, gold: str) -> Grade:
+    """The grade by math-verify of a pair of which this package cannot parse one side."""
+    if _can_parse(gold):
+        if not isinstance(parse_answer(gold), SCALARS):
             return UNREADABLE
-    elif not _fit(gold):
+    elif not _is_safe_for_math_verify(gold):
         return UNREADABLE_REFERENCE
-    if not (_fit(pred) or (_readable(pred) and isinstance(read(pred), SCALARS))):
+    if not (
+        _is_safe_for_math_verify(pred)
+        or (_can_parse(pred) and isinstance(parse_answer(pred), SCALARS))
+    ):
         return UNREADABLE
     try:
-        left, right_ = _parsed(pred), _parsed(gold)
-        if left is None or right_ is None:
+        pred_expression, gold_expression = (
+            _parse_with_math_verify(pred),
+            _parse_with_math_verify(gold),
+        )
+        if pred_expression is None or gold_expression is None:
             return UNREADABLE
         from math_verify import verify
 
-        same = verify(right_, left, timeout_seconds=None, raise_on_error=True)
-        same = same and left.free_symbols == right_.free_symbols
+        same = verify(gold_expression, pred_expression, timeout_seconds=None, raise_on_error=True)
+        same = same and pred_expression.free_symbols == gold_expression.free_symbols
     except MemoryError:
         raise
-    except Exception:  # an engine of others, on hostile text: whatever it raises, it has no answer
+    except Exception:  # Third-party code on hostile text may raise anything.
         return UNREADABLE
     return MATH_VERIFY_EQUAL if same else MATH_VERIFY_DIFFERENT
 
 
-def _readable(text: str) -> bool:
+def _can_parse(text: str) -> bool:
     try:
-        read(text)
+        parse_answer(text)
     except (ParseError, LimitExceeded):
         return False
     return True
 
 
-def _fit(text: str) -> bool:
-    """Whether a text is one whole, tame expression: math-verify reads what it can and drops the
-    rest."""
-    if len(text) > _MAX_CHARS or _DANGEROUS.search(text) or not _KNOWN.search(text):
+def _is_safe_for_math_verify(text: str) -> bool:
+    """Whether a text is one complete expression that math-verify can evaluate safely.
+
+    math-verify parses only a part of other texts and ignores the rest.
+    """
+    if len(text) > _MAX_CHARS or _DANGEROUS.search(text) or not _MATH_VERIFY_COMMAND.search(text):
         return False
     depth = 0
     for brace in re.findall(r"\\.|[{}]", text):
         depth += {"{": 1, "}": -1}.get(brace, 0)
         if depth < 0 or depth > 8:
             return False
+    # Relations and separators may occur only inside braces.
     outside = text
-    while (flat := re.sub(r"\{[^{}]*\}", "", outside)) != outside:
-        outside = flat
+    while (shorter := re.sub(r"\{[^{}]*\}", "", outside)) != outside:
+        outside = shorter
     return depth == 0 and not re.search(r"[=<>,;$&]", outside)
 
 
-def _parsed(text: str) -> Any:
+def _parse_with_math_verify(text: str) -> Any:
     """The sympy expression of a text, or None."""
     from math_verify import LatexExtractionConfig, parse
 

@@ -1,10 +1,10 @@
-"""Whether two parsed answers are equal: sets, tuples, matrices, units, choices.
+"""Decides whether two parsed answers are equal: sets, tuples, equations, matrices, options.
 
-Scalars are left to a `Scalars` object, so that the rules serve twice: in the caller's process with
-exact arithmetic alone (`rules.py`; it raises `NeedsNumericEngine`), and in a worker with the
+A `Scalars` object compares the scalars in them. In the caller's process it uses exact arithmetic
+only (`rules.py`) and raises `NeedsNumericEngine` if that cannot decide. In a worker it uses the
 numeric engine.
 
-    x = 5            equals 5, and 5 = x; not y = 5
+    x = 5            equals 5 and 5 = x; not y = 5
     2, 3             unordered; equals {2, 3}, [2, 3] and x = 2 or x = 3; not (2, 3)
     (2, 3)           ordered; equals <2, 3> and a column vector; not [2, 3] nor {2, 3}
     (2, 3]           equals 2 < x <= 3 and {x | 2 < x <= 3}; not (2, 3)
@@ -18,9 +18,7 @@ from rstar_math.grading.nodes import (
     EMPTY,
     SCALARS,
     BracketedList,
-    Builder,
     Choice,
-    Clock,
     FiniteSet,
     Matrix,
     Node,
@@ -29,70 +27,84 @@ from rstar_math.grading.nodes import (
     Ratio,
     RealSet,
     Relation,
+    SetBuilder,
     Sym,
+    TimeOfDay,
     UnorderedList,
     Word,
     expand_signs,
     symbols,
 )
 from rstar_math.grading.relations import (
-    Scalars,
+    ScalarComparer,
+    assigned_name,
     equal_equations,
     is_equation,
-    label,
-    stated_value,
-    substituted,
+    stated_values,
+    substitute,
 )
 
 NO_SOLUTION = Word("no solution")
 _UNIT_VECTORS = ("vector i", "vector j", "vector k")
 
 
-def equal(pred: Node, gold: Node, scalars: Scalars) -> bool:
-    """Whether an answer equals the reference. Not symmetric in one case: a printed list answers
-    for a set, a set not for a closed interval."""
+def equal(pred: Node, gold: Node, scalars: ScalarComparer) -> bool:
+    """Whether an answer equals the reference.
+
+    One case is not symmetric: a list [2, 3] is accepted for a set, but a set is not accepted for
+    [2, 3], which may be a closed interval.
+    """
     if pred == gold:
         return True
-    pred, gold = _plain(pred), _plain(gold)
+    pred, gold = _simplified(pred), _simplified(gold)
     if pred == gold:
         return True
-    for rule in (_words, _relations, _ranges, _collections, _matrices):
+    for rule in (
+        _compare_words,
+        _compare_equations,
+        _compare_real_sets,
+        _compare_collections,
+        _compare_matrices,
+    ):
         verdict = rule(pred, gold, scalars)
         if verdict is not None:
             return verdict
     if isinstance(pred, SCALARS) and isinstance(gold, SCALARS):
-        return scalars.same(pred, gold)
+        return scalars.equal(pred, gold)
     return False
 
 
-def _plain(node: Node) -> Node:
-    """The node with its signs of plus-or-minus written out and its trivial wrapping gone."""
+def _simplified(node: Node) -> Node:
+    """The node with ± expanded, and without one-item lists and degree signs."""
     node = expand_signs(node)
     if node == NO_SOLUTION:
         return EMPTY
     if isinstance(node, UnorderedList) and len(node.items) == 1:
-        return _plain(node.items[0])
+        return _simplified(node.items[0])
     if isinstance(node, Operation) and node.name == "deg":
-        return _plain(node.args[0])
+        return _simplified(node.args[0])
     return node
 
 
-def _words(pred: Node, gold: Node, scalars: Scalars) -> bool | None:
+def _compare_words(pred: Node, gold: Node, scalars: ScalarComparer) -> bool | None:
+    """Compare options, times, words and ratios; None for other nodes."""
     if isinstance(gold, Choice) or isinstance(pred, Choice):
-        return _choices(pred, gold, scalars)
-    if isinstance(pred, Clock) and isinstance(gold, Clock):
-        return _clocks(pred, gold)
-    if isinstance(gold, Clock):
-        return bool(_parts(pred)) and _parts(pred) == _parts(_as_ratio(gold, pred))
+        return _equal_choices(pred, gold, scalars)
+    if isinstance(pred, TimeOfDay) and isinstance(gold, TimeOfDay):
+        return _equal_times(pred, gold)
+    if isinstance(gold, TimeOfDay):
+        return bool(_ratio_parts(pred)) and _ratio_parts(pred) == _ratio_parts(
+            _as_ratio(gold, pred)
+        )
     pred = _as_ratio(pred, gold)
-    if isinstance(pred, Word | Clock) or isinstance(gold, Word):
+    if isinstance(pred, Word | TimeOfDay) or isinstance(gold, Word):
         return False
     if isinstance(pred, Ratio) or isinstance(gold, Ratio):
-        return _ratios(pred, gold, scalars)
+        return _equal_ratios(pred, gold, scalars)
     return None
 
 
-def _choices(pred: Node, gold: Node, scalars: Scalars) -> bool:
+def _equal_choices(pred: Node, gold: Node, scalars: ScalarComparer) -> bool:
     if isinstance(pred, Choice) and isinstance(gold, Choice):
         return pred.letter == gold.letter
     choice, other = (pred, gold) if isinstance(pred, Choice) else (gold, pred)
@@ -108,77 +120,76 @@ def _choices(pred: Node, gold: Node, scalars: Scalars) -> bool:
     )
 
 
-def _clocks(a: Clock, b: Clock) -> bool:
-    if a.half and b.half and a.half != b.half:
+def _equal_times(a: TimeOfDay, b: TimeOfDay) -> bool:
+    if a.period and b.period and a.period != b.period:
         return False
     return (
         a.minutes == b.minutes
-        if bool(a.half) == bool(b.half)
+        if bool(a.period) == bool(b.period)
         else a.minutes % 720 == b.minutes % 720
     )
 
 
 def _as_ratio(node: Node, other: Node) -> Node:
-    """A time such as 3:10 as the ratio it may have been, where the other side is a ratio or
-    quotient."""
+    """A time such as 3:10 as the ratio 3:10, if the other side is a ratio or quotient."""
     quotient = isinstance(other, Operation) and other.name == "div"
-    if isinstance(node, Clock) and not node.half and (quotient or isinstance(other, Ratio)):
+    if isinstance(node, TimeOfDay) and not node.period and (quotient or isinstance(other, Ratio)):
         return Ratio((Num(Fraction(node.minutes // 60)), Num(Fraction(node.minutes % 60))))
     return node
 
 
-def _ratios(pred: Node, gold: Node, scalars: Scalars) -> bool:
-    a, b = _parts(pred), _parts(gold)
+def _equal_ratios(pred: Node, gold: Node, scalars: ScalarComparer) -> bool:
+    a, b = _ratio_parts(pred), _ratio_parts(gold)
     if not a or len(a) != len(b):
         return False
     return all(
-        scalars.same(Operation("mul", (left, b[0])), Operation("mul", (right, a[0])))
+        scalars.equal(Operation("mul", (left, b[0])), Operation("mul", (right, a[0])))
         for left, right in zip(a[1:], b[1:], strict=True)
     )
 
 
-def _parts(node: Node) -> tuple[Node, ...]:
+def _ratio_parts(node: Node) -> tuple[Node, ...]:
     if isinstance(node, Ratio):
         return node.parts
     return node.args if isinstance(node, Operation) and node.name == "div" else ()
 
 
-def _relations(pred: Node, gold: Node, scalars: Scalars) -> bool | None:
-    """Equations against equations, and against the value that they state."""
+def _compare_equations(pred: Node, gold: Node, scalars: ScalarComparer) -> bool | None:
+    """Compare two equations, or an equation with a value that it may state."""
     is_pred, is_gold = is_equation(pred), is_equation(gold)
     if isinstance(pred, Relation) and isinstance(gold, Relation) and is_pred and is_gold:
         return equal_equations(pred, gold, lambda a, b: equal(a, b, scalars), scalars)
     if isinstance(pred, Relation) and is_pred:
-        return any(equal(value, gold, scalars) for value in stated_value(pred))
+        return any(equal(value, gold, scalars) for value in stated_values(pred))
     if isinstance(gold, Relation) and is_gold:
-        return any(equal(pred, value, scalars) for value in stated_value(gold, is_gold=True))
+        return any(equal(pred, value, scalars) for value in stated_values(gold, is_gold=True))
     return None
 
 
-def _ranges(pred: Node, gold: Node, scalars: Scalars) -> bool | None:
-    """Intervals, inequalities and set-builders, as sets of reals."""
-    if not (relations.is_range(pred) or relations.is_range(gold)):
+def _compare_real_sets(pred: Node, gold: Node, scalars: ScalarComparer) -> bool | None:
+    """Compare intervals, inequalities and set builders as sets of reals."""
+    if not (relations.is_real_set(pred) or relations.is_real_set(gold)):
         return None
     if isinstance(pred, UnorderedList) and isinstance(gold, UnorderedList):
         return None
     if len(relations.variables(pred) | relations.variables(gold)) == 1 or not (
         isinstance(pred, Relation) and isinstance(gold, Relation)
     ):
-        a, b = relations.pieces(pred), relations.pieces(gold)
+        a, b = relations.to_intervals(pred), relations.to_intervals(gold)
         if a is not None and b is not None:
             if len(relations.variables(pred) | relations.variables(gold)) > 1:
                 return False
             return len(a) == len(b) and all(
                 left.closed == right.closed
-                and scalars.same(left.low, right.low)
-                and scalars.same(left.high, right.high)
+                and scalars.equal(left.low, right.low)
+                and scalars.equal(left.high, right.high)
                 for left, right in zip(a, b, strict=True)
             )
     if isinstance(pred, Relation) and isinstance(gold, Relation):
         return relations.equal_relations(pred, gold, scalars)
     if isinstance(pred, RealSet) and isinstance(gold, RealSet) and pred.kind == gold.kind:
-        return matched(pred.parts, gold.parts, lambda a, b: equal(a, b, scalars))
-    if isinstance(pred, Builder) and isinstance(gold, Builder):
+        return equal_unordered(pred.parts, gold.parts, lambda a, b: equal(a, b, scalars))
+    if isinstance(pred, SetBuilder) and isinstance(gold, SetBuilder):
         names: dict[str, Node] = {pred.variable: Sym(gold.variable)}
         return equal(_renamed(pred.condition, names), gold.condition, scalars)
     return None if isinstance(pred, BracketedList) and isinstance(gold, BracketedList) else False
@@ -186,13 +197,13 @@ def _ranges(pred: Node, gold: Node, scalars: Scalars) -> bool | None:
 
 def _renamed(condition: Node, names: dict[str, Node]) -> Node:
     if isinstance(condition, Relation):
-        return Relation(condition.ops, tuple(substituted(side, names) for side in condition.sides))
+        return Relation(condition.ops, tuple(substitute(side, names) for side in condition.sides))
     if isinstance(condition, RealSet):
         return RealSet(condition.kind, tuple(_renamed(part, names) for part in condition.parts))
     return condition
 
 
-def _collections(pred: Node, gold: Node, scalars: Scalars) -> bool | None:
+def _compare_collections(pred: Node, gold: Node, scalars: ScalarComparer) -> bool | None:
     kinds = BracketedList | UnorderedList | FiniteSet
     if isinstance(pred, kinds) and isinstance(gold, kinds):
         return equal_collections(pred, gold, lambda a, b: equal(a, b, scalars))
@@ -204,7 +215,7 @@ def _collections(pred: Node, gold: Node, scalars: Scalars) -> bool | None:
 
 
 def _as_matrix(node: Node) -> Node:
-    """A list of lists of one length as the matrix that Python prints so."""
+    """A list of lists of equal length as a matrix, as Python prints it."""
     if (
         isinstance(node, BracketedList)
         and len({len(item.items) for item in node.items if isinstance(item, BracketedList)}) == 1
@@ -218,8 +229,8 @@ def _as_matrix(node: Node) -> Node:
     return node
 
 
-def _matrices(pred: Node, gold: Node, scalars: Scalars) -> bool | None:
-    """Matrices, and vectors written as columns, tuples or sums of unit vectors."""
+def _compare_matrices(pred: Node, gold: Node, scalars: ScalarComparer) -> bool | None:
+    """Compare matrices, and vectors written as columns, tuples or sums of unit vectors."""
     if isinstance(pred, Matrix) or isinstance(gold, Matrix):
         pred, gold = _as_matrix(pred), _as_matrix(gold)
     if isinstance(pred, Matrix) and isinstance(gold, Matrix):
@@ -232,7 +243,7 @@ def _matrices(pred: Node, gold: Node, scalars: Scalars) -> bool | None:
         return equal(pred, gold, scalars)
     sizes = [len(node.items) for node in (pred, gold) if isinstance(node, BracketedList)]
     size = sizes[0] if sizes else 3
-    a, b = _entries(pred, size), _entries(gold, size)
+    a, b = _vector_entries(pred, size), _vector_entries(gold, size)
     if isinstance(pred, Matrix) or isinstance(gold, Matrix) or bool(sizes):
         return (
             a is not None
@@ -242,8 +253,8 @@ def _matrices(pred: Node, gold: Node, scalars: Scalars) -> bool | None:
     return None
 
 
-def _entries(node: Node, size: int) -> tuple[Node, ...] | None:
-    """The entries of a vector; None for what is not one."""
+def _vector_entries(node: Node, size: int) -> tuple[Node, ...] | None:
+    """The entries of a vector; None if the node is not a vector."""
     if isinstance(node, BracketedList):
         return node.items
     if isinstance(node, Matrix):
@@ -252,7 +263,7 @@ def _entries(node: Node, size: int) -> tuple[Node, ...] | None:
         return tuple(row[0] for row in node.rows) if len(node.rows[0]) == 1 else None
     if isinstance(node, SCALARS) and symbols(node) & set(_UNIT_VECTORS):
         return tuple(
-            substituted(node, {other: Num(Fraction(other == name)) for other in _UNIT_VECTORS})
+            substitute(node, {other: Num(Fraction(other == name)) for other in _UNIT_VECTORS})
             for name in _UNIT_VECTORS[:size]
         )
     return None
@@ -265,21 +276,21 @@ Collection = BracketedList | UnorderedList | FiniteSet
 def equal_collections(pred: Collection, gold: Collection, equal: Equal) -> bool:
     """Whether two collections are equal.
 
-    Tuples and lists are ordered, comma lists and sets are not. A printed list [2, 3] answers for
-    the comma list and for the set of its members; a tuple for neither. Values given to several
-    variables (x = 1, y = 2) answer for a tuple or list in alphabetical order of the names.
+    Tuples and lists are ordered; comma lists and sets are not. A list [2, 3] is accepted for the
+    comma list and for the set of its items; a tuple for neither. Values of several variables
+    (x = 1, y = 2) are accepted for a tuple or list in alphabetical order of the names.
     """
-    a, b = _spread(pred.items), _spread(gold.items)
-    if _assigns(a) != _assigns(b):
-        if isinstance(pred if _assigns(b) else gold, FiniteSet):
+    a, b = _without_shared_name(pred.items), _without_shared_name(gold.items)
+    if _assigns_variables(a) != _assigns_variables(b):
+        if isinstance(pred if _assigns_variables(b) else gold, FiniteSet):
             return False
-        return _ordered(_values(a), _values(b), equal)
+        return _equal_ordered(_assigned_values(a), _assigned_values(b), equal)
     if isinstance(pred, BracketedList) and isinstance(gold, BracketedList):
         if pred.brackets != gold.brackets and (
             len(a) == 2 or "(]" in (pred.brackets, gold.brackets)
         ):
             return False
-        return _ordered(a, b, equal)
+        return _equal_ordered(a, b, equal)
     for node in (pred, gold):
         if isinstance(node, BracketedList) and node.brackets != "[]":
             return False
@@ -287,48 +298,50 @@ def equal_collections(pred: Collection, gold: Collection, equal: Equal) -> bool:
         return False
     if isinstance(pred, FiniteSet) or isinstance(gold, FiniteSet):
         a, b = _distinct(a, equal), _distinct(b, equal)
-    return matched(a, b, equal)
+    return equal_unordered(a, b, equal)
 
 
-def _assigns(items: tuple[Node, ...]) -> bool:
-    """Whether every member gives a value to a variable of its own."""
-    names = [label(item) for item in items]
+def _assigns_variables(items: tuple[Node, ...]) -> bool:
+    """Whether there are several items and each assigns a different variable."""
+    names = [assigned_name(item) for item in items]
     return len(names) > 1 and None not in names and len(set(names)) == len(names)
 
 
-def _values(items: tuple[Node, ...]) -> tuple[Node, ...]:
-    if not _assigns(items):
+def _assigned_values(items: tuple[Node, ...]) -> tuple[Node, ...]:
+    if not _assigns_variables(items):
         return items
     equations = sorted(
-        (i for i in items if isinstance(i, Relation)), key=lambda item: str(label(item))
+        (i for i in items if isinstance(i, Relation)), key=lambda item: str(assigned_name(item))
     )
-    return tuple(value for equation in equations for value in stated_value(equation)[-1:])
+    return tuple(value for equation in equations for value in stated_values(equation)[-1:])
 
 
-def _spread(items: tuple[Node, ...]) -> tuple[Node, ...]:
-    """The members without their name where all that have one have the same: x = 1, 2 as 1, 2."""
-    names = {label(item) for item in items if is_equation(item)}
+def _without_shared_name(items: tuple[Node, ...]) -> tuple[Node, ...]:
+    """The items without the variable if all equations have the same one: x = 1, 2 as 1, 2."""
+    names = {assigned_name(item) for item in items if is_equation(item)}
     if len(names) != 1 or None in names:
         return items
     return tuple(
-        stated_value(i)[-1] if isinstance(i, Relation) and is_equation(i) and stated_value(i) else i
+        stated_values(i)[-1]
+        if isinstance(i, Relation) and is_equation(i) and stated_values(i)
+        else i
         for i in items
     )
 
 
-def _ordered(a: tuple[Node, ...], b: tuple[Node, ...], equal: Equal) -> bool:
+def _equal_ordered(a: tuple[Node, ...], b: tuple[Node, ...], equal: Equal) -> bool:
     return len(a) == len(b) and all(equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-def matched(a: tuple[Node, ...], b: tuple[Node, ...], equal: Equal) -> bool:
-    """Whether the members pair off, each with one that it equals."""
+def equal_unordered(a: tuple[Node, ...], b: tuple[Node, ...], equal: Equal) -> bool:
+    """Whether the items are equal in some order."""
     if len(a) != len(b):
         return False
     left = list(b)
     for item in a:
-        for place, candidate in enumerate(left):
+        for index, candidate in enumerate(left):
             if equal(item, candidate):
-                del left[place]
+                del left[index]
                 break
         else:
             return False

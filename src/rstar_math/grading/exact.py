@@ -1,4 +1,4 @@
-"""Exact rational values in bounded size, and residues for numbers that are too large."""
+"""Computes exact rational values of bounded size, residues of larger ones, and rough values."""
 
 import cmath
 import math
@@ -19,12 +19,11 @@ from rstar_math.grading.nodes import (
 )
 
 _PRIMES = (2**61 - 1, 2**89 - 1, 2**107 - 1)
-"""Moduli of the residues; two different values share all three with a chance below 2^-200."""
+"""Moduli of the residues. Different values agree in all three with probability < 2^-200."""
 
 
-def value(node: Node) -> Num | None:
-    """The rational value of a node, exact or a decimal print, or None if it has none within the
-    caps."""
+def rational_value(node: Node) -> Num | None:
+    """The rational value of a node, or None if it has none within the limits."""
     if isinstance(node, Num):
         return node
     if isinstance(node, Operation) and node.args and node.name in _OPERATIONS:
@@ -34,7 +33,7 @@ def value(node: Node) -> Num | None:
 
 @lru_cache(maxsize=4096)
 def _operation(node: Operation) -> Num | None:
-    args = [value(arg) for arg in node.args]
+    args = [rational_value(arg) for arg in node.args]
     known = [arg for arg in args if arg is not None]
     if len(known) < len(args):
         return None
@@ -47,8 +46,10 @@ def _operation(node: Operation) -> Num | None:
     return Num(result, all(arg.exact for arg in known))
 
 
-_OF_ANY = frozenset(("add", "mul", "div", "neg", "pow", "root", "abs", "floor", "ceil", "deg"))
-_OPERATIONS = _OF_ANY | frozenset(("fact", "binom", "gcd", "lcm", "max", "min", "sign"))
+_OPERATIONS = frozenset((
+    "add", "mul", "div", "neg", "pow", "root", "abs", "floor", "ceil", "deg", "fact", "binom",
+    "gcd", "lcm", "max", "min", "sign",
+))  # fmt: skip
 
 
 def _apply(name: str, args: list[Fraction]) -> Fraction | None:
@@ -70,7 +71,7 @@ def _apply(name: str, args: list[Fraction]) -> Fraction | None:
         return max(args) if name == "max" else min(args)
     if name in ("floor", "ceil"):
         return Fraction(first.__floor__() if name == "floor" else first.__ceil__())
-    return _of_integers(name, args)
+    return _integer_function(name, args)
 
 
 def _multiply(args: list[Fraction]) -> Fraction | None:
@@ -82,22 +83,24 @@ def _multiply(args: list[Fraction]) -> Fraction | None:
     return product
 
 
-def _of_integers(name: str, args: list[Fraction]) -> Fraction | None:
+def _integer_function(name: str, args: list[Fraction]) -> Fraction | None:
+    """The value of gcd, lcm, a factorial or a binomial; None if an argument does not fit."""
     if any(arg.denominator != 1 for arg in args):
         return None
-    whole = [arg.numerator for arg in args]
+    integers = [arg.numerator for arg in args]
     if name == "gcd":
-        return Fraction(gcd(*whole))
+        return Fraction(gcd(*integers))
     if name == "lcm":
-        return Fraction(lcm(*whole))
-    if not 0 <= whole[0] <= MAX_FACTORIAL:
+        return Fraction(lcm(*integers))
+    if not 0 <= integers[0] <= MAX_FACTORIAL:
         return None
     if name == "fact":
-        return Fraction(factorial(whole[0]))
-    return Fraction(comb(whole[0], whole[1])) if whole[1] >= 0 else None
+        return Fraction(factorial(integers[0]))
+    return Fraction(comb(integers[0], integers[1])) if integers[1] >= 0 else None
 
 
 def _power(base: Fraction, exponent: Fraction) -> Fraction | None:
+    """The power, or None if it is irrational, undefined or too large."""
     if base == 0:
         return Fraction(0) if exponent > 0 else None
     if base == 1:
@@ -109,14 +112,15 @@ def _power(base: Fraction, exponent: Fraction) -> Fraction | None:
         return base**exponent.numerator
     if base < 0:
         return None
-    top = _whole_root(base.numerator, exponent.denominator)
-    bottom = _whole_root(base.denominator, exponent.denominator)
+    top = _integer_root(base.numerator, exponent.denominator)
+    bottom = _integer_root(base.denominator, exponent.denominator)
     if top is None or bottom is None:
         return None
     return Fraction(top, bottom) ** exponent.numerator
 
 
-def _whole_root(number: int, index: int) -> int | None:
+def _integer_root(number: int, index: int) -> int | None:
+    """The integer root of a number, or None if there is none."""
     if index == 2:
         root = isqrt(number)
         return root if root * root == number else None
@@ -131,8 +135,7 @@ def _whole_root(number: int, index: int) -> int | None:
 
 
 def equal_numbers(a: Num, b: Num) -> bool:
-    """Whether two numbers are equal: exactly, or to 1e-6 relative where either is a decimal
-    print."""
+    """Whether two numbers are equal: exactly, or within 1e-6 relative if either is inexact."""
     if a.value == b.value:
         return True
     if a.exact and b.exact:
@@ -140,11 +143,11 @@ def equal_numbers(a: Num, b: Num) -> bool:
     return abs(a.value - b.value) * 10**6 <= max(abs(a.value), abs(b.value))
 
 
-def same_residues(left: Node, right: Node) -> bool | None:
-    """Whether two rational expressions too big to write out are equal, or None if not both are
-    such.
+def equal_residues(left: Node, right: Node) -> bool | None:
+    """Whether two rational expressions are equal, even if their values are too large to compute.
 
-    Each is computed modulo three Mersenne primes, so 9^{9^9} costs as much as 9^9.
+    Each is evaluated modulo three Mersenne primes, so 9^{9^9} takes as long as 9^9. None if either
+    has no residue. Raises `LimitExceeded` for an exponent above the limit.
     """
     try:
         for prime in _PRIMES:
@@ -153,7 +156,7 @@ def same_residues(left: Node, right: Node) -> bool | None:
                 return None
             if a != b:
                 return False
-    except ValueError:  # a denominator that the prime divides
+    except ValueError:  # The prime divides a denominator.
         return None
     return True
 
@@ -166,7 +169,7 @@ def _residue(node: Node, prime: int) -> int | None:
     if not isinstance(node, Operation) or node.name not in ("add", "mul", "div", "neg", "pow"):
         return None
     if node.name == "pow":
-        base, exponent = _residue(node.args[0], prime), value(node.args[1])
+        base, exponent = _residue(node.args[0], prime), rational_value(node.args[1])
         if base is None or exponent is None or exponent.value.denominator != 1:
             return None
         if abs(exponent.value) > MAX_EXPONENT:
@@ -174,7 +177,7 @@ def _residue(node: Node, prime: int) -> int | None:
         return pow(base, exponent.value.numerator, prime)
     args = [_residue(arg, prime) for arg in node.args]
     total = 0 if node.name == "add" else 1
-    for place, arg in enumerate(args):
+    for index, arg in enumerate(args):
         if arg is None:
             return None
         if node.name == "add":
@@ -182,7 +185,7 @@ def _residue(node: Node, prime: int) -> int | None:
         elif node.name == "neg":
             total = -arg
         else:
-            total *= pow(arg, -1, prime) if node.name == "div" and place else arg
+            total *= pow(arg, -1, prime) if node.name == "div" and index else arg
         total %= prime
     return total
 
@@ -201,24 +204,26 @@ _CONSTANTS = {"pi": complex(math.pi), "e": complex(math.e), "i": 1j, "inf": comp
 
 
 def approximate(node: Node, variables: Mapping[str, complex] | None = None) -> complex | None:
-    """A value to about 10 digits, or None where there is none: a free variable, an overflow, a
-    pole, a function that is not known here."""
+    """The value to about 10 digits.
+
+    None for a free variable, an overflow, a pole or an unsupported function.
+    """
     try:
-        found = _value(node, variables or {})
+        result = _evaluate(node, variables or {})
     except (ArithmeticError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    return None if cmath.isnan(found) else found
+    return None if cmath.isnan(result) else result
 
 
-def real(node: Node) -> float | None:
-    """The rough value of a real constant, perhaps infinite, or None."""
-    found = approximate(node)
-    if found is None or abs(found.imag) > 1e-9 * max(1.0, abs(found.real)):
+def approximate_real(node: Node) -> float | None:
+    """The approximate value of a real constant, possibly infinite. None for other nodes."""
+    result = approximate(node)
+    if result is None or abs(result.imag) > 1e-9 * max(1.0, abs(result.real)):
         return None
-    return found.real
+    return result.real
 
 
-def _value(node: Node, variables: Mapping[str, complex]) -> complex:
+def _evaluate(node: Node, variables: Mapping[str, complex]) -> complex:
     if isinstance(node, Num):
         return complex(float(node.value))
     if isinstance(node, Sym):
@@ -229,7 +234,7 @@ def _value(node: Node, variables: Mapping[str, complex]) -> complex:
         return _CONSTANTS[node.name]
     if node.name == "neg" and isinstance(node.args[0], Operation) and node.args[0].name == "inf":
         return complex(-math.inf)
-    args = [_value(arg, variables) for arg in node.args]
+    args = [_evaluate(arg, variables) for arg in node.args]
     if node.name == "add":
         return sum(args)
     if node.name == "mul":

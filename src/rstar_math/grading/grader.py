@@ -1,5 +1,4 @@
-"""The grading API: `Grader` for asyncio, `grade` and `grade_many` for synchronous code; the pool
-of worker processes."""
+"""Grades answers in a pool of worker processes: `Grader` for asyncio, `grade` for other code."""
 
 import asyncio
 import atexit
@@ -20,7 +19,7 @@ from typing import Self
 
 from rstar_math.config.sections import GradingConfig
 from rstar_math.errors import GradingError
-from rstar_math.grading.rules import Grade, canonical_key, could_be_equal, quick, unknown
+from rstar_math.grading.rules import Grade, canonical_key, could_be_equal, grade_exactly, unknown
 from rstar_math.protocols import Verifier
 from rstar_math.types import Verdict
 
@@ -32,21 +31,21 @@ TIMED_OUT = unknown("The time limit of the pair passed.")
 DIED = unknown("The grader process ended on this pair.")
 
 
-class _Hung(Exception):
-    """No full line within the time given."""
+class _ReplyTimeout(Exception):
+    """No complete line arrived in time."""
 
 
-class _Gone(Exception):
-    """The process has ended, or does not speak the protocol."""
+class _WorkerFailed(Exception):
+    """The process has ended or violates the protocol."""
 
 
 @dataclass(slots=True)
 class _Worker:
-    """One process and what has been read from it but not used."""
+    """A worker process and its unread output."""
 
     process: subprocess.Popen[bytes]
-    number: int = 0
-    rest: bytes = b""
+    request_id: int = 0
+    buffer: bytes = b""
 
     def send(self, message: dict[str, object]) -> None:
         assert self.process.stdin is not None
@@ -54,7 +53,7 @@ class _Worker:
             self.process.stdin.write(json.dumps(message).encode("ascii") + b"\n")
             self.process.stdin.flush()
         except OSError as error:
-            raise _Gone from error
+            raise _WorkerFailed from error
 
     def receive(self, seconds: float) -> dict[str, object]:
         assert self.process.stdout is not None
@@ -62,21 +61,21 @@ class _Worker:
         fd = self.process.stdout.fileno()
         poll = select.poll()
         poll.register(fd, select.POLLIN)
-        while b"\n" not in self.rest:
+        while b"\n" not in self.buffer:
             left = deadline - time.monotonic()
             if left <= 0 or not poll.poll(left * 1000):
-                raise _Hung
+                raise _ReplyTimeout
             chunk = os.read(fd, _REPLY_BYTES)
-            self.rest += chunk
-            if not chunk or len(self.rest) > 4 * _REPLY_BYTES:
-                raise _Gone
-        line, _, self.rest = self.rest.partition(b"\n")
+            self.buffer += chunk
+            if not chunk or len(self.buffer) > 4 * _REPLY_BYTES:
+                raise _WorkerFailed
+        line, _, self.buffer = self.buffer.partition(b"\n")
         try:
             message = json.loads(line)
         except ValueError as error:
-            raise _Gone from error
+            raise _WorkerFailed from error
         if not isinstance(message, dict):
-            raise _Gone
+            raise _WorkerFailed
         return message
 
     def end(self) -> None:
@@ -91,13 +90,16 @@ class _Worker:
 
 
 class Pool:
-    """Up to `config.workers` processes, started when first needed."""
+    """Up to `config.workers` worker processes, started when they are first needed.
+
+    Safe from any thread, and in a forked copy of the process.
+    """
 
     def __init__(self, config: GradingConfig) -> None:
         self.config = config
         self.size = config.workers or min(4, os.cpu_count() or 1)
-        self.pairs = 0
-        """Pairs that were given to a process so far."""
+        self.pair_count = 0
+        """Number of pairs given to a process so far."""
         self._reset()
 
     def _reset(self) -> None:
@@ -107,52 +109,55 @@ class Pool:
         self._lock = threading.Lock()
         self._closed = False
 
-    def ask(self, pred: str, gold: str) -> Grade:
-        """The engine's judgement; UNKNOWN past the time limit. A process that had died before is
-        replaced and the pair asked again. Raises `GradingError` if no process can be started."""
+    def grade(self, pred: str, gold: str) -> Grade:
+        """The grade by the numeric engine; UNKNOWN after the time limit.
+
+        If the process fails, the pair is tried once more in another process. Raises `GradingError`
+        if no process can be started.
+        """
         if os.getpid() != self._pid:
             self._reset()
         with self._slots:
-            self.pairs += 1
+            self.pair_count += 1
             for _ in range(2):
-                worker = self._take()
+                worker = self._acquire()
                 try:
-                    judgement = self._exchange(worker, pred, gold)
-                except _Hung:
-                    self._discard(worker)
+                    result = self._exchange(worker, pred, gold)
+                except _ReplyTimeout:
+                    worker.end()
                     return TIMED_OUT
-                except _Gone:
-                    self._discard(worker)
+                except _WorkerFailed:
+                    worker.end()
                     continue
                 except BaseException:
-                    self._discard(worker)
+                    worker.end()
                     raise
-                self._give_back(worker)
-                return judgement
+                self._release(worker)
+                return result
             return DIED
 
     def _exchange(self, worker: _Worker, pred: str, gold: str) -> Grade:
-        worker.number += 1
-        worker.send({"id": worker.number, "pred": pred, "gold": gold})
+        worker.request_id += 1
+        worker.send({"id": worker.request_id, "pred": pred, "gold": gold})
         reply = worker.receive(self.config.timeout_s)
-        if reply.get("id") != worker.number:
-            raise _Gone
+        if reply.get("id") != worker.request_id:
+            raise _WorkerFailed
         try:
             return Grade(Verdict(str(reply["verdict"])), str(reply["reason"]))
         except (KeyError, ValueError) as error:
-            raise _Gone from error
+            raise _WorkerFailed from error
 
-    def _take(self) -> _Worker:
+    def _acquire(self) -> _Worker:
         while True:
             with self._lock:
                 if self._closed:
-                    raise GradingError("The grader is closed; make a new Grader to grade more.")
+                    raise GradingError("The grader is closed; open a new one.")
                 worker = self._idle.pop() if self._idle else None
             if worker is None:
                 return self._start()
             if worker.process.poll() is None:
                 return worker
-            self._discard(worker)
+            worker.end()
 
     def _start(self) -> _Worker:
         settings = {
@@ -173,37 +178,33 @@ class Pool:
             )
         except OSError as error:
             raise GradingError(
-                f"A grader process could not be started ({error}); check that {sys.executable!r} is"
-                " there and may be run."
+                f"Cannot start a grader process ({error}); check that {sys.executable!r} exists and"
+                " is executable."
             ) from error
         worker = _Worker(process)
         try:
             worker.receive(_START_S)
-        except (_Gone, _Hung) as error:
+        except (_WorkerFailed, _ReplyTimeout) as error:
             worker.end()
             raise GradingError(
-                "A grader process ended or hung before it was ready"
-                f" (exit status {process.returncode});"
-                f" grading.memory_mb is {self.config.memory_mb}: try more, or check"
-                " the installation with `python -c 'import sympy, math_verify'`."
+                f"A grader process failed to start (exit status {process.returncode}); increase"
+                f" grading.memory_mb (now {self.config.memory_mb}), or check the installation with"
+                " `python -c 'import sympy, math_verify'`."
             ) from error
         except BaseException:
             worker.end()
             raise
         return worker
 
-    def _give_back(self, worker: _Worker) -> None:
+    def _release(self, worker: _Worker) -> None:
         with self._lock:
             if not self._closed:
                 self._idle.append(worker)
                 return
         worker.end()
 
-    def _discard(self, worker: _Worker) -> None:
-        worker.end()
-
     def close(self) -> None:
-        """End the idle processes; busy ones end with their pair. The pool takes no more pairs."""
+        """End the idle processes. Busy ones end after their pair. Later calls fail."""
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []
@@ -216,79 +217,85 @@ Compare = Callable[[str, str], Awaitable[Grade]]
 
 
 async def group_answers(answers: Sequence[str], compare: Compare) -> list[int]:
-    """Class numbers from 0 in order of first appearance; see `Grader.group`.
+    """The group of each answer, numbered from 0 in order of first appearance.
 
-    Answers with one exact value or one normal form meet in a dictionary; the others are compared
-    only with the first members of those classes that a rough value at fixed points does not rule
-    out.
+    See `Grader.group`. Answers with the same value or canonical form are found in a dictionary.
+    Others are compared with the first answer of each group, unless their approximate values
+    differ.
     """
-    known: dict[str, int] = {}
-    by_bucket: dict[object, int] = {}
-    firsts: list[str] = []
+    group_of: dict[str, int] = {}
+    group_by_key: dict[object, int] = {}
+    representatives: list[str] = []
     for answer in answers:
-        if answer in known:
+        if answer in group_of:
             continue
         key = canonical_key(answer)
-        number = by_bucket.get(key) if key is not None else None
-        if number is None:
-            number = await _matching_class(answer, firsts, compare)
-        if number is None:
-            number = len(firsts)
-            firsts.append(answer)
-        known[answer] = number
+        group = group_by_key.get(key) if key is not None else None
+        if group is None:
+            group = await _matching_group(answer, representatives, compare)
+        if group is None:
+            group = len(representatives)
+            representatives.append(answer)
+        group_of[answer] = group
         if key is not None:
-            by_bucket.setdefault(key, number)
-    return [known[answer] for answer in answers]
+            group_by_key.setdefault(key, group)
+    return [group_of[answer] for answer in answers]
 
 
-async def _matching_class(answer: str, firsts: Sequence[str], compare: Compare) -> int | None:
-    for number, first in enumerate(firsts):
+async def _matching_group(
+    answer: str, representatives: Sequence[str], compare: Compare
+) -> int | None:
+    for group, other in enumerate(representatives):
         if (
-            could_be_equal(answer, first)
-            and (await compare(answer, first)).verdict is Verdict.RIGHT
+            could_be_equal(answer, other)
+            and (await compare(answer, other)).verdict is Verdict.RIGHT
         ):
-            return number
+            return group
     return None
 
 
-_CACHED_PAIRS = 50_000
-_CACHED_CHARS = 400
-_LONG_CHARS = 20_000
-_BATCH = 64
+_MAX_CACHED_PAIRS = 50_000
+_MAX_CACHED_CHARS = 400
+"""Longer pairs are not cached."""
+_MAX_LOOP_CHARS = 20_000
+"""Longer pairs are never graded in the thread of the event loop."""
+_PAIRS_PER_YIELD = 64
+"""Pairs after which a batch gives way to other tasks of the event loop."""
 
 
-class _Cache:
-    """The last judgements of short pairs; safe from any thread."""
+class _GradeCache:
+    """The grades of the short pairs that were added last. Safe from any thread."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[str, str], Grade] = OrderedDict()
+        self._grades: OrderedDict[tuple[str, str], Grade] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, pair: tuple[str, str]) -> Grade | None:
         with self._lock:
-            return self._kept.get(pair)
+            return self._grades.get(pair)
 
-    def put(self, pair: tuple[str, str], judgement: Grade) -> None:
-        if len(pair[0]) + len(pair[1]) > _CACHED_CHARS or judgement in (TIMED_OUT, DIED):
+    def put(self, pair: tuple[str, str], grade: Grade) -> None:
+        if len(pair[0]) + len(pair[1]) > _MAX_CACHED_CHARS or grade in (TIMED_OUT, DIED):
             return
         with self._lock:
-            self._kept[pair] = judgement
-            if len(self._kept) > _CACHED_PAIRS:
-                self._kept.popitem(last=False)
+            self._grades[pair] = grade
+            if len(self._grades) > _MAX_CACHED_PAIRS:
+                self._grades.popitem(last=False)
 
 
 class Grader:
-    """Decides whether answers are equal, in worker processes where exact arithmetic is not enough.
+    """Decides whether answers are equal.
 
-    Safe from any thread and from several event loops, one after another or at once. The processes
-    start with the first pair that needs one. Cancelling a call leaves the grader whole: the pair is
-    finished in the background and its verdict dropped.
+    Exact arithmetic decides most pairs. Worker processes decide the others; they start with the
+    first pair that needs one. Safe from any thread and from several event loops, also at once.
+    Cancelling a call leaves the grader usable: the pair is finished in the background and its
+    grade discarded.
     """
 
     def __init__(self, config: GradingConfig | None = None) -> None:
         self.config = config or GradingConfig()
         self._pool = Pool(self.config)
-        self._cache = _Cache()
+        self._cache = _GradeCache()
         self._threads = ThreadPoolExecutor(self._pool.size, thread_name_prefix="grader")
 
     async def __aenter__(self) -> Self:
@@ -304,76 +311,84 @@ class Grader:
 
     @property
     def engine_calls(self) -> int:
-        """Pairs that were given to a worker process so far."""
-        return self._pool.pairs
+        """Number of pairs given to a worker process so far."""
+        return self._pool.pair_count
 
     def compare_sync(self, pred: str, gold: str) -> Grade:
-        """`compare` for threads: blocks for at most the pair's time limit (and a process's
-        start)."""
+        """Like `compare`, for synchronous code.
+
+        Blocks for at most `grading.timeout_s`, or twice that and the start of a process if one
+        fails.
+        """
         pair = (pred, gold)
-        judgement = self._cache.get(pair) or quick(pred, gold) or self._pool.ask(pred, gold)
-        self._cache.put(pair, judgement)
-        return judgement
+        result = self._cache.get(pair) or grade_exactly(pred, gold) or self._pool.grade(pred, gold)
+        self._cache.put(pair, result)
+        return result
 
     async def compare(self, pred: str, gold: str) -> Grade:
-        """Whether `pred` answers as `gold` does. Either may be bare, in `$...$`, in `\\boxed{}`,
-        or a sentence with the answer in it. Raises `GradingError` if no worker can be started."""
+        """The grade of `pred` against the reference `gold`.
+
+        Each may be a bare answer, in `$...$`, in `\\boxed{}`, or a sentence that contains the
+        answer. Raises `GradingError` if no worker can be started.
+        """
         pair = (pred, gold)
-        judgement = self._cache.get(pair)
-        if judgement is None and len(pred) + len(gold) <= _LONG_CHARS:
-            judgement = quick(pred, gold)
-        if judgement is None:
+        result = self._cache.get(pair)
+        if result is None and len(pred) + len(gold) <= _MAX_LOOP_CHARS:
+            result = grade_exactly(pred, gold)
+        if result is None:
             loop = asyncio.get_running_loop()
-            judgement = await loop.run_in_executor(self._threads, self.compare_sync, pred, gold)
-        self._cache.put(pair, judgement)
-        return judgement
+            result = await loop.run_in_executor(self._threads, self.compare_sync, pred, gold)
+        self._cache.put(pair, result)
+        return result
 
     async def compare_many(self, pairs: Iterable[tuple[str, str]]) -> list[Grade]:
-        """`compare` for each (pred, gold), in order; equal pairs are judged once."""
-        listed = list(pairs)
-        judged: dict[tuple[str, str], Grade] = {}
-        waiting = iter(dict.fromkeys(listed))
+        """The grade of each (pred, gold), in order. Equal pairs are graded once."""
+        pairs = list(pairs)
+        grades: dict[tuple[str, str], Grade] = {}
+        remaining = iter(dict.fromkeys(pairs))
 
         async def work() -> None:
-            for number, pair in enumerate(waiting):
-                judged[pair] = await self.compare(*pair)
-                if number % _BATCH == 0:
+            for count, pair in enumerate(remaining):
+                grades[pair] = await self.compare(*pair)
+                if count % _PAIRS_PER_YIELD == 0:
                     await asyncio.sleep(0)
 
         async with asyncio.TaskGroup() as tasks:
             for _ in range(2 * self._pool.size):
                 tasks.create_task(work())
-        return [judged[pair] for pair in listed]
+        return [grades[pair] for pair in pairs]
 
     async def group(self, answers: Sequence[str]) -> list[int]:
-        """The class number of each answer, from 0 in order of first appearance. An answer joins the
-        first class whose first member it equals; one that cannot be judged is a class of its own,
-        with the identical strings."""
+        """The group of each answer, numbered from 0 in order of first appearance.
+
+        An answer joins the first group whose first answer it equals. Answers that cannot be
+        compared share a group only if they are identical strings.
+        """
         return await group_answers(answers, self.compare)
 
     def verifier(self, reference: str) -> Verifier:
-        """A Verifier for one problem: the only object that holds its reference."""
+        """A Verifier for one problem. No other object of a search holds the reference."""
         return _ReferenceVerifier(self, reference)
 
     def close(self) -> None:
-        """End the workers; calls still in flight get their verdict first."""
+        """End the workers after the running calls have their grades."""
         self._threads.shutdown(wait=True)
         self._pool.close()
 
     async def aclose(self) -> None:
-        """`close`, without blocking the event loop."""
+        """Like `close`, without blocking the event loop."""
         await asyncio.to_thread(self.close)
 
 
 @dataclass(frozen=True, slots=True)
 class _ReferenceVerifier:
-    """Judges answers against one reference."""
+    """Grades answers against one reference."""
 
     grader: Grader
     reference: str
 
     async def judge(self, answer: str) -> Verdict:
-        """Whether the answer equals the reference."""
+        """The verdict on whether the answer equals the reference."""
         return (await self.grader.compare(answer, self.reference)).verdict
 
 
@@ -391,18 +406,20 @@ def _shared_grader() -> Grader:
 
 
 def grade(pred: str, gold: str) -> Grade:
-    """Whether `pred` answers as `gold` does; blocks. For any thread, also inside a running event
-    loop (where `Grader.compare` would not block it). Uses one pool of workers a process."""
+    """The grade of `pred` against the reference `gold`. Blocks.
+
+    Any thread may call it. In a running event loop, use `Grader.compare`, which does not block it.
+    All calls share one pool of workers per process.
+    """
     return _shared_grader().compare_sync(pred, gold)
 
 
 def grade_many(pairs: Iterable[tuple[str, str]]) -> list[Grade]:
-    """`grade` for each (pred, gold), in order, spread over the workers."""
+    """The grade of each (pred, gold), in order. The workers share the pairs. Blocks."""
     grader = _shared_grader()
-    listed = list(pairs)
-    unique = list(dict.fromkeys(listed))
+    pairs = list(pairs)
+    unique = list(dict.fromkeys(pairs))
     with ThreadPoolExecutor(grader.config.workers or 4) as threads:
-        judged = dict(
-            zip(unique, threads.map(lambda pair: grader.compare_sync(*pair), unique), strict=True)
-        )
-    return [judged[pair] for pair in listed]
+        results = threads.map(lambda pair: grader.compare_sync(*pair), unique)
+        grades = dict(zip(unique, results, strict=True))
+    return [grades[pair] for pair in pairs]

@@ -1,4 +1,4 @@
-"""Splits a normalized answer into tokens: LaTeX, Python and plain mathematics."""
+"""Splits a normalized answer in LaTeX, Python or plain mathematics into tokens."""
 
 import re
 import string
@@ -19,7 +19,7 @@ _COMMANDS = {
     "lfloor": "⌊", "rfloor": "⌋", "lceil": "⌈", "rceil": "⌉", "lparen": "(", "rparen": ")",
     "prime": "'", "equiv": "=", "bigcup": "∪",
 }  # fmt: skip
-_SPELLED = {
+_OPERATOR_ALIASES = {
     "<=": "<=",
     "=<": "<=",
     ">=": ">=",
@@ -62,7 +62,7 @@ _SMALL_WORDS = frozenset(
         "men",
     ]
 )
-_PRODUCTS = re.compile(
+_LETTER_PRODUCT = re.compile(
     r"(?:abc?d?e?|bcd?|cd|xyz?|yz|pqr?s?|qr|rst?|st|uvw?|mnp?|ijk?|[a-zA-Z][xyztn]|[a-zA-Z]{2})"
 )
 _TOKEN = re.compile(
@@ -75,11 +75,11 @@ _TOKEN = re.compile(
     |(?P<op>\*\*|<=|>=|=<|=>|!=|==|&&|\|\||->|.)""",
     re.VERBOSE | re.DOTALL,
 )
-_FONT = re.compile(
+_FONT_COMMAND = re.compile(
     r"\\(text(?:bf|it|rm|normal|sf|tt)?|math(?:rm|sf|it|cal|scr)|mbox|rm)\s*\{([^{}]*)\}"
 )
-_ARGUMENT = re.compile(r"\s*[({\\a-z]")
-_VECTOR = re.compile(
+_ARGUMENT_START = re.compile(r"\s*[({\\a-z]")
+_VECTOR_COMMAND = re.compile(
     r"\\(?:mathbf|boldsymbol|vec|hat|bm|overrightarrow|bar|overline|widehat|tilde)\s*"
     r"\{?\s*\\?([A-Za-z]+)\s*\}?"
 )
@@ -87,39 +87,38 @@ _VECTOR = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One sign, name, number or word."""
+    """One operator, name, number or word."""
 
     kind: str
-    """"num", "hex", "name" (symbol or known name), "word" (prose), "cmd" (a LaTeX command),
-    "op"."""
+    """"num", "hex", "name" (a symbol or known name), "word" (prose), "cmd" (a LaTeX command) or
+    "op" (an operator)."""
     text: str
-    spaced: bool = False
-    """Whether white space stands before it."""
+    space_before: bool = False
+    """Whether white space precedes it."""
 
 
 def tokenize(text: str) -> list[Token]:
-    """The tokens of a cleaned answer. Raises `LimitExceeded` for numbers beyond the cap on
-    digits."""
-    text = _FONT.sub(_font, text)
-    text = _VECTOR.sub(lambda m: f"\\vector{{{m[1]}}}", text)
-    python = "\\" not in text and "*" in text
+    """The tokens of a cleaned answer. Raises `LimitExceeded` for a number with too many digits."""
+    text = _FONT_COMMAND.sub(_replace_font, text)
+    text = _VECTOR_COMMAND.sub(lambda m: f"\\vector{{{m[1]}}}", text)
+    is_python = "\\" not in text and "*" in text
     tokens: list[Token] = []
-    spaced = False
+    space_before = False
     for match in _TOKEN.finditer(text):
-        kind, found = str(match.lastgroup), match.group()
+        kind, lexeme = str(match.lastgroup), match.group()
         if kind == "space":
-            spaced = True
+            space_before = True
             continue
-        if kind in ("num", "hex") and len(found) > MAX_DIGITS:
+        if kind in ("num", "hex") and len(lexeme) > MAX_DIGITS:
             raise LimitExceeded("A number has too many digits.")
-        tokens.extend(_refine(kind, found, spaced, python))
-        spaced = False
+        tokens.extend(_make_tokens(kind, lexeme, space_before, is_python))
+        space_before = False
     return tokens
 
 
-def _font(match: re.Match[str]) -> str:
+def _replace_font(match: re.Match[str]) -> str:
     inner = match[2].strip().strip("~").strip()
-    if inner in ("min", "sec") and not _ARGUMENT.match(match.string, match.end()):
+    if inner in ("min", "sec") and not _ARGUMENT_START.match(match.string, match.end()):
         return f' "{inner}" '
     if inner in FUNCTIONS or inner in ("e", "i", "pi", "R") or re.fullmatch(r"[\d.,]+", inner):
         return f" {inner} " if not inner[:1].isdigit() else inner
@@ -128,56 +127,56 @@ def _font(match: re.Match[str]) -> str:
     return f' "{inner}" '
 
 
-def _refine(kind: str, found: str, spaced: bool, python: bool) -> list[Token]:
+def _make_tokens(kind: str, lexeme: str, space_before: bool, is_python: bool) -> list[Token]:
     if kind == "op":
-        return [Token("op", _SPELLED.get(found, found), spaced)]
+        return [Token("op", _OPERATOR_ALIASES.get(lexeme, lexeme), space_before)]
     if kind == "word":
-        inner = found.strip('"').strip().lower()
+        inner = lexeme.strip('"').strip().lower()
         if inner in ("or", "and", ","):
-            return [Token("op", inner, spaced)]
-        return [Token("word", inner, spaced)] if inner.strip(".,;:!") else []
+            return [Token("op", inner, space_before)]
+        return [Token("word", inner, space_before)] if inner.strip(".,;:!") else []
     if kind == "cmd":
-        return [_command(found, spaced)]
+        return [_command_token(lexeme, space_before)]
     if kind == "name":
-        return _split_name(found, spaced, python)
-    return [Token(kind, found, spaced)]
+        return _name_tokens(lexeme, space_before, is_python)
+    return [Token(kind, lexeme, space_before)]
 
 
-def _command(found: str, spaced: bool) -> Token:
-    name = found[1:]
+def _command_token(lexeme: str, space_before: bool) -> Token:
+    name = lexeme[1:]
     if name in _COMMANDS:
-        return Token("op", _COMMANDS[name], spaced)
+        return Token("op", _COMMANDS[name], space_before)
     if name in FUNCTIONS or name in CONSTANTS or name in NAMED_SETS:
-        return Token("name", name, spaced)
+        return Token("name", name, space_before)
     if name in ("{", "}"):
-        return Token("op", found, spaced)
+        return Token("op", lexeme, space_before)
     if name == "%":
-        return Token("op", "%", spaced)
+        return Token("op", "%", space_before)
     if name == "|":
         raise ParseError
-    return Token("cmd", name, spaced)
+    return Token("cmd", name, space_before)
 
 
-def _split_name(found: str, spaced: bool, python: bool) -> list[Token]:
-    found = {"log10": "logten", "log2": "logtwo"}.get(found, found)
-    if found in FUNCTIONS or found in CALLS or found in CONSTANTS or found in NAMED_SETS:
-        return [Token("name", found, spaced)]
-    if found in ("or", "and", "Or", "And"):
-        return [Token("op", found.lower(), spaced)]
-    if len(found) == 1:
-        if python and found in "EI":
-            found = {"E": "e", "I": "i"}[found]
-        return [Token("name", found, spaced)]
+def _name_tokens(lexeme: str, space_before: bool, is_python: bool) -> list[Token]:
+    lexeme = {"log10": "logten", "log2": "logtwo"}.get(lexeme, lexeme)
+    if lexeme in FUNCTIONS or lexeme in CALLS or lexeme in CONSTANTS or lexeme in NAMED_SETS:
+        return [Token("name", lexeme, space_before)]
+    if lexeme in ("or", "and", "Or", "And"):
+        return [Token("op", lexeme.lower(), space_before)]
+    if len(lexeme) == 1:
+        if is_python and lexeme in "EI":
+            lexeme = {"E": "e", "I": "i"}[lexeme]
+        return [Token("name", lexeme, space_before)]
     for name in ("arcsin", "arccos", "arctan", "sin", "cos", "tan", "ln", "log", "pi"):
-        if found.startswith(name) and len(found) == len(name) + 1:
-            return [Token("name", name, spaced), Token("name", found[-1])]
-        if found.endswith(name) and len(found) == len(name) + 1 and found[0] in "xyzabcknert":
-            return [Token("name", found[0], spaced), Token("name", name)]
-    if found.isupper() and len(found) in (3, 4):
-        return [Token("name", found, spaced)]
-    if found.lower() not in _SMALL_WORDS and _PRODUCTS.fullmatch(found):
-        return [Token("name", letter, spaced and k == 0) for k, letter in enumerate(found)]
-    return [Token("word", found.lower(), spaced)]
+        if lexeme.startswith(name) and len(lexeme) == len(name) + 1:
+            return [Token("name", name, space_before), Token("name", lexeme[-1])]
+        if lexeme.endswith(name) and len(lexeme) == len(name) + 1 and lexeme[0] in "xyzabcknert":
+            return [Token("name", lexeme[0], space_before), Token("name", name)]
+    if lexeme.isupper() and len(lexeme) in (3, 4):
+        return [Token("name", lexeme, space_before)]
+    if lexeme.lower() not in _SMALL_WORDS and _LETTER_PRODUCT.fullmatch(lexeme):
+        return [Token("name", letter, space_before and k == 0) for k, letter in enumerate(lexeme)]
+    return [Token("word", lexeme.lower(), space_before)]
 
 
 _BASE_WORDS = {
@@ -187,8 +186,11 @@ _BASE_WORDS = {
 _DIGITS = string.digits + string.ascii_lowercase
 
 
-def number(text: str) -> Num:
-    """The number that a numeral stands for, with a repeating part after "¦" if there is one."""
+def parse_number(text: str) -> Num:
+    """The value of a numeral. A repeating decimal part follows "¦".
+
+    Raises `LimitExceeded` for a large exponent.
+    """
     if text[:2].lower() in ("0x", "0b", "0o"):
         return Num(Fraction(int(text, 0)))
     mantissa, _, exponent = text.lower().partition("e")
@@ -205,16 +207,18 @@ def number(text: str) -> Num:
     return Num(value, exact)
 
 
-def in_base(digits: str, text: str) -> Num:
-    """The value of digits in the base that a subscript names. Raises `ParseError` if they do not
-    fit it."""
-    radix = _BASE_WORDS.get(text, int(text) if text.isdigit() and len(text) < 3 else 0)
-    whole, _, part = digits.lower().partition(".")
-    if not 2 <= radix <= 36 or not (whole + part).isalnum():
+def parse_in_base(digits: str, text: str) -> Num:
+    """The value of digits in the base that a subscript gives, as a number or a word.
+
+    Raises `ParseError` if the base or a digit is invalid.
+    """
+    base = _BASE_WORDS.get(text, int(text) if text.isdigit() and len(text) < 3 else 0)
+    integer, _, decimals = digits.lower().partition(".")
+    if not 2 <= base <= 36 or not (integer + decimals).isalnum():
         raise ParseError
     value = 0
-    for digit in whole + part:
-        if digit not in _DIGITS or _DIGITS.index(digit) >= radix:
+    for digit in integer + decimals:
+        if digit not in _DIGITS or _DIGITS.index(digit) >= base:
             raise ParseError
-        value = value * radix + _DIGITS.index(digit)
-    return Num(Fraction(value, radix ** len(part)))
+        value = value * base + _DIGITS.index(digit)
+    return Num(Fraction(value, base ** len(decimals)))

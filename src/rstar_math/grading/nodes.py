@@ -1,4 +1,4 @@
-"""The syntax tree of an answer, and its limits."""
+"""Defines the syntax tree of an answer, and the limits on it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,31 +6,31 @@ from fractions import Fraction
 from typing import TypeAlias
 
 MAX_ANSWER_CHARS = 3000
-"""Longest answer that is read as mathematics; longer ones are only compared as text."""
+"""Longest answer that is parsed as mathematics. Longer ones are only compared as text."""
 MAX_DEPTH = 32
-"""Deepest nesting of brackets, fractions, roots and powers."""
+"""Maximum nesting depth of brackets, fractions, roots and powers."""
 MAX_DIGITS = 1000
-"""Most digits of one number."""
+"""Maximum number of digits of one number."""
 MAX_BITS = 40_000
-"""Largest numerator or denominator, in bits, that exact arithmetic builds."""
+"""Maximum size of a fraction in exact arithmetic, in bits of numerator and denominator."""
 MAX_EXPONENT = 10**15
-"""Largest absolute exponent that is evaluated at all."""
+"""Largest absolute exponent that is evaluated."""
 MAX_FACTORIAL = 2000
 """Largest argument of a factorial or binomial that is evaluated."""
 MAX_ITEMS = 200
-"""Most members of one list, set or matrix."""
+"""Maximum number of items of one list, set or matrix."""
 
 
 class LimitExceeded(Exception):
-    """The text is beyond a cap; the message is the reason a person is given."""
+    """The text exceeds a limit. The message becomes the reason in the grade."""
 
 
 class ParseError(Exception):
-    """The text is no mathematics that the reader knows."""
+    """The text is not mathematics that the parser knows."""
 
 
 class NeedsNumericEngine(Exception):
-    """Exact arithmetic alone cannot tell; the symbolic engine has to be asked."""
+    """Exact arithmetic cannot decide the pair; the numeric engine must."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,19 +39,19 @@ class Num:
 
     value: Fraction
     exact: bool = True
-    """False for a decimal print with a part after the point: it stands for what rounds to it."""
+    """False for a decimal with digits after the point: it may be a rounded value."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sym:
-    """A variable, with its subscript and primes: "x", "a_1", "f'"."""
+    """A variable with its subscript and primes, such as "x", "a_1" or "f'"."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """An operation or a constant on scalars: add, mul, div, pow, neg, sin, ... ; pi, e, i, inf."""
+    """An operation on scalars (add, mul, div, pow, neg, sin, ...) or a constant (pi, e, i, inf)."""
 
     name: str
     args: tuple["Node", ...] = ()
@@ -59,10 +59,10 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class BracketedList:
-    """An ordered sequence in brackets: a tuple, a list, a point or an interval."""
+    """An ordered sequence in brackets: a tuple, list, point or interval."""
 
     brackets: str
-    """Opening and closing sign: "()", "[]", "(]", "[)"."""
+    """The opening and closing bracket: "()", "[]", "(]" or "[)"."""
     items: tuple["Node", ...]
 
 
@@ -82,7 +82,7 @@ class FiniteSet:
 
 @dataclass(frozen=True, slots=True)
 class RealSet:
-    """Sets of reals put together."""
+    """A combination of sets of reals."""
 
     kind: str
     """"union", "intersection" or "difference"."""
@@ -90,8 +90,8 @@ class RealSet:
 
 
 @dataclass(frozen=True, slots=True)
-class Builder:
-    """A set described by a condition on one variable."""
+class SetBuilder:
+    """A set given by a condition on one variable: {x | condition}."""
 
     variable: str
     condition: "Node"
@@ -102,7 +102,7 @@ class Relation:
     """A chain of relations: sides[0] ops[0] sides[1] ops[1] ..."""
 
     ops: tuple[str, ...]
-    """Of "=", "≈", "<", "<=", ">", ">=", "!=", "∈"."""
+    """Each is one of "=", "≈", "<", "<=", ">", ">=", "!=", "∈"."""
     sides: tuple["Node", ...]
 
 
@@ -115,33 +115,33 @@ class Matrix:
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """Text, its case and spacing normalised."""
+    """Prose in normalized case and spacing."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A letter that names an option, marked as such: "(A)", "A.", "option A", "(A) 12"."""
+    """The letter of a multiple-choice option, such as "(A)", "A.", "option A" or "(A) 12"."""
 
     letter: str
     content: "Node | None" = None
-    """What the text of the option reads as, where it is given."""
+    """The parsed text of the option, if the answer includes it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Clock:
+class TimeOfDay:
     """A time of day."""
 
     minutes: int
-    """After midnight, or after noon or midnight where `half` is "", in [0, 1440)."""
-    half: str
+    """Minutes since midnight in [0, 1440); if `period` is "", perhaps since noon."""
+    period: str
     """"am", "pm" or ""."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """Numbers in proportion."""
+    """A ratio such as 2:3:5."""
 
     parts: tuple["Node", ...]
 
@@ -154,12 +154,12 @@ Node: TypeAlias = (
     | UnorderedList
     | FiniteSet
     | RealSet
-    | Builder
+    | SetBuilder
     | Relation
     | Matrix
     | Word
     | Choice
-    | Clock
+    | TimeOfDay
     | Ratio
 )
 SCALARS = (Num, Sym, Operation)
@@ -176,7 +176,7 @@ def negate(node: Node) -> Node:
 
 
 def children(node: Node) -> tuple[Node, ...]:
-    """The nodes directly below one."""
+    """The direct children of a node."""
     match node:
         case Operation(_, args):
             return args
@@ -192,7 +192,7 @@ def children(node: Node) -> tuple[Node, ...]:
             return items
         case Matrix(rows):
             return tuple(item for row in rows for item in row)
-        case Builder(_, condition):
+        case SetBuilder(_, condition):
             return (condition,)
     return ()
 
@@ -207,47 +207,47 @@ def symbols(node: Node) -> set[str]:
     return found
 
 
-def uses(node: Node, names: frozenset[str]) -> bool:
-    """Whether an operation of one of these names occurs in a node."""
+def contains_operation(node: Node, names: frozenset[str]) -> bool:
+    """Whether a node contains an operation with one of these names."""
     if isinstance(node, Operation) and node.name in names:
         return True
-    return any(uses(child, names) for child in children(node))
+    return any(contains_operation(child, names) for child in children(node))
 
 
-def scalar(node: Node) -> Node:
-    """The node itself. Raises `ParseError` if it is no number or expression."""
+def require_scalar(node: Node) -> Node:
+    """The node itself. Raises `ParseError` if it is not a number or expression."""
     if not isinstance(node, SCALARS):
         raise ParseError
     return node
 
 
 def product(left: Node, right: Node) -> Node:
-    """Two scalars multiplied, a product on the left growing longer."""
+    """The product of two scalars. A product on the left is extended."""
     if isinstance(left, Operation) and left.name == "mul":
-        return Operation("mul", (*left.args, scalar(right)))
-    return Operation("mul", (scalar(left), scalar(right)))
+        return Operation("mul", (*left.args, require_scalar(right)))
+    return Operation("mul", (require_scalar(left), require_scalar(right)))
 
 
-def signed(sign: str, node: Node) -> Node:
-    """A scalar with one of the signs + - ± ∓ before it."""
+def with_sign(sign: str, node: Node) -> Node:
+    """A scalar with one of the signs + - ± ∓ applied to it."""
     if sign == "+":
         return node
     if sign == "-":
-        return negate(scalar(node))
-    return Operation("plusminus" if sign == "±" else "minusplus", (scalar(node),))
+        return negate(require_scalar(node))
+    return Operation("plusminus" if sign == "±" else "minusplus", (require_scalar(node),))
 
 
 def is_inequality(node: Node) -> bool:
-    """Whether a node is a relation, and none of equality or membership."""
+    """Whether a node is a relation other than an equality or a membership."""
     return isinstance(node, Relation) and node.ops[0] not in ("=", "≈", "∈")
 
 
-_DOUBLE = frozenset(("plusminus", "minusplus"))
+_PLUS_MINUS = frozenset(("plusminus", "minusplus"))
 
 
 def expand_signs(node: Node) -> Node:
-    """The node with ± and ∓ replaced by the list of both readings."""
-    if not uses(node, _DOUBLE):
+    """The node with ± and ∓ replaced by the list of both values."""
+    if not contains_operation(node, _PLUS_MINUS):
         return node
     if isinstance(node, UnorderedList):
         items: list[Node] = []
@@ -258,20 +258,20 @@ def expand_signs(node: Node) -> Node:
     if isinstance(node, FiniteSet):
         members = expand_signs(UnorderedList(node.items))
         return FiniteSet(members.items) if isinstance(members, UnorderedList) else node
-    return UnorderedList((_with_sign(node, True), _with_sign(node, False)))
+    return UnorderedList((_choose_sign(node, True), _choose_sign(node, False)))
 
 
-def _with_sign(node: Node, positive: bool) -> Node:
+def _choose_sign(node: Node, positive: bool) -> Node:
     match node:
-        case Operation(name, args) if name in _DOUBLE:
-            inner = _with_sign(args[0], positive)
+        case Operation(name, args) if name in _PLUS_MINUS:
+            inner = _choose_sign(args[0], positive)
             return inner if positive == (name == "plusminus") else negate(inner)
         case Operation(name, args):
-            return Operation(name, tuple(_with_sign(arg, positive) for arg in args))
+            return Operation(name, tuple(_choose_sign(arg, positive) for arg in args))
         case Relation(ops, sides):
-            return Relation(ops, tuple(_with_sign(side, positive) for side in sides))
+            return Relation(ops, tuple(_choose_sign(side, positive) for side in sides))
         case BracketedList(brackets, items):
-            return BracketedList(brackets, tuple(_with_sign(item, positive) for item in items))
+            return BracketedList(brackets, tuple(_choose_sign(item, positive) for item in items))
     return node
 
 
@@ -281,16 +281,15 @@ _RELATIONS = {
     "LessThan": "<=", "StrictGreaterThan": ">", "GreaterThan": ">=",
 }  # fmt: skip
 _INTERVALS = {"Interval": "[]", "Intervalopen": "()", "IntervalLopen": "(]", "IntervalRopen": "[)"}
-_REGIONS = {
+_SET_OPERATIONS = {
     "Union": "union", "Or": "union", "Intersection": "intersection", "And": "intersection",
     "Complement": "difference",
 }  # fmt: skip
 _ANGLES = frozenset(("sin", "cos", "tan", "cot", "sec", "csc", "cis"))
 
 
-def function(name: str, args: Sequence[Node]) -> Node:
-    """A function of scalars applied to its arguments. Raises `ParseError` for a wrong number of
-    them."""
+def apply_function(name: str, args: Sequence[Node]) -> Node:
+    """A function applied to scalar arguments. Raises `ParseError` if they do not fit it."""
     if not args or not all(isinstance(arg, SCALARS) for arg in args):
         raise ParseError
     first = args[0]
@@ -305,15 +304,19 @@ def function(name: str, args: Sequence[Node]) -> Node:
     if len(args) != 1:
         raise ParseError
     if name in ("lg", "lb"):
-        radix = Num(Fraction(10 if name == "lg" else 2))
-        return Operation("div", (Operation("ln", (first,)), Operation("ln", (radix,))))
+        base = Num(Fraction(10 if name == "lg" else 2))
+        return Operation("div", (Operation("ln", (first,)), Operation("ln", (base,))))
     if name == "exp":
         return Operation("pow", (Operation("e"), first))
     if name == "cis":
         return Operation(
-            "add", (function("cos", args), Operation("mul", (IMAGINARY, function("sin", args))))
+            "add",
+            (
+                apply_function("cos", args),
+                Operation("mul", (IMAGINARY, apply_function("sin", args))),
+            ),
         )
-    return Operation(name, (_radians(first) if name in _ANGLES else first,))
+    return Operation(name, (_to_radians(first) if name in _ANGLES else first,))
 
 
 def _root(node: Node, index: Node) -> Node:
@@ -322,26 +325,28 @@ def _root(node: Node, index: Node) -> Node:
     return Operation("root", (node, index))
 
 
-def _radians(node: Node) -> Node:
-    """An angle in degrees turned into radians, also where the sign stands inside a product."""
+def _to_radians(node: Node) -> Node:
+    """The angle with degrees converted to radians, also inside a sum, product or quotient."""
     if isinstance(node, Operation) and node.name == "deg":
         return Operation("mul", (node.args[0], Operation("pi"), Num(Fraction(1, 180))))
     if isinstance(node, Operation) and node.name in ("add", "mul", "neg", "div"):
-        return Operation(node.name, tuple(_radians(arg) for arg in node.args))
+        return Operation(node.name, tuple(_to_radians(arg) for arg in node.args))
     return node
 
 
-def call(name: str, args: tuple[Node, ...]) -> Node:
-    """A Python or sympy constructor applied to its arguments. Raises `ParseError` if it does not
-    fit."""
+def apply_constructor(name: str, args: tuple[Node, ...]) -> Node:
+    """A Python or sympy constructor applied to its arguments.
+
+    Raises `ParseError` if they do not fit it.
+    """
     if name in ("Matrix", "ImmutableMatrix", "ImmutableDenseMatrix", "MutableDenseMatrix", "array"):
         return _matrix_call(args, column=name != "array")
     if name in _RELATIONS:
-        return Relation((_RELATIONS[name],), _exactly(args, 2))
+        return Relation((_RELATIONS[name],), _require_count(args, 2))
     if name in _INTERVALS:
-        return BracketedList(_INTERVALS[name], _exactly(args, 2))
-    if name in _REGIONS:
-        return RealSet(_REGIONS[name], args) if args else EMPTY
+        return BracketedList(_INTERVALS[name], _require_count(args, 2))
+    if name in _SET_OPERATIONS:
+        return RealSet(_SET_OPERATIONS[name], args) if args else EMPTY
     if name in ("FiniteSet", "set", "frozenset"):
         inner = args[0] if len(args) == 1 and name != "FiniteSet" else FiniteSet(args)
         return (
@@ -362,14 +367,14 @@ def _scalar_call(name: str, args: tuple[Node, ...]) -> Node:
     if name in ("Add", "Mul"):
         return Operation(name.lower(), args) if len(args) > 1 else args[0]
     if name in ("binomial", "comb"):
-        return Operation("binom", _exactly(args, 2))
+        return Operation("binom", _require_count(args, 2))
     if name == "complex":
-        real, imaginary = _exactly(args, 2)
+        real, imaginary = _require_count(args, 2)
         return Operation("add", (real, Operation("mul", (imaginary, IMAGINARY))))
     if name in ("pow", "Pow"):
-        return Operation("pow", _exactly(args, 2))
+        return Operation("pow", _require_count(args, 2))
     if name == "root":
-        return _root(*_exactly(args, 2))
+        return _root(*_require_count(args, 2))
     if name in ("Rational", "Fraction") and len(args) == 2:
         return Operation("div", args)
     if name in ("Rational", "Fraction", "Integer", "Float", "Decimal"):
@@ -377,7 +382,7 @@ def _scalar_call(name: str, args: tuple[Node, ...]) -> Node:
     raise ParseError
 
 
-def _exactly(args: tuple[Node, ...], count: int) -> tuple[Node, ...]:
+def _require_count(args: tuple[Node, ...], count: int) -> tuple[Node, ...]:
     if len(args) != count:
         raise ParseError
     return args
@@ -393,7 +398,7 @@ def _matrix_call(args: tuple[Node, ...], column: bool) -> Node:
 
 
 def matrix(rows: list[list[Node]]) -> Matrix:
-    """A matrix of these rows. Raises `ParseError` if they are not equally long."""
+    """A matrix of these rows. Raises `ParseError` if their lengths differ."""
     if not rows or len({len(row) for row in rows}) != 1:
         raise ParseError
     return Matrix(tuple(tuple(row) for row in rows))

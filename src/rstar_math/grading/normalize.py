@@ -1,14 +1,14 @@
-"""Normalizes an answer's text: Unicode, LaTeX and Markdown wrappings, units, number words."""
+"""Normalizes an answer's text: Unicode, LaTeX and Markdown delimiters, units, phrases."""
 
 import re
 import unicodedata
 from fractions import Fraction
 
-from rstar_math.grading.nodes import EMPTY, REALS, Clock, Node, Num, Word
+from rstar_math.grading.nodes import EMPTY, REALS, Node, Num, TimeOfDay, Word
 
 _SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿˣ", "0123456789+-nx", strict=True))
 _SUBSCRIPTS = dict(zip("₀₁₂₃₄₅₆₇₈₉", "0123456789", strict=True))
-_VULGAR = {
+_UNICODE_FRACTIONS = {
     "½": "1 2", "⅓": "1 3", "⅔": "2 3", "¼": "1 4", "¾": "3 4", "⅕": "1 5", "⅖": "2 5", "⅗": "3 5",
     "⅘": "4 5", "⅙": "1 6", "⅚": "5 6", "⅛": "1 8", "⅜": "3 8", "⅝": "5 8", "⅞": "7 8", "⅑": "1 9",
     "⅒": "1 10", "⅐": "1 7",
@@ -20,8 +20,8 @@ GREEK = {
     "ω": "omega", "Γ": "Gamma", "Δ": "Delta", "Θ": "Theta", "Λ": "Lambda", "Ξ": "Xi", "Σ": "Sigma",
     "Φ": "Phi", "Ψ": "Psi", "Ω": "Omega",
 }  # fmt: skip
-"""Greek letters that name variables, and LaTeX's names for them."""
-_SIGNS = {
+"""Greek letters that are variables, and their names in LaTeX."""
+_UNICODE_SYMBOLS = {
     "−": "-", "–": "-", "—": "-", "‒": "-", "﹣": "-", "×": r"\times ", "✕": r"\times ", "÷": "/",
     "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "•": r"\cdot ", "∗": "*", "≤": "<=", "⩽": "<=",
     "≥": ">=", "⩾": ">=", "≠": "!=", "∞": r"\infty ", "π": r"\pi ", "√": r"\sqrt ",
@@ -36,17 +36,17 @@ _SIGNS = {
     "∠": r"\angle ", "△": r"\triangle ", "ℓ": "l", "𝑖": "i", "ⅈ": "i", "ℯ": "e", "\u00a0": " ",
     "\u2009": " ", "\u202f": " ",
 }  # fmt: skip
-_INVISIBLE = dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff\u00ad\u200e\u200f"), None)
+_INVISIBLE_CHARS = dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff\u00ad\u200e\u200f"), None)
 _SCRIPT_RUN = re.compile(f"[{''.join(_SUPERSCRIPTS)}]+")
 _SUBSCRIPT_RUN = re.compile(f"[{''.join(_SUBSCRIPTS)}]+")
-_WRAPPINGS = (
+_DELIMITERS = (
     ("$$", "$$"), ("$", "$"), (r"\[", r"\]"), (r"\(", r"\)"), ("**", "**"), ("```", "```"),
     ("`", "`"), ('"', '"'),
 )  # fmt: skip
-_WRAPPER = re.compile(
+_WRAPPER_COMMAND = re.compile(
     r"\\(?:boxed|fbox|text|textbf|textit|textrm|mathrm|mathbf|mbox|displaystyle|ensuremath)\s*(?=\{)"
 )
-_DROPPED = re.compile(
+_LAYOUT_COMMAND = re.compile(
     r"\\(?:left|right)\s*\.(?!\d)|\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|nolimits"
     r"|hfill|hspace\{[^{}]*\}|vspace\{[^{}]*\}|phantom\{[^{}]*\}|label\{[^{}]*\}|tag\{[^{}]*\})(?![a-zA-Z])"
 )
@@ -82,46 +82,47 @@ _SPACED_THOUSANDS = re.compile(r"(?<![\d.,] )(?<![\d.,])\d{1,3}(?: \d{3})+(?! ?\
 
 
 def clean(text: str) -> str:
-    """The answer without what wraps it and in plain signs; "" where nothing is left."""
-    text = unwrap(spell(text))
+    """The answer without delimiters and layout commands, in a normalized notation; may be ""."""
+    text = unwrap(unicode_to_latex(text))
     text = text.replace("US\\$", "").replace("US$", "").replace("$", " ")
-    text = _DROPPED.sub(" ", text)
+    text = _LAYOUT_COMMAND.sub(" ", text)
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
     return unwrap(re.sub(r"\s+", " ", text))
 
 
-def spell(text: str) -> str:
-    """The text with Unicode mathematics spelled as LaTeX, full-width signs as their plain ones."""
-    text = text.translate(_INVISIBLE)
+def unicode_to_latex(text: str) -> str:
+    """The text with Unicode mathematics replaced by LaTeX, and full-width by plain characters."""
+    text = text.translate(_INVISIBLE_CHARS)
     if text.isascii():
         return text
     text = _SCRIPT_RUN.sub(lambda m: "^{" + "".join(_SUPERSCRIPTS[c] for c in m[0]) + "}", text)
     text = _SUBSCRIPT_RUN.sub(lambda m: "_{" + "".join(_SUBSCRIPTS[c] for c in m[0]) + "}", text)
     out = []
-    for sign in text:
-        if sign in _VULGAR:
-            top, bottom = _VULGAR[sign].split()
+    for char in text:
+        if char in _UNICODE_FRACTIONS:
+            top, bottom = _UNICODE_FRACTIONS[char].split()
             out.append(rf"\frac{{{top}}}{{{bottom}}}")
-        elif sign in _SIGNS:
-            out.append(_SIGNS[sign])
-        elif sign in GREEK:
-            out.append(f"\\{GREEK[sign]} ")
+        elif char in _UNICODE_SYMBOLS:
+            out.append(_UNICODE_SYMBOLS[char])
+        elif char in GREEK:
+            out.append(f"\\{GREEK[char]} ")
         else:
-            out.append(sign)
-    return "".join(_SIGNS.get(sign, sign) for sign in unicodedata.normalize("NFKC", "".join(out)))
+            out.append(char)
+    return "".join(
+        _UNICODE_SYMBOLS.get(char, char) for char in unicodedata.normalize("NFKC", "".join(out))
+    )
 
 
 def unwrap(text: str) -> str:
-    """The text without delimiters, emphasis, boxes and the punctuation of its sentence around
-    it."""
+    """The text without surrounding delimiters, emphasis, boxes and final punctuation."""
     while True:
         before = text
         text = text.strip().rstrip(",;:").rstrip()
         if text.endswith(".") and not text.endswith(".."):
             text = text[:-1].rstrip()
         text = text.removesuffix("\\").rstrip() if not text.endswith("\\\\") else text[:-2].rstrip()
-        for opening, end in _WRAPPINGS:
+        for opening, end in _DELIMITERS:
             inner = text[len(opening) : -len(end)]
             if (
                 len(text) > len(opening) + len(end)
@@ -137,7 +138,7 @@ def unwrap(text: str) -> str:
 
 
 def _unwrap_command(text: str) -> str:
-    match = _WRAPPER.match(text)
+    match = _WRAPPER_COMMAND.match(text)
     if not match or not text.endswith("}"):
         return text
     depth = 0
@@ -150,7 +151,10 @@ def _unwrap_command(text: str) -> str:
 
 
 def join_thousands(text: str) -> str:
-    """The text with 1,000,000 and 1 000 000 written as 1000000 where no bracket is open."""
+    """The text with 1,000,000 and 1 000 000 written as 1000000.
+
+    Inside brackets, commas stay: they separate items.
+    """
     out, end, depth = [], 0, 0
     if text.startswith("{"):
         depth = 1
@@ -165,13 +169,13 @@ def join_thousands(text: str) -> str:
     return _SPACED_THOUSANDS.sub(lambda m: m.group().replace(" ", ""), joined)
 
 
-_SINGLE = "m s g h L l N J W"
-_SHORT = (
+_ONE_LETTER_UNITS = "m s g h L l N J W"
+_UNIT_SYMBOLS = (
     "mm cm dm km nm mi ft in yd kg mg lb lbs oz min hr hrs sec ms ml mL cL dL kL kW MW kJ kN "
     "Pa kPa Hz kHz MHz mph kph rpm eV mol kmol psi cc sq pt qt gal rad deg cal kcal ac ha bps "
     "kB MB GB TB mV kV mA kWh USD EUR GBP CAD AUD RMB dollars cents"
 )
-_LONG = (
+_UNIT_WORDS = (
     "meters? metres? centimet(?:er|re)s? millimet(?:er|re)s? kilomet(?:er|re)s? inch(?:es)? "
     "foot feet yards? miles? grams? kilograms? milligrams? pounds? ounces? tons? tonnes? "
     "lit(?:er|re)s? millilit(?:er|re)s? gallons? quarts? pints? cups? seconds? minutes? "
@@ -179,19 +183,19 @@ _LONG = (
     "percent units? square cubic squared cubed per people person points? newtons? joules? "
     "watts? volts? amps? mol moles? acres? hectares? knots?"
 )
-_WORD = f"(?:{'|'.join(_SHORT.split())}|{'|'.join(_LONG.split())})"
-_POWER = r"(?:\s*\^\s*\{?-?[1-4]\}?)?"
-_ANY = rf"(?:{_WORD}|[{''.join(_SINGLE.split())}])(?![A-Za-z]){_POWER}"
-_TAIL = re.compile(
-    rf"(?:(?<=[\d)}}°%.])(?:\s*{_WORD}(?![A-Za-z]){_POWER}|\s+{_ANY})"
-    rf"|(?<=[A-Za-z])\s+{_WORD}(?![A-Za-z]){_POWER})"
-    rf"(?:\s*(?:/|\\cdot|\*|-|per\b|a\b|an\b)?\s*{_ANY})*\s*$"
+_UNIT = f"(?:{'|'.join(_UNIT_SYMBOLS.split())}|{'|'.join(_UNIT_WORDS.split())})"
+_UNIT_POWER = r"(?:\s*\^\s*\{?-?[1-4]\}?)?"
+_ANY_UNIT = rf"(?:{_UNIT}|[{''.join(_ONE_LETTER_UNITS.split())}])(?![A-Za-z]){_UNIT_POWER}"
+_TRAILING_UNIT = re.compile(
+    rf"(?:(?<=[\d)}}°%.])(?:\s*{_UNIT}(?![A-Za-z]){_UNIT_POWER}|\s+{_ANY_UNIT})"
+    rf"|(?<=[A-Za-z])\s+{_UNIT}(?![A-Za-z]){_UNIT_POWER})"
+    rf"(?:\s*(?:/|\\cdot|\*|-|per\b|a\b|an\b)?\s*{_ANY_UNIT})*\s*$"
 )
 
 
 def strip_unit(text: str) -> str:
-    """The text without a known unit at its end, if what stands before is more than the unit."""
-    match = _TAIL.search(text)
+    """The text without a known unit at its end, if a digit precedes the unit."""
+    match = _TRAILING_UNIT.search(text)
     if not match or match.start() == 0 or not re.search(r"\d", text[: match.start()]):
         return text
     return text[: match.start()].strip()
@@ -206,7 +210,7 @@ _OPTION = re.compile(
 _OPTION_TEXT = re.compile(
     r"(?:\(([A-H])\)|([A-Ha-h])\)|([A-H])[.:]\s)\s*(?!and\b|or\b)([\w\\$.+-].*)", re.DOTALL
 )
-_CLOCK = re.compile(
+_TIME_OF_DAY = re.compile(
     r"(\d{1,2})(?::([0-5]\d))?\s*([ap])\.?\s?m\.?|(\d{1,2}):([0-5]\d)(?:\s*o'clock)?", re.IGNORECASE
 )
 _OCLOCK = re.compile(r"(\d{1,2})\s*o'?clock", re.IGNORECASE)
@@ -228,7 +232,7 @@ _DATE_WORDS = re.compile(
     r"\b(?:of|the|on|in|monday|tuesday|wednesday|thursday|friday|saturday|sunday|mon|tue|wed|thu|fri|sat|sun)\b"
 )
 _NUMERIC_DATE = re.compile(r"\d{1,2}[/.-]\d{1,2}[/.-]\d{4}|\d{4}[/-]\d{2}[/-]\d{2}")
-_NAMED: dict[str, Node] = {
+_PHRASES: dict[str, Node] = {
     "no solution": EMPTY, "no solutions": EMPTY, "no real solution": EMPTY,
     "no real solutions": EMPTY, "there is no solution": EMPTY, "there are no solutions": EMPTY,
     "empty set": EMPTY, "null set": EMPTY, "emptyset": EMPTY, "all real numbers": REALS,
@@ -242,7 +246,7 @@ _NAMED: dict[str, Node] = {
     "divergent": Word("diverges"), "converges": Word("converges"), "convergent": Word("converges"),
     "none": Word("none"), "none of the above": Word("none of the above"),
 }  # fmt: skip
-_UNITS = {
+_SMALL_NUMBERS = {
     word: number
     for number, word in enumerate(
         [
@@ -276,26 +280,26 @@ _TENS = {
     )
 }
 _SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
-_PARTS = {
+_FRACTION_WORDS = {
     "half": 2, "third": 3, "thirds": 3, "quarter": 4, "quarters": 4, "fourth": 4, "fourths": 4,
     "fifth": 5, "fifths": 5, "sixth": 6, "sixths": 6, "eighth": 8, "eighths": 8, "tenth": 10,
     "tenths": 10,
 }  # fmt: skip
 
 
-def read_words(text: str) -> Node | None:
-    """What an answer that is a phrase of a known kind reads as, or None for any other text."""
+def parse_phrase(text: str) -> Node | None:
+    """The node of an answer that is a known phrase, time, date or number word; else None."""
     match = _YES_NO.fullmatch(text)
     if match:
         return Word(_BOOLEANS[match[1].lower()])
     plain = plain_words(text)
-    if plain in _NAMED:
-        return _NAMED[plain]
-    return _clock(text) or _date(text) or _written_number(plain)
+    if plain in _PHRASES:
+        return _PHRASES[plain]
+    return _time_of_day(text) or _date(text) or _number_in_words(plain)
 
 
-def option(text: str) -> tuple[str, str] | None:
-    """The letter of an option and the text given with it ("" where there is none), or None."""
+def parse_option(text: str) -> tuple[str, str] | None:
+    """The letter of a multiple-choice option and its text ("" for none); None if it is neither."""
     match = _OPTION.fullmatch(text)
     if match:
         return next(letter for letter in match.groups() if letter).upper(), ""
@@ -306,24 +310,24 @@ def option(text: str) -> tuple[str, str] | None:
 
 
 def plain_words(text: str) -> str:
-    """Words in lower case, one space apart, without articles and signs of punctuation."""
+    """The text in lower case without articles and punctuation, words separated by one space."""
     text = re.sub(r"\\text[a-z]*\s*\{([^{}]*)\}", r" \1 ", text)
     text = re.sub(r"[\"“”‘’`*_{}$!?.,;:()\[\]\-]+", " ", text.replace("'", "")).lower()
     text = re.sub(r"\s+", " ", text).strip()
     return re.sub(r"^(?:the|an?)\s+(?=\S)", "", text)
 
 
-def _clock(text: str) -> Node | None:
-    match = _CLOCK.fullmatch(text)
+def _time_of_day(text: str) -> Node | None:
+    match = _TIME_OF_DAY.fullmatch(text)
     if match and match[3]:
-        hour, minute, half = int(match[1]), int(match[2] or 0), match[3].lower() + "m"
+        hour, minute, period = int(match[1]), int(match[2] or 0), match[3].lower() + "m"
         if 1 <= hour <= 12:
-            return Clock((hour % 12 + (12 if half == "pm" else 0)) * 60 + minute, half)
+            return TimeOfDay((hour % 12 + (12 if period == "pm" else 0)) * 60 + minute, period)
     elif match and int(match[4]) < 24:
-        return Clock(int(match[4]) * 60 + int(match[5]), "")
+        return TimeOfDay(int(match[4]) * 60 + int(match[5]), "")
     match = _OCLOCK.fullmatch(text)
     if match and int(match[1]) <= 24:
-        return Clock(int(match[1]) % 24 * 60, "")
+        return TimeOfDay(int(match[1]) % 24 * 60, "")
     return None
 
 
@@ -345,16 +349,16 @@ def _date(text: str) -> Node | None:
     return Word(f"date {months[0]} {days} {years}")
 
 
-def _written_number(plain: str) -> Node | None:
+def _number_in_words(plain: str) -> Node | None:
     words = plain.replace(" and ", " ").split()
-    if len(words) == 2 and words[0] in _UNITS and words[1] in _PARTS:
-        return Num(Fraction(_UNITS[words[0]], _PARTS[words[1]]))
+    if len(words) == 2 and words[0] in _SMALL_NUMBERS and words[1] in _FRACTION_WORDS:
+        return Num(Fraction(_SMALL_NUMBERS[words[0]], _FRACTION_WORDS[words[1]]))
     if plain == "half":
         return Num(Fraction(1, 2))
     total = current = 0
     for word in words:
-        if word in _UNITS:
-            current += _UNITS[word]
+        if word in _SMALL_NUMBERS:
+            current += _SMALL_NUMBERS[word]
         elif word in _TENS:
             current += _TENS[word]
         elif word == "hundred":

@@ -1,11 +1,11 @@
-"""A recursive-descent parser of answers with limits on size and depth; it never executes anything.
+"""Parses answers by recursive descent, with limits on size and depth. Never executes anything.
 
 items    := relation ((","|";"|"or"|"and") relation)*
-relation := region (("="|"<"|...) region)*
-region   := sum (("∪"|"∩"|"∖") sum)*
+relation := set (("="|"<"|...) set)*
+set      := sum (("∪"|"∩"|"∖") sum)*
 sum      := ["+"|"-"|"±"] term (("+"|"-"|"±") term)*
-term     := factor (["*"|"/"] factor)*          a missing sign is a product
-factor   := base ("^" factor | "!" | "°" | "%" | "'" | "_" ...)*
+term     := factor (["*"|"/"] factor)*          without an operator: a product
+factor   := atom ("^" factor | "!" | "°" | "%" | "'" | "_" ...)*
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from rstar_math.grading.nodes import (
     MAX_ITEMS,
     SCALARS,
     BracketedList,
-    Builder,
     FiniteSet,
     LimitExceeded,
     Node,
@@ -27,39 +26,39 @@ from rstar_math.grading.nodes import (
     ParseError,
     RealSet,
     Relation,
+    SetBuilder,
     Sym,
     UnorderedList,
     is_inequality,
     product,
-    scalar,
-    signed,
+    require_scalar,
+    with_sign,
 )
 
 _RELATIONS = frozenset(("=", "≈", "<", "<=", ">", ">=", "!=", "∈"))
 _SEPARATORS = frozenset((",", ";", "or", "and"))
 _LOGICAL = {"&": "and", "|": "or"}
-_REGIONS = {"∪": "union", "∩": "intersection", "∖": "difference"}
+_SET_OPERATORS = {"∪": "union", "∩": "intersection", "∖": "difference"}
 _CLOSING = frozenset((")", "]", "}", "\\}", "⟩", "⌋", "⌉"))
 _END = Token("end", "")
 
 
 class Parser:
-    """Reads one answer's tokens from left to right."""
+    """Parses the tokens of one answer. All methods may raise `ParseError` or `LimitExceeded`."""
 
     def __init__(self, tokens: list[Token]) -> None:
         self.tokens = tokens
-        self.at = 0
+        self.position = 0
         self.depth = 0
-        self.bars = 0
-        """Open |...|, within which a bar closes."""
+        self.open_bars = 0
+        """Number of open absolute-value bars; inside, the next bar closes one."""
         self.units: list[str] = []
-        """Words of unit found after the items of the outermost list."""
+        """The unit after each item of the outermost list; "" for none."""
 
     def answer(self) -> Node:
-        """The whole answer. Raises `ParseError` if anything is left over, `LimitExceeded` past a
-        cap."""
+        """The whole answer. Raises `ParseError` if tokens remain, `LimitExceeded` above a cap."""
         if self.is_op("=", "≈"):
-            self.at += 1
+            self.position += 1
         node = self.items(outermost=True)
         if self.peek() is not _END:
             raise ParseError
@@ -68,45 +67,45 @@ class Parser:
     # The token stream
 
     def peek(self, ahead: int = 0) -> Token:
-        place = self.at + ahead
-        return self.tokens[place] if place < len(self.tokens) else _END
+        index = self.position + ahead
+        return self.tokens[index] if index < len(self.tokens) else _END
 
     def is_op(self, *texts: str) -> bool:
         token = self.peek()
         return token.kind == "op" and token.text in texts
 
-    def take(self, *texts: str) -> bool:
-        """Step over the next token if it is one of these signs."""
+    def accept(self, *texts: str) -> bool:
+        """Consume the next token if it is one of these operators; return whether it was."""
         if self.is_op(*texts):
-            self.at += 1
+            self.position += 1
             return True
         return False
 
     def expect(self, *texts: str) -> str:
         token = self.peek()
-        if not self.take(*texts):
+        if not self.accept(*texts):
             raise ParseError
         return token.text
 
     # Lists and relations
 
     def items(self, outermost: bool = False) -> Node:
-        """One relation, or a Bag of several."""
-        listed, separators = self.listed(outermost)
-        if len(listed) == 1:
-            return listed[0]
-        if set(separators) == {"and"} and all(is_inequality(item) for item in listed):
-            return RealSet("intersection", tuple(listed))
-        return UnorderedList(tuple(listed))
+        """One relation, or an unordered list of several."""
+        items, separators = self.item_list(outermost)
+        if len(items) == 1:
+            return items[0]
+        if set(separators) == {"and"} and all(is_inequality(item) for item in items):
+            return RealSet("intersection", tuple(items))
+        return UnorderedList(tuple(items))
 
-    def listed(self, outermost: bool = False) -> tuple[list[Node], list[str]]:
+    def item_list(self, outermost: bool = False) -> tuple[list[Node], list[str]]:
         items, separators = [self.item(outermost)], []
         while self.is_op(*_SEPARATORS) or self._is_logical(items[-1]):
             separators.append(_LOGICAL.get(self.peek().text, self.peek().text))
-            self.at += 1
+            self.position += 1
             if self.is_op("or", "and"):
                 separators[-1] = self.peek().text
-                self.at += 1
+                self.position += 1
             if self.peek().kind == "op" and self.peek().text in _CLOSING:
                 break
             items.append(self.item(outermost))
@@ -115,9 +114,9 @@ class Parser:
         return items, separators
 
     def _is_logical(self, before: Node) -> bool:
-        """Whether a & or | joins conditions, as sympy prints them."""
+        """Whether a & or | follows that joins conditions, as sympy prints them."""
         return isinstance(before, Relation | RealSet) and (
-            self.is_op("&") or (self.is_op("|") and self.bars == 0)
+            self.is_op("&") or (self.is_op("|") and self.open_bars == 0)
         )
 
     def item(self, outermost: bool) -> Node:
@@ -127,14 +126,14 @@ class Parser:
         return node
 
     def unit_words(self) -> None:
-        """Step over a unit: words after a number, with their powers, per and slash."""
+        """Consume a unit: words after a number, with powers, slashes and products."""
         words: list[str] = []
-        start = self.at
+        start = self.position
         while self.peek().kind == "word" or (
             words and self.peek().text in ("/", "^", "*", ".", "°")
         ):
             words.append(self.peek().text)
-            self.at += 1
+            self.position += 1
             if words[-1] == "^":
                 self.group_or_factor()
         if words and not any(token.kind in ("num", "hex") for token in self.tokens[:start]):
@@ -142,23 +141,23 @@ class Parser:
         self.units.append(" ".join(words))
 
     def relation(self) -> Node:
-        sides, ops = [self.region()], []
+        sides, ops = [self.set_expression()], []
         while self.is_op(*_RELATIONS):
             op = self.peek().text
-            self.at += 1
-            if op in "<>" and self.take("="):
+            self.position += 1
+            if op in "<>" and self.accept("="):
                 op += "="
             ops.append(op)
-            if op == "=" and self.take("≈"):
+            if op == "=" and self.accept("≈"):
                 ops[-1] = "≈"
-            sides.append(self.region())
+            sides.append(self.set_expression())
         return Relation(tuple(ops), tuple(sides)) if ops else sides[0]
 
-    def region(self) -> Node:
+    def set_expression(self) -> Node:
         node = self.sum()
-        while self.is_op(*_REGIONS) or self._is_letter_union():
-            kind = _REGIONS.get(self.peek().text, "union")
-            self.at += 1
+        while self.is_op(*_SET_OPERATORS) or self._is_letter_union():
+            kind = _SET_OPERATORS.get(self.peek().text, "union")
+            self.position += 1
             other = self.sum()
             if isinstance(node, RealSet) and node.kind == kind == "union":
                 node = RealSet(kind, (*node.parts, other))
@@ -167,11 +166,11 @@ class Parser:
         return node
 
     def _is_letter_union(self) -> bool:
-        """Whether a U stands between brackets, where it means a union."""
-        if self.peek().text != "U" or self.at == 0:
+        """Whether the next token is a U between brackets, which means a union."""
+        if self.peek().text != "U" or self.position == 0:
             return False
         after = self.peek(1).text
-        return self.tokens[self.at - 1].text in _CLOSING and after in ("(", "[", "\\{", "{")
+        return self.tokens[self.position - 1].text in _CLOSING and after in ("(", "[", "\\{", "{")
 
     # Scalars
 
@@ -183,31 +182,31 @@ class Parser:
         terms = [first]
         while self.is_op("+", "-", "±", "∓"):
             sign = self.peek().text
-            self.at += 1
+            self.position += 1
             term = self.signed_term() if self.is_op("-", "+") else self.term()
-            terms.append(signed(sign, term))
+            terms.append(with_sign(sign, term))
         self.depth -= 1
         if len(terms) == 1:
             return first
-        return Operation("add", tuple(scalar(term) for term in terms))
+        return Operation("add", tuple(require_scalar(term) for term in terms))
 
     def signed_term(self) -> Node:
         if not self.is_op("+", "-", "±", "∓"):
             return self.term()
         sign = self.expect("+", "-", "±", "∓")
-        return signed(sign, self.signed_term())
+        return with_sign(sign, self.signed_term())
 
     def term(self) -> Node:
         node = self.factor()
         while True:
-            if self.take("*"):
+            if self.accept("*"):
                 node = product(node, self.operand())
-            elif self.take("/"):
-                node = Operation("div", (scalar(node), scalar(self.operand())))
-            elif is_mixed(self, node):
-                node = Operation("add", (node, part_of_mixed(self)))
+            elif self.accept("/"):
+                node = Operation("div", (require_scalar(node), require_scalar(self.operand())))
+            elif is_mixed_number(self, node):
+                node = Operation("add", (node, mixed_fraction(self)))
             elif self.starts_factor() and isinstance(node, SCALARS):
-                if self.peek().kind in ("num", "hex") and self.tokens[self.at - 1].kind in (
+                if self.peek().kind in ("num", "hex") and self.tokens[self.position - 1].kind in (
                     "num",
                     "hex",
                 ):
@@ -217,15 +216,15 @@ class Parser:
                 return node
 
     def operand(self) -> Node:
-        """A factor after a sign of operation, which may have a sign of its own."""
+        """A factor after "*" or "/", which may have a sign of its own."""
         if self.is_op("-", "+", "±"):
             sign = self.peek().text
-            self.at += 1
-            return signed(sign, self.factor())
+            self.position += 1
+            return with_sign(sign, self.factor())
         return self.factor()
 
     def starts_factor(self) -> bool:
-        """Whether the next token begins a factor, so that a product is meant."""
+        """Whether the next token begins a factor, so that an implicit product follows."""
         token = self.peek()
         if token.kind in ("num", "hex", "cmd"):
             return token.text not in ("\\", "end")
@@ -233,30 +232,30 @@ class Parser:
             return not self._is_letter_union()
         if token.kind == "op":
             if token.text == "|":
-                return self.bars == 0
+                return self.open_bars == 0
             return token.text in ("(", "{", "⌊", "⌈")
         return False
 
     def factor(self) -> Node:
-        node = atoms.base(self)
+        node = atoms.atom(self)
         while True:
-            if self.take("^", "**"):
+            if self.accept("^", "**"):
                 node = self._power(node)
             elif self.is_op("!") and isinstance(node, SCALARS):
-                self.at += 1
+                self.position += 1
                 if self.is_op("!"):
                     raise ParseError
                 node = Operation("fact", (node,))
-            elif self.take("°"):
-                node = Operation("deg", (scalar(node),))
+            elif self.accept("°"):
+                node = Operation("deg", (require_scalar(node),))
             elif self.is_op("%") and isinstance(node, SCALARS):
-                self.at += 1
+                self.position += 1
                 if self.peek().kind in ("num", "name"):
                     raise ParseError
             elif self.is_op("_"):
                 node = atoms.subscript(self, node)
             elif self.is_op("'") and isinstance(node, Sym):
-                self.at += 1
+                self.position += 1
                 node = Sym(node.name + "'")
             else:
                 return node
@@ -265,53 +264,55 @@ class Parser:
         if self.is_op("'"):
             raise ParseError
         exponent = self.group_or_factor()
-        if isinstance(node, BracketedList | FiniteSet | UnorderedList | Builder):
+        if isinstance(node, BracketedList | FiniteSet | UnorderedList | SetBuilder):
             raise ParseError
-        return Operation("pow", (scalar(node), scalar(exponent)))
+        return Operation("pow", (require_scalar(node), require_scalar(exponent)))
 
     def group_or_factor(self) -> Node:
-        """What stands in a superscript: a group, or one signed factor (so that 2**-3 reads)."""
+        """An exponent: a group in braces, or one factor with an optional sign, as in 2**-3."""
         self.depth += 1
         if self.depth > MAX_DEPTH:
             raise LimitExceeded("The answer is nested too deeply.")
         sign = self.peek().text if self.is_op("-", "+") else "+"
         if self.is_op("-", "+"):
-            self.at += 1
+            self.position += 1
         if self.peek().text == "{":
             node = atoms.group(self)
-            if self.take("^", "**"):
+            if self.accept("^", "**"):
                 node = self._power(node)
         else:
-            node = atoms.base(self)
+            node = atoms.atom(self)
             while self.is_op("!", "_", "°"):
                 node = atoms.subscript(self, node) if self.is_op("_") else self._postfix(node)
-            if self.take("^", "**"):
+            if self.accept("^", "**"):
                 node = self._power(node)
         self.depth -= 1
-        return signed(sign, node)
+        return with_sign(sign, node)
 
     def _postfix(self, node: Node) -> Node:
         name = "fact" if self.expect("!", "°") == "!" else "deg"
-        return Operation(name, (scalar(node),))
+        return Operation(name, (require_scalar(node),))
 
     def implicit_argument(self) -> Node:
-        """The argument of a function written without brackets: a product without further
-        functions."""
+        """The argument of a function that is written without brackets.
+
+        It is a product that ends before the next function or bracket.
+        """
         if self.is_op("-", "+"):
             sign = self.expect("-", "+")
-            return signed(sign, self.implicit_argument())
+            return with_sign(sign, self.implicit_argument())
         node = self.factor()
         while self.starts_factor() and self.peek().text not in FUNCTIONS and not self.is_op("("):
-            if is_mixed(self, node):
-                node = Operation("add", (node, part_of_mixed(self)))
+            if is_mixed_number(self, node):
+                node = Operation("add", (node, mixed_fraction(self)))
             else:
                 node = product(node, self.factor())
         return node
 
 
-def is_mixed(p: Parser, node: Node) -> bool:
-    """Whether a whole number is followed by a proper fraction of whole numbers: 3 1/2."""
-    before = p.tokens[p.at - 1]
+def is_mixed_number(p: Parser, node: Node) -> bool:
+    """Whether an integer is followed by a proper fraction of integers, as in 3 1/2."""
+    before = p.tokens[p.position - 1]
     if not isinstance(node, Num) or node.value.denominator != 1 or before.kind != "num":
         return False
     if not before.text.isdigit():
@@ -329,7 +330,7 @@ def is_mixed(p: Parser, node: Node) -> bool:
             and int(numbers[0]) < int(numbers[1])
         )
     return (
-        p.peek().spaced
+        p.peek().space_before
         and found[1] == "/"
         and found[0].isdigit()
         and found[2].isdigit()
@@ -337,9 +338,9 @@ def is_mixed(p: Parser, node: Node) -> bool:
     )
 
 
-def part_of_mixed(p: Parser) -> Node:
+def mixed_fraction(p: Parser) -> Node:
     """The fraction of a mixed number."""
     top = p.factor()
-    if p.take("/"):
+    if p.accept("/"):
         return Operation("div", (top, p.factor()))
     return top

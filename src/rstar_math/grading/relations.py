@@ -1,27 +1,27 @@
-"""Sets of reals and equations in a canonical form: intervals, inequalities, set builders."""
+"""Converts sets of reals to sorted intervals, and compares equations and inequalities."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from rstar_math.grading.exact import real
+from rstar_math.grading.exact import approximate_real
 from rstar_math.grading.nodes import (
     INF,
     SCALARS,
     BracketedList,
-    Builder,
     FiniteSet,
     Node,
     Num,
     Operation,
     RealSet,
     Relation,
+    SetBuilder,
     Sym,
     UnorderedList,
     children,
+    contains_operation,
     negate,
     symbols,
-    uses,
 )
 
 _FLIPPED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "!=": "!=", "=": "=", "≈": "≈"}
@@ -29,20 +29,21 @@ _MINUS_INF = negate(INF)
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """One interval; a point where `low` and `high` are equal."""
+class Interval:
+    """An interval of reals, or a point if `low` equals `high`."""
 
     low: Node
     high: Node
     closed: tuple[bool, bool]
+    """Whether the lower and the upper end belong to it."""
 
 
-_LINE = (Piece(_MINUS_INF, INF, (False, False)),)
+_REAL_LINE = (Interval(_MINUS_INF, INF, (False, False)),)
 
 
-def is_range(node: Node) -> bool:
-    """Whether a node is certainly a set of reals and not, like (2, 3), perhaps a tuple."""
-    if isinstance(node, RealSet | Builder):
+def is_real_set(node: Node) -> bool:
+    """Whether a node is certainly a set of reals. (2, 3) is not: it may be a tuple."""
+    if isinstance(node, RealSet | SetBuilder):
         return True
     if isinstance(node, Relation):
         return any(op not in ("=", "≈") for op in node.ops)
@@ -51,13 +52,13 @@ def is_range(node: Node) -> bool:
             len(node.items) == 2 and any(item in (INF, _MINUS_INF) for item in node.items)
         )
     return isinstance(node, UnorderedList) and all(
-        isinstance(i, Relation) and is_range(i) for i in node.items
+        isinstance(i, Relation) and is_real_set(i) for i in node.items
     )
 
 
 def variables(node: Node) -> set[str]:
-    """The variable that a condition is about."""
-    if isinstance(node, Builder):
+    """The variables that a condition restricts."""
+    if isinstance(node, SetBuilder):
         return set()
     if isinstance(node, RealSet | UnorderedList):
         return set().union(
@@ -68,47 +69,49 @@ def variables(node: Node) -> set[str]:
     return set()
 
 
-def pieces(node: Node) -> tuple[Piece, ...] | None:
-    """The pieces of a set of reals from left to right; None if it is no such set, or its order is
-    open."""
+def to_intervals(node: Node) -> tuple[Interval, ...] | None:
+    """The disjoint intervals of a set of reals in ascending order.
+
+    None if it is not such a set or the order of its bounds is unknown.
+    """
     if isinstance(node, BracketedList):
         if len(node.items) != 2 or not all(isinstance(item, SCALARS) for item in node.items):
             return None
-        return _interval(node)
+        return _from_brackets(node)
     if isinstance(node, FiniteSet):
         if not all(isinstance(item, SCALARS) for item in node.items):
             return None
-        return _joined([Piece(item, item, (True, True)) for item in node.items])
-    if isinstance(node, Builder):
+        return _merged([Interval(item, item, (True, True)) for item in node.items])
+    if isinstance(node, SetBuilder):
         if variables(node.condition) - {node.variable}:
             return None
-        return pieces(node.condition)
+        return to_intervals(node.condition)
     if isinstance(node, Relation):
-        return _of_relation(node)
+        return _from_relation(node)
     if isinstance(node, RealSet):
-        return _of_region(node)
+        return _from_real_set(node)
     if isinstance(node, UnorderedList):
-        parts = [pieces(item) for item in node.items]
-        together = _union(parts)
-        # x > 2, x < 5 means both: either alone would leave nothing out
-        return pieces(RealSet("intersection", node.items)) if together == _LINE else together
+        parts = [to_intervals(item) for item in node.items]
+        union = _union(parts)
+        # "x > 2, x < 5" means both conditions: their union would be the whole line.
+        return to_intervals(RealSet("intersection", node.items)) if union == _REAL_LINE else union
     return None
 
 
-def _interval(node: BracketedList) -> tuple[Piece, ...] | None:
+def _from_brackets(node: BracketedList) -> tuple[Interval, ...] | None:
     low, high = node.items
     closed = (
         node.brackets[0] == "[" and low != _MINUS_INF,
         node.brackets[1] == "]" and high != INF,
     )
-    a, b = real(low), real(high)
+    a, b = approximate_real(low), approximate_real(high)
     if a is not None and b is not None and (a > b or (a == b and closed != (True, True))):
         return None
-    return (Piece(low, high, closed),)
+    return (Interval(low, high, closed),)
 
 
-def _of_region(node: RealSet) -> tuple[Piece, ...] | None:
-    parts = [pieces(part) for part in node.parts]
+def _from_real_set(node: RealSet) -> tuple[Interval, ...] | None:
+    parts = [to_intervals(part) for part in node.parts]
     if node.kind == "union":
         return _union(parts)
     result = parts[0]
@@ -116,35 +119,39 @@ def _of_region(node: RealSet) -> tuple[Piece, ...] | None:
         if result is None or part is None:
             return None
         other = part if node.kind == "intersection" else _complement(part)
-        result = _intersected(result, other) if other is not None else None
+        result = _intersection(result, other) if other is not None else None
     return result
 
 
-def _union(parts: Sequence[tuple[Piece, ...] | None]) -> tuple[Piece, ...] | None:
-    listed: list[Piece] = []
+def _union(parts: Sequence[tuple[Interval, ...] | None]) -> tuple[Interval, ...] | None:
+    intervals: list[Interval] = []
     for part in parts:
         if part is None:
             return None
-        listed.extend(part)
-    return _joined(listed)
+        intervals.extend(part)
+    return _merged(intervals)
 
 
-def _of_relation(node: Relation) -> tuple[Piece, ...] | None:
+def _from_relation(node: Relation) -> tuple[Interval, ...] | None:
     if node.ops == ("∈",):
-        return pieces(node.sides[1]) if isinstance(node.sides[0], Sym) else None
-    result: tuple[Piece, ...] | None = _LINE
+        return to_intervals(node.sides[1]) if isinstance(node.sides[0], Sym) else None
+    result: tuple[Interval, ...] | None = _REAL_LINE
     subject = node.sides[1] if len(node.sides) == 3 else node.sides[0]
     for left, op, right in zip(node.sides, node.ops, node.sides[1:], strict=False):
-        bound = _bound(left, op, right, subject)
+        bound = _from_inequality(left, op, right, subject)
         if bound is None or result is None:
             return None
-        result = _intersected(result, bound)
+        result = _intersection(result, bound)
     return result
 
 
-def _bound(left: Node, op: str, right: Node, subject: Node) -> tuple[Piece, ...] | None:
-    """Where `left op right` puts the variable alone on one side; on both, it is about the
-    subject."""
+def _from_inequality(
+    left: Node, op: str, right: Node, subject: Node
+) -> tuple[Interval, ...] | None:
+    """The solutions of `left op right` if one side is the variable alone, else None.
+
+    If both sides are variables, `subject` is the one that is restricted.
+    """
     flip = (
         right == subject if isinstance(subject, Sym) else bool(symbols(right)) > bool(symbols(left))
     )
@@ -158,89 +165,91 @@ def _bound(left: Node, op: str, right: Node, subject: Node) -> tuple[Piece, ...]
         and isinstance(left.args[0], Sym)
         and not symbols(right)
     ):
-        return _absolute(op, right)
+        return _from_absolute_value(op, right)
     if not isinstance(left, Sym) or left.name in symbols(right):
         return None
     if op in ("<", "<="):
-        return (Piece(_MINUS_INF, right, (False, op == "<=" and right != INF)),)
+        return (Interval(_MINUS_INF, right, (False, op == "<=" and right != INF)),)
     if op in (">", ">="):
-        return (Piece(right, INF, (op == ">=" and right != _MINUS_INF, False)),)
+        return (Interval(right, INF, (op == ">=" and right != _MINUS_INF, False)),)
     if op == "!=":
-        return _complement((Piece(right, right, (True, True)),))
-    return (Piece(right, right, (True, True)),)
+        return _complement((Interval(right, right, (True, True)),))
+    return (Interval(right, right, (True, True)),)
 
 
-def _absolute(op: str, bound: Node) -> tuple[Piece, ...] | None:
-    size = real(bound)
+def _from_absolute_value(op: str, bound: Node) -> tuple[Interval, ...] | None:
+    """The solutions of |x| op bound; None if the bound is not positive."""
+    size = approximate_real(bound)
     if size is None or size <= 0 or op not in ("<", "<=", ">", ">="):
         return None
-    inside = (Piece(negate(bound), bound, (op in ("<=", ">"),) * 2),)
+    inside = (Interval(negate(bound), bound, (op in ("<=", ">"),) * 2),)
     return inside if op in ("<", "<=") else _complement(inside)
 
 
-def _joined(listed: list[Piece]) -> tuple[Piece, ...] | None:
-    """Pieces sorted, with those that touch made one; None where the order cannot be told."""
-    if len(listed) < 2:
-        return tuple(listed)
-    placed = []
-    for piece in listed:
-        low, high = real(piece.low), real(piece.high)
+def _merged(intervals: list[Interval]) -> tuple[Interval, ...] | None:
+    """The intervals sorted, touching ones merged; None if their order is unknown."""
+    if len(intervals) < 2:
+        return tuple(intervals)
+    ordered = []
+    for interval in intervals:
+        low, high = approximate_real(interval.low), approximate_real(interval.high)
         if low is None or high is None:
             return None
-        placed.append((low, not piece.closed[0], high, piece))
-    placed.sort(key=lambda entry: entry[:3])
-    joined = [placed[0][3]]
-    end = placed[0][2]
-    for low, _, high, piece in placed[1:]:
+        ordered.append((low, not interval.closed[0], high, interval))
+    ordered.sort(key=lambda entry: entry[:3])
+    joined = [ordered[0][3]]
+    end = ordered[0][2]
+    for low, _, high, interval in ordered[1:]:
         last = joined[-1]
-        if low > end or (low == end and not (piece.closed[0] or last.closed[1])):
-            joined.append(piece)
+        if low > end or (low == end and not (interval.closed[0] or last.closed[1])):
+            joined.append(interval)
             end = high
-        elif high > end or (high == end and piece.closed[1]):
-            joined[-1] = Piece(last.low, piece.high, (last.closed[0], piece.closed[1]))
+        elif high > end or (high == end and interval.closed[1]):
+            joined[-1] = Interval(last.low, interval.high, (last.closed[0], interval.closed[1]))
             end = high
     return tuple(joined)
 
 
-def _complement(parts: tuple[Piece, ...]) -> tuple[Piece, ...] | None:
-    """What is left of the line; `parts` are sorted and apart."""
-    left: list[Piece] = []
+def _complement(parts: tuple[Interval, ...]) -> tuple[Interval, ...] | None:
+    """The complement in the reals. `parts` must be sorted and disjoint."""
+    left: list[Interval] = []
     low, closed = _MINUS_INF, False
-    for piece in parts:
-        if piece.low != _MINUS_INF:
-            left.append(Piece(low, piece.low, (closed, not piece.closed[0])))
-        low, closed = piece.high, not piece.closed[1]
+    for interval in parts:
+        if interval.low != _MINUS_INF:
+            left.append(Interval(low, interval.low, (closed, not interval.closed[0])))
+        low, closed = interval.high, not interval.closed[1]
     if low != INF:
-        left.append(Piece(low, INF, (closed, False)))
+        left.append(Interval(low, INF, (closed, False)))
     return tuple(left)
 
 
-def _intersected(a: tuple[Piece, ...], b: tuple[Piece, ...]) -> tuple[Piece, ...] | None:
-    if a == _LINE or b == _LINE:
-        return b if a == _LINE else a
-    shared: list[Piece] = []
+def _intersection(a: tuple[Interval, ...], b: tuple[Interval, ...]) -> tuple[Interval, ...] | None:
+    if a == _REAL_LINE or b == _REAL_LINE:
+        return b if a == _REAL_LINE else a
+    shared: list[Interval] = []
     for x in a:
         for y in b:
-            low, high = _later(x, y), _earlier(x, y)
+            low, high = _greater_low(x, y), _smaller_high(x, y)
             if low is None or high is None:
                 return None
-            start, end = real(low[0]), real(high[0])
+            start, end = approximate_real(low[0]), approximate_real(high[0])
             if start is None or end is None:
                 if {x.low, y.low} >= {_MINUS_INF} and {x.high, y.high} >= {INF}:
-                    start, end = 0.0, 1.0  # bounds from both sides, by names: taken to be in order
+                    # Symbolic bounds from both sides are assumed to be in order.
+                    start, end = 0.0, 1.0
                 else:
                     return None
             if start < end or (start == end and low[1] and high[1]):
-                shared.append(Piece(low[0], high[0], (low[1], high[1])))
-    return _joined(shared)
+                shared.append(Interval(low[0], high[0], (low[1], high[1])))
+    return _merged(shared)
 
 
-def _later(x: Piece, y: Piece) -> tuple[Node, bool] | None:
-    """The greater of two lower ends, and whether it belongs to both pieces."""
+def _greater_low(x: Interval, y: Interval) -> tuple[Node, bool] | None:
+    """The greater of two lower ends, and whether it belongs to both intervals."""
     if x.low == _MINUS_INF or y.low == _MINUS_INF:
-        piece = y if x.low == _MINUS_INF else x
-        return piece.low, piece.closed[0]
-    a, b = real(x.low), real(y.low)
+        interval = y if x.low == _MINUS_INF else x
+        return interval.low, interval.closed[0]
+    a, b = approximate_real(x.low), approximate_real(y.low)
     if a is None or b is None:
         return None
     if a == b:
@@ -248,12 +257,12 @@ def _later(x: Piece, y: Piece) -> tuple[Node, bool] | None:
     return (x.low, x.closed[0]) if a > b else (y.low, y.closed[0])
 
 
-def _earlier(x: Piece, y: Piece) -> tuple[Node, bool] | None:
-    """The smaller of two upper ends, and whether it belongs to both pieces."""
+def _smaller_high(x: Interval, y: Interval) -> tuple[Node, bool] | None:
+    """The smaller of two upper ends, and whether it belongs to both intervals."""
     if x.high == INF or y.high == INF:
-        piece = y if x.high == INF else x
-        return piece.high, piece.closed[1]
-    a, b = real(x.high), real(y.high)
+        interval = y if x.high == INF else x
+        return interval.high, interval.closed[1]
+    a, b = approximate_real(x.high), approximate_real(y.high)
     if a is None or b is None:
         return None
     if a == b:
@@ -261,33 +270,35 @@ def _earlier(x: Piece, y: Piece) -> tuple[Node, bool] | None:
     return (x.high, x.closed[1]) if a < b else (y.high, y.closed[1])
 
 
-class Scalars(Protocol):
-    """Decides about numbers and expressions; raises `NeedsNumericEngine` where it cannot."""
+class ScalarComparer(Protocol):
+    """Compares numbers and expressions. Raises `NeedsNumericEngine` if it cannot decide."""
 
-    def same(self, a: Node, b: Node) -> bool:
+    def equal(self, a: Node, b: Node) -> bool:
         """Whether two scalars are equal, for all values of their variables."""
         ...
 
-    def ratio(self, a: Node, b: Node) -> int:
-        """The sign of a / b if that is one constant other than 0, else 0."""
+    def ratio_sign(self, a: Node, b: Node) -> int:
+        """The sign of a / b if the quotient is a constant other than 0, else 0."""
         ...
 
 
-def equal_relations(a: Relation, b: Relation, scalars: Scalars) -> bool:
-    """Whether two inequalities say the same: one sign, and sides that differ by a positive
-    factor."""
+def equal_relations(a: Relation, b: Relation, scalars: ScalarComparer) -> bool:
+    """Whether two inequalities are equivalent.
+
+    Their differences of both sides must be equal up to a factor. A negative factor flips the sign.
+    """
     if len(a.ops) != 1 or len(b.ops) != 1 or symbols(a) != symbols(b):
         return (
             len(a.ops) == len(b.ops)
             and a.ops == b.ops
             and all(
-                isinstance(x, SCALARS) and isinstance(y, SCALARS) and scalars.same(x, y)
+                isinstance(x, SCALARS) and isinstance(y, SCALARS) and scalars.equal(x, y)
                 for x, y in zip(a.sides, b.sides, strict=True)
             )
         )
     if not all(isinstance(side, SCALARS) for side in a.sides + b.sides) or "∈" in a.ops + b.ops:
         return False
-    sign = scalars.ratio(difference(a), difference(b))
+    sign = scalars.ratio_sign(left_minus_right(a), left_minus_right(b))
     if a.ops == ("!=",) or b.ops == ("!=",):
         return a.ops == b.ops and sign != 0
     if sign == 0:
@@ -326,19 +337,20 @@ _FUNCTION_NAMES = frozenset(
 
 
 def is_equation(node: Node) -> bool:
-    """Whether a node is a chain of "=" and "≈" alone."""
+    """Whether a node is a chain of only "=" and "≈"."""
     return isinstance(node, Relation) and all(op in ("=", "≈") for op in node.ops)
 
 
-def label(node: Node) -> str | None:
-    """The name that an equation gives a value to: "x", "f(x)", "(x,y)"; None if it names
-    nothing."""
+def assigned_name(node: Node) -> str | None:
+    """The name to which an equation assigns a value, such as "x", "f(x)" or "(x,y)"; else None."""
     if not isinstance(node, Relation) or not is_equation(node):
         return None
-    return _name(node.sides[0]) or (_name(node.sides[-1]) if not symbols(node.sides[0]) else None)
+    return _name_of(node.sides[0]) or (
+        _name_of(node.sides[-1]) if not symbols(node.sides[0]) else None
+    )
 
 
-def _name(side: Node) -> str | None:
+def _name_of(side: Node) -> str | None:
     if isinstance(side, Sym):
         return side.name
     if (
@@ -347,12 +359,12 @@ def _name(side: Node) -> str | None:
         and all(isinstance(item, Sym) for item in side.items)
     ):
         return "(" + ",".join(item.name for item in side.items if isinstance(item, Sym)) + ")"
-    called = _called(side)
+    called = _function_call(side)
     return f"{called[0]}({','.join(sorted(symbols(called[1])))})" if called else None
 
 
-def _called(side: Node) -> tuple[str, Node] | None:
-    """The function name and the argument of f(x), which reads as a product."""
+def _function_call(side: Node) -> tuple[str, Node] | None:
+    """The function name and the argument of f(x), which is parsed as a product; else None."""
     if not isinstance(side, Operation) or side.name != "mul" or len(side.args) != 2:
         return None
     head, argument = side.args
@@ -364,39 +376,46 @@ def _called(side: Node) -> tuple[str, Node] | None:
     return None
 
 
-def stated_value(equation: Relation, is_gold: bool = False) -> list[Node]:
-    """The values that an equation states: for "x = 1/2" 1/2, for "x = √2 ≈ 1.41" √2 and 1.41, for
-    "2 + 3 = 5" 5; none where it states none or contradicts itself. A reference such as x + y = 5
-    is a line and no value; an answer so written may have been asked for x + y."""
+def stated_values(equation: Relation, is_gold: bool = False) -> list[Node]:
+    """The values that an equation states.
+
+    1/2 for "x = 1/2"; √2 and 1.41 for "x = √2 ≈ 1.41"; 5 for "2 + 3 = 5". Empty if it states no
+    value or contradicts itself. A reference such as x + y = 5 is a line and states no value. An
+    answer of this form does: its problem may ask for x + y.
+    """
     sides, ops = equation.sides, equation.ops
-    if _name(sides[0]) is None and not symbols(sides[0]):
-        if _name(sides[-1]) is not None:
+    if _name_of(sides[0]) is None and not symbols(sides[0]):
+        if _name_of(sides[-1]) is not None:
             return [sides[0]]
-        if not _agree(sides, 0.02 if "≈" in ops else 1e-9):
+        if not _all_close(sides, 0.02 if "≈" in ops else 1e-9):
             return []
         return [sides[0], sides[-1]] if "≈" in ops else [sides[-1]]
-    if _name(sides[0]) is None and (symbols(sides[-1]) or not _is_asked_for(sides[0], is_gold)):
+    if _name_of(sides[0]) is None and (
+        symbols(sides[-1]) or not _may_be_asked_for(sides[0], is_gold)
+    ):
         return []
     if "≈" in ops and len(sides) > 2:
         before = sides[max(1, ops.index("≈"))]
-        return [before, sides[-1]] if _agree((before, sides[-1]), 0.02) else []
+        return [before, sides[-1]] if _all_close((before, sides[-1]), 0.02) else []
     return [sides[-1]]
 
 
-def _is_asked_for(side: Node, is_gold: bool) -> bool:
-    """Whether a problem may ask for the value of a side: of AB, sin x or x + y, not of 2x or x^2 +
-    y^2."""
+def _may_be_asked_for(side: Node, is_gold: bool) -> bool:
+    """Whether a problem may ask for the value of a side.
+
+    True for AB, sin x or x + y; false for 2x or x^2 + y^2.
+    """
     if (
         isinstance(side, Num)
-        or uses(side, _CURVED)
-        or (is_gold and uses(side, frozenset(("add",))))
+        or contains_operation(side, _CURVED)
+        or (is_gold and contains_operation(side, frozenset(("add",))))
     ):
         return False
-    return all(_is_asked_for(child, is_gold) for child in children(side))
+    return all(_may_be_asked_for(child, is_gold) for child in children(side))
 
 
-def _agree(sides: tuple[Node, ...], tolerance: float) -> bool:
-    values = [real(side) for side in sides]
+def _all_close(sides: tuple[Node, ...], tolerance: float) -> bool:
+    values = [approximate_real(side) for side in sides]
     known = [value for value in values if value is not None]
     if len(known) < len(values):
         return False
@@ -406,12 +425,15 @@ def _agree(sides: tuple[Node, ...], tolerance: float) -> bool:
 
 
 def equal_equations(
-    a: Relation, b: Relation, equal: Callable[[Node, Node], bool], scalars: Scalars
+    a: Relation, b: Relation, equal: Callable[[Node, Node], bool], scalars: ScalarComparer
 ) -> bool:
-    """Whether two equations say the same: one name and one value, or sides that differ by a
-    factor."""
-    names = label(a), label(b)
-    values = stated_value(a)[-1:], stated_value(b)[-1:]
+    """Whether two equations are equivalent.
+
+    They assign equal values to the same name, or their differences of both sides are equal up to
+    a factor.
+    """
+    names = assigned_name(a), assigned_name(b)
+    values = stated_values(a)[-1:], stated_values(b)[-1:]
     if None not in names and values[0] and values[1]:
         if names[0] == names[1] and equal(values[0][0], values[1][0]):
             return True
@@ -424,35 +446,34 @@ def equal_equations(
         return False
     if symbols(a) != symbols(b):
         return False
-    return scalars.ratio(difference(a), difference(b)) != 0
+    return scalars.ratio_sign(left_minus_right(a), left_minus_right(b)) != 0
 
 
-def difference(relation: Relation) -> Node:
-    """The left side less the right side of a relation of two sides."""
+def left_minus_right(relation: Relation) -> Node:
+    """The left side minus the right side of a relation with two sides."""
     return Operation("add", (relation.sides[0], negate(relation.sides[1])))
 
 
 def _is_function(equation: Relation) -> bool:
-    return equation.sides[0] == Sym("y") or _called(equation.sides[0]) is not None
+    return equation.sides[0] == Sym("y") or _function_call(equation.sides[0]) is not None
 
 
 def _renamed(a: Relation, value: Node, b: Relation) -> Node | None:
-    """The value with the argument of a's function called as in b; None if they take different
-    ones."""
-    first, second = _called(a.sides[0]), _called(b.sides[0])
+    """The value with the argument of a's function renamed to that of b's; None if impossible."""
+    first, second = _function_call(a.sides[0]), _function_call(b.sides[0])
     if first is None or second is None or first[1] == second[1]:
         return value
     if not isinstance(first[1], Sym) or not isinstance(second[1], Sym):
         return None
     if second[1].name in symbols(value):
         return None
-    return substituted(value, {first[1].name: second[1]})
+    return substitute(value, {first[1].name: second[1]})
 
 
-def substituted(node: Node, values: dict[str, Node]) -> Node:
-    """A scalar with some of its variables replaced."""
+def substitute(node: Node, values: dict[str, Node]) -> Node:
+    """A scalar with some of its variables replaced by the given values."""
     if isinstance(node, Sym):
         return values.get(node.name, node)
     if isinstance(node, Operation):
-        return Operation(node.name, tuple(substituted(arg, values) for arg in node.args))
+        return Operation(node.name, tuple(substitute(arg, values) for arg in node.args))
     return node

@@ -1,4 +1,4 @@
-"""Grades a pair of answers with exact arithmetic, and says when the numeric engine is needed."""
+"""Parses answers and grades a pair of them; says when the numeric engine is needed."""
 
 import re
 from dataclasses import dataclass
@@ -7,15 +7,13 @@ from functools import lru_cache
 from rstar_math.extraction import boxed, stated
 from rstar_math.grading import exact
 from rstar_math.grading.equality import equal
-from rstar_math.grading.exact import approximate, value
-from rstar_math.grading.lexer import in_base, tokenize
+from rstar_math.grading.exact import approximate, rational_value
+from rstar_math.grading.lexer import parse_in_base, tokenize
 from rstar_math.grading.nodes import (
     MAX_ANSWER_CHARS,
     SCALARS,
     BracketedList,
-    Builder,
     Choice,
-    Clock,
     FiniteSet,
     LimitExceeded,
     Matrix,
@@ -27,7 +25,9 @@ from rstar_math.grading.nodes import (
     Ratio,
     RealSet,
     Relation,
+    SetBuilder,
     Sym,
+    TimeOfDay,
     UnorderedList,
     Word,
     symbols,
@@ -35,37 +35,37 @@ from rstar_math.grading.nodes import (
 from rstar_math.grading.normalize import (
     clean,
     join_thousands,
-    option,
+    parse_option,
+    parse_phrase,
     plain_words,
-    read_words,
     strip_unit,
 )
 from rstar_math.grading.parser import Parser
-from rstar_math.grading.relations import Scalars
+from rstar_math.grading.relations import ScalarComparer
 from rstar_math.types import Verdict
 
 
 @dataclass(frozen=True, slots=True)
 class Grade:
-    """A verdict and the rule behind it."""
+    """A verdict and its reason."""
 
     verdict: Verdict
     reason: str
-    """A short plain sentence; the same rule always gives the same text."""
+    """A short sentence. The same rule always gives the same text."""
 
 
 def right(reason: str) -> Grade:
-    """A judgement that the answer equals the reference."""
+    """A grade for an answer that equals the reference."""
     return Grade(Verdict.RIGHT, reason)
 
 
 def wrong(reason: str) -> Grade:
-    """A judgement that the answer differs from the reference."""
+    """A grade for an answer that differs from the reference."""
     return Grade(Verdict.WRONG, reason)
 
 
 def unknown(reason: str) -> Grade:
-    """A judgement that no verdict can be given."""
+    """A grade for a pair that cannot be decided."""
     return Grade(Verdict.UNKNOWN, reason)
 
 
@@ -89,25 +89,28 @@ _LISTED_NUMBER = re.compile(r"\d{1,3}(?:,\d{3})+")
 
 
 @lru_cache(maxsize=8192)
-def read(text: str) -> Node:
-    """What a cleaned answer reads as. Raises `ParseError` for what is neither mathematics known
-    here nor prose, `LimitExceeded` for what is beyond a cap."""
+def parse_answer(text: str) -> Node:
+    """The node of a cleaned answer.
+
+    Raises `ParseError` if it is neither known mathematics nor prose, `LimitExceeded` above a limit.
+    """
     if len(text) > MAX_ANSWER_CHARS:
         raise LimitExceeded("The answer is too long.")
     flat = re.sub(r"\s+", " ", _FLAT.sub(r" \1 ", text)).strip()
-    known = read_words(flat) or _in_base(flat)
-    if known is not None:
-        return known
-    chosen = option(flat)
-    if chosen is not None:
-        return Choice(chosen[0], _try(chosen[1]) if chosen[1] else None)
+    node = parse_phrase(flat) or _number_in_base(flat)
+    if node is not None:
+        return node
+    choice = parse_option(flat)
+    if choice is not None:
+        letter, content = choice
+        return Choice(letter, _parse_or_none(content) if content else None)
     ratio = _ratio(text)
     if ratio is not None:
         return ratio
     failure: Exception | None = None
     for candidate in _candidates(text):
         try:
-            return _mathematics(candidate)
+            return _parse_mathematics(candidate)
         except ParseError as error:
             failure = error
     if "\\" not in re.sub(r"\\text[a-z]*\s*\{", "", text) and _PROSE.search(text):
@@ -115,22 +118,22 @@ def read(text: str) -> Node:
     raise failure or ParseError
 
 
-def read_as_list(text: str) -> Node | None:
-    """The other reading of 1,200: the list 1, 200. None for any other text."""
+def parse_as_list(text: str) -> Node | None:
+    """The number 1,200 as the list 1, 200. None for any other text."""
     if not _LISTED_NUMBER.fullmatch(text):
         return None
-    return _mathematics(text.replace(",", ", "))
+    return _parse_mathematics(text.replace(",", ", "))
 
 
-def _try(text: str) -> Node | None:
+def _parse_or_none(text: str) -> Node | None:
     try:
-        return read(clean(text))
+        return parse_answer(clean(text))
     except (ParseError, LimitExceeded):
         return None
 
 
 def _candidates(text: str) -> list[str]:
-    """The text, and the text without a unit, a hedge or the sentence around it."""
+    """The texts to parse in turn: without a unit, as it is, without a hedge or a sentence."""
     found = [text]
     hedge = _HEDGE.match(text)
     while hedge and hedge.end() < len(text):
@@ -146,7 +149,7 @@ def _candidates(text: str) -> list[str]:
     return found
 
 
-def _mathematics(text: str) -> Node:
+def _parse_mathematics(text: str) -> Node:
     parser = Parser(tokenize(join_thousands(text)))
     try:
         node = parser.answer()
@@ -158,12 +161,12 @@ def _mathematics(text: str) -> Node:
     return node
 
 
-def _in_base(text: str) -> Node | None:
+def _number_in_base(text: str) -> Node | None:
     match = _IN_BASE.fullmatch(text)
     if not match or not (any(sign.isdigit() for sign in match[1]) or match[2] == "16"):
         return None
     try:
-        return in_base(match[1], match[2])
+        return parse_in_base(match[1], match[2])
     except ParseError:
         return None
 
@@ -180,7 +183,7 @@ def _ratio(text: str) -> Node | None:
     nodes = []
     for part in parts:
         try:
-            node = _mathematics(part.strip())
+            node = _parse_mathematics(part.strip())
         except (ParseError, LimitExceeded):
             return None
         if not isinstance(node, Num | Sym | Operation):
@@ -189,10 +192,13 @@ def _ratio(text: str) -> Node | None:
     return Ratio(tuple(nodes))
 
 
-def form(node: Node) -> str:
-    """The node in one line, the same for all orders of a sum or product and for all writings of a
-    number: two scalars of one form are equal."""
-    number = value(node)
+def canonical_form(node: Node) -> str:
+    """The node in one line.
+
+    It does not depend on the order of a sum or product or on the notation of a number. Two scalars
+    with the same form are equal.
+    """
+    number = rational_value(node)
     if number is not None:
         return f"{'' if number.exact else '~'}{number.value}"
     match node:
@@ -203,29 +209,29 @@ def form(node: Node) -> str:
         case Operation(name, args):
             return _operation_form(name, args)
         case BracketedList(brackets, items):
-            return f"{brackets[0]}{', '.join(map(form, items))}{brackets[1]}"
+            return f"{brackets[0]}{', '.join(map(canonical_form, items))}{brackets[1]}"
         case UnorderedList(items):
-            return " or ".join(sorted(map(form, items)))
+            return " or ".join(sorted(map(canonical_form, items)))
         case FiniteSet(items):
-            return "{" + ", ".join(sorted(map(form, items))) + "}"
+            return "{" + ", ".join(sorted(map(canonical_form, items))) + "}"
         case RealSet(kind, parts):
-            return f" {kind} ".join(map(form, parts))
-        case Builder(variable, condition):
-            return f"{{{variable} | {form(condition)}}}"
+            return f" {kind} ".join(map(canonical_form, parts))
+        case SetBuilder(variable, condition):
+            return f"{{{variable} | {canonical_form(condition)}}}"
         case Relation(ops, sides):
-            return form(sides[0]) + "".join(
-                f" {op} {form(side)}" for op, side in zip(ops, sides[1:], strict=True)
+            return canonical_form(sides[0]) + "".join(
+                f" {op} {canonical_form(side)}" for op, side in zip(ops, sides[1:], strict=True)
             )
         case Matrix(rows):
-            return "matrix [" + "; ".join(", ".join(map(form, row)) for row in rows) + "]"
+            return "matrix [" + "; ".join(", ".join(map(canonical_form, row)) for row in rows) + "]"
         case Word(text):
             return f'"{text}"'
         case Choice(letter, _):
             return f"option {letter}"
-        case Clock(minutes, half):
-            return f"time {minutes // 60}:{minutes % 60:02d}{half and ' ' + half}"
+        case TimeOfDay(minutes, period):
+            return f"time {minutes // 60}:{minutes % 60:02d}{period and ' ' + period}"
         case Ratio(parts):
-            return ":".join(map(form, parts))
+            return ":".join(map(canonical_form, parts))
 
 
 def _operation_form(name: str, args: tuple[Node, ...]) -> str:
@@ -235,13 +241,13 @@ def _operation_form(name: str, args: tuple[Node, ...]) -> str:
         flat: list[Node] = []
         for arg in args:
             flat.extend(arg.args if isinstance(arg, Operation) and arg.name == name else (arg,))
-        return "(" + (" + " if name == "add" else "*").join(sorted(map(form, flat))) + ")"
+        return "(" + (" + " if name == "add" else "*").join(sorted(map(canonical_form, flat))) + ")"
     if name == "neg":
-        return f"-{form(args[0])}"
+        return f"-{canonical_form(args[0])}"
     if name in ("div", "pow"):
         sign = "/" if name == "div" else "^"
-        return f"({form(args[0])}{sign}{form(args[1])})"
-    return f"{name}({', '.join(map(form, args))})"
+        return f"({canonical_form(args[0])}{sign}{canonical_form(args[1])})"
+    return f"{name}({', '.join(map(canonical_form, args))})"
 
 
 NO_ANSWER = wrong("The answer is empty.")
@@ -254,39 +260,43 @@ _TEXT = re.compile(r"\\text\s*\{([^{}$]{2,})\}")
 _LOOSE_SPACE = re.compile(r"(?<!\w) | (?!\w)")
 
 
-class Exact:
-    """Scalars compared by exact values and by form alone."""
+class ExactScalars:
+    """Compares scalars by their exact values and canonical forms only."""
 
-    def same(self, a: Node, b: Node) -> bool:
-        """Whether two scalars are equal. Raises `NeedsNumericEngine` where neither their values nor
-        their forms can tell."""
-        left, right_ = exact.value(a), exact.value(b)
-        if left is not None and right_ is not None:
-            return exact.equal_numbers(left, right_)
-        if form(a) == form(b):
+    def equal(self, a: Node, b: Node) -> bool:
+        """Whether two scalars are equal. Raises `NeedsNumericEngine` if values and forms cannot
+        decide."""
+        x, y = exact.rational_value(a), exact.rational_value(b)
+        if x is not None and y is not None:
+            return exact.equal_numbers(x, y)
+        if canonical_form(a) == canonical_form(b):
             return True
         raise NeedsNumericEngine
 
-    def ratio(self, a: Node, b: Node) -> int:
-        """1 for two of the same form. Raises `NeedsNumericEngine` for all others."""
-        if form(a) == form(b):
+    def ratio_sign(self, a: Node, b: Node) -> int:
+        """1 for two scalars with the same form. Raises `NeedsNumericEngine` for all others."""
+        if canonical_form(a) == canonical_form(b):
             return 1
         raise NeedsNumericEngine
 
 
-def quick(pred: str, gold: str) -> Grade | None:
-    """The judgement where it needs no engine, else None. Bounded work: no number is built beyond
-    the caps, and no loop goes round more often than the texts are long."""
+def grade_exactly(pred: str, gold: str) -> Grade | None:
+    """The grade if exact arithmetic can decide it, else None.
+
+    The work is bounded: no number exceeds the limits, and no loop is longer than the texts.
+    """
     try:
-        return grade_pair(pred, gold, Exact())
+        return grade_pair(pred, gold, ExactScalars())
     except (NeedsNumericEngine, ParseError):
         return None
 
 
-def grade_pair(pred: str, gold: str, scalars: Scalars) -> Grade:
-    """The judgement of a pair with the given way to compare scalars. Raises `NeedsNumericEngine`
-    where those are not enough, `ParseError` where one side is no mathematics that the reader
-    knows."""
+def grade_pair(pred: str, gold: str, scalars: ScalarComparer) -> Grade:
+    """The grade of a pair of answers, with the given comparison of scalars.
+
+    Raises `NeedsNumericEngine` if that cannot decide, `ParseError` if one side is not mathematics
+    that the parser knows.
+    """
     answer, reference = extract_core(pred), extract_core(gold)
     if not _SIGN.search(answer):
         return NO_ANSWER
@@ -298,33 +308,39 @@ def grade_pair(pred: str, gold: str, scalars: Scalars) -> Grade:
     ):
         return SAME_TEXT
     try:
-        left, right_ = read(answer), read(reference)
-        same = equal(left, right_, scalars) or _as_lists(answer, reference, left, right_, scalars)
-    except LimitExceeded as refusal:
-        return unknown(str(refusal))
-    return _explained(right_, same)
+        pred_node, gold_node = parse_answer(answer), parse_answer(reference)
+        same = equal(pred_node, gold_node, scalars) or (
+            _equal_as_lists(answer, pred_node, reference, gold_node, scalars)
+        )
+    except LimitExceeded as error:
+        return unknown(str(error))
+    return _grade_for(gold_node, same)
 
 
 def _strip_spaces(text: str) -> str:
-    """The text without the spaces that part nothing; 1 2 is not 12."""
+    """The text without insignificant spaces. The space in 1 2 is kept: it is not 12."""
     return _LOOSE_SPACE.sub("", text)
 
 
-def _as_lists(answer: str, reference: str, left: Node, right_: Node, scalars: Scalars) -> bool:
-    """Whether the two are equal when 1,200 is the list 1, 200, the other side being a list."""
+def _equal_as_lists(
+    answer: str, pred_node: Node, reference: str, gold_node: Node, scalars: ScalarComparer
+) -> bool:
+    """Whether a list equals the other side, if that is a number like 1,200 read as 1, 200."""
     lists = UnorderedList | FiniteSet | BracketedList
-    if isinstance(left, Num) and isinstance(right_, lists):
-        other = read_as_list(answer)
-        return other is not None and equal(other, right_, scalars)
-    if isinstance(right_, Num) and isinstance(left, lists):
-        other = read_as_list(reference)
-        return other is not None and equal(left, other, scalars)
+    if isinstance(pred_node, Num) and isinstance(gold_node, lists):
+        numbers = parse_as_list(answer)
+        return numbers is not None and equal(numbers, gold_node, scalars)
+    if isinstance(gold_node, Num) and isinstance(pred_node, lists):
+        numbers = parse_as_list(reference)
+        return numbers is not None and equal(pred_node, numbers, scalars)
     return False
 
 
 def extract_core(text: str) -> str:
-    """The answer in a text, cleaned: what its last box holds, what its sentence states, or all of
-    it."""
+    """The answer in a text, cleaned.
+
+    It is the content of the last \\boxed, else the answer that a sentence states, else the text.
+    """
     found = boxed(text) if "box" in text else None
     if found is None and len(text) >= 6:
         found = stated(_TEXT.sub(r"\1", text) if "\\text" in text else text)
@@ -333,56 +349,61 @@ def extract_core(text: str) -> str:
     return clean(found) if len(found) <= MAX_ANSWER_CHARS else found.strip()
 
 
-def _explained(reference: Node, same: bool) -> Grade:
+def _grade_for(reference: Node, same: bool) -> Grade:
+    """The grade with a reason that names the kind of the reference."""
     if isinstance(reference, Word):
         kind = "words"
-    elif exact.value(reference) is not None:
+    elif exact.rational_value(reference) is not None:
         kind = "numbers"
     elif isinstance(reference, SCALARS):
         kind = "expressions"
     else:
         kind = {
             "BracketedList": "sequences or intervals", "UnorderedList": "lists", "FiniteSet":
-            "sets", "RealSet": "sets", "Builder": "sets", "Relation": "equations or inequalities",
-            "Matrix": "matrices", "Choice": "options", "Clock": "times", "Ratio": "ratios",
+            "sets", "RealSet": "sets", "SetBuilder": "sets", "Relation": "equations or"
+            " inequalities", "Matrix": "matrices", "Choice": "options", "TimeOfDay": "times",
+            "Ratio": "ratios",
         }[type(reference).__name__]  # fmt: skip
     return right(f"The two are equal as {kind}.") if same else wrong(f"The two differ as {kind}.")
 
 
 def canonical_key(answer: str) -> object:
-    """A key that only equal answers share, or None for an answer that cannot be read."""
+    """A key that only equal answers share; None for an answer that cannot be parsed."""
     try:
-        node = read(extract_core(answer))
+        node = parse_answer(extract_core(answer))
     except (ParseError, LimitExceeded):
         return None
-    number = exact.value(node)
+    number = exact.rational_value(node)
     if number is not None:
         return ("number", number.value)
-    return (type(node).__name__, form(node))
+    return (type(node).__name__, canonical_form(node))
 
 
 def could_be_equal(a: str, b: str) -> bool:
-    """Whether two answers could be equal, by rough values at one fixed point; errs towards yes."""
+    """Whether two answers may be equal, by their approximate values at one fixed point.
+
+    True if that is unknown.
+    """
     try:
-        left, right_ = read(extract_core(a)), read(extract_core(b))
+        first, second = parse_answer(extract_core(a)), parse_answer(extract_core(b))
     except (ParseError, LimitExceeded):
         return True
-    if isinstance(left, Word) != isinstance(right_, Word):
+    if isinstance(first, Word) != isinstance(second, Word):
         return False
-    if not isinstance(left, SCALARS) or not isinstance(right_, SCALARS):
+    if not isinstance(first, SCALARS) or not isinstance(second, SCALARS):
         return True
-    names = sorted(symbols(left) | symbols(right_))
+    names = sorted(symbols(first) | symbols(second))
     point = {name: complex(0.37 + 0.59 * k) for k, name in enumerate(names)}
-    x, y = approximate(left, point), approximate(right_, point)
+    x, y = approximate(first, point), approximate(second, point)
     if x is None or y is None:
         return True
     return abs(x - y) <= 1e-4 * max(abs(x), abs(y)) or max(abs(x), abs(y)) < 1e-6
 
 
 def normal_form(text: str) -> str | None:
-    """What an answer reads as, in one line, or None where it cannot be read."""
+    """The canonical form of the answer in a text, in one line; None if it cannot be parsed."""
     answer = extract_core(text)
     try:
-        return form(read(answer)) if answer else None
+        return canonical_form(parse_answer(answer)) if answer else None
     except (ParseError, LimitExceeded):
         return None

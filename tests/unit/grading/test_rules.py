@@ -1,4 +1,4 @@
-"""The judgement of pairs by exact arithmetic and the policy on shapes, without any worker."""
+"""Grading with exact arithmetic, without any worker."""
 
 import json
 from fractions import Fraction
@@ -13,12 +13,12 @@ from rstar_math.grading.normalize import clean
 from rstar_math.grading.rules import (
     NO_ANSWER,
     NO_REFERENCE,
+    canonical_form,
     canonical_key,
     could_be_equal,
-    form,
+    grade_exactly,
     normal_form,
-    quick,
-    read,
+    parse_answer,
 )
 from rstar_math.types import Verdict
 
@@ -31,18 +31,18 @@ _MATHS = "0123456789+-*/^()[]{}\\ .,=<>|_xyei$%!°:;fracsqtpuo∞√½π"
 @pytest.mark.parametrize("why", _TABLE)
 def test_what_needs_no_engine_is_judged_as_written(why: str) -> None:
     for gold, pred, want in _TABLE[why]:
-        judgement = quick(pred, gold)
-        if judgement is not None:
-            assert (judgement.verdict is Verdict.RIGHT) == (want == "right"), (
+        result = grade_exactly(pred, gold)
+        if result is not None:
+            assert (result.verdict is Verdict.RIGHT) == (want == "right"), (
                 gold,
                 pred,
-                judgement,
+                result,
             )
 
 
 def test_most_of_the_table_needs_no_engine() -> None:
     pairs = [(pred, gold) for rows in _TABLE.values() for gold, pred, _ in rows]
-    assert sum(quick(*pair) is not None for pair in pairs) > 0.7 * len(pairs)
+    assert sum(grade_exactly(*pair) is not None for pair in pairs) > 0.7 * len(pairs)
 
 
 def test_every_group_of_the_table_has_wrong_twins() -> None:
@@ -53,7 +53,7 @@ def test_every_group_of_the_table_has_wrong_twins() -> None:
 
 @given(st.text(alphabet=_MATHS, max_size=40), st.text(alphabet=_MATHS, max_size=40))
 def test_no_text_makes_the_rules_fail(pred: str, gold: str) -> None:
-    quick(pred, gold)
+    grade_exactly(pred, gold)
     could_be_equal(pred, gold)
     normal_form(pred)
 
@@ -61,36 +61,36 @@ def test_no_text_makes_the_rules_fail(pred: str, gold: str) -> None:
 @given(st.text(max_size=60))
 def test_any_unicode_is_cleaned_and_equal_to_itself(text: str) -> None:
     clean(text)
-    judgement = quick(text, text)
-    assert judgement is not None
-    assert judgement.verdict is Verdict.RIGHT or judgement in (NO_ANSWER, NO_REFERENCE)
+    result = grade_exactly(text, text)
+    assert result is not None
+    assert result.verdict is Verdict.RIGHT or result in (NO_ANSWER, NO_REFERENCE)
 
 
 @given(st.fractions(max_denominator=10**6), st.fractions(max_denominator=10**6))
 def test_exact_numbers_are_equal_exactly(a: Fraction, b: Fraction) -> None:
     for pred, gold in ((f"{a}", f"{b}"), (f"\\frac{{{a.numerator}}}{{{a.denominator}}}", f"{b}")):
-        judgement = quick(pred, gold)
-        assert judgement is not None
-        assert (judgement.verdict is Verdict.RIGHT) == (a == b)
+        result = grade_exactly(pred, gold)
+        assert result is not None
+        assert (result.verdict is Verdict.RIGHT) == (a == b)
 
 
 @given(st.floats(min_value=1e-8, max_value=1e8), st.floats(min_value=-3e-6, max_value=3e-6))
 def test_prints_are_equal_to_one_in_a_million(value: float, change: float) -> None:
     other = value * (1 + change)
     gap = abs(Fraction(repr(value)) - Fraction(repr(other)))
-    judgement = quick(repr(other), repr(value))
-    assert judgement is not None
-    if judgement.verdict is Verdict.RIGHT:
+    result = grade_exactly(repr(other), repr(value))
+    assert result is not None
+    if result.verdict is Verdict.RIGHT:
         assert gap * 10**6 <= max(Fraction(repr(value)), Fraction(repr(other)))
 
 
 @given(st.lists(st.integers(-99, 99), min_size=1, max_size=6), st.randoms(use_true_random=False))
 def test_order_counts_in_tuples_alone(items: list[int], rng: object) -> None:
     turned = items[::-1]
-    loose = quick(", ".join(map(str, turned)), ", ".join(map(str, items)))
+    loose = grade_exactly(", ".join(map(str, turned)), ", ".join(map(str, items)))
     assert loose is not None
     assert loose.verdict is Verdict.RIGHT
-    tight = quick(f"({', '.join(map(str, turned))})", f"({', '.join(map(str, items))})")
+    tight = grade_exactly(f"({', '.join(map(str, turned))})", f"({', '.join(map(str, items))})")
     assert tight is not None
     assert (tight.verdict is Verdict.RIGHT) == (turned == items)
 
@@ -113,15 +113,15 @@ def test_a_number_is_one_in_every_dress(value: int) -> None:
         f"{value}^\\circ",
         f"{value:,}".replace(",", "{,}"),
     ):
-        judgement = quick(dress, str(value))
-        assert judgement is not None
-        assert judgement.verdict is Verdict.RIGHT, dress
-        other = quick(dress, str(value + 1))
+        result = grade_exactly(dress, str(value))
+        assert result is not None
+        assert result.verdict is Verdict.RIGHT, dress
+        other = grade_exactly(dress, str(value + 1))
         assert other is not None
         assert other.verdict is Verdict.WRONG, dress
 
 
-def test_a_bucket_holds_equal_answers_only() -> None:
+def test_a_canonical_key_holds_equal_answers_only() -> None:
     assert canonical_key("1/2") == canonical_key("0.5") == canonical_key("\\frac{2}{4}")
     assert canonical_key("(1,2)") != canonical_key("\\{1,2\\}")
     assert canonical_key("5_{") is None
@@ -130,9 +130,13 @@ def test_a_bucket_holds_equal_answers_only() -> None:
 def test_the_caps_refuse_before_any_work() -> None:
     for text in ("1" * 2000, "(" * 100 + "1" + ")" * 100, "2^{" * 100 + "1" + "}" * 100):
         with pytest.raises((LimitExceeded, ParseError)):
-            read(text)
+            parse_answer(text)
 
 
 def test_a_form_does_not_depend_on_the_writing() -> None:
-    assert form(read("x^2+2x+1")) == form(read("1 + 2*x + x**2"))
-    assert form(read("\\frac{1}{2}")) == form(read("0.5")).removeprefix("~")
+    assert canonical_form(parse_answer("x^2+2x+1")) == canonical_form(
+        parse_answer("1 + 2*x + x**2")
+    )
+    assert canonical_form(parse_answer("\\frac{1}{2}")) == canonical_form(
+        parse_answer("0.5")
+    ).removeprefix("~")
