@@ -34,8 +34,10 @@ from rstar_math.grading.nodes import (
 from rstar_math.grading.normalize import GREEK
 
 _MATRIX_ENVIRONMENTS = frozenset(
-    ("matrix", "pmatrix", "bmatrix", "Bmatrix", "smallmatrix", "array")
+    ["matrix", "pmatrix", "bmatrix", "Bmatrix", "smallmatrix", "array"]
 )
+_INVERTIBLE = frozenset(["sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh"])
+"""Functions for which the exponent -1 means the inverse function."""
 _LETTER_COMMANDS = frozenset((
     *GREEK.values(), "varepsilon", "vartheta", "varphi", "Upsilon", "ell", "hbar", "partial",
     "nabla", "angle", "triangle", "odot",
@@ -178,17 +180,7 @@ def _function(p: ExpressionParser, name: str) -> Node:
         args = (p.implicit_argument(),)
     if index is not None:
         args = (*args, index)
-    if power == Num(Fraction(-1)) and name in (
-        "sin",
-        "cos",
-        "tan",
-        "cot",
-        "sec",
-        "csc",
-        "sinh",
-        "cosh",
-        "tanh",
-    ):
+    if power == Num(Fraction(-1)) and name in _INVERTIBLE:
         name, power = "a" + name, None
     node = nodes.apply_function(FUNCTIONS.get(name, name), args)
     return Operation("pow", (node, power)) if power is not None else node
@@ -305,13 +297,13 @@ def group(p: ExpressionParser) -> Node:
 
 def texts_until_brace(p: ExpressionParser) -> list[str]:
     """Consume the tokens up to and including the next closing brace; return their texts."""
-    found: list[str] = []
+    texts: list[str] = []
     while not p.accept("}"):
-        if p.peek().kind == "end" or len(found) > 20:
+        if p.peek().kind == "end" or len(texts) > 20:
             raise ParseError
-        found.append(p.peek().text)
+        texts.append(p.peek().text)
         p.position += 1
-    return found
+    return texts
 
 
 def bracketed(p: ExpressionParser) -> Node:
@@ -346,6 +338,7 @@ def bracketed(p: ExpressionParser) -> Node:
 
 
 def _sequence(opening: str, closing: str, items: list[Node], separators: list[str]) -> Node:
+    """A parenthesized expression, tuple, list, interval or combined condition."""
     brackets = {"⟨": "(", "]": "("}.get(opening, opening) + {"⟩": ")", "[": ")"}.get(
         closing, closing
     )

@@ -167,6 +167,7 @@ def _sample_points(names: list[str]) -> list[dict[str, mpf]]:
 
 
 def _integer_points(names: list[str]) -> list[dict[str, mpf]]:
+    """Fixed sample points with positive integer coordinates."""
     return [
         {name: mpf(2 + (3 * k + 5 * index + k * index) % 11) for index, name in enumerate(names)}
         for k in range(8)
@@ -205,14 +206,12 @@ def _has_decimal(node: Node) -> bool:
 
 def _log_interpretations(a: Node, b: Node) -> tuple[str, ...]:
     """The functions that "log" may mean: it has base e or 10. Agreement in either is enough."""
-    return (
-        ("ln", "lg")
-        if contains_operation(a, frozenset(("log",))) or contains_operation(b, frozenset(("log",)))
-        else ("ln",)
-    )
+    names = frozenset(("log",))
+    return ("ln", "lg") if contains_operation(a, names) or contains_operation(b, names) else ("ln",)
 
 
 def _with_log(node: Node, name: str) -> Node:
+    """The node with "log" replaced by the natural ("ln") or decimal ("lg") logarithm."""
     if not isinstance(node, Operation):
         return node
     args = tuple(_with_log(arg, name) for arg in node.args)
@@ -224,8 +223,9 @@ def _with_log(node: Node, name: str) -> Node:
 
 
 def _evaluate(node: Node, point: Mapping[str, mpf]) -> _ScaledValue:
+    """The value at a point. Raises `NoValue` or `LimitExceeded`."""
     try:
-        found = _compute(node, point)
+        result = _compute(node, point)
     except (
         ZeroDivisionError,
         ValueError,
@@ -234,9 +234,9 @@ def _evaluate(node: Node, point: Mapping[str, mpf]) -> _ScaledValue:
         mpmath.libmp.NoConvergence,
     ) as error:
         raise NoValue(str(error)) from error
-    if mp.isnan(found.value):
+    if mp.isnan(result.value):
         raise NoValue("not a number")
-    return found
+    return result
 
 
 def _compute(node: Node, point: Mapping[str, mpf]) -> _ScaledValue:
@@ -398,10 +398,8 @@ def _grade_with_math_verify(pred: str, gold: str) -> Grade:
     ):
         return UNREADABLE
     try:
-        pred_expression, gold_expression = (
-            _parse_with_math_verify(pred),
-            _parse_with_math_verify(gold),
-        )
+        pred_expression = _parse_with_math_verify(pred)
+        gold_expression = _parse_with_math_verify(gold)
         if pred_expression is None or gold_expression is None:
             return UNREADABLE
         from math_verify import verify

@@ -204,6 +204,7 @@ def _renamed(condition: Node, names: dict[str, Node]) -> Node:
 
 
 def _compare_collections(pred: Node, gold: Node, scalars: ScalarComparer) -> bool | None:
+    """Compare lists and sets, or one with a single item with a scalar."""
     kinds = BracketedList | UnorderedList | FiniteSet
     if isinstance(pred, kinds) and isinstance(gold, kinds):
         return equal_collections(pred, gold, lambda a, b: equal(a, b, scalars))
@@ -308,6 +309,7 @@ def _assigns_variables(items: tuple[Node, ...]) -> bool:
 
 
 def _assigned_values(items: tuple[Node, ...]) -> tuple[Node, ...]:
+    """The values of assignments in alphabetical order of the names; other items unchanged."""
     if not _assigns_variables(items):
         return items
     equations = sorted(
@@ -337,11 +339,11 @@ def equal_unordered(a: tuple[Node, ...], b: tuple[Node, ...], equal: Equal) -> b
     """Whether the items are equal in some order."""
     if len(a) != len(b):
         return False
-    left = list(b)
+    remaining = list(b)
     for item in a:
-        for index, candidate in enumerate(left):
+        for index, candidate in enumerate(remaining):
             if equal(item, candidate):
-                del left[index]
+                del remaining[index]
                 break
         else:
             return False

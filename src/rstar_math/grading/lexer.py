@@ -29,39 +29,11 @@ _OPERATOR_ALIASES = {
     "&&": "and",
     "||": "or",
 }
-_SMALL_WORDS = frozenset(
-    [
-        "is",
-        "of",
-        "to",
-        "in",
-        "at",
-        "no",
-        "by",
-        "an",
-        "on",
-        "it",
-        "be",
-        "do",
-        "so",
-        "us",
-        "we",
-        "he",
-        "if",
-        "as",
-        "up",
-        "my",
-        "go",
-        "me",
-        "or",
-        "ok",
-        "the",
-        "and",
-        "for",
-        "not",
-        "men",
-    ]
-)
+_SMALL_WORDS = frozenset((
+    "is", "of", "to", "in", "at", "no", "by", "an", "on", "it", "be", "do", "so", "us", "we", "he",
+    "if", "as", "up", "my", "go", "me", "or", "ok", "the", "and", "for", "not", "men",
+))  # fmt: skip
+"""Words that are not products of variables."""
 _LETTER_PRODUCT = re.compile(
     r"(?:abc?d?e?|bcd?|cd|xyz?|yz|pqr?s?|qr|rst?|st|uvw?|mnp?|ijk?|[a-zA-Z][xyztn]|[a-zA-Z]{2})"
 )
@@ -117,6 +89,7 @@ def tokenize(text: str) -> list[Token]:
 
 
 def _replace_font(match: re.Match[str]) -> str:
+    """The content of a font command: mathematics as it is, other text as a quoted word."""
     inner = match[2].strip().strip("~").strip()
     if inner in ("min", "sec") and not _ARGUMENT_START.match(match.string, match.end()):
         return f' "{inner}" '
@@ -128,6 +101,7 @@ def _replace_font(match: re.Match[str]) -> str:
 
 
 def _make_tokens(kind: str, lexeme: str, space_before: bool, is_python: bool) -> list[Token]:
+    """The tokens of one match of `_TOKEN`."""
     if kind == "op":
         return [Token("op", _OPERATOR_ALIASES.get(lexeme, lexeme), space_before)]
     if kind == "word":
@@ -158,6 +132,7 @@ def _command_token(lexeme: str, space_before: bool) -> Token:
 
 
 def _name_tokens(lexeme: str, space_before: bool, is_python: bool) -> list[Token]:
+    """The tokens of a run of letters: a known name, a product of variables, or a word."""
     lexeme = {"log10": "logten", "log2": "logtwo"}.get(lexeme, lexeme)
     if lexeme in FUNCTIONS or lexeme in CALLS or lexeme in CONSTANTS or lexeme in NAMED_SETS:
         return [Token("name", lexeme, space_before)]

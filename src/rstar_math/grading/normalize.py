@@ -214,20 +214,10 @@ _TIME_OF_DAY = re.compile(
     r"(\d{1,2})(?::([0-5]\d))?\s*([ap])\.?\s?m\.?|(\d{1,2}):([0-5]\d)(?:\s*o'clock)?", re.IGNORECASE
 )
 _OCLOCK = re.compile(r"(\d{1,2})\s*o'?clock", re.IGNORECASE)
-_MONTHS = [
-    "january",
-    "february",
-    "march",
-    "april",
-    "may",
-    "june",
-    "july",
-    "august",
-    "september",
-    "october",
-    "november",
-    "december",
-]
+_MONTHS = (
+    "january", "february", "march", "april", "may", "june", "july", "august", "september",
+    "october", "november", "december",
+)  # fmt: skip
 _DATE_WORDS = re.compile(
     r"\b(?:of|the|on|in|monday|tuesday|wednesday|thursday|friday|saturday|sunday|mon|tue|wed|thu|fri|sat|sun)\b"
 )
@@ -247,32 +237,10 @@ _PHRASES: dict[str, Node] = {
     "none": Word("none"), "none of the above": Word("none of the above"),
 }  # fmt: skip
 _SMALL_NUMBERS = {
-    word: number
-    for number, word in enumerate(
-        [
-            "zero",
-            "one",
-            "two",
-            "three",
-            "four",
-            "five",
-            "six",
-            "seven",
-            "eight",
-            "nine",
-            "ten",
-            "eleven",
-            "twelve",
-            "thirteen",
-            "fourteen",
-            "fifteen",
-            "sixteen",
-            "seventeen",
-            "eighteen",
-            "nineteen",
-        ]
-    )
-}
+    "zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight":
+    8, "nine": 9, "ten": 10, "eleven": 11, "twelve": 12, "thirteen": 13, "fourteen": 14, "fifteen":
+    15, "sixteen": 16, "seventeen": 17, "eighteen": 18, "nineteen": 19,
+}  # fmt: skip
 _TENS = {
     word: 10 * number
     for number, word in enumerate(

@@ -99,6 +99,7 @@ def to_intervals(node: Node) -> tuple[Interval, ...] | None:
 
 
 def _from_brackets(node: BracketedList) -> tuple[Interval, ...] | None:
+    """The interval between two bounds; None if it is empty."""
     low, high = node.items
     closed = (
         node.brackets[0] == "[" and low != _MINUS_INF,
@@ -197,30 +198,30 @@ def _merged(intervals: list[Interval]) -> tuple[Interval, ...] | None:
             return None
         ordered.append((low, not interval.closed[0], high, interval))
     ordered.sort(key=lambda entry: entry[:3])
-    joined = [ordered[0][3]]
+    merged = [ordered[0][3]]
     end = ordered[0][2]
     for low, _, high, interval in ordered[1:]:
-        last = joined[-1]
+        last = merged[-1]
         if low > end or (low == end and not (interval.closed[0] or last.closed[1])):
-            joined.append(interval)
+            merged.append(interval)
             end = high
         elif high > end or (high == end and interval.closed[1]):
-            joined[-1] = Interval(last.low, interval.high, (last.closed[0], interval.closed[1]))
+            merged[-1] = Interval(last.low, interval.high, (last.closed[0], interval.closed[1]))
             end = high
-    return tuple(joined)
+    return tuple(merged)
 
 
 def _complement(parts: tuple[Interval, ...]) -> tuple[Interval, ...] | None:
     """The complement in the reals. `parts` must be sorted and disjoint."""
-    left: list[Interval] = []
+    gaps: list[Interval] = []
     low, closed = _MINUS_INF, False
     for interval in parts:
         if interval.low != _MINUS_INF:
-            left.append(Interval(low, interval.low, (closed, not interval.closed[0])))
+            gaps.append(Interval(low, interval.low, (closed, not interval.closed[0])))
         low, closed = interval.high, not interval.closed[1]
     if low != INF:
-        left.append(Interval(low, INF, (closed, False)))
-    return tuple(left)
+        gaps.append(Interval(low, INF, (closed, False)))
+    return tuple(gaps)
 
 
 def _intersection(a: tuple[Interval, ...], b: tuple[Interval, ...]) -> tuple[Interval, ...] | None:
@@ -306,34 +307,9 @@ def equal_relations(a: Relation, b: Relation, scalars: ScalarComparer) -> bool:
     return a.ops[0] == (b.ops[0] if sign > 0 else _FLIPPED[b.ops[0]])
 
 
-_CURVED = frozenset(("pow", "div"))
-_FUNCTION_NAMES = frozenset(
-    [
-        "f",
-        "g",
-        "h",
-        "F",
-        "G",
-        "H",
-        "P",
-        "Q",
-        "p",
-        "q",
-        "s",
-        "v",
-        "T",
-        "u",
-        "w",
-        "y",
-        "r",
-        "C",
-        "R",
-        "N",
-        "S",
-        "A",
-        "V",
-    ]
-)
+_NONLINEAR = frozenset(("pow", "div"))
+_FUNCTION_NAMES = frozenset("fghFGHPQpqsvTuwyrCRNSAV")
+"""Letters that name a function if an argument follows: f(x)."""
 
 
 def is_equation(node: Node) -> bool:
@@ -351,6 +327,7 @@ def assigned_name(node: Node) -> str | None:
 
 
 def _name_of(side: Node) -> str | None:
+    """The name that a side of an equation consists of, or None."""
     if isinstance(side, Sym):
         return side.name
     if (
@@ -359,8 +336,11 @@ def _name_of(side: Node) -> str | None:
         and all(isinstance(item, Sym) for item in side.items)
     ):
         return "(" + ",".join(item.name for item in side.items if isinstance(item, Sym)) + ")"
-    called = _function_call(side)
-    return f"{called[0]}({','.join(sorted(symbols(called[1])))})" if called else None
+    call = _function_call(side)
+    if call is None:
+        return None
+    function, argument = call
+    return f"{function}({','.join(sorted(symbols(argument)))})"
 
 
 def _function_call(side: Node) -> tuple[str, Node] | None:
@@ -407,7 +387,7 @@ def _may_be_asked_for(side: Node, is_gold: bool) -> bool:
     """
     if (
         isinstance(side, Num)
-        or contains_operation(side, _CURVED)
+        or contains_operation(side, _NONLINEAR)
         or (is_gold and contains_operation(side, frozenset(("add",))))
     ):
         return False

@@ -75,15 +75,15 @@ _HEDGE = re.compile(
     r"|answer\s*:|\\therefore|\\implies|\\Rightarrow|:|\\boxed)\s*",
     re.IGNORECASE,
 )
-_VERB = re.compile(
+_SENTENCE = re.compile(
     r"^(?:[\w',\s$-]+?)\s(?:is|are|was|were|equals|has|have|had|costs?|be|gets?|makes?|earns?"
     r"|needs?|spent|saved|left with|is equal to|total is)\s+(?:equal to\s+|exactly\s+|about\s+"
     r"|approximately\s+)?(.+)$",
     re.IGNORECASE,
 )
 _NEGATION = re.compile(r"\b(?:not|no|never|n't|cannot|isn't)\b", re.IGNORECASE)
-_FLAT = re.compile(r"\\text[a-z]*\s*\{([^{}$]*)\}")
-_IN_BASE = re.compile(r"([0-9A-Fa-f]+)(?:_\{? ?| ?\(?base )([0-9]{1,2}|[a-z]+) ?\}?\)?")
+_TEXT_COMMAND = re.compile(r"\\text[a-z]*\s*\{([^{}$]*)\}")
+_NUMBER_IN_BASE = re.compile(r"([0-9A-Fa-f]+)(?:_\{? ?| ?\(?base )([0-9]{1,2}|[a-z]+) ?\}?\)?")
 _PROSE = re.compile(r"[A-Za-z]{3,}|^[A-Za-z]{2}$")
 _LISTED_NUMBER = re.compile(r"\d{1,3}(?:,\d{3})+")
 
@@ -96,7 +96,7 @@ def parse_answer(text: str) -> Node:
     """
     if len(text) > MAX_ANSWER_CHARS:
         raise LimitExceeded("The answer is too long.")
-    flat = re.sub(r"\s+", " ", _FLAT.sub(r" \1 ", text)).strip()
+    flat = re.sub(r"\s+", " ", _TEXT_COMMAND.sub(r" \1 ", text)).strip()
     node = parse_phrase(flat) or _number_in_base(flat)
     if node is not None:
         return node
@@ -134,22 +134,23 @@ def _parse_or_none(text: str) -> Node | None:
 
 def _candidates(text: str) -> list[str]:
     """The texts to parse in turn: without a unit, as it is, without a hedge or a sentence."""
-    found = [text]
+    candidates = [text]
     hedge = _HEDGE.match(text)
     while hedge and hedge.end() < len(text):
         text = text[hedge.end() :]
-        found.append(text)
+        candidates.append(text)
         hedge = _HEDGE.match(text)
     bare = strip_unit(text)
     if bare != text:
-        found.insert(0, bare)
-    verb = _VERB.match(text)
-    if verb and len(text) < 300 and not _NEGATION.search(text):
-        found.extend((strip_unit(clean(verb[1])), clean(verb[1])))
-    return found
+        candidates.insert(0, bare)
+    sentence = _SENTENCE.match(text)
+    if sentence and len(text) < 300 and not _NEGATION.search(text):
+        candidates.extend((strip_unit(clean(sentence[1])), clean(sentence[1])))
+    return candidates
 
 
 def _parse_mathematics(text: str) -> Node:
+    """The node of a mathematical text. Raises `ParseError` or `LimitExceeded`."""
     parser = Parser(tokenize(join_thousands(text)))
     try:
         node = parser.answer()
@@ -162,7 +163,7 @@ def _parse_mathematics(text: str) -> Node:
 
 
 def _number_in_base(text: str) -> Node | None:
-    match = _IN_BASE.fullmatch(text)
+    match = _NUMBER_IN_BASE.fullmatch(text)
     if not match or not (any(sign.isdigit() for sign in match[1]) or match[2] == "16"):
         return None
     try:
@@ -172,6 +173,7 @@ def _number_in_base(text: str) -> Node | None:
 
 
 def _ratio(text: str) -> Node | None:
+    """The ratio in "2:3" or "2 to 3"; None for other texts."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?) to (\d+(?:\.\d+)?)", text)
     parts = list(match.groups()) if match else text.split(":")
     if (
@@ -255,9 +257,9 @@ NO_REFERENCE = unknown("The reference is empty.")
 SAME_TEXT = right("The two are the same text.")
 UNREADABLE = unknown("The answer cannot be read as mathematics.")
 UNREADABLE_REFERENCE = unknown("The reference cannot be read as mathematics.")
-_SIGN = re.compile(r"\w|\\\{\s*\\\}")
+_CONTENT = re.compile(r"\w|\\\{\s*\\\}")
 _TEXT = re.compile(r"\\text\s*\{([^{}$]{2,})\}")
-_LOOSE_SPACE = re.compile(r"(?<!\w) | (?!\w)")
+_INSIGNIFICANT_SPACE = re.compile(r"(?<!\w) | (?!\w)")
 
 
 class ExactScalars:
@@ -298,9 +300,9 @@ def grade_pair(pred: str, gold: str, scalars: ScalarComparer) -> Grade:
     that the parser knows.
     """
     answer, reference = extract_core(pred), extract_core(gold)
-    if not _SIGN.search(answer):
+    if not _CONTENT.search(answer):
         return NO_ANSWER
-    if not _SIGN.search(reference):
+    if not _CONTENT.search(reference):
         return NO_REFERENCE
     if _strip_spaces(answer) in (
         _strip_spaces(reference),
@@ -319,7 +321,7 @@ def grade_pair(pred: str, gold: str, scalars: ScalarComparer) -> Grade:
 
 def _strip_spaces(text: str) -> str:
     """The text without insignificant spaces. The space in 1 2 is kept: it is not 12."""
-    return _LOOSE_SPACE.sub("", text)
+    return _INSIGNIFICANT_SPACE.sub("", text)
 
 
 def _equal_as_lists(

@@ -160,7 +160,7 @@ class Sandbox:
     async def aclose(self) -> None:
         """End all interpreters and their runs. Callers that still wait get `SandboxError`."""
         self._closed = True
-        self._fail_all(SandboxError("the sandbox was closed while code was waiting to run"))
+        self._fail_all(SandboxError("The sandbox was closed while code was waiting to run."))
         for task in list(self._starting):
             task.cancel()
         await asyncio.gather(*self._starting, *self._stopping, return_exceptions=True)
@@ -206,7 +206,7 @@ class Sandbox:
         loop = asyncio.get_running_loop()
         if self._loop is loop:
             if self._closed:
-                raise SandboxError("the sandbox is closed; open a new one")
+                raise SandboxError("The sandbox is closed; open a new one.")
             return
         for zygote in self._zygotes:
             with contextlib.suppress(RuntimeError):
@@ -341,8 +341,8 @@ class Sandbox:
         job.failed_forks += 1
         if job.failed_forks >= MAX_FAILED_FORKS:
             message = (
-                f"cannot fork a process to run code: {reason}; the process table or the memory is "
-                "full: end other processes and try again"
+                f"Cannot fork a process to run code: {reason}. The process table or the memory is "
+                "full; end other processes and try again."
             )
             self._finish(job, SandboxError(message))
             return

@@ -180,8 +180,8 @@ def start_process(setup: ZygoteSetup) -> tuple[subprocess.Popen[bytes], socket.s
     """
     if sys.platform != "linux":
         raise SandboxError(
-            f"the sandbox needs Linux, and this system is {sys.platform}; use a Linux container or "
-            "virtual machine"
+            f"The sandbox needs Linux, and this system is {sys.platform}; use a Linux container or "
+            "virtual machine."
         )
     command: list[str] = []
     if setup.mode != "external" and "bwrap" not in setup.skip and bwrap_works():
@@ -189,7 +189,7 @@ def start_process(setup: ZygoteSetup) -> tuple[subprocess.Popen[bytes], socket.s
     elif setup.mode == "namespaces":
         raise SandboxError(
             "sandbox.mode=namespaces needs bubblewrap (`bwrap`), which is missing or cannot create "
-            "user namespaces here; install it, or use --set sandbox.mode=strict"
+            "user namespaces here; install it, or use --set sandbox.mode=strict."
         )
     parent_end, child_end = socket.socketpair()
     with child_end:
@@ -207,9 +207,9 @@ def start_process(setup: ZygoteSetup) -> tuple[subprocess.Popen[bytes], socket.s
         except OSError as e:
             parent_end.close()
             raise SandboxError(
-                f"cannot start a process for the sandbox: {e.strerror}. The process table or the "
+                f"Cannot start a process for the sandbox: {e.strerror}. The process table or the "
                 f"memory is full, or {sys.executable} cannot be run. End other processes and try "
-                "again"
+                "again."
             ) from e
     return process, parent_end
 
@@ -277,7 +277,7 @@ class Zygote(asyncio.Protocol):
         except TimeoutError:
             await self.stop()
             raise SandboxError(
-                f"the sandbox did not start within {START_TIMEOUT_S:g} s; the machine is overloaded"
+                f"The sandbox did not start in {START_TIMEOUT_S:g} s; the machine is overloaded."
             ) from None
         except BaseException:
             await self.stop()
@@ -329,8 +329,8 @@ class Zygote(asyncio.Protocol):
             code = self._process.poll() if self._process else None
             self._started.set_exception(
                 SandboxError(
-                    f"the sandbox's interpreter exited while starting (exit code {code}); run "
-                    "`rstar doctor` to see which layers work on this machine"
+                    f"The sandbox's interpreter exited while starting (exit code {code}); run "
+                    "`rstar doctor` to see which layers work on this machine."
                 )
             )
         self._on_death(self)
@@ -402,5 +402,5 @@ def _confinement_message(setup: ZygoteSetup, reason: str) -> str:
     return (
         f"sandbox.mode={setup.mode} does not work on this machine: {reason}. Run `rstar doctor` to "
         "see which layers work. Use --set sandbox.mode=external only inside a container or virtual "
-        "machine of your own"
+        "machine of your own."
     )
