@@ -1,6 +1,6 @@
 """Decides whether two parsed answers are equal: sets, tuples, equations, matrices, options.
 
-A `Scalars` object compares the scalars in them. In the caller's process it uses exact arithmetic
+A `ScalarComparer` compares the scalars in them. In the caller's process it uses exact arithmetic
 only (`rules.py`) and raises `NeedsNumericEngine` if that cannot decide. In a worker it uses the
 numeric engine.
 

@@ -242,7 +242,7 @@ class Zygote(asyncio.Protocol):
 
     def __init__(
         self, setup: ZygoteSetup, on_reply: ReplyHandler, on_death: Callable[["Zygote"], None]
-    ):
+    ) -> None:
         self.setup = setup
         self.busy: dict[int, float] = {}
         """The wall limits, in seconds, of the runs without a reply, by run id."""

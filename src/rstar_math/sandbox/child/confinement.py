@@ -151,9 +151,7 @@ class Layers:
         if self.enabled("landlock"):
             self.abi = landlock_abi()
             if not self.abi:
-                raise ConfinementError(
-                    "Landlock: this kernel does not have it or does not allow it"
-                )
+                raise ConfinementError("Landlock: this kernel lacks it or does not allow it")
             _apply("Landlock", lambda: restrict_to_reading(self.abi, self.readable))
         if self.enabled("seccomp"):
             _apply("seccomp", self._assemble_programs)
@@ -188,8 +186,10 @@ class Layers:
             self.programs["forking"].install()
 
     def confine_candidate(self) -> None:
-        """Confine one fork of the prefix's process like `confine_child`. Raises OSError if a layer
-        fails."""
+        """Confine one fork of the prefix's process like `confine_child`.
+
+        Raises OSError if a layer fails.
+        """
         if self.enabled("rlimits"):
             _lower_limit(resource.RLIMIT_NOFILE, CHILD_FILES)
             _lower_limit(resource.RLIMIT_NPROC, 0)
@@ -281,22 +281,24 @@ def _address_space_by_trial() -> int:
     return high
 
 
-NOTIFY_RECEIVE = 0xC0502100
-NOTIFY_SEND = 0xC0182101
+SECCOMP_IOCTL_NOTIF_RECV = 0xC0502100
+SECCOMP_IOCTL_NOTIF_SEND = 0xC0182101
 NOTIFY_CONTINUE = 1
 
 
 def answer_fork(listener: int, grant: bool) -> None:
-    """Let one waiting `clone` call proceed, or fail with EPERM. Raises OSError if the caller is
-    gone."""
+    """Let one waiting `clone` call proceed, or fail with EPERM.
+
+    Raises OSError if the caller is gone.
+    """
     poll = select.poll()
     poll.register(listener, select.POLLIN)
     # Without a waiting caller, the ioctl below would block for ever in older kernels.
     if not any(event & select.POLLIN for _, event in poll.poll(0)):
         raise ProcessLookupError(errno.ESRCH, "no call is waiting")
     request = bytearray(80)
-    fcntl.ioctl(listener, NOTIFY_RECEIVE, request, True)
+    fcntl.ioctl(listener, SECCOMP_IOCTL_NOTIF_RECV, request, True)
     notification_id = struct.unpack_from("=Q", request)[0]
     error, flags = (0, NOTIFY_CONTINUE) if grant else (-seccomp.EPERM, 0)
     response = struct.pack("=QqiI", notification_id, 0, error, flags)
-    fcntl.ioctl(listener, NOTIFY_SEND, bytearray(response))
+    fcntl.ioctl(listener, SECCOMP_IOCTL_NOTIF_SEND, bytearray(response))
