@@ -155,7 +155,7 @@ _LAYERS = {
     "capabilities": "privileges of root: mounts, raw devices, raising limits, reading any file",
     "dumpable": "reading the zygote's memory and descriptors (ptrace, /proc/PID/mem)",
     "landlock": "reading files other than Python's own, writing files, TCP, signals to outside",
-    "rlimits": "too much memory, too many descriptors or processes, large files, core dumps",
+    "rlimits": "memory, descriptors, file sizes, core dumps, processes of an ordinary user",
     "seccomp": "processes, threads, sockets, signals, kernel interfaces, changes to files",
     "supervisor": "running too long, printing too much, leaving processes behind",
     "bwrap": "seeing that other files and processes exist (optional, in addition to Landlock)",
