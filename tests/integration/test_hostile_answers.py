@@ -214,20 +214,12 @@ def test_identical_monsters_are_equal_as_text_alone() -> None:
     assert grade("1" * 5_000, "1" * 4_999 + "2").verdict is Verdict.UNKNOWN
 
 
-def test_the_worker_refuses_to_parse_by_eval_or_to_start_anything() -> None:
+def test_the_worker_refuses_to_start_processes_or_to_write() -> None:
     program = (
         "import sys; from rstar_math.grading import engine, worker\n"
-        "engine.load(); sys.addaudithook(worker._audit); worker._enable_hook()\n"
-        "assert engine.grade_with_engine('10', r'\\sum_{k=1}^{4} k').verdict == 'right'\n"
-        "assert engine.grade_with_engine('1', r'\\int_0^1 2x\\,dx').verdict == 'right'\n"
-        "import os, socket, sympy\n"
-        "from rstar_math.grading.nodes import ParseError\n"
-        "for parse in (sympy.sympify, sympy.Number, sympy.parse_expr):\n"
-        "    try:\n"
-        "        parse('1+1')\n"
-        "    except ParseError:\n"
-        "        continue\n"
-        "    raise SystemExit('evaluated')\n"
+        "sys.addaudithook(worker._audit); worker._enable_hook()\n"
+        "assert engine.grade_with_engine('2*sqrt(2)', r'\\sqrt{8}').verdict == 'right'\n"
+        "import os, socket\n"
         "for act in (lambda: os.system('true'), lambda: open('x', 'w'),\n"
         "            lambda: socket.socket()):\n"
         "    try:\n"

@@ -1,9 +1,7 @@
-"""Compares scalars numerically, and asks math-verify; runs in the worker process."""
+"""Compares scalars numerically; runs in the worker process."""
 
-import re
 from collections.abc import Callable, Mapping
 from fractions import Fraction
-from typing import Any
 
 import mpmath
 from mpmath import mp, mpc, mpf
@@ -12,7 +10,6 @@ from rstar_math.grading import exact
 from rstar_math.grading.nodes import (
     MAX_EXPONENT,
     MAX_FACTORIAL,
-    SCALARS,
     LimitExceeded,
     Node,
     Num,
@@ -22,7 +19,6 @@ from rstar_math.grading.nodes import (
     contains_operation,
     symbols,
 )
-from rstar_math.grading.normalize import clean
 from rstar_math.grading.rules import (
     UNREADABLE,
     UNREADABLE_REFERENCE,
@@ -30,9 +26,7 @@ from rstar_math.grading.rules import (
     extract_core,
     grade_pair,
     parse_answer,
-    right,
     unknown,
-    wrong,
 )
 
 DIGITS = 60
@@ -327,50 +321,6 @@ _FUNCTIONS: Mapping[str, Callable[[mpc], mpc]] = {
     "sech": mp.sech, "csch": mp.csch, "asinh": mp.asinh, "acosh": mp.acosh, "atanh": mp.atanh,
     "floor": mp.floor, "ceil": mp.ceil, "sign": mp.sign,
 }  # fmt: skip
-MATH_VERIFY_EQUAL = right("math-verify finds the two equal.")
-MATH_VERIFY_DIFFERENT = wrong("math-verify finds the two different.")
-_MAX_CHARS = 400
-"""Longest answer that is given to math-verify, whose parser takes more than linear time."""
-_DANGEROUS = re.compile(r"\d{30,}|\^\s*\{?\s*-?\d{4,}|\^[^+\-*/=,]{0,40}\^|!")
-_MATH_VERIFY_COMMAND = re.compile(r"\\(?:int|iint|oint|sum|prod|lim)(?![a-zA-Z])")
-"""Commands that math-verify can parse and this package cannot."""
-
-
-def load() -> None:
-    """Import the engines before the first pair, and remove `eval` from them.
-
-    latex2sympy2_extended (1.11) creates numbers with `sympy.Number(text)`, which calls `parse_expr`
-    and so `eval`. Its method is replaced by one that accepts only digits. `parse_expr` is replaced
-    in every module that binds it by a function that raises: a pair that needs it is UNKNOWN.
-    """
-    import math_verify.parser
-    import sympy.parsing.sympy_parser
-    from latex2sympy2_extended import latex2sympy2
-
-    latex2sympy2._Latex2Sympy.parse_number = _parse_plain_number
-    for module in (
-        sympy,
-        sympy.parsing,
-        sympy.parsing.sympy_parser,
-        math_verify.parser,
-        latex2sympy2,
-    ):
-        module.parse_expr = _raise_parse_error
-    sympy.parsing.sympy_parser.eval_expr = _raise_parse_error
-
-
-def _raise_parse_error(*_: object, **__: object) -> None:
-    raise ParseError
-
-
-def _parse_plain_number(_self: object, text: str) -> Any:
-    """The sympy number for a plain numeral. Raises `ParseError` for any other text."""
-    import sympy
-
-    match = re.fullmatch(r"\d{1,30}|\d{0,15}\.\d{1,15}", text.replace(",", ""), re.ASCII)
-    if not match:
-        raise ParseError
-    return sympy.Integer(match[0]) if match[0].isdigit() else sympy.Float(match[0])
 
 
 def grade_with_engine(pred: str, gold: str) -> Grade:
@@ -378,39 +328,11 @@ def grade_with_engine(pred: str, gold: str) -> Grade:
     try:
         return grade_pair(pred, gold, NumericScalars())
     except ParseError:
-        return _grade_with_math_verify(extract_core(pred), extract_core(gold))
+        return UNREADABLE if _can_parse(extract_core(gold)) else UNREADABLE_REFERENCE
     except LimitExceeded as error:
         return unknown(str(error))
     except NoValue:
         return unknown("The expressions have no values to compare.")
-
-
-def _grade_with_math_verify(pred: str, gold: str) -> Grade:
-    """The grade by math-verify of a pair of which this package cannot parse one side."""
-    if _can_parse(gold):
-        if not isinstance(parse_answer(gold), SCALARS):
-            return UNREADABLE
-    elif not _is_safe_for_math_verify(gold):
-        return UNREADABLE_REFERENCE
-    if not (
-        _is_safe_for_math_verify(pred)
-        or (_can_parse(pred) and isinstance(parse_answer(pred), SCALARS))
-    ):
-        return UNREADABLE
-    try:
-        pred_expression = _parse_with_math_verify(pred)
-        gold_expression = _parse_with_math_verify(gold)
-        if pred_expression is None or gold_expression is None:
-            return UNREADABLE
-        from math_verify import verify
-
-        same = verify(gold_expression, pred_expression, timeout_seconds=None, raise_on_error=True)
-        same = same and pred_expression.free_symbols == gold_expression.free_symbols
-    except MemoryError:
-        raise
-    except Exception:  # Third-party code on hostile text may raise anything.
-        return UNREADABLE
-    return MATH_VERIFY_EQUAL if same else MATH_VERIFY_DIFFERENT
 
 
 def _can_parse(text: str) -> bool:
@@ -419,36 +341,3 @@ def _can_parse(text: str) -> bool:
     except (ParseError, LimitExceeded):
         return False
     return True
-
-
-def _is_safe_for_math_verify(text: str) -> bool:
-    """Whether a text is one complete expression that math-verify can evaluate safely.
-
-    math-verify parses only a part of other texts and ignores the rest.
-    """
-    if len(text) > _MAX_CHARS or _DANGEROUS.search(text) or not _MATH_VERIFY_COMMAND.search(text):
-        return False
-    depth = 0
-    for brace in re.findall(r"\\.|[{}]", text):
-        depth += {"{": 1, "}": -1}.get(brace, 0)
-        if depth < 0 or depth > 8:
-            return False
-    # Relations and separators may occur only inside braces.
-    outside = text
-    while (shorter := re.sub(r"\{[^{}]*\}", "", outside)) != outside:
-        outside = shorter
-    return depth == 0 and not re.search(r"[=<>,;$&]", outside)
-
-
-def _parse_with_math_verify(text: str) -> Any:
-    """The sympy expression of a text, or None."""
-    from math_verify import LatexExtractionConfig, parse
-
-    found = parse(
-        f"${clean(text)}$",
-        extraction_config=[LatexExtractionConfig()],
-        fallback_mode="no_fallback",
-        parsing_timeout=None,
-        raise_on_error=True,
-    )
-    return found[0] if found and hasattr(found[0], "free_symbols") else None

@@ -189,7 +189,7 @@ class Pool:
             raise GradingError(
                 f"A grader process failed to start (exit status {process.returncode}); increase"
                 f" grading.memory_mb (now {self.config.memory_mb}), or check the installation with"
-                " `python -c 'import sympy, math_verify'`."
+                " `python -c 'import mpmath'`."
             ) from error
         except BaseException:
             worker.end()

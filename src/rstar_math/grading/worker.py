@@ -2,9 +2,9 @@
 
 `grader.py` starts this file as a script with one JSON argument: `path` (the parent's module search
 path), `memory_mb` and `alarm_s`. The process ends when its input ends. SIGALRM ends it when one
-pair takes longer than `alarm_s`, so it cannot outlive its parent for long. Input is never executed:
-`engine.load` removes `eval` from the parsers. Once the modules are loaded, an audit hook forbids
-starting processes, opening sockets and writing files.
+pair takes longer than `alarm_s`, so it cannot outlive its parent for long. Input is never executed.
+Once the modules are loaded, an audit hook forbids starting processes, opening sockets and writing
+files.
 """
 
 import json
@@ -53,9 +53,8 @@ def main() -> None:
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.addaudithook(_audit)
-    from rstar_math.grading.engine import grade_with_engine, load
+    from rstar_math.grading.engine import grade_with_engine
 
-    load()
     _enable_hook()
     print(json.dumps({"ready": True}), file=out, flush=True)
     for line in sys.stdin:
