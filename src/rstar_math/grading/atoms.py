@@ -234,6 +234,8 @@ def _command(p: ExpressionParser, token: Token) -> Node:
 
 def _environment(p: ExpressionParser) -> Node:
     name = _environment_name(p)
+    if name == "cases":
+        return _system(p)
     if name not in _MATRIX_ENVIRONMENTS:
         raise ParseError
     if name == "array":
@@ -255,6 +257,23 @@ def _environment(p: ExpressionParser) -> Node:
     if _environment_name(p) != name:
         raise ParseError
     return nodes.matrix([row for row in rows if row])
+
+
+def _system(p: ExpressionParser) -> Node:
+    """A system of equations or inequalities: an unordered list of the rows."""
+    rows: list[Node] = []
+    while not (p.peek().kind == "cmd" and p.peek().text == "end"):
+        if p.peek().kind == "cmd" and p.peek().text in ("\\", "cr"):
+            p.position += 1
+            continue
+        row = p.items()
+        rows += row.items if isinstance(row, UnorderedList) else (row,)
+        if len(rows) > MAX_ITEMS:
+            raise LimitExceeded("The answer has too many parts.")
+    p.position += 1
+    if _environment_name(p) != "cases" or not all(isinstance(row, Relation) for row in rows):
+        raise ParseError
+    return UnorderedList(tuple(rows))
 
 
 def _environment_name(p: ExpressionParser) -> str:
@@ -328,6 +347,8 @@ def bracketed(p: ExpressionParser) -> Node:
     if p.depth > MAX_DEPTH:
         raise LimitExceeded("The answer is nested too deeply.")
     if p.accept(")", "]"):
+        p.depth -= 1
+        p.open_bars = open_bars
         return BracketedList("[]" if opening == "[" else "()", ())
     items, separators = p.item_list()
     p.accept(",")

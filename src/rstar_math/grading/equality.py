@@ -19,6 +19,7 @@ from rstar_math.grading.nodes import (
     SCALARS,
     BracketedList,
     Choice,
+    CountedList,
     FiniteSet,
     Matrix,
     Node,
@@ -124,9 +125,9 @@ def _equal_times(a: TimeOfDay, b: TimeOfDay) -> bool:
     if a.period and b.period and a.period != b.period:
         return False
     return (
-        a.minutes == b.minutes
+        a.seconds == b.seconds
         if bool(a.period) == bool(b.period)
-        else a.minutes % 720 == b.minutes % 720
+        else a.seconds % 43_200 == b.seconds % 43_200
     )
 
 
@@ -134,7 +135,9 @@ def _as_ratio(node: Node, other: Node) -> Node:
     """A time such as 3:10 as the ratio 3:10, if the other side is a ratio or quotient."""
     quotient = isinstance(other, Operation) and other.name == "div"
     if isinstance(node, TimeOfDay) and not node.period and (quotient or isinstance(other, Ratio)):
-        return Ratio((Num(Fraction(node.minutes // 60)), Num(Fraction(node.minutes % 60))))
+        minutes, second = divmod(node.seconds, 60)
+        parts = (*divmod(minutes, 60), second) if second else divmod(minutes, 60)
+        return Ratio(tuple(Num(Fraction(part)) for part in parts))
     return node
 
 
@@ -142,6 +145,10 @@ def _equal_ratios(pred: Node, gold: Node, scalars: ScalarComparer) -> bool:
     a, b = _ratio_parts(pred), _ratio_parts(gold)
     if not a or len(a) != len(b):
         return False
+    if isinstance(pred, Ratio) and isinstance(gold, Ratio) and pred.names and gold.names:
+        values = dict(zip(pred.names, pred.parts, strict=True))
+        if set(values) == set(gold.names):
+            a = tuple(values[name] for name in gold.names)
     return all(
         scalars.equal(Operation("mul", (left, b[0])), Operation("mul", (right, a[0])))
         for left, right in zip(a[1:], b[1:], strict=True)
@@ -205,6 +212,8 @@ def _renamed(condition: Node, names: dict[str, Node]) -> Node:
 
 def _compare_collections(pred: Node, gold: Node, scalars: ScalarComparer) -> bool | None:
     """Compare lists and sets, or one with a single item with a scalar."""
+    if isinstance(pred, CountedList) or isinstance(gold, CountedList):
+        return _equal_counts(pred, gold, scalars)
     kinds = BracketedList | UnorderedList | FiniteSet
     if isinstance(pred, kinds) and isinstance(gold, kinds):
         return equal_collections(pred, gold, lambda a, b: equal(a, b, scalars))
@@ -213,6 +222,19 @@ def _compare_collections(pred: Node, gold: Node, scalars: ScalarComparer) -> boo
     if isinstance(gold, kinds) and len(gold.items) == 1 and isinstance(pred, SCALARS):
         return equal(pred, gold.items[0], scalars)
     return None
+
+
+def _equal_counts(pred: Node, gold: Node, scalars: ScalarComparer) -> bool:
+    """Compare numbers of things, by what they count if both say so and agree, else in order."""
+    kinds = BracketedList | UnorderedList | CountedList
+    if not isinstance(pred, kinds) or not isinstance(gold, kinds):
+        return False
+    items = pred.items
+    if isinstance(pred, CountedList) and isinstance(gold, CountedList):
+        counts = dict(zip(pred.things, pred.items, strict=True))
+        if set(counts) == set(gold.things):
+            items = tuple(counts[thing] for thing in gold.things)
+    return _equal_ordered(items, gold.items, lambda a, b: equal(a, b, scalars))
 
 
 def _as_matrix(node: Node) -> Node:
@@ -278,14 +300,17 @@ def equal_collections(pred: Collection, gold: Collection, equal: Equal) -> bool:
     """Whether two collections are equal.
 
     Tuples and lists are ordered; comma lists and sets are not. A list [2, 3] is accepted for the
-    comma list and for the set of its items; a tuple for neither. Values of several variables
-    (x = 1, y = 2) are accepted for a tuple or list in alphabetical order of the names.
+    comma list and for the set of its items; a tuple for neither. If the reference names its values
+    (y = 1, x = 2), an answer without names must have its order. If only the answer names them, its
+    values are taken in alphabetical order of the names.
     """
     a, b = _without_shared_name(pred.items), _without_shared_name(gold.items)
     if _assigns_variables(a) != _assigns_variables(b):
         if isinstance(pred if _assigns_variables(b) else gold, FiniteSet):
             return False
-        return _equal_ordered(_assigned_values(a), _assigned_values(b), equal)
+        if _assigns_variables(b):
+            return _equal_ordered(a, _values(b), equal)
+        return _equal_ordered(_assigned_values(a), b, equal)
     if isinstance(pred, BracketedList) and isinstance(gold, BracketedList):
         if pred.brackets != gold.brackets and (
             len(a) == 2 or "(]" in (pred.brackets, gold.brackets)
@@ -315,7 +340,13 @@ def _assigned_values(items: tuple[Node, ...]) -> tuple[Node, ...]:
     equations = sorted(
         (i for i in items if isinstance(i, Relation)), key=lambda item: str(assigned_name(item))
     )
-    return tuple(value for equation in equations for value in stated_values(equation)[-1:])
+    return _values(tuple(equations))
+
+
+def _values(equations: tuple[Node, ...]) -> tuple[Node, ...]:
+    """The values of assignments, in their order."""
+    found = (stated_values(each)[-1:] for each in equations if isinstance(each, Relation))
+    return tuple(value for values in found for value in values)
 
 
 def _without_shared_name(items: tuple[Node, ...]) -> tuple[Node, ...]:

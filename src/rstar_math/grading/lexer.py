@@ -34,6 +34,7 @@ _SMALL_WORDS = frozenset((
     "if", "as", "up", "my", "go", "me", "or", "ok", "the", "and", "for", "not", "men",
 ))  # fmt: skip
 """Words that are not products of variables."""
+_MATHEMATICAL = frozenset("+-*/^=<>()[]{}_0123456789")
 _LETTER_PRODUCT = re.compile(
     r"(?:abc?d?e?|bcd?|cd|xyz?|yz|pqr?s?|qr|rst?|st|uvw?|mnp?|ijk?|[a-zA-Z][xyztn]|[a-zA-Z]{2})"
 )
@@ -83,9 +84,23 @@ def tokenize(text: str) -> list[Token]:
             continue
         if kind in ("num", "hex") and len(lexeme) > MAX_DIGITS:
             raise LimitExceeded("A number has too many digits.")
-        tokens.extend(_make_tokens(kind, lexeme, space_before, is_python))
+        if kind == "name" and len(lexeme) == 2 and _is_product(text, match):
+            tokens += [Token("name", lexeme[0], space_before), Token("name", lexeme[1])]
+        else:
+            tokens.extend(_make_tokens(kind, lexeme, space_before, is_python))
         space_before = False
     return tokens
+
+
+def _is_product(text: str, match: re.Match[str]) -> bool:
+    """Whether two letters that spell a word, such as "at", are a product of variables.
+
+    They are if they touch an operator, a bracket or a digit, or are the whole answer.
+    """
+    if match[0].lower() not in _SMALL_WORDS or match[0].lower() == "or":
+        return False
+    neighbours = text[max(0, match.start() - 1) : match.start()] + text[match.end() :][:1]
+    return any(char in _MATHEMATICAL for char in neighbours) or match[0] == text.strip()
 
 
 def _replace_font(match: re.Match[str]) -> str:
@@ -136,7 +151,7 @@ def _name_tokens(lexeme: str, space_before: bool, is_python: bool) -> list[Token
     lexeme = {"log10": "logten", "log2": "logtwo"}.get(lexeme, lexeme)
     if lexeme in FUNCTIONS or lexeme in CALLS or lexeme in CONSTANTS or lexeme in NAMED_SETS:
         return [Token("name", lexeme, space_before)]
-    if lexeme in ("or", "and", "Or", "And"):
+    if lexeme in ("or", "and", "Or", "And", "OR", "AND"):
         return [Token("op", lexeme.lower(), space_before)]
     if len(lexeme) == 1:
         if is_python and lexeme in "EI":

@@ -133,8 +133,8 @@ class Choice:
 class TimeOfDay:
     """A time of day."""
 
-    minutes: int
-    """Minutes since midnight in [0, 1440); if `period` is "", perhaps since noon."""
+    seconds: int
+    """Seconds since midnight in [0, 86400); if `period` is "", perhaps since noon."""
     period: str
     """"am", "pm" or ""."""
 
@@ -144,6 +144,17 @@ class Ratio:
     """A ratio such as 2:3:5."""
 
     parts: tuple["Node", ...]
+    names: tuple[str, ...] = ()
+    """What the parts belong to, in A:B = 2:3; () if the answer does not say."""
+
+
+@dataclass(frozen=True, slots=True)
+class CountedList:
+    """Numbers of different things, such as 9 chickens and 10 rabbits."""
+
+    items: tuple["Node", ...]
+    things: tuple[str, ...]
+    """What each number counts."""
 
 
 Node: TypeAlias = (
@@ -161,6 +172,7 @@ Node: TypeAlias = (
     | Choice
     | TimeOfDay
     | Ratio
+    | CountedList
 )
 SCALARS = (Num, Sym, Operation)
 EULER, IMAGINARY, INF = Operation("e"), Operation("i"), Operation("inf")
@@ -188,7 +200,7 @@ def children(node: Node) -> tuple[Node, ...]:
             | Relation(_, items)
         ):
             return items
-        case Ratio(items):
+        case Ratio(items) | CountedList(items):
             return items
         case Matrix(rows):
             return tuple(item for row in rows for item in row)
@@ -212,6 +224,20 @@ def contains_operation(node: Node, names: frozenset[str]) -> bool:
     if isinstance(node, Operation) and node.name in names:
         return True
     return any(contains_operation(child, names) for child in children(node))
+
+
+MAX_TREE_DEPTH = 100
+"""Maximum depth of a syntax tree; recursive functions rely on it."""
+
+
+def require_shallow(node: Node) -> Node:
+    """The node itself. Raises `LimitExceeded` if its tree is too deep."""
+    level: list[Node] = [node]
+    for _ in range(MAX_TREE_DEPTH):
+        level = [child for one in level for child in children(one)]
+        if not level:
+            return node
+    raise LimitExceeded("The answer is nested too deeply.")
 
 
 def require_scalar(node: Node) -> Node:

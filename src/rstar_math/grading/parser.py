@@ -10,6 +10,8 @@ factor   := atom ("^" factor | "!" | "°" | "%" | "'" | "_" ...)*
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 from rstar_math.extraction import FUNCTIONS
 from rstar_math.grading import atoms
 from rstar_math.grading.lexer import Token
@@ -34,12 +36,14 @@ from rstar_math.grading.nodes import (
     require_scalar,
     with_sign,
 )
+from rstar_math.grading.relations import assigned_name
 
 _RELATIONS = frozenset(("=", "≈", "<", "<=", ">", ">=", "!=", "∈"))
 _SEPARATORS = frozenset((",", ";", "or", "and"))
 _LOGICAL = {"&": "and", "|": "or"}
 _SET_OPERATORS = {"∪": "union", "∩": "intersection", "∖": "difference"}
 _CLOSING = frozenset((")", "]", "}", "\\}", "⟩", "⌋", "⌉"))
+_ARITHMETIC = ("+", "-", "*", "/")
 _END = Token("end", "")
 
 
@@ -90,10 +94,16 @@ class Parser:
     # Lists and relations
 
     def items(self, outermost: bool = False) -> Node:
-        """One relation, or an unordered list of several."""
+        """One relation, or an unordered list of several.
+
+        Several solutions for the same unknowns, as in p=5, q=2; p=7, q=2, are lists of their own.
+        """
         items, separators = self.item_list(outermost)
         if len(items) == 1:
             return items[0]
+        solutions = split_solutions(items)
+        if solutions:
+            return UnorderedList(solutions)
         if set(separators) == {"and"} and all(is_inequality(item) for item in items):
             return RealSet("intersection", tuple(items))
         return UnorderedList(tuple(items))
@@ -197,21 +207,26 @@ class Parser:
         return with_sign(sign, self.signed_term())
 
     def term(self) -> Node:
-        node = self.factor()
+        node = last = self.factor()
         while True:
             if self.accept("*"):
-                node = product(node, self.operand())
+                last = self.operand()
+                node = product(node, last)
             elif self.accept("/"):
                 node = Operation("div", (require_scalar(node), require_scalar(self.operand())))
             elif is_mixed_number(self, node):
                 node = Operation("add", (node, mixed_fraction(self)))
             elif self.starts_factor() and isinstance(node, SCALARS):
-                if self.peek().kind in ("num", "hex") and self.tokens[self.position - 1].kind in (
-                    "num",
-                    "hex",
-                ):
+                if self.peek().kind in ("num", "hex") and isinstance(last, Num):
                     raise ParseError
-                node = product(node, self.factor())
+                last = self.factor()
+                node = product(node, last)
+            elif self.is_op("[") and isinstance(node, SCALARS):
+                last = self.factor()
+                if not is_grouping(last):
+                    raise ParseError
+                last = last.items[0]
+                node = product(node, last)
             else:
                 return node
 
@@ -237,7 +252,10 @@ class Parser:
         return False
 
     def factor(self) -> Node:
+        start = self.position
         node = atoms.atom(self)
+        if is_grouping(node) and (self._is_operand(start) or self.starts_factor()):
+            node = node.items[0]
         while True:
             if self.accept("^", "**"):
                 node = self._power(node)
@@ -259,6 +277,11 @@ class Parser:
                 node = Sym(node.name + "'")
             else:
                 return node
+
+    def _is_operand(self, start: int) -> bool:
+        """Whether an arithmetic operator stands before the token at `start` or comes next."""
+        before = self.tokens[start - 1].text if start else ""
+        return before in _ARITHMETIC or self.peek().text in (*_ARITHMETIC, "^", "**", "!")
 
     def _power(self, node: Node) -> Node:
         if self.is_op("'"):
@@ -308,6 +331,27 @@ class Parser:
             else:
                 node = product(node, self.factor())
         return node
+
+
+def is_grouping(node: Node) -> TypeGuard[BracketedList]:
+    """Whether square brackets hold one scalar, so that they may only group it: 2[x + 1]."""
+    return (
+        isinstance(node, BracketedList)
+        and node.brackets == "[]"
+        and len(node.items) == 1
+        and isinstance(node.items[0], SCALARS)
+    )
+
+
+def split_solutions(items: list[Node]) -> tuple[Node, ...]:
+    """The items cut into lists that assign the same names in the same order; () if they do not."""
+    names = [assigned_name(item) for item in items]
+    size = len(set(names))
+    if None in names or not 1 < size < len(names) or len(names) % size:
+        return ()
+    if names != names[:size] * (len(names) // size):
+        return ()
+    return tuple(UnorderedList(tuple(items[at : at + size])) for at in range(0, len(items), size))
 
 
 def is_mixed_number(p: Parser, node: Node) -> bool:

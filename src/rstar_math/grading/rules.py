@@ -14,6 +14,7 @@ from rstar_math.grading.nodes import (
     SCALARS,
     BracketedList,
     Choice,
+    CountedList,
     FiniteSet,
     LimitExceeded,
     Matrix,
@@ -30,18 +31,14 @@ from rstar_math.grading.nodes import (
     TimeOfDay,
     UnorderedList,
     Word,
+    require_shallow,
     symbols,
 )
-from rstar_math.grading.normalize import (
-    clean,
-    join_thousands,
-    parse_option,
-    parse_phrase,
-    plain_words,
-    strip_unit,
-)
+from rstar_math.grading.normalize import clean, join_thousands
 from rstar_math.grading.parser import Parser
+from rstar_math.grading.phrases import parse_option, parse_phrase, plain_words
 from rstar_math.grading.relations import ScalarComparer
+from rstar_math.grading.units import strip_unit
 from rstar_math.types import Verdict
 
 
@@ -156,9 +153,11 @@ def _parse_mathematics(text: str) -> Node:
         node = parser.answer()
     except RecursionError:
         raise LimitExceeded("The answer is nested too deeply.") from None
-    units = {unit for unit in parser.units if unit}
-    if isinstance(node, UnorderedList) and len(units) > 1:
-        raise ParseError
+    require_shallow(node)
+    if isinstance(node, UnorderedList) and len(set(filter(None, parser.units))) > 1:
+        if len(parser.units) != len(node.items) or "" in parser.units:
+            raise ParseError
+        return CountedList(node.items, tuple(parser.units))
     return node
 
 
@@ -174,6 +173,13 @@ def _number_in_base(text: str) -> Node | None:
 
 def _ratio(text: str) -> Node | None:
     """The ratio in "2:3" or "2 to 3"; None for other texts."""
+    names, equals, values = text.partition("=")
+    if equals and ":" in names and ":" in values:
+        ratio = _ratio(values.strip())
+        owners = tuple(plain_words(name) for name in names.split(":"))
+        if not isinstance(ratio, Ratio) or len(ratio.parts) != len(owners) or ratio.names:
+            return None
+        return Ratio(ratio.parts, owners)
     match = re.fullmatch(r"(\d+(?:\.\d+)?) to (\d+(?:\.\d+)?)", text)
     parts = list(match.groups()) if match else text.split(":")
     if (
@@ -230,10 +236,18 @@ def canonical_form(node: Node) -> str:
             return f'"{text}"'
         case Choice(letter, _):
             return f"option {letter}"
-        case TimeOfDay(minutes, period):
-            return f"time {minutes // 60}:{minutes % 60:02d}{period and ' ' + period}"
-        case Ratio(parts):
-            return ":".join(map(canonical_form, parts))
+        case TimeOfDay(seconds, period):
+            minutes, second = divmod(seconds, 60)
+            shown = f"time {minutes // 60}:{minutes % 60:02d}" + (
+                f":{second:02d}" if second else ""
+            )
+            return shown + (period and f" {period}")
+        case Ratio(parts, names):
+            owners = f"{':'.join(names)} = " if names else ""
+            return owners + ":".join(map(canonical_form, parts))
+        case CountedList(items, things):
+            counted = zip(map(canonical_form, items), things, strict=True)
+            return ", ".join(f"{number} {thing}" for number, thing in counted)
 
 
 def _operation_form(name: str, args: tuple[Node, ...]) -> str:
@@ -364,7 +378,7 @@ def _grade_for(reference: Node, same: bool) -> Grade:
             "BracketedList": "sequences or intervals", "UnorderedList": "lists", "FiniteSet":
             "sets", "RealSet": "sets", "SetBuilder": "sets", "Relation": "equations or"
             " inequalities", "Matrix": "matrices", "Choice": "options", "TimeOfDay": "times",
-            "Ratio": "ratios",
+            "Ratio": "ratios", "CountedList": "lists",
         }[type(reference).__name__]  # fmt: skip
     return right(f"The two are equal as {kind}.") if same else wrong(f"The two differ as {kind}.")
 
