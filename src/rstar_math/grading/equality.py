@@ -40,6 +40,7 @@ from rstar_math.grading.relations import (
     ScalarComparer,
     assigned_name,
     equal_equations,
+    function_name,
     is_equation,
     stated_values,
     substitute,
@@ -84,7 +85,15 @@ def _simplified(node: Node) -> Node:
         return _simplified(node.items[0])
     if isinstance(node, Operation) and node.name == "deg":
         return _simplified(node.args[0])
+    if isinstance(node, Relation) and not is_equation(node):
+        return Relation(node.ops, tuple(map(_function_as_variable, node.sides)))
     return node
+
+
+def _function_as_variable(side: Node) -> Node:
+    """A function call in an inequality as a variable: the range 2 < g(x) < 7."""
+    name = function_name(side)
+    return side if name is None or not symbols(side) - {name[0]} else Sym(name)
 
 
 def _compare_words(pred: Node, gold: Node, scalars: ScalarComparer) -> bool | None:

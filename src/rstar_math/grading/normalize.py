@@ -59,7 +59,7 @@ _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\^\s*\{\s*\\circ\s*\}|\^\s*\\circ(?![a-zA-Z])|\\degrees?(?![a-zA-Z])|\\textdegree", "°"),
         (r"\bUS\s?(?=\d)", ""),
         (rf"(?<![A-Za-z])(?:{'|'.join(CURRENCY_CODES)})\.?\s?(?=-?\d)", ""),
-        (rf"(?<=[\d}})°%])\s?(?:{MEASURE_WORDS})$", ""),
+        (rf"(?<=[\d}})°%])\s{{0,3}}(?:{MEASURE_WORDS})$", ""),
         (r"(\d+(?:\.\d+)?)万", r"(\1*10000)"),
         (r"(\d+(?:\.\d+)?)亿", r"(\1*100000000)"),
         (r"或者?", " or "),

@@ -336,6 +336,11 @@ def _name_of(side: Node) -> str | None:
         and all(isinstance(item, Sym) for item in side.items)
     ):
         return "(" + ",".join(item.name for item in side.items if isinstance(item, Sym)) + ")"
+    return function_name(side)
+
+
+def function_name(side: Node) -> str | None:
+    """The function and its variables in a side such as f(x); None for other nodes."""
     call = _function_call(side)
     if call is None:
         return None

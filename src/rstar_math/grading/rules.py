@@ -273,6 +273,7 @@ UNREADABLE = unknown("The answer cannot be read as mathematics.")
 UNREADABLE_REFERENCE = unknown("The reference cannot be read as mathematics.")
 _CONTENT = re.compile(r"\w|\\\{\s*\\\}")
 _TEXT = re.compile(r"\\text\s*\{([^{}$]{2,})\}")
+_SPACED_LETTERS = re.compile(r"[A-Za-z](?: [A-Za-z])+")
 _INSIGNIFICANT_SPACE = re.compile(r"(?<!\w) | (?!\w)")
 
 
@@ -335,6 +336,8 @@ def grade_pair(pred: str, gold: str, scalars: ScalarComparer) -> Grade:
 
 def _strip_spaces(text: str) -> str:
     """The text without insignificant spaces. The space in 1 2 is kept: it is not 12."""
+    if _SPACED_LETTERS.fullmatch(text):
+        return text.replace(" ", "")
     return _INSIGNIFICANT_SPACE.sub("", text)
 
 
