@@ -255,9 +255,8 @@ def test_prefix_affinity_in_figures(two: ServerLease, runner: asyncio.Runner) ->
             async with monitor({"policy": model.replicas}, interval_s=1.0) as seen:
                 await asyncio.gather(*(grow(model, f"{affinity}{at}") for at in range(16)))
             rates[affinity] = seen["policy"].hit_rate
-            print(
-                f"\naffinity {affinity}: {seen['policy'].summary()}; moved {model.replicas.rerouted}"
-            )
+            summary = seen["policy"].summary()
+            print(f"\naffinity {affinity}: {summary}; rerouted {model.replicas.rerouted}")
 
     runner.run(use(False))
     runner.run(use(True))
