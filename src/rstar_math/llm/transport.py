@@ -66,8 +66,8 @@ def retry_after_s(header: str | None) -> float:
 def check_reply(reply: Reply, url: str, route: str) -> object:
     """Returns the JSON of a successful reply.
 
-    Raises `RouteNotFoundError` if the server lacks the route or offers the model for chat only,
-    `ContextLengthError` if the prompt is too long, and `ModelRejectedError` for any other failure.
+    Raises `RouteNotFoundError` if the server lacks the route or offers the model for chat only.
+    Raises `ContextLengthError` if the prompt is too long, and `ModelRejectedError` otherwise.
     """
     status = reply.status
     if status < 300:
@@ -320,8 +320,8 @@ class ConnectionPool:
 
     A plain HTTP server without a proxy is reached over `HttpConnection`, which takes a quarter of
     the processor time of httpx. Other servers are reached over httpx, with one client per
-    connection: a pool of httpx scans all its connections whenever a request starts or ends, which
-    with 256 requests in flight took ten times as long as everything else. Raises `ConfigError` for
+    connection. A pool of httpx scans all its connections whenever a request starts or ends. With
+    256 requests in flight this took ten times as long as everything else. Raises `ConfigError` for
     a key that cannot be sent, and `MissingDependencyError` if a proxy needs another package.
     """
 

@@ -150,8 +150,8 @@ async def start_server(
 
     If another process takes the chosen port first, tries again with another port. On failure or
     cancellation, stops the process before raising. Raises `MissingDependencyError` without vLLM,
-    `InputError` for a missing checkpoint or adapter, `ConfigError`, and `ModelUnreachableError`,
-    with the end of the log, if the server does not become ready.
+    `InputError` for a missing checkpoint or adapter, and `ConfigError`. Raises
+    `ModelUnreachableError`, with the errors in the log, if the server does not become ready.
     """
     command = vllm_command(config)
     check_spec(spec)

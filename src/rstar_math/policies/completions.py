@@ -55,7 +55,7 @@ class StepPolicy:
             step = parse(prefix, c.text, finished=c.finished, stop=c.stop).step
             if step is not None:
                 steps.append(_with_reasoning(step, c))
-        charge_lost(completions, len(completions) - len(steps))
+        _charge_unusable(completions, len(completions) - len(steps))
         return steps
 
     async def propose_blocks(
@@ -72,7 +72,7 @@ class StepPolicy:
             steps, _ = parse(prefix, c.text, finished=c.finished, stop=c.stop)
             if steps:
                 blocks.append([_with_reasoning(steps[0], c), *steps[1:]])
-        charge_lost(completions, len(completions) - len(blocks))
+        _charge_unusable(completions, len(completions) - len(blocks))
         return blocks
 
     async def _sample(
@@ -134,10 +134,10 @@ def _with_reasoning(step: Step, completion: Completion) -> Step:
     return replace(step, reasoning=completion.reasoning.strip())
 
 
-def charge_lost(completions: Sequence[Completion], lost: int) -> None:
-    """Charges `lost` unusable samples: truncated ones as such, and the others as malformed."""
+def _charge_unusable(completions: Sequence[Completion], unusable: int) -> None:
+    """Charges unusable samples: truncated ones as `truncated`, the others as `malformed`."""
     truncated = sum(not completion.finished for completion in completions)
-    add_cost(Cost(truncated=truncated, malformed=max(0, lost - truncated)))
+    add_cost(Cost(truncated=truncated, malformed=max(0, unusable - truncated)))
 
 
 class SubQuestionPolicy:
@@ -189,7 +189,7 @@ class SubQuestionPolicy:
             step = parse_subquestion(question, start + c.text, finished=c.finished).step
             if step is not None:
                 steps.append(step)
-        charge_lost(completions, len(completions) - len(steps))
+        _charge_unusable(completions, len(completions) - len(steps))
         return steps
 
 
@@ -245,7 +245,7 @@ class ChainPolicy:
             step = parse_answer(c.text, kind="A2", finished=c.finished, stops=stop).step
             if step is not None:
                 steps.append(replace(step, reasoning=c.reasoning))
-        charge_lost(completions, len(completions) - len(steps))
+        _charge_unusable(completions, len(completions) - len(steps))
         return steps
 
     def _request(self, question: Question) -> tuple[str, tuple[str, ...]]:
@@ -303,5 +303,5 @@ class ChainDiscriminator:
             if answer is None and c.finished and not already_answered:
                 answer = extract_answer(begun.rstrip() + c.text)
             answers.append(answer)
-        charge_lost(completions, answers.count(None))
+        _charge_unusable(completions, answers.count(None))
         return answers

@@ -2,9 +2,9 @@
 
 Their tokens are charged as a scorer's (`Cost.scorer_tokens`), whatever the Completer charges. Only
 `calls`, `retries` and `failures` are charged unchanged. Seeds derive from `seed` and the prompt, so
-the same prefix gives the same request. A prefix gets 0 and counts in `Cost.unscorable` if its
-prompt exceeds the model's context, if its request fails alone, or if no judgement can be parsed.
-Any other `ModelError` is raised.
+the same prefix gives the same request. A prefix is unscorable if its prompt exceeds the model's
+context, its request fails alone, or no judgement can be parsed. It then gets 0 and counts in
+`Cost.unscorable`. Any other `ModelError` is raised.
 """
 
 from collections.abc import Callable, Sequence
@@ -44,7 +44,7 @@ class SelfEvaluator:
     tokens.
 
     Departures: the verdicts are worth 1, 0 and -1. Theirs are worth 20, 1 and 0.001 and are summed,
-    so a single "sure" outweighs all other samples, which only ranks the states of one layer. Values
+    so a single "sure" outweighs all other samples. That only ranks the states of one layer. Values
     here are also backed up and compared with the rewards of wrong and right answers, so they lie in
     [-1, 1]. The comment replaces the lookahead in their prompt for the game of 24.
     """

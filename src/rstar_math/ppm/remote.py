@@ -215,9 +215,13 @@ class OpenScorer(Scorer, Protocol):
 async def load_scorer(config: Config) -> OpenScorer:
     """Returns the PPM that `search.ppm` names; the caller must close it.
 
-    `search.ppm` is one of: a checkpoint folder (FOLDER or hf:FOLDER; needs torch), a checkpoint for
-    vLLM to serve (vllm:FOLDER), a .gguf file (llama.cpp in this process), the packaged PPM
-    ("trained" in llama.cpp, hf:trained, vllm:trained), or the address of a server.
+    `search.ppm` is one of:
+
+        FOLDER, hf:FOLDER                    a checkpoint, run with torch in this process
+        FILE.gguf                            a GGUF file, run by llama.cpp in this process
+        vllm:FOLDER                          a checkpoint that vLLM serves
+        trained, hf:trained, vllm:trained    the packaged PPM in llama.cpp, torch or vLLM
+        http://host:port/v1                  a server
 
     A .gguf adapter is added to the embedded model that `model.url` names. With a transformers
     policy (model.url=hf:...), which is reproducible to the bit, a folder's PPM is too. Raises
