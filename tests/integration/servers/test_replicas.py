@@ -186,7 +186,7 @@ def test_when_all_are_down_it_is_one_sentence() -> None:
     with fleet(2) as fakes:
         for fake in fakes:
             fake.trouble = lambda body: 500
-        with pytest.raises(ModelUnreachableError, match="after 5 tries"):
+        with pytest.raises(ModelUnreachableError, match="after 5 attempts"):
             asyncio.run(use(fakes))
 
 
