@@ -53,7 +53,7 @@ class World:
         """Give a request to the server that is chosen for it."""
         tokens = SAMPLES * MOST
         chosen = self.servers.select(tree, tokens)
-        chosen.outstanding += tokens
+        chosen.outstanding_tokens += tokens
         self.requests += 1
         missed = len(prompt.split()) - self.caches[chosen].take(prompt)
         rng = random.Random(derive(prompt, seed))
@@ -68,7 +68,7 @@ class World:
             self.begin(tree)
         while self.events:
             self.now, _, server, tokens, asker = heappop(self.events)
-            server.outstanding -= tokens
+            server.outstanding_tokens -= tokens
             self.left[asker] -= 1
             if self.left[asker] == 0 and next(asker, False) is False:
                 following = next(trees, None)
@@ -109,7 +109,7 @@ def measure(spread: float | None, servers: int, trees: int, blocks: int) -> dict
     queried = sum(cache.queried for cache in caches.values())
     return {
         "cache_hit_rate": round(sum(cache.found for cache in caches.values()) / queried, 3),
-        "moved": round(chooser.moved / world.requests, 3),
+        "moved": round(chooser.rerouted / world.requests, 3),
         "utilisation": round(
             sum(one.busy_s for one in slots.values()) / (SLOTS * servers * world.now), 3
         ),

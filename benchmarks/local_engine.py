@@ -81,7 +81,7 @@ async def distinct(model: LocalModel, prompts: Iterable[str]) -> int:
     nodes: set[bytes] = set()
     for prompt in set(prompts):
         node = b""
-        for token in await model.tokens(prompt):
+        for token in await model.tokenize(prompt):
             node = blake2b(node + token.to_bytes(4, "little"), digest_size=16).digest()
             nodes.add(node)
     return len(nodes)

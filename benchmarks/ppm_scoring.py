@@ -25,7 +25,7 @@ from typing import Any
 from rstar_math.checkpoints.gguf_export import write_gguf
 from rstar_math.checkpoints.value_heads import ValueHead
 from rstar_math.costs import track_cost
-from rstar_math.llm.local import EngineSettings, engine_client, start
+from rstar_math.llm.local import EngineSettings, engine_client, start_llama_cpp
 from rstar_math.ppm.remote import EmbeddingBackend, OpenScorer, RemotePPM
 from rstar_math.ppm.scorer import LocalPPM
 from rstar_math.prompts.templates import prompt_text, solution_text
@@ -79,10 +79,10 @@ async def searched(scorer: OpenScorer, problems: int) -> tuple[dict[Node, float]
 
 def embedding(file: Path) -> RemotePPM:
     """The scorer on llama.cpp's embeddings."""
-    server = start(file, EngineSettings(streams=8, context_tokens=1024, embeddings=True))
+    server = start_llama_cpp(file, EngineSettings(slots=8, context_tokens=1024, embeddings=True))
     http = engine_client(server, file.stem, 32)
     reader = EmbeddingBackend(http, ValueHead.load(file))
-    return RemotePPM(reader, http, limit=1000, held=server)
+    return RemotePPM(reader, http, max_tokens=1000, server=server)
 
 
 def apart(model: Any, tokenizer: Any, nodes: Sequence[Node]) -> tuple[list[float], float]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 
-from rstar_math.llm.local import EngineSettings, start
+from rstar_math.llm.local import EngineSettings, start_llama_cpp
 from rstar_math.models.embedded import weights_file
 from rstar_math.prompts.templates import few_shot_prompt
 from rstar_math.types import Question
@@ -29,7 +29,7 @@ class Engine:
     """The embedded model with some streams."""
 
     def __init__(self, streams: int) -> None:
-        self._server, key = start(weights_file("local"), EngineSettings(streams, 2048))
+        self._server, key = start_llama_cpp(weights_file("local"), EngineSettings(streams, 2048))
         self._http = httpx.Client(
             base_url=self._server.listening_address,
             headers={"Authorization": f"Bearer {key}"},

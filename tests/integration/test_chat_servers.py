@@ -54,7 +54,7 @@ def test_a_server_that_has_to_be_told_to_continue() -> None:
         found, model = learn(fake)
         assert found.continues
         prompt = ChatPrompt([("user", "Go on.")], "```python\n")
-        assert "continue_final_message" in model.chat_dialect.build(model_ask(prompt))
+        assert "continue_final_message" in model.chat_format.build(model_ask(prompt))
 
 
 def model_ask(prompt: str) -> Any:

@@ -21,7 +21,7 @@ from rstar_math.protocols import Completion
 from rstar_math.testing import FakeServer, Fault, serving
 from rstar_math.types import Cost
 
-QUICK = Retry(tries=2, timeout_s=1.0, pause_s=0.01)
+QUICK = Retry(max_retries=2, timeout_s=1.0, pause_s=0.01)
 
 
 def answer(body: Mapping[str, Any]) -> Sequence[str]:
@@ -88,8 +88,8 @@ def test_passing_troubles_are_tried_again(fault: Fault) -> None:
 def test_lasting_troubles_are_one_sentence(fault: Fault) -> None:
     with serving(answer) as fake:
         fake.trouble = lambda body: fault
-        with pytest.raises(ModelUnreachableError, match="gave no answer after 3 tries") as error:
-            ask(fake, retry=Retry(tries=2, timeout_s=0.2, pause_s=0.01))
+        with pytest.raises(ModelUnreachableError, match="after 3 attempts") as error:
+            ask(fake, retry=Retry(max_retries=2, timeout_s=0.2, pause_s=0.01))
     assert "\n" not in str(error.value)
 
 
@@ -99,8 +99,8 @@ def test_lasting_troubles_are_one_sentence(fault: Fault) -> None:
         ("garbage", "did not answer in JSON"),
         ("nested", "did not answer in JSON"),
         ("empty", "without choices"),
-        (400, "refused the request"),
-        (401, "refused the key"),
+        (400, "rejected the request"),
+        (401, "API key"),
     ],
 )
 def test_refusals_are_not_tried_again(fault: Fault, said: str) -> None:
@@ -116,7 +116,7 @@ def test_a_request_that_fails_while_others_succeed_is_told_apart(fault: Fault) -
     with serving(answer) as fake:
         fake.trouble = lambda body: None if body["max_tokens"] == 1 else fault
         with track_cost() as cost, pytest.raises(RequestError, match="while others succeed"):
-            ask(fake, retry=Retry(tries=1, timeout_s=0.2, pause_s=0.01))
+            ask(fake, retry=Retry(max_retries=1, timeout_s=0.2, pause_s=0.01))
     assert (cost.failures, cost.calls) == (1, 0)
 
 
@@ -209,7 +209,7 @@ def test_connect_settles_the_models_name(monkeypatch: pytest.MonkeyPatch) -> Non
         with pytest.raises(ModelRejectedError, match=r"no model 'big'; .* one of: little-7b"):
             greeted(ModelConfig(url=fake.url, name="big"))
         monkeypatch.setenv("OPENAI_API_KEY", "wrong")
-        with pytest.raises(ModelRejectedError, match=r"refused the key .*api_key_env"):
+        with pytest.raises(ModelRejectedError, match=r"API key .*api_key_env"):
             greeted(ModelConfig(url=fake.url))
 
 

@@ -27,7 +27,7 @@ def test_sub_questions_and_judgements_of_the_embedded_model_can_be_read() -> Non
     async def once() -> None:
         model = await connect(SMALL)
         try:
-            policy = SubQuestionPolicy(model, PolicyConfig(max_step_tokens=48), depth=2)
+            policy = SubQuestionPolicy(model, PolicyConfig(max_step_tokens=48), max_depth=2)
             with track_cost() as cost:
                 steps = await policy.propose(QUESTION, [], 6, seed=3)
             assert len(steps) + cost.truncated + cost.malformed == 6

@@ -21,7 +21,7 @@ def complete(fake: FakeServer, requests: int, n: int = 1, concurrency: int = 32)
     """What so many requests at once cost; each gets the answer to its own prompt."""
 
     async def once() -> Cost:
-        retry = Retry(tries=6, timeout_s=10.0, pause_s=0.05)
+        retry = Retry(max_retries=6, timeout_s=10.0, pause_s=0.05)
         model = OpenAIClient(fake.url, name="fake", concurrency=concurrency, retry=retry)
 
         async def one(number: int) -> None:
@@ -91,7 +91,7 @@ def test_requests_that_are_cut_short_leave_no_connection_behind_that_hangs() -> 
 
     async def once(fake: FakeServer) -> None:
         model = OpenAIClient(
-            fake.url, name="fake", concurrency=8, retry=Retry(tries=0, timeout_s=5)
+            fake.url, name="fake", concurrency=8, retry=Retry(max_retries=0, timeout_s=5)
         )
 
         async def one(number: int) -> None:

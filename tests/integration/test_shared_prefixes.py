@@ -32,18 +32,18 @@ def computed(model: LocalModel) -> int:
 
 async def distinct(model: LocalModel, prompts: Sequence[str]) -> int:
     """Nodes of the trie of the prompts' tokens."""
-    sequences = [await model.tokens(text) for text in prompts]
+    sequences = [await model.tokenize(text) for text in prompts]
     return len({tokens[:end] for tokens in sequences for end in range(1, len(tokens) + 1)})
 
 
 def on_model(
-    work: Callable[[LocalModel], Awaitable[None]], *, streams: int = 8, adapter: Path | None = None
+    work: Callable[[LocalModel], Awaitable[None]], *, slots: int = 8, adapter: Path | None = None
 ) -> None:
     """Run `work` on a fresh engine."""
 
     async def once() -> None:
         named = str(adapter) if adapter else None
-        model = LocalModel("local", streams=streams, context_tokens=1024, adapter=named)
+        model = LocalModel("local", slots=slots, context_tokens=1024, adapter=named)
         try:
             await work(model)
         finally:
@@ -68,7 +68,7 @@ def test_eight_questions_at_once_compute_the_worked_examples_once(n: int) -> Non
             await asyncio.gather(*(ask(model, text, n) for text in prompts))
         nodes = await distinct(model, prompts)
         assert nodes <= computed(model) <= 1.2 * nodes
-        assert cost.prompt_tokens == sum([len(await model.tokens(text)) for text in prompts])
+        assert cost.prompt_tokens == sum([len(await model.tokenize(text)) for text in prompts])
         uncached = cost.prompt_tokens - cost.cached_tokens
         assert nodes <= uncached <= 1.2 * nodes
 
@@ -90,12 +90,12 @@ def test_chains_compute_only_what_is_new_to_them() -> None:
         await asyncio.gather(*(chain(prompt(0), number) for number in range(8)))
         assert computed(model) <= 1.2 * await distinct(model, sent)
 
-    on_model(work, streams=4)
+    on_model(work, slots=4)
 
 
 def test_samples_of_one_prompt_count_it_once() -> None:
     async def work(model: LocalModel) -> None:
-        tokens = len(await model.tokens(prompt(0)))
+        tokens = len(await model.tokenize(prompt(0)))
         with track_cost() as cost:
             assert len(await ask(model, prompt(0), n=11)) == 11
         assert (cost.calls, cost.samples, cost.prompt_tokens) == (1, 11, tokens)
@@ -119,7 +119,7 @@ def answers(adapter: Path | None = None) -> tuple[list[str], list[str]]:
     async def work(model: LocalModel) -> None:
         for text in prompts:
             body = {"prompt": text, "n_predict": 8, "temperature": 0, "cache_prompt": False}
-            answer = await model._http.post("/completion", body, beside_v1=True)
+            answer = await model._client.post("/completion", body, outside_v1=True)
             assert isinstance(answer, dict)
             alone.extend([answer["content"]] * 2)
         before = computed(model)
@@ -146,12 +146,12 @@ def test_an_adapter_shares_prefixes_too() -> None:
 def test_a_restored_state_gives_the_same_probabilities_to_the_last_bit() -> None:
     async def work(model: LocalModel) -> None:
         found: dict[int, object] = {}
-        await model._slots.share(prompt(0), 2, partial(model._compute, prompt(0)))
+        await model._slots.share(prompt(0), 2, partial(model._compute_prompt, prompt(0)))
         async with AsyncExitStack() as held:
             for _ in range(3):
                 slot = await held.enter_async_context(model._slots.acquire(prompt(0)))
                 body = {"prompt": prompt(0), "n_predict": 1, "n_probs": 20, "id_slot": slot.number}
-                answer = await model._http.post("/completion", body, beside_v1=True)
+                answer = await model._client.post("/completion", body, outside_v1=True)
                 assert isinstance(answer, dict)
                 assert answer["timings"]["prompt_n"] == 1
                 found[slot.number] = answer["completion_probabilities"][0]["top_logprobs"]
@@ -185,4 +185,4 @@ def test_a_prompt_that_is_too_long_is_still_said_to_be(n: int) -> None:
         assert cost == Cost()
         assert await ask(model, "1, 2, 3, 4, 5,", n) == [" 6, "] * n
 
-    on_model(work, streams=2)
+    on_model(work, slots=2)

@@ -53,7 +53,7 @@ def test_a_chain_is_one_step_with_an_answer_and_no_vote() -> None:
 
 def test_without_examples_the_instruction_asks_and_empty_lines_are_kept() -> None:
     completer = always(" First:\n\n12 - 2 = 10.\n\nThe answer is 10.\nQuestion: And now?")
-    [step] = propose(ChainPolicy(completer, CONFIG, shots=False, temperature=0.0), 1)
+    [step] = propose(ChainPolicy(completer, CONFIG, few_shot=False, temperature=0.0), 1)
     assert (step.prose, step.answer) == ("First:\n\n12 - 2 = 10.\n\nThe answer is 10.", "10")
     [request] = completer.requests
     assert request.prompt == (f"{SCHOOL.instruction}\n\nQuestion: {APPLES.text}\nAnswer:")

@@ -27,12 +27,12 @@ def test_turns_come_in_the_order_of_asking() -> None:
         async def one(number: int) -> None:
             async with limiter:
                 order.append(number)
-                assert limiter.slot <= 2
+                assert limiter.in_flight <= 2
                 await asyncio.sleep(0.001 * (number % 3))
 
         await asyncio.gather(*(one(number) for number in range(30)))
         assert order == list(range(30))
-        assert limiter.slot == 0
+        assert limiter.in_flight == 0
 
     run(once())
 
@@ -41,7 +41,7 @@ def test_refusals_of_requests_sent_together_halve_the_limit_once() -> None:
     limiter = AdaptiveLimiter(64)
     for _ in range(50):
         limiter.on_overload(0)
-    assert (limiter.limit, limiter.cuts) == (32, 1)
+    assert (limiter.limit, limiter.reductions) == (32, 1)
     limiter.on_overload(1)
     assert limiter.limit == 16
 
@@ -62,7 +62,7 @@ def test_the_limit_stays_between_one_and_the_most(most: int, events: list[bool])
         if good:
             limiter.on_success()
         else:
-            limiter.on_overload(limiter.cuts)
+            limiter.on_overload(limiter.reductions)
         assert 1 <= limiter.limit <= most
 
 
@@ -79,10 +79,10 @@ def test_a_smaller_limit_holds_for_those_that_wait() -> None:
         limiter.on_overload(0)
         tasks[0].cancel()
         await settle()
-        assert (limiter.limit, limiter.slot) == (2, 3)
+        assert (limiter.limit, limiter.in_flight) == (2, 3)
         go.set()
         await asyncio.gather(*tasks, return_exceptions=True)
-        assert limiter.slot == 0
+        assert limiter.in_flight == 0
 
     run(once())
 
@@ -106,7 +106,7 @@ def test_who_is_cancelled_while_waiting_leaves_nothing_behind() -> None:
         waiting[1].cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
         assert [task.cancelled() for task in waiting] == [True, True, True, False]
-        assert limiter.slot == 0
+        assert limiter.in_flight == 0
         await one()
 
     run(once())
@@ -121,7 +121,7 @@ def test_nobody_is_forgotten(events: list[tuple[int, str]]) -> None:
 
         async def one(pause: int, act: str) -> None:
             async with limiter:
-                since = limiter.cuts
+                since = limiter.reductions
                 for _ in range(pause):
                     await asyncio.sleep(0)
                 if act == "r":
@@ -138,6 +138,6 @@ def test_nobody_is_forgotten(events: list[tuple[int, str]]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
         for task, (_, act) in zip(tasks, events, strict=True):
             assert act == "c" or not task.cancelled()
-        assert limiter.slot == 0
+        assert limiter.in_flight == 0
 
     run(once())

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rstar_math.llm.transport import Answer, HttpConnection, connect
+from rstar_math.llm.transport import HttpConnection, HttpResponse, connect
 
 PLAIN = b"HTTP/1.1 200 OK\r\nContent-Type: a\r\nContent-Length: 5\r\n\r\nhello"
 CHUNKED = (
@@ -38,10 +38,10 @@ class Wire(asyncio.Transport):
 
 def answer(
     pieces: Sequence[bytes], *, most: int = 100, close: bool = False
-) -> tuple[Answer, HttpConnection]:
+) -> tuple[HttpResponse, HttpConnection]:
     """What a connection makes of these pieces."""
 
-    async def run() -> tuple[Answer, HttpConnection]:
+    async def run() -> tuple[HttpResponse, HttpConnection]:
         line = HttpConnection()
         line.connection_made(Wire())
         asked = asyncio.create_task(line.request(b"GET", most))
@@ -68,7 +68,7 @@ def cut(data: bytes, places: Sequence[int]) -> list[bytes]:
 )
 def test_an_answer_is_the_same_in_any_pieces(data: bytes, places: list[int]) -> None:
     got, line = answer(cut(data, places))
-    assert (got.status, bytes(got.body), got.too_long) == (200, b"hello", False)
+    assert (got.status, bytes(got.body), got.truncated) == (200, b"hello", False)
     assert line.usable
 
 
@@ -97,7 +97,7 @@ def test_an_answer_without_a_body_is_whole() -> None:
 @pytest.mark.parametrize("data", [PLAIN, CHUNKED, UNTIL_CLOSE])
 def test_more_than_is_allowed_is_broken_off(data: bytes) -> None:
     got, line = answer([data], most=3)
-    assert got.too_long
+    assert got.truncated
     assert not line.usable
 
 

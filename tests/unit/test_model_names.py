@@ -8,7 +8,7 @@ import pytest
 
 from rstar_math.config import load_config
 from rstar_math.errors import ConfigError, InputError, RstarError
-from rstar_math.llm.vllm_servers import _place
+from rstar_math.llm.vllm_servers import _resolve_checkpoint
 from rstar_math.models.downloads import resolve_model
 from rstar_math.models.names import catalogue, parse_base, parse_name, pick_files
 from rstar_math.models.storage import is_on_disk, remove_model
@@ -145,8 +145,8 @@ def test_the_packaged_model_has_one_configuration_by_both_names() -> None:
 
 def test_vllm_is_given_the_checkpoint_of_a_short_name() -> None:
     name = "Qwen2.5-Coder-1.5B-Instruct"
-    assert _place("vllm:qwen2.5-coder-1.5B", "policy") == (f"Qwen/{name}", name)
-    assert _place("vllm:Org/Name", "policy") == ("Org/Name", "Name")
+    assert _resolve_checkpoint("vllm:qwen2.5-coder-1.5B", "policy") == (f"Qwen/{name}", name)
+    assert _resolve_checkpoint("vllm:Org/Name", "policy") == ("Org/Name", "Name")
 
 
 def test_what_is_installed_or_the_users_own_is_not_removed(tmp_path: Path) -> None:

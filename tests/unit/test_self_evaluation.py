@@ -96,7 +96,7 @@ def test_the_prompt_shows_the_prefix_as_the_policy_wrote_it() -> None:
 
 def test_a_verdict_alone_takes_examples_without_a_check() -> None:
     completer = always(" sure\nand so on", " likely")
-    assert score(SelfEvaluator(completer, check=False, tokens=8), [STEP]) == [0.5]
+    assert score(SelfEvaluator(completer, check=False, max_tokens=8), [STEP]) == [0.5]
     [request] = completer.requests
     assert "Check:" not in request.prompt
     assert request.prompt.endswith("<step/>\nVerdict (sure, likely or impossible):")

@@ -75,7 +75,7 @@ def test_no_slot_is_given_twice_and_all_come_back(
                     await asyncio.sleep(0)
                 finally:
                     used.discard(slot.number)
-                slot.holds = prompt * 20
+                slot.content = prompt * 20
 
         tasks = [asyncio.create_task(one(prompt, keep)) for prompt, keep, _ in asked]
         await asyncio.sleep(0)
@@ -114,7 +114,7 @@ def test_what_prompts_have_in_common_is_computed_once() -> None:
             async def sample() -> None:
                 async with slots.acquire(prompt) as slot:
                     await compute(slot)
-                    slot.holds = prompt
+                    slot.content = prompt
 
             await slots.share(prompt, 4, compute)
             await asyncio.gather(*(sample() for _ in range(4)))
@@ -135,7 +135,7 @@ def test_a_chain_goes_on_from_its_own_slot_and_is_saved_before_it_is_replaced() 
 
         async def go_on(prompt: str) -> int:
             async with slots.acquire(prompt, keep=True) as slot:
-                slot.holds = prompt
+                slot.content = prompt
                 return server.compute(prompt, slot)
 
         chains = {name: name * 300 for name in "abcd"}

@@ -193,7 +193,7 @@ def test_the_policy_asks_once_and_reads_each_sample() -> None:
     )
     assert (request.n, request.stop, request.seed) == (4, STOPS, 7)
     assert (request.max_tokens, request.temperature) == (40, 0.7)
-    ask(completer, [], tokens=9)
+    ask(completer, [], max_tokens=9)
     assert completer.requests[-1].max_tokens == 9
 
 
@@ -205,9 +205,9 @@ def test_at_the_depth_limit_only_the_problems_question_is_left() -> None:
 
     completer = ScriptedCompleter(answer)
     with track_cost() as cost:
-        assert ask(completer, [], depth=2) == [FIRST]
-        assert ask(completer, [FIRST], depth=2) == [LAST]
-        assert ask(completer, [FIRST, FIRST], depth=2) == [LAST]
+        assert ask(completer, [], max_depth=2) == [FIRST]
+        assert ask(completer, [FIRST], max_depth=2) == [LAST]
+        assert ask(completer, [FIRST, FIRST], max_depth=2) == [LAST]
     assert cost == Cost(
         calls=3,
         samples=5,

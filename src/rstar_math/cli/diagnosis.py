@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from rstar_math.checkpoints.folders import FILE, PACKAGE, cache_dir
 from rstar_math.config.sections import Config, ServersConfig
 from rstar_math.errors import MissingDependencyError, RstarError
-from rstar_math.llm.vllm_servers import COMMAND, program
+from rstar_math.llm.vllm_servers import COMMAND_VARIABLE, vllm_command
 from rstar_math.models.embedded import REPACKED
 from rstar_math.models.names import catalogue
 from rstar_math.models.storage import file_of
@@ -106,9 +106,9 @@ def _vllm() -> Check:
     """Whether there is a vLLM to start."""
     what = "for serving models (vllm:FOLDER): "
     try:
-        found = program(ServersConfig())
+        found = vllm_command(ServersConfig())
     except RstarError as error:
-        fix = f"pip install vllm, or export {COMMAND}='/path/to/venv/bin/vllm serve'"
+        fix = f"pip install vllm, or export {COMMAND_VARIABLE}='/path/to/venv/bin/vllm serve'"
         missing = "not installed" if isinstance(error, MissingDependencyError) else str(error)
         return Check("packages", "vllm", False, what + missing, fix)
     return Check("packages", "vllm", True, what + " ".join(found))

@@ -85,7 +85,7 @@ class OpenJob:
             if (progress := cluster_progress(searchers)) is not None:
                 self.workers = progress.as_json()
         for name, use in self.servers.items():
-            display.err.print(f"{name}: {use.line()}", markup=False, soft_wrap=True)
+            display.err.print(f"{name}: {use.summary()}", markup=False, soft_wrap=True)
 
     def servers_json(self) -> dict[str, Any]:
         """How busy the servers were, as a part of a report: empty where none tells."""
@@ -103,7 +103,7 @@ class OpenJob:
                 verdict = done.result.verdict
                 right += verdict is Verdict.RIGHT
                 said = f", {progress.line()}" if progress is not None else ""
-                said += "".join(f"; {name}: {use.now()}" for name, use in self.servers.items())
+                said += "".join(f"; {name}: {use.current()}" for name, use in self.servers.items())
                 bar.update(bar.task_ids[0], advance=1, note=f"{right} right{said}")
                 if self.job.show_each:
                     answer = done.result.choice.answer

@@ -227,8 +227,8 @@ async def _rerank_held_out(
         return await rerank(path, strategy.name, problems, None, context.recipe.grading)
     from rstar_math.ppm.scorer import LocalPPM
 
-    alone = context.recipe.engine == "transformers"
-    scorer = await asyncio.to_thread(LocalPPM.load, ppm.folder, alone=alone)
+    deterministic = context.recipe.engine == "transformers"
+    scorer = await asyncio.to_thread(LocalPPM.load, ppm.folder, deterministic=deterministic)
     try:
         return await rerank(path, strategy.name, problems, scorer, context.recipe.grading)
     finally:

@@ -1,1 +1,1 @@
-"""Language models: one client for OpenAI-compatible servers, and models in this process."""
+"""Language models: a client for OpenAI-compatible servers, and models in this process."""

@@ -14,24 +14,30 @@ import httpx
 from rstar_math.errors import ModelRejectedError
 from rstar_math.llm.transport import ConnectionPool, HttpRequest, Reply, retry_after_s
 
-_tree: ContextVar[str | None] = ContextVar("rstar_math_tree", default=None)
+_current_tree: ContextVar[str | None] = ContextVar("rstar_math_tree", default=None)
 _QUESTION = "\nQuestion:"
 
 
 @contextmanager
 def request_affinity(tree: str) -> Iterator[None]:
-    """A block whose requests belong to one tree."""
-    token = _tree.set(tree)
+    """Marks all requests made in the block as requests of the search tree with the key `tree`.
+
+    Requests of one tree share prefixes, so they go to one server and hit its prefix cache.
+    """
+    token = _current_tree.set(tree)
     try:
         yield
     finally:
-        _tree.reset(token)
+        _current_tree.reset(token)
 
 
 def affinity_key(prompt: str) -> str:
-    """What the requests of this context belong to; outside of any tree the question that a prompt
-    ends with (the line that begins with `Question:`), else the prompt's end; "" for none."""
-    tree = _tree.get()
+    """Returns the key that decides which server gets a request; "" for an empty prompt.
+
+    The key is the tree of the current `request_affinity` block. Outside of such a block it is the
+    prompt's last line that begins with `Question:`, or else the last 200 characters of the prompt.
+    """
+    tree = _current_tree.get()
     if tree is not None:
         return tree
     at = f"\n{prompt}".rfind(_QUESTION)
@@ -39,50 +45,50 @@ def affinity_key(prompt: str) -> str:
 
 
 class AdaptiveLimiter:
-    """Lets at most `limit` requests be in flight, in the order in which they came.
+    """Admits at most `limit` requests at a time, first come, first served.
 
         async with limiter:
-            since = limiter.cuts
+            reductions = limiter.reductions
             ...
-            limiter.succeeded()  # or limiter.overloaded(since)
+            limiter.on_success()  # or limiter.on_overload(reductions)
 
-    The limit begins at `most`, is halved when the server is overloaded, and grows by about one
-    while as many requests succeed as are in flight: additive increase, multiplicative decrease
-    (Chiu and Jain 1989), as in TCP. It stays within [1, most]. A caller that is cancelled while it
-    waits, or just as its turn comes, leaves nothing behind.
+    The limit starts at `maximum` and stays in [1, maximum]. It halves when the server is
+    overloaded. It grows by about one after as many successes as requests are in flight. This is
+    additive increase, multiplicative decrease (Chiu and Jain 1989), as in TCP. Cancelling a waiting
+    caller, even at the moment it is admitted, takes up no place.
     """
 
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self.cuts = 0
+    def __init__(self, maximum: int) -> None:
+        self.maximum = maximum
+        self.reductions = 0
         """How often the limit was halved."""
-        self._level = float(most)
-        self._held = 0
+        self._limit = float(maximum)
+        self._in_flight = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     @property
     def limit(self) -> int:
-        """Most requests in flight at the moment, in [1, most]."""
-        return int(self._level)
+        """Current maximum number of requests in flight, in [1, maximum]."""
+        return int(self._limit)
 
     @property
-    def slot(self) -> int:
-        """Requests in flight; for a while more than `limit` after it was halved."""
-        return self._held
+    def in_flight(self) -> int:
+        """Number of requests in flight. It can exceed `limit` for a while after a reduction."""
+        return self._in_flight
 
     async def __aenter__(self) -> None:
-        if self._held < self.limit and not self._waiting:
-            self._held += 1
+        if self._in_flight < self.limit and not self._waiting:
+            self._in_flight += 1
             return
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
+        admitted = asyncio.get_running_loop().create_future()
+        self._waiting.append(admitted)
         try:
-            await turn
+            await admitted
         except asyncio.CancelledError:
-            if not turn.cancelled():
-                self._leave()
-            elif turn in self._waiting:
-                self._waiting.remove(turn)
+            if not admitted.cancelled():
+                self._release()
+            elif admitted in self._waiting:
+                self._waiting.remove(admitted)
             raise
 
     async def __aexit__(
@@ -91,61 +97,60 @@ class AdaptiveLimiter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._leave()
+        self._release()
 
     def on_success(self) -> None:
-        """Take note of a request that was answered."""
-        self._level = min(self._level + 1.0 / self._level, float(self.most))
-        self._admit()
+        """Raises the limit slightly after a successful request."""
+        self._limit = min(self._limit + 1.0 / self._limit, float(self.maximum))
+        self._admit_waiting()
 
-    def on_overload(self, since: int) -> None:
-        """Take note of a request that the server refused or was too slow for, sent when `cuts` was
-        `since`. Of the requests that were in flight together only the first halves the limit."""
-        if since == self.cuts:
-            self.cuts += 1
-            self._level = max(1.0, self._level / 2.0)
+    def on_overload(self, reductions: int) -> None:
+        """Halves the limit after the server rejected a request or was too slow for it.
 
-    def _leave(self) -> None:
-        self._held -= 1
-        self._admit()
+        `reductions` is the counter's value when the request was sent. Of all requests that were in
+        flight together, only the first to fail halves the limit.
+        """
+        if reductions == self.reductions:
+            self.reductions += 1
+            self._limit = max(1.0, self._limit / 2.0)
 
-    def _admit(self) -> None:
-        """Give turns to those that wait, first come first served."""
-        while self._waiting and self._held < self.limit:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                self._held += 1
-                turn.set_result(None)
+    def _release(self) -> None:
+        self._in_flight -= 1
+        self._admit_waiting()
+
+    def _admit_waiting(self) -> None:
+        while self._waiting and self._in_flight < self.limit:
+            admitted = self._waiting.popleft()
+            if not admitted.done():
+                self._in_flight += 1
+                admitted.set_result(None)
 
 
-TOO_SLOW = (TimeoutError, httpx.TimeoutException)
+TIMEOUT_ERRORS = (TimeoutError, httpx.TimeoutException)
 TRANSIENT_ERRORS = (httpx.RequestError, TimeoutError)
-_OVERLOAD = frozenset({429, 503})
-_MAX_BYTES = 64 << 20
-"""Largest reply read, in bytes: hundreds of samples of thousands of tokens."""
+_OVERLOAD_STATUSES = frozenset({429, 503})
+_MAX_REPLY_BYTES = 64 << 20
+"""Maximum size of a reply: enough for hundreds of samples of thousands of tokens."""
 LOAD_TOLERANCE = 0.25
-"""How much more than its share a server may have to do before trees that live there ask another:
-of 0.25, 0.5, 1 and no bound that with the shortest time in `benchmarks/affinity.py`."""
-_PAUSE_S, _LONGEST_S = 0.5, 30.0
-"""First and longest time that a server in trouble is left alone before it is probed."""
-_PROBE_S = 10.0
-"""Longest time for a probe."""
+"""A server may exceed its fair share of tokens by this factor before its trees use another server.
+0.25 was fastest of 0.25, 0.5, 1 and infinity in `benchmarks/affinity.py`."""
+_FIRST_PAUSE_S, _MAX_PAUSE_S = 0.5, 30.0
+"""First and longest pause before a failed server is probed."""
+_PROBE_TIMEOUT_S = 10.0
 
 
 class Replica:
-    """One server: its connections, what it may be given at once, what it has to do, how it
-    fares."""
+    """One server: its connections, its request limit, its load and its health."""
 
     def __init__(self, url: str, key: str | None, concurrency: int) -> None:
         self.url = url.rstrip("/")
         self.limiter = AdaptiveLimiter(concurrency)
-        self.outstanding = 0
-        """Tokens that may yet be sampled for the requests it was given."""
-        self.troubles = 0
-        """How often in a row it failed."""
-        self.out_until = 0.0
-        """When it may be asked again (`time.monotonic`); 0 where it is in use."""
-        self._lanes = ConnectionPool(self.url, key)
+        self.outstanding_tokens = 0
+        """Maximum number of tokens that the requests in flight may still sample."""
+        self.consecutive_failures = 0
+        self.probe_at = 0.0
+        """Time of the next probe of a failed server (`time.monotonic`); 0 for a healthy server."""
+        self._connections = ConnectionPool(self.url, key)
 
     @property
     def root(self) -> str:
@@ -153,130 +158,137 @@ class Replica:
         return self.url.removesuffix("/v1")
 
     async def aclose(self) -> None:
-        """Close all connections; requests in flight are cancelled."""
-        await self._lanes.aclose()
+        """Closes all connections; requests in flight are cancelled."""
+        await self._connections.aclose()
 
     async def get(self, address: str, timeout_s: float) -> Reply:
-        """The reply to a GET, past the limit on requests in flight."""
-        return await self.send(self._lanes.sending("GET", address), timeout_s)
+        """Returns the reply to a GET, which bypasses the request limit."""
+        return await self._send(self._connections.build_request("GET", address), timeout_s)
 
     async def post(self, address: str, body: object, timeout_s: float) -> Reply:
-        """The reply to a POST, past the limit on requests in flight."""
-        return await self.send(self._lanes.sending("POST", address, body), timeout_s)
+        """Returns the reply to a POST, which bypasses the request limit."""
+        return await self._send(self._connections.build_request("POST", address, body), timeout_s)
 
-    async def work(self, address: str, body: object, timeout_s: float, tokens: int) -> Reply:
-        """The reply to a POST, sent when its turn comes; `tokens` is the most that it may sample.
-        Raises what `TRANSIENT_ERRORS` names."""
-        request = self._lanes.sending("POST", address, body)
-        self.outstanding += tokens
+    async def post_limited(
+        self, address: str, body: object, timeout_s: float, tokens: int
+    ) -> Reply:
+        """Returns the reply to a POST, which waits until the limiter admits it.
+
+        `tokens` is the maximum number of tokens that the request may sample. The time limit starts
+        when the request is sent. Raises `TRANSIENT_ERRORS`.
+        """
+        request = self._connections.build_request("POST", address, body)
+        self.outstanding_tokens += tokens
         try:
             async with self.limiter:
-                since = self.limiter.cuts
+                reductions = self.limiter.reductions
                 try:
-                    reply = await self.send(request, timeout_s)
-                except TOO_SLOW:
-                    self.limiter.on_overload(since)
+                    reply = await self._send(request, timeout_s)
+                except TIMEOUT_ERRORS:
+                    self.limiter.on_overload(reductions)
                     raise
-                if reply.status in _OVERLOAD:
-                    self.limiter.on_overload(since)
+                if reply.status in _OVERLOAD_STATUSES:
+                    self.limiter.on_overload(reductions)
                 elif reply.status < 300:
                     self.limiter.on_success()
                 return reply
         finally:
-            self.outstanding -= tokens
+            self.outstanding_tokens -= tokens
 
-    async def send(self, request: HttpRequest, timeout_s: float) -> Reply:
-        """The whole reply, in at most `timeout_s` seconds and `_MAX_BYTES` bytes."""
+    async def _send(self, request: HttpRequest, timeout_s: float) -> Reply:
         async with asyncio.timeout(timeout_s):
-            answer = await self._lanes.send(request, _MAX_BYTES)
-        if answer.too_long:
+            response = await self._connections.send(request, _MAX_REPLY_BYTES)
+        if response.truncated:
             raise ModelRejectedError(
-                f"{self.url} sent more than {_MAX_BYTES >> 20} MiB for one request; "
-                "is it a model server?"
+                f"{self.url} sent more than {_MAX_REPLY_BYTES >> 20} MiB for one request; "
+                "check that it is a model server."
             )
-        pause_s = retry_after_s(answer.headers.get("retry-after"))
-        return Reply(answer.status, bytes(answer.body), pause_s)
+        pause_s = retry_after_s(response.headers.get("retry-after"))
+        return Reply(response.status, bytes(response.body), pause_s)
 
 
 class Replicas:
-    """Chooses a server for each request: the one where the request's tree lives, if that one has
-    not clearly more to do than its share.
+    """The servers of one model; chooses a server for each request.
 
-    Where a tree lives is settled by rendezvous hashing (Thaler and Ravishankar 1998), so that it
-    does not depend on what came before and few trees move when a server comes or goes; the share is
-    consistent hashing with bounded loads (Mirrokni, Thorup and Zadimoghaddam, arXiv:1608.01350). A
-    server in trouble is left out and probed with growing pauses until it answers; where all are in
-    trouble, all are in use.
+    A tree's requests go to its home server unless that server has clearly more than its fair share
+    of the load. Rendezvous hashing (Thaler and Ravishankar 1998) determines the home: it does not
+    depend on earlier requests, and few trees move when a server joins or leaves. The bound on the
+    load is consistent hashing with bounded loads (Mirrokni, Thorup and Zadimoghaddam,
+    arXiv:1608.01350). A failed server gets no requests and is probed with growing pauses until it
+    answers. If all servers have failed, all are used.
     """
 
     def __init__(
         self, urls: Iterable[str], key: str | None, concurrency: int, *, affinity: bool = True
     ) -> None:
         self.all = [Replica(url, key, concurrency) for url in urls]
-        self.moved = 0
-        """Requests that went elsewhere than where their tree lives, because that was busier."""
+        self.rerouted = 0
+        """Number of requests sent to another server because the tree's home was too busy."""
         self._affinity = affinity
         self._probes: dict[Replica, asyncio.Task[None]] = {}
-        self.serves: Callable[[Reply], bool] = lambda reply: reply.status < 300
-        """Whether the answer to a probe, the list of models, is that of a server of this model."""
+        self.serves_model: Callable[[Reply], bool] = lambda reply: reply.status < 300
+        """Whether the reply to a probe, a list of models, comes from a server of this model."""
 
     async def aclose(self) -> None:
-        """Close all connections and end the probes."""
+        """Cancels the probes and closes all connections."""
         for probe in self._probes.values():
             probe.cancel()
         await asyncio.gather(*self._probes.values(), return_exceptions=True)
         for replica in self.all:
             await replica.aclose()
 
-    def select(self, tree: str, tokens: int, but: Sequence[Replica] = ()) -> Replica:
-        """The server for a request of a tree ("": of none) that may sample so many tokens; none of
-        `but`, which it was just given to in vain, if there is another."""
+    def select(self, tree: str, tokens: int, exclude: Sequence[Replica] = ()) -> Replica:
+        """Returns the server for a request that may sample up to `tokens` tokens.
+
+        `tree` is the request's affinity key; "" for none. Servers in `exclude`, which just failed
+        this request, are chosen only if there is no other.
+        """
         if len(self.all) == 1:
             return self.all[0]
-        self._probe()
-        fit = [r for r in self.all if not r.out_until] or self.all
-        fit = [r for r in fit if r not in but] or fit
+        self._start_probes()
+        candidates = [r for r in self.all if not r.probe_at] or self.all
+        candidates = [r for r in candidates if r not in exclude] or candidates
         if not self._affinity or not tree:
-            return min(fit, key=lambda r: r.outstanding)
-        share = (sum(r.outstanding for r in fit) + tokens) / len(fit)
-        most = max((1 + LOAD_TOLERANCE) * share, 8 * tokens)
-        ranked = sorted(fit, key=lambda r: _rank(tree, r.url), reverse=True)
-        chosen = next((r for r in ranked if r.outstanding + tokens <= most), ranked[0])
-        self.moved += chosen is not ranked[0]
+            return min(candidates, key=lambda r: r.outstanding_tokens)
+        total = sum(r.outstanding_tokens for r in candidates) + tokens
+        bound = max((1 + LOAD_TOLERANCE) * (total / len(candidates)), 8 * tokens)
+        ranked = sorted(candidates, key=lambda r: _rendezvous_hash(tree, r.url), reverse=True)
+        chosen = next((r for r in ranked if r.outstanding_tokens + tokens <= bound), ranked[0])
+        self.rerouted += chosen is not ranked[0]
         return chosen
 
-    def failed(self, replica: Replica) -> None:
-        """Take note of a server that is gone, or answered that it is in trouble."""
-        pause_s = min(_LONGEST_S, _PAUSE_S * 2.0**replica.troubles)
-        replica.troubles = min(replica.troubles + 1, 16)
-        replica.out_until = time.monotonic() + pause_s
+    def mark_failed(self, replica: Replica) -> None:
+        """Takes a server out of use until a probe succeeds."""
+        pause_s = min(_MAX_PAUSE_S, _FIRST_PAUSE_S * 2.0**replica.consecutive_failures)
+        replica.consecutive_failures = min(replica.consecutive_failures + 1, 16)
+        replica.probe_at = time.monotonic() + pause_s
 
-    def succeeded(self, replica: Replica) -> None:
-        """Take note of a server that answered."""
-        replica.troubles, replica.out_until = 0, 0.0
+    def mark_healthy(self, replica: Replica) -> None:
+        """Puts a server back into use after a successful request."""
+        replica.consecutive_failures, replica.probe_at = 0, 0.0
 
-    def _probe(self) -> None:
-        """Ask those in trouble whose pause is over whether they are back."""
+    def _start_probes(self) -> None:
         now = time.monotonic()
         for replica in self.all:
-            if 0.0 < replica.out_until <= now and replica not in self._probes:
-                task = asyncio.create_task(self._ask(replica))
-                self._probes[replica] = task
+            if 0.0 < replica.probe_at <= now and replica not in self._probes:
+                self._probes[replica] = asyncio.create_task(self._probe(replica))
 
-    async def _ask(self, replica: Replica) -> None:
-        """Put a server to use again if it answers."""
-        back = False
+    async def _probe(self, replica: Replica) -> None:
+        """Puts a failed server back into use if it lists the model."""
+        healthy = False
         try:
             with suppress(*TRANSIENT_ERRORS, ModelRejectedError):
-                back = self.serves(await replica.get(f"{replica.url}/models", _PROBE_S))
-            if back:
-                replica.out_until = 0.0
+                reply = await replica.get(f"{replica.url}/models", _PROBE_TIMEOUT_S)
+                healthy = self.serves_model(reply)
+            if healthy:
+                # Failures stay counted until a request succeeds: a probe is not yet proof.
+                replica.probe_at = 0.0
             else:
-                self.failed(replica)
+                self.mark_failed(replica)
         finally:
             del self._probes[replica]
 
 
-def _rank(tree: str, url: str) -> bytes:
-    """Where a server stands in the order of those that a tree asks."""
+def _rendezvous_hash(tree: str, url: str) -> bytes:
+    """Weight of a server for a tree; the server with the highest weight is the tree's home."""
     return blake2b(f"{tree}\n{url}".encode("utf-8", "replace"), digest_size=8).digest()

@@ -1,10 +1,10 @@
 """Any OpenAI-compatible server as a Completer: vLLM, SGLang, llama.cpp, hosted models.
 
-Text completions with stop strings are used where the server has them; where it has only chat, the
-prompt is sent as a message that asks to be continued. Refused and dropped connections and the
-answers 408, 429 and 5xx are tried again with growing pauses; other refusals are not. A server that
-says it has too much to do, or is too slow, is given fewer requests at once. Several servers of one
-model share its requests (`replicas`); what one fails at, another is asked without a pause.
+The client uses text completions with stop strings if the server has them. Otherwise it sends the
+prompt as a chat message that asks for its continuation. It retries refused and dropped connections
+and the statuses 408, 409, 425, 429, 500 and 502 to 504 with growing pauses. An overloaded or slow
+server gets fewer requests at a time. Several servers of one model share its requests (`replicas`);
+a request that one server fails goes to another without a pause.
 """
 
 import asyncio
@@ -25,7 +25,13 @@ from rstar_math.errors import (
     ModelUnreachableError,
     RequestError,
 )
-from rstar_math.llm.balancing import TOO_SLOW, TRANSIENT_ERRORS, Replica, Replicas, affinity_key
+from rstar_math.llm.balancing import (
+    TIMEOUT_ERRORS,
+    TRANSIENT_ERRORS,
+    Replica,
+    Replicas,
+    affinity_key,
+)
 from rstar_math.llm.formats import (
     CHAT,
     COMPLETIONS,
@@ -34,10 +40,10 @@ from rstar_math.llm.formats import (
     VLLM_CHAT,
     CompletionRequest,
     RequestFormat,
-    context_of,
+    context_length,
     raw_format,
 )
-from rstar_math.llm.transport import NoSuchRoute, Reply, check_reply
+from rstar_math.llm.transport import Reply, RouteNotFoundError, check_reply
 from rstar_math.models.prompting import NOTHING_KNOWN, Prompting
 from rstar_math.prompts.chat_templates import ChatTemplate
 from rstar_math.prompts.rendering import ChatPrompt
@@ -46,27 +52,29 @@ from rstar_math.seeding import derive
 from rstar_math.text import sanitize
 from rstar_math.types import Cost
 
-_AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
-_BUSY = frozenset({408, 409, 425, 429})
-"""Of these, what a server says that is not in trouble."""
+_RETRIED_STATUSES = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
+_BUSY_STATUSES = frozenset({408, 409, 425, 429})
+"""Statuses of a healthy server that is only busy. They do not take the server out of use."""
 
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """How often and how patiently a request is sent."""
+    """How often a request is retried, and when."""
 
-    tries: int = 4
-    """Further tries after the first."""
+    max_retries: int = 4
     timeout_s: float = 300.0
-    """Longest time for one try."""
+    """Maximum time for one attempt."""
     pause_s: float = 0.5
-    """First pause; doubles with each try, at most 30 s, times a random factor in [0.5, 1]."""
+    """First pause. It doubles with each retry, up to 30 s, times a random factor in [0.5, 1]."""
 
 
 class OpenAIClient:
-    """A Completer on an OpenAI-compatible server, or on several (addresses with commas between
-    them) that run the same model. `batch` is the most samples it gives for one request,
-    `concurrency` the most requests in flight at one server; `held` is called when it is closed."""
+    """A Completer on an OpenAI-compatible server, or on several servers of the same model.
+
+    `url` is one address, or several separated by commas. `concurrency` is the maximum number of
+    requests in flight per server. `aclose` calls `on_close`. `batch` is the maximum number of
+    samples per request; it shrinks if the server returns fewer.
+    """
 
     def __init__(
         self,
@@ -77,137 +85,138 @@ class OpenAIClient:
         concurrency: int = 32,
         retry: Retry | None = None,
         affinity: bool = True,
-        held: Callable[[], Awaitable[None]] | None = None,
+        on_close: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        self.replicas = Replicas(addresses(url), key, concurrency, affinity=affinity)
+        self.replicas = Replicas(split_addresses(url), key, concurrency, affinity=affinity)
         self.url = ",".join(replica.url for replica in self.replicas.all)
         self.name = name or ""
         self.batch = 128
         self.context_tokens: int | None = None
-        self.dialect = COMPLETIONS
-        self.chat_dialect = CHAT
-        """How a `ChatPrompt` is sent."""
+        """Maximum sequence length, if a server reports it."""
+        self.request_format = COMPLETIONS
+        """Format for a plain text prompt."""
+        self.chat_format = CHAT
+        """Format for a `ChatPrompt`."""
         self.prompting: Prompting = NOTHING_KNOWN
-        """How the model wants to be asked, once `learn_prompting` has found out."""
+        """Chat template and chat features of the model, set by `learn_prompting`."""
         self._engine = ""
-        self._completes = False
+        self._has_completions = False
         self._retry = retry or Retry()
-        self._held = held
+        self._on_close = on_close
 
     async def aclose(self) -> None:
-        """Close all connections; requests in flight are cancelled."""
+        """Closes all connections; requests in flight are cancelled."""
         try:
             await self.replicas.aclose()
         finally:
-            held, self._held = self._held, None
-            if held is not None:
-                await held()
+            on_close, self._on_close = self._on_close, None
+            if on_close is not None:
+                await on_close()
 
     async def check_server(self) -> None:
-        """Check the address, the key and the model's name; settle the name where none was given.
+        """Checks the address, the key and the model's name; finds the name if none was given.
 
-        Raises `ModelUnreachableError` or `ModelRejectedError` at once: a server that is not there
-        yet is not waited for. Of several one must be there; the others are used once they are.
+        Raises `ConfigError`, `ModelUnreachableError` or `ModelRejectedError` without retrying. Of
+        several servers, one must answer; the others are used as soon as they do.
         """
-        away: list[ModelUnreachableError] = []
+        unreachable: list[ModelUnreachableError] = []
         for replica in self.replicas.all:
             try:
                 await self._check_replica(replica)
             except ModelUnreachableError as error:
-                self.replicas.failed(replica)
-                away.append(error)
-        if len(away) == len(self.replicas.all):
-            raise away[0]
-        self.replicas.serves = self._lists_model
+                self.replicas.mark_failed(replica)
+                unreachable.append(error)
+        if len(unreachable) == len(self.replicas.all):
+            raise unreachable[0]
+        self.replicas.serves_model = self._lists_model
 
     async def _check_replica(self, replica: Replica) -> None:
-        """As `check_server`, for one server."""
         try:
             reply = await replica.get(f"{replica.url}/models", 30.0)
         except (httpx.InvalidURL, ValueError) as error:
             raise ConfigError(f"{replica.url} is not an address ({error}).") from error
         except TRANSIENT_ERRORS as error:
             raise ModelUnreachableError(
-                f"No model server answers at {replica.url} ({_why(error)}); "
+                f"No model server answers at {replica.url} ({_describe(error)}); "
                 "start it, or correct --model."
             ) from error
         if reply.status == 404 and self.name:
             return
-        entries = _listed(self._checked(reply, replica.url))
+        entries = _model_entries(self._check_reply(reply, replica.url))
         names = [str(entry.get("id")) for entry in entries]
-        lengths = [*map(context_of, entries), self.context_tokens]
+        lengths = [*map(context_length, entries), self.context_tokens]
         self.context_tokens = min(filter(None, lengths), default=None)
         self._engine = next((str(e["owned_by"]) for e in entries if e.get("owned_by")), "")
         if self._engine == "llamacpp":
-            self.dialect = LLAMA_CPP
+            self.request_format = LLAMA_CPP
         if not names:
-            raise ModelRejectedError(
-                f"The server at {replica.url} lists no model; load one there first."
-            )
+            raise ModelRejectedError(f"The server at {replica.url} has no model; load one first.")
         if not self.name and len(names) == 1:
             self.name = names[0]
         elif self.name not in names:
-            asked = f"has no model {self.name!r}" if self.name else "has several models"
+            problem = f"has no model {self.name!r}" if self.name else "has several models"
             raise ModelRejectedError(
-                f"The server at {replica.url} {asked}; "
+                f"The server at {replica.url} {problem}; "
                 f"give --set model.name= one of: {', '.join(names[:20])}."
             )
 
     async def learn_prompting(self) -> None:
-        """Find out whether the server continues a partly written assistant message, and read the
-        model's chat template where the server shows it.
+        """Finds out whether the server continues a partly written assistant message, and reads the
+        model's chat template if the server shows it.
 
-        llama.cpp shows the template; vLLM and SGLang continue messages if they have a chat route;
-        of any other server a request of six tokens tells. Raises `ModelUnreachableError`: a server
-        that does not answer now must not be taken for one without chat.
+        llama.cpp shows the template. vLLM and SGLang continue messages if they have a chat route.
+        Any other server is tested with a request of six tokens. Raises `ModelUnreachableError`, so
+        that a server that does not answer now is not taken for one without chat.
         """
         if self._engine == "llamacpp":
-            self.prompting = await self._prompting_of_llama_cpp()
+            self.prompting = await self._llama_cpp_prompting()
             return
-        known = self._engine in ("vllm", "sglang")
-        dialects = [VLLM_CHAT] if known else [CONTINUED_CHAT, VLLM_CHAT]
-        for dialect in dialects:
-            text = await self._continuation(dialect)
+        continues = self._engine in ("vllm", "sglang")
+        formats = [VLLM_CHAT] if continues else [CONTINUED_CHAT, VLLM_CHAT]
+        for request_format in formats:
+            text = await self._test_continuation(request_format)
             if text is None:
                 continue
             self.prompting = Prompting(chat=True)
-            if known or text.lstrip().startswith("5"):
-                self.chat_dialect = dialect
+            if continues or text.lstrip().startswith("5"):
+                self.chat_format = request_format
                 self.prompting = Prompting(continues=True, chat=True)
                 return
 
-    async def _prompting_of_llama_cpp(self) -> Prompting:
-        """What a llama.cpp server shows at /props."""
+    async def _llama_cpp_prompting(self) -> Prompting:
+        """Returns what a llama.cpp server shows at /props."""
         replica = self.replicas.all[0]
         try:
-            found = (await replica.get(f"{replica.root}/props", 30.0)).json()
+            props = (await replica.get(f"{replica.root}/props", 30.0)).json()
         except TRANSIENT_ERRORS as error:
             raise ModelUnreachableError(
-                f"The model server at {replica.url} does not answer ({_why(error)}); start it "
+                f"The model server at {replica.url} does not answer ({_describe(error)}); start it "
                 "again."
             ) from error
-        if not isinstance(found, dict):
+        if not isinstance(props, dict):
             return NOTHING_KNOWN
-        source = found.get("chat_template")
+        source = props.get("chat_template")
         if not isinstance(source, str) or not source:
             return NOTHING_KNOWN
-        bos, eos = (str(found.get(f"{kind}_token") or "") for kind in ("bos", "eos"))
+        bos, eos = (str(props.get(f"{kind}_token") or "") for kind in ("bos", "eos"))
         return Prompting(template=ChatTemplate(source, bos, eos, replica.url))
 
-    async def _continuation(self, dialect: RequestFormat) -> str | None:
-        """How a model goes on with a count to four that it began; None where the server refuses."""
-        count = ChatPrompt([("user", "Count from 1 to 9, separated by commas.")], "1, 2, 3, 4,")
-        ask = CompletionRequest(self.name, count, 1, (), 6, 0.0, 0)
+    async def _test_continuation(self, request_format: RequestFormat) -> str | None:
+        """Returns how the model continues a message that counts to four; None if the server
+        rejects the request."""
+        prompt = ChatPrompt([("user", "Count from 1 to 9, separated by commas.")], "1, 2, 3, 4,")
+        request = CompletionRequest(self.name, prompt, 1, (), 6, 0.0, 0)
         try:
-            completions, cost = dialect.parse(ask, await self._post(dialect, ask))
+            reply = await self._post(request_format, request)
+            completions, cost = request_format.parse(request, reply)
         except ModelRejectedError:
             return None
         add_cost(cost)
         return completions[0].text if completions else None
 
     def _lists_model(self, reply: Reply) -> bool:
-        """Whether a list of models is that of a server of this model."""
-        entries = _listed(reply.json()) if reply.status < 300 else []
+        """Whether the reply to /models comes from a server of this model."""
+        entries = _model_entries(reply.json()) if reply.status < 300 else []
         return reply.status == 404 or any(entry.get("id") == self.name for entry in entries)
 
     async def complete(
@@ -220,157 +229,176 @@ class OpenAIClient:
         temperature: float,
         seed: int,
     ) -> list[Completion]:
-        """See `protocols.Completer`. A server that gives fewer samples than asked is asked
-        again."""
-        ask = CompletionRequest(
+        """See `protocols.Completer`. If the server returns fewer samples than requested, further
+        requests get the rest."""
+        request = CompletionRequest(
             self.name, prompt, min(n, self.batch), tuple(stop), max_tokens, temperature, seed
         )
-        first, given = await self._sample(ask)
-        if not given:
+        first, returned = await self._sample_and_charge(request)
+        if not returned:
             return []
-        if given < ask.n:
-            self.batch = given
-        asks = [
-            replace(ask, n=min(self.batch, n - at), seed=derive(seed, at))
-            for at in range(given, n, self.batch)
+        if returned < request.n:
+            self.batch = returned
+        requests = [
+            replace(request, n=min(self.batch, n - start), seed=derive(seed, start))
+            for start in range(returned, n, self.batch)
         ]
-        more = await gather(self._more(one) for one in asks)
-        return [*first, *(completion for part, _ in more for completion in part)][:n]
+        parts = await gather(self._sample_or_skip(request) for request in requests)
+        return [*first, *(completion for part in parts for completion in part)][:n]
 
-    async def _more(self, ask: CompletionRequest) -> tuple[list[Completion], int]:
-        """As `_sample`, for one of several requests: if it alone fails the others are kept."""
+    async def _sample_or_skip(self, request: CompletionRequest) -> list[Completion]:
+        """Returns the samples of one of several requests; none if it fails while others succeed."""
         try:
-            return await self._sample(ask)
+            return (await self._sample_and_charge(request))[0]
         except RequestError:
-            return [], 0
+            return []
 
-    async def _sample(self, ask: CompletionRequest) -> tuple[list[Completion], int]:
-        """One request's samples, and how many the server gave, readable or not."""
-        completions, cost = await self.sample(ask)
+    async def _sample_and_charge(self, request: CompletionRequest) -> tuple[list[Completion], int]:
+        """Returns a request's samples, and how many the server sent, readable or not."""
+        completions, cost = await self.sample(request)
         add_cost(cost)
         return completions, cost.samples
 
-    async def sample(self, ask: CompletionRequest) -> tuple[list[Completion], Cost]:
-        """One request's samples and what they cost, which is not charged here.
+    async def sample(self, request: CompletionRequest) -> tuple[list[Completion], Cost]:
+        """Returns a request's samples and their cost, which the caller must charge.
 
-        Falls back to chat where a server that never answered has no completions.
+        Switches to chat if the server turns out to have no completions route. Raises `ModelError`:
+        `RequestError` if the server answers other requests, and the original error otherwise.
         """
-        chat = isinstance(ask.prompt, ChatPrompt)
-        dialect = self.chat_dialect if chat else self.dialect
+        request_format = self._format_for(request)
         try:
             try:
-                answer = await self._post(dialect, ask)
-            except NoSuchRoute:
-                self.dialect = dialect = CHAT
-                answer = await self._post(dialect, ask)
-            completions, cost = dialect.parse(ask, answer)
+                reply = await self._post(request_format, request)
+            except RouteNotFoundError:
+                self.request_format = request_format = CHAT
+                reply = await self._post(request_format, request)
+            completions, cost = request_format.parse(request, reply)
         except ContextLengthError:
             raise
         except (ModelRejectedError, ModelUnreachableError) as error:
             add_cost(Cost(failures=1))
-            if await self._answers(ask):
+            if await self._answers_tiny_prompt(request):
                 raise RequestError(f"One request failed while others succeed: {error}") from error
             raise
-        self._completes = self._completes or dialect is COMPLETIONS
+        self._has_completions = self._has_completions or request_format is COMPLETIONS
         return completions, cost
 
-    async def _answers(self, ask: CompletionRequest) -> bool:
-        """Whether a server answers the same request about next to nothing: tells one that is
-        down, or refuses the options, from one that cannot serve a certain prompt."""
-        chat = isinstance(ask.prompt, ChatPrompt)
-        dialect = self.chat_dialect if chat else self.dialect
-        little = ChatPrompt([("user", "1 + 1 =")], "") if chat else "1 + 1 ="
-        ask = replace(ask, prompt=little, max_tokens=1, slot=None)
+    def _format_for(self, request: CompletionRequest) -> RequestFormat:
+        is_chat = isinstance(request.prompt, ChatPrompt)
+        return self.chat_format if is_chat else self.request_format
+
+    async def _answers_tiny_prompt(self, request: CompletionRequest) -> bool:
+        """Whether a server answers the same request with a tiny prompt.
+
+        If not, the server is down or rejects the options; if so, the prompt is at fault.
+        """
+        is_chat = isinstance(request.prompt, ChatPrompt)
+        prompt = ChatPrompt([("user", "1 + 1 =")], "") if is_chat else "1 + 1 ="
+        request = replace(request, prompt=prompt, max_tokens=1, slot=None)
+        request_format = self._format_for(request)
         replica = self.replicas.select("", 1)
         try:
-            where = _address(replica, dialect)
-            timeout_s = min(30.0, self._retry.timeout_s)
-            reply = await replica.post(where, dialect.build(ask), timeout_s)
-            dialect.parse(ask, self._checked(reply, replica.url, dialect))
+            reply = await replica.post(
+                _address(replica, request_format),
+                request_format.build(request),
+                min(30.0, self._retry.timeout_s),
+            )
+            request_format.parse(request, self._check_reply(reply, replica.url, request_format))
         except (*TRANSIENT_ERRORS, ModelError):
             return False
         return True
 
     async def post(
-        self, route: str, body: dict[str, Any], *, beside_v1: bool = False, tokens: int = 1
+        self, route: str, body: dict[str, Any], *, outside_v1: bool = False, tokens: int = 1
     ) -> object:
-        """The JSON answer to any request, tried again as `Retry` says; `tokens` is what it gives
-        the server to do. Raises `ModelError`."""
-        dialect, nothing = raw_format(route, body, beside_v1=beside_v1)
-        return await self._post(dialect, replace(nothing, max_tokens=tokens))
+        """Returns the JSON reply to any request, with retries. Raises `ModelError`.
 
-    async def _post(self, dialect: RequestFormat, ask: CompletionRequest) -> object:
-        """The JSON answer to one request, tried again as `Retry` says; with several servers, at
-        another as long as there is one that was not asked yet."""
-        body, tree, tokens = dialect.build(ask), affinity_key(ask.prompt), ask.n * ask.max_tokens
-        pause, asked = self._retry.pause_s, list[Replica]()
+        `tokens` is the number of tokens that the server has to process, used for balancing.
+        """
+        request_format, empty = raw_format(route, body, outside_v1=outside_v1)
+        return await self._post(request_format, replace(empty, max_tokens=tokens))
+
+    async def _post(self, request_format: RequestFormat, request: CompletionRequest) -> object:
+        """Returns the JSON reply to a request, with retries.
+
+        Each retry goes to a server that has not failed this request yet. When all have, the client
+        pauses before the next round.
+        """
+        body, tree = request_format.build(request), affinity_key(request.prompt)
+        tokens = request.n * request.max_tokens
+        pause_s, failed = self._retry.pause_s, list[Replica]()
         replica = self.replicas.select(tree, tokens)
-        tries = self._retry.tries + len(self.replicas.all)
-        for left in range(tries - 1, -1, -1):
-            reply, trouble = await self._try(replica, dialect, body, tokens)
-            if reply is not None and reply.status not in _AGAIN:
-                return self._checked(reply, replica.url, dialect)
-            if left:
+        attempts = self._retry.max_retries + len(self.replicas.all)
+        for remaining in range(attempts - 1, -1, -1):
+            reply, failure = await self._attempt(replica, request_format, body, tokens)
+            if reply is not None and reply.status not in _RETRIED_STATUSES:
+                return self._check_reply(reply, replica.url, request_format)
+            if remaining:
                 add_cost(Cost(retries=1))
-                asked.append(replica)
-                replica = self.replicas.select(tree, tokens, asked)
-                if replica in asked:
-                    wait = max(pause, reply.retry_after_s if reply else 0.0)
-                    await asyncio.sleep(min(wait, 30.0) * random.uniform(0.5, 1.0))
-                    pause *= 2
-                    asked = []
+                failed.append(replica)
+                replica = self.replicas.select(tree, tokens, failed)
+                if replica in failed:
+                    wait_s = max(pause_s, reply.retry_after_s if reply else 0.0)
+                    await asyncio.sleep(min(wait_s, 30.0) * random.uniform(0.5, 1.0))
+                    pause_s *= 2
+                    failed = []
         raise ModelUnreachableError(
-            f"The model server at {self.url} gave no answer after {tries} "
-            f"tries ({trouble}); see to the server, then run the same command again."
+            f"The model server at {self.url} did not answer after {attempts} "
+            f"attempts ({failure}); check the server, then run the same command again."
         )
 
-    async def _try(
-        self, replica: Replica, dialect: RequestFormat, body: object, tokens: int
+    async def _attempt(
+        self, replica: Replica, request_format: RequestFormat, body: object, tokens: int
     ) -> tuple[Reply | None, str]:
-        """The reply to one try, or None; and what the trouble is, if any. Sent when its turn comes:
-        pauses between tries hold up nobody."""
+        """Returns the reply to one attempt, or None, and a description of the failure, if any."""
+        address = _address(replica, request_format)
         try:
-            where, timeout_s = _address(replica, dialect), self._retry.timeout_s
-            reply = await replica.work(where, body, timeout_s, tokens)
+            reply = await replica.post_limited(address, body, self._retry.timeout_s, tokens)
         except TRANSIENT_ERRORS as error:
-            self.replicas.failed(replica)
-            return None, _why(error)
-        if reply.status in _AGAIN - _BUSY:
-            self.replicas.failed(replica)
+            self.replicas.mark_failed(replica)
+            return None, _describe(error)
+        if reply.status in _RETRIED_STATUSES - _BUSY_STATUSES:
+            self.replicas.mark_failed(replica)
         elif reply.status < 300:
-            self.replicas.succeeded(replica)
-        return reply, f"status {reply.status}: {reply.message}" if reply.status in _AGAIN else ""
+            self.replicas.mark_healthy(replica)
+        if reply.status in _RETRIED_STATUSES:
+            return reply, f"status {reply.status}: {reply.message}"
+        return reply, ""
 
-    def _checked(self, reply: Reply, url: str, dialect: RequestFormat | None = None) -> object:
-        """The JSON of a good answer; the right error for any other."""
-        chat = dialect is COMPLETIONS and not self._completes
+    def _check_reply(
+        self, reply: Reply, url: str, request_format: RequestFormat | None = None
+    ) -> object:
+        """Returns the JSON of a successful reply, and raises a `ModelError` for any other.
+
+        `RouteNotFoundError` is raised only while it is unknown whether the server has completions.
+        """
+        may_switch = request_format is COMPLETIONS and not self._has_completions
         try:
-            return check_reply(reply, url, dialect.route if dialect else "/models")
-        except NoSuchRoute as error:
-            if chat:
+            return check_reply(reply, url, request_format.route if request_format else "/models")
+        except RouteNotFoundError as error:
+            if may_switch:
                 raise
             raise ModelRejectedError(str(error)) from error
 
 
-def addresses(url: str) -> list[str]:
-    """The addresses in a list with commas between them, each once."""
+def split_addresses(url: str) -> list[str]:
+    """Returns the addresses in a comma-separated list, without duplicates."""
     return list(dict.fromkeys(part.strip().rstrip("/") for part in url.split(",") if part.strip()))
 
 
-def _address(replica: Replica, dialect: RequestFormat) -> str:
-    """Where a dialect is spoken at a server."""
-    return (replica.root if dialect.outside_v1 else replica.url) + dialect.route
+def _address(replica: Replica, request_format: RequestFormat) -> str:
+    return (replica.root if request_format.outside_v1 else replica.url) + request_format.route
 
 
-def _listed(body: object) -> list[dict[str, Any]]:
-    """The entries of a server's list of models."""
+def _model_entries(body: object) -> list[dict[str, Any]]:
+    """Returns the entries of a server's list of models."""
     entries = body.get("data") if isinstance(body, dict) else None
     return [e for e in entries if isinstance(e, dict)] if isinstance(entries, list) else []
 
 
-def _why(error: Exception) -> str:
-    """A transport error in words."""
-    if isinstance(error, TOO_SLOW):
+def _describe(error: Exception) -> str:
+    """Returns a short description of a transport error."""
+    if isinstance(error, TIMEOUT_ERRORS):
         return "it did not answer in time"
     if isinstance(error, httpx.ConnectError):
         return f"nothing listens there: {error}"
@@ -380,16 +408,18 @@ def _why(error: Exception) -> str:
 Tokens = tuple[int, ...]
 
 
-async def tokens_of(http: OpenAIClient, text: str) -> Tokens:
-    """A text in the tokens of a server of llama.cpp's or vLLM's kind, which have a route for it
-    (with the field named differently)."""
-    body = {"content": text, "prompt": text, "model": http.name, "add_special": True}
+async def tokenize(client: OpenAIClient, text: str) -> Tokens:
+    """Returns the tokens of a text, with special tokens. Raises `ModelError`.
+
+    Works with llama.cpp and vLLM, whose /tokenize routes name the text field differently.
+    """
+    body = {"content": text, "prompt": text, "model": client.name, "add_special": True}
     body |= {"add_special_tokens": True, "parse_special": True}
-    answer = await http.post("/tokenize", body, beside_v1=True)
-    found = answer.get("tokens") if isinstance(answer, dict) else None
-    if not isinstance(found, list) or not all(isinstance(token, int) for token in found):
+    reply = await client.post("/tokenize", body, outside_v1=True)
+    tokens = reply.get("tokens") if isinstance(reply, dict) else None
+    if not isinstance(tokens, list) or not all(isinstance(token, int) for token in tokens):
         raise ModelRejectedError(
-            f"{http.url} does not tell tokens at /tokenize; serve the preference model with "
+            f"{client.url} does not return tokens at /tokenize; serve the preference model with "
             "llama.cpp or vLLM."
         )
-    return tuple(found)
+    return tuple(tokens)

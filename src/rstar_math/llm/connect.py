@@ -1,4 +1,4 @@
-"""Connects to the model of an address."""
+"""Connects to the model that an address or name stands for."""
 
 import asyncio
 import os
@@ -19,60 +19,63 @@ if TYPE_CHECKING:
 
 
 class Connection(Completer, Protocol):
-    """A Completer that holds a connection or a model in memory until closed."""
+    """A Completer that holds a connection, or a model in memory, until it is closed."""
 
     name: str
     prompting: Prompting
-    """How the model wants to be asked."""
+    """The model's chat template, and how it was prompted in training."""
 
     async def aclose(self) -> None:
-        """Give back what it holds."""
+        """Closes the connection or frees the model."""
         ...
 
 
 async def connect(
     config: ModelConfig, servers: ServersConfig | None = None, *, chat: bool = True
 ) -> Connection:
-    """A model that answers: the embedded one as published or trained, a model of the catalogue, a
-    .gguf file or a GGUF file of the hub in llama.cpp, a checkpoint of transformers (hf:FOLDER,
-    hf:ORG/NAME), one that vLLM serves (vllm:...; `servers` says how), or OpenAI-compatible servers.
+    """Returns a connection to the model that `config.url` names; the caller must close it.
 
-    With `chat` it finds out how a server's model is asked in chat (`Connection.prompting`).
-    Downloads a model that is not on this disk (see `models.downloads`). Asks a server for its list
-    of models first, so that a wrong address, key or model name is an error here and not after an
-    hour. Raises `ModelUnreachableError`, `ModelRejectedError`, `DownloadError`,
-    `MissingDependencyError`, `InputError` or `ConfigError`.
+    llama.cpp runs the embedded model (as published or trained), models of the catalogue, and GGUF
+    files from disk or the hub. transformers runs checkpoints (hf:FOLDER, hf:ORG/NAME). vLLM serves
+    vllm:... as `servers` says. Everything else is the address of OpenAI-compatible servers.
+
+    Downloads a model that is not on this disk (see `models.downloads`). Requests a server's list of
+    models first, so that a wrong address, key or model name fails at once. With `chat`, also finds
+    out how a server's model is prompted in chat (`Connection.prompting`). Raises
+    `ModelUnreachableError`, `ModelRejectedError`, `DownloadError`, `MissingDependencyError`,
+    `InputError` or `ConfigError`.
     """
-    meant = parse_name(config.url) if config.embedded and "," not in config.url else None
-    if meant is not None and meant.engine == "llama.cpp":
+    named = parse_name(config.url) if config.embedded and "," not in config.url else None
+    if named is not None and named.engine == "llama.cpp":
         if config.name is not None:
             raise ConfigError(
-                "model.name is for servers that hold several models; leave it out for "
+                "model.name selects one of several models on a server; leave it out for "
                 f"{config.url}."
             )
         from rstar_math.llm.local import LocalModel
 
         return LocalModel(
-            await gguf_of(meant),
-            streams=config.in_flight,
+            await resolve_gguf(named),
+            slots=config.in_flight,
             context_tokens=config.context_tokens,
             adapter=config.adapter,
         )
     if config.adapter is not None:
         raise ConfigError(
-            "model.adapter is for the embedded model; a server loads adapters itself, by its own "
-            "options (one that is started here, those of servers.adapters), and model.name chooses "
-            "among them. Leave it out."
+            "model.adapter is for the embedded model only; leave it out. For a server, load "
+            "adapters with the server's own options (servers.adapters for vllm:...) and select one "
+            "with model.name."
         )
-    if meant is not None:
+    if named is not None:
         from rstar_math.llm.local import TransformersModel
 
-        if meant.kind in ("catalogue", "hub-checkpoint"):
+        if named.kind in ("catalogue", "hub-checkpoint"):
             require_torch()
-            await _downloaded(meant)
-        base, most = meant.text, config.context_tokens
-        return await asyncio.to_thread(TransformersModel.load, base, limit=most)
-    model = await _on_servers(config, servers or ServersConfig())
+            await _download(named)
+        return await asyncio.to_thread(
+            TransformersModel.load, named.text, max_tokens=config.context_tokens
+        )
+    model = await _open_client(config, servers or ServersConfig())
     try:
         await model.check_server()
         if config.url.startswith(VLLM):
@@ -85,48 +88,53 @@ async def connect(
     return model
 
 
-async def gguf_of(meant: ModelName) -> str:
-    """What `LocalModel` loads for a name: "local", "trained" or the path of a .gguf file, which is
-    downloaded if it is not on this disk."""
-    return meant.text if meant.kind in ("packaged", "file") else await _downloaded(meant)
+async def resolve_gguf(name: ModelName) -> str:
+    """Returns what `LocalModel` loads for a name: "local", "trained" or the path of a .gguf file.
+
+    Downloads the file if it is not on this disk.
+    """
+    return name.text if name.kind in ("packaged", "file") else await _download(name)
 
 
-async def _downloaded(meant: ModelName) -> str:
-    """Where a model is; it is downloaded in another thread. When cancelled, the download stops and
-    can go on later."""
-    stop = threading.Event()
+async def _download(name: ModelName) -> str:
+    """Returns a model's path, after downloading it in another thread if it is missing.
+
+    Cancelling stops the download; a later call resumes it.
+    """
+    cancelled = threading.Event()
     with current_display() as display:
 
         def report(progress: Progress) -> None:
-            if stop.is_set():
+            if cancelled.is_set():
                 raise InterruptedError
             display(progress)
 
         try:
-            return str(await asyncio.to_thread(resolve_model, meant, report))
+            return str(await asyncio.to_thread(resolve_model, name, report))
         except asyncio.CancelledError:
-            stop.set()
+            cancelled.set()
             raise
 
 
-async def _on_servers(config: ModelConfig, servers: ServersConfig) -> "OpenAIClient":
-    """A client of the servers that an address names, or that are started for it."""
-    from rstar_math.llm.client import OpenAIClient, Retry, addresses
+async def _open_client(config: ModelConfig, servers: ServersConfig) -> "OpenAIClient":
+    """Returns a client of the servers at an address, or of vLLM servers started for vllm:..."""
+    from rstar_math.llm.client import OpenAIClient, Retry, split_addresses
 
-    url, name, key, held = config.url, config.name, os.environ.get(config.api_key_env), None
+    url, name, key, on_close = config.url, config.name, os.environ.get(config.api_key_env), None
     if url.startswith(VLLM):
         from rstar_math.llm.vllm_servers import policy_servers
 
         lease = await policy_servers(url, servers)
-        url, name, key, held = ",".join(lease.urls), name or lease.name, lease.key, lease.end
-    elif not all(one.startswith(("http://", "https://")) for one in addresses(url)):
+        url, name = ",".join(lease.urls), name or lease.name
+        key, on_close = lease.key, lease.release
+    elif not all(part.startswith(("http://", "https://")) for part in split_addresses(url)):
         raise unknown_name(url)
     return OpenAIClient(
         url,
         name=name,
         key=key,
         concurrency=config.in_flight,
-        retry=Retry(tries=config.max_retries, timeout_s=config.timeout_s),
+        retry=Retry(max_retries=config.max_retries, timeout_s=config.timeout_s),
         affinity=config.affinity,
-        held=held,
+        on_close=on_close,
     )

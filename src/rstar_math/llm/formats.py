@@ -1,9 +1,8 @@
 """Request formats of different servers: pure functions that build a request and parse the reply.
 
-`completions` and `chat` are the OpenAI API; the other two chat dialects continue a partly written
-assistant message. `llama_cpp` is that server's own route: its OpenAI
-route counts the tokens of the first of n samples only, and does not tell which stop string was
-met.
+`COMPLETIONS` and `CHAT` are the OpenAI API. `CONTINUED_CHAT` and `VLLM_CHAT` continue a partly
+written assistant message. `LLAMA_CPP` is that server's own route, for two reasons: its OpenAI route
+counts the tokens of the first of n samples only, and does not report which stop string was met.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +15,7 @@ from rstar_math.protocols import Completion
 from rstar_math.text import replace_surrogates
 from rstar_math.types import Cost
 
-_CONTINUE = (
+_CONTINUE_TEXT = (
     "Continue the text below exactly where it ends, in the same format. "
     "Write only the continuation, no introduction.\n\n"
 )
@@ -29,7 +28,7 @@ _MARKDOWN_OPENING = "```python\n"
 
 @dataclass(frozen=True, slots=True)
 class CompletionRequest:
-    """One request for `n` samples."""
+    """A request for `n` samples."""
 
     model: str
     prompt: str
@@ -39,58 +38,60 @@ class CompletionRequest:
     temperature: float
     seed: int
     slot: int | None = None
-    """The slot of the embedded server that is to run it."""
+    """Slot of the embedded server that runs the request; None lets the server choose."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestFormat:
-    """A route of a server, with how to say an `CompletionRequest` there and how to read what comes
-    back."""
+    """A route of a server, with functions that build its requests and parse its replies."""
 
     route: str
     build: Callable[[CompletionRequest], dict[str, Any]]
+    """Returns the JSON body of a request."""
     parse: Callable[[CompletionRequest, object], tuple[list[Completion], Cost]]
+    """Returns the samples in a reply's JSON and their cost. Raises `ModelRejectedError`."""
     outside_v1: bool = False
-    """Whether the route lies beside the /v1 of the address instead of under it."""
+    """Whether the route is at the server's root instead of under /v1."""
 
 
-def _build_openai(ask: CompletionRequest) -> dict[str, Any]:
+def _build_openai(request: CompletionRequest) -> dict[str, Any]:
     return {
-        "model": ask.model,
-        "n": ask.n,
-        "stop": list(ask.stop),
-        "max_tokens": ask.max_tokens,
-        "temperature": ask.temperature,
-        "seed": ask.seed,
+        "model": request.model,
+        "n": request.n,
+        "stop": list(request.stop),
+        "max_tokens": request.max_tokens,
+        "temperature": request.temperature,
+        "seed": request.seed,
     }
 
 
-def _build_completions(ask: CompletionRequest) -> dict[str, Any]:
-    return _build_openai(ask) | {"prompt": ask.prompt}
+def _build_completions(request: CompletionRequest) -> dict[str, Any]:
+    return _build_openai(request) | {"prompt": request.prompt}
 
 
-def _build_chat(ask: CompletionRequest) -> dict[str, Any]:
+def _build_chat(request: CompletionRequest) -> dict[str, Any]:
     """For servers that do not continue an assistant message: a user message asks for it."""
-    if not isinstance(ask.prompt, ChatPrompt):
-        messages = [{"role": "user", "content": _CONTINUE + ask.prompt}]
-        return _build_openai(ask) | {"messages": messages}
-    messages = _messages(ask.prompt)
-    if ask.prompt.partial not in ("", _MARKDOWN_OPENING):
-        messages[-1]["content"] += f"\n\n{_CONTINUE_ANSWER}{ask.prompt.partial}"
-    return _build_openai(ask) | {"messages": messages}
+    if not isinstance(request.prompt, ChatPrompt):
+        messages = [{"role": "user", "content": _CONTINUE_TEXT + request.prompt}]
+        return _build_openai(request) | {"messages": messages}
+    messages = _messages(request.prompt)
+    if request.prompt.partial not in ("", _MARKDOWN_OPENING):
+        messages[-1]["content"] += f"\n\n{_CONTINUE_ANSWER}{request.prompt.partial}"
+    return _build_openai(request) | {"messages": messages}
 
 
-def _build_continued_chat(ask: CompletionRequest) -> dict[str, Any]:
-    """For servers that continue an assistant message which comes last."""
-    if not isinstance(ask.prompt, ChatPrompt):
-        return _build_chat(ask)
-    partial = [{"role": "assistant", "content": ask.prompt.partial}] if ask.prompt.partial else []
-    return _build_openai(ask) | {"messages": [*_messages(ask.prompt), *partial]}
+def _build_continued_chat(request: CompletionRequest) -> dict[str, Any]:
+    """For servers that continue a final assistant message."""
+    prompt = request.prompt
+    if not isinstance(prompt, ChatPrompt):
+        return _build_chat(request)
+    partial = [{"role": "assistant", "content": prompt.partial}] if prompt.partial else []
+    return _build_openai(request) | {"messages": [*_messages(prompt), *partial]}
 
 
-def _build_vllm_chat(ask: CompletionRequest) -> dict[str, Any]:
-    """For vLLM and SGLang, which continue the last message where they are told to."""
-    body = _build_continued_chat(ask)
+def _build_vllm_chat(request: CompletionRequest) -> dict[str, Any]:
+    """For vLLM and SGLang, which continue a final assistant message only on request."""
+    body = _build_continued_chat(request)
     if body["messages"][-1]["role"] != "assistant":
         return body
     return body | {"continue_final_message": True, "add_generation_prompt": False}
@@ -100,15 +101,15 @@ def _messages(prompt: ChatPrompt) -> list[dict[str, str]]:
     return [{"role": role, "content": content} for role, content in prompt.messages]
 
 
-def _build_llama_cpp(ask: CompletionRequest) -> dict[str, Any]:
-    slot = {} if ask.slot is None else {"id_slot": ask.slot}
+def _build_llama_cpp(request: CompletionRequest) -> dict[str, Any]:
+    slot = {} if request.slot is None else {"id_slot": request.slot}
     return slot | {
-        "prompt": ask.prompt,
-        "n_cmpl": ask.n,
-        "stop": list(ask.stop),
-        "n_predict": ask.max_tokens,
-        "temperature": ask.temperature,
-        "seed": ask.seed,
+        "prompt": request.prompt,
+        "n_cmpl": request.n,
+        "stop": list(request.stop),
+        "n_predict": request.max_tokens,
+        "temperature": request.temperature,
+        "seed": request.seed,
         "cache_prompt": True,
         "top_k": 0,
         "top_p": 1.0,
@@ -116,12 +117,12 @@ def _build_llama_cpp(ask: CompletionRequest) -> dict[str, Any]:
     }
 
 
-def _parse_openai(ask: CompletionRequest, answer: object) -> tuple[list[Completion], Cost]:
-    choices = answer.get("choices") if isinstance(answer, dict) else None
+def _parse_openai(request: CompletionRequest, body: object) -> tuple[list[Completion], Cost]:
+    choices = body.get("choices") if isinstance(body, dict) else None
     if not isinstance(choices, list):
         raise ModelRejectedError("The server answered without choices; is it OpenAI-compatible?")
-    found = [_choice(choice, ask.stop) for choice in choices]
-    usage = answer.get("usage") if isinstance(answer, dict) else None
+    completions = [_parse_choice(choice, request.stop) for choice in choices]
+    usage = body.get("usage") if isinstance(body, dict) else None
     counts = usage if isinstance(usage, dict) else {}
     details = counts.get("prompt_tokens_details")
     cost = Cost(
@@ -131,99 +132,102 @@ def _parse_openai(ask: CompletionRequest, answer: object) -> tuple[list[Completi
         cached_tokens=_count(details.get("cached_tokens")) if isinstance(details, dict) else 0,
         sampled_tokens=_count(counts.get("completion_tokens")),
     )
-    return [c for c in found if c is not None], cost
+    return [c for c in completions if c is not None], cost
 
 
-def _choice(choice: object, stop: Sequence[str]) -> Completion | None:
-    """A choice of the completions or the chat route, or None where it is neither."""
+def _parse_choice(choice: object, stop: Sequence[str]) -> Completion | None:
+    """Returns a choice of the completions or chat route, or None if it has no text."""
     if not isinstance(choice, dict):
         return None
-    text, thoughts = choice.get("text"), None
+    text, reasoning = choice.get("text"), None
     if text is None and isinstance(message := choice.get("message"), dict):
         text = message.get("content")
-        thoughts = message.get("reasoning_content") or message.get("reasoning")
-        if text is None and isinstance(thoughts, str):
+        reasoning = message.get("reasoning_content") or message.get("reasoning")
+        if text is None and isinstance(reasoning, str):
             text = ""
     if not isinstance(text, str):
         return None
-    reason = choice.get("stop_reason") or choice.get("matched_stop")
-    found = _ended(text, choice.get("finish_reason") == "stop", reason, stop)
-    return (
-        replace(found, reasoning=replace_surrogates(thoughts))
-        if isinstance(thoughts, str)
-        else found
-    )
+    met_stop = choice.get("stop_reason") or choice.get("matched_stop")
+    completion = _completion(text, choice.get("finish_reason") == "stop", met_stop, stop)
+    if isinstance(reasoning, str):
+        return replace(completion, reasoning=replace_surrogates(reasoning))
+    return completion
 
 
 def split_reasoning(text: str) -> tuple[str, str, bool]:
-    """What a reasoning model thought, the rest of its text, and whether the thoughts had an end.
+    """Returns a reasoning model's reasoning, the rest of its text, and whether the reasoning ended.
 
-    Thoughts stand before `</think>`; the tag that opens them may be part of the prompt.
+    Reasoning ends with `</think>`. The opening tag may be missing, as it can be in the prompt.
     """
-    thoughts, end, rest = text.rpartition("</think>")
+    reasoning, end, rest = text.rpartition("</think>")
     if end:
-        return thoughts.strip().removeprefix("<think>").strip(), rest.lstrip("\n"), True
+        return reasoning.strip().removeprefix("<think>").strip(), rest.lstrip("\n"), True
     if text.lstrip().startswith("<think>"):
         return text.strip().removeprefix("<think>").strip(), "", False
     return "", text, True
 
 
-def _ended(text: str, finished: bool, reason: object, stop: Sequence[str]) -> Completion:
-    """A completion that surely ends before the first stop string, whatever the server did about
-    them."""
-    thoughts, text, whole = split_reasoning(replace_surrogates(text))
-    if thoughts:
-        return replace(_ended_text(text, finished and whole, reason, stop), reasoning=thoughts)
-    return _ended_text(text, finished, reason, stop)
+def _completion(text: str, finished: bool, met_stop: object, stop: Sequence[str]) -> Completion:
+    """Returns a completion with its reasoning split off.
+
+    The text always ends before the first stop string, even if the server ignored it.
+    """
+    reasoning, text, ended = split_reasoning(replace_surrogates(text))
+    if reasoning:
+        completion = _truncate_at_stop(text, finished and ended, met_stop, stop)
+        return replace(completion, reasoning=reasoning)
+    return _truncate_at_stop(text, finished, met_stop, stop)
 
 
-def _ended_text(text: str, finished: bool, reason: object, stop: Sequence[str]) -> Completion:
-    """The same for a text without thoughts."""
-    ends = [(at, mark) for mark in stop if (at := text.find(mark)) >= 0]
-    if ends:
-        at, mark = min(ends)
+def _truncate_at_stop(
+    text: str, finished: bool, met_stop: object, stop: Sequence[str]
+) -> Completion:
+    found = [(at, mark) for mark in stop if (at := text.find(mark)) >= 0]
+    if found:
+        at, mark = min(found)
         return Completion(text[:at], True, mark)
-    return Completion(text, finished, reason if isinstance(reason, str) and reason else None)
+    return Completion(text, finished, met_stop if isinstance(met_stop, str) and met_stop else None)
 
 
-def _parse_llama_cpp(ask: CompletionRequest, answer: object) -> tuple[list[Completion], Cost]:
-    parts = answer if isinstance(answer, list) else [answer]
-    found: list[Completion] = []
+def _parse_llama_cpp(request: CompletionRequest, body: object) -> tuple[list[Completion], Cost]:
+    samples = body if isinstance(body, list) else [body]
+    completions: list[Completion] = []
     cost = Cost(calls=1)
-    for part in parts:
-        if not isinstance(part, dict) or not isinstance(part.get("content"), str):
+    for sample in samples:
+        if not isinstance(sample, dict) or not isinstance(sample.get("content"), str):
             raise ModelRejectedError(
                 "The server answered without content; is it a llama.cpp server?"
             )
-        finished = part.get("stop_type") in ("eos", "word")
-        found.append(_ended(part["content"], finished, part.get("stopping_word"), ask.stop))
+        finished = sample.get("stop_type") in ("eos", "word")
+        met_stop = sample.get("stopping_word")
+        completions.append(_completion(sample["content"], finished, met_stop, request.stop))
         cost.samples += 1
-        cost.sampled_tokens += _count(part.get("tokens_predicted"))
-    first = parts[0] if parts and isinstance(parts[0], dict) else {}
+        cost.sampled_tokens += _count(sample.get("tokens_predicted"))
+    first = samples[0] if samples and isinstance(samples[0], dict) else {}
     cost.prompt_tokens = _count(first.get("tokens_evaluated"))
     timings = first.get("timings")
     cost.cached_tokens = _count(timings.get("cache_n")) if isinstance(timings, dict) else 0
-    return found, cost
+    return completions, cost
 
 
 def raw_format(
-    route: str, body: dict[str, Any], *, beside_v1: bool
+    route: str, body: dict[str, Any], *, outside_v1: bool
 ) -> tuple[RequestFormat, CompletionRequest]:
-    """Any other request, as a dialect that says just that."""
-    nothing = CompletionRequest("", "", 1, (), 1, 0.0, 0)
-    return RequestFormat(route, lambda _: body, _parse_openai, outside_v1=beside_v1), nothing
+    """Returns a format that sends `body` as it is, and an empty request to send in that format."""
+    empty = CompletionRequest("", "", 1, (), 1, 0.0, 0)
+    return RequestFormat(route, lambda _: body, _parse_openai, outside_v1=outside_v1), empty
 
 
-def context_of(entry: dict[str, Any]) -> int | None:
-    """The longest sequence a model takes, in tokens, as an entry of vLLM's or llama.cpp's list of
-    models tells it."""
+def context_length(entry: dict[str, Any]) -> int | None:
+    """Returns a model's maximum sequence length in tokens, or None if the server does not report
+    it. `entry` is an item of the list of models of vLLM or llama.cpp."""
     meta = entry.get("meta")
-    said = meta.get("n_ctx") if isinstance(meta, dict) else entry.get("max_model_len")
-    return _count(said) or None
+    length = meta.get("n_ctx") if isinstance(meta, dict) else entry.get("max_model_len")
+    return _count(length) or None
 
 
 def _count(value: object) -> int:
-    """A count as the server gave it; 0 where it is none."""
+    """Returns a count that the server reported; 0 if it is not a valid count."""
     return value if isinstance(value, int) and 0 < value < 2**53 else 0
 
 

@@ -1,4 +1,4 @@
-"""Models in this process: a llama.cpp server on the loopback, and transformers."""
+"""Models in this process: llama.cpp, as a server on the loopback, and transformers."""
 
 import asyncio
 import os
@@ -23,7 +23,7 @@ from rstar_math.errors import (
     ModelRejectedError,
     RequestError,
 )
-from rstar_math.llm.client import OpenAIClient, Retry, tokens_of
+from rstar_math.llm.client import OpenAIClient, Retry, tokenize
 from rstar_math.llm.formats import LLAMA_CPP, CompletionRequest, split_reasoning
 from rstar_math.llm.slots import STATE_FOLDER, DecodingSlots, Slot, can_save
 from rstar_math.models.embedded import weights_file
@@ -31,44 +31,48 @@ from rstar_math.models.prompting import prompting_of_gguf, prompting_of_tokenize
 from rstar_math.protocols import Completion
 from rstar_math.types import Cost
 
-PATIENCE_S = 86_400.0
-"""Longest wait for the embedded model: it is slow where the machine is busy, and never lost."""
+TIMEOUT_S = 86_400.0
+"""Maximum time for a request to the embedded model, which is slow on a busy machine."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """How llama.cpp is started."""
+    """Settings of a llama.cpp server."""
 
-    streams: int
-    """Sequences in its memory at once, each in a slot with a cache of its own (see `slots`)."""
+    slots: int
+    """Number of sequences decoded in parallel. Each slot has its own key/value cache (see
+    `slots.py`)."""
     context_tokens: int
-    """Longest of them, in tokens."""
+    """Maximum length of a sequence."""
     adapter: Path | None = None
     """A LoRA adapter that is added to the weights."""
     embeddings: bool = False
-    """Whether it gives last hidden states, as they are, instead of text."""
+    """Whether the server returns last hidden states, not normalized, instead of text."""
 
 
-def start(path: Path, settings: EngineSettings) -> tuple[Any, str]:
-    """A running server and its key. Raises `MissingDependencyError`, and `ModelRejectedError` or
-    `InputError` for files that llama.cpp does not load."""
+def start_llama_cpp(path: Path, settings: EngineSettings) -> tuple[Any, str]:
+    """Returns a running xllamacpp server and its API key.
+
+    Raises `MissingDependencyError` without xllamacpp. Raises `ModelRejectedError`, or `InputError`
+    with an adapter, if llama.cpp cannot load the files.
+    """
     try:
         import xllamacpp
     except ImportError as error:
         raise MissingDependencyError(
             "The embedded model needs xllamacpp; type: pip install 'rstar-math[local]' "
-            "(or name a server with --model http://host:port/v1)."
+            "(or use a server with --model http://host:port/v1)."
         ) from error
     key = secrets.token_urlsafe(24)
     params = xllamacpp.CommonParams()
     params.model.path = str(path)
-    params.n_parallel = settings.streams
-    params.n_ctx = settings.streams * settings.context_tokens
+    params.n_parallel = settings.slots
+    params.n_ctx = settings.slots * settings.context_tokens
     params.kv_unified = False
     params.cache_ram_mib = 0
     params.warmup = False
-    # The file's own chat template is a program of unknown origin that llama.cpp would run at load
-    # without limits; prompts are rendered by `prompts.chat_templates` instead.
+    # A file's chat template is untrusted code that llama.cpp would run without limits at load.
+    # `prompts.chat_templates` renders prompts instead.
     params.use_jinja = False
     params.chat_template = "chatml"
     params.hostnames = ["127.0.0.1"]
@@ -78,7 +82,7 @@ def start(path: Path, settings: EngineSettings) -> tuple[Any, str]:
     params.ui = False
     params.verbosity = -1
     params.cpuparams.n_threads = len(os.sched_getaffinity(0))
-    params.n_threads_http = settings.streams + 16
+    params.n_threads_http = settings.slots + 16
     if can_save():
         params.slot_save_path = STATE_FOLDER
     if settings.adapter is not None:
@@ -92,31 +96,34 @@ def start(path: Path, settings: EngineSettings) -> tuple[Any, str]:
     except RuntimeError as error:
         if settings.adapter is not None:
             raise InputError(
-                f"llama.cpp cannot load {path} with the adapter {settings.adapter}: {error}; was "
-                "the adapter trained on that model?"
+                f"llama.cpp cannot load {path} with the adapter {settings.adapter}: {error}; check "
+                "that the adapter was trained on that model."
             ) from error
         raise ModelRejectedError(
-            f"llama.cpp cannot load {path}: {error}; is it a whole GGUF file?"
+            f"llama.cpp cannot load {path}: {error}; check that it is a complete GGUF file."
         ) from error
 
 
 def engine_client(server: tuple[Any, str], name: str, concurrency: int) -> OpenAIClient:
-    """A client of a running server."""
+    """Returns a client of a server that `start_llama_cpp` started."""
     return OpenAIClient(
         f"{server[0].listening_address}/v1",
         name=name,
         key=server[1],
         concurrency=concurrency,
-        retry=Retry(tries=0, timeout_s=PATIENCE_S),
+        retry=Retry(max_retries=0, timeout_s=TIMEOUT_S),
     )
 
 
 class LocalModel:
-    """A Completer on a GGUF file, with a LoRA adapter if one is named; loads the weights when made
-    (about 1 s for SmolLM2-135M)."""
+    """A Completer on a GGUF file, run by llama.cpp in this process.
+
+    `model` is "local", "trained" or a path. `adapter` is the path of a LoRA adapter for it. The
+    constructor loads the weights (about 1 s for SmolLM2-135M).
+    """
 
     def __init__(
-        self, model: str, *, streams: int, context_tokens: int, adapter: str | None = None
+        self, model: str, *, slots: int, context_tokens: int, adapter: str | None = None
     ) -> None:
         path = weights_file(model)
         lora = Path(adapter).expanduser() if adapter else None
@@ -124,21 +131,21 @@ class LocalModel:
             check_policy(path)
         if lora is not None:
             check_adapter(lora, path, kind="policy")
-        self._server = start(path, EngineSettings(streams, context_tokens, lora))
-        self._http = engine_client(self._server, path.stem, 4 * streams)
-        self._http.dialect = LLAMA_CPP
+        self._server = start_llama_cpp(path, EngineSettings(slots, context_tokens, lora))
+        self._client = engine_client(self._server, path.stem, 4 * slots)
+        self._client.request_format = LLAMA_CPP
         self.prompting = prompting_of_gguf(path, lora)
-        self._slots = DecodingSlots(self._http, streams, empty="")
+        self._slots = DecodingSlots(self._client, slots, empty="")
         self.name = path.stem if lora is None else f"{path.stem}+{lora.stem}"
 
     @property
     def server(self) -> Any:
-        """The server of xllamacpp, for its metrics."""
+        """The xllamacpp server, for its metrics."""
         return self._server[0]
 
-    async def tokens(self, text: str) -> tuple[int, ...]:
-        """A text in the model's own tokens."""
-        return await tokens_of(self._http, text)
+    async def tokenize(self, text: str) -> tuple[int, ...]:
+        """Returns the tokens of a text."""
+        return await tokenize(self._client, text)
 
     async def complete(
         self,
@@ -150,82 +157,90 @@ class LocalModel:
         temperature: float,
         seed: int,
     ) -> list[Completion]:
-        """See `protocols.Completer`. The prompt is computed once; each sample then runs in a slot
-        of its own, as soon as one is free. A sample that fails alone is left out."""
-        ask = CompletionRequest(
-            self._http.name, prompt, 1, tuple(stop), max_tokens, temperature, seed
+        """See `protocols.Completer`. The prompt is computed once. Each sample then runs in its own
+        slot, as soon as one is free. A sample that fails while others succeed is left out."""
+        request = CompletionRequest(
+            self._client.name, prompt, 1, tuple(stop), max_tokens, temperature, seed
         )
-        cached = await self._slots.share(prompt, n, partial(self._compute, prompt))
-        asks = [replace(ask, seed=(seed + at) % 2**32) for at in range(n)]
-        parts = await gather(self._sample(one, keep=n == 1) for one in asks)
-        answered = [part for part in parts if isinstance(part, tuple)]
-        if not answered:
-            raise next(part for part in parts if isinstance(part, RequestError))
-        costs = [cost for _, cost in answered]
-        first = costs[0]
+        cached = await self._slots.share(prompt, n, partial(self._compute_prompt, prompt))
+        requests = [replace(request, seed=(seed + index) % 2**32) for index in range(n)]
+        results = await gather(self._sample(request, keep=n == 1) for request in requests)
+        succeeded = [result for result in results if isinstance(result, tuple)]
+        if not succeeded:
+            raise next(result for result in results if isinstance(result, RequestError))
+        costs = [cost for _, cost in succeeded]
         add_cost(
             Cost(
                 calls=1,
-                samples=len(answered),
-                prompt_tokens=first.prompt_tokens,
-                cached_tokens=first.cached_tokens if cached is None else cached,
+                samples=len(succeeded),
+                prompt_tokens=costs[0].prompt_tokens,
+                cached_tokens=costs[0].cached_tokens if cached is None else cached,
                 sampled_tokens=sum(cost.sampled_tokens for cost in costs),
             )
         )
-        return [completion for found, _ in answered for completion in found]
+        return [completion for completions, _ in succeeded for completion in completions]
 
-    async def _compute(self, prompt: str, slot: Slot[str]) -> int | None:
-        """Compute a prompt in a slot without sampling, except its last token: each sample computes
-        that one anyway. Returns the tokens that the slot had already, or None for a failure, which
-        the samples will meet too. Raises `ContextLengthError`."""
+    async def _compute_prompt(self, prompt: str, slot: Slot[str]) -> int | None:
+        """Computes a prompt in a slot without sampling; returns how many tokens were cached there.
+
+        Leaves out the last token, which each sample computes anyway. Returns None for a failure,
+        which the samples will meet too. Raises `ContextLengthError`.
+        """
         try:
-            tokens = await self.tokens(prompt)
+            tokens = await self.tokenize(prompt)
             body = {"prompt": list(tokens[:-1] or tokens), "id_slot": slot.number}
             body |= {"n_predict": 0, "cache_prompt": True}
-            answer = await self._http.post("/completion", body, beside_v1=True)
+            reply = await self._client.post("/completion", body, outside_v1=True)
         except ContextLengthError:
             raise
         except ModelError:
             return None
-        timings = answer.get("timings") if isinstance(answer, dict) else None
+        timings = reply.get("timings") if isinstance(reply, dict) else None
         return int(timings.get("cache_n") or 0) if isinstance(timings, dict) else 0
 
     async def _sample(
-        self, ask: CompletionRequest, *, keep: bool
+        self, request: CompletionRequest, *, keep: bool
     ) -> tuple[list[Completion], Cost] | RequestError:
-        """One sample and its cost, or why it failed while others succeed."""
-        async with self._slots.acquire(ask.prompt, keep=keep) as slot:
+        """Returns one sample and its cost, or the error if it failed while others succeed."""
+        async with self._slots.acquire(request.prompt, keep=keep) as slot:
             try:
-                found, cost = await self._http.sample(replace(ask, slot=slot.number))
+                completions, cost = await self._client.sample(replace(request, slot=slot.number))
             except RequestError as error:
-                slot.holds = ""
+                slot.content = ""
                 return error
-            slot.holds = ask.prompt + "".join(completion.text for completion in found)
-            return found, cost
+            slot.content = request.prompt + "".join(c.text for c in completions)
+            return completions, cost
 
     async def aclose(self) -> None:
-        """Close the connections and free the weights."""
-        await self._http.aclose()
+        """Closes the connections and frees the weights."""
+        await self._client.aclose()
         del self._server
         self._slots.close()
 
 
 class TransformersModel:
-    """A causal model and its tokenizer. `limit` is the most tokens of prompt and answer together;
-    by default what the model was made for."""
+    """A Completer on a causal model of transformers and its tokenizer.
 
-    def __init__(self, name: str, model: Any, tokenizer: Any, *, limit: int | None = None) -> None:
+    `max_tokens` limits prompt and answer together; it defaults to the model's own limit.
+    """
+
+    def __init__(
+        self, name: str, model: Any, tokenizer: Any, *, max_tokens: int | None = None
+    ) -> None:
         self.name = name
         self._model, self._tokenizer = model.eval(), tokenizer
-        most = int(model.config.get_text_config().max_position_embeddings)
-        self._limit = most if limit is None else min(limit, most)
+        model_limit = int(model.config.get_text_config().max_position_embeddings)
+        self._max_tokens = model_limit if max_tokens is None else min(max_tokens, model_limit)
         self._lock = threading.Lock()
         self.prompting = prompting_of_tokenizer(tokenizer, name)
 
     @classmethod
-    def load(cls, base: str, *, limit: int | None = None) -> "TransformersModel":
-        """The model of a checkpoint folder, or a name that transformers knows; on a GPU in
-        bfloat16, else in float32. Raises `InputError` and `MissingDependencyError`."""
+    def load(cls, base: str, *, max_tokens: int | None = None) -> "TransformersModel":
+        """Returns the model of a checkpoint folder, or of a name that transformers knows.
+
+        The model runs in bfloat16 on a GPU, and in float32 otherwise. Raises `InputError` or
+        `MissingDependencyError`.
+        """
         from rstar_math.models.loading import load_policy
 
         model, tokenizer = load_policy(base)
@@ -233,7 +248,7 @@ class TransformersModel:
 
         if torch.cuda.is_available():
             model = model.to("cuda", torch.bfloat16)
-        return cls(base, model, tokenizer, limit=limit)
+        return cls(base, model, tokenizer, max_tokens=max_tokens)
 
     async def complete(
         self,
@@ -245,23 +260,25 @@ class TransformersModel:
         temperature: float,
         seed: int,
     ) -> list[Completion]:
-        """See `protocols.Completer`. The same request gives the same texts. Raises
-        `ContextLengthError` where the prompt leaves no room for an answer."""
+        """See `protocols.Completer`. Equal requests give equal texts. Raises `ContextLengthError`
+        if the prompt leaves no room for an answer."""
         tokens = list(self._tokenizer(prompt).input_ids)
-        if len(tokens) >= self._limit:
+        if len(tokens) >= self._max_tokens:
             raise ContextLengthError(
-                f"The prompt has {len(tokens)} tokens and {self.name} reads {self._limit} with its "
-                "answer; shorten the question, or allow fewer steps."
+                f"The prompt has {len(tokens)} tokens, but {self.name} reads at most "
+                f"{self._max_tokens} with its answer; shorten the question or allow fewer steps."
             )
-        room = min(max_tokens, self._limit - len(tokens))
-        heat = (temperature, seed)
-        samples = await asyncio.to_thread(self._sample, tokens, n, tuple(stop), room, heat)
+        max_new_tokens = min(max_tokens, self._max_tokens - len(tokens))
+        sampling = (temperature, seed)
+        samples = await asyncio.to_thread(
+            self._sample, tokens, n, tuple(stop), max_new_tokens, sampling
+        )
         sampled = sum(len(sample.tokens) for sample in samples)
         add_cost(Cost(calls=1, samples=n, prompt_tokens=len(tokens), sampled_tokens=sampled))
         return [sample.completion() for sample in samples]
 
     async def aclose(self) -> None:
-        """Free the weights."""
+        """Frees the weights."""
         del self._model
 
     def _sample(
@@ -269,33 +286,34 @@ class TransformersModel:
         prompt: list[int],
         n: int,
         stops: tuple[str, ...],
-        room: int,
-        heat: tuple[float, int],
+        max_new_tokens: int,
+        sampling: tuple[float, int],
     ) -> "list[_Sample]":
-        """Continuations of a prompt; `heat` is temperature and seed."""
+        """Returns `n` continuations of a prompt; `sampling` is the temperature and the seed."""
         import torch
 
+        temperature, seed = sampling
         samples = [_Sample() for _ in range(n)]
         with self._lock, torch.inference_mode():
             device = self._model.device
-            generator = torch.Generator().manual_seed(heat[1])
+            generator = torch.Generator().manual_seed(seed)
             output = self._model(torch.tensor([prompt], device=device), use_cache=True)
             cache = output.cache
             cache.batch_repeat_interleave(n)
             logits = output.logits[:, -1].expand(n, -1)
-            for _ in range(room):
-                chosen = _sample_tokens(logits.float().cpu(), heat[0], generator)
+            for _ in range(max_new_tokens):
+                chosen = _sample_tokens(logits.float().cpu(), temperature, generator)
                 for sample, token in zip(samples, chosen.tolist(), strict=True):
-                    self._take(sample, token, stops)
+                    self._append_token(sample, token, stops)
                 if all(sample.finished for sample in samples):
                     break
-                fed = chosen.to(device).unsqueeze(1)
-                output = self._model(fed, cache=cache, use_cache=True)
+                next_input = chosen.to(device).unsqueeze(1)
+                output = self._model(next_input, cache=cache, use_cache=True)
                 logits = output.logits[:, -1]
         return samples
 
-    def _take(self, sample: "_Sample", token: int, stops: tuple[str, ...]) -> None:
-        """One more token of a sample; a finished one is left as it is."""
+    def _append_token(self, sample: "_Sample", token: int, stops: tuple[str, ...]) -> None:
+        """Adds a token to a sample, unless the sample is finished."""
         if sample.finished:
             return
         sample.tokens.append(token)
@@ -303,9 +321,9 @@ class TransformersModel:
             sample.finished = True
             return
         text = self._tokenizer.decode(sample.tokens, clean_up_tokenization_spaces=False)
-        ends = [(text.index(stop), stop) for stop in stops if stop in text]
-        if ends:
-            at, sample.stop = min(ends)
+        found = [(text.index(stop), stop) for stop in stops if stop in text]
+        if found:
+            at, sample.stop = min(found)
             sample.text, sample.finished = text[:at], True
         else:
             sample.text = text
@@ -313,7 +331,7 @@ class TransformersModel:
 
 @dataclass(slots=True)
 class _Sample:
-    """A text under way."""
+    """A text that is being sampled."""
 
     tokens: list[int] = field(default_factory=list)
     text: str = ""
@@ -321,17 +339,18 @@ class _Sample:
     stop: str | None = None
 
     def completion(self) -> Completion:
-        """The finished text, its thoughts apart."""
-        thoughts, text, whole = split_reasoning(self.text)
-        ended = self.finished and whole
-        return Completion(text, ended, self.stop, len(self.tokens), reasoning=thoughts)
+        """Returns the completion, with its reasoning split off."""
+        reasoning, text, ended = split_reasoning(self.text)
+        return Completion(
+            text, self.finished and ended, self.stop, len(self.tokens), reasoning=reasoning
+        )
 
 
 def _sample_tokens(logits: Any, temperature: float, generator: Any) -> Any:
-    """A token for each row, (N,); at temperature 0 the likeliest."""
+    """Returns a token for each row, (N,); the most probable one at temperature 0."""
     import torch
 
     if temperature == 0:
         return logits.argmax(dim=-1)
-    chances = torch.softmax(logits / temperature, dim=-1)
-    return torch.multinomial(chances, 1, generator=generator).squeeze(1)
+    probabilities = torch.softmax(logits / temperature, dim=-1)
+    return torch.multinomial(probabilities, 1, generator=generator).squeeze(1)

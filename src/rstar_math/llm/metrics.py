@@ -10,29 +10,29 @@ from typing import Any
 from rstar_math.errors import ModelError
 from rstar_math.llm.balancing import TRANSIENT_ERRORS, Replica, Replicas
 
-_LINE = re.compile(r"^vllm:(\w+?)(?:_total)?(?:\{[^\n]*\})? ([-+.\deE]+)$", re.MULTILINE)
-_EVERY_S = 5.0
-_PATIENCE_S = 5.0
+_METRIC = re.compile(r"^vllm:(\w+?)(?:_total)?(?:\{[^\n]*\})? ([-+.\deE]+)$", re.MULTILINE)
+_INTERVAL_S = 5.0
+_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class MetricsSample:
-    """What a server says of itself at one moment, its engines added up."""
+    """One server's metrics at one moment, summed over its engines."""
 
     running: float
-    """Requests that are being decoded; each sample of a request counts as one."""
+    """Number of requests being decoded; each sample of a request counts as one."""
     waiting: float
-    """Requests that wait for a place."""
-    queried: float
-    """Prompt tokens so far that were looked for in the prefix cache."""
-    found: float
-    """Of these, those that were there."""
+    """Number of queued requests."""
+    prefix_queries: float
+    """Prompt tokens looked up in the prefix cache since the server started."""
+    prefix_hits: float
+    """Prompt tokens found in the prefix cache since the server started."""
 
 
 def read_metrics(text: str) -> MetricsSample | None:
-    """A server's reading; None where the text is not vLLM's."""
+    """Parses the text of /metrics. Returns None if it is not vLLM's."""
     sums: dict[str, float] = {}
-    for name, value in _LINE.findall(text):
+    for name, value in _METRIC.findall(text):
         with suppress(ValueError):
             sums[name] = sums.get(name, 0.0) + float(value)
     if "num_requests_running" not in sums:
@@ -40,111 +40,126 @@ def read_metrics(text: str) -> MetricsSample | None:
     return MetricsSample(
         running=sums["num_requests_running"],
         waiting=sums.get("num_requests_waiting", 0.0),
-        queried=sums.get("prefix_cache_queries", 0.0),
-        found=sums.get("prefix_cache_hits", 0.0),
+        prefix_queries=sums.get("prefix_cache_queries", 0.0),
+        prefix_hits=sums.get("prefix_cache_hits", 0.0),
     )
 
 
 @dataclass(slots=True)
 class ServerMetrics:
-    """What the servers of one model did over some time."""
+    """Metrics of one model's servers over a period of time."""
 
     replicas: Replicas
     running: list[float] = field(default_factory=list)
-    """At each look, requests that were running on all of them together."""
+    """Running requests of all servers together, one entry per recorded sample."""
     waiting: list[float] = field(default_factory=list)
+    """Waiting requests of all servers together, one entry per recorded sample."""
     first: dict[str, MetricsSample] = field(default_factory=dict)
+    """First sample of each server, by address; replaced if the server restarts."""
     last: dict[str, MetricsSample] = field(default_factory=dict)
+    """Last sample of each server, by address."""
 
-    async def sample(self, *, counted: bool = True) -> None:
-        """Ask all servers; `counted` says whether it is a look at them at work."""
-        found = await asyncio.gather(*(_reading(one) for one in self.replicas.all))
-        for replica, reading in zip(self.replicas.all, found, strict=True):
-            if reading is not None:
-                before = self.last.get(replica.url)
-                if before is None or reading.queried < before.queried:  # new, or begun again
-                    self.first[replica.url] = reading
-                self.last[replica.url] = reading
-        there = [reading for reading in found if reading is not None]
-        if counted and there:
-            self.running.append(sum(reading.running for reading in there))
-            self.waiting.append(sum(reading.waiting for reading in there))
+    async def sample(self, *, record_load: bool = True) -> None:
+        """Reads the metrics of all servers. `record_load` adds to `running` and `waiting`."""
+        samples = await asyncio.gather(*(_fetch(replica) for replica in self.replicas.all))
+        for replica, sample in zip(self.replicas.all, samples, strict=True):
+            if sample is not None:
+                previous = self.last.get(replica.url)
+                restarted = previous and sample.prefix_queries < previous.prefix_queries
+                if previous is None or restarted:
+                    self.first[replica.url] = sample
+                self.last[replica.url] = sample
+        known = [sample for sample in samples if sample is not None]
+        if record_load and known:
+            self.running.append(sum(sample.running for sample in known))
+            self.waiting.append(sum(sample.waiting for sample in known))
 
     @property
     def hit_rate(self) -> float | None:
-        """The share of prompt tokens that were in a prefix cache, in [0, 1]; None where nothing
-        was asked for."""
-        queried = sum(self.last[url].queried - self.first[url].queried for url in self.last)
-        found = sum(self.last[url].found - self.first[url].found for url in self.last)
-        return found / queried if queried > 0 else None
+        """Share of prompt tokens found in a prefix cache, in [0, 1]; None without any lookup."""
+        queries = hits = 0.0
+        for url, last in self.last.items():
+            queries += last.prefix_queries - self.first[url].prefix_queries
+            hits += last.prefix_hits - self.first[url].prefix_hits
+        return hits / queries if queries > 0 else None
 
-    def now(self) -> str:
-        """What was running and waiting at the last look, in words."""
+    def current(self) -> str:
+        """Returns the load at the last sample, as text."""
         if not self.running:
             return "..."
         return f"{self.running[-1]:.0f} running, {self.waiting[-1]:.0f} waiting"
 
     def as_json(self) -> dict[str, Any]:
-        """The figures as plain values."""
+        """Returns a summary as JSON values."""
         return {
             "servers": len(self.replicas.all),
-            "in_trouble": sum(bool(one.out_until) for one in self.replicas.all),
-            "moved": self.replicas.moved,
-            "running": _summed(self.running),
-            "waiting": _summed(self.waiting),
+            "in_trouble": self._failed_servers,
+            "moved": self.replicas.rerouted,
+            "running": _mean_and_maximum(self.running),
+            "waiting": _mean_and_maximum(self.waiting),
             "cache_hit_rate": self.hit_rate,
         }
 
-    def line(self) -> str:
-        """The figures in words."""
+    def summary(self) -> str:
+        """Returns a summary as text."""
         servers = len(self.replicas.all)
-        said = [f"{servers} server{'s' * (servers > 1)}"]
-        if trouble := sum(bool(one.out_until) for one in self.replicas.all):
-            said[0] += f" ({trouble} in trouble)"
-        for what, values in (("running", self.running), ("waiting", self.waiting)):
+        parts = [f"{servers} server{'s' * (servers > 1)}"]
+        if self._failed_servers:
+            parts[0] += f" ({self._failed_servers} failed)"
+        for label, values in (("running", self.running), ("waiting", self.waiting)):
             if values:
                 mean = sum(values) / len(values)
-                said.append(f"{mean:.0f} {what} (most {max(values):.0f})")
+                parts.append(f"{mean:.0f} {label} (maximum {max(values):.0f})")
         if (rate := self.hit_rate) is not None:
-            said.append(f"{rate:.0%} of prompt tokens from the cache")
-        return ", ".join(said)
+            parts.append(f"{rate:.0%} of prompt tokens from the cache")
+        return ", ".join(parts)
+
+    @property
+    def _failed_servers(self) -> int:
+        return sum(bool(replica.probe_at) for replica in self.replicas.all)
 
 
 @asynccontextmanager
 async def monitor(
-    models: Mapping[str, Replicas], *, every_s: float = _EVERY_S
+    models: Mapping[str, Replicas], *, interval_s: float = _INTERVAL_S
 ) -> AsyncIterator[dict[str, ServerMetrics]]:
-    """The utilisation of some models' servers while the block runs, looked at now and then; whole
-    when it has ended. Models whose servers tell nothing are left out at its end."""
-    found = {name: ServerMetrics(replicas) for name, replicas in models.items()}
+    """Samples the metrics of each model's servers while the block runs.
 
-    async def watch() -> None:
-        while True:
-            await asyncio.sleep(every_s)
-            await asyncio.gather(*(one.sample() for one in found.values()))
-
-    await asyncio.gather(*(one.sample(counted=False) for one in found.values()))
-    for name in [name for name, one in found.items() if not one.last]:
-        del found[name]
-    watching = asyncio.create_task(watch()) if found else None
+    Yields the metrics by model; they are complete when the block has ended. Models whose servers
+    report no metrics are left out.
+    """
+    metrics = {name: ServerMetrics(replicas) for name, replicas in models.items()}
+    await _sample_all(metrics, record_load=False)
+    for name in [name for name, servers in metrics.items() if not servers.last]:
+        del metrics[name]
+    task = asyncio.create_task(_sample_repeatedly(metrics, interval_s)) if metrics else None
     try:
-        yield found
+        yield metrics
     finally:
-        if watching is not None:
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
-            await asyncio.gather(*(one.sample(counted=False) for one in found.values()))
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await _sample_all(metrics, record_load=False)
 
 
-async def _reading(replica: Replica) -> MetricsSample | None:
-    """A server's reading; None where it gives none."""
+async def _sample_all(metrics: Mapping[str, ServerMetrics], *, record_load: bool) -> None:
+    await asyncio.gather(*(model.sample(record_load=record_load) for model in metrics.values()))
+
+
+async def _sample_repeatedly(metrics: Mapping[str, ServerMetrics], interval_s: float) -> None:
+    while True:
+        await asyncio.sleep(interval_s)
+        await _sample_all(metrics, record_load=True)
+
+
+async def _fetch(replica: Replica) -> MetricsSample | None:
+    """Returns a server's metrics; None if it does not answer or reports none."""
     try:
-        reply = await replica.get(f"{replica.root}/metrics", _PATIENCE_S)
+        reply = await replica.get(f"{replica.root}/metrics", _TIMEOUT_S)
     except (*TRANSIENT_ERRORS, ModelError):
         return None
     return read_metrics(reply.body.decode("utf-8", "replace")) if reply.status == 200 else None
 
 
-def _summed(values: Sequence[float]) -> dict[str, float] | None:
-    """Mean and highest."""
+def _mean_and_maximum(values: Sequence[float]) -> dict[str, float] | None:
     return {"mean": sum(values) / len(values), "most": max(values)} if values else None

@@ -12,9 +12,9 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 from weakref import WeakKeyDictionary
@@ -28,96 +28,106 @@ from rstar_math.models.loading import trained_folder
 from rstar_math.models.names import find
 from rstar_math.text import sanitize
 
-_FAULT = re.compile(r"\b[A-Z]\w*(?:Error|Exception)\b: .+|\berror: .+|No module named .+")
-_HARMLESS = re.compile(r"\b(?:DEBUG|INFO|WARNING) \d\d-\d\d ")
-"""Lines that vLLM itself does not call errors, whatever they speak of."""
-_READ = 256 << 10
-"""Bytes of the end of a log that are looked through."""
+_ERROR = re.compile(r"\b[A-Z]\w*(?:Error|Exception)\b: .+|\berror: .+|No module named .+")
+_BELOW_ERROR = re.compile(r"\b(?:DEBUG|INFO|WARNING) \d\d-\d\d ")
+"""Prefix of log lines that vLLM does not call errors, whatever their text is."""
+_LOG_TAIL_BYTES = 256 << 10
 
 
 def log_path(folder: str | None, name: str, port: int) -> Path:
-    """A new file for the log of a server."""
-    place = Path(folder).expanduser() if folder else cache_dir() / "servers"
-    place.mkdir(parents=True, exist_ok=True)
-    safe = re.sub(r"[^\w.-]+", "_", name)[-60:] or "model"
-    return place / f"{safe}-{port}-{os.getpid()}-{time.time_ns() // 1_000_000}.log"
+    """Returns the path of a new log file. Creates its folder, by default in the cache."""
+    logs = Path(folder).expanduser() if folder else cache_dir() / "servers"
+    logs.mkdir(parents=True, exist_ok=True)
+    safe_name = re.sub(r"[^\w.-]+", "_", name)[-60:] or "model"
+    return logs / f"{safe_name}-{port}-{os.getpid()}-{time.time_ns() // 1_000_000}.log"
 
 
 def summarize_log(log: Path) -> str:
-    """The errors that the end of a log names, the first and the last of them, or else its last
-    lines; in at most 500 harmless characters."""
+    """Returns the first and last error in the end of a log, or else its last three lines.
+
+    The text is sanitized and has at most 500 characters.
+    """
     try:
         with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - _READ))
+            file.seek(max(0, log.stat().st_size - _LOG_TAIL_BYTES))
             lines = file.read().decode("utf-8", "replace").splitlines()
     except OSError as error:
         return f"its log cannot be read ({error.strerror})"
     lines = [sanitize(line.strip()) for line in lines if line.strip()]
-    grave = [line for line in lines if not _HARMLESS.search(line)]
-    faults = list(dict.fromkeys(m[0][:240] for line in grave if (m := _FAULT.search(line))))
-    told = [faults[0], *faults[-1:]] if faults else lines[-3:]
-    return " | ".join(dict.fromkeys(told))[:500] or "it wrote nothing"
+    candidates = [line for line in lines if not _BELOW_ERROR.search(line)]
+    errors = list(dict.fromkeys(m[0][:240] for line in candidates if (m := _ERROR.search(line))))
+    summary = [errors[0], errors[-1]] if errors else lines[-3:]
+    return " | ".join(dict.fromkeys(summary))[:500] or "it wrote nothing"
 
 
-COMMAND = "RSTAR_VLLM"
-"""Environment variable with the beginning of vLLM's command line."""
+COMMAND_VARIABLE = "RSTAR_VLLM"
+"""Environment variable with the start of vLLM's command line."""
 WATCHDOG = Path(__file__).with_name("watchdog.py")
 GRACE_S = 20.0
-"""How long what is started may take to end when it is told to."""
+"""Time that a process gets to end after SIGTERM."""
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""What vLLM takes as the highest rank of its adapters."""
+"""Values that vLLM accepts for --max-lora-rank."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerSpec:
-    """What is to be served, and how."""
+    """Model and options of a server."""
 
     checkpoint: str
+    """Checkpoint folder, or name of a model on the hub."""
     name: str
+    """Name of the model on the server."""
     adapters: tuple[tuple[str, str], ...] = ()
-    """Names and folders."""
+    """Names and folders of LoRA adapters."""
     gpus: str | None = None
-    options: tuple[str, ...] = ()
+    """Value of CUDA_VISIBLE_DEVICES; None leaves it unchanged."""
+    args: tuple[str, ...] = ()
+    """Further arguments of `vllm serve`."""
     pooling: bool = False
-    """Whether it scores or embeds instead of writing."""
+    """Whether the server scores or embeds text instead of generating it."""
 
 
 @dataclass(slots=True)
 class ServerProcess:
-    """A server that runs."""
+    """A running server."""
 
     url: str
-    """Its address, with /v1."""
+    """Address, with /v1."""
     key: str = field(repr=False)
+    """API key."""
     name: str
-    """The model's name there."""
+    """Name of the model on the server."""
     log: Path
     process: asyncio.subprocess.Process = field(repr=False)
+    """The watchdog that runs the server."""
     keep_log: bool = True
+    """Whether the log is kept after the server has stopped."""
 
-    async def answers(self) -> bool:
-        """Whether it lists its model."""
-        door = Replica(self.url, self.key, 1)
+    async def is_ready(self) -> bool:
+        """Whether the server answers and lists its model."""
+        replica = Replica(self.url, self.key, 1)
         try:
-            reply = await door.get(f"{door.url}/models", 10.0)
+            reply = await replica.get(f"{replica.url}/models", 10.0)
         except TRANSIENT_ERRORS:
             return False
         finally:
-            await door.aclose()
-        listed = reply.json() if reply.status == 200 else None
-        entries = listed.get("data") if isinstance(listed, dict) else None
+            await replica.aclose()
+        body = reply.json() if reply.status == 200 else None
+        entries = body.get("data") if isinstance(body, dict) else None
         return isinstance(entries, list) and self.name in [
             entry.get("id") for entry in entries if isinstance(entry, dict)
         ]
 
     async def stop(self) -> None:
-        """End it with all its processes; returns when they are gone. A cancellation does not keep
-        it from being ended."""
-        ending = asyncio.ensure_future(self._stop())
+        """Stops the server with all its processes, and waits until they are gone.
+
+        If the caller is cancelled, the server still stops before the cancellation continues.
+        """
+        stopping = asyncio.ensure_future(self._stop())
         try:
-            await asyncio.shield(ending)
+            await asyncio.shield(stopping)
         except asyncio.CancelledError:
-            await ending
+            await stopping
             raise
 
     async def _stop(self) -> None:
@@ -133,181 +143,160 @@ class ServerProcess:
             self.log.unlink(missing_ok=True)
 
 
-@asynccontextmanager
-async def serving_vllm(
-    checkpoint: str | Path,
-    *,
-    name: str | None = None,
-    adapters: Mapping[str, str | Path] | None = None,
-    gpus: str | None = None,
-    port: int = 0,
-    extra: Sequence[str] = (),
-    pooling: bool = False,
-    config: ServersConfig | None = None,
-) -> AsyncIterator[ServerProcess]:
-    """A server of a checkpoint while the block runs: `served.url` with `served.key`.
-
-    `name` is the model's there (by default the folder's), `adapters` are folders of PEFT by name,
-    `gpus` is as CUDA_VISIBLE_DEVICES has it, `port` 0 is a free one, `extra` are further options of
-    vLLM, `pooling` is for preference models. Raises `MissingDependencyError` where there is no vLLM
-    and `ModelUnreachableError`, with the end of its log, where it does not come up.
-    """
-    order = ServerSpec(
-        checkpoint=str(checkpoint),
-        name=name or Path(checkpoint).name,
-        adapters=tuple((one, str(place)) for one, place in (adapters or {}).items()),
-        gpus=gpus,
-        options=tuple(extra),
-        pooling=pooling,
-    )
-    served = await start(order, config or ServersConfig(), port=port)
-    try:
-        yield served
-    finally:
-        await served.stop()
-
-
-async def start(
-    order: ServerSpec, config: ServersConfig, *, port: int = 0, key: str | None = None
+async def start_server(
+    spec: ServerSpec, config: ServersConfig, *, key: str | None = None
 ) -> ServerProcess:
-    """A server that answers. Raises as `serving_vllm` does; what was begun is ended then, also
-    when the caller is cancelled."""
-    command = program(config)
-    check_spec(order)
-    for turn in range(3):
-        chosen = port or _free_port()
-        served = await _launch(command, order, config, (chosen, key or secrets.token_urlsafe(24)))
+    """Starts a server and returns it when it is ready; the caller must stop it.
+
+    If another process takes the chosen port first, tries again with another port. On failure or
+    cancellation, stops the process before raising. Raises `MissingDependencyError` without vLLM,
+    `InputError` for a missing checkpoint or adapter, and `ConfigError`. Raises
+    `ModelUnreachableError`, with the errors in the log, if the server does not become ready.
+    """
+    command = vllm_command(config)
+    check_spec(spec)
+    key = key or secrets.token_urlsafe(24)
+    max_attempts = 3
+    for attempt in range(1, max_attempts + 1):
+        server = await _launch(command, spec, config, _free_port(), key)
         try:
-            await wait_until_ready(served, config.startup_timeout_s)
+            await wait_until_ready(server, config.startup_timeout_s)
         except BaseException as error:
-            await served.stop()
-            taken = "address already in use" in summarize_log(served.log).lower()
-            if isinstance(error, ModelUnreachableError) and taken and not port and turn < 2:
+            await server.stop()
+            port_taken = "address already in use" in summarize_log(server.log).lower()
+            can_retry = isinstance(error, ModelUnreachableError) and attempt < max_attempts
+            if port_taken and can_retry:
                 continue
             raise
-        served.keep_log = config.log_dir is not None
-        return served
-    raise AssertionError("the last turn returns or raises")
+        server.keep_log = config.log_dir is not None
+        return server
+    raise AssertionError("the last attempt returns or raises")
 
 
-def program(config: ServersConfig) -> list[str]:
-    """The beginning of vLLM's command line. Raises `MissingDependencyError` where it cannot be
-    run."""
+def vllm_command(config: ServersConfig) -> list[str]:
+    """Returns the start of vLLM's command line, with the program's full path.
+
+    Raises `MissingDependencyError` if the program is not found, and `ConfigError` if
+    `RSTAR_VLLM` is not a valid command line.
+    """
     try:
-        said = shlex.split(os.environ.get(COMMAND, ""))
+        from_environment = shlex.split(os.environ.get(COMMAND_VARIABLE, ""))
     except ValueError as error:
-        raise ConfigError(f"{COMMAND} is no command line ({error}); correct it.") from error
-    command = [*(config.vllm_command or said or ("vllm", "serve"))]
-    place = find_program(command[0])
-    if place is None:
+        raise ConfigError(
+            f"{COMMAND_VARIABLE} is not a valid command line ({error}); correct it."
+        ) from error
+    command = [*(config.vllm_command or from_environment or ("vllm", "serve"))]
+    path = find_program(command[0])
+    if path is None:
         raise MissingDependencyError(
-            f"There is no program {command[0]!r} to serve models with; type: pip install vllm, or "
-            f"name the one of another environment: {COMMAND}='/path/to/venv/bin/vllm serve'."
+            f"The program {command[0]!r}, which serves models, was not found; type: pip install "
+            "vllm, or give the program of another environment: "
+            f"{COMMAND_VARIABLE}='/path/to/venv/bin/vllm serve'."
         )
-    return [place, *command[1:]]
+    return [path, *command[1:]]
 
 
 def find_program(program: str) -> str | None:
-    """Where a program is, beside this Python or on the path; None where it is not."""
+    """Returns the path of a program next to this Python or on PATH; None if it is not found."""
     folders = [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
     return shutil.which(program, path=os.pathsep.join(folders))
 
 
 def with_watchdog(command: Sequence[str]) -> list[str]:
-    """A command line that runs another, and ends it with all its processes when this process ends,
-    however that does."""
+    """Returns a command line that runs `command` under the watchdog.
+
+    The watchdog ends the command and all its processes when this process ends, for any reason.
+    """
     return [
         *(sys.executable, "-I", "-S", str(WATCHDOG), str(os.getpid()), str(GRACE_S)),
         *command,
     ]
 
 
-def check_spec(order: ServerSpec) -> None:
-    """Nothing, where the checkpoint may be there; else raises `InputError`."""
-    if order.checkpoint.startswith((".", "/")) and not os.path.isdir(order.checkpoint):
-        raise InputError(f"There is no checkpoint {order.checkpoint} to serve; correct the folder.")
+def check_spec(spec: ServerSpec) -> None:
+    """Raises `InputError` if the checkpoint is a path to a folder that does not exist."""
+    if spec.checkpoint.startswith((".", "/")) and not os.path.isdir(spec.checkpoint):
+        raise InputError(f"There is no checkpoint {spec.checkpoint} to serve; correct the folder.")
 
 
-def arguments(order: ServerSpec) -> list[str]:
-    """What follows `vllm serve`, but for where it listens.
+def vllm_arguments(spec: ServerSpec) -> list[str]:
+    """Returns the arguments of `vllm serve`, except for the address.
 
-    Sampling begins from vLLM's own defaults instead of the checkpoint's `generation_config.json`,
-    so that a request means the same on every server.
+    Sampling defaults are vLLM's own and not those of the checkpoint's `generation_config.json`, so
+    that a request means the same on every server.
     """
-    parts = [order.checkpoint, "--served-model-name", order.name]
-    if order.pooling:
-        parts += ["--runner", "pooling"]
+    args = [spec.checkpoint, "--served-model-name", spec.name]
+    if spec.pooling:
+        args += ["--runner", "pooling"]
     else:
-        parts += ["--generation-config", "vllm", "--enable-prefix-caching"]
-        parts += ["--enable-prompt-tokens-details"]
-    if order.adapters:
-        parts += ["--enable-lora", "--max-lora-rank", str(_rank(order.adapters))]
-        parts += ["--max-loras", str(len(order.adapters))]
-        parts += ["--lora-modules", *(f"{name}={place}" for name, place in order.adapters)]
-    if order.gpus is not None and "," in order.gpus:
-        parts += ["--tensor-parallel-size", str(len(order.gpus.split(",")))]
-    return [*parts, *order.options]
+        args += ["--generation-config", "vllm", "--enable-prefix-caching"]
+        args += ["--enable-prompt-tokens-details"]
+    if spec.adapters:
+        args += ["--enable-lora", "--max-lora-rank", str(_max_rank(spec.adapters))]
+        args += ["--max-loras", str(len(spec.adapters))]
+        args += ["--lora-modules", *(f"{name}={folder}" for name, folder in spec.adapters)]
+    if spec.gpus is not None and "," in spec.gpus:
+        args += ["--tensor-parallel-size", str(len(spec.gpus.split(",")))]
+    return [*args, *spec.args]
 
 
-def _rank(adapters: Sequence[tuple[str, str]]) -> int:
-    """The highest rank of some adapters, as vLLM counts. Raises `InputError`."""
+def _max_rank(adapters: Sequence[tuple[str, str]]) -> int:
+    """Returns the smallest of vLLM's maximum ranks that fits all adapters. Raises `InputError`."""
     highest = 1
-    for _, place in adapters:
+    for _, folder in adapters:
         try:
-            told = json.loads((Path(place) / "adapter_config.json").read_text(encoding="utf-8"))
-            highest = max(highest, int(told["r"]))
+            text = (Path(folder) / "adapter_config.json").read_text(encoding="utf-8")
+            highest = max(highest, int(json.loads(text)["r"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
-                f"{place} is no LoRA adapter in the layout of PEFT (adapter_config.json: "
+                f"{folder} is not a LoRA adapter in PEFT's format (adapter_config.json: "
                 f"{error}); correct servers.adapters."
             ) from error
     return next((rank for rank in _RANKS if rank >= highest), highest)
 
 
 async def _launch(
-    command: Sequence[str], order: ServerSpec, config: ServersConfig, door: tuple[int, str]
+    command: Sequence[str], spec: ServerSpec, config: ServersConfig, port: int, key: str
 ) -> ServerProcess:
-    """A server's process, which does not answer yet."""
-    port, key = door
-    log = log_path(config.log_dir, order.name, port)
-    where = ["--host", "127.0.0.1", "--port", str(port)]
+    """Starts a server's process, which does not answer yet."""
+    log = log_path(config.log_dir, spec.name, port)
+    address = ["--host", "127.0.0.1", "--port", str(port)]
     environment = {**os.environ, "VLLM_API_KEY": key, "PYTHONUNBUFFERED": "1"}
     environment["VLLM_NO_USAGE_STATS"] = "1"
-    if order.gpus is not None:
-        environment["CUDA_VISIBLE_DEVICES"] = order.gpus
+    if spec.gpus is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = spec.gpus
     with log.open("ab") as file:
         process = await asyncio.create_subprocess_exec(
-            *with_watchdog([*command, *arguments(order), *where]),
+            *with_watchdog([*command, *vllm_arguments(spec), *address]),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=file,
             stderr=file,
             env=environment,
             start_new_session=True,
         )
-    return ServerProcess(f"http://127.0.0.1:{port}/v1", key, order.name, log, process)
+    return ServerProcess(f"http://127.0.0.1:{port}/v1", key, spec.name, log, process)
 
 
-async def wait_until_ready(served: ServerProcess, start_s: float) -> None:
-    """Wait until a server answers, to its key and with its model. Raises
-    `ModelUnreachableError`."""
+async def wait_until_ready(server: ServerProcess, timeout_s: float) -> None:
+    """Waits until a server lists its model. Raises `ModelUnreachableError`."""
     try:
-        async with asyncio.timeout(start_s):
-            while not await served.answers():
-                if served.process.returncode is not None:
+        async with asyncio.timeout(timeout_s):
+            while not await server.is_ready():
+                if server.process.returncode is not None:
                     raise ModelUnreachableError(
-                        f"vllm serve ended with code {served.process.returncode} before it "
-                        f"answered: {summarize_log(served.log)} (its log: {served.log})"
+                        f"vllm serve ended with code {server.process.returncode} before it "
+                        f"answered: {summarize_log(server.log)} (its log: {server.log})"
                     )
                 await asyncio.sleep(0.3)
     except TimeoutError:
         raise ModelUnreachableError(
-            f"vllm serve did not answer within {start_s:.0f} s (servers.startup_timeout_s): "
-            f"{summarize_log(served.log)} (its log: {served.log})"
+            f"vllm serve did not answer within {timeout_s:.0f} s (servers.startup_timeout_s): "
+            f"{summarize_log(server.log)} (its log: {server.log})"
         ) from None
 
 
 def _free_port() -> int:
-    """A port of the loopback that nobody listens on just now."""
+    """Returns a loopback port that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -315,9 +304,9 @@ def _free_port() -> int:
 
 @dataclass(slots=True, eq=False)
 class _Group:
-    """Like servers of one order, and how many use them."""
+    """The replicas of one model, and how many leases use them."""
 
-    orders: tuple[ServerSpec, ...]
+    specs: tuple[ServerSpec, ...]
     servers: list[ServerProcess]
     key: str
     users: int = 0
@@ -325,133 +314,136 @@ class _Group:
 
 @dataclass(slots=True)
 class ServerPool:
-    """The servers of one event loop."""
+    """The servers that one event loop started."""
 
-    keepers: int = 0
+    keep_requests: int = 0
+    """Number of `keep_servers` blocks; while there are any, unused servers keep running."""
     groups: list[_Group] = field(default_factory=list)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 @dataclass(frozen=True, slots=True)
 class ServerLease:
-    """The use of some servers of one model."""
+    """The right to use the servers of one model until it is released."""
 
     urls: tuple[str, ...]
     key: str = field(repr=False)
     name: str
+    """Name of the model on the servers."""
     pool: ServerPool
     group: _Group
 
-    async def end(self) -> None:
-        """Give them back; to be called once."""
+    async def release(self) -> None:
+        """Ends the use of the servers, and stops them if nobody else needs them. Call it once."""
         async with self.pool.lock:
             self.group.users -= 1
-            if not self.pool.keepers:
-                await _end(self.pool, [self.group])
+            if not self.pool.keep_requests:
+                await _stop_unused(self.pool, [self.group])
 
 
-_shelves: WeakKeyDictionary[asyncio.AbstractEventLoop, ServerPool] = WeakKeyDictionary()
+_pools: WeakKeyDictionary[asyncio.AbstractEventLoop, ServerPool] = WeakKeyDictionary()
 
 
-def _pool() -> ServerPool:
-    return _shelves.setdefault(asyncio.get_running_loop(), ServerPool())
+def _current_pool() -> ServerPool:
+    return _pools.setdefault(asyncio.get_running_loop(), ServerPool())
 
 
 @asynccontextmanager
 async def keep_servers() -> AsyncIterator[None]:
-    """A block in which servers that nobody uses are kept for who comes next."""
-    pool = _pool()
-    pool.keepers += 1
+    """Keeps unused servers running for later leases until the block ends."""
+    pool = _current_pool()
+    pool.keep_requests += 1
     try:
         yield
     finally:
-        pool.keepers -= 1
-        if not pool.keepers:
+        pool.keep_requests -= 1
+        if not pool.keep_requests:
             await stop_idle_servers()
 
 
 async def stop_idle_servers() -> None:
-    """End the servers that nobody uses: before a training that needs their memory."""
-    pool = _pool()
+    """Stops all unused servers, for example before a training that needs their memory."""
+    pool = _current_pool()
     async with pool.lock:
-        await _end(pool, pool.groups)
+        await _stop_unused(pool, pool.groups)
 
 
 async def policy_servers(address: str, config: ServersConfig) -> ServerLease:
-    """The use of servers of vllm:FOLDER as a policy. Raises as `start` does."""
-    checkpoint, name = await asyncio.to_thread(_place, address, "policy")
+    """Returns a lease on the servers of a policy, vllm:... Raises as `start_server` does."""
+    checkpoint, name = await asyncio.to_thread(_resolve_checkpoint, address, "policy")
     if name in config.adapters:
         raise ConfigError(
-            f"servers.adapters has the name {name!r}, which is that of the model; give another."
+            f"The name {name!r} in servers.adapters is the model's own name; choose another."
         )
-    order = ServerSpec(
+    spec = ServerSpec(
         checkpoint=checkpoint,
         name=name,
         adapters=tuple(sorted(config.adapters.items())),
-        options=(*config.args, *config.hardware_args),
+        args=(*config.args, *config.hardware_args),
     )
     gpus: Sequence[str | None] = config.gpus or [None] * config.replicas
-    return await acquire([_on(order, one) for one in gpus], config)
+    return await acquire([replace(spec, gpus=devices) for devices in gpus], config)
 
 
 async def ppm_server(address: str, config: ServersConfig) -> ServerLease:
-    """The use of a server of vllm:FOLDER as a preference model. Raises as `start` does."""
-    checkpoint, name = await asyncio.to_thread(_place, address, "ppm")
-    order = ServerSpec(checkpoint, name, options=config.ppm, pooling=True)
-    return await acquire([_on(order, config.ppm_gpus)], config)
+    """Returns a lease on the server of a PPM, vllm:... Raises as `start_server` does."""
+    checkpoint, name = await asyncio.to_thread(_resolve_checkpoint, address, "ppm")
+    spec = ServerSpec(checkpoint, name, gpus=config.ppm_gpus, args=config.ppm, pooling=True)
+    return await acquire([spec], config)
 
 
-async def acquire(orders: Sequence[ServerSpec], config: ServersConfig) -> ServerLease:
-    """The use of servers: of those that run already, if they were made to the same orders."""
-    pool = _pool()
+async def acquire(specs: Sequence[ServerSpec], config: ServersConfig) -> ServerLease:
+    """Returns a lease on servers: running ones with equal specs, or else new ones.
+
+    Starting new servers first stops unused servers of the same kind (generating or pooling).
+    """
+    pool = _current_pool()
     async with pool.lock:
-        group = next((one for one in pool.groups if one.orders == tuple(orders)), None)
-        if group is not None and not await _all_answer(group):
-            await _end(pool, [group])
+        group = next((group for group in pool.groups if group.specs == tuple(specs)), None)
+        if group is not None and not await _all_ready(group):
+            await _stop_unused(pool, [group])
             group = group if group.users else None
         if group is None:
-            alike = [one for one in pool.groups if one.orders[0].pooling == orders[0].pooling]
-            await _end(pool, alike)
+            same_kind = [g for g in pool.groups if g.specs[0].pooling == specs[0].pooling]
+            await _stop_unused(pool, same_kind)
             key = secrets.token_urlsafe(24)
-            servers = await _started(orders, config, key)
-            group = _Group(tuple(orders), servers, key)
+            group = _Group(tuple(specs), await _start_all(specs, config, key), key)
             pool.groups.append(group)
         group.users += 1
     urls = tuple(server.url for server in group.servers)
-    return ServerLease(urls, group.key, orders[0].name, pool, group)
+    return ServerLease(urls, group.key, specs[0].name, pool, group)
 
 
-async def _started(
-    orders: Sequence[ServerSpec], config: ServersConfig, key: str
+async def _start_all(
+    specs: Sequence[ServerSpec], config: ServersConfig, key: str
 ) -> list[ServerProcess]:
-    """Servers that answer, all or none."""
+    """Starts several servers at once. If one fails, stops the others."""
     servers: list[ServerProcess] = []
 
-    async def one(order: ServerSpec) -> None:
-        servers.append(await start(order, config, key=key))
+    async def start(spec: ServerSpec) -> None:
+        servers.append(await start_server(spec, config, key=key))
 
     try:
-        await gather(one(order) for order in orders)
+        await gather(start(spec) for spec in specs)
     except BaseException:
         await asyncio.gather(*(server.stop() for server in servers))
         raise
     return servers
 
 
-async def _all_answer(group: _Group) -> bool:
-    """Whether servers that were started are still there."""
-    return all(await asyncio.gather(*(server.answers() for server in group.servers)))
+async def _all_ready(group: _Group) -> bool:
+    return all(await asyncio.gather(*(server.is_ready() for server in group.servers)))
 
 
-async def _end(pool: ServerPool, groups: Sequence[_Group]) -> None:
-    """End those groups that nobody uses."""
+async def _stop_unused(pool: ServerPool, groups: Sequence[_Group]) -> None:
+    """Stops those of the groups that no lease uses."""
     for group in [group for group in groups if not group.users]:
         pool.groups.remove(group)
         await asyncio.gather(*(server.stop() for server in group.servers))
 
 
-def _place(address: str, kind: Literal["policy", "ppm"]) -> tuple[str, str]:
-    """A checkpoint, and what it is called."""
+def _resolve_checkpoint(address: str, kind: Literal["policy", "ppm"]) -> tuple[str, str]:
+    """Returns the checkpoint that vllm:... stands for, and its name on the server."""
     checkpoint = os.path.expanduser(address.removeprefix(VLLM).rstrip("/"))
     if not checkpoint:
         raise ConfigError(f"{address} names no checkpoint; give vllm:FOLDER or vllm:ORG/NAME.")
@@ -460,10 +452,3 @@ def _place(address: str, kind: Literal["policy", "ppm"]) -> tuple[str, str]:
     elif not os.path.isdir(checkpoint) and (model := find(checkpoint)) is not None:
         checkpoint = model.checkpoint  # vLLM downloads it
     return checkpoint, checkpoint.rpartition("/")[2]
-
-
-def _on(order: ServerSpec, gpus: str | None) -> ServerSpec:
-    """An order for certain GPUs."""
-    return ServerSpec(
-        order.checkpoint, order.name, order.adapters, gpus, order.options, order.pooling
-    )

@@ -1,12 +1,12 @@
-"""Runs a server and sees to it that nothing of it outlives whoever asked for it.
+"""Runs a server and ends it, with all its descendants, when the process that needs it ends.
 
     python watchdog.py PARENT GRACE_S COMMAND...
 
-A program of its own, of the standard library alone. It ends the server when it is told to (SIGTERM)
-or when the process PARENT is gone, however that ended: first politely, after GRACE_S seconds by
-force, and with all that the server has started, also what has left its session or lost its parent.
-A second process, the guard, kills the server's process group should the first be killed itself.
-Exits with the server's code, or 128 and the signal's number.
+This script uses only the standard library. It stops the server on SIGTERM, SIGINT or SIGHUP, or
+when the process PARENT is gone for any reason. It first sends SIGTERM and, after GRACE_S seconds,
+kills the server. It also kills everything the server started, including processes that left its
+session or lost their parent. A second process, the guard, kills the server's process group if the
+watchdog itself is killed. Exits with the server's exit code, or 128 plus the signal number.
 """
 
 import ctypes
@@ -19,19 +19,19 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
-_TOLD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_EVERY_S = 0.5
-"""How often it looks whether its parent is there."""
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_POLL_S = 0.5
+"""Interval at which the parent is checked."""
 _prctl = ctypes.CDLL(None, use_errno=True).prctl
 
 
 def run(parent: int, grace_s: float, command: Sequence[str]) -> int:
-    """The exit code of a server that was run to its end."""
-    signals = {*_TOLD, signal.SIGCHLD}
+    """Runs a server until it ends or has to be stopped, and returns its exit code."""
+    signals = {*_STOP_SIGNALS, signal.SIGCHLD}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
-    _guard(signals)
+    _start_guard(signals)
 
     def prepare() -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
@@ -40,70 +40,74 @@ def run(parent: int, grace_s: float, command: Sequence[str]) -> int:
     server = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=prepare)
     code = None
     while code is None and os.getppid() == parent:
-        told = signal.sigtimedwait(signals, _EVERY_S)
-        code = _reaped(server.pid)
-        if told is not None and told.si_signo in _TOLD:
+        received = signal.sigtimedwait(signals, _POLL_S)
+        code = _reap(server.pid)
+        if received is not None and received.si_signo in _STOP_SIGNALS:
             break
     if code is None:
         with suppress(ProcessLookupError):
             os.kill(server.pid, signal.SIGTERM)
-        until = time.monotonic() + grace_s
-        while code is None and time.monotonic() < until:
+        deadline = time.monotonic() + grace_s
+        while code is None and time.monotonic() < deadline:
             signal.sigtimedwait({signal.SIGCHLD}, 0.1)
-            code = _reaped(server.pid)
-    last = _end_all(server.pid)
-    return code if code is not None else last
+            code = _reap(server.pid)
+    killed_code = _kill_descendants(server.pid)
+    return code if code is not None else killed_code
 
 
-def _guard(signals: set[signal.Signals]) -> None:
-    """Start the guard, which ends like all that is below this process."""
+def _start_guard(signals: set[signal.Signals]) -> None:
+    """Starts the guard. It is a descendant of the watchdog and ends with the others."""
     watchdog, group = os.getpid(), os.getpgrp()
     if os.fork() != 0:
         return
     os.setsid()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
     while os.getppid() == watchdog:
-        time.sleep(_EVERY_S)
+        time.sleep(_POLL_S)
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(group, signal.SIGKILL)
     os._exit(0)
 
 
-def _reaped(server: int) -> int | None:
-    """The server's exit code if it has ended; takes leave of all other children that have."""
+def _reap(server: int) -> int | None:
+    """Reaps all ended children. Returns the server's exit code if it is one of them, else None."""
     code = None
     with suppress(ChildProcessError):
-        while (ended := os.waitpid(-1, os.WNOHANG)) != (0, 0):
-            if ended[0] == server:
-                status = os.waitstatus_to_exitcode(ended[1])
+        while (child := os.waitpid(-1, os.WNOHANG)) != (0, 0):
+            if child[0] == server:
+                status = os.waitstatus_to_exitcode(child[1])
                 code = status if status >= 0 else 128 - status
     return code
 
 
-def _end_all(server: int) -> int:
-    """Kill what is left below this process, again and again until nothing is."""
+def _kill_descendants(server: int) -> int:
+    """Kills all descendants of this process, repeatedly until none is left.
+
+    Returns the server's exit code; 128 + SIGKILL if it was reaped before.
+    """
     code = 128 + signal.SIGKILL
-    while left := descendants(os.getpid()):
-        for pid in left:
+    while remaining := descendants(os.getpid()):
+        for pid in remaining:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.02)
-        code = _reaped(server) or code
+        code = _reap(server) or code
     return code
 
 
 def descendants(root: int) -> list[int]:
-    """The processes below one, zombies left out."""
-    below: dict[int, list[int]] = {}
+    """Returns the process ids of all descendants of a process, without zombies."""
+    children_of: dict[int, list[int]] = {}
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             with suppress(OSError, ValueError, IndexError):
                 with open(f"/proc/{entry}/stat", encoding="utf-8", errors="replace") as file:
                     state, parent = file.read().rpartition(")")[2].split()[:2]
-                below.setdefault(int(parent), []).append(int(entry) if state != "Z" else 0)
+                if state != "Z":
+                    children_of.setdefault(int(parent), []).append(int(entry))
     found, stack = [], [root]
     while stack:
-        children = [pid for pid in below.get(stack.pop(), []) if pid]
+        children = children_of.get(stack.pop(), [])
         found += children
         stack += children
     return found

@@ -1,1 +1,1 @@
-"""Policies: prompts and a Completer, turned into proposals of next steps."""
+"""Policies on a Completer, and scorers that need no training."""

@@ -1,4 +1,4 @@
-"""Policies from a Completer: code steps, sub-questions, chains of thought; the chain
+"""Policies on a Completer: code steps, sub-questions, chains of thought; the chain
 discriminator."""
 
 import asyncio
@@ -26,11 +26,11 @@ from rstar_math.types import Cost, Question, Step
 
 
 class StepPolicy:
-    """Proposes code-augmented steps. Samples that are cut off or not well formed are counted in
-    the cost (`truncated`, `malformed`) and left out.
+    """Proposes code-augmented steps (rStar-Math, arXiv:2501.04519, section 3.2).
 
-    The renderer follows from the configuration and from what the Completer says of itself
-    (`models.prompting`), unless one is given.
+    Truncated and malformed samples are left out, and counted in the cost (`truncated`,
+    `malformed`). The default renderer is the one that fits the configuration and the Completer's
+    model (`models.prompting`).
     """
 
     def __init__(
@@ -43,35 +43,36 @@ class StepPolicy:
     async def propose(
         self, question: Question, prefix: Sequence[Step], k: int, *, seed: int
     ) -> list[Step]:
-        """See `protocols.Policy`; the result may hold equal steps."""
+        """See `protocols.Policy`. The result may contain equal steps."""
         if prefix and prefix[-1].kind == "code" and self._config.answer_samples is not None:
             k = min(k, self._config.answer_samples)
-        samples = []
-        read = self.renderer.format.read
+        steps = []
+        parse = self.renderer.format.read
         completions = await self._sample(
             question, prefix, k, (self._config.max_step_tokens, self.renderer.stops), seed
         )
         for c in completions:
-            step = read(prefix, c.text, finished=c.finished, stop=c.stop).step
-            samples.append(None if step is None else _with_reasoning(step, c))
-        charge_lost(completions, samples.count(None))
-        return [step for step in samples if step is not None]
+            step = parse(prefix, c.text, finished=c.finished, stop=c.stop).step
+            if step is not None:
+                steps.append(_with_reasoning(step, c))
+        _charge_unusable(completions, len(completions) - len(steps))
+        return steps
 
     async def propose_blocks(
         self, question: Question, prefix: Sequence[Step], k: int, *, seed: int
     ) -> list[list[Step]]:
-        """Up to `k` candidates that each run to the next point at which a program has to be run, or
-        to the answer: one request instead of one a step. The same errors as `propose`."""
-        read = self.renderer.format.read_block
+        """Returns up to `k` lists of steps. Each list ends where a program has to run, or with the
+        answer. Takes one request in place of one per step. Raises as `propose` does."""
+        parse = self.renderer.format.read_block
         completions = await self._sample(
             question, prefix, k, (self._config.max_solution_tokens, self.renderer.block_stops), seed
         )
         blocks = []
         for c in completions:
-            steps, _ = read(prefix, c.text, finished=c.finished, stop=c.stop)
+            steps, _ = parse(prefix, c.text, finished=c.finished, stop=c.stop)
             if steps:
                 blocks.append([_with_reasoning(steps[0], c), *steps[1:]])
-        charge_lost(completions, len(completions) - len(blocks))
+        _charge_unusable(completions, len(completions) - len(blocks))
         return blocks
 
     async def _sample(
@@ -79,12 +80,15 @@ class StepPolicy:
         question: Question,
         prefix: Sequence[Step],
         k: int,
-        end: tuple[int, tuple[str, ...]],
+        limits: tuple[int, tuple[str, ...]],
         seed: int,
     ) -> list[Completion]:
-        """Continuations of a prefix, each after thoughts of its own where these are allowed; `end`
-        is the token limit and the stop strings."""
-        max_tokens, stops = end
+        """Returns `k` continuations of a prefix; `limits` is the token limit and the stop strings.
+
+        If the configuration allows thinking, each continuation of the question follows its own
+        reasoning.
+        """
+        max_tokens, stops = limits
         temperature = self._config.temperature
         if prefix or not self._config.max_thinking_tokens:
             return await self._completer.complete(
@@ -95,7 +99,7 @@ class StepPolicy:
                 temperature=temperature,
                 seed=seed,
             )
-        thoughts = await self._completer.complete(
+        thinking = await self._completer.complete(
             self.renderer.prompt(question, (), THINK),
             n=k,
             stop=("</think>",),
@@ -103,51 +107,49 @@ class StepPolicy:
             temperature=temperature,
             seed=derive(seed, "thinking"),
         )
-        counts = Counter(thought.text.strip() for thought in thoughts)
+        counts = Counter(completion.text.strip() for completion in thinking)
         opening = self.renderer.format.opening(())
         requests = [
             self._completer.complete(
-                self.renderer.prompt(question, (), f"{THINK}{thought}{END_OF_THINKING}{opening}"),
+                self.renderer.prompt(question, (), f"{THINK}{reasoning}{END_OF_THINKING}{opening}"),
                 n=count,
                 stop=stops,
                 max_tokens=max_tokens,
                 temperature=temperature,
                 seed=derive(seed, number),
             )
-            for number, (thought, count) in enumerate(counts.items())
+            for number, (reasoning, count) in enumerate(counts.items())
         ]
-        answers = await asyncio.gather(*requests)
         return [
-            replace(completion, reasoning=thought)
-            for thought, completions in zip(counts, answers, strict=True)
+            replace(completion, reasoning=reasoning)
+            for reasoning, completions in zip(counts, await asyncio.gather(*requests), strict=True)
             for completion in completions
         ]
 
 
 def _with_reasoning(step: Step, completion: Completion) -> Step:
-    """A step with the thoughts that came before it."""
+    """Returns a step with the completion's reasoning."""
     if not completion.reasoning:
         return step
     return replace(step, reasoning=completion.reasoning.strip())
 
 
-def charge_lost(completions: Sequence[Completion], lost: int) -> None:
-    """Count samples that were cut off, and those in which no step was found."""
-    cut = sum(not completion.finished for completion in completions)
-    add_cost(Cost(truncated=cut, malformed=max(0, lost - cut)))
+def _charge_unusable(completions: Sequence[Completion], unusable: int) -> None:
+    """Charges unusable samples: truncated ones as `truncated`, the others as `malformed`."""
+    truncated = sum(not completion.finished for completion in completions)
+    add_cost(Cost(truncated=truncated, malformed=max(0, unusable - truncated)))
 
 
 class SubQuestionPolicy:
-    """Proposes sub-questions with their answers, one of each a step: the actions and states of
-    RAP (Hao et al. 2023, arXiv:2305.14992, section 3.1), and rStar's action A3.
+    """Proposes steps that are a sub-question with its answer: the actions and states of RAP (Hao et
+    al. 2023, arXiv:2305.14992, section 3.1), and rStar's action A3.
 
-    A prefix must consist of such steps. `config.prompt` and `config.answer_samples` mean nothing
-    here: the prompt is always few-shot. `tokens` is the most of one sub-question with its answer,
-    by default twice `config.max_step_tokens`, for it is two lines where a code step is one (rStar's
-    code: 128 and 512). From `depth` steps on the only sub-question proposed is the problem's own,
-    for the model to answer, as RAP's code does at its depth limit (there 5); by default there is no
-    such limit. Samples that are cut off or not well formed are counted in the cost (`truncated`,
-    `malformed`) and left out.
+    A prefix must consist of such steps. `config.prompt` and `config.answer_samples` have no effect:
+    the prompt is always few-shot. `max_tokens` limits one sub-question with its answer. The default
+    is twice `config.max_step_tokens`, because this step is two lines and a code step is one
+    (rStar's code: 128 and 512). At depth `max_depth` the only sub-question is the problem itself,
+    as at the depth limit in RAP's code (there 5); None means no limit. Truncated and malformed
+    samples are left out, and counted in the cost (`truncated`, `malformed`).
 
     Departures: RAP samples sub-questions first and then several answers to each, whose agreement
     is the step's confidence. Here one sample is both, so that an expansion is one request, and
@@ -159,50 +161,51 @@ class SubQuestionPolicy:
         completer: Completer,
         config: PolicyConfig,
         *,
-        tokens: int | None = None,
-        depth: int | None = None,
+        max_tokens: int | None = None,
+        max_depth: int | None = None,
     ) -> None:
         self._completer = completer
         self._temperature = config.temperature
-        self._tokens = tokens if tokens is not None else 2 * config.max_step_tokens
-        self._depth = depth
+        self._max_tokens = max_tokens if max_tokens is not None else 2 * config.max_step_tokens
+        self._max_depth = max_depth
 
     async def propose(
         self, question: Question, prefix: Sequence[Step], k: int, *, seed: int
     ) -> list[Step]:
-        """See `protocols.Policy`; the result may hold equal steps."""
-        lead = opening(question, last=self._depth is not None and len(prefix) + 1 >= self._depth)
+        """See `protocols.Policy`. The result may contain equal steps."""
+        at_limit = self._max_depth is not None and len(prefix) + 1 >= self._max_depth
+        start = opening(question, last=at_limit)
         completions = await self._completer.complete(
-            subquestion_prompt(question) + render_subquestions(prefix) + lead,
+            subquestion_prompt(question) + render_subquestions(prefix) + start,
             n=k,
             stop=STOPS,
-            max_tokens=self._tokens,
+            max_tokens=self._max_tokens,
             temperature=self._temperature,
             seed=seed,
         )
-        begun = lead.removeprefix("Question:")
-        samples = [
-            parse_subquestion(question, begun + c.text, finished=c.finished) for c in completions
-        ]
-        cut = sum(not c.finished for c in completions)
-        add_cost(Cost(truncated=cut, malformed=sum(s.step is None for s in samples) - cut))
-        return [s.step for s in samples if s.step is not None]
+        start = start.removeprefix("Question:")
+        steps = []
+        for c in completions:
+            step = parse_subquestion(question, start + c.text, finished=c.finished).step
+            if step is not None:
+                steps.append(step)
+        _charge_unusable(completions, len(completions) - len(steps))
+        return steps
 
 
-_OPEN_STOPS = ("\nQuestion:",)
-"""Stop strings without examples: nothing taught the model to write a solution without an empty
-line in it."""
+_ZERO_SHOT_STOPS = ("\nQuestion:",)
+"""Stop strings without examples. An empty line is not one: nothing taught the model to avoid it."""
 
 
 class ChainPolicy:
-    """Proposes whole solutions, each a step of kind "A2" with its answer: few-shot chain of thought
-    and, without `shots`, zero-shot by the family's instruction.
+    """Proposes whole solutions, each a step of kind "A2" with its answer.
 
-    Samples that are cut off or state no answer are counted in the cost (`truncated`, `malformed`)
-    and left out; no vote is held, so `confidence` is None. `temperature` is the config's unless
-    given. With a `conversation` the model is sent messages in its own chat format. A zero-shot
-    sample may hold empty lines, so a model that never stops by itself is cut off at
-    `config.solution_tokens`.
+    The prompt is few-shot chain of thought or, with `few_shot=False`, the prompt set's instruction
+    alone. `temperature` defaults to the config's. With a `conversation`, the model gets messages in
+    its own chat format. Truncated samples and samples without an answer are left out, and counted
+    in the cost (`truncated`, `malformed`). There is no vote, so `confidence` is None. A zero-shot
+    sample may contain empty lines, so only `config.solution_tokens` stops a model that never stops
+    by itself.
     """
 
     def __init__(
@@ -210,22 +213,22 @@ class ChainPolicy:
         completer: Completer,
         config: ActionsConfig,
         *,
-        shots: bool = True,
+        few_shot: bool = True,
         temperature: float | None = None,
         conversation: Conversation | None = None,
     ) -> None:
         self._completer = completer
         self._conversation = conversation
-        self._family = load_action_prompts(config.prompt_set)
-        self._tokens = config.solution_tokens
-        self._shots = shots
+        self._prompts = load_action_prompts(config.prompt_set)
+        self._max_tokens = config.solution_tokens
+        self._few_shot = few_shot
         self._temperature = config.temperature if temperature is None else temperature
 
     async def propose(
         self, question: Question, prefix: Sequence[Step], k: int, *, seed: int
     ) -> list[Step]:
-        """See `protocols.Policy`; the result may hold equal steps, and is empty after a step, for
-        a solution is one."""
+        """See `protocols.Policy`. The result may contain equal steps. It is empty for a prefix that
+        is not empty, since a solution is one step."""
         if prefix:
             return []
         prompt, stop = self._request(question)
@@ -233,7 +236,7 @@ class ChainPolicy:
             prompt,
             n=k,
             stop=stop,
-            max_tokens=self._tokens,
+            max_tokens=self._max_tokens,
             temperature=self._temperature,
             seed=seed,
         )
@@ -242,21 +245,21 @@ class ChainPolicy:
             step = parse_answer(c.text, kind="A2", finished=c.finished, stops=stop).step
             if step is not None:
                 steps.append(replace(step, reasoning=c.reasoning))
-        charge_lost(completions, len(completions) - len(steps))
+        _charge_unusable(completions, len(completions) - len(steps))
         return steps
 
     def _request(self, question: Question) -> tuple[str, tuple[str, ...]]:
-        """The prompt and its stop strings."""
+        """Returns the prompt and its stop strings."""
         if self._conversation is not None:
-            messages = chain_messages(self._family, question, shots=self._shots)
+            messages = chain_messages(self._prompts, question, shots=self._few_shot)
             return self._conversation.prompt(messages), self._conversation.stops
-        stop = ANSWER_STOPS if self._shots else _OPEN_STOPS
-        return chain_prompt(self._family, question, shots=self._shots), stop
+        stop = ANSWER_STOPS if self._few_shot else _ZERO_SHOT_STOPS
+        return chain_prompt(self._prompts, question, shots=self._few_shot), stop
 
 
 class ChainDiscriminator:
-    """A second solver: completes a begun solution after the family's worked examples (rStar's
-    discriminator, arXiv:2408.06195, section 3.3)."""
+    """rStar's discriminator: a second model that completes partial solutions (arXiv:2408.06195,
+    section 3.3). Its prompt contains the prompt set's worked examples."""
 
     def __init__(
         self,
@@ -267,19 +270,22 @@ class ChainDiscriminator:
     ) -> None:
         self._completer = completer
         self._conversation = conversation
-        self._family = load_action_prompts(actions.prompt_set)
+        self._prompts = load_action_prompts(actions.prompt_set)
         self._config = mutual
 
     async def answers(
         self, question: Question, begun: str, n: int, *, seed: int
     ) -> list[str | None]:
-        """See `protocols.Discriminator`. What counts is what the completion itself states; only a
-        statement that `begun` left open is read across the cut. Samples that give None are counted
-        in the cost (`truncated`, `malformed`)."""
+        """See `protocols.Discriminator`.
+
+        The answer must be in the completion. It may start in `begun` only if `begun` has no
+        complete answer. Samples without an answer are counted in the cost (`truncated`,
+        `malformed`).
+        """
         if self._conversation is None:
-            prompt, stop = chain_prompt(self._family, question, begun), tuple(ANSWER_STOPS)
+            prompt, stop = chain_prompt(self._prompts, question, begun), tuple(ANSWER_STOPS)
         else:
-            messages = chain_messages(self._family, question)
+            messages = chain_messages(self._prompts, question)
             prompt = self._conversation.prompt(messages, begun.strip())
             stop = self._conversation.stops
         completions = await self._completer.complete(
@@ -290,12 +296,12 @@ class ChainDiscriminator:
             temperature=self._config.temperature,
             seed=seed,
         )
-        said_before = extract_answer(begun) is not None
-        found: list[str | None] = []
+        already_answered = extract_answer(begun) is not None
+        answers: list[str | None] = []
         for c in completions:
             answer = extract_answer(c.text) if c.finished else None
-            if answer is None and c.finished and not said_before:
+            if answer is None and c.finished and not already_answered:
                 answer = extract_answer(begun.rstrip() + c.text)
-            found.append(answer)
-        charge_lost(completions, found.count(None))
-        return found
+            answers.append(answer)
+        _charge_unusable(completions, answers.count(None))
+        return answers

@@ -1,1 +1,1 @@
-"""The process preference model as a scorer: in this process, or behind a server."""
+"""The process preference model (PPM) as a Scorer: in this process, or on a server."""

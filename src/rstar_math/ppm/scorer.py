@@ -1,8 +1,8 @@
 """The PPM as a Scorer with torch (rStar-Math, arXiv:2501.04519, section 3.3).
 
-What was run is kept: a new step costs its own tokens, for its question and earlier steps are in the
-prefix cache, and siblings that come together share what is not. Calls that wait together run as one
-batch, beside the event loop.
+A prefix cache keeps keys and values of the question and earlier steps, so that a new step costs
+only its own tokens. Siblings that are scored together share the rest. Concurrent calls run as one
+batch, in a thread.
 """
 
 import asyncio
@@ -23,18 +23,28 @@ from rstar_math.models.loading import (
     value_from_score,
 )
 from rstar_math.models.prompting import prompting_of_tokenizer, scorer_renderer
-from rstar_math.ppm.token_tree import Encoding, PrefixCache, Row, TokenTree, batch, common, encode
+from rstar_math.ppm.token_tree import (
+    Encoding,
+    PrefixCache,
+    Row,
+    TokenTree,
+    build_model_inputs,
+    common_length,
+    encode,
+)
 from rstar_math.prompts.rendering import PLAIN, Renderer
 from rstar_math.types import Cost, Question, Step
 
 
 class LocalPPM:
-    """A trained scorer: `backbone` gives hidden states, `head` a raw score of them.
+    """A PPM in this process: `backbone` computes hidden states, `head` a raw score from each.
 
-    `limit` is the most tokens it reads of a prefix; `cache_tokens` how many tokens' keys and values
-    it keeps (SmolLM2-135M: 46 kB each in float32); `batch_tokens` how many new tokens it runs at
-    once. The same prefix gets the same value up to rounding (1e-5 in float32), which depends on
-    what it is batched with; `alone` runs each whole and by itself, slower and the same to the bit.
+    `max_tokens` is the maximum length of a prefix. `cache_tokens` is the number of tokens whose
+    keys and values are cached (SmolLM2-135M: 46 kB each in float32). `batch_tokens` is the maximum
+    number of new tokens per batch.
+
+    Values of equal prefixes agree up to rounding (1e-5 in float32), which depends on the batch.
+    With `deterministic` each prefix runs whole and alone: slower, but reproducible to the bit.
     """
 
     def __init__(
@@ -44,30 +54,32 @@ class LocalPPM:
         tokenizer: Any,
         *,
         layers: Sequence[int] | None = None,
-        limit: int = 2048,
+        max_tokens: int = 2048,
         cache_tokens: int = 16_384,
         batch_tokens: int = 2048,
-        alone: bool = False,
+        deterministic: bool = False,
         renderer: Renderer = PLAIN,
     ) -> None:
         self._backbone, self._head, self._tokenizer = backbone.eval(), head.eval(), tokenizer
         self._layers = layers
         self.renderer = renderer
-        """How questions and steps were written in training."""
-        self._limit = min(limit, backbone.config.get_text_config().max_position_embeddings)
+        """Writes questions and steps in the format of the PPM's training."""
+        model_limit = backbone.config.get_text_config().max_position_embeddings
+        self._max_tokens = min(max_tokens, model_limit)
         self._batch_tokens = batch_tokens
-        self._alone = alone
+        self._deterministic = deterministic
         self._cache = PrefixCache(cache_tokens)
         self._lock = threading.Lock()
-        self._waiting: list[tuple[Sequence[Encoding | None], asyncio.Future[_Scores]]] = []
+        self._waiting: list[_Call] = []
         self._task: asyncio.Task[None] | None = None
 
     @classmethod
     def load(cls, path: str | Path, *, base: str | None = None, **options: Any) -> "LocalPPM":
-        """The model of a checkpoint that `rstar train ppm` wrote, or of any sequence-classification
-        checkpoint with one output; of a probe, `base` names its policy where that has moved.
+        """Returns the PPM in a checkpoint that `rstar train ppm` wrote, or in any
+        sequence-classification checkpoint with one output.
 
-        On a GPU in bfloat16, else in float32. Raises `InputError` in one sentence for what is
+        For a probe, `base` is the current path of its policy, if the policy was moved. The PPM runs
+        in bfloat16 on a GPU, and in float32 otherwise. Raises `InputError` for a checkpoint that is
         damaged, lacks its head or belongs to another backbone.
         """
         from rstar_math.checkpoints.folders import require_torch
@@ -86,122 +98,125 @@ class LocalPPM:
             backbone, head = backbone_of(model), model.score
         if torch.cuda.is_available():
             backbone, head = backbone.to("cuda", torch.bfloat16), head.to("cuda")
-        known = prompting_of_tokenizer(tokenizer, str(folder))
-        renderer = scorer_renderer(known)
+        renderer = scorer_renderer(prompting_of_tokenizer(tokenizer, str(folder)))
         return cls(backbone, head, tokenizer, layers=layers, renderer=renderer, **options)
 
     async def score(self, question: Question, prefixes: Sequence[Sequence[Step]]) -> list[float]:
-        """See `protocols.Scorer`. Charges the tokens that were run (`Cost.scorer_tokens`).
+        """See `protocols.Scorer`. Charges the computed tokens (`Cost.scorer_tokens`).
 
-        A prefix too long for the model loses steps after its question, never of its last step;
-        where question and last step alone are too long, it gets 0 and is counted in
-        `Cost.unscorable`. Being cancelled leaves nothing behind."""
+        A prefix longer than the model's limit loses text after its question, never from its last
+        step. If the question and the last step alone are too long, the value is 0, and the prefix
+        is counted in `Cost.unscorable`. Cancellation leaves nothing behind.
+        """
         encodings = [
             encode(
                 self._tokenizer,
                 question,
                 prefix,
-                judged=1,
-                limit=self._limit,
+                max_tokens=self._max_tokens,
                 renderer=self.renderer,
             )
             for prefix in prefixes
         ]
-        return await self._scored(encodings)
+        return await self._score_encodings(encodings)
 
     async def score_texts(self, texts: Sequence[str]) -> list[float | None]:
-        """The values of prompts with solutions as `prompts.templates` writes them; None for those
-        longer than the model reads."""
-        tokens = [tuple(self._tokenizer(text).input_ids) for text in texts]
-        fitting = [Encoding(t) for t in tokens if len(t) <= self._limit]
-        values = iter(await self._scored(fitting))
-        return [next(values) if len(t) <= self._limit else None for t in tokens]
+        """Returns the values of prompts with solutions, as `prompts.templates` writes them; None
+        for texts longer than the model's limit."""
+        sequences = [tuple(self._tokenizer(text).input_ids) for text in texts]
+        fitting = [Encoding(s) for s in sequences if len(s) <= self._max_tokens]
+        values = iter(await self._score_encodings(fitting))
+        return [next(values) if len(s) <= self._max_tokens else None for s in sequences]
 
     async def aclose(self) -> None:
-        """Forget what was run; the weights go with the last who holds them."""
+        """Empties the cache. The weights are freed with the last reference to them."""
         self._cache = PrefixCache(0)
 
-    async def _scored(self, encodings: Sequence[Encoding | None]) -> list[float]:
-        """Values from the next batch that runs; 0 for None."""
+    async def _score_encodings(self, encodings: Sequence[Encoding | None]) -> list[float]:
+        """Returns values from the next batch; 0 for None."""
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[_Scores] = loop.create_future()
-        self._waiting.append((encodings, future))
+        call = _Call(encodings, loop.create_future())
+        self._waiting.append(call)
         if self._task is None or self._task.done():
-            self._task = loop.create_task(self._serve())
-        scores = await future
-        add_cost(Cost(scorer_tokens=scores.run_tokens, unscorable=scores.unscored))
+            self._task = loop.create_task(self._run_waiting())
+        scores = await call.result
+        add_cost(Cost(scorer_tokens=scores.computed_tokens, unscorable=scores.unscorable))
         return scores.values
 
-    async def _serve(self) -> None:
-        """Run what waits, all of it at once, until nothing does."""
+    async def _run_waiting(self) -> None:
+        """Runs all waiting calls as one batch, repeatedly until none is waiting."""
         while self._waiting:
-            taken, self._waiting = self._waiting, []
-            taken = [entry for entry in taken if not entry[1].done()]
+            waiting, self._waiting = self._waiting, []
+            calls = [call for call in waiting if not call.result.done()]
             try:
-                results = await asyncio.to_thread(self._run, [entry[0] for entry in taken])
+                results = await asyncio.to_thread(self._run, [call.encodings for call in calls])
             except BaseException as error:
-                for _, future in taken:
-                    if not future.done():
-                        future.set_exception(error)
+                for call in calls:
+                    if not call.result.done():
+                        call.result.set_exception(error)
                 if not isinstance(error, Exception):
                     self._waiting.clear()
                     raise
                 continue
-            for (_, future), scores in zip(taken, results, strict=True):
-                if not future.done():
-                    future.set_result(scores)
+            for call, scores in zip(calls, results, strict=True):
+                if not call.result.done():
+                    call.result.set_result(scores)
 
     def _run(self, calls: Sequence[Sequence[Encoding | None]]) -> "list[_Scores]":
-        """The scores of some calls."""
-        wanted = {item.tokens for call in calls for item in call if item is not None}
+        """Returns the scores of each call. Equal sequences are computed once, and the first call
+        that contains one is charged."""
+        sequences = {e.tokens for encodings in calls for e in encodings if e is not None}
         with self._lock:
-            values = self._values(sorted(wanted))
-        billed: set[tuple[int, ...]] = set()
+            values = self._values(sorted(sequences))
+        charged: set[tuple[int, ...]] = set()
         results = []
-        for call in calls:
-            here = [item.tokens for item in call if item is not None]
-            run = sum(values[t][1] for t in {*here} - billed)
-            if not self._alone:
-                billed |= {*here}
-            row = [0.0 if item is None else values[item.tokens][0] for item in call]
-            results.append(_Scores(row, run, sum(item is None for item in call)))
+        for encodings in calls:
+            own = {e.tokens for e in encodings if e is not None}
+            computed = sum(values[tokens][1] for tokens in own - charged)
+            if not self._deterministic:
+                charged |= own
+            row = [0.0 if e is None else values[e.tokens][0] for e in encodings]
+            results.append(_Scores(row, computed, sum(e is None for e in encodings)))
         return results
 
     def _values(
         self, sequences: Sequence[tuple[int, ...]]
     ) -> dict[tuple[int, ...], tuple[float, int]]:
-        """Value and tokens run, for each sequence."""
+        """Returns the value and the number of computed tokens of each sequence."""
         groups: list[_Group] = []
         for tokens in sequences:
-            length, pieces = (0, []) if self._alone else self._cache.find(tokens[:-1])
-            apart = self._alone or not groups
-            if apart or not groups[-1].takes(tokens, length, self._batch_tokens):
+            length, pieces = (0, []) if self._deterministic else self._cache.find(tokens[:-1])
+            separate = self._deterministic or not groups
+            if separate or not groups[-1].accepts(tokens, length, self._batch_tokens):
                 groups.append(_Group(length, pieces))
             groups[-1].add(tokens)
-        found: dict[tuple[int, ...], tuple[float, int]] = {}
-        for chunk in self._chunks(groups):
-            found |= self._forward(chunk)
-        return found
+        values: dict[tuple[int, ...], tuple[float, int]] = {}
+        for batch in self._batches(groups):
+            values |= self._forward(batch)
+        return values
 
-    def _chunks(self, groups: "list[_Group]") -> "list[list[_Group]]":
-        """Groups of like length together, at most `batch_tokens` with their padding."""
-        chunks: list[list[_Group]] = []
-        for group in sorted(groups, key=lambda g: (len(g.tree), g.length)):
-            size = len(group.tree) * (len(chunks[-1]) + 1 if chunks else 1)
-            if self._alone or not chunks or size > self._batch_tokens:
-                chunks.append([])
-            chunks[-1].append(group)
-        return chunks
+    def _batches(self, groups: "list[_Group]") -> "list[list[_Group]]":
+        """Returns batches of groups of similar length, of at most `batch_tokens` with padding."""
+        batches: list[list[_Group]] = []
+        for group in sorted(groups, key=lambda g: (len(g.tree), g.past)):
+            size = len(group.tree) * (len(batches[-1]) + 1 if batches else 1)
+            if self._deterministic or not batches or size > self._batch_tokens:
+                batches.append([])
+            batches[-1].append(group)
+        return batches
 
     def _forward(self, groups: "list[_Group]") -> dict[tuple[int, ...], tuple[float, int]]:
-        """Run some groups as one batch, and keep their keys and values."""
+        """Runs some groups as one batch, and caches their keys and values.
+
+        Returns the value and the number of computed tokens of each sequence.
+        """
         import torch
 
         device = self._backbone.device
-        rows = [Row(g.tree.tokens, g.tree.parents, g.tree.depths, g.length) for g in groups]
-        inputs = batch(rows, self._tokenizer.pad_token_id, device)
+        rows = [Row(g.tree.tokens, g.tree.parents, g.tree.depths, g.past) for g in groups]
+        inputs = build_model_inputs(rows, self._tokenizer.pad_token_id, device)
         with torch.inference_mode():
-            cache = _past(groups)
+            cache = _past_cache(groups)
             outputs = self._backbone(
                 **inputs,
                 cache=cache,
@@ -209,79 +224,97 @@ class LocalPPM:
                 output_hidden_states=self._layers is not None,
             )
             hidden = hidden_at(outputs, self._layers)
-            past = max(g.length for g in groups)
-            kept = torch.stack(
+            past = max(g.past for g in groups)
+            key_values = torch.stack(
                 [torch.stack((x.keys, x.values))[..., past:, :] for x in cache.layers]
             )
-            found = {}
+            results = {}
             for index, group in enumerate(groups):
                 ends = torch.tensor([path[-1] for path in group.paths], device=device)
                 raw = self._head(hidden[index, ends].to(_dtype(self._head))).squeeze(-1)
                 values = value_from_score(raw).tolist()
                 for tokens, path, new, value in zip(
-                    group.sequences, group.paths, group.new, values, strict=True
+                    group.sequences, group.paths, group.new_tokens, values, strict=True
                 ):
-                    found[tokens] = (value, new)
-                    if not self._alone:
-                        self._cache.put(tokens, group.length, kept[:, :, index][..., path, :])
-        return found
+                    results[tokens] = (value, new)
+                    if not self._deterministic:
+                        self._cache.put(tokens, group.past, key_values[:, :, index][..., path, :])
+        return results
 
 
 @dataclass(frozen=True, slots=True)
 class _Scores:
-    """What one call gets."""
+    """The result of one call."""
 
     values: list[float]
-    run_tokens: int
-    unscored: int
+    computed_tokens: int
+    unscorable: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A call that waits for the next batch."""
+
+    encodings: Sequence[Encoding | None]
+    result: asyncio.Future[_Scores]
 
 
 class _Group:
-    """Sequences that go on from one kept prefix, or where none is kept begin alike."""
+    """Sequences for one row of a batch, as a tree of new tokens.
 
-    def __init__(self, length: int, pieces: list[Any]) -> None:
-        self.length, self.pieces = length, pieces
+    They continue the same cached prefix of `past` tokens. Without one (`past` 0), they begin alike.
+    `pieces` are the keys and values of the prefix.
+    """
+
+    def __init__(self, past: int, pieces: list[Any]) -> None:
+        self.past, self.pieces = past, pieces
         self.tree = TokenTree()
         self.sequences: list[tuple[int, ...]] = []
         self.paths: list[list[int]] = []
-        self.new: list[int] = []
+        """Indices in the tree of each sequence's new tokens."""
+        self.new_tokens: list[int] = []
+        """Number of tokens that each sequence added to the tree."""
 
-    def takes(self, tokens: tuple[int, ...], length: int, room: int) -> bool:
-        """Whether a sequence of which `length` tokens are kept belongs here. A row's cost grows
-        with its square, so what begins alike by chance stays apart."""
+    def accepts(self, tokens: tuple[int, ...], cached: int, max_tokens: int) -> bool:
+        """Whether a sequence with `cached` cached tokens fits this group of at most `max_tokens`.
+
+        The cost of a row grows with the square of its length, so sequences with only a short common
+        beginning stay apart.
+        """
         last = self.sequences[-1]
-        if length != self.length or tokens[:length] != last[:length]:
+        if cached != self.past or tokens[:cached] != last[:cached]:
             return False
-        if len(self.tree) + len(tokens) - length > room:
+        if len(self.tree) + len(tokens) - cached > max_tokens:
             return False
-        return length > 0 or 4 * common(tokens, last, 0) >= min(len(tokens), len(last))
+        return cached > 0 or 4 * common_length(tokens, last, 0) >= min(len(tokens), len(last))
 
     def add(self, tokens: tuple[int, ...]) -> None:
-        """One more sequence, and how many tokens it adds."""
+        """Adds a sequence."""
         before = len(self.tree)
-        self.paths.append(self.tree.add(tokens[self.length :]))
+        self.paths.append(self.tree.add(tokens[self.past :]))
         self.sequences.append(tokens)
-        self.new.append(len(self.tree) - before)
+        self.new_tokens.append(len(self.tree) - before)
 
 
-def _past(groups: Sequence[_Group]) -> Any:
-    """The kept keys and values of some groups as one cache, shorter ones at the right end."""
+def _past_cache(groups: Sequence[_Group]) -> Any:
+    """Returns the cached keys and values of some groups as one transformers cache, aligned at the
+    right end."""
     import torch
     from transformers import DynamicCache
 
     cache = DynamicCache()
-    past = max(group.length for group in groups)
+    past = max(group.past for group in groups)
     if past == 0:
         return cache
-    whole = [torch.cat(g.pieces, dim=-2) if g.pieces else None for g in groups]
-    shape = next(w.shape for w in whole if w is not None)
-    like = next(w for w in whole if w is not None)
-    joined = like.new_zeros((*shape[:2], len(groups), shape[2], past, shape[4]))
-    for index, (group, kept) in enumerate(zip(groups, whole, strict=True)):
-        if kept is not None:
-            joined[:, :, index, :, past - group.length :] = kept
-    for layer in range(shape[0]):
-        cache.update(joined[layer, 0], joined[layer, 1], layer)
+    joined = [torch.cat(g.pieces, dim=-2) if g.pieces else None for g in groups]
+    example = next(tensor for tensor in joined if tensor is not None)
+    layers, two, heads, _, size = example.shape
+    padded = example.new_zeros((layers, two, len(groups), heads, past, size))
+    for index, (group, key_values) in enumerate(zip(groups, joined, strict=True)):
+        if key_values is not None:
+            padded[:, :, index, :, past - group.past :] = key_values
+    for layer in range(layers):
+        cache.update(padded[layer, 0], padded[layer, 1], layer)
     return cache
 
 

@@ -1,7 +1,8 @@
 """Token trees and the prefix cache of a PPM: shared prefixes are computed once.
 
-A radix tree as in SGLang (Zheng et al. 2023, arXiv:2312.07104): each node holds a run of tokens and
-their keys and values, (layers, 2, heads, n, d). What was used longest ago goes first.
+The cache is a radix tree as in SGLang (Zheng et al. 2023, arXiv:2312.07104). Each node holds a run
+of tokens with their keys and values, a tensor (layers, 2, heads, n, d) for n tokens. The least
+recently used nodes are evicted first.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -15,11 +16,11 @@ from rstar_math.types import Question, Step
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """A prefix as a model reads it."""
+    """The tokens of a prefix."""
 
     tokens: tuple[int, ...]
-    cut: bool = False
-    """Whether tokens between the question and the judged step were left out."""
+    truncated: bool = False
+    """Whether tokens between the question and the last step were left out."""
 
 
 def encode(
@@ -27,91 +28,90 @@ def encode(
     question: Question,
     prefix: Sequence[Step],
     *,
-    judged: int,
-    limit: int,
+    max_tokens: int,
     renderer: Renderer = PLAIN,
 ) -> Encoding | None:
-    """The tokens of a prefix whose last `judged` steps are to be judged, at most `limit`.
+    """Returns the tokens of a prefix whose last step is to be judged, at most `max_tokens`.
 
-    What does not fit is cut out after the question, oldest first, never from the judged steps; None
-    where question and judged steps alone do not fit. Training and scoring both come here.
+    If the prefix is too long, leaves out the tokens right after the question, but none of the last
+    step. Returns None if the question and the last step alone are too long.
     """
-    whole, asked, before = _texts(renderer, question, prefix, judged)
+    whole, before_steps, before_last = _texts(renderer, question, prefix)
     tokens = tuple(tokenizer(whole).input_ids)
-    if len(tokens) <= limit:
+    if len(tokens) <= max_tokens:
         return Encoding(tokens)
-    return _cut(tokens, tokenizer(asked).input_ids, tokenizer(before).input_ids, limit)
+    question_tokens = tokenizer(before_steps).input_ids
+    return _truncate(tokens, question_tokens, tokenizer(before_last).input_ids, max_tokens)
 
 
 async def encode_with(
-    tokens_of: Callable[[str], Awaitable[tuple[int, ...]]],
+    tokenize: Callable[[str], Awaitable[tuple[int, ...]]],
     question: Question,
     prefix: Sequence[Step],
     *,
-    limit: int,
+    max_tokens: int,
     renderer: Renderer = PLAIN,
 ) -> Encoding | None:
-    """As `encode` with one judged step, by a tokenizer that is asked for."""
-    whole, asked, before = _texts(renderer, question, prefix, 1)
-    tokens = await tokens_of(whole)
-    if len(tokens) <= limit:
+    """Like `encode`, with an asynchronous tokenizer."""
+    whole, before_steps, before_last = _texts(renderer, question, prefix)
+    tokens = await tokenize(whole)
+    if len(tokens) <= max_tokens:
         return Encoding(tokens)
-    return _cut(tokens, await tokens_of(asked), await tokens_of(before), limit)
+    question_tokens = await tokenize(before_steps)
+    return _truncate(tokens, question_tokens, await tokenize(before_last), max_tokens)
 
 
-def _texts(
-    renderer: Renderer, question: Question, prefix: Sequence[Step], judged: int
-) -> tuple[str, str, str]:
-    """The whole text, the question's, and that of all but the judged steps."""
-    asked = renderer.before(question)
-    before = renderer.solution(prefix[: len(prefix) - judged])
-    return asked + renderer.solution(prefix), asked, asked + before
+def _texts(renderer: Renderer, question: Question, prefix: Sequence[Step]) -> tuple[str, str, str]:
+    """Returns the whole text, the text before the steps, and the text before the last step."""
+    before_steps = renderer.before(question)
+    before_last = before_steps + renderer.solution(prefix[:-1])
+    return before_steps + renderer.solution(prefix), before_steps, before_last
 
 
-def _cut(
-    whole: tuple[int, ...], asked: Sequence[int], before: Sequence[int], limit: int
+def _truncate(
+    tokens: tuple[int, ...], question: Sequence[int], before_last: Sequence[int], max_tokens: int
 ) -> Encoding | None:
-    """The question and as much of the end as fits."""
-    room = limit - len(asked)
-    if room < len(whole) - len(before) + 1:
+    """Returns the question's tokens and as many of the last tokens as fit."""
+    remaining = max_tokens - len(question)
+    if remaining < len(tokens) - len(before_last) + 1:
         return None
-    return Encoding((*asked, *whole[-room:]), cut=True)
+    return Encoding((*question, *tokens[-remaining:]), truncated=True)
 
 
 @dataclass(slots=True)
 class TokenTree:
-    """A trie of token sequences in the order of insertion; parents come before their children."""
+    """A trie of token sequences. Parents come before their children."""
 
     tokens: list[int] = field(default_factory=list)
     parents: list[int] = field(default_factory=list)
-    """Index of the token before; -1 at the beginning of a sequence."""
+    """Index of the previous token; -1 for the first token of a sequence."""
     depths: list[int] = field(default_factory=list)
-    """Place in the sequence, from 0."""
+    """Position in the sequence, from 0."""
     _children: dict[tuple[int, int], int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def add(self, sequence: Sequence[int]) -> list[int]:
-        """The indices of a sequence's tokens, in order; those not yet there are appended."""
-        at, path = -1, []
+        """Returns the indices of a sequence's tokens, in order. Appends missing tokens."""
+        parent, path = -1, []
         for token in sequence:
-            key = (at, token)
-            found = self._children.get(key)
-            if found is None:
-                found = self._children[key] = len(self.tokens)
+            key = (parent, token)
+            index = self._children.get(key)
+            if index is None:
+                index = self._children[key] = len(self.tokens)
                 self.tokens.append(token)
-                self.parents.append(at)
-                self.depths.append(0 if at < 0 else self.depths[at] + 1)
-            at = found
-            path.append(at)
+                self.parents.append(parent)
+                self.depths.append(0 if parent < 0 else self.depths[parent] + 1)
+            parent = index
+            path.append(index)
         return path
 
 
-def ancestry(parents: Sequence[int]) -> Any:
-    """Which tokens each token attends to: a bool array (L, L), row i true at i's ancestors and i.
+def ancestor_mask(parents: Sequence[int]) -> Any:
+    """Returns a bool array (L, L) that is true at (i, j) if j is i or an ancestor of i.
 
-    A parent must come before its children.
+    It tells which tokens each token attends to. A parent must come before its children.
     """
     import numpy as np
 
@@ -124,136 +124,154 @@ def ancestry(parents: Sequence[int]) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of a batch: new tokens, and how many tokens (already run) each of them follows."""
+    """One row of a batch: the tokens of a `TokenTree`."""
 
     tokens: Sequence[int]
     parents: Sequence[int]
     depths: Sequence[int]
     past: int = 0
+    """Number of tokens before the tree whose keys and values are already computed."""
 
 
-def batch(rows: Sequence[Row], pad: int, device: Any = "cpu") -> dict[str, Any]:
-    """Model inputs of B rows: `input_ids` and `position_ids` (B, L), `attention_mask` bool
-    (B, 1, L, P + L), where P is the longest past; pasts stand at the right end of the first P
-    places. Padding attends to itself alone, so that no softmax is empty."""
+def build_model_inputs(rows: Sequence[Row], pad: int, device: Any = "cpu") -> dict[str, Any]:
+    """Returns the model inputs of B rows, padded with the token `pad`.
+
+    `input_ids` and `position_ids` are (B, L). `attention_mask` is bool (B, 1, L, P + L), where P is
+    the longest past. A row's past is aligned at the right end of the first P positions. A padding
+    token attends only to itself, so that no softmax is empty.
+    """
     import numpy as np
     import torch
 
     length = max(len(row.tokens) for row in rows)
     past = max(row.past for row in rows)
     ids: Any = np.full((len(rows), length), pad, dtype=np.int64)
-    places: Any = np.zeros((len(rows), length), dtype=np.int64)
+    positions: Any = np.zeros((len(rows), length), dtype=np.int64)
     mask: Any = np.zeros((len(rows), 1, length, past + length), dtype=bool)
     mask[:, 0, :, past:] = np.eye(length, dtype=bool)
     for index, row in enumerate(rows):
         n = len(row.tokens)
         ids[index, :n] = row.tokens
-        places[index, :n] = np.asarray(row.depths) + row.past
-        mask[index, 0, :n, past : past + n] = ancestry(row.parents)
+        positions[index, :n] = np.asarray(row.depths) + row.past
+        mask[index, 0, :n, past : past + n] = ancestor_mask(row.parents)
         mask[index, 0, :n, past - row.past : past] = True
     return {
         "input_ids": torch.from_numpy(ids).to(device),
-        "position_ids": torch.from_numpy(places).to(device),
+        "position_ids": torch.from_numpy(positions).to(device),
         "attention_mask": torch.from_numpy(mask).to(device),
     }
 
 
 @dataclass(slots=True, eq=False)
-class _Run:
-    """A run of tokens below another."""
+class _RadixNode:
+    """A run of tokens with their keys and values."""
 
     tokens: tuple[int, ...]
-    kept: Any
-    above: "_Run | None"
-    below: "dict[int, _Run]" = field(default_factory=dict)
-    used: int = 0
+    key_values: Any
+    parent: "_RadixNode | None"
+    children: "dict[int, _RadixNode]" = field(default_factory=dict)
+    """Child nodes by their first token."""
+    last_used: int = 0
 
 
 class PrefixCache:
-    """Holds at most `tokens` tokens."""
+    """A cache of keys and values of at most `max_tokens` tokens.
 
-    def __init__(self, tokens: int) -> None:
-        self._room = tokens
-        self._root = _Run((), None, None)
+    A single sequence in use may exceed the limit until the next one is added.
+    """
+
+    def __init__(self, max_tokens: int) -> None:
+        self._max_tokens = max_tokens
+        self._root = _RadixNode((), None, None)
         self._clock = count(1)
-        self.held = 0
-        """Tokens held now."""
+        self.size = 0
+        """Number of tokens in the cache."""
 
     def find(self, sequence: Sequence[int]) -> tuple[int, list[Any]]:
-        """How many of a sequence's first tokens are held, and their pieces in order. The pieces
-        stay valid whatever is dropped later."""
-        at, length, pieces = self._root, 0, []
+        """Returns the number of cached tokens at the start of a sequence, and their keys and values
+        as a list of tensors, in order. The tensors stay valid after an eviction."""
+        node, length, pieces = self._root, 0, []
         now = next(self._clock)
-        while (
-            run := at.below.get(sequence[length]) if length < len(sequence) else None
-        ) is not None:
-            same = common(run.tokens, sequence, length)
-            run.used = now
-            pieces.append(run.kept[..., :same, :])
-            length += same
-            if same < len(run.tokens):
+        while length < len(sequence):
+            child = node.children.get(sequence[length])
+            if child is None:
                 break
-            at = run
+            common = common_length(child.tokens, sequence, length)
+            child.last_used = now
+            pieces.append(child.key_values[..., :common, :])
+            length += common
+            if common < len(child.tokens):
+                break
+            node = child
         return length, pieces
 
-    def put(self, sequence: Sequence[int], length: int, kept: Any) -> None:
-        """Keep what was computed for a sequence's tokens from `length` on; the tokens before must
-        be held, else nothing is kept. Tokens that are held already are not kept twice."""
-        at, done = self._root, 0
+    def put(self, sequence: Sequence[int], start: int, key_values: Any) -> None:
+        """Caches the keys and values of a sequence's tokens from `start` on.
+
+        Tokens that are already cached are not stored again. Nothing is cached if a token before
+        `start` is not in the cache.
+        """
+        node, done = self._root, 0
         now = next(self._clock)
         while done < len(sequence):
-            run = at.below.get(sequence[done])
-            if run is None:
-                if done >= length:
-                    self._append(at, sequence, done, kept[..., done - length :, :], now)
+            child = node.children.get(sequence[done])
+            if child is None:
+                if done >= start:
+                    self._append(node, sequence[done:], key_values[..., done - start :, :], now)
                 return
-            same = common(run.tokens, sequence, done)
-            done += same
-            if same < len(run.tokens):
+            common = common_length(child.tokens, sequence, done)
+            done += common
+            if common < len(child.tokens):
                 if done == len(sequence):
                     return
-                run = self._split(run, same)
-            run.used = now
-            at = run
+                child = self._split(child, common)
+            child.last_used = now
+            node = child
 
-    def _append(self, at: _Run, sequence: Sequence[int], done: int, kept: Any, now: int) -> None:
-        run = _Run(tuple(sequence[done:]), kept.clone(), at, used=now)
-        at.below[run.tokens[0]] = run
-        self.held += len(run.tokens)
-        self._make_room(now)
+    def _append(self, parent: _RadixNode, tokens: Sequence[int], key_values: Any, now: int) -> None:
+        node = _RadixNode(tuple(tokens), key_values.clone(), parent, last_used=now)
+        parent.children[node.tokens[0]] = node
+        self.size += len(node.tokens)
+        self._evict(now)
 
     @staticmethod
-    def _split(run: _Run, at: int) -> _Run:
-        """The first part of a run that is cut in two."""
-        assert run.above is not None
-        head = _Run(run.tokens[:at], run.kept[..., :at, :].clone(), run.above, used=run.used)
-        run.above.below[head.tokens[0]] = head
-        run.tokens, run.kept, run.above = run.tokens[at:], run.kept[..., at:, :].clone(), head
-        head.below[run.tokens[0]] = run
+    def _split(node: _RadixNode, at: int) -> _RadixNode:
+        """Splits a node in two after `at` tokens, and returns the first."""
+        assert node.parent is not None
+        head = _RadixNode(
+            node.tokens[:at],
+            node.key_values[..., :at, :].clone(),
+            node.parent,
+            last_used=node.last_used,
+        )
+        node.parent.children[head.tokens[0]] = head
+        node.tokens, node.parent = node.tokens[at:], head
+        node.key_values = node.key_values[..., at:, :].clone()
+        head.children[node.tokens[0]] = node
         return head
 
-    def _make_room(self, now: int) -> None:
-        """Drop ends that were not used for longest, but none that is in use just now."""
-        while self.held > self._room:
-            ends = [run for run in self._runs() if not run.below and run.used < now]
-            if not ends:
+    def _evict(self, now: int) -> None:
+        """Drops the least recently used leaves until the limit holds, except those used `now`."""
+        while self.size > self._max_tokens:
+            leaves = [n for n in self._nodes() if not n.children and n.last_used < now]
+            if not leaves:
                 return
-            ends.sort(key=lambda run: run.used)
-            for run in ends[: max(1, len(ends) // 8)]:
-                assert run.above is not None
-                del run.above.below[run.tokens[0]]
-                self.held -= len(run.tokens)
+            leaves.sort(key=lambda node: node.last_used)
+            for node in leaves[: max(1, len(leaves) // 8)]:
+                assert node.parent is not None
+                del node.parent.children[node.tokens[0]]
+                self.size -= len(node.tokens)
 
-    def _runs(self) -> list[_Run]:
-        found, stack = [], list(self._root.below.values())
+    def _nodes(self) -> list[_RadixNode]:
+        nodes, stack = [], list(self._root.children.values())
         while stack:
-            run = stack.pop()
-            found.append(run)
-            stack.extend(run.below.values())
-        return found
+            node = stack.pop()
+            nodes.append(node)
+            stack.extend(node.children.values())
+        return nodes
 
 
-def common(run: Sequence[int], sequence: Sequence[int], start: int) -> int:
-    """How many tokens of a run a sequence goes through, from `start` on."""
-    pairs = zip(run, sequence[start : start + len(run)], strict=False)
+def common_length(tokens: Sequence[int], sequence: Sequence[int], start: int) -> int:
+    """Returns the length of the longest common prefix of `tokens` and `sequence[start:]`."""
+    pairs = zip(tokens, sequence[start : start + len(tokens)], strict=False)
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))

@@ -117,8 +117,8 @@ async def check_candidates(
     that are equal, within a candidate or between two, are asked for once and answer for all. A
     completion agrees if `group` takes its answer for the candidate's; one without an answer does
     not. A request that is refused while the server answers others is nobody's word: it is not among
-    those asked, and is charged as `unscored`. Where all candidates have one answer nobody is asked:
-    no check could change it.
+    those asked, and is charged as `unscorable`. Where all candidates have one answer nobody is
+    asked: no check could change it.
 
     All requests of a tree are under way together; with a budget of sampled `tokens` those of four
     candidates at a time, until it is spent, and what is left is not checked. What is asked depends

@@ -102,7 +102,7 @@ def _chain_policy(parts: Components, strategy: Strategy, search: SearchConfig) -
     return ChainPolicy(
         model,
         parts.config.actions,
-        shots=strategy.spec.sized,
+        few_shot=strategy.spec.sized,
         temperature=0.0 if strategy.is_greedy else None,
         conversation=conversation_for(parts.config.policy, prompting_of(model)),
     )
@@ -116,7 +116,7 @@ def _actions_policy(parts: Components, strategy: Strategy, search: SearchConfig)
 
 def _subquestions_policy(parts: Components, strategy: Strategy, search: SearchConfig) -> Policy:
     model = parts.require_model(strategy.kind)
-    return SubQuestionPolicy(model, parts.config.policy, depth=search.max_depth)
+    return SubQuestionPolicy(model, parts.config.policy, max_depth=search.max_depth)
 
 
 POLICIES: dict[str, Callable[[Components, Strategy, SearchConfig], Policy]] = {

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from random import Random
 from typing import Any
 
-from rstar_math.ppm.token_tree import Row, TokenTree, batch
+from rstar_math.ppm.token_tree import Row, TokenTree, build_model_inputs
 from rstar_math.training.rows import OutcomeRow, PreferenceRow, ValueRow
 
 PAD_MULTIPLE = 8
@@ -338,7 +338,7 @@ def collate(groups: Iterable[PromptGroup | Mapping[str, Any]], pad: int) -> dict
         targets += fields["targets"]
         weights += fields["weights"]
     return {
-        **batch(rows, pad),
+        **build_model_inputs(rows, pad),
         "positions": torch.tensor(positions, dtype=torch.long).reshape(-1, 2),
         "pairs": torch.tensor(pairs, dtype=torch.long).reshape(-1, 2),
         "targets": torch.tensor(targets, dtype=torch.float),

@@ -110,7 +110,7 @@ def two(
     below = [pid for one in lease.group.servers for pid in descendants(one.process.pid)]
     assert len(below) >= 4, "each has an engine process of its own"
     yield lease
-    runner.run(lease.end())
+    runner.run(lease.release())
     assert ended_within(below)
 
 
@@ -220,7 +220,7 @@ async def searched(
     """The trees of a search, and how busy the servers were."""
     trees: dict[str, Any] = {}
     config = config_for(model="http://127.0.0.1/v1")
-    watching = monitor({"policy": model.replicas}, every_s=1.0)
+    watching = monitor({"policy": model.replicas}, interval_s=1.0)
     async with Solver(config, model=model) as solver, watching as use:
         async for problem, found in solver.map(asked):
             trees[problem.id] = to_record(found.tree)
@@ -252,10 +252,11 @@ def test_prefix_affinity_in_figures(two: ServerLease, runner: asyncio.Runner) ->
 
     async def use(affinity: bool) -> None:
         async with client(two, affinity=affinity) as model:
-            async with monitor({"policy": model.replicas}, every_s=1.0) as seen:
+            async with monitor({"policy": model.replicas}, interval_s=1.0) as seen:
                 await asyncio.gather(*(grow(model, f"{affinity}{at}") for at in range(16)))
             rates[affinity] = seen["policy"].hit_rate
-            print(f"\naffinity {affinity}: {seen['policy'].line()}; moved {model.replicas.moved}")
+            summary = seen["policy"].summary()
+            print(f"\naffinity {affinity}: {summary}; rerouted {model.replicas.rerouted}")
 
     runner.run(use(False))
     runner.run(use(True))
@@ -280,7 +281,7 @@ def test_a_killed_replica_changes_nothing(two: ServerLease, runner: asyncio.Runn
             return before, after, model
 
     before, after, model = runner.run(use())
-    assert model.replicas.all[1].out_until > 0, "it was asked in vain"
+    assert model.replicas.all[1].probe_at > 0, "it was asked in vain"
     same = [name for name in before if before[name] == after[name]]
     print(f"\ntrees that are the same after a replica was killed: {len(same)} of {len(before)}")
     assert after.keys() == before.keys()

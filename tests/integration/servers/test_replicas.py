@@ -22,7 +22,7 @@ from rstar_math.solver.solver import Solver
 from rstar_math.testing import FakeServer, PromptCache, serving
 from rstar_math.types import Cost, Problem, Question
 
-QUICK = Retry(tries=3, timeout_s=5.0, pause_s=0.05)
+QUICK = Retry(max_retries=3, timeout_s=5.0, pause_s=0.05)
 Act = Callable[[int], None]
 
 
@@ -89,8 +89,8 @@ def test_a_busy_server_is_spared() -> None:
     async def use(fakes: Sequence[FakeServer]) -> int:
         async with client(fakes) as model:
             await asyncio.gather(*(ask(model, "same", at) for at in range(48)))
-            assert all(replica.outstanding == 0 for replica in model.replicas.all)
-            return model.replicas.moved
+            assert all(replica.outstanding_tokens == 0 for replica in model.replicas.all)
+            return model.replicas.rerouted
 
     with fleet(3, delay_s=0.02) as fakes:
         moved = asyncio.run(use(fakes))
@@ -121,7 +121,7 @@ def test_a_server_that_dies_is_left_out_and_taken_back() -> None:
             dying.close()
             with track_cost() as cost:
                 assert [await ask(model, tree) for tree in trees] == before
-            assert model.replicas.all[1].out_until > 0
+            assert model.replicas.all[1].probe_at > 0
             again = stack.enter_context(serving(answer, port=port))
             for _ in range(100):
                 await ask(model, trees[0])
@@ -129,7 +129,7 @@ def test_a_server_that_dies_is_left_out_and_taken_back() -> None:
                     break
                 await asyncio.sleep(0.1)
             assert again.requests, "its trees come back to it"
-            assert model.replicas.all[1].troubles == 0
+            assert model.replicas.all[1].consecutive_failures == 0
             return cost
 
     with ExitStack() as stack, ExitStack() as dying:
@@ -145,13 +145,13 @@ def test_what_comes_back_must_be_the_same_model() -> None:
         async with client(fakes) as model:
             port = fakes[1].port
             dying.close()
-            model.replicas.failed(model.replicas.all[1])
+            model.replicas.mark_failed(model.replicas.all[1])
             other = stack.enter_context(serving(answer, model="other", port=port))
             for at in range(12):
                 await ask(model, "q", at)
                 await asyncio.sleep(0.1)
             assert not other.requests
-            assert model.replicas.all[1].troubles > 1, "it was probed"
+            assert model.replicas.all[1].consecutive_failures > 1, "it was probed"
 
     with ExitStack() as stack, ExitStack() as dying:
         fakes = [stack.enter_context(serving(answer))]
@@ -164,7 +164,7 @@ def test_what_one_server_fails_at_another_answers_at_once(fault: Any) -> None:
     """Though the pause between tries at one server is longer than the test may take."""
 
     async def use(fakes: Sequence[FakeServer]) -> Cost:
-        patient = Retry(tries=0, timeout_s=5.0, pause_s=1000.0)
+        patient = Retry(max_retries=0, timeout_s=5.0, pause_s=1000.0)
         async with client(fakes, retry=patient) as model:
             with track_cost() as cost:
                 for tree in range(24):
@@ -186,7 +186,7 @@ def test_when_all_are_down_it_is_one_sentence() -> None:
     with fleet(2) as fakes:
         for fake in fakes:
             fake.trouble = lambda body: 500
-        with pytest.raises(ModelUnreachableError, match="after 5 tries"):
+        with pytest.raises(ModelUnreachableError, match="after 5 attempts"):
             asyncio.run(use(fakes))
 
 
@@ -202,12 +202,12 @@ def test_one_of_several_may_be_away_at_the_start_but_none_may_refuse() -> None:
     gone = "http://127.0.0.1:9/v1"
     with fleet(2) as fakes:
         model = asyncio.run(greet(f"{gone},{fakes[0].url}"))
-        assert model.replicas.all[0].out_until > 0
+        assert model.replicas.all[0].probe_at > 0
         assert model.name == "fake"
         with pytest.raises(ModelUnreachableError, match="start it"):
             asyncio.run(greet(gone))
         fakes[1].key = "secret"
-        with pytest.raises(ModelRejectedError, match="refused the key"):
+        with pytest.raises(ModelRejectedError, match="API key"):
             asyncio.run(greet(f"{fakes[0].url},{fakes[1].url}"))
         fakes[1].key, fakes[1].model = None, "other"
         with pytest.raises(ModelRejectedError, match="has no model 'fake'"):
@@ -244,7 +244,7 @@ def search(urls: Sequence[str], act: Act = lambda done: None) -> dict[str, Any]:
 
         trees: dict[str, Any] = {}
         async with Solver(config) as solver:
-            async with monitor(solver.servers, every_s=0.05) as use:
+            async with monitor(solver.servers, interval_s=0.05) as use:
                 async for problem, found in solver.map(problems):
                     trees[problem.id] = to_record(found.tree)
                     act(len(trees))

@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,13 @@ from rstar_math.llm import vllm_servers
 from rstar_math.llm.client import OpenAIClient
 from rstar_math.llm.connect import connect
 from rstar_math.llm.metrics import monitor
-from rstar_math.llm.vllm_servers import keep_servers, serving_vllm, stop_idle_servers
+from rstar_math.llm.vllm_servers import (
+    ServerProcess,
+    ServerSpec,
+    keep_servers,
+    start_server,
+    stop_idle_servers,
+)
 from rstar_math.protocols import Completer
 from tests.integration.servers.conftest import ended_within, is_running
 
@@ -28,6 +35,24 @@ Begun = Callable[[], list[int]]
 async def ask(model: Completer) -> list[str]:
     found = await model.complete("1", n=2, stop=[], max_tokens=9, temperature=0.0, seed=0)
     return [one.text for one in found]
+
+
+@asynccontextmanager
+async def serving(
+    checkpoint: Path,
+    config: ServersConfig,
+    *,
+    adapters: tuple[tuple[str, str], ...] = (),
+    gpus: str | None = None,
+    args: tuple[str, ...] = (),
+) -> AsyncIterator[ServerProcess]:
+    """A server of a checkpoint while the block runs."""
+    spec = ServerSpec(str(checkpoint), checkpoint.name, adapters, gpus, args)
+    server = await start_server(spec, config)
+    try:
+        yield server
+    finally:
+        await server.stop()
 
 
 @pytest.fixture
@@ -48,9 +73,13 @@ def test_a_model_is_served_and_nothing_is_left(
     """Also the grandchild that left the session and ignores all signals but one."""
 
     async def use() -> list[str]:
-        tuned = {"tuned": adapter(tmp_path / "tuned", 24)}
-        async with serving_vllm(
-            checkpoint, adapters=tuned, gpus="2,3", extra=["--dtype", "float32"], config=fake
+        folder = adapter(tmp_path / "tuned", 24)
+        async with serving(
+            checkpoint,
+            fake,
+            adapters=(("tuned", folder),),
+            gpus="2,3",
+            args=("--dtype", "float32"),
         ) as served:
             assert all(map(is_running, begun()))
             assert len(begun()) == 3
@@ -58,11 +87,11 @@ def test_a_model_is_served_and_nothing_is_left(
             await model.check_server()
             found = await ask(model)
             await model.aclose()
-            with pytest.raises(Exception, match="refused the key"):
+            with pytest.raises(Exception, match="API key"):
                 await OpenAIClient(served.url, key="wrong").check_server()
             said = served.log.read_text()
         assert "'--max-lora-rank', '32'" in said
-        assert f"'tuned={tuned['tuned']}'" in said
+        assert f"'tuned={folder}'" in said
         assert "'--tensor-parallel-size', '2'" in said
         assert "CUDA: 2,3" in said
         assert "--enable-prefix-caching" in said
@@ -89,7 +118,7 @@ def test_a_server_that_does_not_come_up_is_a_sentence(
     short = fake.model_copy(update={"startup_timeout_s": 3.0})
 
     async def use() -> None:
-        async with serving_vllm(checkpoint, config=short):
+        async with serving(checkpoint, short):
             pytest.fail("it answers")
 
     with pytest.raises(ModelUnreachableError, match=said) as error:
@@ -104,7 +133,7 @@ def test_a_port_that_was_taken_meanwhile_is_another_port(
     monkeypatch.setenv("FAKE_FAULT", "taken")
 
     async def use() -> None:
-        async with serving_vllm(checkpoint, config=fake):
+        async with serving(checkpoint, fake):
             assert len(begun()) == 6
 
     asyncio.run(use())
@@ -118,7 +147,7 @@ def test_a_server_that_does_not_listen_is_ended_by_force(
     monkeypatch.setattr(vllm_servers, "GRACE_S", 0.5)
 
     async def use() -> None:
-        async with serving_vllm(checkpoint, config=fake):
+        async with serving(checkpoint, fake):
             pass
 
     asyncio.run(use())
@@ -157,12 +186,15 @@ def _wait_for_three(begun: Begun) -> None:
 _RUN = """
 import asyncio, sys
 from rstar_math.config.sections import ServersConfig
-from rstar_math.llm.vllm_servers import serving_vllm
+from rstar_math.llm.vllm_servers import ServerSpec, start_server
 async def main():
     config = ServersConfig(vllm_command=(sys.executable, sys.argv[2]), log_dir=sys.argv[3])
-    async with serving_vllm(sys.argv[1], config=config):
+    server = await start_server(ServerSpec(sys.argv[1], "policy"), config)
+    try:
         print("up", flush=True)
         await asyncio.sleep(600)
+    finally:
+        await server.stop()
 asyncio.run(main())
 """
 
@@ -189,7 +221,7 @@ def test_a_killed_warden_takes_the_server_with_it(
     """All but what has left its process group, as no process of vLLM does."""
 
     async def use() -> None:
-        async with serving_vllm(checkpoint, config=fake) as served:
+        async with serving(checkpoint, fake) as served:
             served.process.kill()
             await served.process.wait()
 
@@ -212,7 +244,7 @@ def test_what_is_wrong_with_an_order_is_said_before_anything_starts(
     with pytest.raises(ConfigError, match="names no checkpoint"):
         asyncio.run(use("vllm:", fake))
     bad = fake.model_copy(update={"adapters": {"a": str(checkpoint)}})
-    with pytest.raises(InputError, match="no LoRA adapter"):
+    with pytest.raises(InputError, match="LoRA adapter"):
         asyncio.run(use(f"vllm:{checkpoint}", bad))
     none = ServersConfig(vllm_command=("no-such-program",))
     with pytest.raises(MissingDependencyError, match="RSTAR_VLLM="):
@@ -221,10 +253,10 @@ def test_what_is_wrong_with_an_order_is_said_before_anything_starts(
 
 def test_the_environment_names_another_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RSTAR_VLLM", f"'{sys.executable}' serve --fast")
-    assert vllm_servers.program(ServersConfig()) == [sys.executable, "serve", "--fast"]
+    assert vllm_servers.vllm_command(ServersConfig()) == [sys.executable, "serve", "--fast"]
     monkeypatch.setenv("RSTAR_VLLM", "'")
-    with pytest.raises(ConfigError, match="no command line"):
-        vllm_servers.program(ServersConfig())
+    with pytest.raises(ConfigError, match="command line"):
+        vllm_servers.vllm_command(ServersConfig())
 
 
 def test_like_models_share_their_servers(

@@ -75,10 +75,10 @@ def furthest(file: Path, folder: Path, adapter: Path | None = None) -> float:
         model = await connect(config)
         assert isinstance(model, LocalModel)
         try:
-            post = model._http.post
-            told: Any = await post("/tokenize", {"content": TEXT}, beside_v1=True)
+            post = model._client.post
+            told: Any = await post("/tokenize", {"content": TEXT}, outside_v1=True)
             body = {"prompt": TEXT, "n_predict": 1, "n_probs": 40, "temperature": 0}
-            said: Any = await post("/completion", body, beside_v1=True)
+            said: Any = await post("/completion", body, outside_v1=True)
             return told["tokens"], said["completion_probabilities"][0]["top_logprobs"]
         finally:
             await model.aclose()
@@ -264,7 +264,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_no_file(
 def test_training_and_engine_cut_text_alike_for_the_embedded_model() -> None:
     import random
 
-    from rstar_math.llm.client import tokens_of
+    from rstar_math.llm.client import tokenize
     from rstar_math.models.loading import load_tokenizer
 
     tokenizer, rng = load_tokenizer("local"), random.Random(0)
@@ -290,7 +290,7 @@ def test_training_and_engine_cut_text_alike_for_the_embedded_model() -> None:
         model = await connect(ModelConfig(concurrency=1, context_tokens=256))
         assert isinstance(model, LocalModel)
         try:
-            return [await tokens_of(model._http, text) for text in texts]
+            return [await tokenize(model._client, text) for text in texts]
         finally:
             await model.aclose()
 

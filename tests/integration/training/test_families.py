@@ -121,7 +121,7 @@ def test_a_preference_model_gives_the_values_of_transformers(
 
     def values(file: Path, **options: str) -> list[float | None]:
         async def work() -> list[float | None]:
-            scorer = RemotePPM.load(file, streams=1, limit=200, **options)
+            scorer = RemotePPM.load(file, slots=1, max_tokens=200, **options)
             try:
                 return await scorer.score_texts(texts)
             finally:

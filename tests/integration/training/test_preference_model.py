@@ -90,7 +90,7 @@ def test_alone_the_same_prefix_gets_the_same_bits_and_the_same_bill(ppm: Path) -
     prefixes = [solution(n)[:depth] for n in range(6) for depth in (1, 2)]
 
     async def asked(order: Sequence[int], together: bool) -> dict[int, tuple[float, int]]:
-        scorer = LocalPPM.load(ppm, alone=True)
+        scorer = LocalPPM.load(ppm, deterministic=True)
         found = {}
 
         async def one(at: int) -> None:
@@ -145,17 +145,17 @@ def test_a_cut_never_takes_the_judged_step(ppm: Path) -> None:
     steps = [Step(prose=f"# Step {n}.\n", code=f"x{n} = {n}\n") for n in range(40)]
     asked = tuple(tokenizer(prompt_text(question(1))).input_ids)
     last = tuple(tokenizer(solution_text([*steps])).input_ids)[-20:]
-    cut = encode(tokenizer, question(1), steps, judged=1, limit=100)
+    cut = encode(tokenizer, question(1), steps, max_tokens=100)
     assert cut is not None
-    assert cut.cut
+    assert cut.truncated
     assert len(cut.tokens) == 100
     assert cut.tokens[: len(asked)] == asked
     assert cut.tokens[-20:] == last
-    assert encode(tokenizer, question(1), steps, judged=1, limit=len(asked) + 5) is None
+    assert encode(tokenizer, question(1), steps, max_tokens=len(asked) + 5) is None
 
 
 def test_what_cannot_be_judged_is_counted_and_worth_nothing(ppm: Path) -> None:
-    scorer = LocalPPM.load(ppm, limit=30)
+    scorer = LocalPPM.load(ppm, max_tokens=30)
 
     async def work() -> list[float]:
         return await scorer.score(question(1), [solution(1)])

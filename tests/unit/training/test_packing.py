@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rstar_math.ppm.token_tree import PrefixCache, TokenTree, ancestry
+from rstar_math.ppm.token_tree import PrefixCache, TokenTree, ancestor_mask
 from rstar_math.training.batches import MAX_GROUP_TOKENS, group_rows
 from rstar_math.training.rows import ValueRow
 
@@ -21,7 +21,7 @@ def test_a_token_tree_holds_each_sequence_once(sequences: list[list[int]]) -> No
     paths = [tree.add(sequence) for sequence in sequences]
     distinct = {tuple(s[: n + 1]) for s in sequences for n in range(len(s))}
     assert len(tree) == len(distinct)
-    mask = ancestry(tree.parents)
+    mask = ancestor_mask(tree.parents)
     for sequence, path in zip(sequences, paths, strict=True):
         assert [tree.tokens[i] for i in path] == sequence
         assert [tree.depths[i] for i in path] == list(range(len(sequence)))
@@ -48,8 +48,8 @@ def test_the_cache_gives_back_what_was_put_for_that_very_prefix(
             assert length == 0
         cache.put(sequence, length, what_is_kept(sequence)[..., length:, :])
         assert cache.find(sequence)[0] == len(sequence)
-        assert cache.held == sum(len(run.tokens) for run in cache._runs())
-        assert cache.held <= max([room, *map(len, sequences)])
+        assert cache.size == sum(len(run.tokens) for run in cache._nodes())
+        assert cache.size <= max([room, *map(len, sequences)])
 
 
 class Letters:
