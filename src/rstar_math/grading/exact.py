@@ -161,13 +161,35 @@ def equal_residues(left: Node, right: Node) -> bool | None:
     return True
 
 
+_WITH_RESIDUE = frozenset(("add", "mul", "div", "neg", "pow", "fact"))
+MAX_MODULAR_FACTORIAL = 10**6
+"""Largest argument of a factorial that is computed modulo the primes; it takes half a second."""
+
+
+@lru_cache(maxsize=64)
+def _factorial_residues(number: int) -> int:
+    """The factorial modulo the product of the three primes."""
+    modulus = _PRIMES[0] * _PRIMES[1] * _PRIMES[2]
+    result = 1
+    for factor in range(2, number + 1):
+        result = result * factor % modulus
+    return result
+
+
 def _residue(node: Node, prime: int) -> int | None:
     if isinstance(node, Num):
         if not node.exact:
             return None
         return node.value.numerator * pow(node.value.denominator, -1, prime) % prime
-    if not isinstance(node, Operation) or node.name not in ("add", "mul", "div", "neg", "pow"):
+    if not isinstance(node, Operation) or node.name not in _WITH_RESIDUE:
         return None
+    if node.name == "fact":
+        number = rational_value(node.args[0])
+        if number is None or number.value.denominator != 1 or number.value < 0:
+            return None
+        if number.value > MAX_MODULAR_FACTORIAL:
+            raise LimitExceeded("A factorial is too large.")
+        return _factorial_residues(number.value.numerator) % prime
     if node.name == "pow":
         base, exponent = _residue(node.args[0], prime), rational_value(node.args[1])
         if base is None or exponent is None or exponent.value.denominator != 1:
