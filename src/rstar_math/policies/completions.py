@@ -255,7 +255,7 @@ class ChainPolicy:
 
 
 class ChainDiscriminator:
-    """A second solver: completes a begun solution after the family's worked examples (rStar's
+    """A second solver: completes a partial solution after the family's worked examples (rStar's
     discriminator, arXiv:2408.06195, section 3.3)."""
 
     def __init__(
@@ -270,17 +270,17 @@ class ChainDiscriminator:
         self._family = load_action_prompts(actions.prompt_set)
         self._config = mutual
 
-    async def answers(
-        self, question: Question, begun: str, n: int, *, seed: int
+    async def complete_answers(
+        self, question: Question, partial: str, n: int, *, seed: int
     ) -> list[str | None]:
         """See `protocols.Discriminator`. What counts is what the completion itself states; only a
-        statement that `begun` left open is read across the cut. Samples that give None are counted
+        statement that `partial` left open is read across the cut. Samples that give None are counted
         in the cost (`truncated`, `malformed`)."""
         if self._conversation is None:
-            prompt, stop = chain_prompt(self._family, question, begun), tuple(ANSWER_STOPS)
+            prompt, stop = chain_prompt(self._family, question, partial), tuple(ANSWER_STOPS)
         else:
             messages = chain_messages(self._family, question)
-            prompt = self._conversation.prompt(messages, begun.strip())
+            prompt = self._conversation.prompt(messages, partial.strip())
             stop = self._conversation.stops
         completions = await self._completer.complete(
             prompt,
@@ -290,12 +290,12 @@ class ChainDiscriminator:
             temperature=self._config.temperature,
             seed=seed,
         )
-        said_before = extract_answer(begun) is not None
+        said_before = extract_answer(partial) is not None
         found: list[str | None] = []
         for c in completions:
             answer = extract_answer(c.text) if c.finished else None
             if answer is None and c.finished and not said_before:
-                answer = extract_answer(begun.rstrip() + c.text)
+                answer = extract_answer(partial.rstrip() + c.text)
             found.append(answer)
         charge_lost(completions, found.count(None))
         return found

@@ -278,7 +278,7 @@ class Solver:
             each = actions.votes + 2 * actions.candidates if model.embedded else 4
         else:
             each = search.parallel_rollouts * (search.candidates if model.embedded else 1)
-        return max(2, 2 * model.in_flight * self.config.servers_of_policy // each)
+        return max(2, 2 * model.in_flight * self.config.policy_server_count // each)
 
 
 def solve(
