@@ -8,7 +8,8 @@ and a discriminator for mutual reasoning, with what is to be expected of them in
         tree, 9, parts=Parts(world.generating(), ToyExecutor()), config=SearchConfig()
     )
     await examine(
-        tree, discriminator=world.discriminating(), segments=toy_units, group=group, config=config, seed=0
+        tree, discriminator=world.discriminating(), segments=toy_units, group=group,
+        config=config, seed=0
     )
     await mutual_choice(tree, group, config), world.expected(9, config).mutual
 

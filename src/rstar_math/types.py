@@ -161,8 +161,8 @@ class Trajectory:
 class StepPair:
     """Two continuations of one prefix; `chosen` is preferred to `rejected`.
 
-    With an empty prefix, both sides are whole trajectories (the paper's final-answer pairs). Source:
-    rStar-Math, arXiv:2501.04519, section 3.3.
+    With an empty prefix, both sides are whole trajectories (the paper's final-answer pairs).
+    Source: rStar-Math, arXiv:2501.04519, section 3.3.
     """
 
     question: Question

@@ -77,7 +77,9 @@ def test_a_peer_goes_on_with_a_begun_solution() -> None:
 
 def test_a_peer_may_be_shown_half_a_statement_or_nothing() -> None:
     peer = ChainDiscriminator(always(" 10."), CONFIG, MutualConfig())
-    assert asyncio.run(peer.complete_answers(APPLES, "So 12 - 2 = 10. The answer is", 1, seed=3)) == ["10"]
+    assert asyncio.run(
+        peer.complete_answers(APPLES, "So 12 - 2 = 10. The answer is", 1, seed=3)
+    ) == ["10"]
     completer = always(" The answer is 9.")
     peer = ChainDiscriminator(completer, CONFIG, MutualConfig())
     assert asyncio.run(peer.complete_answers(APPLES, "", 1, seed=3)) == ["9"]

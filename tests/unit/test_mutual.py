@@ -23,7 +23,13 @@ from rstar_math.search import (
     from_record,
     to_record,
 )
-from rstar_math.search.mutual import candidate_votes, excluded_paths, is_kept, mask_fractions, visible_prefix
+from rstar_math.search.mutual import (
+    candidate_votes,
+    excluded_paths,
+    is_kept,
+    mask_fractions,
+    visible_prefix,
+)
 from rstar_math.types import Cost, Question, Step, Verdict
 from tests.unit.toy import same_text
 
@@ -337,7 +343,9 @@ def examined(
     tree: Tree, peer: Reader, config: MutualConfig = CODE, seed: int = 0
 ) -> dict[str, int]:
     return asyncio.run(
-        check_candidates(tree, discriminator=peer, segments=lines, group=same_text, config=config, seed=seed)
+        check_candidates(
+            tree, discriminator=peer, segments=lines, group=same_text, config=config, seed=seed
+        )
     )
 
 
@@ -445,7 +453,9 @@ def test_a_cancelled_examination_leaves_nothing_behind() -> None:
     tree, peer = solutions("7", "8"), Never(lambda partial: "7")
 
     async def cancelled() -> int:
-        work = check_candidates(tree, discriminator=peer, segments=lines, group=same_text, config=CODE, seed=0)
+        work = check_candidates(
+            tree, discriminator=peer, segments=lines, group=same_text, config=CODE, seed=0
+        )
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(work, 0.05)
         return len(asyncio.all_tasks())

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rstar_math.progress import DownloadCallback, Progress, set_display, megabytes, start_line
+from rstar_math.progress import DownloadCallback, Progress, megabytes, set_display, start_line
 from rstar_math.text import sanitize
 
 if TYPE_CHECKING:

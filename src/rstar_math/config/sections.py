@@ -303,8 +303,8 @@ class ActionsConfig(Section):
     question_tokens: int = Field(128, ge=1)
     """Maximum number of tokens of a sub-question (rStar's code: 128)."""
     answer_tokens: int = Field(512, ge=1)
-    """Maximum number of tokens of a sub-question's answer and of a rephrased question (rStar's code:
-    512)."""
+    """Maximum number of tokens of a sub-question's answer, and of a rephrased question (rStar's
+    code: 512)."""
     solution_tokens: int = Field(1024, ge=1)
     """Maximum number of tokens of the rest of a solution and of a re-answered sub-question (rStar's
     code: 1024)."""

@@ -274,8 +274,8 @@ class ChainDiscriminator:
         self, question: Question, partial: str, n: int, *, seed: int
     ) -> list[str | None]:
         """See `protocols.Discriminator`. What counts is what the completion itself states; only a
-        statement that `partial` left open is read across the cut. Samples that give None are counted
-        in the cost (`truncated`, `malformed`)."""
+        statement that `partial` left open is read across the cut. Samples that give None are
+        counted in the cost (`truncated`, `malformed`)."""
         if self._conversation is None:
             prompt, stop = chain_prompt(self._family, question, partial), tuple(ANSWER_STOPS)
         else:
