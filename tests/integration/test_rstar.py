@@ -215,7 +215,7 @@ def test_a_policy_of_ones_own_has_no_words_for_the_actions() -> None:
         async with Solver(config(), policy=ScriptedPolicy(script)) as solver:
             await solver.solve(PROBLEMS[0].question, parse_strategies("rstar@2")[0])
 
-    with pytest.raises(ConfigError, match="words of its own"):
+    with pytest.raises(ConfigError, match="needs a model"):
         asyncio.run(once())
 
 

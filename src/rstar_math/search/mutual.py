@@ -128,10 +128,10 @@ async def check_candidates(
     because no check could change the choice.
 
     All requests of a tree run concurrently. With `max_tokens`, four candidates are checked at a
-    time until that many tokens are sampled; the others stay unchecked. The requests depend only on the
-    tree and the seed. Costs are added to the tree. Raises `ModelError` if the discriminator cannot
-    be called. After an error or a cancellation, results so far are kept, and a second call checks
-    the rest.
+    time until that many tokens are sampled; the others stay unchecked. The requests depend only on
+    the tree and the seed. Costs are added to the tree. Raises `ModelError` if the discriminator
+    cannot be called. After an error or a cancellation, results so far are kept, and a second call
+    checks the rest.
     """
     votes, failures = candidate_votes(tree), Counter[str]()
     if not votes or _unanimous(await group([vote.answer for vote in votes])):
