@@ -191,11 +191,13 @@ def test_a_peer_that_was_shown_the_answer_agrees_only_if_it_says_so() -> None:
     for text, answer in said.items():
         completer = ScriptedCompleter(lambda prompt, n, seed, text=text: [text])  # type: ignore[misc]
         peer = ChainDiscriminator(completer, config().actions, config().mutual)
-        assert asyncio.run(peer.answers(PROBLEMS[0].question, begun, 1, seed=0)) == [answer]
+        assert asyncio.run(peer.complete_answers(PROBLEMS[0].question, begun, 1, seed=0)) == [
+            answer
+        ]
     straddling = ScriptedCompleter(lambda prompt, n, seed: [" 8."])
     peer = ChainDiscriminator(straddling, config().actions, config().mutual)
     open_end = "10 - 2 = 8. So the answer is"
-    assert asyncio.run(peer.answers(PROBLEMS[0].question, open_end, 1, seed=0)) == ["8"]
+    assert asyncio.run(peer.complete_answers(PROBLEMS[0].question, open_end, 1, seed=0)) == ["8"]
 
 
 @pytest.mark.parametrize("allowed", ["[]", "['A4']", "['A4','A5']"])
