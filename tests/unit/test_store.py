@@ -52,7 +52,7 @@ def test_what_is_put_comes_back(tmp_path: Path) -> None:
             7,
         )
         assert to_record(store.tree("p1", "mcts")) == to_record(tree_of(PROBLEMS[1]))
-        with pytest.raises(InputError, match="no result of mcts .*'p0'"):
+        with pytest.raises(InputError, match=r"no result of mcts .*'p0'"):
             store.tree("p0", "mcts")
 
 
