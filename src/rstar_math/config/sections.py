@@ -92,12 +92,12 @@ class ModelConfig(Section):
     """The policy's language model and the limits of its requests."""
 
     url: str = LOCAL
-    """Model address: "local" (embedded SmolLM2-135M, also named smollm2-135m), "trained" (the same
-    model after `rstar evolve laptop`), a short name from `rstar models list`, a path to a .gguf
-    file, hf:ORG/NAME:Q4_K_M (a GGUF file on the Hugging Face hub), hf:ORG/NAME or hf:FOLDER (a
-    checkpoint that transformers runs in this process), vllm:ORG/NAME or vllm:FOLDER (a checkpoint
-    for which a vLLM server is started, see `servers`), or http://host:port/v1. FOLDER may be
-    "trained". Several servers, separated by commas, share the requests."""
+    """Address of the model. In this process: "local" (embedded SmolLM2-135M, also named
+    smollm2-135m), "trained" (the same model after `rstar evolve laptop`), a short name from
+    `rstar models list`, the path of a .gguf file, or hf:ORG/NAME:Q4_K_M (a GGUF file on the Hugging
+    Face hub). With transformers: hf:ORG/NAME or hf:FOLDER. With a vLLM server that is started for
+    it (section `servers`): vllm:ORG/NAME or vllm:FOLDER. On a running server: http://host:port/v1;
+    several, separated by commas, share the requests. FOLDER may be "trained"."""
     name: str | None = None
     """Name of a model or LoRA adapter on the server. Default: the only model that the server
     lists."""
@@ -117,9 +117,9 @@ class ModelConfig(Section):
     """Maximum number of retries after a refused or dropped connection or a 408, 429 or 5xx
     answer."""
     affinity: bool = True
-    """With several servers, send all requests of a tree to the same server, whose cache then holds
-    the tree's prefixes, unless that server has more than its share of the load. If false, each
-    request goes to the least loaded server."""
+    """With several servers, send all requests of a tree to the server whose cache holds the tree's
+    prefixes. If that server has more than its share of the load, or if false, a request goes to the
+    least loaded server."""
 
     @field_validator("url", mode="before")
     @classmethod
@@ -249,10 +249,10 @@ class SearchConfig(Section):
     """Let a model that judges its own steps write one line of reasoning first, as in Tree of
     Thoughts. Without it, a judgement takes a tenth of the tokens."""
     answer: Literal["majority", "paths", "weighted", "best", "top-of-runs"] | None = None
-    """How the final answer is chosen: by votes weighted with the policy's probability of each path
-    ("majority"), one vote per path ("paths", rStar's generator), votes also weighted with values
-    ("weighted"), the highest value ("best"), or a majority of the `search.top_k` best runs, each
-    represented by its best path ("top-of-runs", rStar-Math). Default: depends on the strategy."""
+    """How the final answer is chosen. "majority": votes weighted by the policy's probability of
+    each path. "paths": one vote per path (rStar's generator). "weighted": votes weighted by probability
+    and value. "best": the path with the highest value. "top-of-runs": one vote for the best path of
+    each of the `search.top_k` best runs (rStar-Math). Default: depends on the strategy."""
     top_k: int = Field(4, ge=1)
     """Number of runs whose best paths vote under "top-of-runs" (rStar-Math's code: 4)."""
     parallel_problems: int | None = Field(None, ge=1)

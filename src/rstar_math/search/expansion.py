@@ -209,7 +209,7 @@ async def run_code(executor: Executor, prefix: Sequence[Step], step: Step) -> St
     """Run a step's code after its prefix and return the step with its execution.
 
     A step without code is returned unchanged. A run counts in the cost even if the executor returns
-    a cached result, so that the cost of a search does not depend on earlier searches.
+    a cached result. The cost of a search thus does not depend on earlier searches.
     """
     if not step.code:
         return step

@@ -50,9 +50,8 @@ async def sample_chains(
     self-consistency (Wang et al., arXiv:2203.11171). The best chain by score is best-of-N.
 
     With a verifier (for training data), each answer is judged, and its value (+1 right, -1 wrong)
-    is backed up. Chains then share the nodes of equal first steps (`step_key`), so that a node's Q
-    is the mean value of the chains that begin with it. Without a verifier, equal chains are kept
-    separate.
+    is backed up. Chains then share the nodes of equal first steps (`step_key`). A node's Q is the
+    mean value of the chains that begin with it. Without a verifier, equal chains are kept separate.
     """
     started, tokens, empty_blocks, runs_before = 0, 0, 0, tree.runs
     tree.nodes[ROOT].expanded = tree.nodes[ROOT].closed = True

@@ -258,10 +258,10 @@ def is_decided(votes: Sequence[float], remaining: float) -> bool:
 def confidence(votes: Sequence[float]) -> float:
     """Return the probability in [0, 1] that the leader also leads among infinitely many votes.
 
-    The probability is P(p > 1/2) for p ~ Beta(leader + 1, runner-up + 1), with a uniform prior
-    (Adaptive-Consistency, Aggarwal et al., arXiv:2305.11860, its Beta rule). Fractional votes are
-    rounded against the leader. Without votes, the result is 0. The rule assumes independent votes.
-    The votes of one tree share prefixes, so the result is too high for them.
+    It is P(p > 1/2) for p ~ Beta(leader + 1, runner-up + 1), with a uniform prior. Fractional votes
+    are rounded against the leader. Without votes, the result is 0. The rule assumes independent
+    votes. The votes of one tree share prefixes, so the result is too high for them. Source: the
+    Beta rule of Adaptive-Consistency, Aggarwal et al., arXiv:2305.11860.
     """
     leader, runner_up = _top_two(votes)
     if leader == 0:
