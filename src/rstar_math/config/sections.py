@@ -250,9 +250,10 @@ class SearchConfig(Section):
     Thoughts. Without it, a judgement takes a tenth of the tokens."""
     answer: Literal["majority", "paths", "weighted", "best", "top-of-runs"] | None = None
     """How the final answer is chosen. "majority": votes weighted by the policy's probability of
-    each path. "paths": one vote per path (rStar's generator). "weighted": votes weighted by probability
-    and value. "best": the path with the highest value. "top-of-runs": one vote for the best path of
-    each of the `search.top_k` best runs (rStar-Math). Default: depends on the strategy."""
+    each path. "paths": one vote per path (rStar's generator). "weighted": votes weighted by
+    probability and value. "best": the path with the highest value. "top-of-runs": one vote for the
+    best path of each of the `search.top_k` best runs (rStar-Math). Default: depends on the
+    strategy."""
     top_k: int = Field(4, ge=1)
     """Number of runs whose best paths vote under "top-of-runs" (rStar-Math's code: 4)."""
     parallel_problems: int | None = Field(None, ge=1)
