@@ -94,7 +94,9 @@ async def answered(problem: Problem, world: ToyPeers, config: MutualConfig) -> l
     parts = SearchComponents(world.generating(), ToyExecutor())
     await sample_chains(tree, N, parts=parts, config=SearchConfig())
     by_vote = await one_vote_per_path(votes_of(tree), same_text)
-    await check_candidates(tree, peer=peer, units=toy_units, group=same_text, config=config, seed=0)
+    await check_candidates(
+        tree, discriminator=peer, segments=toy_units, group=same_text, config=config, seed=0
+    )
     mutual = await choose_by_agreement(tree, same_text, config)
     own = [answer for answer in await peer.answers(problem.question, "", N, seed=0) if answer]
     alone = max(dict.fromkeys(own), key=own.count)

@@ -8,7 +8,8 @@ and a discriminator for mutual reasoning, with what is to be expected of them in
         tree, 9, parts=Parts(world.generating(), ToyExecutor()), config=SearchConfig()
     )
     await examine(
-        tree, peer=world.discriminating(), units=toy_units, group=group, config=config, seed=0
+        tree, discriminator=world.discriminating(), segments=toy_units, group=group,
+        config=config, seed=0
     )
     await mutual_choice(tree, group, config), world.expected(9, config).mutual
 
@@ -53,7 +54,7 @@ class ToyPeers:
     steady: float = 0.7
     """Share of a solver's solutions that come out as it believes."""
     follow: float = 0.25
-    """Chance that the discriminator ends a solution as it was begun, whatever it believes."""
+    """Chance that the discriminator ends a solution as it was partial, whatever it believes."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -210,17 +211,17 @@ class _Discriminator:
 
     world: ToyPeers
 
-    async def answers(
-        self, question: Question, begun: str, n: int, *, seed: int
+    async def complete_answers(
+        self, question: Question, partial: str, n: int, *, seed: int
     ) -> list[str | None]:
         """See `protocols.Discriminator`."""
-        rng = random.Random(derive(seed, question.id, begun))
-        added = LINES - len(begun.splitlines())
+        rng = random.Random(derive(seed, question.id, partial))
+        added = LINES - len(partial.splitlines())
         add_cost(Cost(calls=1, samples=n, sampled_tokens=n * added))
-        return [self._answer(question, begun, rng) for _ in range(n)]
+        return [self._answer(question, partial, rng) for _ in range(n)]
 
-    def _answer(self, question: Question, begun: str, rng: random.Random) -> str:
-        aim = _AIM.search(begun)
+    def _answer(self, question: Question, partial: str, rng: random.Random) -> str:
+        aim = _AIM.search(partial)
         if aim is not None and rng.random() < self.world.follow:
             return aim[1]
         return self.world.solution(question, rng, generator=False)

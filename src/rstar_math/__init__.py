@@ -22,7 +22,7 @@ try:
 except PackageNotFoundError:
     __version__ = "0+unknown"
 
-_HOMES = {
+_EXPORTS: dict[str, str] = {
     "Config": "config",
     "load_config": "config",
     "RstarError": "errors",
@@ -36,6 +36,7 @@ _HOMES = {
     "Question": "types",
     "Step": "types",
 }
+"""The subpackage or module that defines each public name."""
 
 __all__ = [
     "Config",
@@ -54,9 +55,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Public names, imported when first used: `import rstar_math` costs next to nothing."""
-    if name not in _HOMES:
+    """Import a public name on first use, so that `import rstar_math` stays fast."""
+    if name not in _EXPORTS:
         raise AttributeError(f"module 'rstar_math' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"rstar_math.{_HOMES[name]}"), name)
+    return getattr(import_module(f"rstar_math.{_EXPORTS[name]}"), name)

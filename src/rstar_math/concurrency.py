@@ -1,4 +1,4 @@
-"""Runs awaitables together and raises the first error unwrapped."""
+"""Runs coroutines concurrently and raises the first error unwrapped."""
 
 import asyncio
 from collections.abc import Coroutine, Iterable
@@ -7,11 +7,15 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-async def gather(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """The results in order; the first error ends the others and is raised as it is."""
+async def gather(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Run coroutines concurrently and return their results in order.
+
+    The first error cancels the other coroutines and is raised outside its exception group.
+    Cancelling the caller cancels all of them.
+    """
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one) for one in work]
-    except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from None
+            tasks = [group.create_task(coroutine) for coroutine in coroutines]
+    except BaseExceptionGroup as group_error:
+        raise group_error.exceptions[0] from None
     return [task.result() for task in tasks]

@@ -4,10 +4,10 @@
         await policy.propose(...)
     print(cost.sampled_tokens)
 
-Trackers live in a context variable, so concurrent searches count separately, and a policy or a
-transport does not need to know its caller.
+Trackers live in a context variable. Concurrent searches therefore count separately, and a policy
+or a transport does not need to know its caller.
 
-A scorer that asks a language model counts its tokens as a scorer's, not as the policy's:
+A scorer that calls a language model records its tokens as scorer tokens, not policy tokens:
 
     with reclassify_cost(as_scorer_cost):
         await completer.complete(...)
@@ -25,8 +25,10 @@ _trackers: ContextVar[tuple[Cost, ...]] = ContextVar("rstar_math_cost_trackers",
 
 @contextmanager
 def track_cost(cost: Cost | None = None) -> Iterator[Cost]:
-    """Yields a `Cost` to which everything spent inside the block is added. Blocks nest: a cost
-    counts in every block around it."""
+    """Yield a `Cost` that collects everything spent inside the block; pass `cost` to extend one.
+
+    Blocks nest: a cost is added to every enclosing block.
+    """
     cost = Cost() if cost is None else cost
     token = _trackers.set((*_trackers.get(), cost))
     try:
@@ -43,10 +45,10 @@ def add_cost(cost: Cost) -> None:
 
 @contextmanager
 def reclassify_cost(convert: Callable[[Cost], Cost]) -> Iterator[Cost]:
-    """Collect the costs of the block, and add `convert(cost)` to the outer trackers at its end.
+    """Collect the costs of the block and add `convert(cost)` to the outer trackers at its end.
 
-    Yields the collected `Cost`. An error or a cancellation also ends the block; what was spent
-    until then is counted.
+    Yields the collected `Cost`. If the block ends with an error or a cancellation, the costs up to
+    that point are still added.
     """
     spent = Cost()
     token = _trackers.set((spent,))
@@ -58,14 +60,19 @@ def reclassify_cost(convert: Callable[[Cost], Cost]) -> Iterator[Cost]:
 
 
 def as_discriminator_cost(cost: Cost) -> Cost:
-    """The cost of a discriminator (the second model of rStar): its sampled tokens also count as
-    `discriminator_tokens`."""
+    """Return the cost of a discriminator call (the second model of rStar).
+
+    The sampled tokens also count as `discriminator_tokens`.
+    """
     return replace(cost, discriminator_tokens=cost.sampled_tokens)
 
 
 def as_scorer_cost(cost: Cost) -> Cost:
-    """The cost of a language model used as a scorer: prompt and sampled tokens become
-    `scorer_tokens`, and `samples` is 0 because nothing was sampled for the tree."""
+    """Return the cost of a language model call that scores steps.
+
+    Prompt and sampled tokens become `scorer_tokens`. `samples` is 0, because nothing was sampled
+    for the tree.
+    """
     return replace(
         cost,
         samples=0,
@@ -77,4 +84,4 @@ def as_scorer_cost(cost: Cost) -> Cost:
 
 
 ENVIRONMENT_FIELDS = frozenset({"seconds", "retries", "failures", "cached_tokens"})
-"""Fields that depend on the servers and the clock, not on what the search did."""
+"""Fields of `Cost` that depend on servers and the clock. Stored trees omit them."""

@@ -7,22 +7,25 @@
     |- ModelError               a model did not return what was requested
     |  |- ModelUnreachableError   no answer: wrong address, server down, connection lost, timeout
     |  |- ModelRejectedError      a permanent error: bad key, unknown model, bad request
+    |  |  `- ContextLengthError     prompt and answer exceed the model's context
     |  |- RequestError            one request fails while the server answers others
-    |  |- DownloadError           a model's files cannot be downloaded, or have a wrong hash
-    |  `- ContextLengthError      prompt and answer exceed the model's context
+    |  `- DownloadError           a model's files cannot be downloaded, or have a wrong hash
     |- SandboxError             code cannot be run safely here (never raised for bad code)
     |- TrainingError            a training diverged or does not fit into memory
     |- GradingError             the grader's worker processes cannot be started
     |- ClusterError             a cluster has no usable workers
     `- StoreError               a run file is damaged, of another version, or in use
 
-All errors can be pickled. Exit codes: `ConfigError`, `InputError` and `MissingDependencyError` mean
-wrong usage (2); the others mean failure (1).
+All errors can be pickled. `ConfigError`, `InputError` and `MissingDependencyError` mean wrong usage
+(exit code 2). All others mean failure (exit code 1).
 """
 
 
 class RstarError(Exception):
-    """Base of all errors this package raises on purpose; the message is a sentence for a person."""
+    """Base class of all errors that this package raises on purpose.
+
+    The message is one sentence for the user; the command line prints it without a traceback.
+    """
 
     exit_code = 1
 
@@ -34,48 +37,50 @@ class ConfigError(RstarError):
 
 
 class InputError(RstarError):
-    """A problem file, question or run cannot be read as asked."""
+    """A problem file, question or run is missing, invalid or cannot be read."""
 
     exit_code = 2
 
 
 class MissingDependencyError(RstarError):
-    """An optional package is not installed; the message holds the command to type."""
+    """An optional package is not installed; the message holds the command that installs it."""
 
     exit_code = 2
 
 
 class ModelError(RstarError):
-    """A model did not give what was asked."""
+    """A model did not return what was requested."""
 
 
 class ModelUnreachableError(ModelError):
-    """No answer from the model server, after the retries."""
+    """The model server did not answer, even after all retries."""
 
 
 class ModelRejectedError(ModelError):
-    """The model server answered that it will not do this; asking again would not help."""
+    """The model server rejected the request permanently; a retry would not help."""
 
 
 class RequestError(ModelError):
-    """One request cannot be served by a server that answers others; a search ends the path it was
-    for and goes on."""
+    """One request fails on a server that answers others.
+
+    A search ends the path that needed the request and continues with the other paths.
+    """
 
 
 class DownloadError(ModelError):
-    """The files of a model cannot be downloaded, or their content is not the expected one."""
+    """A model's files cannot be downloaded, or their hash differs from the expected one."""
 
 
 class ContextLengthError(ModelRejectedError):
-    """The prompt and the room for the answer do not fit the model's context."""
+    """The prompt and the maximum answer length together exceed the model's context."""
 
 
 class SandboxError(RstarError):
-    """Code cannot be run safely, or at all, on this machine right now."""
+    """The sandbox cannot run code safely, or at all, on this machine."""
 
 
 class TrainingError(RstarError):
-    """A training diverged, or does not fit into the memory there is."""
+    """A training diverged or does not fit into memory."""
 
 
 class GradingError(RstarError):
@@ -83,7 +88,7 @@ class GradingError(RstarError):
 
 
 class ClusterError(RstarError):
-    """The workers of a cluster cannot be had, or do not work alike."""
+    """A cluster has no usable workers, or its workers run different versions."""
 
 
 class StoreError(RstarError):

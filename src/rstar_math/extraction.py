@@ -1,47 +1,56 @@
 """Finds the final answer in a model's text, in linear time."""
 
 import re
-from collections.abc import Iterator
 
 _BOX = re.compile(r"\\f?boxed\b|\\fbox\b")
-_NESTED = re.compile(r"\s{0,20}\\(?:f?boxed|fbox)\b")
+_NESTED_BOX = re.compile(r"\s{0,20}\\(?:f?boxed|fbox)\b")
 _SPACE = re.compile(r"\s{0,20}")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
-_UNBRACED = re.compile(r"\s*(\\[A-Za-z]+\{[^{}\n]{0,200}\}|[^\s{}$\\,;]+)")
-_STATED = re.compile(
+_UNBRACED_CONTENT = re.compile(r"\s*(\\[A-Za-z]+\{[^{}\n]{0,200}\}|[^\s{}$\\,;]+)")
+_ANSWER_PHRASE = re.compile(
     r"(?:\b(?:final\s+)?(?:answer|result|solution)s?(?:\s+(?:to|for|of)\b[^.:\n]{0,80}?)?"
     r"[\s*]*(?:(?:is|are|was|be|equals?)\b|[:=：])|####|答案(?:是|为|：|:))"
     r"[\s:]*",
     re.IGNORECASE,
 )
-_CONCLUDED = re.compile(
+_CONCLUSION = re.compile(
     r"(?:\b(?:therefore|thus|hence|so|finally|in conclusion)\b|∴)"
     r"[^\n]{0,200}?\b(?:is|are|equals?|=)\s+",
     re.IGNORECASE,
 )
-_CHOSEN = re.compile(
+_CHOSEN_OPTION = re.compile(
     r"\b(?:choice|option|choose|select|pick)\s+(?:is\s+)?(?:\\text\s*\{\s*)?\(?([A-J])\)?(?![A-Za-z0-9])"
 )
-_REASON = re.compile(r",?\s+(?:because|since|which|so that|where)\b|,\s+(?:so|as)\b")
-_PRINTED = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
+_SUBORDINATE_CLAUSE = re.compile(r",?\s+(?:because|since|which|so that|where)\b|,\s+(?:so|as)\b")
+_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
 _EMPHASIS = re.compile(r"^(?:\*\*|__|`)(.+?)(?:\*\*|__|`)$", re.DOTALL)
-_CLAUSES = 20
-_TAIL = 20_000
-_BARE = re.compile(
+_MAX_MATCHES = 20
+"""Number of answer phrases that are tried, from the last one backwards."""
+_CONCLUSION_CHARS = 20_000
+"""Length of the end of a text in which conclusions ("therefore x is ...") are searched."""
+_DELIMITERS = (("$$", "$$"), ("\\[", "\\]"), ("\\(", "\\)"), ("$", "$"))
+"""Opening and closing delimiters of TeX formulas."""
+_BARE_ANSWER = re.compile(
     r"\(?[A-J][).]?|(?:yes|no|true|false)\b[.!]?|[-+]?[$€£]?\s?\d[\d,._]*(?:/\d+)?\s*%?\.?",
     re.IGNORECASE,
 )
 
 
 def extract_answer(text: str) -> str | None:
-    """The final answer stated in a text, without its wrapping, or None where it states none.
+    """Return the final answer of a text without its wrapping, or None if the text states none.
 
-    In this order: the last balanced `\\boxed{...}` or `\\fbox{...}` (also `\\boxed 5`), the last
-    "the answer is ...", "Answer: ..." or "#### ...", a chosen option, the number, choice letter or
-    yes/no that is all of the text, or all of its last line.
+    The first of these that the text contains is the answer:
+
+    - the last balanced `\\boxed{...}` or `\\fbox{...}` that is not empty (also `\\boxed 5`);
+    - the last "the answer is ...", "Answer: ...", "#### ..." or "therefore ... is ...";
+    - the last chosen option, such as "option B";
+    - a number, choice letter, yes/no or formula that fills the last line;
+    - the whole text, if it is one line of mathematics without prose (a program's output).
+
+    Only the last `MAX_PROSE_CHARS` characters are searched.
     """
     text = text[-MAX_PROSE_CHARS:]
-    for find in (_boxed, _stated, _chosen, _last_line, _printed):
+    for find in (boxed, stated, _chosen_option, _last_line, _math_line):
         answer = find(text)
         if answer is not None:
             return answer
@@ -49,16 +58,7 @@ def extract_answer(text: str) -> str | None:
 
 
 def boxed(text: str) -> str | None:
-    """The content of the last balanced box that is not empty, or None."""
-    return _boxed(text)
-
-
-def stated(text: str) -> str | None:
-    """The answer that a sentence such as "the answer is ..." gives, or None."""
-    return _stated(text)
-
-
-def _boxed(text: str) -> str | None:
+    """Return the content of the last balanced box that is not empty, or None."""
     starts = [match.end() for match in _BOX.finditer(text)]
     if not starts:
         return None
@@ -67,11 +67,11 @@ def _boxed(text: str) -> str | None:
         opening = _SPACE.match(text, start).end()  # type: ignore[union-attr]
         if text[opening : opening + 1] == "{":
             end = closing.get(opening)
-            if end is None or _NESTED.match(text, opening + 1):
-                continue  # never closed, or only holds a box that was found empty already
+            if end is None or _NESTED_BOX.match(text, opening + 1):
+                continue  # unbalanced, or contains only a box that was already found empty
             content = text[opening + 1 : end].strip()
         else:
-            match = _UNBRACED.match(text, start)
+            match = _UNBRACED_CONTENT.match(text, start)
             content = match.group(1).rstrip(".:!?") if match else ""
         if content:
             return content
@@ -79,40 +79,42 @@ def _boxed(text: str) -> str | None:
 
 
 def _closing_braces(text: str, start: int) -> dict[int, int]:
-    """Where each brace that opens from `start` on is closed."""
+    """Map the position of each opening brace from `start` on to its closing brace."""
     closing: dict[int, int] = {}
-    opened: list[int] = []
+    open_braces: list[int] = []
     for match in _BRACE.finditer(text, start):
         if match.group() == "{":
-            opened.append(match.start())
-        elif match.group() == "}" and opened:
-            closing[opened.pop()] = match.start()
+            open_braces.append(match.start())
+        elif match.group() == "}" and open_braces:
+            closing[open_braces.pop()] = match.start()
     return closing
 
 
-def _stated(text: str) -> str | None:
-    for pattern, part in ((_STATED, text), (_CONCLUDED, text[-_TAIL:])):
-        for match in reversed(list(pattern.finditer(part))[-_CLAUSES:]):
-            answer = _clause(part[match.end() : match.end() + 2000])
+def stated(text: str) -> str | None:
+    """Return the answer of the last sentence such as "the answer is ...", or None."""
+    for pattern, part in ((_ANSWER_PHRASE, text), (_CONCLUSION, text[-_CONCLUSION_CHARS:])):
+        for match in reversed(list(pattern.finditer(part))[-_MAX_MATCHES:]):
+            answer = _first_clause(part[match.end() : match.end() + 2000])
             if answer:
                 return answer
     return None
 
 
-def _clause(text: str) -> str:
-    """The first clause of a text: to the end of its mathematics, its sentence or its line."""
+def _first_clause(text: str) -> str:
+    """Return the first clause of a text; it ends with its formula, its sentence or its line."""
     text = text.strip()
     line = text.split("\n", 1)[0].strip() or text
-    for opening, end in (("$$", "$$"), ("\\[", "\\]"), ("\\(", "\\)"), ("$", "$")):
+    for opening, end in _DELIMITERS:
         if text.startswith(opening):
             inner, found, after = text[len(opening) :].partition(end)
             if found and not re.match(r"\s*[A-Za-z0-9$\\+*/=-]", after.split("\n", 1)[0]):
                 return inner.strip()
     sentence = re.split(r"(?<=[^\s.])[.!?。](?=\s|\*|$)|\n", line, maxsplit=1)[0]
-    return _unwrap(_REASON.split(sentence, maxsplit=1)[0].strip())
+    return _unwrap(_SUBORDINATE_CLAUSE.split(sentence, maxsplit=1)[0].strip())
 
 
 def _unwrap(text: str) -> str:
+    """Strip Markdown emphasis and final punctuation."""
     text = text.strip().rstrip(".").strip()
     match = _EMPHASIS.match(text)
     if match:
@@ -121,13 +123,13 @@ def _unwrap(text: str) -> str:
     return text.rstrip(",;:.").strip()
 
 
-def _chosen(text: str) -> str | None:
-    letters: list[str] = _CHOSEN.findall(text)
+def _chosen_option(text: str) -> str | None:
+    letters: list[str] = _CHOSEN_OPTION.findall(text)
     return letters[-1] if letters else None
 
 
-def _printed(text: str) -> str | None:
-    """The whole of a one-line text that has no word of prose: what a program printed."""
+def _math_line(text: str) -> str | None:
+    """Return a one-line text that contains no word of prose, such as a program's output."""
     line = text.strip()
     if (
         len(line) > 300
@@ -136,32 +138,26 @@ def _printed(text: str) -> str | None:
         or not re.search(r"\d|\\[A-Za-z{]|[∞∅π√]", line)
     ):
         return None
-    words = _PRINTED.findall(line)
+    words = _WORD.findall(line)
     known = all(word in FUNCTIONS or word in CALLS or word in CONSTANTS for word in words)
-    return (_clause(line) or None) if known else None
-
-
-def _lines_from_the_end(text: str) -> Iterator[str]:
-    for line in reversed(text[-4000:].splitlines()):
-        if line.strip():
-            yield line.strip()
+    return (_first_clause(line) or None) if known else None
 
 
 def _last_line(text: str) -> str | None:
-    for line in _lines_from_the_end(text):
-        line = _unwrap(line) or line
-        bare = line
-        for opening, end in (("$$", "$$"), ("\\[", "\\]"), ("\\(", "\\)"), ("$", "$")):
-            if line.startswith(opening) and line.endswith(end) and len(line) > len(opening + end):
-                bare = line[len(opening) : -len(end)].strip()
-                if opening not in bare:
-                    return bare or None
-        return bare.rstrip(".!") if _BARE.fullmatch(bare) else None
-    return None
+    """Return the last line if it is a bare answer or one formula, without delimiters; else None."""
+    last = next((line for line in reversed(text[-4000:].splitlines()) if line.strip()), "").strip()
+    line = _unwrap(last) or last
+    content = line
+    for opening, end in _DELIMITERS:
+        if line.startswith(opening) and line.endswith(end) and len(line) > len(opening + end):
+            content = line[len(opening) : -len(end)].strip()
+            if opening not in content:
+                return content or None
+    return content.rstrip(".!") if _BARE_ANSWER.fullmatch(content) else None
 
 
 MAX_PROSE_CHARS = 4_000_000
-"""Longest text that `extract_answer` looks through; the tail of a longer one is used."""
+"""Maximum number of characters that `extract_answer` reads, counted from the end of the text."""
 CALLS = frozenset(
     [
         "binomial",
@@ -212,10 +208,12 @@ CALLS = frozenset(
         "frozenset",
     ]
 )
+"""Names of Python and sympy calls that may appear in printed answers."""
 CONSTANTS = {
     "pi": "pi", "Pi": "pi", "PI": "pi", "oo": "inf", "inf": "inf", "infty": "inf",
     "infinity": "inf", "Infinity": "inf",
 }  # fmt: skip
+"""Canonical names of constants, by spelling."""
 FUNCTIONS = {
     "sin": "sin", "cos": "cos", "tan": "tan", "cot": "cot", "sec": "sec", "csc": "csc",
     "cosec": "csc", "tg": "tan", "ctg": "cot", "arcsin": "asin", "arccos": "acos",
@@ -229,3 +227,4 @@ FUNCTIONS = {
     "Abs": "abs", "floor": "floor", "ceiling": "ceil", "ceil": "ceil", "factorial": "fact",
     "sign": "sign", "sgn": "sign", "gcd": "gcd", "lcm": "lcm", "max": "max", "min": "min",
 }  # fmt: skip
+"""Canonical names of functions, by spelling."""

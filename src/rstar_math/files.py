@@ -13,14 +13,15 @@ from rstar_math.errors import InputError, StoreError
 
 @contextmanager
 def atomic_write(target: Path) -> Iterator[Path]:
-    """An empty file beside `target` to write to, which takes its place at the end of the block.
+    """Yield the path of an empty temporary file that replaces `target` at the end of the block.
 
-    By then it is on the disk. Where the block fails or is cancelled nothing is left of it, and an
-    older `target` stays. Folders on the way are made. Raises `OSError`.
+    The file is flushed to disk before it replaces `target`. If the block fails or is cancelled,
+    the temporary file is removed and an existing `target` is unchanged. Missing parent folders are
+    created. Raises `OSError`.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.{token_hex(4)}.part")
-    part.touch(exist_ok=False)  # with the permissions of any new file
+    part.touch(exist_ok=False)  # unlike tempfile, touch gives the usual permissions (umask)
     try:
         yield part
         with part.open("rb+") as file:
@@ -30,46 +31,56 @@ def atomic_write(target: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def lock_file(descriptor: int, held: str) -> None:
-    """Take the lock of an open file; the kernel lets go of it when the process dies. Raises
-    `StoreError` with the sentence `held` where another process has it."""
+def lock_file(descriptor: int, message: str) -> None:
+    """Take an exclusive lock (flock) on an open file.
+
+    The kernel releases the lock when the process dies. Raises `StoreError(message)` if another
+    process holds the lock.
+    """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        raise StoreError(held) from error
+        raise StoreError(message) from error
 
 
-def write_text(target: Path, parts: Iterable[str]) -> None:
-    """Write a text file whole or not at all."""
+def write_text(target: Path, chunks: Iterable[str]) -> None:
+    """Write a UTF-8 text file atomically. Raises `InputError` if it cannot be written."""
     try:
         with (
             atomic_write(target) as part,
             part.open("w", encoding="utf-8", errors="replace") as file,
         ):
-            file.writelines(parts)
+            file.writelines(chunks)
     except OSError as error:
         raise InputError(
-            f"{target} cannot be written ({error.strerror}); give another place."
+            f"{target} cannot be written ({error.strerror}); give another path."
         ) from error
 
 
 def unique_names(
-    paths: Sequence[Path], files: Sequence[str], *, folder: str = "/", number: str = ": "
+    paths: Sequence[Path], names: Sequence[str], *, folder_end: str = "/", number_end: str = ": "
 ) -> list[str]:
-    """The names of some files, with the folder, or else the number, where two are the same;
-    `folder` and `number` stand after these."""
-    longer = [f"{path.parent.name}{folder}{name}" for path, name in zip(paths, files, strict=True)]
-    numbered = [f"{at}{number}{name}" for at, name in enumerate(longer, 1)]
-    return next(found for found in (list(files), longer, numbered) if len({*found}) == len(found))
+    """Return distinct display names for files whose short names are `names`.
+
+    If two names are equal, every name gets its folder as a prefix; if two are still equal, also a
+    number, counted from 1. `folder_end` and `number_end` are the separators after these prefixes.
+    """
+    with_folder = [
+        f"{path.parent.name}{folder_end}{name}" for path, name in zip(paths, names, strict=True)
+    ]
+    numbered = [f"{number}{number_end}{name}" for number, name in enumerate(with_folder, 1)]
+    options = (list(names), with_folder, numbered)
+    return next(option for option in options if len({*option}) == len(option))
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write a JSON file, whole or not at all. Raises `StoreError`."""
+    """Write a JSON file atomically. Raises `StoreError` if it cannot be written."""
     text = json.dumps(value, ensure_ascii=False, indent=1) + "\n"
     try:
         with atomic_write(path) as part:
             part.write_bytes(text.encode("utf-8", "replace"))
     except OSError as error:
         raise StoreError(
-            f"{path} cannot be written ({error.strerror}); make room, then type the same again."
+            f"{path} cannot be written ({error.strerror}); free disk space, then run the same "
+            "command again."
         ) from error

@@ -1,4 +1,4 @@
-"""Progress of downloads: events, and lines on stderr."""
+"""Reports the progress of downloads: states, callbacks and a display that prints lines."""
 
 import sys
 import threading
@@ -12,7 +12,7 @@ from typing import Literal, Self, TextIO
 from rstar_math.text import sanitize
 
 EVERY_S = 15.0
-"""Seconds between two lines."""
+"""Default number of seconds between two progress lines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,54 +24,57 @@ class Progress:
     done_bytes: int = 0
     total_bytes: int = 0
     source: str = ""
-    """Where the files come from, in words."""
+    """Name of the site the files come from, for display."""
     note: str = ""
-    """A sentence that is to be shown once, at once."""
+    """A sentence to display once, immediately."""
 
 
-OnProgress = Callable[[Progress], None]
-"""Called often, in the thread that downloads. What it raises ends the download, which can go on
-later."""
+DownloadCallback = Callable[[Progress], None]
+"""Receives each new state, in the downloading thread. An exception it raises stops the download,
+which can be resumed later."""
 
 
 def megabytes(count: int) -> str:
-    """A number of bytes for people: "491 MB", "1.12 GB"."""
+    """Format a number of bytes: "491 MB", "1.12 GB"."""
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.3g} MB"
 
 
 def duration(seconds: float) -> str:
-    """A time for people."""
+    """Format a number of seconds: "42 s", "12 min", "1.5 h"."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 class Rate:
-    """Bytes per second since the download began or went on."""
+    """Measures the mean rate of a download since it started or resumed."""
 
     def __init__(self) -> None:
-        self._began: tuple[float, int] | None = None
+        self._start: tuple[float, int] | None = None
+        """Time of the first measurement, and the bytes that existed then."""
 
     def add(self, done_bytes: int) -> float:
-        """Count up to `done_bytes`; the mean rate in bytes per second."""
-        if self._began is None or done_bytes < self._began[1]:
-            self._began = (monotonic(), done_bytes)
-        seconds = monotonic() - self._began[0]
-        return (done_bytes - self._began[1]) / seconds if seconds > 0 else 0.0
+        """Record that `done_bytes` exist now, and return the mean rate in bytes per second."""
+        if self._start is None or done_bytes < self._start[1]:
+            self._start = (monotonic(), done_bytes)
+        seconds = monotonic() - self._start[0]
+        return (done_bytes - self._start[1]) / seconds if seconds > 0 else 0.0
 
 
 class LineDisplay:
-    """Progress as lines of text: what is downloaded and how large it is, then every 15 s how far it
-    is, also while no bytes arrive. Use it as a context manager; its value is an
-    `ProgressCallback`."""
+    """Prints progress as lines of text.
+
+    The first line names the model and its size. A progress line follows every `every_s` seconds,
+    even while no bytes arrive. The object is a context manager and a `DownloadCallback`.
+    """
 
     def __init__(self, stream: TextIO | None = None, *, every_s: float = EVERY_S) -> None:
         self._stream = stream or sys.stderr
         self._every_s = every_s
         self._rate = Rate()
         self._state: Progress | None = None
-        self._began: set[tuple[str, str]] = set()
-        self._ended = threading.Event()
+        self._announced: set[tuple[str, str]] = set()
+        self._closed = threading.Event()
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
@@ -83,69 +86,73 @@ class LineDisplay:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._ended.set()
+        self._closed.set()
         if self._thread is not None:
             self._thread.join()
 
     def __call__(self, progress: Progress) -> None:
-        """Take in a new state."""
+        """Record a new state, and print a line if the stage changed."""
         if progress.note:
-            self._say(progress.note)
-        first = (progress.stage, progress.source) not in self._began
-        self._began.add((progress.stage, progress.source))
+            self._print(progress.note)
+        first = (progress.stage, progress.source) not in self._announced
+        self._announced.add((progress.stage, progress.source))
         self._state = progress
         if first and progress.stage == "waiting":
-            self._say(f"{progress.model}: another process downloads it; waiting")
+            self._print(f"{progress.model}: waiting for another process that downloads it")
         elif first and progress.stage == "downloading":
-            self._say(start_line(progress))
+            self._print(start_line(progress))
         elif progress.stage == "done":
-            self._say(f"{progress.model}: {megabytes(progress.done_bytes)} are here and checked")
+            self._print(
+                f"{progress.model}: {megabytes(progress.done_bytes)} downloaded and verified"
+            )
         if progress.stage == "downloading":
             self._rate.add(progress.done_bytes)
         if self._thread is None:
-            self._thread = threading.Thread(target=self._tick, daemon=True)
+            self._thread = threading.Thread(target=self._print_periodically, daemon=True)
             self._thread.start()
 
-    def _tick(self) -> None:
-        while not self._ended.wait(self._every_s):
+    def _print_periodically(self) -> None:
+        while not self._closed.wait(self._every_s):
             state = self._state
             if state is None or state.stage == "done":
                 continue
             if state.stage != "downloading":
-                self._say(f"{state.model}: {state.stage}")
+                self._print(f"{state.model}: {state.stage}")
                 continue
-            self._say(f"{state.model}: {progress_line(state, self._rate.add(state.done_bytes))}")
+            rate = self._rate.add(state.done_bytes)
+            self._print(f"{state.model}: {_progress_line(state, rate)}")
 
-    def _say(self, line: str) -> None:
+    def _print(self, line: str) -> None:
         print(f"rstar: {sanitize(line)}", file=self._stream, flush=True)
 
 
-Display = Callable[[], AbstractContextManager[OnProgress]]
+Display = Callable[[], AbstractContextManager[DownloadCallback]]
 _display: list[Display] = [LineDisplay]
 
 
-def current_display() -> AbstractContextManager[OnProgress]:
-    """The display for a caller who gave none: lines on stderr, or what `display_with` named."""
+def current_display() -> AbstractContextManager[DownloadCallback]:
+    """Return a new default display: lines on stderr, or the display given to `set_display`."""
     return _display[0]()
 
 
-def display_with(display: Display) -> None:
-    """Show progress by another display from now on; the command line has a bar for terminals."""
+def set_display(display: Display) -> None:
+    """Replace the default display of this process; the command line installs a progress bar."""
     _display[0] = display
 
 
 def start_line(progress: Progress) -> str:
-    """The line that says what is downloaded, how large it is and from where."""
-    have = f", {megabytes(progress.done_bytes)} are here already" if progress.done_bytes else ""
+    """Return the line that announces a download: model, size, source and bytes already present."""
+    present = f", {megabytes(progress.done_bytes)} already present" if progress.done_bytes else ""
     size = megabytes(progress.total_bytes)
-    return f"downloading {progress.model} ({size}) from {progress.source}{have}"
+    return f"downloading {progress.model} ({size}) from {progress.source}{present}"
 
 
-def progress_line(progress: Progress, rate: float) -> str:
-    """Bytes, share, rate and time left."""
+def _progress_line(progress: Progress, rate: float) -> str:
+    """Return bytes, share, rate and remaining time as one line; `rate` is in bytes per second."""
     share = progress.done_bytes / max(progress.total_bytes, 1)
-    left = (progress.total_bytes - progress.done_bytes) / rate if rate > 0 else None
+    remaining_s = (progress.total_bytes - progress.done_bytes) / rate if rate > 0 else None
+    remaining = "waiting" if remaining_s is None else f"{duration(remaining_s)} left"
     return (
         f"{megabytes(progress.done_bytes)} of {megabytes(progress.total_bytes)} ({share:.0%}), "
-        f"{rate / 1e6:.1f} MB/s, {duration(left) + ' left' if left is not None else 'waiting'}"
+        f"{rate / 1e6:.1f} MB/s, {remaining}"
     )

@@ -1,5 +1,4 @@
-"""Extension interfaces (structural typing). Any object with these methods works; no base class is
-needed."""
+"""Extension interfaces. Any object with these methods works; no base class is needed."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -14,46 +13,56 @@ class Policy(Protocol):
     async def propose(
         self, question: Question, prefix: Sequence[Step], k: int, *, seed: int
     ) -> list[Step]:
-        """Up to `k` candidate next steps, not yet run; fewer where the model gave fewer, none
-        where it has nothing to say. The same arguments mean the same request. Raises `ModelError`
-        when the model cannot be asked at all."""
+        """Return up to `k` candidate next steps after `prefix`; their code is not yet run.
+
+        The list is shorter, or empty, if the model returns fewer usable steps. Equal arguments
+        must produce equal requests. Raises `ModelError` if the model cannot be called.
+        """
         ...
 
 
 @runtime_checkable
 class BlockPolicy(Protocol):
-    """A policy that can also sample several steps at once, for chains that need no search."""
+    """A policy that can also sample several steps in one request, for chains without search."""
 
     async def propose_blocks(
         self, question: Question, prefix: Sequence[Step], k: int, *, seed: int
     ) -> list[list[Step]]:
-        """Up to `k` continuations, each to the next point at which code has to be run or to the
-        answer. Otherwise as `Policy.propose`."""
+        """Return up to `k` continuations of `prefix`, each a list of steps.
+
+        A continuation ends where code must be executed, or at the final answer. Otherwise the
+        contract is that of `Policy.propose`.
+        """
         ...
 
 
 class Scorer(Protocol):
-    """Values prefixes; the trained one is the process preference model (PPM)."""
+    """Assigns values to partial solutions. A trained scorer is a process preference model (PPM)."""
 
     async def score(self, question: Question, prefixes: Sequence[Sequence[Step]]) -> list[float]:
-        """One value in [-1, 1] for each prefix (its last step, in its context), in order."""
+        """Return one value in [-1, 1] per prefix, in order.
+
+        The value of a prefix rates its last step, given the steps before it.
+        """
         ...
 
 
 class Executor(Protocol):
-    """Runs code."""
+    """Executes the code of steps."""
 
     async def run(self, prefix: Sequence[Step], step: Step) -> Execution:
-        """What `step.code` did in the state that the prefix's code leaves. Bad code is a status,
-        not an exception. Cancelling the caller ends the child process."""
+        """Run `step.code` in the state that the prefix's code produces, and return the result.
+
+        Failing code gives a status, not an exception. Cancelling the caller ends the child process.
+        """
         ...
 
 
 class Verifier(Protocol):
-    """Judges answers; made for one problem, and the only thing that knows its reference."""
+    """Judges answers to one problem. Only a Verifier knows the problem's reference answer."""
 
     async def judge(self, answer: str) -> Verdict:
-        """Whether the answer equals the reference."""
+        """Return whether the answer equals the reference answer."""
         ...
 
 
@@ -62,20 +71,20 @@ class Completion:
     """One sampled continuation of a prompt."""
 
     text: str
-    """Without the stop string that ended it."""
+    """The sampled text, without the stop string that ended it."""
     finished: bool
-    """True where it stopped by itself (stop string, end of text); False where it was cut off at
-    `max_tokens`."""
+    """True if the text ended at a stop string or at the end-of-text token; False if it was cut off
+    at `max_tokens`."""
     stop: str | None = None
-    """The stop string that ended it, where the server tells."""
+    """The stop string that ended the text; None if the server does not report it."""
     tokens: int | None = None
-    """Sampled tokens, where the server tells for each sample."""
+    """Number of sampled tokens; None if the server does not report it per sample."""
     reasoning: str = ""
-    """What a reasoning model thought before its answer; not part of `text`."""
+    """The thoughts of a reasoning model before its answer; not part of `text`."""
 
 
 class Completer(Protocol):
-    """Text in, text out: a model server or an in-process model."""
+    """Completes text: a model server or an in-process model."""
 
     async def complete(
         self,
@@ -87,21 +96,27 @@ class Completer(Protocol):
         temperature: float,
         seed: int,
     ) -> list[Completion]:
-        """Up to `n` continuations of the prompt, each ended before the first stop string. What it
-        cost goes to `rstar_math.costs`. Raises `ModelError`."""
+        """Return up to `n` continuations of the prompt, each cut before the first stop string.
+
+        Implementations record their costs with `rstar_math.costs.add_cost`. Raises `ModelError`.
+        """
         ...
 
 
 class Discriminator(Protocol):
-    """A second solver that is shown the beginning of a solution and completes it."""
+    """A second solver that completes partial solutions (rStar, arXiv:2408.06195, section 3.3)."""
 
-    async def answers(
-        self, question: Question, begun: str, n: int, *, seed: int
+    async def complete_answers(
+        self, question: Question, partial: str, n: int, *, seed: int
     ) -> list[str | None]:
-        """The answers of `n` completions of a solution that begins with `begun` ("" for one of its
-        own); None for each that states none or was cut off. Raises `ModelError`."""
+        """Return the answers of `n` completions of a solution that begins with `partial`.
+
+        With `partial` = "" the discriminator solves the question alone. An answer is None if its
+        completion states none or was cut off. Raises `ModelError`.
+        """
         ...
 
 
 AnswerGrouper = Callable[[Sequence[str]], Awaitable[list[int]]]
-"""Sorts answers into classes of equal ones: class numbers from 0, in order of first appearance."""
+"""Sorts answers into equivalence classes. Returns one class number per answer, from 0 in order of
+first appearance."""

@@ -1,18 +1,22 @@
-"""Text from models, servers and files, made safe to show."""
+"""Makes text from models, servers and files safe to display and to store."""
 
 import re
 
-_HARMFUL = re.compile(
+_UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
-"""Characters that steer a terminal, turn the direction of text or are no text at all."""
+"""Terminal control characters, Unicode direction overrides, line separators and surrogates."""
 
 
 def sanitize(text: str) -> str:
-    """The text with every character that could do more than be read as a replacement sign."""
-    return _HARMFUL.sub("\N{REPLACEMENT CHARACTER}", text)
+    """Return the text with each unsafe character replaced by U+FFFD.
+
+    Unsafe are terminal control characters other than tab and newline, Unicode direction marks and
+    overrides, Unicode line separators and lone surrogates.
+    """
+    return _UNSAFE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def replace_surrogates(text: str) -> str:
-    """The text with lone surrogates, which no file or request can hold, as replacement signs."""
+    """Return the text with each lone surrogate replaced by U+FFFD, so that UTF-8 can encode it."""
     return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")

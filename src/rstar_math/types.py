@@ -1,10 +1,11 @@
 """The data types that all packages share.
 
-Reasoning is a tree of `Step`s below a `Question`; a root-to-end path is a `Trajectory`; two ways to
-go on from one prefix are a `StepPair`. Values lie in [-1, 1]; an unknown value is `None`, never 0.
+A search grows a tree of `Step`s below a `Question`. A path from the root to a node is a
+`Trajectory`. Two continuations of one prefix form a `StepPair`. Values lie in [-1, 1]; an unknown
+value is `None`, never 0.
 
-The reference answer lives in `Problem.reference` and nowhere else. Policies, scorers, executors and
-the search are handed a `Question`, which has none: that is the gold-answer firewall, by type.
+Only `Problem.reference` holds the reference answer. Policies, scorers, executors and the search
+receive a `Question`, which has no reference. The type system thus keeps references out of a search.
 """
 
 from collections.abc import Iterable
@@ -12,13 +13,13 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 SYNTHETIC = "synthetic"
-"""`Problem.source` of problems that a model wrote, whose references are what its solutions agreed
-on."""
+"""`Problem.source` of problems written by a model. Their reference is the answer on which the
+model's own solutions agree."""
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a solver may know of a problem: a stable id and the text."""
+    """The part of a problem that a solver may see: a stable id and the text."""
 
     id: str
     text: str
@@ -26,23 +27,26 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A question and, where known, its reference answer, which only a Verifier may be given."""
+    """A question with its reference answer, if known. Only a Verifier may receive the reference."""
 
     question: Question
     reference: str | None = None
     source: str | None = None
-    """Name of the set it came from, e.g. "gsm8k"."""
+    """Name of the data set the problem comes from, for example "gsm8k"."""
     level: str | None = None
-    """Difficulty as its source states it; no common scale."""
+    """Difficulty as stated by the source; different sources use different scales."""
 
     @property
     def id(self) -> str:
-        """The question's id: unique within a run."""
+        """The question's id, unique within a run."""
         return self.question.id
 
 
 class Verdict(StrEnum):
-    """What a Verifier says of an answer. UNKNOWN (too long, timed out, unparsable) is not WRONG."""
+    """A Verifier's verdict on an answer.
+
+    UNKNOWN means that the answer cannot be compared: it is too long, unparsable or timed out.
+    """
 
     RIGHT = "right"
     WRONG = "wrong"
@@ -50,84 +54,89 @@ class Verdict(StrEnum):
 
 
 class ExecutionStatus(StrEnum):
-    """How a run of a step's code ended, as the operating system saw it (the output is never read
-    to decide it: a program that prints "error" is OK)."""
+    """How the execution of a step's code ended, as reported by the operating system.
+
+    The output does not influence the status: a program that prints "error" is OK.
+    """
 
     OK = "ok"
     ERROR = "error"
-    """An exception left the code; see `error_type` and `message`."""
+    """The code raised an exception; see `error_type` and `message`."""
     TIMEOUT = "timeout"
     MEMORY = "memory"
     OUTPUT_CAP = "output_cap"
     KILLED = "killed"
-    """Ended by a signal, e.g. a crash in native code or a forbidden system call."""
+    """A signal ended the process, for example after a crash in native code or a forbidden system
+    call."""
     EXITED = "exited"
-    """The process ended itself without reporting back (`os._exit`)."""
+    """The process exited without reporting a result (`os._exit`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """What running one step's code did.
+    """The result of executing one step's code.
 
-    `stdout` holds only what the step itself printed, not its prefix. The times are measurements and
-    not part of equality: two runs of one program are equal if they did the same.
+    `stdout` holds the output of this step only, not of its prefix. Equality ignores the measured
+    times.
     """
 
     status: ExecutionStatus
     stdout: str = ""
     error_type: str | None = None
-    """Exception class name, e.g. "ZeroDivisionError"; None unless the code raised."""
+    """Exception class name, for example "ZeroDivisionError"; None if the code did not raise."""
     message: str | None = None
-    """One line on what went wrong; None when the status is OK."""
+    """One-line description of the failure; None if the status is OK."""
     wall_s: float = field(default=0.0, compare=False)
+    """Wall time, in seconds."""
     cpu_s: float = field(default=0.0, compare=False)
+    """CPU time, in seconds."""
 
     @property
     def ok(self) -> bool:
-        """Whether the code ran to its end."""
+        """Whether the code ran to completion without an error."""
         return self.status is ExecutionStatus.OK
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One unit of reasoning: prose, code, what running it printed, and the answer if it states one.
+    """One unit of reasoning: prose, code, the execution of the code, and the answer, if stated.
 
-    `prose + code` is exactly what the model wrote (delimiters removed), so that a prefix is
-    rendered to the same text that the model was sampled from.
+    `prose + code` is exactly the model's output without delimiters. Rendering a prefix therefore
+    reproduces the text from which the model sampled.
     """
 
     prose: str = ""
     code: str = ""
-    """Python to run after the prefix's code; "" where nothing is to be run."""
+    """Python code to run after the prefix's code; "" if there is none."""
     kind: str = "step"
-    """The grammar's label. Code-augmented CoT: "step", "code" (last of its code block), "answer".
-    rStar: "A1" to "A5"."""
+    """The grammar's label. Code-augmented CoT uses "step", "code" (last step of a code block) and
+    "answer". rStar uses "A1" to "A5"."""
     answer: str | None = None
     """The final answer that the step states, or None."""
     execution: Execution | None = None
-    """None before the code has run, and for steps without code."""
+    """The result of running the code; None before it has run and for steps without code."""
     confidence: float | None = None
-    """Share of the votes behind `answer`, in [0, 1]; None where no vote was held."""
+    """Share of the votes for `answer`, in [0, 1]; None if the step was not chosen by a vote."""
     reasoning: str = ""
-    """What a reasoning model thought before it wrote the step; never read for an answer."""
+    """The thoughts of a reasoning model before the step; answers are never extracted from them."""
 
     @property
     def text(self) -> str:
-        """The step as the model wrote it."""
+        """The step as written by the model."""
         return self.prose + self.code
 
     @property
     def failed(self) -> bool:
-        """Whether the step's code was run and did not end well."""
+        """Whether the step's code was executed and failed."""
         return self.execution is not None and not self.execution.ok
 
 
 @dataclass(frozen=True, slots=True)
 class Trajectory:
-    """One root-to-end path of a tree.
+    """One path of a tree, from the root to `node`.
 
-    `q[t]` and `scores[t]` belong to `steps[t]`: the mean backed-up value, in [-1, 1], and the
-    scorer's value, in [-1, 1]; None where there is none.
+    `q[t]` is the mean backed-up value of `steps[t]`, and `scores[t]` is its scorer value. Both lie
+    in [-1, 1]; None means unknown.
     """
 
     question: Question
@@ -137,23 +146,23 @@ class Trajectory:
     node: int
     """Index of the path's last node in its tree."""
     verdict: Verdict | None = None
-    """The Verifier's word, or None where none was asked."""
+    """The Verifier's verdict on the answer; None if no Verifier was used."""
     agreement: tuple[int, int] | None = None
-    """Completions by a second model that agree with the answer, and completions asked for; None
-    where none was."""
+    """(agreeing, requested): the discriminator's completions that agree with the answer, and all
+    its completions. None if the discriminator did not check this path."""
 
     @property
     def answer(self) -> str | None:
-        """The answer the path ends in, or None if it gave up or was cut off."""
+        """The answer of the last step, or None if the path ended without one."""
         return self.steps[-1].answer if self.steps else None
 
 
 @dataclass(frozen=True, slots=True)
 class StepPair:
-    """Two continuations of one prefix, the first preferred (rStar-Math, arXiv:2501.04519, section
-    3.3).
+    """Two continuations of one prefix; `chosen` is preferred to `rejected`.
 
-    With an empty prefix the two sides are whole trajectories (the paper's final-step pairs).
+    With an empty prefix, both sides are whole trajectories (the paper's final-answer pairs).
+    Source: rStar-Math, arXiv:2501.04519, section 3.3.
     """
 
     question: Question
@@ -163,55 +172,58 @@ class StepPair:
     q_chosen: float
     q_rejected: float
     weight: float = 1.0
-    """Factor on the pair's loss: 1 / (positives x negatives) of its node."""
+    """Factor on the pair's loss: 1 / (number of chosen x number of rejected steps at its node)."""
 
 
 @dataclass(slots=True)
 class Cost:
-    """What a piece of work consumed. All counts start at 0; costs add."""
+    """Resources used by a piece of work. Counts start at 0; costs can be added."""
 
     calls: int = 0
-    """Requests that a model server answered."""
+    """Requests answered by a model server."""
     samples: int = 0
-    """Completions sampled; one call with n=8 gives 8."""
+    """Sampled completions; one call with n=8 gives 8."""
     prompt_tokens: int = 0
+    """Prompt tokens of the policy and the discriminator, cached or not."""
     cached_tokens: int = 0
-    """Those of the prompt tokens that the server says it had in its prefix cache."""
+    """Prompt tokens that the server reports as found in its prefix cache."""
     sampled_tokens: int = 0
+    """Tokens sampled by the policy and the discriminator."""
     discriminator_tokens: int = 0
-    """Those of the sampled tokens that a second model wrote to check the first one's work."""
+    """The part of `sampled_tokens` that the discriminator sampled."""
     scorer_tokens: int = 0
-    """Tokens that a scorer read and sampled; not among the prompt and sampled tokens."""
+    """Tokens read or sampled by a scorer; not included in the prompt and sampled tokens."""
     unscorable: int = 0
-    """Prefixes that a scorer could not judge and gave 0: no verdict to be read in what the model
-    wrote, or a prompt too long for it; and beginnings that a second model was not able to be asked
-    to complete."""
+    """Prefixes that got value 0 because the scorer's output had no verdict or the prompt was too
+    long. Also counts discriminator requests that failed."""
     code_runs: int = 0
+    """Executed steps with code."""
     code_failures: int = 0
+    """Executed steps whose status is not OK."""
     truncated: int = 0
-    """Samples cut off at the token limit before their step ended; not used."""
+    """Discarded samples that reached the token limit before their step ended."""
     malformed: int = 0
-    """Samples in which the grammar found no step; not used."""
+    """Discarded samples in which the grammar found no step."""
     retries: int = 0
-    """Requests sent again after a refused, dropped or failed one."""
+    """Requests sent again after a rejected, dropped or failed attempt."""
     failures: int = 0
-    """Requests given up after the last retry."""
+    """Requests that failed after the last retry."""
     seconds: float = 0.0
-    """Wall time."""
+    """Wall time, in seconds."""
     saved_tokens: int = 0
-    """What was not consumed: tokens that stopping early is reckoned to have spared, the budget that
-    was left, or the rollouts that were left at the mean of those done."""
+    """Estimated tokens saved by early stopping: the unused token budget, or the skipped rollouts
+    times the mean tokens per finished rollout."""
 
     def add(self, other: "Cost") -> None:
-        """Add another cost to this one, field by field."""
+        """Add another cost to this one in place, field by field."""
         for name in Cost.__slots__:
-            if more := getattr(other, name):
-                setattr(self, name, getattr(self, name) + more)
+            if amount := getattr(other, name):
+                setattr(self, name, getattr(self, name) + amount)
 
     @classmethod
     def total(cls, costs: Iterable["Cost"]) -> "Cost":
-        """The sum of some costs."""
-        whole = cls()
+        """Return the sum of several costs."""
+        total = cls()
         for cost in costs:
-            whole.add(cost)
-        return whole
+            total.add(cost)
+        return total

@@ -245,7 +245,7 @@ def test_a_run_does_not_go_on_with_another_model(tmp_path: Path) -> None:
     with serving(answer, model="qwen-1b") as fake:
         run = rstar("search", more, "--run", kept, "--model", fake.url, *FEW)
     assert run.returncode == 2
-    assert "begun with the model 'llama-7b' and now it is 'qwen-1b'" in run.stderr
+    assert "with the model 'llama-7b', but it is now 'qwen-1b'" in run.stderr
     assert len(contents(kept)) == 2
 
 

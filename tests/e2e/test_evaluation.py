@@ -79,7 +79,7 @@ def test_more_problems_reuse_what_is_done_and_other_options_are_refused(
     assert everything(kept)[:2] == first
     refused = rstar("eval", *args, "--set", "search.candidates=3")
     assert refused.returncode == 2
-    assert "search.candidates = 2 and now it is 3" in refused.stderr
+    assert "search.candidates = 2, but it is now 3" in refused.stderr
     assert len(everything(kept)) == 5
 
 

@@ -51,7 +51,7 @@ def test_the_embedded_model_proposes_steps_of_all_actions() -> None:
             assert len(chains) + cost.truncated + cost.malformed == 4
             peer = ChainDiscriminator(model, CONFIG, MutualConfig(tokens=64))
             begun = "She has 4 * 6 = 24 pens. She gives 5 away, so 24 - 5 ="
-            found = await peer.answers(QUESTION, begun, 4, seed=3)
+            found = await peer.complete_answers(QUESTION, begun, 4, seed=3)
             assert "19" in found
         finally:
             await model.aclose()

@@ -16,13 +16,13 @@ def lines(question: Question, steps: Sequence[Step]) -> list[str]:
 class HalfEveryTime:
     """A Peer that says one thing in several ways, and nothing of use to what begins with "W"."""
 
-    async def answers(
-        self, question: Question, begun: str, n: int, *, seed: int
+    async def complete_answers(
+        self, question: Question, partial: str, n: int, *, seed: int
     ) -> list[str | None]:
         """See `protocols.Discriminator`."""
-        if begun.startswith("W"):
+        if partial.startswith("W"):
             return ["no idea"] * n
-        return [("0.5", "\\frac{1}{2}", "50\\%", "x = 1/2")[len(begun.splitlines()) - 2]] * n
+        return [("0.5", "\\frac{1}{2}", "50\\%", "x = 1/2")[len(partial.splitlines()) - 2]] * n
 
 
 def test_equal_answers_agree_however_they_are_written() -> None:
@@ -38,8 +38,8 @@ def test_equal_answers_agree_however_they_are_written() -> None:
         async with Grader(GradingConfig(workers=1)) as grader:
             await check_candidates(
                 tree,
-                peer=HalfEveryTime(),
-                units=lines,
+                discriminator=HalfEveryTime(),
+                segments=lines,
                 group=grader.group,
                 config=config,
                 seed=0,

@@ -157,7 +157,7 @@ def test_the_sync_door_refuses_what_makes_no_sense() -> None:
         solve("1+1?", strategy="greedy,mcts")
     with pytest.raises(ConfigError, match="a model or a config"):
         solve("1+1?", model="local", config=Config())
-    with pytest.raises(InputError, match="not valid text"):
+    with pytest.raises(InputError, match="surrogates"):
         solve("half \ud83d")
 
 
@@ -208,7 +208,7 @@ def test_a_solver_takes_a_model_or_a_policy() -> None:
 
     async def once() -> None:
         async with Solver(config(1), policy=WORLD.policy) as solver:
-            with pytest.raises(ConfigError, match="words of its own"):
+            with pytest.raises(ConfigError, match="needs a model"):
                 await solver.solve(TOYS[0].question, Strategy("rap", 2))
 
     asyncio.run(once())

@@ -18,8 +18,8 @@ def program(tree: Tree, *answers: tuple[str, int]) -> list[int]:
     """A program below the root, with its answers and how often each was drawn."""
     code = tree.add(0, Step(code=f"print({len(tree)})\n", kind="code"))
     return [
-        tree.add(code, Step(prose=f"{i} {a}", kind="answer", answer=a), copies)
-        for i, (a, copies) in enumerate(answers)
+        tree.add(code, Step(prose=f"{i} {a}", kind="answer", answer=a), count)
+        for i, (a, count) in enumerate(answers)
     ]
 
 
@@ -32,12 +32,12 @@ def test_no_answer_is_no_choice() -> None:
 
 def test_a_path_votes_with_the_probability_that_the_policy_writes_it() -> None:
     tree = Tree(Question("q", "?"))
-    likely = tree.add(0, Step(code="a\n"), copies=6)
-    rare = tree.add(0, Step(code="b\n"), copies=1)
-    tree.add(0, Step(code="1/0\n"), copies=1)
-    tree.add(likely, Step(prose="It is 9", kind="answer", answer="9"), copies=2)
-    tree.add(likely, Step(prose="So it is 9", kind="answer", answer="9"), copies=1)
-    tree.add(likely, Step(prose="or 8", kind="answer", answer="8"), copies=1)
+    likely = tree.add(0, Step(code="a\n"), count=6)
+    rare = tree.add(0, Step(code="b\n"), count=1)
+    tree.add(0, Step(code="1/0\n"), count=1)
+    tree.add(likely, Step(prose="It is 9", kind="answer", answer="9"), count=2)
+    tree.add(likely, Step(prose="So it is 9", kind="answer", answer="9"), count=1)
+    tree.add(likely, Step(prose="or 8", kind="answer", answer="8"), count=1)
     for wording in range(5):
         tree.add(rare, Step(prose=f"{wording}: 7", kind="answer", answer="7"))
     for node in tree:

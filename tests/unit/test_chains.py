@@ -66,7 +66,7 @@ def test_a_peer_goes_on_with_a_begun_solution() -> None:
         completer, CONFIG, MutualConfig(tokens=25, temperature=0.9)
     )
     with track_cost() as cost:
-        found = asyncio.run(peer.answers(APPLES, "He has 12 apples. ", 4, seed=3))
+        found = asyncio.run(peer.complete_answers(APPLES, "He has 12 apples. ", 4, seed=3))
     assert found == ["10", None, None, None]
     assert (cost.truncated, cost.malformed) == (1, 2)
     [request] = completer.requests
@@ -77,10 +77,12 @@ def test_a_peer_goes_on_with_a_begun_solution() -> None:
 
 def test_a_peer_may_be_shown_half_a_statement_or_nothing() -> None:
     peer = ChainDiscriminator(always(" 10."), CONFIG, MutualConfig())
-    assert asyncio.run(peer.answers(APPLES, "So 12 - 2 = 10. The answer is", 1, seed=3)) == ["10"]
+    assert asyncio.run(
+        peer.complete_answers(APPLES, "So 12 - 2 = 10. The answer is", 1, seed=3)
+    ) == ["10"]
     completer = always(" The answer is 9.")
     peer = ChainDiscriminator(completer, CONFIG, MutualConfig())
-    assert asyncio.run(peer.answers(APPLES, "", 1, seed=3)) == ["9"]
+    assert asyncio.run(peer.complete_answers(APPLES, "", 1, seed=3)) == ["9"]
     assert completer.requests[0].prompt == chain_prompt(SCHOOL, APPLES)
 
 

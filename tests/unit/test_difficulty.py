@@ -25,7 +25,7 @@ def end(tree: Tree, parent: int, answer: str, copies: int = 1) -> int:
 
 def test_a_tree_counts_by_how_likely_its_paths_are() -> None:
     tree = Tree(Question("p", "?"))
-    likely = tree.add(0, Step(prose="a"), copies=3)
+    likely = tree.add(0, Step(prose="a"), count=3)
     rare = tree.add(0, Step(prose="b"))
     end(tree, likely, "7", copies=1)
     end(tree, likely, "8", copies=1)
@@ -41,7 +41,7 @@ def test_a_tree_counts_by_how_likely_its_paths_are() -> None:
 def test_open_paths_do_not_count_and_failed_ones_do() -> None:
     tree = Tree(Question("p", "?"))
     assert of_tree(tree) is None
-    tree.add(0, Step(prose="open"), copies=2)
+    tree.add(0, Step(prose="open"), count=2)
     tree.nodes[end(tree, 0, "7")].verdict = RIGHT
     failed = tree.add(0, Step(prose="failed"))
     tree.nodes[failed].failure = "code failed"

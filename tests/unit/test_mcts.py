@@ -255,7 +255,7 @@ def test_a_score_out_of_range_is_refused(score: float) -> None:
         ) -> list[float]:
             return [score for _ in prefixes]
 
-    with pytest.raises(ModelError, match="scores lie in"):
+    with pytest.raises(ModelError, match="scorer"):
         grown(scorer=Odd())
 
 

@@ -86,6 +86,7 @@ def test_a_guided_search_by_chains_is_given_the_verifier() -> None:
         return [0 for _ in answers]
 
     policy = ScriptedPolicy(script)
-    parts = Components(Config(), policy, policy, DirectExecutor(), group)
+    components = Components(Config(), policy, policy, DirectExecutor(), group)
     verifier = Equals("17")
-    assert parts.parts(Strategy("sc", 8), SearchConfig(), verifier).verifier is verifier
+    found = components.search_components(Strategy("sc", 8), SearchConfig(), verifier)
+    assert found.verifier is verifier

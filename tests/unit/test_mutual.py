@@ -23,7 +23,13 @@ from rstar_math.search import (
     from_record,
     to_record,
 )
-from rstar_math.search.mutual import candidates, dropped, is_kept, mask_fractions, visible_prefix
+from rstar_math.search.mutual import (
+    candidate_votes,
+    excluded_paths,
+    is_kept,
+    mask_fractions,
+    visible_prefix,
+)
 from rstar_math.types import Cost, Question, Step, Verdict
 from tests.unit.toy import same_text
 
@@ -227,12 +233,12 @@ def test_where_all_rewards_are_0_the_kept_are_counted() -> None:
 
 def test_candidates_are_dropped_for_a_reason() -> None:
     tree = tree_of(Row("7"), Row("x" * 100), Row("x" * 101), Row("\n"))
-    assert dropped(tree) == {6: "long answer", 8: "blank answer"}
-    assert [(ballot.answer, ballot.weight) for ballot in candidates(tree)] == [
+    assert excluded_paths(tree) == {6: "long answer", 8: "blank answer"}
+    assert [(ballot.answer, ballot.weight) for ballot in candidate_votes(tree)] == [
         ("7", 1.0),
         ("x" * 100, 1.0),
     ]
-    assert dropped(tree_of(Row("x" * 101), Row(""))) == {4: "blank answer"}
+    assert excluded_paths(tree_of(Row("x" * 101), Row(""))) == {4: "blank answer"}
 
 
 values = st.sampled_from([None, -0.5, 0.0, 0.25, 1.0])
@@ -310,18 +316,18 @@ class Reader:
         self.asked: list[tuple[str, int]] = []
         self.flying = self.most = 0
 
-    async def answers(
-        self, question: Question, begun: str, n: int, *, seed: int
+    async def complete_answers(
+        self, question: Question, partial: str, n: int, *, seed: int
     ) -> list[str | None]:
         """See `protocols.Discriminator`."""
-        self.asked.append((begun, seed))
+        self.asked.append((partial, seed))
         self.flying += 1
         self.most = max(self.most, self.flying)
         for _ in range(self._rng.randrange(20)):
             await asyncio.sleep(0)
         self.flying -= 1
         add_cost(Cost(calls=1, samples=n, sampled_tokens=5))
-        return [self._answer(begun)] * n
+        return [self._answer(partial)] * n
 
 
 def solutions(*answers: str, same: bool = False) -> Tree:
@@ -337,7 +343,9 @@ def examined(
     tree: Tree, peer: Reader, config: MutualConfig = CODE, seed: int = 0
 ) -> dict[str, int]:
     return asyncio.run(
-        check_candidates(tree, peer=peer, units=lines, group=same_text, config=config, seed=seed)
+        check_candidates(
+            tree, discriminator=peer, segments=lines, group=same_text, config=config, seed=seed
+        )
     )
 
 
@@ -345,31 +353,31 @@ def test_an_examination_by_hand() -> None:
     """Candidate 0 says 7, candidate 1 says 8. The peer comes to 7 from two or three lines of
     either, and to 8 from more of candidate 1; from more of candidate 0 it comes to nothing."""
 
-    def answer(begun: str) -> str | None:
-        if len(begun.splitlines()) < 4:
+    def answer(partial: str) -> str | None:
+        if len(partial.splitlines()) < 4:
             return "7"
-        return "8" if begun.startswith("1") else None
+        return "8" if partial.startswith("1") else None
 
     tree, peer = solutions("7", "8"), Reader(answer)
     assert examined(tree, peer) == {"no answer stated": 2}
     assert [node.agreement for node in tree] == [None, (2, 4), (2, 4)]
-    assert [len(begun.splitlines()) for begun, _ in peer.asked] == [2, 3, 4, 5] * 2
+    assert [len(partial.splitlines()) for partial, _ in peer.asked] == [2, 3, 4, 5] * 2
     assert peer.asked[0][0] == "0 0\n0 1"
     assert (peer.most, tree.cost.calls, tree.cost.sampled_tokens) == (8, 8, 40)
 
 
 def test_one_cut_of_the_paper_differs_from_candidate_to_candidate() -> None:
-    tree, peer = solutions("A", *"BCDEFGHIJKLMNOP"), Reader(lambda begun: "A")
+    tree, peer = solutions("A", *"BCDEFGHIJKLMNOP"), Reader(lambda partial: "A")
     examined(tree, peer, MutualConfig())
     assert [node.agreement for node in tree.nodes[1:]] == [(1, 1)] + [(0, 1)] * 15
-    shown = [len(begun.splitlines()) for begun, _ in peer.asked]
+    shown = [len(partial.splitlines()) for partial, _ in peer.asked]
     assert min(shown) == 3
     assert max(shown) == 8
     assert len(set(shown)) > 3
 
 
 def test_equal_beginnings_are_asked_for_once() -> None:
-    tree, peer = solutions("7", "8", "7", same=True), Reader(lambda begun: "7")
+    tree, peer = solutions("7", "8", "7", same=True), Reader(lambda partial: "7")
     examined(tree, peer)
     assert len(peer.asked) == 4
     assert [node.agreement for node in tree.nodes[1:]] == [(4, 4), (0, 4), (4, 4)]
@@ -377,13 +385,13 @@ def test_equal_beginnings_are_asked_for_once() -> None:
     for answer in "78":
         short.add(ROOT, Step(prose=f"So\nit is {answer}", kind="answer", answer=answer))
     examined(short, peer)
-    assert [begun for begun, _ in peer.asked[4:]] == ["So"]
+    assert [partial for partial, _ in peer.asked[4:]] == ["So"]
     assert [node.agreement for node in short.nodes[1:]] == [(1, 1), (0, 1)]
 
 
 @pytest.mark.parametrize("tree", [solutions("7", "7", "7"), solutions(), solutions("7", "x" * 101)])
 def test_where_all_agree_nobody_is_asked(tree: Tree) -> None:
-    peer = Reader(lambda begun: "7")
+    peer = Reader(lambda partial: "7")
     assert examined(tree, peer) == {}
     assert not peer.asked
     assert all(node.agreement is None for node in tree)
@@ -395,8 +403,8 @@ def test_where_all_agree_nobody_is_asked(tree: Tree) -> None:
     [(RequestError("no"), "request failed"), (ContextLengthError("no"), "context exceeded")],
 )
 def test_a_request_that_cannot_be_served_is_nobodys_word(error: Exception, reason: str) -> None:
-    def answer(begun: str) -> str:
-        if begun.startswith("0") and len(begun.splitlines()) == 5:
+    def answer(partial: str) -> str:
+        if partial.startswith("0") and len(partial.splitlines()) == 5:
             raise error
         return "7"
 
@@ -406,20 +414,20 @@ def test_a_request_that_cannot_be_served_is_nobodys_word(error: Exception, reaso
 
 
 def test_a_server_that_is_down_ends_it_and_what_was_found_stays() -> None:
-    def answer(begun: str) -> str:
-        if begun.startswith("2") and down:
+    def answer(partial: str) -> str:
+        if partial.startswith("2") and down:
             raise ModelUnreachableError("down")
         return "7"
 
     class Patient(Reader):
         """Answers for the last candidate after all others."""
 
-        async def answers(
-            self, question: Question, begun: str, n: int, *, seed: int
+        async def complete_answers(
+            self, question: Question, partial: str, n: int, *, seed: int
         ) -> list[str | None]:
-            for _ in range(100 * begun.startswith("2")):
+            for _ in range(100 * partial.startswith("2")):
                 await asyncio.sleep(0)
-            return await super().answers(question, begun, n, seed=seed)
+            return await super().complete_answers(question, partial, n, seed=seed)
 
     down, tree = True, solutions("7", "8", "9")
     with pytest.raises(ModelUnreachableError):
@@ -435,17 +443,19 @@ def test_a_server_that_is_down_ends_it_and_what_was_found_stays() -> None:
 
 def test_a_cancelled_examination_leaves_nothing_behind() -> None:
     class Never(Reader):
-        async def answers(
-            self, question: Question, begun: str, n: int, *, seed: int
+        async def complete_answers(
+            self, question: Question, partial: str, n: int, *, seed: int
         ) -> list[str | None]:
-            if begun.startswith("1"):
+            if partial.startswith("1"):
                 await asyncio.Event().wait()
-            return await super().answers(question, begun, n, seed=seed)
+            return await super().complete_answers(question, partial, n, seed=seed)
 
-    tree, peer = solutions("7", "8"), Never(lambda begun: "7")
+    tree, peer = solutions("7", "8"), Never(lambda partial: "7")
 
     async def cancelled() -> int:
-        work = check_candidates(tree, peer=peer, units=lines, group=same_text, config=CODE, seed=0)
+        work = check_candidates(
+            tree, discriminator=peer, segments=lines, group=same_text, config=CODE, seed=0
+        )
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(work, 0.05)
         return len(asyncio.all_tasks())
@@ -457,8 +467,8 @@ def test_a_cancelled_examination_leaves_nothing_behind() -> None:
 
 @pytest.mark.parametrize("config", [CODE, MutualConfig()], ids=["code", "paper"])
 def test_arrival_order_changes_nothing(config: MutualConfig) -> None:
-    def answer(begun: str) -> str | None:
-        return random.Random(begun).choice(["7", "8", None])
+    def answer(partial: str) -> str | None:
+        return random.Random(partial).choice(["7", "8", None])
 
     trees = [solutions("7", "8", "7", "9", "8") for _ in range(6)]
     peers = [Reader(answer, delays) for delays in range(6)]

@@ -127,8 +127,8 @@ def test_words_of_an_instruct_model_are_asked_for_in_chat() -> None:
 
     model = Scripted([ended("7 in all. The answer is \\boxed{7}.", reasoning="Is it \\boxed{8}?")])
     policy = StepPolicy(model, PolicyConfig())
-    kit = Components(Config(), policy, policy, Runs(), group, None, model, model)
-    parts = kit.parts(Strategy("zero"), SearchConfig(), None)
+    components = Components(Config(), policy, policy, Runs(), group, None, model, model)
+    parts = components.search_components(Strategy("zero"), SearchConfig(), None)
     (step,) = asyncio.run(parts.policy.propose(QUESTION, (), 1, seed=0))
     assert (step.answer, step.reasoning) == ("7", "Is it \\boxed{8}?")
     prompt, options = model.asked[0]

@@ -52,7 +52,7 @@ def test_what_is_put_comes_back(tmp_path: Path) -> None:
             7,
         )
         assert to_record(store.tree("p1", "mcts")) == to_record(tree_of(PROBLEMS[1]))
-        with pytest.raises(InputError, match="no result of mcts on the problem 'p0'"):
+        with pytest.raises(InputError, match=r"no result of mcts .*'p0'"):
             store.tree("p0", "mcts")
 
 
@@ -98,7 +98,7 @@ def test_results_of_two_configurations_do_not_mix(tmp_path: Path) -> None:
     other = run_conditions(
         load_config(None, ["model.url=local", "search.rollouts=99"]), guided=False
     )
-    with pytest.raises(ConfigError, match=r"search.rollouts = 5 and now it is 99"):
+    with pytest.raises(ConfigError, match=r"search.rollouts = 5, .* 99"):
         RunStore.open(path, other)
     faster = run_conditions(
         load_config(None, ["model.concurrency=2", "search.parallel_problems=1"]), guided=False
@@ -121,7 +121,7 @@ def test_a_run_that_came_to_no_result_may_become_another(tmp_path: Path) -> None
         assert "libraries" not in store.metadata()
         store.add_problems(PROBLEMS[:1])
         put(store, PROBLEMS[0])
-    with pytest.raises(ConfigError, match=r"search.rollouts = 99 and now it is 5"):
+    with pytest.raises(ConfigError, match=r"search.rollouts = 99, .* 5"):
         RunStore.open(path, HOW)
 
 
@@ -177,9 +177,9 @@ def test_files_that_are_no_runs(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_no_run(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="is a folder, and a run is a file"):
+    with pytest.raises(StoreError, match="is a folder"):
         RunStore.read(tmp_path)
-    with pytest.raises(StoreError, match="is a folder, and a run is a file"):
+    with pytest.raises(StoreError, match="is a folder"):
         RunStore.open(tmp_path, {})
 
 
@@ -188,7 +188,7 @@ def test_a_folder_is_no_run(tmp_path: Path) -> None:
     [
         ({"search.candidates": 8}, {"search.candidates": 2}, "--set search.candidates=8, or"),
         ({"policy.prompt": "trained"}, {"policy.prompt": "few-shot"}, "policy.prompt=trained, or"),
-        ({}, {"search.token_budget": 5}, "leave search.token_budget out, or"),
+        ({}, {"search.token_budget": 5}, "remove search.token_budget, or"),
         ({"guided": True}, {"guided": False}, "add --guided, or"),
     ],
 )
@@ -264,7 +264,7 @@ def test_an_option_that_came_later_does_not_lock_an_old_run(tmp_path: Path) -> N
     begun(path, HOW)
     later = {**HOW, "search.novelty": 3}
     RunStore.open(path, later, {"search.novelty": 3}).close()
-    with pytest.raises(ConfigError, match=r"search\.novelty = 3 and now it is 4"):
+    with pytest.raises(ConfigError, match=r"search\.novelty = 3, .* 4"):
         RunStore.open(path, {**HOW, "search.novelty": 4}, {"search.novelty": 3})
 
 
@@ -272,7 +272,7 @@ def test_the_model_of_a_run_is_pinned(tmp_path: Path) -> None:
     with RunStore.open(tmp_path / "a.rstar", HOW) as store:
         store.require_fact("model", "a")
         store.require_fact("model", "a")
-        with pytest.raises(ConfigError, match="'a' and now it is 'b'"):
+        with pytest.raises(ConfigError, match=r"'a', .* 'b'"):
             store.require_fact("model", "b")
 
 
@@ -291,5 +291,5 @@ def test_a_damaged_tree_is_named(tmp_path: Path) -> None:
 
 def test_another_preset_is_named_as_one_and_not_option_by_option(tmp_path: Path) -> None:
     begun(tmp_path / "run.rstar", {**HOW, "a.x": 1, "a.y": 1, "a.z": 1})
-    with pytest.raises(ConfigError, match=r"2 more options differ: go back to the --config"):
+    with pytest.raises(ConfigError, match="2 more options differ"):
         RunStore.open(tmp_path / "run.rstar", {**HOW, "a.x": 2, "a.y": 2, "a.z": 2})

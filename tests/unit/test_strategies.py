@@ -28,7 +28,7 @@ from rstar_math.search.voting import (
     Vote,
     best,
     confidence,
-    decided,
+    is_decided,
     majority,
     top_k_of_runs,
     weighted,
@@ -110,18 +110,18 @@ def test_a_budget_that_is_too_small_for_a_tree_still_gives_an_answer(name: str) 
 def test_an_allowance_reckons_with_what_is_paid_and_what_is_under_way() -> None:
     allowance = TokenBudget(100)
     assert allowance.reserve(8) == 8, "before anything is paid nothing is known"
-    allowance.settle(8, 40)
+    allowance.commit(8, 40)
     assert not allowance.exhausted
     assert allowance.reserve(8) == 8
     assert allowance.reserve(8) == 4, "60 tokens are enough for 12 samples of 5"
     assert allowance.reserve(8) == 1, "nothing is left, and a search that asks must get something"
-    assert allowance.reserve(8, least=0) == 0
-    allowance.settle(8, 16)
-    assert allowance.reserve(100, least=0) == 8, "44 tokens at 3.5 each, of which 5 are under way"
-    allowance.settle(13, 44)
+    assert allowance.reserve(8, minimum=0) == 0
+    allowance.commit(8, 16)
+    assert allowance.reserve(100, minimum=0) == 8, "44 tokens at 3.5 each, of which 5 are under way"
+    allowance.commit(13, 44)
     assert allowance.exhausted
     endless = TokenBudget(None)
-    endless.settle(endless.reserve(3), 10**9)
+    endless.commit(endless.reserve(3), 10**9)
     assert endless.reserve(7) == 7
     assert not endless.exhausted
 
@@ -243,7 +243,7 @@ def test_decided_is_exactly_that_no_votes_to_come_can_change_it(
 ) -> None:
     ranked = sorted(votes, reverse=True)
     others = ranked[1:] or [0]
-    assert decided(votes, more) == (ranked[0] > max(others) + more)
+    assert is_decided(votes, more) == (ranked[0] > max(others) + more)
 
 
 def test_confidence_by_hand() -> None:

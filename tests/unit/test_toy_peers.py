@@ -43,8 +43,8 @@ def shares(world: ToyPeers, config: MutualConfig, n: int, problems: int) -> tupl
         await sample_chains(tree, n, parts=parts, config=SearchConfig())
         await check_candidates(
             tree,
-            peer=world.discriminating(),
-            units=toy_units,
+            discriminator=world.discriminating(),
+            segments=toy_units,
             group=same_text,
             config=config,
             seed=0,
@@ -112,7 +112,7 @@ def test_rho_is_the_correlation_of_not_knowing(rho: float) -> None:
 
     async def known(question: Question, reference: str | None) -> tuple[bool, bool]:
         (step,) = await world.generating().propose(question, (), 1, seed=0)
-        (answer,) = await world.discriminating().answers(question, "", 1, seed=0)
+        (answer,) = await world.discriminating().complete_answers(question, "", 1, seed=0)
         return step.answer == reference, answer == reference
 
     async def every() -> list[tuple[bool, bool]]:
@@ -128,10 +128,10 @@ def test_a_peer_that_follows_ends_what_was_begun() -> None:
     world = ToyPeers(1.0, 1.0, steady=1.0, follow=1.0)
     question = world.problems(1)[0].question
     begun = "I follow idea 5, which leads to 123.\nLine 2 follows from line 1."
-    answers = asyncio.run(world.discriminating().answers(question, begun, 3, seed=0))
+    answers = asyncio.run(world.discriminating().complete_answers(question, begun, 3, seed=0))
     assert answers == ["123"] * 3
     unmoved = ToyPeers(1.0, 1.0, steady=1.0, follow=0.0).discriminating()
-    own = asyncio.run(unmoved.answers(question, begun, 3, seed=0))
+    own = asyncio.run(unmoved.complete_answers(question, begun, 3, seed=0))
     assert own == [world.problems(1)[0].reference] * 3
 
 
@@ -139,4 +139,4 @@ def test_what_a_world_of_peers_refuses() -> None:
     with pytest.raises(ConfigError, match=r"rho = 1\.5 is no share"):
         ToyPeers(rho=1.5)
     with pytest.raises(InputError, match="not of this toy world"):
-        asyncio.run(ToyPeers().discriminating().answers(Question("q", "?"), "", 1, seed=0))
+        asyncio.run(ToyPeers().discriminating().complete_answers(Question("q", "?"), "", 1, seed=0))

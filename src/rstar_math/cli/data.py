@@ -142,7 +142,7 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write a run's trees, its paths or its preference pairs to one file of rows."""
-    from rstar_math.runs.export import SearchedProblems, check_complete, require_parquet, write_rows
+    from rstar_math.runs.export import SearchedProblems, atomic_output, require_parquet, write_rows
     from rstar_math.runs.store import RunStore
 
     kinds = {"trees": trees, "trajectories": trajectories, "pairs": pairs}
@@ -156,7 +156,7 @@ def export(
         require_parquet()
     with RunStore.read(run_file) as store:
         model, rows = _rows(asked[0], SearchedProblems(store, any_grammar=asked[0] != "pairs"))
-        with check_complete(target) as path:
+        with atomic_output(target) as path:
             count = write_rows(path, model, rows)
     if as_json:
         print_json({"file": str(target), "rows": count})

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rstar_math.progress import OnProgress, Progress, display_with, megabytes, start_line
+from rstar_math.progress import DownloadCallback, Progress, megabytes, set_display, start_line
 from rstar_math.text import sanitize
 
 if TYPE_CHECKING:
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 def use_bar() -> None:
     """Show downloads as a bar from now on, if stderr is a terminal."""
     if sys.stderr.isatty():
-        display_with(bar)
+        set_display(bar)
 
 
 @contextmanager
-def bar() -> Iterator[OnProgress]:
+def bar() -> Iterator[DownloadCallback]:
     """A bar on stderr with bytes, rate and time left. Nothing is shown before a download begins."""
     from rich.progress import (
         BarColumn,

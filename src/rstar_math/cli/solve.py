@@ -173,9 +173,9 @@ def merge(
         f"{out} holds {found.problems:,} problems and {found.results:,} results, "
         f"{found.added:,} of them new."
     )
-    if found.twice:
+    if found.duplicates:
         typer.echo(
-            f"{found.twice:,} were there already; {found.differing:,} of these differ and the "
+            f"{found.duplicates:,} were there already; {found.differing:,} of these differ and the "
             "first was kept."
         )
 

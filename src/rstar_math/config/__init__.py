@@ -1,6 +1,6 @@
-"""Options and how they are read.
+"""Options and how they are loaded.
 
-sections   every option with its default and where that comes from
+sections   every option, with its default and the source of the default
 loading    TOML files, presets and `--set section.key=value`
 """
 

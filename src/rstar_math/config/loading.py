@@ -1,4 +1,4 @@
-"""Options from TOML, a preset and `--set section.key=value`."""
+"""Loads options from TOML files, presets and `--set section.key=value`."""
 
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -11,22 +11,21 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from rstar_math.config.sections import HF, LOCAL, TRAINED, VLLM, Config, canonical
+from rstar_math.config.sections import HF, LOCAL, TRAINED, VLLM, Config, normalize_url
 from rstar_math.errors import ConfigError
 
-_OWN = {LOCAL: "laptop", TRAINED: "trained"}
-"""The presets that models come with."""
+_DEFAULT_PRESETS = {LOCAL: "laptop", TRAINED: "trained"}
+"""Preset of each packaged model, used if no configuration is given."""
 
 
 def import_object(name: str) -> Any:
-    """The object that "package.module:name" stands for. Raises `ConfigError` where it cannot be
-    imported."""
+    """Return the object named "package.module:NAME". Raises `ConfigError` if the import fails."""
     module, _, attribute = name.partition(":")
     try:
         return getattr(import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(
-            f"{name} cannot be imported ({error}); use package.module:NAME of an installed module."
+            f"{name} cannot be imported ({error}); give package.module:NAME of an installed module."
         ) from error
 
 
@@ -37,14 +36,14 @@ def load_config(
     model: str | None = None,
     discriminator: str | None = None,
 ) -> Config:
-    """The configuration of a TOML file or a preset's name, with `section.key=value` settings and
-    the models' addresses over it.
+    """Return the configuration of a TOML file or preset, with overrides applied.
 
-    Without a source, the embedded model comes with the preset `laptop`, what was trained of it with
-    the preset `trained`, and any other model with the papers' defaults. Raises `ConfigError` with
-    the option, the value seen and what it may be.
+    `settings` are `section.key=value` strings; `model` and `discriminator` are addresses. Both
+    override the source. Without a source, the embedded model uses the preset `laptop`, its trained
+    version uses the preset `trained`, and any other model uses the papers' defaults. Raises
+    `ConfigError` with the option, the value seen and the expected value.
     """
-    over: dict[str, Any] = {}
+    overrides: dict[str, Any] = {}
     for setting in settings:
         key, eq, value = setting.partition("=")
         if not eq or key.count(".") != 1:
@@ -52,23 +51,23 @@ def load_config(
                 f"--set {setting!r} is not section.key=value; for example --set search.rollouts=32."
             )
         section, name = key.strip().split(".")
-        over.setdefault(section, {})[name] = setting_value(value.strip())
+        overrides.setdefault(section, {})[name] = setting_value(value.strip())
     for name, address in (("model", model), ("discriminator", discriminator)):
         if address is not None:
-            over.setdefault(name, {})["url"] = address
+            overrides.setdefault(name, {})["url"] = address
     if source is None:
-        url = canonical(str(over.get("model", {}).get("url", LOCAL)))
-        source = _OWN.get(url.removeprefix(HF).removeprefix(VLLM))
-    tree: dict[str, Any] = _read(source) if source else {}
-    for section, values in over.items():
-        group = tree.setdefault(section, {})
-        if isinstance(group, dict):
-            group.update(values)
-    return _checked(tree)
+        url = normalize_url(str(overrides.get("model", {}).get("url", LOCAL)))
+        source = _DEFAULT_PRESETS.get(url.removeprefix(HF).removeprefix(VLLM))
+    tables: dict[str, Any] = _read_tables(source) if source else {}
+    for section, values in overrides.items():
+        table = tables.setdefault(section, {})
+        if isinstance(table, dict):
+            table.update(values)
+    return _validate(tables)
 
 
 def presets() -> list[str]:
-    """Names of the configurations that come with the package."""
+    """Return the names of the configurations that come with the package."""
     folder = files("rstar_math.config") / "presets"
     return sorted(
         entry.name.removesuffix(".toml")
@@ -77,8 +76,8 @@ def presets() -> list[str]:
     )
 
 
-def _read(source: str) -> dict[str, Any]:
-    """The tables of a TOML file or a preset."""
+def _read_tables(source: str) -> dict[str, Any]:
+    """Return the tables of a TOML file or a preset. Raises `ConfigError`."""
     if source in presets():
         text = (files("rstar_math.config") / "presets" / f"{source}.toml").read_text(
             encoding="utf-8"
@@ -98,7 +97,7 @@ def _read(source: str) -> dict[str, Any]:
 
 
 def setting_value(text: str) -> Any:
-    """A setting's value as TOML reads it; a bare word is a string."""
+    """Parse a setting's value as TOML; text that is not valid TOML is a string."""
     try:
         return tomllib.loads(f"v = {text}")["v"]
     except tomllib.TOMLDecodeError:
@@ -107,22 +106,22 @@ def setting_value(text: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """The first thing that is wrong with some data, for all callers of pydantic."""
+    """The first error of a pydantic validation, in plain words."""
 
     path: tuple[str, ...]
-    """Where it is: list positions are counted from 1."""
+    """Keys from the root to the invalid value; list positions are counted from 1."""
     kind: Literal["unknown", "missing", "invalid"]
     message: str
-    """A sentence without its full stop."""
+    """A sentence without a full stop."""
 
     @property
     def key(self) -> str:
-        """The path with dots."""
+        """The path joined with dots."""
         return ".".join(self.path)
 
 
 def explain(error: ValidationError, *, prefix: str = "") -> Fault:
-    """The first fault of a validation, with `prefix` before its key."""
+    """Return the first error of a validation; `prefix` is put before its key in the message."""
     fault = error.errors(include_url=False)[0]
     path = tuple(str(part + 1) if isinstance(part, int) else str(part) for part in fault["loc"])
     key = prefix + ".".join(path)
@@ -138,36 +137,38 @@ def explain(error: ValidationError, *, prefix: str = "") -> Fault:
     reason = reason[:1].lower() + reason[1:] if reason.startswith("Input") else reason
     if not key:
         return Fault(path, "invalid", reason)
-    shown = repr(fault["input"])
-    shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
-    return Fault(path, "invalid", f"Invalid value for {key}: {shown} ({reason})")
+    value = repr(fault["input"])
+    value = value if len(value) <= 60 else f"{value[:57]}..."
+    return Fault(path, "invalid", f"Invalid value for {key}: {value} ({reason})")
 
 
-def _checked(tree: Mapping[str, Any]) -> Config:
-    """The tree as a Config; the first fault as a sentence."""
+def _validate(tables: Mapping[str, Any]) -> Config:
+    """Return the tables as a `Config`. Raises `ConfigError` that describes the first fault."""
     try:
-        return Config.model_validate(tree)
+        return Config.model_validate(tables)
     except ValidationError as error:
         fault = explain(error)
-        hint = _nearest(fault.path) if fault.kind == "unknown" else ""
+        hint = _suggestion(fault.path) if fault.kind == "unknown" else ""
         raise ConfigError(f"{fault.message}{hint}.") from error
 
 
-def _nearest(where: Sequence[str]) -> str:
-    """A hint at the options that an unknown one may have meant."""
+def _suggestion(path: Sequence[str]) -> str:
+    """Return the end of an error message that suggests known options for an unknown one."""
     known = {name: list(type(getattr(Config(), name)).model_fields) for name in Config.model_fields}
-    section, *names = where
-    if not names:
-        close = get_close_matches(section, known, 1)
-        close += [f"{home}.{section}" for home, keys in known.items() if section in keys]
+    section, *keys = path
+    if not keys:
+        matches = get_close_matches(section, known, 1)
+        matches += [f"{other}.{section}" for other, names in known.items() if section in names]
     else:
-        homes = [section] if section in known else [*known]
-        homes += [home for home in known if home not in homes]
-        close = [
-            f"{home}.{key}" for home in homes for key in get_close_matches(names[0], known[home], 1)
+        searched = [section] if section in known else [*known]
+        searched += [other for other in known if other not in searched]
+        matches = [
+            f"{other}.{key}"
+            for other in searched
+            for key in get_close_matches(keys[0], known[other], 1)
         ]
-    if close:
-        return f"; the nearest is {close[0]}"
+    if matches:
+        return f"; the nearest is {matches[0]}"
     if section in known:
         return f"; {section} has {', '.join(known[section])}"
     return f"; the sections are {', '.join(known)}"

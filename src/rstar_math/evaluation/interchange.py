@@ -28,7 +28,7 @@ def names_of(paths: Sequence[Path]) -> list[str]:
     """A name for each run's files: its own, with the folder's or else its number where two are the
     same."""
     whole, stems = [path.resolve() for path in paths], [path.stem for path in paths]
-    return unique_names(whole, stems, folder="-", number="-")
+    return unique_names(whole, stems, folder_end="-", number_end="-")
 
 
 def write_inspect_logs(path: Path, folder: Path, name: str | None = None) -> list[Path]:

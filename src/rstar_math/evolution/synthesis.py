@@ -195,7 +195,7 @@ async def _write_missing_drafts(
         return
     stage = f"{listener.stage}-drafts"
     listener.progress.begin(stage, "write new problems", options.requests, done)
-    in_flight = model.in_flight * job.config.servers_of_policy
+    in_flight = model.in_flight * job.config.policy_server_count
     if model.embedded:  # it counts samples, not requests
         in_flight = max(1, in_flight // options.per_request)
 

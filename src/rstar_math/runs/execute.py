@@ -1,4 +1,4 @@
-"""Solves the problems of a run that are not done yet, and stores each result."""
+"""Solves the unfinished problems of a run and stores each result."""
 
 import json
 from collections.abc import AsyncGenerator, Callable, Iterable
@@ -12,51 +12,54 @@ from rstar_math.search.strategies import Strategy
 from rstar_math.types import Problem
 
 ResultCallback = Callable[[Problem, PackedResult], None]
+"""Receives each result after it is stored."""
 
 
 class Searcher(Protocol):
-    """Whoever searches problems: a solver in this process (`LocalSearcher`), or the workers of a
-    cluster."""
+    """Searches problems: a solver in this process (`LocalSearcher`), or a cluster's workers."""
 
     @property
     def config(self) -> Config:
-        """What is searched with."""
+        """The configuration of the searches."""
         ...
 
     @property
     def model_name(self) -> str | None:
-        """The model's name as its server gives it."""
+        """Name of the policy's model, as reported by its server; None if unknown."""
         ...
 
     @property
     def discriminator_name(self) -> str | None:
-        """The same of the discriminator's."""
+        """Name of the discriminator's model, as reported by its server; None if unknown."""
         ...
 
     @property
     def prompting(self) -> dict[str, str]:
-        """How the policy's model is asked (`prompts.rendering.Renderer.description`); empty for a
-        policy of one's own."""
+        """Prompt, step format and mode of the policy (`prompts.rendering.Renderer.description`);
+        empty for a custom policy."""
         ...
 
     @property
     def servers(self) -> dict[str, Any]:
-        """The replicas of those models that run on servers this process knows."""
+        """Replicas of the models on servers that this process connects to, by use."""
         ...
 
     def library_versions(self) -> dict[str, str]:
-        """Versions of what model-written code runs with."""
+        """Return the versions of the libraries that model-written code can use."""
         ...
 
     def iter_results(
         self, problems: Iterable[Problem], strategy: Strategy, *, guided: bool
     ) -> AsyncGenerator[tuple[Problem, PackedResult], None]:
-        """Searches as they are finished and judged; no more are begun than are asked for."""
+        """Solve problems concurrently, and yield each with its judged result as it finishes.
+
+        `problems` is consumed lazily, as searches start.
+        """
         ...
 
 
 async def solve_problems(
-    searchers: Searcher,
+    searcher: Searcher,
     store: RunStore,
     strategy: Strategy,
     problems: Iterable[Problem],
@@ -64,30 +67,30 @@ async def solve_problems(
     guided: bool = False,
     on_done: ResultCallback | None = None,
 ) -> None:
-    """Solve those of the run's problems that the strategy has not finished, keeping each result.
+    """Solve all problems that the strategy has not finished in the run, and store each result.
 
-    Killed at any moment, a second call does what is left. The reference answer is used after a
-    search to judge the choice, and in it only where `guided`. Raises the first `RstarError`,
-    results before it kept.
+    If the process is killed, a second call solves the remaining problems. A reference answer is
+    used to judge the chosen answer after a search, and during the search only if `guided`. Raises
+    the first `RstarError`; results before it are stored.
     """
-    if searchers.model_name is not None:
-        store.require_fact("model", searchers.model_name)
-    if strategy.spec.uses_discriminator and searchers.discriminator_name is not None:
-        store.require_fact("discriminator", searchers.discriminator_name)
+    if searcher.model_name is not None:
+        store.require_fact("model", searcher.model_name)
+    if strategy.spec.uses_discriminator and searcher.discriminator_name is not None:
+        store.require_fact("discriminator", searcher.discriminator_name)
     if strategy.spec.uses_prompt_set:
         store.require_fact(
-            "prompts", load_action_prompts(searchers.config.actions.prompt_set).digest
+            "prompts", load_action_prompts(searcher.config.actions.prompt_set).digest
         )
-    if searchers.prompting:
-        store.require_fact("prompting", json.dumps(searchers.prompting, sort_keys=True))
-    store.set_default_fact("libraries", json.dumps(searchers.library_versions()))
+    if searcher.prompting:
+        store.require_fact("prompting", json.dumps(searcher.prompting, sort_keys=True))
+    store.set_default_fact("libraries", json.dumps(searcher.library_versions()))
     done = store.done(strategy.name)
-    todo = (problem for problem in problems if problem.id not in done)
-    found = searchers.iter_results(todo, strategy, guided=guided)
+    unfinished = (problem for problem in problems if problem.id not in done)
+    results = searcher.iter_results(unfinished, strategy, guided=guided)
     try:
-        async for problem, one in found:
-            store.save_packed(one)
+        async for problem, result in results:
+            store.save_packed(result)
             if on_done is not None:
-                on_done(problem, one)
+                on_done(problem, result)
     finally:
-        await found.aclose()
+        await results.aclose()

@@ -22,15 +22,15 @@ from rstar_math.search.tree import Tree, to_record
 from rstar_math.types import Step
 
 Format = Literal["jsonl", "parquet"]
-M = TypeVar("M", bound=BaseModel)
-_BLOCK = 1000
-"""Rows in memory at once while Parquet is written."""
+Row = TypeVar("Row", bound=BaseModel)
+_ROWS_PER_BLOCK = 1000
+"""Maximum number of rows in memory while Parquet is written."""
 
 
 def write_rows(path: Path, model: type[BaseModel], rows: Iterable[BaseModel]) -> int:
-    """Write a file of rows and return their number; the ending, .jsonl or .parquet, says how.
+    """Write rows to a file (Parquet if its suffix is .parquet, else JSONL); return their number.
 
-    Raises `OSError` where the disk will not have it, and `MissingDependencyError`.
+    Raises `OSError` if the file cannot be written, and `MissingDependencyError` without pyarrow.
     """
     if path.suffix == ".parquet":
         return _write_parquet(path, model, iter(rows))
@@ -44,32 +44,33 @@ def write_rows(path: Path, model: type[BaseModel], rows: Iterable[BaseModel]) ->
     return count
 
 
-def read_file(path: Path, model: type[M]) -> list[M]:
-    """The rows of a file that `write_rows` wrote, with all columns. Raises `InputError` naming the
-    first line that is at fault and what is wrong with it, and `MissingDependencyError`."""
-    number = 0
-    found: list[M] = []
+def read_file(path: Path, model: type[Row]) -> list[Row]:
+    """Return the rows of a file written by `write_rows`; each row must have all columns.
+
+    Raises `InputError` that names the first invalid line, and `MissingDependencyError` without
+    pyarrow.
+    """
+    rows: list[Row] = []
     try:
-        for checked in _checked(path, model):
-            if lost := model.model_fields.keys() - checked.model_fields_set:
+        for row in _iter_rows(path, model):
+            if missing := model.model_fields.keys() - row.model_fields_set:
                 raise InputError(
-                    f"Line {number + 1} of {path} lacks the column {min(lost)}; make the data "
-                    "again with rstar curate."
+                    f"Line {len(rows) + 1} of {path} lacks the column {min(missing)}; make the "
+                    "data again with rstar curate."
                 )
-            found.append(checked)
-            number += 1
+            rows.append(row)
     except ValidationError as error:
         raise InputError(
-            f"Line {number + 1} of {path}: {explain(error).message}; make the data again with "
+            f"Line {len(rows) + 1} of {path}: {explain(error).message}; make the data again with "
             "rstar curate."
         ) from None
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error}).") from error
-    return found
+    return rows
 
 
-def _checked(path: Path, model: type[M]) -> Iterator[M]:
-    """The rows of a file, each checked when it is asked for."""
+def _iter_rows(path: Path, model: type[Row]) -> Iterator[Row]:
+    """Yield the validated rows of a file. Raises `ValidationError`."""
     if path.suffix == ".parquet":
         yield from map(model.model_validate, _parquet_entries(path))
         return
@@ -78,10 +79,10 @@ def _checked(path: Path, model: type[M]) -> Iterator[M]:
 
 
 @contextmanager
-def check_complete(target: Path) -> Iterator[Path]:
-    """A path to write to that becomes `target` at the end, and nothing if anything fails before.
+def atomic_output(target: Path) -> Iterator[Path]:
+    """Yield the path of a temporary file that replaces `target` at the end of the block.
 
-    Raises `StoreError` where the disk will not have it.
+    If the block fails, `target` is unchanged. Raises `StoreError` if the file cannot be written.
     """
     try:
         with atomic_write(target) as part:
@@ -91,32 +92,32 @@ def check_complete(target: Path) -> Iterator[Path]:
 
 
 def cannot_write(target: Path, error: OSError) -> StoreError:
-    """An error of the disk as a sentence."""
+    """Return the error for a file that cannot be written."""
     return StoreError(
-        f"{target} cannot be written ({error.strerror or error}); free disk space if it is full, "
-        "else give another --out."
+        f"{target} cannot be written ({error.strerror or error}); free disk space if the disk is "
+        "full, else give another --out."
     )
 
 
 def require_parquet() -> Any:
-    """The module pyarrow. Raises `MissingDependencyError` where it is not installed."""
+    """Return the module pyarrow. Raises `MissingDependencyError` if it is not installed."""
     try:
         import_module("pyarrow.parquet")
         return import_module("pyarrow")
     except ImportError as error:
         raise MissingDependencyError(
-            "Parquet needs pyarrow; type: pip install 'rstar-math[train]', or take --format jsonl."
+            "Parquet needs pyarrow; type: pip install 'rstar-math[train]', or use --format jsonl."
         ) from error
 
 
 def _write_parquet(path: Path, model: type[BaseModel], rows: Iterator[BaseModel]) -> int:
     arrow = require_parquet()
     fields = model.model_fields.items()
-    schema = arrow.schema([(name, _column(arrow, info.annotation)) for name, info in fields])
+    schema = arrow.schema([(name, _arrow_type(arrow, info.annotation)) for name, info in fields])
     count = 0
     with path.open("wb") as file:
         with arrow.parquet.ParquetWriter(file, schema) as writer:
-            while block := [row.model_dump() for row in islice(rows, _BLOCK)]:
+            while block := [row.model_dump() for row in islice(rows, _ROWS_PER_BLOCK)]:
                 writer.write_table(arrow.Table.from_pylist(block, schema=schema))
                 count += len(block)
         file.flush()
@@ -129,30 +130,32 @@ def _parquet_entries(path: Path) -> Sequence[dict[str, Any]]:
     try:
         entries: list[dict[str, Any]] = arrow.parquet.read_table(path).to_pylist()
     except arrow.ArrowInvalid as error:
-        raise InputError(f"{path} is no Parquet file; make it again with rstar curate.") from error
+        raise InputError(
+            f"{path} is not a Parquet file; make it again with rstar curate."
+        ) from error
     return entries
 
 
-def _column(arrow: Any, kind: Any) -> Any:
-    """The Arrow type of a field's annotation."""
-    origin, inner = get_origin(kind), get_args(kind)
+def _arrow_type(arrow: Any, annotation: Any) -> Any:
+    """Return the Arrow type of a pydantic field's annotation."""
+    origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        return _column(arrow, inner[0])
+        return _arrow_type(arrow, inner[0])
     if origin is Literal:
         return arrow.string()
     if origin in (list, tuple):
-        return arrow.list_(_column(arrow, inner[0]))
+        return arrow.list_(_arrow_type(arrow, inner[0]))
     if origin is UnionType or NoneType in inner:
-        return _column(arrow, next(one for one in inner if one is not NoneType))
-    if isinstance(kind, type) and issubclass(kind, BaseModel):
-        fields = kind.model_fields.items()
-        return arrow.struct([(name, _column(arrow, info.annotation)) for name, info in fields])
+        return _arrow_type(arrow, next(part for part in inner if part is not NoneType))
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        fields = annotation.model_fields.items()
+        return arrow.struct([(name, _arrow_type(arrow, info.annotation)) for name, info in fields])
     types = {str: arrow.string, int: arrow.int64, float: arrow.float64, bool: arrow.bool_}
-    return types[kind]()
+    return types[annotation]()
 
 
 def _replace_surrogates(text: object) -> object:
-    """Text with lone surrogates, which no file can hold, as question marks: as long as before."""
+    """Replace each lone surrogate by "?", because UTF-8 cannot encode it. The length is kept."""
     return text.encode("utf-8", "replace").decode() if isinstance(text, str) else text
 
 
@@ -160,7 +163,7 @@ Text = Annotated[str, BeforeValidator(_replace_surrogates)]
 
 
 class TreeRow(BaseModel):
-    """A tree."""
+    """One tree."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -170,13 +173,13 @@ class TreeRow(BaseModel):
     source: Text | None
     strategy: Text
     nodes: int
-    """Number of nodes, the root among them."""
+    """Number of nodes, including the root."""
     tree: Text
-    """The tree's record (`rstar_math.search.from_record` reads it), as JSON."""
+    """The tree's record as JSON; read it with `rstar_math.search.from_record`."""
 
 
 class StepColumns(BaseModel):
-    """A step of a path."""
+    """One step of a path."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -184,9 +187,9 @@ class StepColumns(BaseModel):
     prose: Text
     code: Text
     printed: Text | None
-    """What its code printed; None where none was run."""
+    """Output of the step's code; None if no code ran."""
     status: Text | None
-    """How its code ended; None where none was run."""
+    """Execution status of the step's code; None if no code ran."""
     q: float | None
     """Mean backed-up value, in [-1, 1]."""
     score: float | None
@@ -194,7 +197,7 @@ class StepColumns(BaseModel):
 
 
 class TrajectoryRow(BaseModel):
-    """A path that came to an end, with or without an answer."""
+    """One finished path, with or without an answer."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -204,33 +207,33 @@ class TrajectoryRow(BaseModel):
     source: Text | None
     strategy: Text
     node: int
-    """The path's last node in its tree."""
+    """Index of the path's last node in its tree."""
     run: int
-    """The independent search within the tree."""
+    """Number of the independent search within the tree."""
     answer: Text | None
     verdict: Text | None
-    """right, wrong or unknown; None where no Verifier was asked."""
+    """right, wrong or unknown; None if no Verifier was used."""
     failure: Text | None
-    """Why it ended without an answer."""
+    """Why the path ended without an answer; None if it has one."""
     steps: list[StepColumns]
 
 
 def tree_rows(searched: Iterable[SearchedProblem]) -> Iterator[TreeRow]:
-    """A row for each tree."""
-    for one in searched:
-        for strategy, tree in one.trees:
+    """Yield one row per tree."""
+    for item in searched:
+        for strategy, tree in item.trees:
             record = json.dumps(to_record(tree), ensure_ascii=False)
-            yield TreeRow(**_head(one, strategy), nodes=len(tree), tree=record)
+            yield TreeRow(**_problem_columns(item, strategy), nodes=len(tree), tree=record)
 
 
 def trajectory_rows(searched: Iterable[SearchedProblem]) -> Iterator[TrajectoryRow]:
-    """A row for each path that ended, in order of creation."""
-    for one in searched:
-        for strategy, tree in one.trees:
+    """Yield one row per finished path, in order of creation."""
+    for item in searched:
+        for strategy, tree in item.trees:
             for index, node in enumerate(tree.nodes):
                 if index and (node.answered or node.failure is not None):
                     yield TrajectoryRow(
-                        **_head(one, strategy),
+                        **_problem_columns(item, strategy),
                         node=index,
                         run=node.run,
                         answer=node.step.answer if node.step and node.answered else None,
@@ -240,8 +243,9 @@ def trajectory_rows(searched: Iterable[SearchedProblem]) -> Iterator[TrajectoryR
                     )
 
 
-def _head(one: SearchedProblem, strategy: str) -> dict[str, Any]:
-    problem = one.problem
+def _problem_columns(item: SearchedProblem, strategy: str) -> dict[str, Any]:
+    """Return the columns that all rows of a tree share."""
+    problem = item.problem
     return {
         "problem": problem.id,
         "question": problem.question.text,
@@ -252,29 +256,31 @@ def _head(one: SearchedProblem, strategy: str) -> dict[str, Any]:
 
 
 def _steps(tree: Tree, index: int) -> list[StepColumns]:
+    """Return the columns of each step on the path to a node."""
     path = tree.trajectory(index)
     rows = zip(path.steps, path.q, path.scores, strict=True)
     return [_step(step, q, score) for step, q, score in rows]
 
 
 def _step(step: Step, q: float | None, score: float | None) -> StepColumns:
-    run = step.execution
+    execution = step.execution
     return StepColumns(
         kind=step.kind,
         prose=step.prose,
         code=step.code,
-        printed=None if run is None else run.stdout,
-        status=None if run is None else run.status.value,
+        printed=None if execution is None else execution.stdout,
+        status=None if execution is None else execution.status.value,
         q=q,
         score=score,
     )
 
 
 class SearchedProblems:
-    """The searched problems of a run, read one by one; iterate as often as needed.
+    """Iterates over the searched problems of a run, loading one problem at a time.
 
-    Trees of rStar's actions and of sub-questions have no training text: unless `any_grammar`, they
-    are left out and counted. Raises `InputError` where there is nothing to read.
+    Trees of rStar's actions and of sub-questions have no training text. They are skipped and
+    counted, unless `any_grammar` is true. Raises `InputError` if the run has no trees, or none of a
+    requested strategy.
     """
 
     def __init__(
@@ -284,38 +290,38 @@ class SearchedProblems:
         *,
         any_grammar: bool = False,
     ) -> None:
-        there = store.strategies()
-        if not there:
+        stored = store.strategies()
+        if not stored:
             raise InputError(
                 f"{store.path} has no trees yet; search first: rstar search FILE --run {store.path}"
             )
         for name in strategies or ():
-            if name not in there:
+            if name not in stored:
                 raise InputError(
-                    f"{store.path} has no results of {name!r}; it has those of {', '.join(there)}."
+                    f"{store.path} has no results of {name!r}; use one of {', '.join(stored)}."
                 )
         self.store = store
         self.any_grammar = any_grammar
-        self.strategies = [name for name in there if strategies is None or name in strategies]
+        self.strategies = [name for name in stored if strategies is None or name in strategies]
         done = {name: store.done(name) for name in self.strategies}
-        self._places = [
+        self._problems = [
             (problem, names)
             for problem in store.problems()
             if (names := [name for name in self.strategies if problem.id in done[name]])
         ]
         self.left_out = 0
-        """Trees of the last iteration that were left out."""
+        """Number of trees skipped by the last iteration."""
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._problems)
 
     def __iter__(self) -> Iterator[SearchedProblem]:
         self.left_out = 0
-        for problem, names in self._places:
+        for problem, names in self._problems:
             trees: list[tuple[str, Tree]] = []
             for name in names:
                 tree = self.store.tree(problem.id, name)
-                if self.any_grammar or _has_text(tree):
+                if self.any_grammar or _is_code_grammar(tree):
                     trees.append((name, tree))
                 else:
                     self.left_out += 1
@@ -323,20 +329,20 @@ class SearchedProblems:
                 yield SearchedProblem(problem, tuple(trees))
 
     def require_verdicts(self) -> None:
-        """Raise `InputError` where no path of the run can have been judged."""
+        """Raise `InputError` if the run cannot contain verdicts."""
         path = self.store.path
-        if all(problem.reference is None for problem, _ in self._places):
+        if all(problem.reference is None for problem, _ in self._problems):
             raise InputError(
-                f"No problem of {path} has a reference answer, so nothing says which paths are "
-                'right; search a file with "answer" in its lines.'
+                f"No problem of {path} has a reference answer, so its paths have no verdicts; "
+                'search a file with "answer" in its lines.'
             )
         if not self.store.conditions().get("guided"):
             raise InputError(
-                f"{path} was searched without the reference answers, so its paths have no verdicts "
-                "and its values no ground; search again with --guided and a new --run."
+                f"{path} was searched without the reference answers, so its paths have no "
+                "verdicts; search again with --guided and a new --run."
             )
 
 
-def _has_text(tree: Tree) -> bool:
-    """Whether all steps of a tree are of the code grammar."""
+def _is_code_grammar(tree: Tree) -> bool:
+    """Return whether all steps of a tree use the code grammar."""
     return all(node.step is not None and node.step.kind in KINDS for node in tree.nodes[1:])

@@ -1,4 +1,4 @@
-"""Results packed for the run file, and the conditions that a run's results depend on."""
+"""Packs results for the run file, and defines the conditions on which a run's results depend."""
 
 import json
 import zlib
@@ -12,65 +12,67 @@ from rstar_math.search.voting import Choice
 from rstar_math.text import replace_surrogates
 from rstar_math.types import Cost, Problem, Verdict
 
-LEVEL = 6
-"""Of zlib: 9 takes twice the time for one hundredth less."""
+COMPRESSION_LEVEL = 6
+"""zlib level. Level 9 takes twice the time and saves only 1 % more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What one strategy came to on one problem, without its tree."""
+    """The result of one strategy on one problem, without its tree."""
 
     problem: str
+    """Id of the problem."""
     strategy: str
     choice: Choice
     verdict: Verdict | None
     cost: Cost
     failures: dict[str, int]
-    """Paths that ended without an answer, by reason."""
+    """Number of paths that ended without an answer, by reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class PackedResult:
-    """A result with its tree as it lies in the run file."""
+    """A result with its tree, in the form of the run file."""
 
     result: Result
     tree: bytes
+    """The tree's record as compressed JSON."""
     solved: bool
-    """Whether the choice was judged right, or in a guided search any path."""
+    """Whether the chosen answer is right or, in a guided search, whether any path is right."""
 
     def row(self) -> tuple[Any, ...]:
-        """The row of the table `results`."""
-        found = self.result
+        """Return the row of the table `results`."""
+        result, choice = self.result, self.result.choice
         return (
-            found.problem,
-            found.strategy,
-            found.choice.answer,
-            found.choice.share,
-            found.choice.node,
-            json.dumps(found.choice.votes, ensure_ascii=False),
-            None if found.verdict is None else found.verdict.value,
-            json.dumps(asdict(found.cost)),
-            json.dumps(found.failures),
+            result.problem,
+            result.strategy,
+            choice.answer,
+            choice.share,
+            choice.node,
+            json.dumps(choice.votes, ensure_ascii=False),
+            None if result.verdict is None else result.verdict.value,
+            json.dumps(asdict(result.cost)),
+            json.dumps(result.failures),
             self.tree,
         )
 
 
 def any_path_correct(tree: Tree) -> bool:
-    """Whether any path of a guided search came to the right answer."""
+    """Return whether any path of a guided search has the right answer."""
     return any(node.verdict is Verdict.RIGHT for node in tree)
 
 
 def pack_result(strategy: str, tree: Tree, choice: Choice, verdict: Verdict | None) -> PackedResult:
-    """A finished search, packed: record, JSON, zlib."""
+    """Pack a finished search: the tree becomes a record, JSON, and zlib-compressed bytes."""
     record = replace_surrogates(json.dumps(to_record(tree), ensure_ascii=False))
-    blob = zlib.compress(record.encode(), LEVEL)
+    compressed = zlib.compress(record.encode(), COMPRESSION_LEVEL)
     result = Result(tree.question.id, strategy, choice, verdict, tree.cost, tree.failures())
     solved = verdict is Verdict.RIGHT or any_path_correct(tree)
-    return PackedResult(result, blob, solved)
+    return PackedResult(result, compressed, solved)
 
 
 def read_result(strategy: str, row: Sequence[Any]) -> Result:
-    """A row of results without strategy and tree, read."""
+    """Parse a row of the table `results`, given without the strategy and the tree."""
     problem, answer, share, node, votes, verdict, cost, failures = row
     return Result(
         problem=problem,
@@ -84,29 +86,32 @@ def read_result(strategy: str, row: Sequence[Any]) -> Result:
 
 @dataclass(frozen=True, slots=True)
 class SearchedProblem:
-    """A problem and the trees that were grown on it, by the name of the strategy."""
+    """A problem with its trees, each with the name of its strategy."""
 
     problem: Problem
     trees: tuple[tuple[str, Tree], ...]
 
 
 def run_conditions(config: Config, *, guided: bool) -> dict[str, Any]:
-    """What a run's results depend on, as flat `section.key` entries: a run goes on only where
-    these are equal."""
-    flat: dict[str, Any] = {"guided": guided}
+    """Return everything on which a run's results depend, as flat `section.key` entries.
+
+    A run can be resumed only if these are equal.
+    """
+    conditions: dict[str, Any] = {"guided": guided}
     for section, values in config.model_dump(mode="json").items():
         for key, value in values.items():
             if key not in SPEED_ONLY_OPTIONS.get(section, set()):
-                flat[f"{section}.{key}"] = value
+                conditions[f"{section}.{key}"] = value
+    # The address of a running server says nothing about its model. Other addresses name the model.
     if config.model.embedded:
-        flat["model.name"] = config.model.url
+        conditions["model.name"] = config.model.url
     elif config.model.url.startswith(VLLM):
-        flat["model.name"] = " ".join(filter(None, (config.model.url, config.model.name)))
-    second = config.discriminator.url
-    placed = config.discriminator.embedded or second.startswith(VLLM)
-    if second != "same" and placed and second != config.model.url:
-        flat["discriminator.url"] = second
-    return flat
+        conditions["model.name"] = " ".join(filter(None, (config.model.url, config.model.name)))
+    discriminator = config.discriminator.url
+    names_model = config.discriminator.embedded or discriminator.startswith(VLLM)
+    if discriminator not in ("same", config.model.url) and names_model:
+        conditions["discriminator.url"] = discriminator
+    return conditions
 
 
 _CONNECTION = {"url", "api_key_env", "concurrency", "timeout_s", "max_retries", "affinity"}
@@ -126,9 +131,12 @@ SPEED_ONLY_OPTIONS = {
         "log_dir",
     },
 }
-"""Options that change how fast a run goes and not what it finds."""
+"""Options that change the speed of a run but not its results, by section."""
 
 
 def default_conditions() -> dict[str, Any]:
-    """The conditions of a run whose file names none: those of options that were added later."""
+    """Return the conditions with all options at their defaults.
+
+    They apply to options that did not exist when a run was created.
+    """
     return run_conditions(Config(), guided=False)

@@ -1,8 +1,8 @@
-"""The run file: one SQLite database per run, one writer, durable before a result is reported.
+"""The run file: one SQLite database per run, with one writer.
 
-Holds the problems, one tree per problem and strategy, and the conditions they were made under. A
-run goes on only under the same conditions, so that results of two configurations never mix in
-silence.
+A run holds the problems, one tree per problem and strategy, and the conditions of the search. Each
+result is on disk before it is reported. A run can be resumed only under the same conditions, so
+that results of different configurations are never mixed.
 """
 
 import json
@@ -25,9 +25,12 @@ from rstar_math.search.tree import Tree, from_record
 from rstar_math.search.voting import Choice
 from rstar_math.types import Problem, Question, Verdict
 
+__all__ = ["Result", "RunStore"]
+
 FORMAT = 2
-APPLICATION = 0x72537461
-"""SQLite's application id of a run."""
+"""Version of the file format, stored as SQLite's user_version."""
+APPLICATION_ID = 0x72537461
+"""SQLite's application id of run files."""
 SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE problems (
@@ -39,14 +42,20 @@ CREATE TABLE results (
     tree BLOB NOT NULL,
     PRIMARY KEY (problem, strategy)) STRICT;
 """
-_FOREIGN = (
-    "{} is not a run of rstar-math; name a file that rstar search or rstar eval made with --run, "
-    "or a new one."
+_INSERT_RESULT = "INSERT INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_SELECT_TREE = "SELECT tree FROM results WHERE problem = ? AND strategy = ?"
+_NOT_A_RUN = (
+    "{} is not a run of rstar-math; give a run written by rstar search or rstar eval, or a new "
+    "file."
 )
 
 
-def locked(path: Path) -> int:
-    """A descriptor that holds the writer's lock; the kernel lets go of it when the process dies."""
+def _acquire_writer_lock(path: Path) -> int:
+    """Return a file descriptor that holds the writer's lock of a run.
+
+    The kernel releases the lock when the process dies. Raises `StoreError` if another process holds
+    it, or if the lock file cannot be created.
+    """
     target = path.resolve()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -63,54 +72,58 @@ def locked(path: Path) -> int:
     return lock
 
 
-def opened(path: Path) -> sqlite3.Connection:
-    """A connection to a run or to a new file; a file of something else is refused untouched."""
+def _open_database(path: Path) -> sqlite3.Connection:
+    """Return a connection to an existing run or to a new, empty file.
+
+    Raises `StoreError` for any other file, which is left unchanged.
+    """
     if path.is_dir():
-        raise StoreError(f"{path} is a folder, and a run is a file; name a file in it.")
+        raise StoreError(f"{path} is a folder, but a run is a file; give a file in it.")
     with convert_sqlite_errors(path):
         db = sqlite3.connect(path, timeout=30.0)
-        if not is_empty(db):
-            _check(path, db)
+        if not _is_empty(db):
+            _check_format(path, db)
         return db
 
 
-def make_durable(db: sqlite3.Connection) -> None:
-    """Let readers in beside the writer, and reach the disk at every commit."""
+def _make_durable(db: sqlite3.Connection) -> None:
+    """Sync every commit to disk, and allow readers while the writer works."""
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = FULL")
 
 
-def is_empty(db: sqlite3.Connection) -> bool:
-    """Whether the file has no tables yet."""
+def _is_empty(db: sqlite3.Connection) -> bool:
+    """Return whether the file has no tables yet."""
     return not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
 
 
-def _check(path: Path, db: sqlite3.Connection) -> None:
-    """Refuse a file that is not a run, or a run of another format."""
-    if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION:
-        raise StoreError(_FOREIGN.format(path))
+def _check_format(path: Path, db: sqlite3.Connection) -> None:
+    """Raise `StoreError` if the file is not a run, or a run of another format."""
+    if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+        raise StoreError(_NOT_A_RUN.format(path))
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if version != FORMAT:
         raise StoreError(
-            f"The run {path} is of format {version} and this version reads format {FORMAT}; "
+            f"The run {path} has format {version}, but this version reads format {FORMAT}; "
             "read it with the version that wrote it (format 1: 0.1), or give a new --run."
         )
 
 
 @contextmanager
 def convert_sqlite_errors(path: Path) -> Iterator[None]:
-    """SQLite's errors, and those of reading what is in the file, as a sentence."""
+    """Convert errors of SQLite, and of decoding the file's content, into `StoreError`."""
     try:
         yield
     except sqlite3.IntegrityError as error:
         raise StoreError(
-            f"The run {path} has this result already ({error}); is another process writing it?"
+            f"The run {path} already has this result ({error}); check that no other process "
+            "writes it."
         ) from error
     except sqlite3.Error as error:
         if getattr(error, "sqlite_errorname", None) == "SQLITE_NOTADB":
-            raise StoreError(_FOREIGN.format(path)) from error
+            raise StoreError(_NOT_A_RUN.format(path)) from error
         raise StoreError(
-            f"The run {path} cannot be used ({error}); free disk space if it is full, "
+            f"The run {path} cannot be used ({error}); free disk space if the disk is full, "
             "else give another --run."
         ) from error
     except (ValueError, TypeError, LookupError, AttributeError) as error:
@@ -119,35 +132,32 @@ def convert_sqlite_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def how_to_revert(key: str, value: Any) -> str:
-    """How an option gets the value again that a run was made with."""
+def _how_to_revert(key: str, value: Any) -> str:
+    """Return the instruction that sets an option back to the run's value."""
     if key == "guided":
-        return "add --guided" if value else "leave --guided out"
+        return "add --guided" if value else "remove --guided"
     if "." not in key:
         return "change it back"
     if value is None:
-        return f"leave {key} out"
+        return f"remove {key}"
     return f"set it back with --set {key}={value if isinstance(value, str) else json.dumps(value)}"
 
 
-def change(differing: Collection[str], before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What to say of options that are others now: the first one, and how to go back."""
-    key, others = min(differing), len(differing) - 1
-    back = how_to_revert(key, before.get(key))
+def _describe_changes(
+    changed: Collection[str], before: Mapping[str, Any], now: Mapping[str, Any]
+) -> str:
+    """Return the end of an error message: the first changed option and how to revert it."""
+    key, others = min(changed), len(changed) - 1
+    fix = _how_to_revert(key, before.get(key))
     if others > 1:
-        back = f"{others} more options differ: go back to the --config it was made with"
+        fix = f"{others} more options differ, so use the run's own --config"
     return (
-        f"{key} = {before.get(key)!r} and now it is {now.get(key)!r}; {back}, or give a new --run."
+        f"{key} = {before.get(key)!r}, but it is now {now.get(key)!r}; {fix}, or give a new --run."
     )
 
 
-__all__ = ["Result", "RunStore"]
-INSERT = "INSERT INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_TREE = "SELECT tree FROM results WHERE problem = ? AND strategy = ?"
-
-
 class RunStore:
-    """A run file, open for reading (`read`) or for going on with (`open`). A context manager."""
+    """A run file, opened for reading (`read`) or for writing (`open`). A context manager."""
 
     def __init__(self, path: Path, db: sqlite3.Connection, lock: int | None) -> None:
         self.path = path
@@ -158,19 +168,20 @@ class RunStore:
     def open(
         cls, path: Path, conditions: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
     ) -> Self:
-        """Start a run, or go on with one that was made under the same conditions; one that came to
-        no result, because its model did not answer, say, starts anew.
+        """Create a run, or open an existing one that was made under the same conditions.
 
-        `defaults` holds the values of conditions that an older run did not record. Raises
-        `StoreError` (damaged, of another version, in use) or `ConfigError` (other conditions).
+        A run without results (for example because its model did not answer) is reset to the new
+        conditions. `defaults` holds the values of conditions that an older run did not record.
+        Raises `StoreError` if the run is damaged, of another format or in use, and `ConfigError` if
+        its conditions differ.
         """
-        lock = locked(path)
+        lock = _acquire_writer_lock(path)
         try:
-            db = opened(path)
+            db = _open_database(path)
             store = cls(path, db, lock)
             with convert_sqlite_errors(path):
-                make_durable(db)
-                if is_empty(db):
+                _make_durable(db)
+                if _is_empty(db):
                     store._create(conditions)
                 elif not store._rows("SELECT 1 FROM results LIMIT 1"):
                     store._reset(conditions)
@@ -183,14 +194,14 @@ class RunStore:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Open a run to look at, also while another process writes it."""
+        """Open a run for reading; another process may write it at the same time."""
         if not path.exists():
             raise InputError(
                 f"There is no run {path}; make one with: rstar search FILE --run {path}."
             )
-        db = opened(path)
-        if is_empty(db):
-            raise StoreError(f"{path} is empty, and not a run of rstar-math; give another --run.")
+        db = _open_database(path)
+        if _is_empty(db):
+            raise StoreError(f"{path} is empty, not a run of rstar-math; give another --run.")
         return cls(path, db, None)
 
     def __enter__(self) -> Self:
@@ -205,7 +216,7 @@ class RunStore:
         self.close()
 
     def close(self) -> None:
-        """Close the file and let others write it."""
+        """Close the file and release the writer's lock."""
         self._db.close()
         lock, self._lock = self._lock, None
         if lock is not None:
@@ -214,89 +225,91 @@ class RunStore:
     def add_problems(
         self, problems: Iterable[Problem], positions: Iterable[int] | None = None
     ) -> None:
-        """Put problems into the run; those it has are left as they are. `positions`, counted from
-        1, are their places in a whole of which the run holds a part; by default the next ones.
+        """Add problems to the run; problems that it already has are left unchanged.
 
-        Raises `InputError` where an id of the run stands for another question or reference now, or
-        a place is taken.
+        `positions` are the problems' positions in the whole list if the run holds only a part of
+        it, counted from 1. By default, problems are appended. Raises `InputError` if an id already
+        has another question or reference, or if a position is taken by another problem.
         """
         with convert_sqlite_errors(self.path), self._db:
-            places: Iterable[int | None] = repeat(None) if positions is None else positions
-            for problem, at in zip(problems, places, strict=False):
+            numbers: Iterable[int | None] = repeat(None) if positions is None else positions
+            for problem, position in zip(problems, numbers, strict=False):
                 row = (problem.question.text, problem.reference)
                 sql = "SELECT question, reference FROM problems WHERE id = ?"
-                there = self._db.execute(sql, (problem.id,)).fetchone()
-                if there is not None and there != row:
+                stored = self._db.execute(sql, (problem.id,)).fetchone()
+                if stored == row:
+                    continue
+                if stored is not None:
                     raise InputError(
-                        f"The problem {problem.id!r} of {self.path} has another text or answer "
-                        "now; give a new --run, or ids that do not repeat."
+                        f"The problem {problem.id!r} of {self.path} now has another text or "
+                        "answer; give a new --run, or use unique ids."
                     )
-                if there is None:
-                    values = (at, problem.id, *row, problem.source, problem.level)
-                    added = self._db.execute(
-                        "INSERT INTO problems VALUES (?, ?, ?, ?, ?, ?) "
-                        "ON CONFLICT (position) DO NOTHING",
-                        values,
+                inserted = self._db.execute(
+                    "INSERT INTO problems VALUES (?, ?, ?, ?, ?, ?) "
+                    "ON CONFLICT (position) DO NOTHING",
+                    (position, problem.id, *row, problem.source, problem.level),
+                )
+                if not inserted.rowcount:
+                    raise InputError(
+                        f"Position {position} of {self.path} holds another problem than "
+                        f"{problem.id!r}; use shards of one list of problems."
                     )
-                    if not added.rowcount:
-                        raise InputError(
-                            f"Place {at} of {self.path} holds another problem than {problem.id!r}; "
-                            "shards are parts of one list of problems."
-                        )
 
     def problems(self) -> list[Problem]:
-        """All problems, in the order they were added."""
+        """Return all problems, in the order of their positions."""
         rows = self._rows(
             "SELECT id, question, reference, source, level FROM problems ORDER BY position"
         )
         return [Problem(Question(*row[:2]), *row[2:]) for row in rows]
 
     def done(self, strategy: str) -> set[str]:
-        """Ids of the problems that a strategy has finished."""
+        """Return the ids of the problems that a strategy has finished."""
         rows = self._rows("SELECT problem FROM results WHERE strategy = ?", strategy)
         return {row[0] for row in rows}
 
     def save(
         self, strategy: str, tree: Tree, choice: Choice, verdict: Verdict | None = None
     ) -> None:
-        """Keep a finished search. When this returns it is on the disk."""
+        """Store the result of a search. It is on disk when this method returns."""
         self.save_packed(pack_result(strategy, tree, choice, verdict))
 
-    def save_packed(self, done: PackedResult) -> None:
-        """The same for one that was packed before, maybe on another machine."""
+    def save_packed(self, packed: PackedResult) -> None:
+        """Store a packed result, as `save` does."""
         with convert_sqlite_errors(self.path), self._db:
-            self._db.execute(INSERT, done.row())
+            self._db.execute(_INSERT_RESULT, packed.row())
 
     def import_rows(self, rows: Iterable[tuple[Any, ...]]) -> tuple[int, int]:
-        """Add rows of another run's results, all or none; those of a search that the run has are
-        left out. How many were added, and how many of the others have another tree."""
+        """Add result rows of another run, all or none; results that this run has are skipped.
+
+        Returns the number of added rows, and the number of skipped rows whose tree differs.
+        """
         added = differing = 0
         with convert_sqlite_errors(self.path), self._db:
             for row in rows:
-                there = self._db.execute(_TREE, row[:2]).fetchone()
-                if there is None:
-                    self._db.execute(INSERT, row)
+                stored = self._db.execute(_SELECT_TREE, row[:2]).fetchone()
+                if stored is None:
+                    self._db.execute(_INSERT_RESULT, row)
                     added += 1
                 else:
-                    differing += there[0] != row[-1]
+                    differing += stored[0] != row[-1]
         return added, differing
 
     def rows(self) -> Iterator[tuple[Any, ...]]:
-        """All results as they lie in the file, in the order in which they were kept."""
+        """Yield the raw rows of all results, in the order in which they were stored."""
         with convert_sqlite_errors(self.path):
             yield from self._db.execute("SELECT * FROM results ORDER BY rowid")
 
     def positions(self) -> list[int]:
-        """The places of all problems, in their order; see `add_problems`."""
+        """Return the positions of all problems, in ascending order (see `add_problems`)."""
         return [row[0] for row in self._rows("SELECT position FROM problems ORDER BY position")]
 
     def strategies(self) -> list[str]:
-        """Names of the strategies that have results, in order of their first one."""
+        """Return the names of the strategies with results, in order of their first result."""
         rows = self._rows("SELECT strategy FROM results GROUP BY strategy ORDER BY min(rowid)")
         return [row[0] for row in rows]
 
     def results(self, strategy: str) -> Iterator[Result]:
-        """A strategy's results, in the order of the problems."""
+        """Yield a strategy's results, in the order of the problems."""
         sql = (
             "SELECT r.problem, r.answer, r.share, r.node, r.votes, r.verdict, r.cost, r.failures "
             "FROM results r JOIN problems p ON p.id = r.problem WHERE strategy = ? "
@@ -307,11 +320,13 @@ class RunStore:
                 yield read_result(strategy, row)
 
     def tree(self, problem: str, strategy: str) -> Tree:
-        """The tree of one result. Raises `StoreError` where it is damaged, `InputError` where there
-        is none."""
-        rows = self._rows(_TREE, problem, strategy)
+        """Return the tree of one result.
+
+        Raises `InputError` if there is no such result, and `StoreError` if the tree is damaged.
+        """
+        rows = self._rows(_SELECT_TREE, problem, strategy)
         if not rows:
-            raise InputError(f"{self.path} has no result of {strategy} on the problem {problem!r}.")
+            raise InputError(f"{self.path} has no result of {strategy} for problem {problem!r}.")
         try:
             record = json.loads(zlib.decompress(rows[0][0]))
         except (zlib.error, ValueError, RecursionError) as error:
@@ -321,21 +336,20 @@ class RunStore:
         return from_record(record)
 
     def version(self) -> int:
-        """A number that changes when another process, or connection, has written the run."""
+        """Return a number that changes when another connection or process writes the run."""
         number: int = self._rows("PRAGMA data_version")[0][0]
         return number
 
     def conditions(self) -> dict[str, Any]:
-        """What the run's results depend on, as it was given to `open`."""
+        """Return the conditions that were passed to `open` when the run was created."""
         rows = self._rows("SELECT value FROM meta WHERE key = 'conditions'")
         with convert_sqlite_errors(self.path):
-            found: dict[str, Any] = json.loads(rows[0][0])
-        return found
+            conditions: dict[str, Any] = json.loads(rows[0][0])
+        return conditions
 
     def digest(self) -> str:
-        """SHA-256 over the run's problems and trees, in hexadecimal; a copy of the run has the
-        same, a run that went on another."""
-        found = sha256()
+        """Return the SHA-256 of the run's problems and trees, in hexadecimal."""
+        digest = sha256()
         with convert_sqlite_errors(self.path):
             for sql in (
                 "SELECT id, question, reference FROM problems ORDER BY position",
@@ -343,23 +357,23 @@ class RunStore:
             ):
                 for row in self._db.execute(sql):
                     for value in row:
-                        part = value if isinstance(value, bytes) else str(value).encode()
-                        found.update(b"%d:" % len(part) + part)
-        return found.hexdigest()
+                        data = value if isinstance(value, bytes) else str(value).encode()
+                        digest.update(b"%d:" % len(data) + data)
+        return digest.hexdigest()
 
     def metadata(self) -> dict[str, str]:
-        """What else is recorded of how the run was made: `version`, `model`, `libraries` (JSON)."""
+        """Return all recorded facts except the conditions: `version`, `model`, `libraries`, ..."""
         return dict(self._rows("SELECT key, value FROM meta WHERE key != 'conditions'"))
 
     def set_default_fact(self, key: str, value: str) -> None:
-        """Record a fact about how the run was begun; a later one does not change it."""
+        """Record a fact about the run, unless it is already recorded."""
         with convert_sqlite_errors(self.path), self._db:
             self._db.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", (key, value))
 
     def require_fact(self, key: str, value: str) -> None:
-        """Record a fact that is known only once the work begins, such as the model's name.
+        """Record a fact that is known only when the search starts, such as the model's name.
 
-        Raises `ConfigError` where the run was begun with another.
+        Raises `ConfigError` if another value is already recorded.
         """
         rows = self._rows("SELECT value FROM meta WHERE key = ?", key)
         if not rows:
@@ -367,37 +381,41 @@ class RunStore:
                 self._db.execute("INSERT INTO meta VALUES (?, ?)", (key, value))
         elif rows[0][0] != value:
             raise ConfigError(
-                f"{self.path} was begun with the {key} {rows[0][0]!r} and now it is {value!r}; "
-                "go back to the first, or give a new --run."
+                f"{self.path} was started with the {key} {rows[0][0]!r}, but it is now {value!r}; "
+                "change it back, or give a new --run."
             )
 
     def _rows(self, sql: str, *values: str) -> list[Any]:
-        """All rows of a question to the database."""
+        """Return all rows of a query."""
         with convert_sqlite_errors(self.path):
             return self._db.execute(sql, values).fetchall()
 
     def _create(self, conditions: Mapping[str, Any]) -> None:
-        """Make an empty run, whole or not at all."""
+        """Create the tables of an empty run, in one transaction."""
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
             for statement in SCHEMA.split(";"):
                 self._db.execute(statement)
-            self._db.execute(f"PRAGMA application_id = {APPLICATION}")
+            self._db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             self._db.execute(f"PRAGMA user_version = {FORMAT}")
-            self._describe(conditions)
+            self._write_metadata(conditions)
 
     def _reset(self, conditions: Mapping[str, Any]) -> None:
+        """Remove all problems and facts of a run without results, and record new conditions."""
         with self._db:
             self._db.execute("DELETE FROM problems")
             self._db.execute("DELETE FROM meta")
-            self._describe(conditions)
+            self._write_metadata(conditions)
 
-    def _describe(self, conditions: Mapping[str, Any]) -> None:
-        about = [("conditions", json.dumps(conditions)), ("version", __version__)]
-        self._db.executemany("INSERT INTO meta VALUES (?, ?)", about)
+    def _write_metadata(self, conditions: Mapping[str, Any]) -> None:
+        """Record the conditions and this package's version, within the caller's transaction."""
+        rows = [("conditions", json.dumps(conditions)), ("version", __version__)]
+        self._db.executemany("INSERT INTO meta VALUES (?, ?)", rows)
 
-    def _check_conditions(self, wanted: dict[str, Any], defaults: dict[str, Any]) -> None:
+    def _check_conditions(self, now: dict[str, Any], defaults: dict[str, Any]) -> None:
+        """Raise `ConfigError` if the run was made under other conditions."""
         before = defaults | self.conditions()
-        differing = [k for k in before.keys() | wanted.keys() if before.get(k) != wanted.get(k)]
-        if differing:
-            raise ConfigError(f"{self.path} was made with {change(differing, before, wanted)}")
+        changed = [key for key in before.keys() | now.keys() if before.get(key) != now.get(key)]
+        if changed:
+            changes = _describe_changes(changed, before, now)
+            raise ConfigError(f"{self.path} was made with {changes}")

@@ -1,6 +1,7 @@
-"""The search: trees, selection rules, MCTS, chains, and how a final answer is chosen.
+"""Searches: trees, selection rules, MCTS, beam search, chains, and the choice of a final answer.
 
-Takes functions, not models: nothing in here imports HTTP, torch or a prompt.
+A search takes policies, executors and scorers as objects. This package imports no HTTP client, no
+torch and no prompts.
 """
 
 from rstar_math.search.beam import beam, best_first

@@ -1,8 +1,11 @@
-"""Expands a node: `expand` samples, runs, scores and judges next steps; `add_children` adds them
-to the tree and backs up their values.
+"""Expands a node: samples, runs, scores and judges next steps, and adds them to the tree.
 
-`expand` does everything that can fail, wait or be cancelled, and touches no tree; `add_children`
-changes the tree at once, without an `await`. So a tree is valid at every moment.
+`expand` does everything that can fail, wait or be cancelled, and does not change the tree.
+`add_children` changes the tree without an `await`. A tree is therefore valid at every moment.
+
+Backup also happens here, unless `search.backup` is "rollout": `_close_or_value` backs up the value
+of each new answer ("answers", the default) and, with "all", the score of each new node. With
+"rollout", `mcts._Search.finish_rollout` backs up instead.
 """
 
 from collections.abc import Sequence
@@ -23,13 +26,13 @@ PATH_ERRORS: dict[type[BaseException], str] = {
     ContextLengthError: "context exceeded",
     RequestError: "request failed",
 }
-"""Errors that end the path that a request was for, with the reason that is written down."""
+"""Errors that end only one path, each with the reason stored in `Node.failure`."""
 _REWARD = {Verdict.RIGHT: 1.0, Verdict.WRONG: -1.0}
 
 
 @dataclass(frozen=True, slots=True)
 class SearchComponents:
-    """What a search works with."""
+    """The components of a search."""
 
     policy: Policy
     executor: Executor
@@ -39,24 +42,25 @@ class SearchComponents:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A next step that was run and valued, not yet in a tree."""
+    """A sampled next step after execution and scoring, not yet in a tree."""
 
     step: Step
     count: int
+    """Number of equal samples."""
     score: float | None = None
     verdict: Verdict | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Expansion:
-    """What asking for next steps at one node brought."""
+    """The result of expanding one node."""
 
     candidates: tuple[Candidate, ...]
     failure: str | None
-    """Why there are none; None where there are some."""
+    """Why there are no candidates; None if there are some."""
     cost: Cost
     guided: bool
-    """Whether a verifier judged the ends."""
+    """Whether a verifier judged the answers."""
 
 
 async def expand(
@@ -68,9 +72,11 @@ async def expand(
     *,
     duplicates: Duplicates = "text",
 ) -> Expansion:
-    """Ask for up to `k` next steps in one request, merge equal ones (`search.duplicates`), run
-    their code, score and judge them. Raises `ModelError` where the policy or the scorer cannot be
-    asked at all."""
+    """Sample up to `k` next steps in one request, then run, score and judge them.
+
+    Equal samples are merged as `search.duplicates` defines. Raises `ModelError` if the policy or
+    the scorer cannot be called. An error in `PATH_ERRORS` becomes `Expansion.failure` instead.
+    """
     guided = parts.verifier is not None
     with track_cost() as cost:
         try:
@@ -82,13 +88,13 @@ async def expand(
         scores = await score_prefixes(question, parts.scorer, [(*prefix, step) for step in steps])
         verdicts = await gather(judge_step(parts.verifier, step) for step in steps)
     counts = [count for _, count in unique]
-    rows = zip(steps, counts, scores, verdicts, strict=True)
-    candidates = tuple(Candidate(*row) for row in rows)
+    columns = zip(steps, counts, scores, verdicts, strict=True)
+    candidates = tuple(Candidate(*values) for values in columns)
     return Expansion(candidates, None if candidates else "no next step", cost, guided)
 
 
 def merge_equal(samples: Sequence[Step], duplicates: Duplicates) -> list[tuple[Step, int]]:
-    """The samples that differ, the first of each kind, and how many there were of it."""
+    """Return the distinct samples in order, each with the number of samples equal to it."""
     counts: dict[object, int] = {}
     first: dict[object, Step] = {}
     for step in samples:
@@ -98,21 +104,24 @@ def merge_equal(samples: Sequence[Step], duplicates: Duplicates) -> list[tuple[S
     return [(step, counts[key]) for key, step in first.items()]
 
 
-def add_children(tree: Tree, index: int, found: Expansion, config: SearchConfig) -> list[int]:
-    """Put an expansion's steps below a node, close what ended, back up what has a value, and
-    return the new nodes."""
+def add_children(tree: Tree, index: int, expansion: Expansion, config: SearchConfig) -> list[int]:
+    """Add an expansion's candidates below a node and return the indices of the new nodes.
+
+    Ended paths are closed, and known values are recorded or backed up (see `_close_or_value`).
+    """
     tree.nodes[index].expanded = True
-    if found.failure is not None:
-        fail_path(tree, index, found.failure)
-    children = [tree.add(index, one.step, one.count) for one in found.candidates]
-    for child, one in zip(children, found.candidates, strict=True):
-        tree.nodes[child].score, tree.nodes[child].verdict = one.score, one.verdict
-        _close_or_value(tree, child, config, guided=found.guided)
+    if expansion.failure is not None:
+        fail_path(tree, index, expansion.failure)
+    children = [tree.add(index, c.step, c.count) for c in expansion.candidates]
+    for child, candidate in zip(children, expansion.candidates, strict=True):
+        node = tree.nodes[child]
+        node.score, node.verdict = candidate.score, candidate.verdict
+        _close_or_value(tree, child, config, guided=expansion.guided)
     return children
 
 
 def fail_path(tree: Tree, index: int, reason: str) -> None:
-    """End a path without an answer. Its value stays unknown: only answers are backed up."""
+    """End a path without an answer. Its value stays unknown, because only answers have values."""
     tree.nodes[index].failure = reason
     tree.close(index)
 
@@ -120,27 +129,36 @@ def fail_path(tree: Tree, index: int, reason: str) -> None:
 async def score_prefixes(
     question: Question, scorer: Scorer | None, prefixes: Sequence[tuple[Step, ...]]
 ) -> list[float] | list[None]:
-    """The scorer's values, checked; None for each where there is no scorer."""
+    """Return one score in [-1, 1] per prefix, or None per prefix without a scorer.
+
+    Raises `ModelError` if the scorer returns another number of values or a value out of range.
+    """
     if scorer is None or not prefixes:
         return [None] * len(prefixes)
     scores = await scorer.score(question, prefixes)
     if len(scores) != len(prefixes):
-        raise ModelError(f"The scorer gave {len(scores)} values for {len(prefixes)}; correct it.")
+        raise ModelError(
+            f"The scorer returned {len(scores)} values for {len(prefixes)} prefixes; "
+            "return one value per prefix."
+        )
     for score in scores:
         if not -1.0 <= score <= 1.0:
-            raise ModelError(f"The scorer gave {score}, and scores lie in [-1, 1]; correct it.")
+            raise ModelError(f"The scorer returned {score}; return values in [-1, 1].")
     return scores
 
 
 async def judge_step(verifier: Verifier | None, step: Step) -> Verdict | None:
-    """The verifier's word on the answer that a step states, if both are there."""
+    """Return the verdict on a step's answer; None without a verifier or without an answer."""
     if verifier is None or step.answer is None:
         return None
     return await verifier.judge(step.answer)
 
 
 def _close_or_value(tree: Tree, index: int, config: SearchConfig, *, guided: bool) -> None:
-    """Close a new node if its path ends there, and record its value if it has one."""
+    """Close a new node if its path ends there, and record or back up its value if it has one.
+
+    The default backup of rStar-Math happens here: an answer's value goes up to the root.
+    """
     node = tree.nodes[index]
     step = node.step
     assert step is not None
@@ -151,7 +169,7 @@ def _close_or_value(tree: Tree, index: int, config: SearchConfig, *, guided: boo
         tree.close(index)
     elif step.kind == "answer":
         fail_path(tree, index, "no answer stated")
-    elif _failed_in_a_row(tree, index) >= config.max_code_errors:
+    elif _consecutive_failures(tree, index) >= config.max_code_errors:
         fail_path(tree, index, "code failed")
     elif node.depth >= config.max_depth:
         fail_path(tree, index, "too deep")
@@ -162,9 +180,12 @@ def _close_or_value(tree: Tree, index: int, config: SearchConfig, *, guided: boo
 
 
 def end_value(node: Node, *, guided: bool) -> float | None:
-    """What a path's end is worth: an answer with a verifier +1 (right), -1 (wrong) or None (it
-    cannot tell); else its score, else the share of the votes behind it, else 0. Without an answer
-    it is worth 0."""
+    """Return the value of the end of a path, in [-1, 1], or None if it is unknown.
+
+    With a verifier (`guided`), an answer has the value +1 (right), -1 (wrong) or None (undecided).
+    Without one, the value is the score, else the share of votes for the answer, else 0. A path
+    without an answer has the value 0.
+    """
     step = node.step
     if step is None or step.answer is None:
         return 0.0
@@ -175,8 +196,8 @@ def end_value(node: Node, *, guided: bool) -> float | None:
     return 0.0 if step.confidence is None else step.confidence
 
 
-def _failed_in_a_row(tree: Tree, index: int) -> int:
-    """How many of a path's last steps failed, without a break."""
+def _consecutive_failures(tree: Tree, index: int) -> int:
+    """Return the number of consecutive failed steps at the end of a path."""
     count = 0
     while (step := tree.nodes[index].step) is not None and step.failed:
         count += 1
@@ -185,10 +206,10 @@ def _failed_in_a_row(tree: Tree, index: int) -> int:
 
 
 async def run_code(executor: Executor, prefix: Sequence[Step], step: Step) -> Step:
-    """The step with what running it after its prefix did; a step without code as it is.
+    """Run a step's code after its prefix and return the step with its execution.
 
-    Counts one program run, also where the executor answers from its memory: what a search costs
-    does not depend on what ran before it.
+    A step without code is returned unchanged. A run counts in the cost even if the executor returns
+    a cached result. The cost of a search thus does not depend on earlier searches.
     """
     if not step.code:
         return step
@@ -198,26 +219,29 @@ async def run_code(executor: Executor, prefix: Sequence[Step], step: Step) -> St
 
 
 async def complete_best_path(tree: Tree, *, parts: SearchComponents, config: SearchConfig) -> None:
-    """Follow the open path that is furthest, of those the one with the highest score, a step at a
-    time until a path ends with an answer; nothing where one has. A path that fails is left for the
-    next one, with at most `config.max_depth` steps in all. Raises `ModelError`."""
+    """Extend the deepest open path one step at a time until a path ends with an answer.
+
+    Of equally deep paths, the one with the highest score is extended. If a path fails, the next one
+    follows, up to `config.max_depth` new steps in total. Does nothing if the tree has an answer.
+    Raises `ModelError`.
+    """
     with track_tree_cost(tree):
         for _ in range(config.max_depth):
-            at = None if tree.answers() else _deepest_open(tree)
-            if at is None:
+            leaf = None if tree.answers() else _deepest_open_leaf(tree)
+            if leaf is None:
                 return
-            seed = derive(config.seed, tree.question.id, at)
-            found = await expand(tree.question, tree.prefix(at), parts, 1, seed)
-            for child in add_children(tree, at, found, config):
+            seed = derive(config.seed, tree.question.id, leaf)
+            expansion = await expand(tree.question, tree.prefix(leaf), parts, 1, seed)
+            for child in add_children(tree, leaf, expansion, config):
                 tree.rollouts += tree.nodes[child].answered
 
 
-def _deepest_open(tree: Tree) -> int | None:
-    """The node to go on from; None where every path has come to nothing."""
-    open_ = [i for i, node in enumerate(tree) if not node.expanded and not node.closed]
+def _deepest_open_leaf(tree: Tree) -> int | None:
+    """Return the deepest leaf that can be expanded, or None if every path has ended."""
+    leaves = [i for i, node in enumerate(tree) if not node.expanded and not node.closed]
 
     def rank(index: int) -> tuple[int, float, int]:
         node = tree.nodes[index]
         return node.depth, -1.0 if node.leaf_value is None else node.leaf_value, -index
 
-    return max(open_, key=rank, default=None)
+    return max(leaves, key=rank, default=None)

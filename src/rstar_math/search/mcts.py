@@ -1,15 +1,14 @@
 """Monte Carlo tree search over reasoning steps (rStar-Math, arXiv:2501.04519, section 3).
 
 A rollout descends from the root to a leaf by the selection rule. If the leaf is not expanded, K
-next steps are sampled, executed and scored, and the descent goes on until nothing is left to
-expand. rStar-Math has no separate simulation phase: every answer that is found is backed up. In
-rStar (arXiv:2408.06195, section 3.2) the part of a rollout below the known tree is its simulation,
-with random moves, and only the answer it ends at is backed up (`search.tie_break`,
-`search.backup`).
+next steps are sampled, executed and scored, and the descent continues until the path ends.
+rStar-Math has no separate simulation phase: every answer that is found is backed up. In rStar
+(arXiv:2408.06195, section 3.2), the part of a rollout below the known tree is its simulation, with
+random moves. Only the answer at its end is backed up (`search.tie_break`, `search.backup`).
 
-Several rollouts may be in flight at once. Each continues in the order in which the rollouts began
-to wait, never in the order in which answers arrive: the tree depends on the answers and on the
-number of rollouts in flight, and on no clock.
+Several rollouts may be in flight at once. They continue in the order in which they started to wait,
+not in the order in which model answers arrive. The tree therefore depends on the model's answers
+and on the number of rollouts in flight, but not on timing.
 """
 
 import asyncio
@@ -45,54 +44,58 @@ async def grow(
     config: SearchConfig,
     select: SelectionRule | None = None,
     on_rollout: RolloutCallback | None = None,
-    enough: StopCondition | None = None,
+    stop_condition: StopCondition | None = None,
 ) -> None:
-    """Add `config.rollouts` rollouts to a tree, new or loaded; fewer where nothing is left to
-    explore, `config.token_budget` are sampled, or `enough` says so.
+    """Add `config.rollouts` rollouts to a tree, which may be new or loaded from a file.
 
-    With a verifier a path's end is worth +1 (right) or -1 (wrong), the terminal-guided values of
-    the paper's first rounds; a verifier is for making training data, never for evaluation.
-    Without one it is worth its score, else the share of votes behind it, else 0. With a scorer a
-    new node starts with its score as first value (PPM-augmented, the paper's later rounds).
-    `select` takes the place of the rule that `config.selection` names. A
-    `ModelError` leaves the tree valid and as far as it got, and so does cancellation. What was
-    asked for when the search stops is still put into the tree: it is paid for.
+    The search stops earlier if nothing is left to explore, if `config.token_budget` is spent, or if
+    `stop_condition` returns true. `select` replaces the rule that `config.selection` names.
+
+    Value of an answer: with a verifier, +1 (right) or -1 (wrong), the terminal-guided values of the
+    paper's first rounds. Use a verifier for training data only, never for evaluation. Without one,
+    the value is the score, else the share of votes for the answer, else 0. With a scorer, a new
+    node's first value is its score (PPM-augmented, the paper's later rounds).
+
+    A `ModelError` or a cancellation leaves the tree valid, with all steps found so far. Steps that
+    were already requested when the search stops on its own are still added, because they are paid
+    for.
     """
     search = _Search(tree, SearchComponents(policy, executor, scorer, verifier), config, select)
-    waiting: deque[_InFlight] = deque()
+    waiting: deque[_WaitingRollout] = deque()
     with track_tree_cost(tree):
         try:
             while True:
                 while search.may_start(len(waiting)):
-                    rollout = search.rollout(search.start())
-                    waiting.append(_InFlight(rollout, next(rollout)))
+                    steps = search.rollout(search.next_number())
+                    waiting.append(_WaitingRollout(steps, next(steps)))
                 if not waiting:
                     return
-                one = waiting.popleft()
-                await search.expand(one.leaf)
-                done = search.done
-                leaf = next(one.rollout, None)
+                rollout = waiting.popleft()
+                await search.add_expansion(rollout.leaf)
+                finished_before = search.finished
+                leaf = next(rollout.steps, None)
                 if leaf is not None:
-                    waiting.append(_InFlight(one.rollout, leaf))
-                elif search.done > done:
+                    waiting.append(_WaitingRollout(rollout.steps, leaf))
+                elif search.finished > finished_before:
                     if on_rollout is not None:
                         on_rollout(tree)
-                    if enough is not None and await search.is_decided(enough):
+                    if stop_condition is not None and await search.is_decided(stop_condition):
                         search.stopping = True
         finally:
             await search.cancel_pending()
 
 
-class _InFlight(NamedTuple):
-    """A rollout under way."""
+class _WaitingRollout(NamedTuple):
+    """A rollout in flight that waits for an expansion."""
 
-    rollout: Iterator[int]
+    steps: Iterator[int]
+    """Continues the rollout; yields the next leaf to expand."""
     leaf: int
-    """The node whose expansion it waits for."""
+    """The node whose expansion the rollout waits for."""
 
 
 class _Search:
-    """One call of `grow`: select, expand, back up."""
+    """The state of one call of `grow`: select, expand, back up."""
 
     def __init__(
         self,
@@ -105,17 +108,17 @@ class _Search:
         self.rule = select or selection_rule(config.selection, valued=valued)
         self.tree, self.parts, self.config = tree, parts, config
         self.stopping = False
-        self.before = tree.rollouts
+        self.first_number = tree.rollouts
         self.started = 0
-        self.done = 0
+        self.finished = 0
         self.budget = TokenBudget(config.token_budget)
         self.in_flight_visits: Counter[int] = Counter()
-        """Rollouts in flight through a node, for virtual loss."""
+        """Number of rollouts in flight through each node, for virtual loss."""
         self.expansions: dict[int, tuple[int, asyncio.Task[Expansion]]] = {}
-        """By node: the number of steps asked for, and the request."""
+        """Pending expansions by node: the number of samples requested, and the task."""
 
     def may_start(self, in_flight: int) -> bool:
-        """Whether another rollout may start beside those in flight."""
+        """Return whether another rollout may start, given the number in flight."""
         return (
             in_flight < self.config.parallel_rollouts
             and self.started < self.config.rollouts
@@ -123,14 +126,17 @@ class _Search:
             and not self.tree.nodes[ROOT].closed
         )
 
-    def start(self) -> int:
-        """The number of a new rollout, counted from 0 over all calls of `grow`."""
+    def next_number(self) -> int:
+        """Return the number of a new rollout, counted from 0 over all calls of `grow`."""
         self.started += 1
-        return self.before + self.started - 1
+        return self.first_number + self.started - 1
 
     def rollout(self, number: int) -> Iterator[int]:
-        """One rollout from the root to an end. Yields each leaf to expand, and continues once it
-        is expanded; it is dropped where the search stops meanwhile."""
+        """Run one rollout from the root to the end of a path.
+
+        Yields each leaf to expand; continue the iterator once the leaf is expanded. If the search
+        stops in the meantime, the rollout is dropped and not counted.
+        """
         path = [ROOT]
         self.in_flight_visits[ROOT] += 1
         self.descend(number, path)
@@ -140,27 +146,29 @@ class _Search:
                 break
         self.in_flight_visits.subtract(path)
         if not self.stopping:
-            self.back_up(path)
+            self.finish_rollout(path)
 
     def descend(self, number: int, path: list[int]) -> bool:
-        """Extend a path by the selection rule to a leaf, and request its expansion; False where
-        the path has come to its end."""
-        # A rollout whose own end counts may revisit a known end; others look for new ones.
-        revisits = self.config.backup == "rollout"
+        """Extend `path` to a leaf by the selection rule, and request the leaf's expansion.
+
+        Returns False if the path has ended instead.
+        """
+        # Rollout backup counts every visit of an end, so closed nodes are visited again.
+        visits_closed = self.config.backup == "rollout"
         while (node := self.tree.nodes[path[-1]]).expanded:
-            children = [c for c in node.children if revisits or not self.tree.nodes[c].closed]
+            children = [c for c in node.children if visits_closed or not self.tree.nodes[c].closed]
             if not children:
                 return False
-            child = self.choose(number, path[-1], children)
+            child = self.choose_child(number, path[-1], children)
             self.in_flight_visits[child] += 1
             path.append(child)
         if node.closed:
             return False
-        self.request(path[-1])
+        self.request_expansion(path[-1])
         return True
 
-    def choose(self, number: int, index: int, children: list[int]) -> int:
-        """The child of a node to descend to."""
+    def choose_child(self, number: int, index: int, children: list[int]) -> int:
+        """Return the child of node `index` to which rollout `number` descends."""
         best = best_children(
             self.tree,
             index,
@@ -173,31 +181,36 @@ class _Search:
             return best[0]
         return best[derive(self.config.seed, self.tree.question.id, number, index) % len(best)]
 
-    def request(self, index: int) -> None:
-        """Ask for the next steps of a leaf, once; the seed depends on the tree alone."""
+    def request_expansion(self, index: int) -> None:
+        """Start the expansion of a leaf, unless it is already pending.
+
+        The seed depends only on the configuration, the question and the node.
+        """
         if index in self.expansions:
             return
         k = self.budget.reserve(self.config.candidates)
         question = self.tree.question
         seed = derive(self.config.seed, question.id, index)
         prefix, duplicates = self.tree.prefix(index), self.config.duplicates
-        steps = expand(question, prefix, self.parts, k, seed, duplicates=duplicates)
-        self.expansions[index] = (k, asyncio.create_task(steps))
+        expansion = expand(question, prefix, self.parts, k, seed, duplicates=duplicates)
+        self.expansions[index] = (k, asyncio.create_task(expansion))
 
-    async def expand(self, index: int) -> None:
-        """Wait for the requested steps of a leaf and add them to the tree, unless another rollout
-        has done so."""
+    async def add_expansion(self, index: int) -> None:
+        """Wait for the expansion of a leaf and add its children to the tree.
+
+        Does nothing if another rollout has already added them.
+        """
         if index in self.expansions:
             k, task = self.expansions[index]
-            found = await task
+            expansion = await task
             del self.expansions[index]
-            add_children(self.tree, index, found, self.config)
-            self.budget.settle(k, spent_tokens(found.cost, self.config))
+            add_children(self.tree, index, expansion, self.config)
+            self.budget.commit(k, spent_tokens(expansion.cost, self.config))
         if self.budget.exhausted:
             self.stopping = True
 
-    def back_up(self, path: list[int]) -> None:
-        """Count a finished rollout; with backup = "rollout", back up the value of its end."""
+    def finish_rollout(self, path: list[int]) -> None:
+        """Count a finished rollout. With backup = "rollout", back up the value of its end."""
         for index in path:
             self.tree.nodes[index].rollouts += 1
         if self.config.backup == "rollout":
@@ -206,20 +219,22 @@ class _Search:
             value = end_value(self.tree.nodes[end], guided=guided)
             self.tree.backup(end, value or 0.0, self.config.discount)
         self.tree.rollouts += 1
-        self.done += 1
+        self.finished += 1
 
-    async def is_decided(self, enough: StopCondition) -> bool:
-        """Whether the search may stop."""
-        if self.stopping or self.done == self.config.rollouts:
+    async def is_decided(self, stop_condition: StopCondition) -> bool:
+        """Return whether the search may stop early, and record the savings if it may."""
+        if self.stopping or self.finished == self.config.rollouts:
             return False
-        left = self.config.rollouts - self.done
-        if not await enough(self.tree, unexplored_probability(self.tree)):
+        remaining = self.config.rollouts - self.finished
+        if not await stop_condition(self.tree, unexplored_probability(self.tree)):
             return False
-        record_savings(left, self.config.token_budget, done=self.done, spent=self.budget.spent)
+        record_savings(
+            remaining, self.config.token_budget, finished=self.finished, spent=self.budget.spent
+        )
         return True
 
     async def cancel_pending(self) -> None:
-        """End the requests that no rollout waits for any more."""
+        """Cancel the expansions that no rollout waits for."""
         tasks = [task for _, task in self.expansions.values()]
         for task in tasks:
             task.cancel()

@@ -1,12 +1,15 @@
-"""rStar's mutual consistency: a second model completes partly hidden solutions, and solutions
-completed to the same answer are kept (arXiv:2408.06195, section 3.3).
+"""rStar's mutual consistency (arXiv:2408.06195, section 3.3).
 
-    await examine(tree, peer=peer, units=units, group=group, config=config, seed=seed)
-    choice = await mutual_choice(tree, group, config)
+The discriminator, a second model, completes partly hidden solutions. Solutions that it completes to
+the same answer are kept.
 
-`examine` asks and writes on the tree what was found; `choose_by_agreement` only reads the tree, so
-an answer can be chosen again by another rule without asking again. Neither knows a reference
-answer: of two trees that differ in verdicts only, the same answer is chosen.
+    await check_candidates(tree, discriminator=discriminator, segments=segments, group=group,
+                           config=config, seed=seed)
+    choice = await choose_by_agreement(tree, group, config)
+
+`check_candidates` calls the discriminator and stores the result in the tree. `choose_by_agreement`
+only reads the tree, so another rule can choose again without new requests. Neither uses verdicts or
+reference answers.
 """
 
 import asyncio
@@ -35,234 +38,256 @@ from rstar_math.search.voting import (
 from rstar_math.seeding import derive
 from rstar_math.types import Cost, Question, Step
 
-MOST_CHARACTERS = 100
-"""Of an answer that can be a candidate's (rStar's code)."""
-_REFUSED = ""
-"""What stands for the answer of a request that could not be served."""
-_SIDE_BY_SIDE = 4
-"""Candidates checked at once under a budget of tokens."""
+MAX_ANSWER_CHARS = 100
+"""Maximum length of a candidate's answer (rStar's code)."""
+_REQUEST_FAILED = ""
+"""Stands for the answer of a request that the server could not serve."""
+_CANDIDATES_PER_BATCH = 4
+"""Number of candidates checked concurrently under a token limit."""
 UNANIMOUS = 0.999
-"""Share of the candidates above which one answer needs no checking (rStar's code)."""
+"""If more than this share of the candidates agree, they are not checked (rStar's code)."""
 Segments = Callable[[Question, Sequence[Step]], list[str]]
-"""The text of a solution in pieces at whose borders it may be cut, each with the white space that
-belongs after it."""
+"""Splits the text of a solution into segments between which it may be cut. Each segment includes
+the whitespace after it."""
 _WORD = re.compile(r"\S+\s*")
-_ALMOST = 1e-9
-"""What a product of shares may be off by: 0.3 of 20 units are 6, not 7."""
+_TOLERANCE = 1e-9
+"""Tolerance for floating-point products: 0.3 of 20 segments are 6, not 7."""
 
 
-def visible_prefix(units: Sequence[str], share: float) -> str:
-    """The beginning of a solution that the second model is shown, without white space at its end:
-    `share` of its units, rounded up, at least one and at most all but one.
+def visible_prefix(segments: Sequence[str], share: float) -> str:
+    """Return the beginning of a solution that the discriminator sees, without trailing whitespace.
 
-    A solution of a single unit is cut between words; one of a single word is not shown at all: the
-    second model then solves the problem on its own. Units that meet without white space between
-    them get a blank.
+    It holds `share` of the segments, rounded up, at least one and at most all but one. A solution
+    of one segment is cut between words. A solution of one word is hidden completely, so that the
+    discriminator solves the problem alone. Segments without whitespace between them are joined with
+    a blank.
     """
-    parts = [unit for unit in units if unit.strip()]
-    if len(parts) == 1:
-        parts = _WORD.findall(parts[0])
-    shown = min(max(1, ceil(share * len(parts) - _ALMOST)), len(parts) - 1)
+    pieces = [segment for segment in segments if segment.strip()]
+    if len(pieces) == 1:
+        pieces = _WORD.findall(pieces[0])
+    visible = min(max(1, ceil(share * len(pieces) - _TOLERANCE)), len(pieces) - 1)
     text = ""
-    for part in parts[: max(0, shown)]:
-        apart = not text or text[-1].isspace() or part[0].isspace()
-        text += part if apart else f" {part}"
+    for piece in pieces[: max(0, visible)]:
+        separated = not text or text[-1].isspace() or piece[0].isspace()
+        text += piece if separated else f" {piece}"
     return text.rstrip()
 
 
 def mask_fractions(config: MutualConfig, seed: int) -> list[float]:
-    """How much of a candidate is shown, each in [`low`, `high`]: for one split a uniform draw (the
-    paper), for more evenly spread from `low` to `high` (rStar's code, whose words these are of; the
-    paper's are steps)."""
+    """Return the visible share of a candidate per split, in [`min_visible`, `max_visible`].
+
+    One split is drawn uniformly (the paper). Several splits are evenly spaced over the range
+    (rStar's code). The paper's shares are of steps, the code's of words.
+    """
     low, high = config.min_visible, config.max_visible
     if config.splits == 1:
         return [low + (high - low) * Random(seed).random()]
-    return [low + (high - low) * at / (config.splits - 1) for at in range(config.splits)]
+    return [low + (high - low) * split / (config.splits - 1) for split in range(config.splits)]
 
 
-def dropped(tree: Tree) -> dict[int, str]:
-    """Why paths that end with an answer are no candidates, by their last node: "blank answer", or
-    "long answer" for one of more than 100 characters, unless there are no shorter ones."""
+def excluded_paths(tree: Tree) -> dict[int, str]:
+    """Return why paths with an answer are not candidates, by their last node.
+
+    The reasons are "blank answer" and "long answer" (more than `MAX_ANSWER_CHARS` characters). Long
+    answers are not excluded if there are no shorter ones.
+    """
     reasons: dict[int, str] = {}
     for vote in votes_of(tree):
         if not vote.answer.strip():
             reasons[vote.node] = "blank answer"
-        elif len(vote.answer) > MOST_CHARACTERS:
+        elif len(vote.answer) > MAX_ANSWER_CHARS:
             reasons[vote.node] = "long answer"
     if len(reasons) == len(tree.answers()):
-        reasons = {node: why for node, why in reasons.items() if why == "blank answer"}
+        reasons = {node: reason for node, reason in reasons.items() if reason == "blank answer"}
     return reasons
 
 
-def candidates(tree: Tree) -> list[Vote]:
-    """The solutions among which is chosen, in order of creation, each with one vote."""
-    out = dropped(tree)
-    return [replace(b, weight=1.0) for b in votes_of(tree) if b.node not in out]
+def candidate_votes(tree: Tree) -> list[Vote]:
+    """Return one vote of weight 1 per candidate solution, in order of creation."""
+    excluded = excluded_paths(tree)
+    return [replace(vote, weight=1.0) for vote in votes_of(tree) if vote.node not in excluded]
 
 
 async def check_candidates(
     tree: Tree,
     *,
-    peer: Discriminator,
-    units: Segments,
+    discriminator: Discriminator,
+    segments: Segments,
     group: AnswerGrouper,
     config: MutualConfig,
     seed: int,
-    tokens: int | None = None,
+    max_tokens: int | None = None,
 ) -> dict[str, int]:
-    """Have every candidate of a tree checked that was not yet, write (agreeing, asked) to its
-    node's `peers`, and return how many completions came to no answer, by reason.
+    """Check all unchecked candidates of a tree, and store the result in `Node.agreement`.
 
-    A candidate is cut at each of its shares, and the peer completes each beginning once; beginnings
-    that are equal, within a candidate or between two, are asked for once and answer for all. A
-    completion agrees if `group` takes its answer for the candidate's; one without an answer does
-    not. A request that is refused while the server answers others is nobody's word: it is not among
-    those asked, and is charged as `unscorable`. Where all candidates have one answer nobody is
-    asked: no check could change it.
+    Returns the number of completions without an answer, by reason. Each candidate is cut at its
+    shares, and the discriminator completes each beginning once. Equal beginnings, also of different
+    candidates, are requested only once. A completion agrees if `group` puts its answer into the
+    class of the candidate's answer. A failed request (`PATH_ERRORS`) is not counted as requested;
+    it is recorded as `Cost.unscorable`. If all candidates have one answer, nothing is requested,
+    because no check could change the choice.
 
-    All requests of a tree are under way together; with a budget of sampled `tokens` those of four
-    candidates at a time, until it is spent, and what is left is not checked. What is asked depends
-    on the tree and the seed alone. The tree is charged. Raises `ModelError` where the peer cannot
-    be asked at all; as when cancelled, what was found by then stays, and a second call asks for the
-    rest.
+    All requests of a tree run concurrently. With `max_tokens`, four candidates are checked at a
+    time until that many tokens are sampled; the others stay unchecked. The requests depend only on
+    the tree and the seed. Costs are added to the tree. Raises `ModelError` if the discriminator
+    cannot be called. After an error or a cancellation, results so far are kept, and a second call
+    checks the rest.
     """
-    cast, empty = candidates(tree), Counter[str]()
-    if not cast or _unanimous(await group([vote.answer for vote in cast])):
+    votes, failures = candidate_votes(tree), Counter[str]()
+    if not votes or _unanimous(await group([vote.answer for vote in votes])):
         return {}
-    waiting = [
-        (vote, _visible_prefixes(tree, vote.node, units, config, seed))
-        for vote in cast
+    unchecked = [
+        (vote, _visible_prefixes(tree, vote.node, segments, config, seed))
+        for vote in votes
         if tree.nodes[vote.node].agreement is None
     ]
-    side = len(waiting) if tokens is None else _SIDE_BY_SIDE
-    asked: dict[str, asyncio.Task[str | None]] = {}
+    batch_size = len(unchecked) if max_tokens is None else _CANDIDATES_PER_BATCH
+    requests: dict[str, asyncio.Task[str | None]] = {}
 
-    async def check(vote: Vote, shown: Sequence[str]) -> None:
-        heard = [said for begun in shown if (said := await asked[begun]) is not _REFUSED]
-        found = await group([vote.answer, *(answer for answer in heard if answer is not None)])
-        if heard:
-            tree.nodes[vote.node].agreement = (found.count(found[0]) - 1, len(heard))
+    async def check(vote: Vote, prefixes: Sequence[str]) -> None:
+        results = [await requests[prefix] for prefix in prefixes]
+        answers = [answer for answer in results if answer is not _REQUEST_FAILED]
+        groups = await group([vote.answer, *(answer for answer in answers if answer is not None)])
+        if answers:
+            tree.nodes[vote.node].agreement = (groups.count(groups[0]) - 1, len(answers))
 
-    with track_tree_cost(tree), track_cost() as spent:
+    with track_tree_cost(tree), track_cost() as cost:
         try:
-            while waiting and (tokens is None or spent.sampled_tokens < tokens):
-                turn, waiting = waiting[:side], waiting[side:]
-                for begun in dict.fromkeys(begun for _, shown in turn for begun in shown):
-                    if begun not in asked:
-                        work = _complete(peer, tree.question, begun, seed, empty)
-                        asked[begun] = asyncio.create_task(work)
-                await gather(check(vote, shown) for vote, shown in turn)
+            while unchecked and (max_tokens is None or cost.sampled_tokens < max_tokens):
+                batch, unchecked = unchecked[:batch_size], unchecked[batch_size:]
+                for prefix in dict.fromkeys(p for _, prefixes in batch for p in prefixes):
+                    if prefix not in requests:
+                        request = _complete(discriminator, tree.question, prefix, seed, failures)
+                        requests[prefix] = asyncio.create_task(request)
+                await gather(check(vote, prefixes) for vote, prefixes in batch)
         finally:
-            for task in asked.values():
+            for task in requests.values():
                 task.cancel()
-            await asyncio.gather(*asked.values(), return_exceptions=True)
-    return dict(sorted(empty.items()))
+            await asyncio.gather(*requests.values(), return_exceptions=True)
+    return dict(sorted(failures.items()))
 
 
 async def choose_by_agreement(tree: Tree, group: AnswerGrouper, config: MutualConfig) -> Choice:
-    """The answer that the search and the second model agree on.
+    """Return the answer on which the search and the discriminator agree.
 
-    Of the candidates those are kept that enough completions agreed with (`is_kept`); a candidate
-    that nobody was asked about only where nobody was asked about any. The answer with the highest
-    score among those kept wins, of equal ones the one with more of them, then the one found first.
-    Where none is kept it is a majority of all candidates, each counted once.
+    A candidate is kept if enough completions agree with it (`is_kept`). If no candidate was
+    checked, all are kept. The answer with the highest score wins; ties go to the answer with more
+    kept candidates, then to the one found first. If no candidate is kept, the choice is the
+    majority of all candidates, one vote each.
 
-    - "paper": the trajectory with the highest reward times confidence of its end. The paper defines
-      neither further. Here the reward is what the rollouts found on the way: the mean Q over the
-      path's nodes that have one; of a path that no rollout took to an end the mean over all (the
-      root's Q); 1 where a search has no values at all. The confidence is that of the last step
-      where a vote was held on it, else the share of the candidates with its answer. Rewards below
-      0, which rStar does not have, turn the order by confidence round. Where all rewards are 0
-      the count of those kept decides.
-    - "code": an answer's share of those kept, plus the share of its candidates that was kept. (The
-      code means to weigh each by a reward, which comes out as 1 always.)
+    The score of an answer depends on `config.score`:
 
-    `Choice.votes` are the scores by answer, of the answers of which a path was kept; `share` is
-    the part of their sum.
+    - "paper": the highest product of reward and confidence over its kept candidates. The paper does
+      not define the two further. Here, the reward is the mean Q over the path's nodes with a Q; if
+      there are none, the root's Q; if the tree has no values, 1. The confidence is that of the last
+      step if it was chosen by a vote, else the share of the candidates with this answer. rStar has
+      no rewards below 0; they would reverse the order by confidence.
+    - "code": the answer's share of the kept candidates, plus the share of its candidates that were
+      kept. (rStar's code intends to weight each candidate by a reward, but the reward is always 1.)
+
+    `Choice.votes` holds the scores of all answers with a kept candidate. `Choice.share` is the
+    leader's share of their sum.
     """
-    cast = candidates(tree)
-    if not cast:
+    votes = candidate_votes(tree)
+    if not votes:
         return NO_CHOICE
-    groups = await group([vote.answer for vote in cast])
-    unasked = all(tree.nodes[vote.node].agreement is None for vote in cast)
+    groups = await group([vote.answer for vote in votes])
+    unchecked = all(tree.nodes[vote.node].agreement is None for vote in votes)
     kept = [
-        at
-        for at, vote in enumerate(cast)
-        if unasked or is_kept(tree.nodes[vote.node].agreement, config.min_agreement)
+        i
+        for i, vote in enumerate(votes)
+        if unchecked or is_kept(tree.nodes[vote.node].agreement, config.min_agreement)
     ]
     if not kept:
-        return await one_vote_per_path(cast, group)
-    left = Counter(groups[at] for at in kept)
+        return await one_vote_per_path(votes, group)
+    kept_count = Counter(groups[i] for i in kept)
     if config.score == "paper":
-        worth = {at: _value(tree, cast[at], groups.count(groups[at]) / len(cast)) for at in kept}
-        score = {g: max(worth[at] for at in kept if groups[at] == g) for g in left}
+        values = {i: _value(tree, votes[i], groups.count(groups[i]) / len(votes)) for i in kept}
+        scores = {g: max(values[i] for i in kept if groups[i] == g) for g in kept_count}
     else:
-        worth = {at: -2.0 if (value := cast[at].value) is None else value for at in kept}
-        score = {g: left[g] / len(kept) + left[g] / groups.count(g) for g in left}
-    leader = max(left, key=lambda g: (round(score[g], 12), left[g]))
-    shown = cast[max((at for at in kept if groups[at] == leader), key=lambda at: worth[at])]
+        values = {i: votes[i].rank for i in kept}
+        scores = {g: n / len(kept) + n / groups.count(g) for g, n in kept_count.items()}
+    leader = max(kept_count, key=lambda g: (round(scores[g], 12), kept_count[g]))
+    shown = votes[max((i for i in kept if groups[i] == leader), key=lambda i: values[i])]
+    ranking = sorted(kept_count, key=lambda g: -scores[g])
     return Choice(
         answer=shown.answer,
         node=shown.node,
-        share=_share(leader, score, left),
-        votes={
-            cast[groups.index(g)].answer: score[g] for g in sorted(left, key=lambda g: -score[g])
-        },
+        share=_share(leader, scores, kept_count),
+        votes={votes[groups.index(g)].answer: scores[g] for g in ranking},
     )
 
 
-def is_kept(peers: tuple[int, int] | None, keep: Literal["one", "half", "all"]) -> bool:
-    """Whether a candidate is kept: where at least one, at least half, or all of the completions
-    agree, and one in any case."""
-    if peers is None:
+def is_kept(
+    agreement: tuple[int, int] | None, min_agreement: Literal["one", "half", "all"]
+) -> bool:
+    """Return whether a candidate with an (agreeing, requested) count is kept.
+
+    At least one, half or all of the completions must agree, and at least one in any case. An
+    unchecked candidate (None) is not kept.
+    """
+    if agreement is None:
         return False
-    agreeing, asked = peers
-    return agreeing >= max(1, {"one": 1, "half": ceil(asked / 2), "all": asked}[keep])
+    agreeing, requested = agreement
+    required = {"one": 1, "half": ceil(requested / 2), "all": requested}[min_agreement]
+    return agreeing >= max(1, required)
 
 
 def _visible_prefixes(
-    tree: Tree, node: int, units: Segments, config: MutualConfig, seed: int
+    tree: Tree, node: int, segments: Segments, config: MutualConfig, seed: int
 ) -> list[str]:
-    """What the peer is shown of a candidate, equal beginnings once."""
-    parts = units(tree.question, tree.prefix(node))
-    cuts = mask_fractions(config, derive(seed, tree.question.id, "split", node))
-    return list(dict.fromkeys(visible_prefix(parts, share) for share in cuts))
+    """Return the distinct beginnings of a candidate that the discriminator completes."""
+    pieces = segments(tree.question, tree.prefix(node))
+    shares = mask_fractions(config, derive(seed, tree.question.id, "split", node))
+    return list(dict.fromkeys(visible_prefix(pieces, share) for share in shares))
 
 
 async def _complete(
-    peer: Discriminator, question: Question, begun: str, seed: int, empty: Counter[str]
+    discriminator: Discriminator,
+    question: Question,
+    partial: str,
+    seed: int,
+    failures: Counter[str],
 ) -> str | None:
-    """The answer that the peer comes to from a beginning; None, counted in `empty`, where to
-    none."""
+    """Return the discriminator's answer for a partial solution.
+
+    Returns None if the completion has no answer, and `_REQUEST_FAILED` if the request failed. Both
+    are counted in `failures`, by reason.
+    """
     try:
-        answers = await peer.answers(
-            question, begun, 1, seed=derive(seed, question.id, "peer", begun)
+        answers = await discriminator.complete_answers(
+            question, partial, 1, seed=derive(seed, question.id, "peer", partial)
         )
     except tuple(PATH_ERRORS) as error:
-        empty[PATH_ERRORS[type(error)]] += 1
+        failures[PATH_ERRORS[type(error)]] += 1
         add_cost(Cost(unscorable=1))
-        return _REFUSED
+        return _REQUEST_FAILED
     if not answers or not answers[0]:
-        empty["no answer stated"] += 1
+        failures["no answer stated"] += 1
         return None
     return answers[0]
 
 
 def _unanimous(groups: Sequence[int]) -> bool:
-    """Whether (nearly) all candidates have one answer."""
+    """Return whether almost all candidates have the same answer."""
     return max(Counter(groups).values()) / len(groups) > UNANIMOUS
 
 
-def _value(tree: Tree, vote: Vote, share: float) -> float:
-    """A trajectory's reward times the confidence of its end; `share` stands in for the latter."""
-    values = [q for at in tree.path(vote.node) if (q := tree.nodes[at].q) is not None]
-    mean = sum(values) / len(values) if values else tree.nodes[ROOT].q
+def _value(tree: Tree, vote: Vote, answer_share: float) -> float:
+    """Return a trajectory's reward times its confidence (see `choose_by_agreement`)."""
+    values = [q for node in tree.path(vote.node) if (q := tree.nodes[node].q) is not None]
+    reward = sum(values) / len(values) if values else tree.nodes[ROOT].q
     step = tree.nodes[vote.node].step
-    confidence = share if step is None or step.confidence is None else step.confidence
-    return (1.0 if mean is None else mean) * confidence
+    confidence = answer_share if step is None or step.confidence is None else step.confidence
+    return (1.0 if reward is None else reward) * confidence
 
 
-def _share(leader: int, score: Mapping[int, float], left: Mapping[int, int]) -> float:
-    """The leader's part of all scores, in [0, 1]; of those kept, where no score is above 0."""
-    total = sum(max(0.0, value) for value in score.values())
-    return max(0.0, score[leader]) / total if total else left[leader] / sum(left.values())
+def _share(leader: int, scores: Mapping[int, float], kept_count: Mapping[int, int]) -> float:
+    """Return the leader's share of all scores, in [0, 1].
+
+    If no score is above 0, return its share of the kept candidates.
+    """
+    total = sum(max(0.0, score) for score in scores.values())
+    if total:
+        return max(0.0, scores[leader]) / total
+    return kept_count[leader] / sum(kept_count.values())

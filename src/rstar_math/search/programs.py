@@ -1,4 +1,4 @@
-"""Whether two steps, or two solutions, compute the same."""
+"""Normal forms that tell whether two steps, or two solutions, compute the same."""
 
 import ast
 import warnings
@@ -7,45 +7,47 @@ from functools import lru_cache
 
 from rstar_math.types import Step
 
-_LONGEST = 4000
-"""Longest code of a step that is parsed, in characters; a bound on what hostile code can cost."""
+_MAX_PARSED_CHARS = 4000
+"""Maximum length of code that is parsed; it bounds the cost of hostile code."""
 
 
 def normalized_program(steps: Sequence[Step]) -> str:
-    """What a solution computes, in a normal form: its statements as syntax trees, in order.
+    """Return a solution's code in a normal form: the syntax trees of its statements, in order.
 
-    Comments, blank space, kinds of quotes and brackets without effect make no difference, nor does
-    where the steps are cut or what is said before and after the code; names and the order of
-    statements do. Code that does not parse counts with its blank space made even; a solution
-    without code counts by its words.
+    The normal form ignores comments, whitespace, quote styles, redundant brackets, step boundaries
+    and the prose around the code. It keeps names and the order of statements. Code that does not
+    parse, or is too long, is compared with whitespace collapsed. A solution without code is
+    compared by its text.
     """
     forms = [form for step in steps if step.code and (form := _statements(step.code))]
-    return "\n".join(forms) if forms else _even("".join(step.text for step in steps))
+    return "\n".join(forms) if forms else _collapse("".join(step.text for step in steps))
 
 
 @lru_cache(maxsize=65536)
 def _statements(code: str) -> str:
-    """A step's statements; "" if it has none."""
-    if len(code) > _LONGEST:
-        return _even(code)
+    """Return the normal form of a step's code; "" if it has no statements."""
+    if len(code) > _MAX_PARSED_CHARS:
+        return _collapse(code)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             parsed = ast.parse(code)
         return "\n".join(map(ast.dump, parsed.body))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return _even(code)
+        return _collapse(code)
 
 
-def _even(text: str) -> str:
+def _collapse(text: str) -> str:
+    """Return the text with each run of whitespace as one blank."""
     return " ".join(text.split())
 
 
 def step_key(step: Step) -> tuple[str, str, str | None]:
-    """What a step computes and states: two steps after one prefix with equal keys differ only in
-    comments, blank space and wording, and lead to the same state.
+    """Return a key that is equal for steps that compute and state the same.
 
-    A step without code that states an answer counts by the answer; any other by its words.
+    After the same prefix, steps with equal keys lead to the same state. They differ only in
+    comments, whitespace and wording. A step without code is compared by its answer if it states
+    one, else by its text.
     """
     if step.answer is not None and not step.code.strip():
         return ("", step.kind, step.answer)

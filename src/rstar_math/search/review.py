@@ -1,4 +1,4 @@
-"""The second look: a discriminator or a verifier checks the paths of a search and chooses."""
+"""Reviews finished searches: a discriminator or a scorer checks the paths and chooses an answer."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -15,31 +15,37 @@ from rstar_math.types import Question
 
 @dataclass(frozen=True, slots=True)
 class Reviewer:
-    """A second look."""
+    """A second pass over a searched tree that chooses the answer."""
 
     review: Callable[[Tree, int | None], Awaitable[Choice]]
-    """Checks what a search found and was not checked yet, on the tree's bill and with about so many
-    sampled tokens (None: as many as it takes), and chooses."""
+    """Checks the paths that were not checked before, adds the cost to the tree, and returns the
+    choice. The number is an approximate limit of sampled tokens; None is no limit."""
     budget_share: float = 0.0
-    """Share in [0, 1) of a budget of sampled tokens that is left to it."""
+    """Share of a token budget that is reserved for the review, in [0, 1)."""
 
 
 def discriminator_review(
-    peer: Discriminator, units: Segments, *, group: AnswerGrouper, config: MutualConfig, seed: int
+    discriminator: Discriminator,
+    segments: Segments,
+    *,
+    group: AnswerGrouper,
+    config: MutualConfig,
+    seed: int,
 ) -> Reviewer:
-    """rStar's discriminator: what a second model completes to the same answer is trusted (Qi et al.
-    2024, arXiv:2408.06195, section 3.3)."""
+    """Return rStar's review: it prefers answers that the discriminator reaches as well.
 
-    async def review(tree: Tree, tokens: int | None) -> Choice:
-        billed = _DiscriminatorCost(peer)
+    `segments` splits solutions for masking. Source: Qi et al. 2024, arXiv:2408.06195, section 3.3.
+    """
+
+    async def review(tree: Tree, max_tokens: int | None) -> Choice:
         await check_candidates(
             tree,
-            peer=billed,
-            units=units,
+            discriminator=_DiscriminatorCost(discriminator),
+            segments=segments,
             group=group,
             config=config,
             seed=seed,
-            tokens=tokens,
+            max_tokens=max_tokens,
         )
         return await choose_by_agreement(tree, group, config)
 
@@ -47,11 +53,13 @@ def discriminator_review(
 
 
 def scorer_review(scorer: Scorer, *, group: AnswerGrouper) -> Reviewer:
-    """The answer of the solution that a scorer, asked about whole solutions alone, values most:
-    rStar's "self-verification" where the scorer is the policy's model (its table 5). What it costs
-    is `scorer_tokens`, beside the budget as of every scorer."""
+    """Return a review that chooses the answer of the whole solution with the highest score.
 
-    async def review(tree: Tree, tokens: int | None) -> Choice:
+    With the policy's own model as the scorer, it is rStar's "self-verification" (table 5). Its cost
+    is counted as `scorer_tokens`, which do not count against a token budget.
+    """
+
+    async def review(tree: Tree, max_tokens: int | None) -> Choice:
         ends = [end for end in tree.answers() if tree.nodes[end].score is None]
         with track_tree_cost(tree):
             values = await score_prefixes(tree.question, scorer, [tree.prefix(end) for end in ends])
@@ -63,14 +71,14 @@ def scorer_review(scorer: Scorer, *, group: AnswerGrouper) -> Reviewer:
 
 
 class _DiscriminatorCost:
-    """A peer whose tokens are told apart on the bill."""
+    """Wraps a discriminator so that its tokens also count as `discriminator_tokens`."""
 
-    def __init__(self, peer: Discriminator) -> None:
-        self._peer = peer
+    def __init__(self, discriminator: Discriminator) -> None:
+        self._discriminator = discriminator
 
-    async def answers(
-        self, question: Question, begun: str, n: int, *, seed: int
+    async def complete_answers(
+        self, question: Question, partial: str, n: int, *, seed: int
     ) -> list[str | None]:
         """See `protocols.Discriminator`."""
         with reclassify_cost(as_discriminator_cost):
-            return await self._peer.answers(question, begun, n, seed=seed)
+            return await self._discriminator.complete_answers(question, partial, n, seed=seed)

@@ -1,4 +1,4 @@
-"""Runs one strategy on one question within its budget."""
+"""Runs one strategy on one question, within its token budget."""
 
 import asyncio
 from collections import deque
@@ -35,11 +35,13 @@ from rstar_math.search.voting import (
 from rstar_math.seeding import derive
 
 MAX_CONCURRENT_RUNS = 4
-"""Runs of one question in flight at once, where no token budget may end them."""
-_TURNS, _TOO_LITTLE = 4, 0.1
-"""Most turns of search and review within a budget, and the share of it for which no further one is
-begun."""
+"""Maximum number of concurrent runs of one question without a token budget."""
+_MAX_TURNS = 4
+"""Maximum number of turns of search and review within a token budget."""
+_MIN_TURN_SHARE = 0.1
+"""A new turn starts only if this share of the token budget is left."""
 Run = Callable[[Tree, SearchConfig], Coroutine[Any, Any, None]]
+"""Runs a search once, on a given tree with given options."""
 
 
 async def run_strategy(
@@ -52,43 +54,42 @@ async def run_strategy(
     on_rollout: RolloutCallback | None = None,
     review: Reviewer | None = None,
 ) -> Choice:
-    """Search a tree, new or loaded, as a strategy says, and choose the answer.
+    """Search a tree (new or loaded) with a strategy, and return the chosen answer.
 
-    A strategy's `n` is the size of one run. With `config.token_budget` runs are repeated under new
-    seeds until as many tokens are sampled, so that all strategies can be given the same budget;
-    what was asked for when the budget ran out is still used, and where no path has ended by then
-    one is followed to its end. A `review` chooses in the place of a rule. Raises `ModelError`; the
-    tree then holds what was found.
+    `strategy.n` is the size of one run. With `config.token_budget`, runs with new seeds are
+    repeated until the budget is spent, so that strategies can be compared at equal budgets.
+    Requests in flight when the budget ends are still used. If no path has an answer by then, one
+    path is completed. A `review` replaces the answer rule. Raises `ModelError`; the tree then holds
+    everything found so far.
     """
     spec = strategy.spec
     if parts.scorer is None and spec.scorer not in ("none", "optional"):
         raise missing_scorer_error(strategy.kind)
     tree.stop_reason = None
     rule = answer_rule(strategy, config, scored=parts.scorer is not None)
-    # What a review chooses, and votes among actions, are no draws from one distribution.
-    votes = rule == "majority" and review is None and spec.policy != "actions"
-    sure = config.confidence if votes else None
+    # Early stopping assumes independent samples from one distribution. Answers chosen by a review
+    # and votes among actions are not.
+    samples_answers = rule == "majority" and review is None and spec.policy != "actions"
+    min_confidence = config.confidence if samples_answers else None
 
     async def search(config: SearchConfig) -> None:
-        enough = None if sure is None else majority_is_decided(group, sure)
-        budgeted = config.token_budget is not None
-        most = strategy.max_runs(unlimited=budgeted)
-        if spec.is_chain or most == 1:
+        stop = None if min_confidence is None else majority_is_decided(group, min_confidence)
+        has_budget = config.token_budget is not None
+        max_runs = strategy.max_runs(unlimited=has_budget)
+        if spec.is_chain or max_runs == 1:
             n = strategy.run_size
             if spec.is_chain:
-                n = 1 if strategy.is_greedy else None if budgeted else n
-            await _OneRun(spec, n, parts, RunHooks(on_rollout, enough))(tree, config)
+                n = 1 if strategy.is_greedy else None if has_budget else n
+            await _SingleRun(spec, n, parts, RunHooks(on_rollout, stop))(tree, config)
         else:
-            one = _OneRun(spec, strategy.run_size, parts, RunHooks(on_rollout))
-            await repeat(tree, one, most, config, enough)
-        if spec.is_chain:
-            return
-        if budgeted and spec.policy != "actions":
+            run = _SingleRun(spec, strategy.run_size, parts, RunHooks(on_rollout))
+            await repeat_runs(tree, run, max_runs, config, stop)
+        if has_budget and not spec.is_chain and spec.policy != "actions":
             await complete_best_path(tree, parts=parts, config=config)
 
     if review is not None and config.token_budget is not None:
         return await _alternate_search_and_review(
-            tree, search, review, config, once=strategy.runs is not None
+            tree, search, review, config, single_turn=strategy.runs is not None
         )
     await search(config)
     if review is not None:
@@ -97,8 +98,8 @@ async def run_strategy(
 
 
 @dataclass(frozen=True, slots=True)
-class _OneRun:
-    """One run of a strategy, with the options that its paper sets."""
+class _SingleRun:
+    """One run of a strategy, with the options that its paper prescribes."""
 
     spec: StrategySpec
     n: int | None
@@ -106,8 +107,8 @@ class _OneRun:
     hooks: RunHooks
 
     async def __call__(self, tree: Tree, config: SearchConfig) -> None:
-        own = config.model_copy(update=self.spec.overrides)
-        await self.spec.run(tree, self.n, self.parts, own, self.hooks)
+        run_config = config.model_copy(update=self.spec.overrides)
+        await self.spec.run(tree, self.n, self.parts, run_config, self.hooks)
 
 
 async def _alternate_search_and_review(
@@ -116,78 +117,90 @@ async def _alternate_search_and_review(
     review: Reviewer,
     config: SearchConfig,
     *,
-    once: bool,
+    single_turn: bool,
 ) -> Choice:
-    """Search and second look within one budget: what the one leaves over the other is given. The
-    second look has its share in any case."""
+    """Alternate search and review within one token budget, and return the last choice.
+
+    Tokens that one of the two leaves over are available to the other. The first review gets at
+    least its reserved share, even if the search overspends.
+    """
     assert config.token_budget is not None
-    whole, before = config.token_budget, spent_tokens(tree.cost, config)
-    reserve = round(review.budget_share * whole)
-    for turn in range(_TURNS):
-        spent = spent_tokens(tree.cost, config) - before
-        part = max(1, round((whole - spent) * (1 - review.budget_share)))
-        await search(config.model_copy(update={"token_budget": part}))
-        left = whole - (spent_tokens(tree.cost, config) - before)
-        choice = await review.review(tree, max(left, 0 if turn else reserve))
-        left = whole - (spent_tokens(tree.cost, config) - before)
-        idle = spent_tokens(tree.cost, config) - before == spent
-        if once or idle or left < _TOO_LITTLE * whole:
+    budget, cost_before = config.token_budget, spent_tokens(tree.cost, config)
+    reserved = round(review.budget_share * budget)
+    spent = 0
+    for turn in range(_MAX_TURNS):
+        spent_before = spent
+        search_budget = max(1, round((budget - spent) * (1 - review.budget_share)))
+        await search(config.model_copy(update={"token_budget": search_budget}))
+        spent = spent_tokens(tree.cost, config) - cost_before
+        choice = await review.review(tree, max(budget - spent, 0 if turn else reserved))
+        spent = spent_tokens(tree.cost, config) - cost_before
+        if single_turn or spent == spent_before or budget - spent < _MIN_TURN_SHARE * budget:
             break
     return choice
 
 
 async def choose(tree: Tree, rule: str, config: SearchConfig, group: AnswerGrouper) -> Choice:
-    """The answer of a tree by a rule."""
+    """Return the answer of a tree by a rule: a key of `voting.RULES`, or "top-of-runs"."""
     if rule == "top-of-runs":
         return await top_k_of_runs(votes_of(tree), group, keep=config.top_k)
     return await RULES[rule](votes_of(tree), group)
 
 
-async def repeat(
+async def repeat_runs(
     tree: Tree,
-    one: Run,
-    most: int | None,
+    run: Run,
+    max_runs: int | None,
     config: SearchConfig,
-    enough: StopCondition | None = None,
+    stop_condition: StopCondition | None = None,
 ) -> None:
-    """Independent runs of a search, each under its own seed in a tree of its own, put together in
-    order: `most` of them, or as many as `config.token_budget` allow.
+    """Run a search several times and merge the runs into `tree`, in order.
 
-    Runs under a token budget follow one another and each is told what is left; without one some are
-    in flight at once. Runs that an error cut short are kept as far as they got.
+    Each run has its own seed and its own tree. There are `max_runs` runs, or as many as
+    `config.token_budget` allows. With a token budget, runs are sequential, and each gets the
+    remaining budget. Without one, up to `MAX_CONCURRENT_RUNS` are concurrent. After an error or a
+    cancellation, unfinished runs are merged as well.
     """
-    flying: deque[tuple[Tree, asyncio.Task[None]]] = deque()
-    started, tokens, empty, spent = 0, 0, 0, False
-    before = tree.runs
+    budget = config.token_budget
+    concurrency = MAX_CONCURRENT_RUNS if budget is None else 1
+    in_flight: deque[tuple[Tree, asyncio.Task[None]]] = deque()
+    started, spent, empty_runs, stopping = 0, 0, 0, False
+    runs_before = tree.runs
     with track_tree_cost(tree):
         try:
             while True:
-                side = 1 if config.token_budget is not None else MAX_CONCURRENT_RUNS
-                while len(flying) < side and not spent and (most is None or started < most):
-                    rest = None if config.token_budget is None else config.token_budget - tokens
-                    seed = derive(config.seed, "run", before + started)
-                    own = config.model_copy(update={"token_budget": rest, "seed": seed})
-                    branch = Tree(tree.question)
-                    flying.append((branch, asyncio.create_task(one(branch, own))))
+                while (
+                    len(in_flight) < concurrency
+                    and not stopping
+                    and (max_runs is None or started < max_runs)
+                ):
+                    update = {
+                        "token_budget": None if budget is None else budget - spent,
+                        "seed": derive(config.seed, "run", runs_before + started),
+                    }
+                    run_tree = Tree(tree.question)
+                    task = asyncio.create_task(run(run_tree, config.model_copy(update=update)))
+                    in_flight.append((run_tree, task))
                     started += 1
-                if not flying:
+                if not in_flight:
                     return
-                await flying[0][1]
-                branch, _ = flying.popleft()
-                tokens += spent_tokens(branch.cost, config)
-                tree.merge(branch)
-                if config.token_budget is not None:
-                    empty = 0 if branch.cost.sampled_tokens else empty + 1
-                    spent = tokens >= config.token_budget or empty == MAX_EMPTY_RUNS
-                left = inf if most is None else float(most - started + len(flying))
-                if enough is not None and left and not spent and await enough(tree, left):
-                    record_savings(
-                        left, config.token_budget, done=started - len(flying), spent=tokens
-                    )
-                    spent = True
+                await in_flight[0][1]
+                run_tree, _ = in_flight.popleft()
+                spent += spent_tokens(run_tree.cost, config)
+                tree.merge(run_tree)
+                if budget is not None:
+                    empty_runs = 0 if run_tree.cost.sampled_tokens else empty_runs + 1
+                    stopping = spent >= budget or empty_runs == MAX_EMPTY_RUNS
+                finished = started - len(in_flight)
+                remaining = inf if max_runs is None else float(max_runs - finished)
+                if stop_condition is None or stopping or not remaining:
+                    continue
+                if await stop_condition(tree, remaining):
+                    record_savings(remaining, budget, finished=finished, spent=spent)
+                    stopping = True
         finally:
-            for _, task in flying:
+            for _, task in in_flight:
                 task.cancel()
-            await asyncio.gather(*(task for _, task in flying), return_exceptions=True)
-            for branch, _ in flying:
-                tree.merge(branch)
+            await asyncio.gather(*(task for _, task in in_flight), return_exceptions=True)
+            for run_tree, _ in in_flight:
+                tree.merge(run_tree)

@@ -1,4 +1,4 @@
-"""Independent chains: greedy decoding, self-consistency and best-of-N, on the same tree type."""
+"""Samples independent chains of steps: greedy decoding, self-consistency and best-of-N."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,79 +35,88 @@ async def sample_chains(
     *,
     parts: SearchComponents,
     config: SearchConfig,
-    enough: StopCondition | None = None,
+    stop_condition: StopCondition | None = None,
 ) -> None:
-    """Add `n` independent solutions to a tree, side by side below the root, equal ones kept apart,
-    each a run of its own; None for as many as `config.token_budget` allow.
+    """Add `n` independent chains to a tree, each a separate run below the root.
 
-    All are asked for at once; where a token budget or `enough` may end the sampling, in blocks of
-    at most `config.candidates` that are sized to what is left. A chain ends at its answer, at the
-    first step whose code fails, or at `config.max_depth` steps; with a scorer its end is scored.
-    With n = 1 and a policy at temperature 0 this is greedy decoding; a majority over n is
-    self-consistency (Wang et al., arXiv:2203.11171), the best by score best-of-N. Chains that were
-    finished before an error are kept. The tree is closed: there is nothing in it for `grow` to go
-    on with.
+    With n = None, `config.token_budget` determines the number of chains. All chains are requested
+    at once. If a token budget or `stop_condition` may end the sampling, they are requested in
+    blocks of at most `config.candidates`. A chain ends at its answer, at the first step whose code
+    fails, or after `config.max_depth` steps. With a scorer, answers are scored. Chains that
+    finished before an error or a cancellation are kept. The tree is closed, so `grow` cannot
+    continue it.
 
-    With a verifier, for training data, each answer is judged and its value (+1 right, -1 wrong) is
-    backed up, and chains share the nodes of their equal first steps (`step_key`): a node's Q is
-    then the mean value of the chains that begin with it.
+    With n = 1 and a policy at temperature 0, this is greedy decoding. A majority over n chains is
+    self-consistency (Wang et al., arXiv:2203.11171). The best chain by score is best-of-N.
+
+    With a verifier (for training data), each answer is judged, and its value (+1 right, -1 wrong)
+    is backed up. Chains then share the nodes of equal first steps (`step_key`). A node's Q is the
+    mean value of the chains that begin with it. Without a verifier, equal chains are kept separate.
     """
-    started, tokens, empty, before = 0, 0, 0, tree.runs
+    started, tokens, empty_blocks, runs_before = 0, 0, 0, tree.runs
     tree.nodes[ROOT].expanded = tree.nodes[ROOT].closed = True
     with track_tree_cost(tree):
         while n is None or started < n:
-            size = _block(started, tokens, n, config, stoppable=enough is not None)
-            cost = await _sample_block(tree, before + started, size, parts, config)
+            size = _block_size(started, tokens, n, config, stoppable=stop_condition is not None)
+            cost = await _sample_block(tree, runs_before + started, size, parts, config)
             started += size
             tokens += spent_tokens(cost, config)
-            empty = 0 if cost.sampled_tokens else empty + 1
+            empty_blocks = 0 if cost.sampled_tokens else empty_blocks + 1
             if config.token_budget is not None and (
-                tokens >= config.token_budget or empty == MAX_EMPTY_RUNS
+                tokens >= config.token_budget or empty_blocks == MAX_EMPTY_RUNS
             ):
                 return
-            left = inf if n is None else n - started
-            if enough is not None and left and await enough(tree, left):
-                record_savings(left, config.token_budget, done=started, spent=tokens)
+            remaining = inf if n is None else n - started
+            if stop_condition is not None and remaining and await stop_condition(tree, remaining):
+                record_savings(remaining, config.token_budget, finished=started, spent=tokens)
                 return
 
 
-def _block(
+def _block_size(
     started: int, tokens: int, n: int | None, config: SearchConfig, *, stoppable: bool
 ) -> int:
-    """Chains to ask for next."""
-    left = config.candidates if n is None else n - started
+    """Return the number of chains to request next.
+
+    With a token budget, the first block is one chain, whose cost sizes the next block.
+    """
+    remaining = config.candidates if n is None else n - started
     if config.token_budget is not None:
         if not started:
             return 1
-        each = max(1, tokens // started)
-        return max(1, min(left, config.candidates, (config.token_budget - tokens) // each))
-    return min(left, config.candidates) if stoppable else left
+        tokens_per_chain = max(1, tokens // started)
+        affordable = (config.token_budget - tokens) // tokens_per_chain
+        return max(1, min(remaining, config.candidates, affordable))
+    return min(remaining, config.candidates) if stoppable else remaining
 
 
 async def _sample_block(
-    tree: Tree, start: int, size: int, parts: SearchComponents, config: SearchConfig
+    tree: Tree, first_run: int, size: int, parts: SearchComponents, config: SearchConfig
 ) -> Cost:
-    """Add the chains `start` to `start + size` to a tree; what they cost."""
+    """Add up to `size` chains to a tree, numbered from `first_run`, and return their cost."""
     question = tree.question
-    ended: list[_Chain | None] = []
+    chains: list[_Chain | None] = []
 
-    async def chain(at: int, first: Sequence[Step]) -> None:
-        seed = derive(config.seed, question.id, start + at)
-        ended[at] = await _follow(_How(question, parts, config.max_depth), first, seed)
+    async def complete(index: int, first_steps: Sequence[Step]) -> None:
+        seed = derive(config.seed, question.id, first_run + index)
+        chains[index] = await _complete_chain(
+            question, parts, first_steps, max_depth=config.max_depth, seed=seed
+        )
 
     with track_cost() as cost:
         try:
-            seed = derive(config.seed, question.id, "chains", start)
-            firsts, failure = await _next(question, parts, (), size, seed)
+            seed = derive(config.seed, question.id, "chains", first_run)
+            beginnings, failure = await _continuations(question, parts, (), size, seed)
             root = tree.nodes[ROOT]
-            root.failure = None if firsts or root.children else failure
-            ended.extend([None] * len(firsts))
-            await gather(chain(at, first) for at, first in enumerate(firsts))
+            root.failure = None if beginnings or root.children else failure
+            chains.extend([None] * len(beginnings))
+            await gather(complete(index, steps) for index, steps in enumerate(beginnings))
         finally:
             ends = [
-                _add_chain(tree, whole, start + at, config, guided=parts.verifier is not None)
-                for at, whole in enumerate(ended)
-                if whole is not None
+                _add_chain(
+                    tree, chain, first_run + index, config, guided=parts.verifier is not None
+                )
+                for index, chain in enumerate(chains)
+                if chain is not None
             ]
         ends = [end for end in ends if tree.nodes[end].answered]
         scores = await score_prefixes(question, parts.scorer, [tree.prefix(end) for end in ends])
@@ -117,50 +126,53 @@ async def _sample_block(
 
 
 @dataclass(frozen=True, slots=True)
-class _How:
-    """What every chain is made with."""
-
-    question: Question
-    parts: SearchComponents
-    depth: int
-
-
-@dataclass(frozen=True, slots=True)
 class _Chain:
-    """A whole chain, and why it ended without an answer if it did."""
+    """A finished chain."""
 
     steps: list[Step]
     failure: str | None
+    """Why the chain ended without an answer; None if it has one."""
     verdict: Verdict | None = None
 
 
-async def _follow(how: _How, first: Sequence[Step], seed: int) -> _Chain:
-    """Take a chain from its first steps to its end."""
+async def _complete_chain(
+    question: Question,
+    parts: SearchComponents,
+    first_steps: Sequence[Step],
+    *,
+    max_depth: int,
+    seed: int,
+) -> _Chain:
+    """Run and extend a chain until it ends."""
     steps: list[Step] = []
-    block = first
+    block = first_steps
     while True:
         for step in block:
-            steps.append(await run_code(how.parts.executor, steps, step))
+            steps.append(await run_code(parts.executor, steps, step))
             if step.answer is not None:
-                return _Chain(steps, None, await judge_step(how.parts.verifier, steps[-1]))
-            failure = _end(steps[-1], len(steps), how.depth)
+                return _Chain(steps, None, await judge_step(parts.verifier, steps[-1]))
+            failure = _failure(steps[-1], len(steps), max_depth)
             if failure is not None:
                 return _Chain(steps, failure)
-        seed_here = derive(seed, len(steps))
-        following, failure = await _next(how.question, how.parts, steps, 1, seed_here)
-        if not following:
+        blocks, failure = await _continuations(
+            question, parts, steps, 1, seed=derive(seed, len(steps))
+        )
+        if not blocks:
             return _Chain(steps, failure)
-        block = following[0]
+        block = blocks[0]
 
 
 def _add_chain(tree: Tree, chain: _Chain, run: int, config: SearchConfig, *, guided: bool) -> int:
-    """Put a chain below the root, if `guided` along the nodes of equal steps; its last node."""
+    """Add a chain below the root and return its last node.
+
+    With `guided`, the chain shares the existing nodes of equal steps.
+    """
     index = ROOT
     for step in chain.steps:
         last = step is chain.steps[-1]
-        same = _equal_child(tree, index, step, last=last) if guided else None
-        if same is not None:
-            index = same
+        shared = _equal_child(tree, index, step, last=last) if guided else None
+        if shared is not None:
+            index = shared
             tree.nodes[index].count += 1
             continue
         index = tree.add(index, step)
@@ -177,7 +189,10 @@ def _add_chain(tree: Tree, chain: _Chain, run: int, config: SearchConfig, *, gui
 
 
 def _equal_child(tree: Tree, parent: int, step: Step, *, last: bool) -> int | None:
-    """A child that computes the same as a step, and is an end if that is one."""
+    """Return a child with the same `step_key` as a step, or None.
+
+    Only an end (`last`) equals an end, and only an inner node equals an inner node.
+    """
     key = step_key(step)
     for child in tree.nodes[parent].children:
         node = tree.nodes[child]
@@ -186,20 +201,23 @@ def _equal_child(tree: Tree, parent: int, step: Step, *, last: bool) -> int | No
     return None
 
 
-def _end(step: Step, at: int, depth: int) -> str | None:
-    """Why a chain ends at a step that states no answer; None if it goes on."""
+def _failure(step: Step, depth: int, max_depth: int) -> str | None:
+    """Return why a chain ends at a step without an answer, or None if it continues."""
     if step.kind == "answer":
         return "no answer stated"
     if step.failed:
         return "code failed"
-    return "too deep" if at >= depth else None
+    return "too deep" if depth >= max_depth else None
 
 
-async def _next(
+async def _continuations(
     question: Question, parts: SearchComponents, prefix: Sequence[Step], n: int, seed: int
 ) -> tuple[list[Sequence[Step]], str | None]:
-    """Up to n ways to go on, each to the next point at which code has to be run where the policy
-    can sample that far at once, else by one step; and the reason where there is none."""
+    """Return up to `n` continuations of a prefix, or the reason why there are none.
+
+    A `BlockPolicy` samples each continuation up to the next code execution, any other policy one
+    step.
+    """
     blocks: list[Sequence[Step]]
     try:
         if isinstance(parts.policy, BlockPolicy):

@@ -1,4 +1,4 @@
-"""Selection rules as pure functions of visit counts and values."""
+"""Selection rules of MCTS, as pure functions of visit counts and values."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -10,25 +10,25 @@ from rstar_math.search.tree import Tree
 
 
 class ChildStats(NamedTuple):
-    """What a rule may know of a child."""
+    """Statistics of a child, as seen by a selection rule."""
 
     q: float | None
     """Mean value, in [-1, 1]; None before the first visit."""
     visits: int
+    """Number of visits, including rollouts in flight."""
     prior: float = 1.0
-    """Share of the node's samples that were this child, in (0, 1]: the policy's probability of it
-    as far as it was drawn."""
+    """Share of the parent's samples that were this child, in (0, 1]; it estimates the policy's
+    probability of this step."""
     score: float | None = None
     """The scorer's value, in [-1, 1]; None without a scorer."""
     depth: int = 1
-    """Steps from the root."""
+    """Number of steps from the root."""
 
 
 def uct(child: ChildStats, parent_visits: int, c: float) -> float:
-    """Q + c sqrt(ln N_parent / N), the UCT of rStar-Math (arXiv:2501.04519, section 3.1).
+    """Return Q + c sqrt(ln N_parent / N), the UCT of rStar-Math (arXiv:2501.04519, section 3.1).
 
-    An unvisited child is worth +infinity: it is tried before any other (standard UCT; Kocsis and
-    Szepesvari 2006).
+    An unvisited child has value +infinity and is tried first (Kocsis and Szepesvari 2006).
     """
     if child.q is None or child.visits == 0:
         return math.inf
@@ -36,30 +36,37 @@ def uct(child: ChildStats, parent_visits: int, c: float) -> float:
 
 
 def uct_zero(child: ChildStats, parent_visits: int, c: float) -> float:
-    """As `uct`, but an unvisited child is worth 0 (the public rStar-Math code, where it is
-    deliberate: higher-Q children first). Without a scorer the search then goes down its first
-    path only."""
+    """Return the value of `uct`, but 0 for an unvisited child, as in the public rStar-Math code.
+
+    There it is deliberate: children with a higher Q come first. Without a scorer, a search with
+    this rule follows only its first path.
+    """
     if child.q is None or child.visits == 0:
         return 0.0
     return uct(child, parent_visits, c)
 
 
 def puct(child: ChildStats, parent_visits: int, c: float) -> float:
-    """Q + c P sqrt(N_parent) / (1 + N), the rule of AlphaZero (Silver et al. 2018,
-    doi:10.1126/science.aar6404); Q of an unvisited child is 0, the middle of the range."""
+    """Return Q + c P sqrt(N_parent) / (1 + N), the rule of AlphaZero.
+
+    Q of an unvisited child is 0, the middle of the range. Source: Silver et al. 2018,
+    doi:10.1126/science.aar6404.
+    """
     bonus = c * child.prior * math.sqrt(max(parent_visits, 1)) / (1 + child.visits)
     return (child.q or 0.0) + bonus
 
 
 SelectionRule = Callable[[ChildStats, int, float], float]
-"""What a child is worth: its statistics, its parent's visits, `search.exploration`."""
+"""Returns a child's priority from its statistics, its parent's visits and `search.exploration`."""
 RULES: Mapping[str, SelectionRule] = {"uct": uct, "uct-zero": uct_zero, "puct": puct}
-"""By the name that `search.selection` gives them."""
+"""Selection rules by the value of `search.selection`."""
 
 
 def selection_rule(name: str, *, valued: bool = True) -> SelectionRule:
-    """The rule of a name of `RULES`, or "module:rule"; "auto" is UCT where nodes have values and
-    PUCT where they have none. Raises `ConfigError`."""
+    """Return the rule with a name: a key of `RULES`, "module:rule" or "auto".
+
+    "auto" is UCT if nodes have values (`valued`), else PUCT. Raises `ConfigError`.
+    """
     if name == "auto":
         return uct if valued else puct
     if name in RULES:
@@ -80,27 +87,27 @@ def best_children(
     in_flight: Mapping[int, int],
     exploration: float,
 ) -> list[int]:
-    """The children of a node with the highest value by a rule, in order.
+    """Return the children of a node with the highest priority by a rule, in their order.
 
-    A visited child without a value counts as -1 here, so that the search turns to its siblings;
-    its Q stays unknown. Every rollout in flight through a child counts as one more visit with
-    value -1 (virtual loss; Chaslot et al. 2008), so that rollouts spread.
+    A visited child without a value gets Q = -1 here, so that the search turns to its siblings; the
+    stored Q stays unknown. Each rollout in flight through a child counts as one more visit with
+    value -1, so that rollouts spread (virtual loss; Chaslot et al. 2008).
     """
     parent = tree.nodes[index]
     parent_visits = max(parent.visits, parent.rollouts) + in_flight[index]
     samples = sum(tree.nodes[child].count for child in parent.children)
 
-    def value(child: int) -> float:
+    def priority(child: int) -> float:
         node = tree.nodes[child]
-        flying = in_flight[child]
+        virtual_losses = in_flight[child]
         visits = max(node.visits, node.rollouts)
         q = node.q if node.q is not None else -1.0 if visits else None
-        if flying:
-            q = (visits * (q or 0.0) - flying) / (visits + flying)
+        if virtual_losses:
+            q = (visits * (q or 0.0) - virtual_losses) / (visits + virtual_losses)
         prior = node.count / samples
-        stats = ChildStats(q, visits + flying, prior, node.score, node.depth)
+        stats = ChildStats(q, visits + virtual_losses, prior, node.score, node.depth)
         return rule(stats, parent_visits, exploration)
 
-    values = [value(child) for child in children]
-    best = max(values)
-    return [child for child, one in zip(children, values, strict=True) if one == best]
+    priorities = [priority(child) for child in children]
+    best = max(priorities)
+    return [child for child, value in zip(children, priorities, strict=True) if value == best]

@@ -1,7 +1,8 @@
-"""The table of strategies: every way to solve a problem that `--strategy` takes.
+"""The table of strategies: every way to solve a problem that `--strategy` accepts.
 
-One entry of `STRATEGIES` is one strategy; help texts and the documentation are made from it. For a
-strategy of your own, put a `StrategySpec` into any module and pass `--strategy my_module:SPEC@8`.
+Each entry of `STRATEGIES` is one strategy. Help texts and the documentation are generated from the
+table. To add your own strategy, define a `StrategySpec` in any module and pass
+`--strategy my_module:SPEC@8`.
 """
 
 import re
@@ -22,61 +23,60 @@ from rstar_math.search.voting import StopCondition
 
 @dataclass(frozen=True, slots=True)
 class RunHooks:
-    """What a run reports to, and what may stop it."""
+    """Callbacks of a run: `on_rollout` reports progress, `stop_condition` may stop it early."""
 
     on_rollout: RolloutCallback | None = None
-    stop: StopCondition | None = None
+    stop_condition: StopCondition | None = None
 
 
 RunFunction = Callable[
     [Tree, int | None, SearchComponents, SearchConfig, RunHooks], Awaitable[None]
 ]
-"""One run: adds paths to a tree. The number is the strategy's size; None, for chains only, is as
-many as `config.token_budget` allows."""
+"""Runs a strategy once and adds paths to a tree. The number is the strategy's size; None (chains
+only) means as many chains as `config.token_budget` allows."""
 
 
 @dataclass(frozen=True, slots=True)
 class StrategySpec:
-    """One strategy."""
+    """The definition of one strategy."""
 
     summary: str
     """One line for the help text; N stands for the size."""
     run: RunFunction
     default_size: int | None = None
-    """The number after @ where none is given; None for `search.rollouts`, or for one greedy
-    chain."""
+    """Size if no number follows @. None means `search.rollouts`, or one greedy chain."""
     sized: bool = True
-    """Whether a number may follow @."""
+    """Whether a size (@N) is allowed."""
     is_chain: bool = False
-    """Whether it samples whole solutions side by side. Its sizes add up, so it takes no xM, and a
-    token budget sets the number of chains."""
+    """Whether the strategy samples independent whole solutions. It then accepts no xM, because a
+    larger size does the same, and a token budget sets the number of chains."""
     size_is_runs: bool = False
     """Whether the size is a number of independent runs of size 1."""
     policy: str = "steps"
-    """What proposes steps: a key of `solver.components.POLICIES`."""
+    """Policy that proposes steps: a key of `solver.components.POLICIES`."""
     scorer: Literal["none", "optional", "required"] | str = "optional"
-    """Whether the scorer of the configuration is used, or a key of `solver.components.SCORERS`."""
+    """Use of the configured scorer, or the name of a scorer in `solver.components.SCORERS`."""
     answer_rule: str = "majority"
-    """How the answer is chosen without a scorer: a key of `voting.RULES`, or "top-of-runs"."""
+    """Answer rule without a scorer: a key of `voting.RULES`, or "top-of-runs"."""
     scored_rule: str | None = None
-    """The same with a scorer; by default `answer_rule`."""
+    """Answer rule with a scorer; None means `answer_rule`."""
     overrides: Mapping[str, Any] = field(default_factory=dict)
-    """Options of `SearchConfig` that its paper sets."""
+    """Options of `SearchConfig` that the strategy's paper prescribes."""
     review: str | None = None
-    """What checks the finished paths and chooses: a key of `solver.components.REVIEWERS`."""
+    """Review that chooses the answer: a key of `solver.components.REVIEWERS`, or None."""
     uses_discriminator: bool = False
-    """Whether the second model is needed."""
+    """Whether the strategy needs the discriminator's model."""
 
     @property
     def uses_prompt_set(self) -> bool:
-        """Whether it reasons in words, with the prompts of `actions.prompt_set`."""
+        """Whether the strategy reasons in words, with the prompts of `actions.prompt_set`."""
         return self.policy in ("chain", "actions")
 
 
 async def _sample(
     tree: Tree, n: int | None, parts: SearchComponents, config: SearchConfig, hooks: RunHooks
 ) -> None:
-    await sample_chains(tree, n, parts=parts, config=config, enough=hooks.stop)
+    await sample_chains(tree, n, parts=parts, config=config, stop_condition=hooks.stop_condition)
 
 
 async def _beam(
@@ -102,7 +102,7 @@ async def _mcts(
         verifier=parts.verifier,
         config=config if n is None else config.model_copy(update={"rollouts": n}),
         on_rollout=hooks.on_rollout,
-        enough=hooks.stop,
+        stop_condition=hooks.stop_condition,
     )
 
 
@@ -114,7 +114,7 @@ _RSTAR: dict[str, Any] = {
     "answer_rule": "paths",
     "overrides": {"selection": "uct", "tie_break": "random", "backup": "rollout"},
 }
-"""rStar's search (arXiv:2408.06195, section 3.2); 32 rollouts are the paper's."""
+"""Fields shared by the strategies of rStar (arXiv:2408.06195, section 3.2; 32 rollouts)."""
 
 STRATEGIES: dict[str, StrategySpec] = {
     "greedy": StrategySpec(
@@ -128,7 +128,7 @@ STRATEGIES: dict[str, StrategySpec] = {
         scorer="none",
     ),
     "bon": StrategySpec(
-        "the program with the highest score of N (best-of-N)",
+        "the highest-scored of N programs (best-of-N)",
         _sample,
         default_size=8,
         is_chain=True,
@@ -143,7 +143,7 @@ STRATEGIES: dict[str, StrategySpec] = {
         scored_rule="best",
     ),
     "dvts": StrategySpec(
-        "N subtrees that each follow their best step (diverse verifier tree search)",
+        "N beam searches of width 1, weighted vote (diverse verifier tree search)",
         _beam,
         default_size=8,
         size_is_runs=True,
@@ -151,14 +151,14 @@ STRATEGIES: dict[str, StrategySpec] = {
         scored_rule="weighted",
     ),
     "tot": StrategySpec(
-        "Tree of Thoughts with a beam of N; the model values its own steps (paper: 5)",
+        "Tree of Thoughts with beam width N; the model judges its own steps (paper: 5)",
         _beam,
         default_size=5,
         scorer="self",
         scored_rule="best",
     ),
     "rap": StrategySpec(
-        "sub-questions in a tree of N rollouts (RAP; paper: 10)",
+        "MCTS over sub-questions with N rollouts (RAP; paper: 10)",
         _mcts,
         default_size=10,
         policy="subquestions",
@@ -167,7 +167,7 @@ STRATEGIES: dict[str, StrategySpec] = {
         overrides={"backup": "all"},
     ),
     "value": StrategySpec(
-        "best-first search until N answers",
+        "best-first search until N answers are found",
         _best_first,
         default_size=1,
         scorer="required",
@@ -191,20 +191,20 @@ STRATEGIES: dict[str, StrategySpec] = {
         policy="chain",
         scorer="none",
     ),
-    "gen": StrategySpec("rStar's five actions in a tree of N rollouts, majority vote", **_RSTAR),
+    "gen": StrategySpec("MCTS over rStar's five actions, N rollouts, majority vote", **_RSTAR),
     "rstar": StrategySpec(
-        "rStar: the same, and the discriminator checks the paths",
+        "rStar: as gen, but the discriminator checks the paths",
         **_RSTAR,
         review="discriminator",
         uses_discriminator=True,
     ),
     "verify": StrategySpec(
-        "rStar with the model's own verification in place of the discriminator",
+        "rStar: as gen, but the model verifies its own paths",
         **_RSTAR,
         review="verification",
     ),
     "peer": StrategySpec(
-        "what the discriminator's model answers by itself, as cot",
+        "as cot, but with the discriminator's model",
         _sample,
         is_chain=True,
         policy="chain",
@@ -212,80 +212,86 @@ STRATEGIES: dict[str, StrategySpec] = {
         uses_discriminator=True,
     ),
 }
-"""Every strategy of this package by its name."""
+"""The strategies of this package, by name."""
 _NAME = re.compile(r"([a-z]+|[\w.]+:\w+)(?:@(\d{1,6}))?(?:x(\d{1,4}))?\Z")
 
 
 def spec_of(name: str) -> StrategySpec:
-    """The entry of a strategy: a name of `STRATEGIES`, or "module:SPEC". Raises `ConfigError`."""
+    """Return the spec of a strategy: a key of `STRATEGIES`, or "module:SPEC".
+
+    Raises `ConfigError` for an unknown name, or if the object is not a `StrategySpec`.
+    """
     if name in STRATEGIES:
         return STRATEGIES[name]
     if ":" not in name:
         raise ConfigError(f"Unknown strategy {name!r}; use one of {known_strategies()}.")
     spec = import_object(name)
     if not isinstance(spec, StrategySpec):
-        raise ConfigError(f"{name} is not a StrategySpec; name an object of that class.")
+        raise ConfigError(f"{name} is not a StrategySpec; give the name of a StrategySpec object.")
     return spec
 
 
 def known_strategies() -> str:
-    """The strategies as help and errors list them."""
-    shown = [
+    """Return the list of strategies for help texts and error messages."""
+    names = [
         name if spec.default_size is None else f"{name}@{spec.default_size}"
         for name, spec in STRATEGIES.items()
     ]
-    return f"{', '.join(shown)}, or module:SPEC (@N sets the size; mcts@16x4 is 4 runs)"
+    return f"{', '.join(names)}, or module:SPEC (@N sets the size; mcts@16x4 is 4 runs)"
 
 
 @dataclass(frozen=True, slots=True)
 class Strategy:
-    """A strategy with its size."""
+    """A strategy with its size and number of runs."""
 
     kind: str
-    """A name of `STRATEGIES`, or "module:SPEC"."""
+    """A key of `STRATEGIES`, or "module:SPEC"."""
     n: int | None = None
-    """Its size; None for `search.rollouts`, or for one greedy chain."""
+    """Size of one run; None means `search.rollouts`, or one greedy chain."""
     runs: int | None = None
-    """Independent runs under different seeds; None for one, or as many as a token budget allows."""
+    """Number of independent runs; None means one, or as many as a token budget allows."""
 
     @property
     def name(self) -> str:
-        """The text that `parse_strategies` reads this from."""
+        """The text form that `parse_strategies` accepts, for example "mcts@16x4"."""
         size = "" if self.n is None else f"@{self.n}"
         return f"{self.kind}{size}" + ("" if self.runs is None else f"x{self.runs}")
 
     @property
     def spec(self) -> StrategySpec:
-        """Its entry. Raises `ConfigError`."""
+        """The strategy's spec. Raises `ConfigError`."""
         return spec_of(self.kind)
 
     @property
     def is_greedy(self) -> bool:
-        """Whether it is one chain at temperature 0."""
+        """Whether the strategy is one chain at temperature 0."""
         return self.spec.is_chain and self.n is None
 
     @property
     def run_size(self) -> int | None:
-        """The size of one run."""
+        """Size of one run."""
         return 1 if self.spec.size_is_runs else self.n
 
     def max_runs(self, *, unlimited: bool) -> int | None:
-        """Runs to make: `runs`, or where none are given one, or any number if `unlimited`."""
+        """Return the number of runs; None means any number.
+
+        If `runs` is not set, it is 1, or with `unlimited` (a token budget) any number.
+        """
         if self.spec.size_is_runs and (self.runs or not unlimited):
             return (self.n or 1) * (self.runs or 1)
         return self.runs if self.runs is not None or unlimited else 1
 
 
 def missing_scorer_error(kind: str) -> ConfigError:
-    """The error for a strategy that needs a scorer where there is none."""
+    """Return the error for a strategy that needs a scorer but has none."""
     return ConfigError(
         f"Strategy {kind} needs a scorer; set search.scorer (for example --set search.scorer=self) "
-        "or give Solver a scorer."
+        "or pass a scorer to Solver."
     )
 
 
 def answer_rule(strategy: Strategy, config: SearchConfig, *, scored: bool) -> str:
-    """The rule that `config.answer` names, or the one of the strategy."""
+    """Return the name of the answer rule: `config.answer` if set, else the strategy's rule."""
     spec = strategy.spec
     if config.answer is not None:
         return config.answer
@@ -293,27 +299,31 @@ def answer_rule(strategy: Strategy, config: SearchConfig, *, scored: bool) -> st
 
 
 def parse_strategies(text: str) -> list[Strategy]:
-    """The strategies of a comma-separated list. Raises `ConfigError` for one that is unknown or
-    listed twice."""
-    found: list[Strategy] = []
-    for spec in (part.strip() for part in text.split(",")):
-        strategy = _parsed(spec)
-        if strategy in found:
-            raise ConfigError(f"The strategy {strategy.name} is listed twice; once is enough.")
-        found.append(strategy)
-    return found
+    """Parse a comma-separated list of strategies.
+
+    Raises `ConfigError` for a strategy that is unknown or listed twice.
+    """
+    strategies: list[Strategy] = []
+    for name in (part.strip() for part in text.split(",")):
+        strategy = _parse_strategy(name)
+        if strategy in strategies:
+            raise ConfigError(f"Strategy {strategy.name} is listed twice; list it once.")
+        strategies.append(strategy)
+    return strategies
 
 
-def _parsed(text: str) -> Strategy:
-    """One strategy from its name."""
+def _parse_strategy(text: str) -> Strategy:
+    """Parse one strategy, for example "mcts@16x4". Raises `ConfigError`."""
     match = _NAME.match(text)
     if match is None or "0" in (match[2], match[3]):
         raise ConfigError(f"Unknown strategy {text!r}; use one of {known_strategies()}.")
     kind, size, runs = match.groups()
     spec = spec_of(kind)
     if size and not spec.sized:
-        raise ConfigError(f"{kind} takes no size; use {kind} instead of {text!r}.")
+        raise ConfigError(f"Strategy {kind} takes no size; use {kind} instead of {text!r}.")
     if runs and spec.is_chain:
-        raise ConfigError(f"{kind} takes no runs; raise its size instead: {kind}@8, not {text!r}.")
+        raise ConfigError(
+            f"Strategy {kind} takes no runs; use a larger size, such as {kind}@8, not {text!r}."
+        )
     n = int(size) if size else spec.default_size
     return Strategy(kind, n, int(runs) if runs else None)

@@ -1,4 +1,4 @@
-"""The solver: one configuration, many problems."""
+"""Solves questions and problems with one configuration."""
 
 from rstar_math.solver.solver import LocalSearcher, Solution, Solver, solve
 

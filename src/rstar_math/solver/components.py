@@ -1,4 +1,4 @@
-"""The tables from which a strategy's components are built: policies, scorers, reviewers."""
+"""Tables that build the components of a strategy: policies, scorers and reviewers."""
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -27,7 +27,7 @@ from rstar_math.search.strategies import Strategy
 
 @dataclass(frozen=True, slots=True)
 class Components:
-    """An open solver's parts, put together for one strategy at a time."""
+    """The components of an open solver, from which those of each strategy are built."""
 
     config: Config
     policy: Policy
@@ -37,14 +37,14 @@ class Components:
     group: AnswerGrouper
     scorer: Scorer | None = None
     model: Completer | None = None
-    """None where a policy was given in its place."""
-    second: Completer | None = None
-    """The discriminator's model."""
+    """The policy's model; None if the solver was given a policy instead."""
+    discriminator: Completer | None = None
+    """The discriminator's model; None if the solver was given a policy instead of a model."""
 
-    def parts(
+    def search_components(
         self, strategy: Strategy, search: SearchConfig, verifier: Verifier | None
     ) -> SearchComponents:
-        """What a strategy searches with. Raises `ConfigError`."""
+        """Return the components with which a strategy searches. Raises `ConfigError`."""
         spec = strategy.spec
         policy = _entry(POLICIES, spec.policy, "policy")(self, strategy, search)
         scorer = self.scorer
@@ -55,30 +55,34 @@ class Components:
             scorer = _entry(SCORERS, spec.scorer, "scorer")(model, search)
         return SearchComponents(policy, self.executor, scorer, verifier)
 
-    def search(self, strategy: Strategy, search: SearchConfig) -> SearchConfig:
-        """The options that a strategy searches with: rStar's actions have a depth and a number of
-        candidates of their own."""
+    def search_config(self, strategy: Strategy, search: SearchConfig) -> SearchConfig:
+        """Return the search options of a strategy.
+
+        For rStar's actions, the depth and the number of candidates come from section `actions`.
+        """
         actions = self.config.actions
         if strategy.spec.policy != "actions":
             return search
         depth = actions.depth or load_action_prompts(actions.prompt_set).depth
-        own = {"max_depth": depth, "candidates": actions.candidates}
-        return search.model_copy(update=own)
+        return search.model_copy(update={"max_depth": depth, "candidates": actions.candidates})
 
-    def review(self, strategy: Strategy, search: SearchConfig) -> Reviewer | None:
-        """The second look at what a strategy found, if it takes one."""
+    def reviewer(self, strategy: Strategy, search: SearchConfig) -> Reviewer | None:
+        """Return the reviewer of a strategy; None if it has none. Raises `ConfigError`."""
         name = strategy.spec.review
         if name is None:
             return None
         return _entry(REVIEWERS, name, "review")(self, strategy, search)
 
-    def require_model(self, kind: str, *, second: bool = False) -> Completer:
-        """The model itself, for a strategy that has more to ask it than for steps."""
-        model = self.second if second else self.model
+    def require_model(self, kind: str, *, discriminator: bool = False) -> Completer:
+        """Return the policy's or the discriminator's model, for a strategy with its own prompts.
+
+        Raises `ConfigError` if the solver was given a policy instead of a model.
+        """
+        model = self.discriminator if discriminator else self.model
         if model is None:
             raise ConfigError(
-                f"{kind} asks the model in words of its own, and this Solver was given a policy in "
-                "its place; leave the policy out, or take another strategy."
+                f"Strategy {kind} needs a model, but this Solver was given a policy; give it a "
+                "model, or use another strategy."
             )
         return model
 
@@ -86,37 +90,39 @@ class Components:
 T = TypeVar("T")
 
 
-def _entry(table: Mapping[str, T], name: str, what: str) -> T:
-    """An entry of a table. Raises `ConfigError` for a name that it does not have."""
+def _entry(table: Mapping[str, T], name: str, field: str) -> T:
+    """Return an entry of a table. Raises `ConfigError` for an unknown name of a spec's `field`."""
     if name not in table:
-        raise ConfigError(f"Unknown {what} {name!r} of a strategy; use {', '.join(table)}.")
+        raise ConfigError(f"Unknown {field} {name!r} of a strategy; use {', '.join(table)}.")
     return table[name]
 
 
-def _steps_policy(parts: Components, strategy: Strategy, search: SearchConfig) -> Policy:
-    return parts.greedy if strategy.is_greedy else parts.policy
+def _steps_policy(components: Components, strategy: Strategy, search: SearchConfig) -> Policy:
+    return components.greedy if strategy.is_greedy else components.policy
 
 
-def _chain_policy(parts: Components, strategy: Strategy, search: SearchConfig) -> Policy:
-    model = parts.require_model(strategy.kind, second=strategy.spec.uses_discriminator)
+def _chain_policy(components: Components, strategy: Strategy, search: SearchConfig) -> Policy:
+    model = components.require_model(strategy.kind, discriminator=strategy.spec.uses_discriminator)
     return ChainPolicy(
         model,
-        parts.config.actions,
+        components.config.actions,
         few_shot=strategy.spec.sized,
         temperature=0.0 if strategy.is_greedy else None,
-        conversation=conversation_for(parts.config.policy, prompting_of(model)),
+        conversation=conversation_for(components.config.policy, prompting_of(model)),
     )
 
 
-def _actions_policy(parts: Components, strategy: Strategy, search: SearchConfig) -> Policy:
-    depth = parts.search(strategy, search).max_depth
-    model = parts.require_model(strategy.kind)
-    return ActionPolicy(model, parts.config.actions, group=parts.group, depth=depth)
+def _actions_policy(components: Components, strategy: Strategy, search: SearchConfig) -> Policy:
+    depth = components.search_config(strategy, search).max_depth
+    model = components.require_model(strategy.kind)
+    return ActionPolicy(model, components.config.actions, group=components.group, depth=depth)
 
 
-def _subquestions_policy(parts: Components, strategy: Strategy, search: SearchConfig) -> Policy:
-    model = parts.require_model(strategy.kind)
-    return SubQuestionPolicy(model, parts.config.policy, max_depth=search.max_depth)
+def _subquestions_policy(
+    components: Components, strategy: Strategy, search: SearchConfig
+) -> Policy:
+    model = components.require_model(strategy.kind)
+    return SubQuestionPolicy(model, components.config.policy, max_depth=search.max_depth)
 
 
 POLICIES: dict[str, Callable[[Components, Strategy, SearchConfig], Policy]] = {
@@ -125,11 +131,11 @@ POLICIES: dict[str, Callable[[Components, Strategy, SearchConfig], Policy]] = {
     "actions": _actions_policy,
     "subquestions": _subquestions_policy,
 }
-"""What proposes steps, by the name that `StrategySpec.policy` gives it."""
+"""Builders of policies, by `StrategySpec.policy`."""
 
 
 def _self_scorer(model: Completer, search: SearchConfig) -> Scorer:
-    """The model as the judge of its own steps."""
+    """Return a scorer with which the model judges its own steps."""
     return SelfEvaluator(model, check=search.self_check, seed=search.seed)
 
 
@@ -141,33 +147,37 @@ SCORERS: dict[str, Callable[[Completer, SearchConfig], Scorer]] = {
     "self": _self_scorer,
     "subquestions": _subquestion_scorer,
 }
-"""Scorers that a strategy brings itself, by the name that `StrategySpec.scorer` gives them."""
+"""Builders of scorers that belong to a strategy, by `StrategySpec.scorer`."""
 
 
-def _discriminator(parts: Components, strategy: Strategy, search: SearchConfig) -> Reviewer:
-    second = parts.require_model(strategy.kind, second=True)
-    conversation = conversation_for(parts.config.policy, prompting_of(second))
-    mutual = parts.config.mutual
-    peer = ChainDiscriminator(second, parts.config.actions, mutual, conversation)
+def _discriminator(components: Components, strategy: Strategy, search: SearchConfig) -> Reviewer:
+    model = components.require_model(strategy.kind, discriminator=True)
+    config = components.config
+    conversation = conversation_for(config.policy, prompting_of(model))
     return discriminator_review(
-        peer, solution_segments, group=parts.group, config=mutual, seed=search.seed
+        ChainDiscriminator(model, config.actions, config.mutual, conversation),
+        solution_segments,
+        group=components.group,
+        config=config.mutual,
+        seed=search.seed,
     )
 
 
-def _verification(parts: Components, strategy: Strategy, search: SearchConfig) -> Reviewer:
-    model, prompts = parts.require_model(strategy.kind), parts.config.actions.prompt_set
+def _verification(components: Components, strategy: Strategy, search: SearchConfig) -> Reviewer:
+    model, prompts = components.require_model(strategy.kind), components.config.actions.prompt_set
     verifier = SolutionVerifierScorer(model, prompts, seed=search.seed)
-    return scorer_review(verifier, group=parts.group)
+    return scorer_review(verifier, group=components.group)
 
 
 REVIEWERS: dict[str, Callable[[Components, Strategy, SearchConfig], Reviewer]] = {
     "discriminator": _discriminator,
     "verification": _verification,
 }
-"""Second looks, by the name that `StrategySpec.review` gives them."""
+"""Builders of reviewers, by `StrategySpec.review`."""
 
 ScorerFactory = Callable[[Config, Completer | None], AbstractAsyncContextManager[Scorer | None]]
-"""Opens a scorer for the time of a solver. The model is None where a policy was given instead."""
+"""Opens a scorer that stays open as long as its solver. The model is None if the solver was given a
+policy instead."""
 
 
 @asynccontextmanager
@@ -196,12 +206,14 @@ SCORER_FACTORIES: dict[str, ScorerFactory] = {
     "self": _self_evaluation,
     "ppm": _ppm,
 }
-"""Scorers by the name that `search.scorer` gives them."""
+"""Factories of scorers, by `search.scorer`."""
 
 
 def scorer_factory(name: str) -> ScorerFactory:
-    """The factory of a scorer: a name of `SCORER_FACTORIES`, or "module:factory". Raises
-    `ConfigError`."""
+    """Return the factory of a scorer: a key of `SCORER_FACTORIES`, or "module:factory".
+
+    Raises `ConfigError` for an unknown name.
+    """
     if name in SCORER_FACTORIES:
         return SCORER_FACTORIES[name]
     if ":" not in name:
@@ -212,5 +224,5 @@ def scorer_factory(name: str) -> ScorerFactory:
 
 
 def grader(config: GradingConfig) -> Grader:
-    """Who decides, for stages that have answers and no model, whether they are right and equal."""
+    """Return a grader, for stages of an evolution that compare answers without a model."""
     return Grader(config)

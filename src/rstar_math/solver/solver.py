@@ -1,4 +1,4 @@
-"""`Solver`: builds the components of a configuration and solves questions and problems."""
+"""Builds the components of a configuration and solves questions and problems with them."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable
@@ -17,10 +17,7 @@ from rstar_math.protocols import AnswerGrouper, Completer, Executor, Policy, Sco
 from rstar_math.runs.results import PackedResult, pack_result
 from rstar_math.search.runner import choose, run_strategy
 from rstar_math.search.selection import selection_rule
-from rstar_math.search.strategies import (
-    Strategy,
-    answer_rule,
-)
+from rstar_math.search.strategies import Strategy, answer_rule
 from rstar_math.search.tree import Tree
 from rstar_math.search.voting import Choice
 from rstar_math.solver.components import Components, scorer_factory
@@ -28,12 +25,14 @@ from rstar_math.text import replace_surrogates
 from rstar_math.types import Problem, Question, Verdict
 
 MCTS = Strategy("mcts")
+"""The default strategy."""
 ProgressCallback = Callable[[Tree], None]
+"""Receives the tree after each rollout."""
 
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """What a search came to."""
+    """The result of a search: the tree and the chosen answer."""
 
     question: Question
     tree: Tree
@@ -41,19 +40,18 @@ class Solution:
 
     @property
     def answer(self) -> str | None:
-        """The answer chosen, or None where no path ended with one."""
+        """The chosen answer, or None if no path ended with an answer."""
         return self.choice.answer
 
 
 class Solver:
-    """Solves questions: holds a model, a sandbox and a grader while open.
+    """Solves questions. An open solver holds a model, a sandbox and a grader.
 
         async with Solver(config) as solver:
             solution = await solver.solve(Question("q1", "What is 6 times 7?"))
 
-    Parts of one's own take the place of the built ones; those that are given are not closed. A
-    `policy` takes the place of the model, a `model` and a `discriminator` (any Completers) those of
-    the ones that the configuration names.
+    Components that you pass replace those of the configuration, and the solver does not close them.
+    A `policy` replaces the model. `model` and `discriminator` can be any Completers.
     """
 
     def __init__(
@@ -67,24 +65,25 @@ class Solver:
         discriminator: Completer | None = None,
     ) -> None:
         if model is not None and policy is not None:
-            raise ConfigError("Solver takes a model or a policy; leave one of them out.")
+            raise ConfigError("Solver accepts a model or a policy, not both; remove one of them.")
         self.config = config or Config()
-        self._given = (policy, executor)
+        self._policy = policy
+        self._executor = executor
         self._scorer = scorer
-        self._completer = model
-        self._second = discriminator
+        self._model = model
+        self._discriminator = discriminator
         self.model_name: str | None = None
-        """The model's name as its server gives it; None for parts of one's own."""
+        """Name of the policy's model, as reported by its server; None if the model or the policy
+        was passed in."""
         self.discriminator_name: str | None = None
-        """The same of the discriminator's, which may be the first."""
+        """Name of the discriminator's model, which may be the policy's model; None as above."""
         self.servers: dict[str, Any] = {}
-        """Of the models "policy", "discriminator" and "ppm" those that run on servers: their
-        `llm.balancing.Replicas`, as `llm.metrics` takes them."""
+        """`llm.balancing.Replicas` of each model that runs on servers, by its use: "policy",
+        "discriminator" or "ppm"."""
         self.prompting: dict[str, str] = {}
-        """How the policy's model is asked: prompt set, step format and mode; empty for a policy of
-        one's own."""
+        """Prompt, step format and mode of the policy; empty if a policy was passed in."""
         self._stack = AsyncExitStack()
-        self._kit: Components
+        self._components: Components
 
     async def __aenter__(self) -> Self:
         try:
@@ -103,59 +102,69 @@ class Solver:
         await self._stack.aclose()
 
     async def _open(self) -> None:
-        """Start what was not given."""
+        """Start all components that were not passed in. Raises `RstarError`."""
         from rstar_math.grading.grader import Grader
         from rstar_math.sandbox.executor import Sandbox
 
-        selection_rule(self.config.search.selection)
-        policy, executor = self._given
+        selection_rule(self.config.search.selection)  # fail early if the rule is unknown
         self._grader = await self._stack.enter_async_context(Grader(self.config.grading))
+        executor, scorer = self._executor, self._scorer
         if executor is None:
             executor = await self._stack.enter_async_context(Sandbox(self.config.sandbox))
-        model, second, scorer = self._completer, self._second, self._scorer
-        if policy is not None:
+        if self._policy is not None:
             scorer = scorer or await self._open_scorer(None)
-            self._kit = Components(self.config, policy, policy, executor, self.group, scorer)
+            self._components = Components(
+                self.config, self._policy, self._policy, executor, self.group, scorer
+            )
             return
+        model, discriminator = self._model, self._discriminator
         if model is None:
-            model, self.model_name = await self._connected(self.config.model, "policy")
-        if second is None:
-            second = await self._open_discriminator(model)
+            model, self.model_name = await self._connect(self.config.model, "policy")
+        if discriminator is None:
+            discriminator = await self._open_discriminator(model)
         if scorer is None:
             scorer = await self._open_scorer(model)
-        warm = StepPolicy(model, self.config.policy)
-        self.prompting = warm.renderer.description
-        greedy = self.config.policy.model_copy(update={"temperature": 0.0})
-        cold = StepPolicy(model, greedy, warm.renderer)
-        self._kit = Components(self.config, warm, cold, executor, self.group, scorer, model, second)
+        policy = StepPolicy(model, self.config.policy)
+        self.prompting = policy.renderer.description
+        greedy_config = self.config.policy.model_copy(update={"temperature": 0.0})
+        self._components = Components(
+            config=self.config,
+            policy=policy,
+            greedy=StepPolicy(model, greedy_config, policy.renderer),
+            executor=executor,
+            group=self.group,
+            scorer=scorer,
+            model=model,
+            discriminator=discriminator,
+        )
 
     async def _open_scorer(self, model: Completer | None) -> Scorer | None:
-        """The scorer that the configuration names."""
+        """Open and return the configured scorer."""
         factory = scorer_factory(self.config.search.scorer)
         scorer = await self._stack.enter_async_context(factory(self.config, model))
         self._remember_servers("ppm", scorer)
         return scorer
 
     def _remember_servers(self, use: str, model: object) -> None:
-        """Remember the servers of a model that has any."""
+        """Store the server replicas of a model in `servers`, if it has any."""
         if (replicas := getattr(model, "replicas", None)) is not None:
             self.servers[use] = replicas
 
-    async def _open_discriminator(self, first: Completer) -> Completer:
-        """The discriminator's model: the first one, or one of its own."""
-        second, model = self.config.discriminator, self.config.model
-        alike = second.url == model.url and second.adapter == model.adapter
-        if (alike or second.url == "same") and second.name in (None, model.name):
+    async def _open_discriminator(self, policy_model: Completer) -> Completer:
+        """Return the discriminator's model: the policy's model, or a newly connected one."""
+        second, first = self.config.discriminator, self.config.model
+        same_address = second.url == first.url and second.adapter == first.adapter
+        if (same_address or second.url == "same") and second.name in (None, first.name):
             self.discriminator_name = self.model_name
-            return first
+            return policy_model
         try:
-            found, self.discriminator_name = await self._connected(second, "discriminator")
+            model, self.discriminator_name = await self._connect(second, "discriminator")
         except ModelError as error:
             raise type(error)(str(error).replace("--model", "--discriminator")) from error
-        return found
+        return model
 
-    async def _connected(self, config: ModelConfig, use: str) -> tuple[Completer, str]:
-        """A model that is closed with the solver, and its name."""
+    async def _connect(self, config: ModelConfig, use: str) -> tuple[Completer, str]:
+        """Connect to a model that is closed with the solver; return it and its name."""
         chat = self.config.policy.mode != "completion"
         connection = await connect(config, self.config.servers, chat=chat)
         self._stack.push_async_callback(connection.aclose)
@@ -164,17 +173,17 @@ class Solver:
 
     @property
     def group(self) -> AnswerGrouper:
-        """Sorts answers into classes of equal ones."""
+        """The function that sorts answers into equivalence classes."""
         return self._grader.group
 
     def library_versions(self) -> dict[str, str]:
-        """Versions of what model-written code runs with; part of what a run's results depend on."""
+        """Return the versions of the libraries that model-written code can use."""
         from rstar_math.sandbox.processes import versions
 
         return versions()
 
     async def judge(self, answer: str | None, reference: str) -> Verdict:
-        """Whether a final answer is right; none is wrong. For use after a search, not in it."""
+        """Return whether a final answer is right; None is wrong. Use it only after a search."""
         if answer is None:
             return Verdict.WRONG
         return await self._grader.verifier(reference).judge(answer)
@@ -189,11 +198,11 @@ class Solver:
         search: SearchConfig | None = None,
         on_progress: ProgressCallback | None = None,
     ) -> Solution:
-        """Search one question, or go on with a tree of it.
+        """Search one question, or continue the search of `tree`, and return the solution.
 
-        A `verifier` makes the search terminal-guided, for training data; `search` takes the place
-        of the configuration's section. Raises `ModelError` where the model cannot be asked; the
-        tree then holds what was found, also after a cancellation.
+        A `verifier` makes the search terminal-guided; use it only for training data. `search`
+        replaces the configuration's section. Raises `ModelError` if the model cannot be called.
+        After an error or a cancellation, `tree` holds everything found so far.
         """
         tree = tree or Tree(question)
         search = search or self.config.search
@@ -201,59 +210,59 @@ class Solver:
             choice = await run_strategy(
                 tree,
                 strategy,
-                self._kit.parts(strategy, search, verifier),
-                self._kit.search(strategy, search),
+                self._components.search_components(strategy, search, verifier),
+                self._components.search_config(strategy, search),
                 group=self.group,
                 on_rollout=on_progress,
-                review=self._kit.review(strategy, search),
+                review=self._components.reviewer(strategy, search),
             )
         return Solution(question, tree, choice)
 
     async def current_choice(
         self, tree: Tree, strategy: Strategy = MCTS, *, search: SearchConfig | None = None
     ) -> Choice:
-        """The answer of a tree as it stands, without a second look: of one whose search goes on, or
-        was cut short."""
+        """Return the answer of a tree whose search is unfinished, by votes and without review."""
         search = search or self.config.search
-        scored = self._kit.parts(strategy, search, None).scorer is not None
+        scored = self._components.search_components(strategy, search, None).scorer is not None
         rule = answer_rule(strategy, search, scored=scored)
         return await choose(tree, rule, search, self.group)
 
     async def map(
         self, problems: Iterable[Problem], strategy: Strategy = MCTS, *, guided: bool = False
     ) -> AsyncGenerator[tuple[Problem, Solution], None]:
-        """Solutions as they are found, many searches in flight, none waiting for another.
+        """Solve problems concurrently, and yield each solution as soon as it is found.
 
-        `guided` lets the search see whether its ends are right, for training data. The first
-        `RstarError` ends the others, after every finished solution was given out.
+        `guided` gives each search a verifier, for training data. After the first `RstarError`, no
+        new search starts, finished solutions are yielded, running searches are cancelled, and the
+        error is raised. Closing the generator cancels all searches.
         """
 
-        async def one(problem: Problem) -> tuple[Problem, Solution]:
+        async def solve_problem(problem: Problem) -> tuple[Problem, Solution]:
             verifier = None
             if guided and problem.reference is not None:
                 verifier = self._grader.verifier(problem.reference)
             return problem, await self.solve(problem.question, strategy, verifier=verifier)
 
-        waiting = iter(problems)
+        remaining = iter(problems)
         running: set[asyncio.Task[tuple[Problem, Solution]]] = set()
         failure: RstarError | None = None
         try:
             while True:
                 while failure is None and len(running) < self.max_concurrent_searches(strategy):
-                    problem = next(waiting, None)
+                    problem = next(remaining, None)
                     if problem is None:
                         break
-                    running.add(asyncio.create_task(one(problem)))
+                    running.add(asyncio.create_task(solve_problem(problem)))
                 if not running:
                     return
                 done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     try:
-                        found = task.result()
+                        solved = task.result()
                     except RstarError as error:
                         failure = error
                     else:
-                        yield found
+                        yield solved
                 if failure is not None:
                     for task in running:
                         if task.done() and not task.cancelled() and task.exception() is None:
@@ -265,20 +274,23 @@ class Solver:
             await asyncio.gather(*running, return_exceptions=True)
 
     def max_concurrent_searches(self, strategy: Strategy) -> int:
-        """Searches that keep the model busy: what it takes at once, twice, over what one search
-        asks for at once. A server counts requests, the embedded model samples; of single chains it
-        gets no more than it has streams, each of which then keeps its chain's beginning."""
+        """Return the number of concurrent searches that keeps the model busy.
+
+        It is twice the model's capacity, divided by the number of concurrent requests of one
+        search. Servers count requests, the embedded model counts samples. Single chains on the
+        embedded model count double: then each has a decoding slot that keeps its prefix.
+        """
         search, model = self.config.search, self.config.model
         if search.parallel_problems is not None:
             return search.parallel_problems
         if strategy.spec.is_chain:
-            each = strategy.n or (2 if model.embedded else 1)
+            per_search = strategy.n or (2 if model.embedded else 1)
         elif strategy.spec.policy == "actions":
             actions = self.config.actions
-            each = actions.votes + 2 * actions.candidates if model.embedded else 4
+            per_search = actions.votes + 2 * actions.candidates if model.embedded else 4
         else:
-            each = search.parallel_rollouts * (search.candidates if model.embedded else 1)
-        return max(2, 2 * model.in_flight * self.config.servers_of_policy // each)
+            per_search = search.parallel_rollouts * (search.candidates if model.embedded else 1)
+        return max(2, 2 * model.in_flight * self.config.policy_server_count // per_search)
 
 
 def solve(
@@ -288,32 +300,34 @@ def solve(
     strategy: str | None = None,
     config: Config | None = None,
 ) -> Solution:
-    """The solution of one question, for code without asyncio; inside an event loop use `Solver`.
+    """Return the solution of one question. Use `Solver` inside an event loop.
 
-    `model` and `strategy` (by default the config's) are as `rstar solve` takes them; a `config`
-    brings its own model. Raises `RstarError`.
+    `model` and `strategy` have the same form as for `rstar solve`. The default strategy is the
+    configuration's. `model` and `config` exclude each other. Raises `RstarError`.
     """
     from rstar_math.problems.jsonl import question_id
     from rstar_math.search.strategies import parse_strategies
 
     if config is not None and model is not None:
-        raise ConfigError("solve takes a model or a config; put the model into config.model.url.")
-    settings = config or load_config(model=model)
-    chosen, *others = parse_strategies(strategy or settings.search.strategy)
+        raise ConfigError(
+            "solve accepts a model or a config, not both; set config.model.url instead of model."
+        )
+    config = config or load_config(model=model)
+    chosen, *others = parse_strategies(strategy or config.search.strategy)
     if others:
-        raise ConfigError("solve takes one strategy; compare several with rstar eval.")
+        raise ConfigError("solve accepts one strategy; compare several with rstar eval.")
     if replace_surrogates(question) != question:
-        raise InputError("The question holds characters that are not valid text; take them out.")
+        raise InputError("The question contains invalid characters (surrogates); remove them.")
 
-    async def once() -> Solution:
-        async with Solver(settings) as solver:
+    async def solve_once(config: Config) -> Solution:
+        async with Solver(config) as solver:
             return await solver.solve(Question(question_id(question), question), chosen)
 
-    return asyncio.run(once())
+    return asyncio.run(solve_once(config))
 
 
 class LocalSearcher:
-    """An open solver as `Searcher`."""
+    """A `Searcher` that uses an open solver in this process."""
 
     def __init__(self, solver: Solver) -> None:
         self._solver = solver
@@ -335,14 +349,13 @@ class LocalSearcher:
     async def iter_results(
         self, problems: Iterable[Problem], strategy: Strategy, *, guided: bool
     ) -> AsyncGenerator[tuple[Problem, PackedResult], None]:
-        """See `Searcher`. The reference answer is used after a search to judge the choice, and in
-        it only where `guided`."""
-        found = self._solver.map(problems, strategy, guided=guided)
+        """See `Searcher`. A reference is used during a search only if `guided`, else only after."""
+        solutions = self._solver.map(problems, strategy, guided=guided)
         try:
-            async for problem, solution in found:
+            async for problem, solution in solutions:
                 verdict = None
                 if problem.reference is not None:
                     verdict = await self._solver.judge(solution.answer, problem.reference)
                 yield problem, pack_result(strategy.name, solution.tree, solution.choice, verdict)
         finally:
-            await found.aclose()
+            await solutions.aclose()

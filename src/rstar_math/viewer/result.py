@@ -10,7 +10,7 @@ from rstar_math.errors import RstarError
 from rstar_math.runs.results import Result
 from rstar_math.search.strategies import answer_rule, parse_strategies
 from rstar_math.search.tree import ROOT, Tree
-from rstar_math.search.voting import VOTES, Vote, best_path_per_run, votes_of
+from rstar_math.search.voting import VOTE_WEIGHTS, Vote, best_path_per_run, votes_of
 from rstar_math.text import sanitize
 from rstar_math.types import Problem
 from rstar_math.viewer.sources import mark, state
@@ -31,7 +31,7 @@ RULES = {
 """What is said of each rule."""
 SOME_VOTE = ("top-of-runs", "review")
 """Rules by which not every path with an answer has a vote."""
-_COUNTED = {**VOTES, "best": VOTES["majority"]}
+_COUNTED = {**VOTE_WEIGHTS, "best": VOTE_WEIGHTS["majority"]}
 _KEEP = "search.top_k"
 
 
@@ -51,7 +51,7 @@ def vote_shares(tree: Tree, rule: str, conditions: Mapping[str, Any]) -> list[fl
     None where there are none."""
     below = [0.0] * len(tree)
     for vote in _cast(tree, rule, conditions):
-        below[vote.node] += _COUNTED.get(rule, VOTES["paths"])(vote)
+        below[vote.node] += _COUNTED.get(rule, VOTE_WEIGHTS["paths"])(vote)
     for index in range(len(tree) - 1, ROOT, -1):
         below[tree.nodes[index].parent] += below[index]
     if not below[ROOT]:

@@ -299,6 +299,6 @@ def test_the_number_of_servers_is_no_condition_of_a_run(tmp_path: Path) -> None:
 def test_addresses_may_be_a_list() -> None:
     config = Config.model_validate({"model": {"url": ["http://a/v1", "http://b/v1"]}})
     assert config.model.url == "http://a/v1,http://b/v1"
-    assert (config.model.embedded, config.servers_of_policy) == (False, 2)
+    assert (config.model.embedded, config.policy_server_count) == (False, 2)
     with pytest.raises(ConfigError, match="no model"):
         asyncio.run(connect(ModelConfig(url="http://a/v1,local")))

@@ -265,7 +265,7 @@ def test_parquet_comes_back_or_names_the_command_that_installs_it(tmp_path: Path
         for folder in ("o", "j"):
             check_with_datasets(tmp_path / folder, kind, what)
     (tmp_path / "o" / "sft.parquet").write_text("no parquet")
-    with pytest.raises(InputError, match="is no Parquet file"):
+    with pytest.raises(InputError, match="not a Parquet file"):
         read_rows(tmp_path / "o", SftRow)
 
 
