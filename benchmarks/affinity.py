@@ -1,13 +1,13 @@
-"""What prefix affinity is worth, and how even the work stays, on servers that exist in time only.
+"""Effect of prefix affinity on cache hits and load balance, with simulated servers.
 
     python benchmarks/affinity.py [--json] [--servers N] [--trees N] [--blocks N]
 
-Trees ask one after another for samples of prompts that grow, as searches do. Servers decode with a
-limited batch (`rstar_math.testing.Batching`) and keep a limited number of prompt blocks
-(`rstar_math.testing.PromptCache`: words for tokens, 16 a block); what is not found costs prefill
-time. The clock is simulated, so the figures are the same on any machine. Told for each rule: the
-share of prompt tokens found in the caches, the share of requests that went elsewhere than where
-their tree lives, the share of the servers' time in use, and the simulated seconds.
+Trees send requests with growing prompts, one after another, as searches do. A server decodes with
+a limited batch (`rstar_math.testing.Batching`) and caches a limited number of prompt blocks
+(`rstar_math.testing.PromptCache`: 16 words per block). Uncached tokens cost prefill time. The clock
+is simulated, so the results are the same on every machine. For each rule the benchmark prints the
+share of cached prompt tokens, the share of requests sent to another server than the tree's own, the
+utilisation of the servers and the simulated seconds.
 """
 
 import argparse
@@ -27,18 +27,18 @@ from rstar_math.testing.fake_server import Slots
 
 EXAMPLES = " ".join(f"example{at}" for at in range(160))
 DEPTH, WIDTH, SAMPLES, MOST = 8, 2, 4, 48
-"""Layers of a tree, requests of a layer, samples of a request, most tokens of a sample."""
+"""Layers per tree, requests per layer, samples per request, maximum tokens per sample."""
 SLOTS, TOKEN_S, PREFILL_S = 32, 0.02, 0.0005
-"""Samples decoded at once, seconds a sampled token, seconds a prompt token that was not found."""
+"""Samples decoded at once, seconds per sampled token, seconds per uncached prompt token."""
 IN_FLIGHT = 12
-"""Trees in flight for each server: 1.5 to 3 times what fills its slots."""
+"""Trees in flight per server: 1.5 to 3 times the number that fills its slots."""
 RULES = (None, 0.25, 0.5, 1.0, 1e9)
-"""How much more than its share a server may have to do; None is without affinity."""
+"""Maximum load of a server relative to the mean; None disables affinity."""
 
 
 @dataclass
 class World:
-    """Servers, their clock, and what is to come."""
+    """The simulated servers, their clock and the pending events."""
 
     servers: Replicas
     slots: dict[Replica, Slots]
@@ -50,20 +50,20 @@ class World:
     numbers: Iterator[int] = field(default_factory=count)
 
     def ask(self, tree: str, prompt: str, seed: int, asker: Iterator[None]) -> None:
-        """Give a request to the server that is chosen for it."""
+        """Send a request to the server that the rule chooses."""
         tokens = SAMPLES * MOST
         chosen = self.servers.select(tree, tokens)
         chosen.outstanding_tokens += tokens
         self.requests += 1
-        missed = len(prompt.split()) - self.caches[chosen].take(prompt)
+        missed = len(prompt.split()) - self.caches[chosen].look_up(prompt)
         rng = random.Random(derive(prompt, seed))
         holds = [TOKEN_S * rng.randint(10, MOST) for _ in range(SAMPLES)]
         holds[0] += PREFILL_S * missed
-        done = self.slots[chosen].take(holds, self.now)
+        done = self.slots[chosen].schedule(holds, self.now)
         heappush(self.events, (done, next(self.numbers), chosen, tokens, asker))
 
     def run(self, trees: Iterator[int], at_once: int) -> None:
-        """Grow all trees, so many at a time."""
+        """Grow all trees, a fixed number at a time."""
         for tree in [next(trees) for _ in range(at_once)]:
             self.begin(tree)
         while self.events:
@@ -76,13 +76,13 @@ class World:
                     self.begin(following)
 
     def begin(self, tree: int) -> None:
-        """Ask for the first layer of a tree."""
+        """Send the requests of the first layer of a tree."""
         holder: list[Iterator[None]] = []
         holder.append(self.grow(tree, holder))
         next(holder[0])
 
     def grow(self, tree: int, holder: list[Iterator[None]]) -> Iterator[None]:
-        """The requests of one tree, a layer each time it is asked: a long question, then steps."""
+        """The requests of one tree, one layer per iteration: a long question, then steps."""
         asked = " ".join(f"q{tree}w{at}" for at in range(80))
         for layer in range(DEPTH):
             self.left[holder[0]] = WIDTH
@@ -93,12 +93,12 @@ class World:
 
 
 def measure(spread: float | None, servers: int, trees: int, blocks: int) -> dict[str, float]:
-    """The figures of one rule."""
+    """The results of one rule."""
     urls = [f"http://10.0.0.{at}:8000/v1" for at in range(servers)]
     chooser = Replicas(urls, None, 64, affinity=spread is not None)
     batching = Batching(slots=SLOTS, token_s=TOKEN_S)
     slots = {one: Slots(batching) for one in chooser.all}
-    caches = {one: PromptCache(blocks=blocks) for one in chooser.all}
+    caches = {one: PromptCache(max_blocks=blocks) for one in chooser.all}
     world = World(chooser, slots, caches)
     before = balancing.LOAD_TOLERANCE
     balancing.LOAD_TOLERANCE = before if spread is None else spread
@@ -106,9 +106,9 @@ def measure(spread: float | None, servers: int, trees: int, blocks: int) -> dict
         world.run(iter(range(trees)), min(trees, IN_FLIGHT * servers))
     finally:
         balancing.LOAD_TOLERANCE = before
-    queried = sum(cache.queried for cache in caches.values())
+    queried = sum(cache.queried_tokens for cache in caches.values())
     return {
-        "cache_hit_rate": round(sum(cache.found for cache in caches.values()) / queried, 3),
+        "cache_hit_rate": round(sum(cache.hit_tokens for cache in caches.values()) / queried, 3),
         "moved": round(chooser.rerouted / world.requests, 3),
         "utilisation": round(
             sum(one.busy_s for one in slots.values()) / (SLOTS * servers * world.now), 3
@@ -118,7 +118,7 @@ def measure(spread: float | None, servers: int, trees: int, blocks: int) -> dict
 
 
 def main() -> None:
-    """Measure all rules and print them."""
+    """Measure all rules and print the results."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--servers", type=int, default=4)

@@ -1,20 +1,20 @@
-"""Which engine is fastest on this machine's cores: llama.cpp in this process, or vLLM.
+"""Speed of llama.cpp in this process and of vLLM on the cores of this machine.
 
     RSTAR_VLLM='/path/to/vllm serve' OMP_WAIT_POLICY=passive python benchmarks/cpu_engines.py
         [--json] [--problems 24] [--sides local,vllm_float32,...]
 
-The embedded model as it was trained solves generated stories, each side the same ones, one side
-after the other in one run. The start of a server is not counted. Sides:
+The embedded model with its trained adapter solves generated stories. All sides solve the same
+stories, one side after the other. The start of a server is not timed. Sides:
 
-    local           self-consistency of 8 chains, llama.cpp at Q8_0
+    local           self-consistency with 8 chains, llama.cpp at Q8_0
     vllm_float32    the same on vLLM for CPUs, blocks of 32 tokens
     vllm_bfloat16   the same in bfloat16
-    vllm_blocks     the same in float32 with vLLM's own blocks (128 tokens on a CPU)
-    ppm_llama       MCTS of 500 tokens on vLLM, the preference model in llama.cpp
-    ppm_torch       the same, the preference model by torch
+    vllm_blocks     the same in float32 with vLLM's default blocks (128 tokens on a CPU)
+    ppm_llama       MCTS with 500 tokens on vLLM, the preference model in llama.cpp
+    ppm_torch       the same, the preference model in torch
 
-Figures of each: tokens_a_second (sampled), seconds, cached_share of the prompt tokens, and of the
-last two scorer_tokens; then each engine's speed over llama.cpp's, and ppm_torch over ppm_llama.
+Results of each side: sampled tokens_a_second, seconds, cached_share of the prompt tokens, and
+scorer_tokens for the last two. Ratios: each engine over llama.cpp, and ppm_torch over ppm_llama.
 """
 
 import argparse
@@ -41,7 +41,7 @@ _TREES = ("mcts", ("search.scorer=ppm", "search.token_budget=500", "search.candi
 
 
 def _served(dtype: str, block: int | None = 32) -> list[str]:
-    """Options of a server of one kind."""
+    """Configuration of one kind of server."""
     machine = _MACHINE + ([] if block is None else ["--block-size", str(block)])
     return [
         "model.url=vllm:trained",
@@ -62,7 +62,7 @@ SIDES: dict[str, tuple[tuple[str, tuple[str, ...]], list[str]]] = {
 
 
 async def measure(config: Config, strategy: Strategy, asked: list[Problem]) -> dict[str, float]:
-    """The figures of one side."""
+    """The results of one side."""
     async with Solver(config) as solver:
         started = time.monotonic()
         total = Cost.total([found.tree.cost async for _, found in solver.map(asked, strategy)])
@@ -76,7 +76,7 @@ async def measure(config: Config, strategy: Strategy, asked: list[Problem]) -> d
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     parser.add_argument("--problems", type=int, default=24)

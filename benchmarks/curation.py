@@ -1,12 +1,12 @@
-"""What curation costs: trees of a run into solutions and pairs.
+"""Time of curation: from the trees of a run to solutions and pairs.
 
     python benchmarks/curation.py [--json] [--trees N] [--nodes N]
 
-Trees (by default 1,000 of 500 nodes) with steps of some 200 characters, 8 children a node, half of
-the ends right; every tree is another one, so that nothing is remembered from the last. The time is
-that of curation alone, the making of the trees taken off: once for solutions and pairs (what
-`rstar curate` makes by default), once with all filters on, once for all kinds of data. Reading the
-trees from a run file comes on top and is measured too.
+The trees (by default 1,000 of 500 nodes) have steps of about 200 characters and 8 children per
+node; half of the answers are right. All trees are different, so no cache helps. The time excludes
+the creation of the trees. It is measured for solutions and pairs (the default of `rstar curate`),
+with all filters, and for all kinds of data. The time to read a tree from a run file is measured
+separately.
 """
 
 import argparse
@@ -35,7 +35,7 @@ STRICT = CurationConfig(min_q_gap=0.5, min_edit_distance=20, require_better_comp
 
 
 def step(rng: random.Random, depth: int) -> Step:
-    """A step of some 200 characters; one in thirty fails."""
+    """A step of about 200 characters; one in thirty fails."""
     number = rng.randrange(10**9)
     prose = f"# The number {number} is added to what there was before, as the text asks for.\n"
     code = f"total_{depth} = {number} + {depth}\nrest = total_{depth} % 97  # keep the rest\n"
@@ -44,7 +44,7 @@ def step(rng: random.Random, depth: int) -> Step:
 
 
 def answer(rng: random.Random) -> Step:
-    """A step that states one of a few answers."""
+    """An answer step with one of a few answers."""
     said = str(rng.randrange(3))
     wording = rng.randrange(10**6)
     prose = f"By the {wording} steps above it is \\boxed{{{said}}}.\n"
@@ -52,7 +52,7 @@ def answer(rng: random.Random) -> Step:
 
 
 def grown(index: int, nodes: int) -> SearchedProblem:
-    """A problem with a tree of so many nodes whose ends are judged and backed up."""
+    """A problem with a tree of a given number of nodes; its answers are judged and backed up."""
     rng = random.Random(index)
     question = Question(f"p{index}", "Add numbers for a long time.")
     tree = Tree(question)
@@ -79,7 +79,7 @@ def grown(index: int, nodes: int) -> SearchedProblem:
 
 
 class Growing:
-    """Searched problems made one by one, and the seconds that went into that."""
+    """Yields searched problems, and counts the seconds spent on creating them."""
 
     def __init__(self, trees: int, nodes: int) -> None:
         self.trees, self.nodes = trees, nodes
@@ -95,7 +95,7 @@ class Growing:
 
 
 async def same_text(answers: Sequence[str]) -> list[int]:
-    """A grouper that costs nothing."""
+    """An answer grouper without cost."""
     seen: dict[str, int] = {}
     return [seen.setdefault(one, len(seen)) for one in answers]
 
@@ -103,7 +103,7 @@ async def same_text(answers: Sequence[str]) -> list[int]:
 def timed(
     growing: Growing, config: CurationConfig, data: Sequence[Data]
 ) -> tuple[float, float, Curated]:
-    """Wall and processor seconds of curation alone, and what it found."""
+    """Wall time and processor time of curation alone, and its result."""
     growing.seconds = growing.cpu_s = 0.0
     started, cpu = time.perf_counter(), time.process_time()
     found = asyncio.run(curate(growing, same_text, config, data))
@@ -112,7 +112,7 @@ def timed(
 
 
 def reading(trees: int, nodes: int) -> float:
-    """Seconds to read one tree from a run file, mean over some."""
+    """Mean seconds to read a tree from a run file."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "run.rstar")
         with RunStore.open(path, {}) as store:
@@ -128,7 +128,7 @@ def reading(trees: int, nodes: int) -> float:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     parser.add_argument("--trees", type=int, default=1000)

@@ -1,9 +1,9 @@
-"""How fast answers are graded: pairs a second, median, 99th percentile and worst, with one worker.
+"""Speed of grading with one worker: pairs per second, median, 99th percentile and maximum.
 
     python benchmarks/grading.py [--json] [--pairs N]
 
-The pairs are made here, half of them equal: numbers as in GSM8K, expressions as in MATH. Each pair
-is new to the grader's cache, and the worker is started before the clock.
+The pairs are generated, half of them equal: numbers as in GSM8K, expressions as in MATH. No pair is
+in the grader's cache, and the start of the worker is not timed.
 """
 
 import argparse
@@ -20,7 +20,7 @@ Pair = tuple[str, str]
 
 
 def number_pair(rng: random.Random) -> Pair:
-    """An answer and a reference as in GSM8K: whole numbers and decimals, in the usual dress."""
+    """An answer and a reference as in GSM8K: integers and decimals in common notations."""
     value = rng.randrange(1, 200_000)
     gold = str(value)
     shown = value if rng.random() < 0.5 else value + rng.randrange(1, 9)
@@ -57,7 +57,7 @@ def expression_pair(rng: random.Random) -> Pair:
 
 
 async def measure(pairs: list[Pair]) -> dict[str, float]:
-    """Seconds for each pair one after another, and pairs a second as one batch."""
+    """Seconds of each pair in sequence, and pairs per second in one batch."""
     times = []
     async with Grader(GradingConfig(workers=1)) as grader:
         await grader.compare("\\sqrt{8}", "2\\sqrt{2}")
@@ -80,7 +80,7 @@ async def measure(pairs: list[Pair]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     parser.add_argument("--pairs", type=int, default=2000, help="pairs of each kind")

@@ -1,24 +1,23 @@
-"""How busy a search keeps the embedded model: sampled tokens a second, against the bare engine.
+"""Speed of a search with the embedded model, compared with the bare engine.
 
     python benchmarks/local_engine.py [--json] [--trees 16] [--rollouts 2] [--strategy mcts]
-    python benchmarks/local_engine.py --prefixes ...    (only the last two figures)
+    python benchmarks/local_engine.py --prefixes ...    (only the last two results)
 
-One embedded server (SmolLM2-135M, 32 streams) in one run. First a search of 16 trees with the
-`laptop` preset, whose requests are written down; then the bare engine is given the very same
-requests, as fast as it takes them: prompts, samples and limits are equal, only the search is gone,
-and with it all waiting for programs, choices and other requests' results. `free` is the engine at
-its best: 8 samples of a first step for each problem, without stop strings, so that all streams end
-together. It is measured before and after, since a shared machine changes speed while it runs.
-Figures:
+One embedded model (SmolLM2-135M, 32 streams) serves all parts. First, a search of 16 trees with
+the `laptop` preset runs, and its requests are recorded. Then the bare engine processes the same
+requests as fast as it can: the prompts, samples and limits are equal, but nothing waits for
+programs, selection or other results. `free` is the maximum speed of the engine: 8 samples of a
+first step per problem without stop strings, so that all streams end together. It is measured before
+and after, because the speed of a shared machine changes. Results:
 
-    search_over_bare    tokens a second of the search over those of the bare engine
+    search_over_bare    tokens per second of the search over those of the bare engine
     search_over_free    the same over the mean of `free`
-    search, bare, free_before, free_after    tokens a second
-    prompt_tokens_computed_over_distinct    prompt tokens that the engine computed in the search,
-        by its own count, over the nodes of the trie of all prompts' tokens; 1 is ideal
-    first_answer_s    seconds from the search's start to its first sample, with an empty cache
+    search, bare, free_before, free_after    tokens per second
+    prompt_tokens_computed_over_distinct    prompt tokens computed by the engine in the search over
+        the nodes of the trie of all prompts; 1 is ideal
+    first_answer_s    seconds from the start of the search to its first sample, with an empty cache
 
-`--prefixes` measures the last two on a fresh engine, before anything else has run on it.
+`--prefixes` measures the last two on a new engine.
 """
 
 import argparse
@@ -44,7 +43,7 @@ _COMPUTED = "llamacpp:prompt_tokens_total "
 
 
 def problems(n: int) -> list[Problem]:
-    """Word problems made here."""
+    """Generated word problems."""
     texts = [
         f"A baker makes {12 + i} rolls each hour and sells {5 + i % 4} of them each hour. "
         f"How many rolls are left after {3 + i % 5} hours?"
@@ -54,13 +53,13 @@ def problems(n: int) -> list[Problem]:
 
 
 class Noting:
-    """A Completer that writes down what it is asked, and passes it on."""
+    """A Completer that records its requests and passes them on."""
 
     def __init__(self, model: Connection) -> None:
         self._model = model
         self.requests: list[tuple[str, dict[str, Any]]] = []
         self.first_s: float | None = None
-        """When the first answer came (`time.monotonic`)."""
+        """Time of the first answer (`time.monotonic`)."""
 
     async def complete(self, prompt: str, **options: Any) -> list[Completion]:
         """See `protocols.Completer`."""
@@ -71,13 +70,13 @@ class Noting:
 
 
 def computed(model: LocalModel) -> int:
-    """Prompt tokens that the engine has computed so far, by its own count."""
+    """Number of prompt tokens that the engine has computed so far."""
     lines = model.server.handle_metrics().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(_COMPUTED))
 
 
 async def distinct(model: LocalModel, prompts: Iterable[str]) -> int:
-    """Nodes of the trie of all prompts' tokens."""
+    """Number of nodes of the trie of all prompts' tokens."""
     nodes: set[bytes] = set()
     for prompt in set(prompts):
         node = b""
@@ -88,7 +87,7 @@ async def distinct(model: LocalModel, prompts: Iterable[str]) -> int:
 
 
 async def bare(model: Connection, requests: list[tuple[str, dict[str, Any]]]) -> float:
-    """Tokens a second of a client that only asks, with everything asked at once."""
+    """Tokens per second of a client that sends all requests at once."""
     started = time.monotonic()
     with track_cost() as cost:
         await asyncio.gather(*(model.complete(prompt, **options) for prompt, options in requests))
@@ -108,7 +107,7 @@ def free(config: Config, asked: list[Problem]) -> list[tuple[str, dict[str, Any]
 
 
 async def searched(solver: Solver, asked: list[Problem]) -> tuple[float, Cost]:
-    """Tokens a second of a search of all problems, and what it cost."""
+    """Tokens per second of a search of all problems, and its cost."""
     started = time.monotonic()
     costs = [found.tree.cost async for _, found in solver.map(asked)]
     total = Cost.total(costs)
@@ -116,7 +115,7 @@ async def searched(solver: Solver, asked: list[Problem]) -> tuple[float, Cost]:
 
 
 async def prefixes(trees: int, rollouts: int, strategy: str, url: str) -> dict[str, float]:
-    """How much of the prompts is computed more than once."""
+    """The ratio of computed to distinct prompt tokens, and the time to the first answer."""
     config = settings(trees, rollouts, url)
     model = await connect(config.model)
     assert isinstance(model, LocalModel)
@@ -150,7 +149,7 @@ def settings(trees: int, rollouts: int, url: str) -> Config:
 
 
 async def measure(trees: int, rollouts: int, url: str) -> dict[str, float]:
-    """How busy the engine is."""
+    """All speeds and ratios."""
     config = settings(trees, rollouts, url)
     asked = problems(trees)
     model = await connect(config.model)
@@ -180,7 +179,7 @@ async def measure(trees: int, rollouts: int, url: str) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     parser.add_argument("--trees", type=int, default=16)

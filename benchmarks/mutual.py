@@ -1,18 +1,18 @@
-"""rStar over many questions at once, against one question at a time, on the same server in one run.
+"""Speed of rStar on many questions at once, compared with one question at a time.
 
     python benchmarks/mutual.py [--json] [--questions 48] [--serial 6] [--rollouts 4] [--real]
 
-The server is the fake one of the project with continuous batching over HTTP, in its own process:
-128 slots, 2 ms a token, 5 ms of prefill (a quarter of a small model on a GPU), answers of about
-30 words. "Serial" is the scheme of the public rStar code: one question at a time, one request at a
-time, each request with all its samples. Both ask for the same: the trees are equal, which is
-checked. With --real the embedded model is measured too, on a few questions (minutes).
+The fake server of the project (continuous batching over HTTP) runs in its own process: 128 slots,
+2 ms per token, 5 ms of prefill (like a quarter of a small model on a GPU), answers of about 30
+words. "Serial" is the scheme of the public rStar code: one question and one request at a time, each
+request with all its samples. Both produce equal trees, which is checked. With --real the embedded
+model is measured too, on a few questions (minutes).
 
-The last line with --json is one object of named figures:
+The last line with --json is one object:
 
-    batched_over_serial         questions an hour: many at once over one at a time
-    batched_per_hour, serial_per_hour       questions an hour
-    one_question_over_serial    the same search of one question, its requests side by side
+    batched_over_serial         questions per hour: many at once over one at a time
+    batched_per_hour, serial_per_hour       questions per hour
+    one_question_over_serial    a search of one question with concurrent requests, over serial
     requests_per_question, tokens_per_question, peer_tokens_per_question
     real_batched_over_serial, real_batched_per_hour, real_serial_per_hour    with --real
 """
@@ -43,7 +43,7 @@ REAL = ["actions.votes=8", "actions.sub_votes=4"]
 
 
 def answer(body: Mapping[str, Any]) -> list[str]:
-    """What the fake server says."""
+    """The answers of the fake server."""
     return Talker(0.6, words=WORDS)(str(body["prompt"]), body["n"], body.get("seed") or 0)
 
 
@@ -55,7 +55,7 @@ def _serve(connection: Connection) -> None:
 
 @contextmanager
 def server() -> Iterator[str]:
-    """A fake server in a process of its own; its address."""
+    """Run a fake server in its own process; yields its address."""
     context = get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs,))
@@ -68,7 +68,7 @@ def server() -> Iterator[str]:
 
 
 async def solved(config: Config, questions: int, rollouts: int) -> tuple[list[Solution], float]:
-    """The solutions of the first questions, in order, and the seconds that they took."""
+    """The solutions of the first questions in order, and the elapsed seconds."""
     problems = [sum_problem(index) for index in range(questions)]
     async with Solver(config) as solver:
         await solver.solve(sum_problem(questions).question, Strategy("cot"))  # warm
@@ -80,12 +80,12 @@ async def solved(config: Config, questions: int, rollouts: int) -> tuple[list[So
 
 
 def per_hour(questions: int, seconds: float) -> float:
-    """A rate."""
+    """Questions per hour."""
     return 3600 * questions / seconds
 
 
 def against_serial(url: str, questions: int, serial: int, rollouts: int) -> dict[str, float]:
-    """Figures of the fake server."""
+    """Results with the fake server."""
 
     def config(*settings: str) -> Config:
         return load_config("rstar", [*SMALL, *settings], model=url)
@@ -108,7 +108,7 @@ def against_serial(url: str, questions: int, serial: int, rollouts: int) -> dict
 
 
 def real(questions: int) -> dict[str, float]:
-    """Figures of the embedded model."""
+    """Results with the embedded model."""
 
     def rate(count: int, *settings: str) -> float:
         config = load_config("rstar-laptop", [*REAL, *settings])
@@ -123,7 +123,7 @@ def real(questions: int) -> dict[str, float]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and print."""
+    """Measure and print the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="last line: one JSON object")
     parser.add_argument("--questions", type=int, default=48)

@@ -1,18 +1,18 @@
-"""Mutual reasoning in a world whose truth is known: when does a second model help?
+"""Mutual reasoning in a toy world: when does a second model help?
 
     python benchmarks/mutual_toy.py [--json] [--plot docs/images/mutual.svg] [--problems N]
 
-A generator writes 9 solutions of each problem; a discriminator of its own accuracy completes them
-from their beginnings (`rstar_math.testing.ToyPeers`). Swept are the accuracies, how alike the two
-err (rho), and how often the discriminator just follows what it is shown. Two settings: that of
-rStar's code (4 cuts at 20 to 50 %, half of them must agree, answers ranked by how many candidates
-were kept) and the paper's (1 cut at 20 to 80 %, the best trajectory). Printed are the problems
-answered right by the generator's majority, by mutual reasoning and by the discriminator alone (a
-majority of 9 solutions of its own), with 95 % intervals (Wilson), and what each is expected to be
-exactly. The last lines say how far measured and expected are apart.
+A generator writes 9 solutions per problem. A discriminator with its own accuracy completes them
+from prefixes (`rstar_math.testing.ToyPeers`). The benchmark varies the accuracies, the correlation
+of their errors (rho), and how often the discriminator follows the prefix. Two settings are used:
+that of rStar's code (4 splits at 20 to 50 %, half of the completions must agree, answers ranked by
+the number of kept candidates) and that of the paper (1 split at 20 to 80 %, the best trajectory).
+It prints the share of problems solved by the generator's majority, by mutual reasoning and by the
+discriminator alone (a majority of its own 9 solutions), with 95 % Wilson intervals and the exact
+expected values. The last lines state the deviation of measured from expected values.
 
-What the toy world leaves out: its wrong answers are never the same by chance, right answers are
-always among the candidates, and no solution has a vote or a value of its own.
+Simplifications of the toy world: wrong answers never agree by chance, right answers are always
+among the candidates, and no solution has a vote or a value.
 """
 
 import argparse
@@ -41,7 +41,7 @@ from rstar_math.testing.toy_world import ToyExecutor
 from rstar_math.types import Problem
 
 N = 9
-"""Solutions of a problem."""
+"""Solutions per problem."""
 RHOS = (0.0, 0.25, 0.5, 0.75, 1.0)
 FOLLOWS = (0.0, 0.25)
 PAIRS = ((0.5, 0.3), (0.5, 0.5), (0.5, 0.7), (0.5, 0.9), (0.3, 0.3), (0.7, 0.7))
@@ -59,23 +59,23 @@ WAYS = ("majority", "mutual", "alone")
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One setting and what was measured in it."""
+    """One setting and its measured results."""
 
     rule: str
     world: ToyPeers
     hits: dict[str, list[bool]]
-    """By way of answering, for each problem."""
+    """Outcomes per problem, by selection method."""
 
     @property
     def name(self) -> str:
-        """The setting, as figures are named."""
+        """The name of the setting."""
         w = self.world
         numbers = (("g", w.generator), ("d", w.discriminator), ("rho", w.rho), ("f", w.follow))
         return "_".join([self.rule, *(f"{key}{round(100 * n)}" for key, n in numbers)])
 
     @property
     def gain(self) -> tuple[float, float]:
-        """Mutual minus majority on the same problems, and half of its 95 % interval, in points."""
+        """Accuracy of mutual reasoning minus majority, and half of its 95 % interval, in points."""
         gaps = [a - b for a, b in zip(self.hits["mutual"], self.hits["majority"], strict=True)]
         mean = sum(gaps) / len(gaps)
         spread = sqrt(sum((gap - mean) ** 2 for gap in gaps) / len(gaps) / len(gaps))
@@ -89,7 +89,7 @@ async def same_text(answers: Sequence[str]) -> list[int]:
 
 
 async def answered(problem: Problem, world: ToyPeers, config: MutualConfig) -> list[bool]:
-    """Whether each way answers a problem right."""
+    """Whether each method solves a problem."""
     peer, tree = world.discriminating(), Tree(problem.question)
     parts = SearchComponents(world.generating(), ToyExecutor())
     await sample_chains(tree, N, parts=parts, config=SearchConfig())
@@ -118,7 +118,7 @@ async def measured(problems: int) -> list[Cell]:
 
 
 def table(cells: Sequence[Cell]) -> dict[str, float]:
-    """Print all settings; their figures by name."""
+    """Print all settings and return their results by name."""
     figures: dict[str, float] = {}
     worst = 0.0
     title = None
@@ -150,7 +150,7 @@ def plot(cells: Sequence[Cell], file: str) -> None:
     matplotlib.use("svg")
     from matplotlib import pyplot
 
-    grey = "#757d87"  # readable on white and on black
+    grey = "#757d87"  # readable on light and dark backgrounds
     matplotlib.rcParams.update(
         {"svg.fonttype": "none", "svg.hashsalt": "mutual", "font.size": 11}
         | {"font.family": "sans-serif", "font.sans-serif": ["Helvetica", "Arial", "DejaVu Sans"]}
@@ -188,18 +188,18 @@ def plot(cells: Sequence[Cell], file: str) -> None:
 
 
 COLOURS = {0.3: "#c2607c", 0.5: "#d08a26", 0.7: "#2f9e78", 0.9: "#4a86d0"}
-"""Of the discriminators' accuracies."""
+"""Accuracies of the discriminators."""
 
 
 def _panels(panels: Any) -> Iterator[tuple[Any, str, float]]:
-    """Each panel with its rule and how often the discriminator follows."""
+    """Each panel with its rule and the probability that the discriminator follows."""
     for row, rule in zip(panels, RULES, strict=True):
         for panel, follow in zip(row, FOLLOWS, strict=True):
             yield panel, rule, follow
 
 
 def _draw(panel: Any, cells: Sequence[Cell], grey: str) -> None:
-    """One panel: what is expected as lines, what was measured as points."""
+    """One panel: expected values as lines, measured values as points."""
     panel.axhline(0, color=grey, linewidth=1)
     for at, (accuracy, colour) in enumerate(COLOURS.items()):
         own = [c for c in cells if (c.world.generator, c.world.discriminator) == (0.5, accuracy)]
@@ -230,7 +230,7 @@ def _draw(panel: Any, cells: Sequence[Cell], grey: str) -> None:
 
 
 def main() -> None:
-    """Measure, print and draw."""
+    """Measure, print and plot the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     parser.add_argument("--problems", type=int, default=300)

@@ -1,15 +1,15 @@
-"""What scoring by a preference model costs in a search: tokens run for a new node over the tokens
-it adds, and time against running each prefix from its beginning.
+"""Cost of scoring with a preference model in a search, compared with scoring whole prefixes.
 
     python benchmarks/ppm_scoring.py [--json] [--base MODEL] [--problems N] [--plain N]
 
-N problems (by default 4) are searched at once: in each of 5 layers 6 steps of some 30 tokens are
-scored together, and the search goes on from one of them. The same trees are scored in this process
-(transformers with the shared prefix cache) and by llama.cpp on the same weights as a q8_0 file (its
-prompt cache, no torch); the first also by llama.cpp's embeddings, for which it keeps no prompt. The
-plain side scores some of the prefixes one by one, as a classification head does; `over_plain` is
-the ratio of nodes a second. The head is untrained: values do not matter here, only that all agree
-(`largest_difference`; `llama_cpp_difference` has what 8 bits cost).
+N problems (default 4) are searched concurrently. In each of 5 layers, 6 steps of about 30 tokens
+are scored together, and the search continues from one of them. The same trees are scored in this
+process (transformers with the shared prefix cache) and by llama.cpp with the same weights as a q8_0
+file (its prompt cache, no torch). The first one is also scored with llama.cpp's embeddings, which
+do not use a prompt cache. The plain side scores single prefixes, as a classification head does;
+`over_plain` is the ratio of nodes per second. The results include the computed tokens over the
+added tokens. The head is untrained, because only the agreement of values matters
+(`largest_difference`; `llama_cpp_difference` is the effect of 8-bit weights).
 """
 
 import argparse
@@ -36,14 +36,14 @@ Node = tuple[Question, tuple[Step, ...]]
 
 
 def question(number: int) -> Question:
-    """A question of some 60 tokens."""
+    """A question of about 60 tokens."""
     rng = random.Random(number)
     text = " ".join(f"On day {i} Ada buys {rng.randint(2, 90)} clips." for i in range(1, 6))
     return Question(str(number), f"{text} How many clips has Ada?")
 
 
 def child(rng: random.Random, layer: int) -> Step:
-    """A step of some 30 tokens."""
+    """A step of about 30 tokens."""
     number = rng.randint(2, 90)
     return Step(
         prose=f"# On day {layer + 1} Ada buys {number} clips, which we add to the total.\n",
@@ -52,7 +52,7 @@ def child(rng: random.Random, layer: int) -> Step:
 
 
 async def grown(scorer: OpenScorer, number: int) -> list[tuple[Node, float]]:
-    """The scored nodes of one search; it goes on from the same nodes whatever their values."""
+    """The scored nodes of one search. The path does not depend on their values."""
     asked, prefix, rng = question(number), tuple[Step, ...](), random.Random(number)
     nodes: list[tuple[Node, float]] = []
     for layer in range(LAYERS):
@@ -64,8 +64,10 @@ async def grown(scorer: OpenScorer, number: int) -> list[tuple[Node, float]]:
 
 
 async def searched(scorer: OpenScorer, problems: int) -> tuple[dict[Node, float], int, float]:
-    """All nodes of searches side by side with their values, tokens run, seconds; after a question
-    to warm up. The scorer is closed."""
+    """The values of all nodes of concurrent searches, the computed tokens and the seconds.
+
+    A question is scored first as a warm-up. Closes the scorer.
+    """
     try:
         await scorer.score(question(-1), [(child(random.Random(0), 0),)])
         with track_cost() as cost:
@@ -86,7 +88,7 @@ def embedding(file: Path) -> RemotePPM:
 
 
 def apart(model: Any, tokenizer: Any, nodes: Sequence[Node]) -> tuple[list[float], float]:
-    """Values of some nodes, each run from its beginning, and seconds a node."""
+    """Values of nodes that are each computed from the beginning, and seconds per node."""
     import torch
 
     from rstar_math.models.loading import value_from_score
@@ -101,7 +103,7 @@ def apart(model: Any, tokenizer: Any, nodes: Sequence[Node]) -> tuple[list[float
 
 
 def measure(base: str, problems: int, plain: int) -> dict[str, float]:
-    """All figures."""
+    """All results."""
     import torch
 
     from rstar_math.models.loading import backbone_of, load_scored
@@ -116,7 +118,7 @@ def measure(base: str, problems: int, plain: int) -> dict[str, float]:
         return len(tokenizer(prompt_text(asked) + solution_text(prefix)).input_ids)
 
     def added(nodes: dict[Node, float]) -> int:
-        """Tokens that the nodes add, with their questions'."""
+        """Number of tokens that the nodes add, including their questions."""
         new = sum(tokens(asked, one) - tokens(asked, one[:-1]) for asked, one in nodes)
         return new + sum(tokens(asked, ()) for asked in {asked for asked, _ in nodes})
 
@@ -154,7 +156,7 @@ def measure(base: str, problems: int, plain: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     parser.add_argument("--base", default="local")

@@ -1,14 +1,13 @@
-"""Duplicates and contamination: how fast they are found, and how many of planted ones.
+"""Speed and recall of deduplication and decontamination on planted problems.
 
     python benchmarks/problems.py [--json] [--problems N]
 
-Problems of some 40 words, numbers and a formula are made from words at random (by default 100,000)
-and duplicates are planted among them, 1 % of each of five kinds: another case, space and
-punctuation; LaTeX dress; one word of prose changed; and, as traps that are no duplicates, one
-number changed and one sign changed. Then 2,000 of the problems are held back as an evaluation set
-and planted again, dressed up: as above, with a prefix, or with the numbers in another order. Last,
-`family_s` is the time for as many problems of 20 templates with other numbers. Seconds are
-processor time of one core.
+Problems of about 40 words with numbers and a formula are generated from random words (by default
+100,000). Changed copies are planted, 1 % of each of five kinds. Three kinds are duplicates: other
+case, space and punctuation; LaTeX notation; one changed word. Two are not: one changed number and
+one changed sign. Then 2,000 of the problems become an evaluation set and are planted again: changed
+as above, with a prefix, or with the numbers in another order. `family_s` is the time for the same
+number of problems from 20 templates with other numbers. Seconds are processor time of one core.
 """
 
 import argparse
@@ -17,7 +16,7 @@ import random
 import time
 from dataclasses import replace
 
-from rstar_math.problems.filtering import Evaluations, decontaminate, deduplicate
+from rstar_math.problems.filtering import EvaluationIndex, decontaminate, deduplicate
 from rstar_math.types import Problem, Question
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -38,7 +37,7 @@ def problem(name: str, text: str, answer: str | None) -> Problem:
 
 
 def dressed(text: str, kind: str, rng: random.Random) -> str:
-    """The text changed in one of the ways that are planted."""
+    """The text, changed in one of the planted ways."""
     words = text.split()
     numbers = [at for at, word in enumerate(words) if word.isdigit()]
     prose = [at for at, word in enumerate(words) if word.isalpha() and len(word) > 3]
@@ -66,7 +65,7 @@ def dressed(text: str, kind: str, rng: random.Random) -> str:
 
 
 def duplicates(problems: list[Problem], rng: random.Random) -> dict[str, float]:
-    """Figures of `deduplicate`."""
+    """Results of `deduplicate`."""
     count = len(problems) // 100
     kinds = ("plain", "latex", "word", "number", "sign")
     planted: dict[str, str] = {}
@@ -97,7 +96,7 @@ def duplicates(problems: list[Problem], rng: random.Random) -> dict[str, float]:
 
 
 def contamination(problems: list[Problem], rng: random.Random) -> dict[str, float]:
-    """Figures of `decontaminate`."""
+    """Results of `decontaminate`."""
     held, rest = problems[:2000], problems[2000:]
     kinds = ("plain", "latex", "prefix", "reordered", "word")
     planted = {}
@@ -107,7 +106,7 @@ def contamination(problems: list[Problem], rng: random.Random) -> dict[str, floa
         asked = Question(f"{original.id}-{kind}", text)
         planted[asked.id] = replace(original, question=asked)
     started = time.process_time()
-    found = decontaminate([*rest, *planted.values()], Evaluations({"held": held}))
+    found = decontaminate([*rest, *planted.values()], EvaluationIndex({"held": held}))
     seconds = time.process_time() - started
     gone = {match.problem.id for match in found.removed}
     figures = {
@@ -122,7 +121,7 @@ def contamination(problems: list[Problem], rng: random.Random) -> dict[str, floa
 
 
 def families(problems: list[Problem], rng: random.Random) -> dict[str, float]:
-    """The time for problems that all come from a few templates, held against two of each."""
+    """Time for problems from a few templates, compared with two problems of each template."""
     templates = [problem.question.text for problem in problems[:20]]
     made = []
     for number in range(len(problems)):
@@ -133,7 +132,7 @@ def families(problems: list[Problem], rng: random.Random) -> dict[str, float]:
         made.append(problem(f"f{number}", " ".join(words), "1"))
     started = time.process_time()
     kept = deduplicate(made).kept
-    clean = decontaminate(kept, Evaluations({"templates": made[:40]}))
+    clean = decontaminate(kept, EvaluationIndex({"templates": made[:40]}))
     return {
         "family_s": time.process_time() - started,
         "family_kept": len(kept) / len(made),
@@ -142,7 +141,7 @@ def families(problems: list[Problem], rng: random.Random) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     parser.add_argument("--problems", type=int, default=100_000)

@@ -1,11 +1,11 @@
-"""Whether the embedded model repeats itself: one request with one seed, asked in four situations.
+"""Reproducibility of the embedded model: one request with one seed in four situations.
 
     python benchmarks/same_seed.py [--json]
 
-Alone with nothing in the engine's cache, twice; with its prompt in the cache; with only the
-beginning of its prompt there (another question was asked in between); and beside three other
-requests. For each: how many of the 24 sampled tokens are those of the first answer, and by how much
-the log-probabilities of tokens differ up to where the texts part. 1 to 2 minutes of a core.
+The situations: twice alone with an empty cache; with its prompt in the cache; with only the
+beginning of its prompt in the cache, after another question; and beside three other requests. For
+each the benchmark prints how many of the 24 sampled tokens equal the first answer, and the largest
+difference of log-probabilities up to the first different token. Takes 1 to 2 minutes of one core.
 """
 
 import argparse
@@ -26,7 +26,7 @@ OTHER = "Ben has 23 cards and gets 18 more. How many cards does he have now?"
 
 
 class Engine:
-    """The embedded model with some streams."""
+    """The embedded model with a number of streams."""
 
     def __init__(self, streams: int) -> None:
         self._server, key = start_llama_cpp(weights_file("local"), EngineSettings(streams, 2048))
@@ -48,8 +48,9 @@ class Engine:
 
 
 def alike(first: list[dict[str, Any]], again: list[dict[str, Any]]) -> dict[str, float]:
-    """Tokens until two answers part, and the largest difference of log-probabilities until
-    there."""
+    """Number of equal tokens at the start of two answers, and the largest difference of their
+    log-probabilities.
+    """
     pairs = list(zip(first, again, strict=True))
     same = next((at for at, (a, b) in enumerate(pairs) if a["id"] != b["id"]), len(pairs))
     apart = [abs(a["logprob"] - b["logprob"]) for a, b in pairs[: max(same, 1)]]
@@ -57,7 +58,7 @@ def alike(first: list[dict[str, Any]], again: list[dict[str, Any]]) -> dict[str,
 
 
 def measure() -> dict[str, dict[str, float]]:
-    """The figures of each situation."""
+    """The results of each situation."""
     one, four = Engine(1), Engine(4)
     first = one.ask(ASKED, cached=False)
     found = {"alone_twice": alike(first, one.ask(ASKED, cached=False))}
@@ -73,7 +74,7 @@ def measure() -> dict[str, dict[str, float]]:
 
 
 def main() -> None:
-    """Print the figures."""
+    """Print the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     given = parser.parse_args()

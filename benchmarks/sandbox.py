@@ -1,19 +1,19 @@
-"""Speed of the sandbox, side by side with what it replaces.
+"""Speed of the sandbox, compared with alternatives.
 
     python benchmarks/sandbox.py [--json] [--seconds 4]
 
-Rates are snippets a second of one worker (so: of one core), every snippet a new text. The last line
-with --json is one object of named figures:
+Rates are snippets per second of one worker, so per core. Every snippet is a new text. The last line
+with --json is one object:
 
-    trivial_per_s_per_core, sympy_per_s_per_core, numpy_per_s_per_core    ours
-    KIND_p50_ms, KIND_p99_ms                 latency of one at a time, as the caller sees it
+    trivial_per_s_per_core, sympy_per_s_per_core, numpy_per_s_per_core    our sandbox
+    KIND_p50_ms, KIND_p99_ms                 latency of one snippet at a time, seen by the caller
     pool_KIND_per_s                          an unsandboxed persistent worker (exec in the process)
-    fresh_KIND_per_s                         a fresh interpreter for each snippet
-    over_fresh_KIND                          ours against the fresh interpreter, turn about
-    gain_NAME                                rate with a way of being quick over the rate without:
+    fresh_KIND_per_s                         a new interpreter for each snippet
+    over_fresh_KIND                          our rate over that of a new interpreter, alternating
+    gain_NAME                                rate with an optimization over the rate without it:
                                              huge_pages (trivial), prepared (sympy)
-    layer_NAME_ms                            what a layer adds to the trivial snippet's time
-    fanout_N_over_rerun                      N candidates after 7 steps: fan-out against re-running
+    layer_NAME_ms                            time that a layer adds to the trivial snippet
+    fanout_N_over_rerun                      N candidates after 7 steps: fan-out over re-running
 """
 
 import argparse
@@ -47,18 +47,18 @@ PREFIX = [
     "f = integrate(x*sin(x), x)",
 ]
 GAINS = {"huge_pages": "trivial", "prepared": "sympy"}
-"""What is left out, and the snippet that shows it."""
+"""The disabled layer, and the snippet that shows its cost."""
 TURNS = 4
 LAYERS = ("capabilities", "dumpable", "landlock", "rlimits", "seccomp", "descriptors")
 
 
 def new_text(code: str, number: int) -> Step:
-    """The same program in a text that was never seen."""
+    """The same program as a new text."""
     return Step(code=f"{code}  # {number}")
 
 
 async def rate(sandbox: Sandbox, code: str, seconds: float) -> float:
-    """Snippets a second with work always waiting."""
+    """Snippets per second with a full queue."""
     done = 0
     end = time.perf_counter() + seconds
 
@@ -77,7 +77,7 @@ async def rate(sandbox: Sandbox, code: str, seconds: float) -> float:
 
 
 async def latencies(sandbox: Sandbox, code: str, count: int) -> list[float]:
-    """Seconds of one snippet at a time, sorted."""
+    """Sorted seconds of one snippet at a time."""
     found = []
     for number in range(count):
         start = time.perf_counter()
@@ -87,7 +87,7 @@ async def latencies(sandbox: Sandbox, code: str, count: int) -> list[float]:
 
 
 async def ours(seconds: float) -> dict[str, float]:
-    """Our rates and latencies, and the fresh interpreter's, in turns: machines drift."""
+    """Our rates and latencies and those of a new interpreter, alternating because speed drifts."""
     figures = {}
     async with Sandbox(SandboxConfig(workers=1)) as sandbox:
         for kind, code in SNIPPETS.items():
@@ -107,7 +107,7 @@ async def ours(seconds: float) -> dict[str, float]:
 
 
 async def gains(seconds: float) -> dict[str, float]:
-    """What the ways of being quick are worth, with and without in turns."""
+    """Effect of each optimization, alternating with and without it."""
     figures = {}
     async with Sandbox(SandboxConfig(workers=1)) as whole:
         for name, kind in GAINS.items():
@@ -122,7 +122,7 @@ async def gains(seconds: float) -> dict[str, float]:
 
 
 async def layers() -> dict[str, float]:
-    """What each layer adds to a trivial snippet, in ms: medians, alternating with and without."""
+    """Milliseconds that each layer adds to a trivial snippet: medians, alternating on and off."""
     code = SNIPPETS["trivial"]
     figures = {}
     async with Sandbox(SandboxConfig(workers=1)) as whole:
@@ -132,7 +132,7 @@ async def layers() -> dict[str, float]:
                 for turn in range(4):
                     times = []
                     for sandbox in (whole, without):
-                        # Texts differ between the turns: nothing is answered from memory.
+                        # A new text in each turn prevents cached results.
                         marked = f"{code} # {layer} {turn}"
                         times.append(statistics.median(await latencies(sandbox, marked, 40)))
                     differences.append(1000 * (times[0] - times[1]))
@@ -141,7 +141,7 @@ async def layers() -> dict[str, float]:
 
 
 async def fan_out(candidates: int) -> float:
-    """How many times faster a fan-out is than running each candidate with its prefix."""
+    """Speed of a fan-out relative to running each candidate with its prefix."""
     steps = [Step(code=f"print(solve(x**2 - {n}, x))") for n in range(candidates)]
     ratios = []
     async with Sandbox(SandboxConfig(workers=1)) as sandbox:
@@ -159,19 +159,19 @@ async def fan_out(candidates: int) -> float:
 
 
 def bare(code: str) -> None:
-    """What the public systems do: run it in the worker itself."""
+    """The method of the public systems: exec in the worker process."""
     exec(code, {"print": lambda *values: None})
 
 
 def pool_rate(code: str, seconds: float) -> float:
-    """Snippets a second of one persistent, unsandboxed worker process."""
+    """Snippets per second of one persistent, unsandboxed worker process."""
     with get_context("spawn").Pool(1) as pool:
         pool.apply(bare, (code,))
         return _count(lambda: pool.apply(bare, (code,)), seconds)
 
 
 def fresh_rate(code: str, seconds: float) -> float:
-    """Snippets a second, each in an interpreter of its own."""
+    """Snippets per second with a new interpreter for each snippet."""
     command = [sys.executable, "-c", code]
     environment = processes.environment()
 
@@ -192,7 +192,7 @@ def _count(act: Callable[[], object], seconds: float) -> float:
 
 
 def measure(seconds: float) -> dict[str, float]:
-    """All figures."""
+    """All results."""
     figures = asyncio.run(ours(seconds))
     for kind, code in SNIPPETS.items():
         figures[f"pool_{kind}_per_s"] = pool_rate(code, seconds / 2)
@@ -204,7 +204,7 @@ def measure(seconds: float) -> dict[str, float]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and print."""
+    """Measure and print the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="last line: one JSON object")
     parser.add_argument("--seconds", type=float, default=4.0, help="length of each measurement")

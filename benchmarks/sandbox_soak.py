@@ -1,4 +1,4 @@
-"""Runs many snippets, 1 % of them hostile, and looks for what is left behind.
+"""Runs many snippets, 1 % of them hostile, and checks for leaks.
 
     python benchmarks/sandbox_soak.py [--snippets 50000] [--json]
 
@@ -34,7 +34,7 @@ GROWTH_MB = 30.0
 
 
 def program(number: int) -> tuple[str, set[str], str | None]:
-    """A new text, the statuses it may end in, and what it must print."""
+    """A new text, the allowed statuses and the expected output."""
     if number % 100 == 99:
         code, allowed = HOSTILE[number // 100 % len(HOSTILE)]
         return f"{code}\n# {number}", allowed, None
@@ -45,7 +45,7 @@ def program(number: int) -> tuple[str, set[str], str | None]:
 
 
 def memory_mb(pid: int) -> float:
-    """Resident memory that is the process's own."""
+    """Private resident memory of the process."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("RssAnon"):
             return int(line.split()[1]) / 1024
@@ -53,13 +53,13 @@ def memory_mb(pid: int) -> float:
 
 
 def right(number: int, result: Execution) -> bool:
-    """Whether the result is the one expected."""
+    """Whether the result is as expected."""
     _, allowed, printed = program(number)
     return result.status in allowed and (printed is None or result.stdout == printed)
 
 
 async def soak(snippets: int) -> dict[str, float]:
-    """Run them; the figures."""
+    """Run all snippets and return the results."""
     wrong = 0
     figures: dict[str, float] = {}
     async with Sandbox(CONFIG) as sandbox:
@@ -93,7 +93,7 @@ async def soak(snippets: int) -> dict[str, float]:
 
 
 def children_of(parents: set[int]) -> int:
-    """How many processes have one of these as their parent."""
+    """Number of processes with one of these parents."""
     return sum(_parent(stat) in parents for stat in Path("/proc").glob("[0-9]*/stat"))
 
 
@@ -109,7 +109,7 @@ def _parent(stat: Path) -> int:
 
 
 def main() -> int:
-    """Measure and print."""
+    """Measure and print the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--snippets", type=int, default=50_000)
     parser.add_argument("--json", action="store_true", help="last line: one JSON object")

@@ -1,38 +1,38 @@
-"""How well searches keep a model server busy, against a lock-step scheduler, in one run.
+"""Utilisation of a model server by our searches, compared with a lock-step scheduler.
 
     python benchmarks/saturation.py [--json] [--trees 64] [--rollouts 8] [--slots 128]
                                     [--in-flight 8] [--scale 0.25]
 
-Trees are grown by the project's own search over HTTP (`connect`, `StepPolicy` and the grammar)
-against a fake server with continuous batching in a process of its own: 8 ms a token, 20 ms of
-prefill, steps of log-normal length (median 40 tokens, sigma 0.8, at most 512), paths of 4 to 8
-steps, K = 8. With one rollout of each tree in flight the 64 trees have 512 samples in flight for
-128 slots; a request holds its eight slots for less and less of its time, so that they keep about
-225 busy. Ours is measured with 8 rollouts of a tree in flight, and with 1 (ours_one), which gives
-the same trees as the lock-step scheduler. Scoring takes 20 ms a call
-and ordinary code about 10 ms (log-normal), each however many are under way; in the second setting
-1 % of the code steps run into a limit of 5 s. All these times are multiplied by --scale, so that
-the whole takes minutes; the smaller it is, the more the client's own processor time counts (at
-0.25 it is well below one core). A busy machine makes both schedulers slower, ours more.
+Our own search grows trees over HTTP (`connect`, `StepPolicy` and the grammar) with a fake server
+that has continuous batching and runs in its own process. It takes 8 ms per token and 20 ms of
+prefill. Steps have a log-normal length (median 40 tokens, sigma 0.8, at most 512), paths have 4 to
+8 steps, and K = 8. With one rollout of each tree in flight, the 64 trees have 512 samples in flight
+for 128 slots. A request releases its slots one by one, so the demand is about 225 slots on average.
+Our scheduler is measured with 8 rollouts of a tree in flight, and with 1 (ours_one), which gives
+the same trees as the lock-step scheduler. Scoring takes 20 ms per call and ordinary code about
+10 ms (log-normal), independent of the load. In the second setting 1 % of the code steps reach a
+limit of 5 s. All times are multiplied by --scale, so that the benchmark takes minutes. The smaller
+the scale, the larger the share of the client's processor time (at 0.25 it is far below one core). A
+busy machine slows down both schedulers, ours more.
 
-The lock-step scheduler (saturation_lockstep.py) is the scheme of the public rStar-Math code with
-the same search, samples, scores and runs; its barriers wait only for each other, its code runs
-and scores all at once. The last line with --json is one object of named figures:
+The lock-step scheduler (saturation_lockstep.py) is the scheme of the public rStar-Math code, with
+the same search, samples, scores and runs. Its barriers wait only for each other; its code runs and
+scores all in parallel. The last line with --json is one object:
 
     wall_over_ideal             wall time over (slot-seconds used / slots); 1 is a server never idle
     wall_over_ideal_slow_code   the same with slow code
     lockstep_over_ideal, lockstep_over_ideal_slow_code      the same of the lock-step scheduler
-    lockstep_speedup            wall time a sampled token: lock-step over ours
+    lockstep_speedup            wall time per sampled token: lock-step over ours
     lockstep_speedup_slow_code  the same with slow code
-    wall_over_ideal_one, lockstep_speedup_one    the first two with one rollout of a tree in flight
-    own_cpu_ms_per_node         processor time of the client process, without server, sandbox
-                                and scorer, for one node of a tree
+    wall_over_ideal_one, lockstep_speedup_one    the first two with one rollout per tree in flight
+    own_cpu_ms_per_node         processor time of the client process per node of a tree, without
+                                server, sandbox and scorer
     NAME_wall_s, NAME_tokens, NAME_nodes, NAME_requests     for NAME in ours, ours_slow, ours_one,
                                 lockstep, lockstep_slow
     NAME_busy                   mean share of slots in use
-    NAME_head, NAME_tail        share of the wall time before slots in use first reach, and after
-                                they last leave, nine tenths; 1 if never
-    server_cpu_ms_per_request   of the fake server: it must not be what is measured
+    NAME_head, NAME_tail        share of the wall time before 90 % of the slots are first in use,
+                                and after they are last in use; 1 if never
+    server_cpu_ms_per_request   of the fake server; it must be negligible
     client_cores, server_cores  processor time over wall time, ours with ordinary code
 """
 
@@ -63,7 +63,7 @@ SHADES = " .:-=+*#%@"
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is searched."""
+    """The load: the trees and their search settings."""
 
     trees: int
     search: SearchConfig
@@ -73,7 +73,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What one scheduler took for a load."""
+    """The measurements of one scheduler for a load."""
 
     load: Load
     trees: list[Tree]
@@ -99,17 +99,17 @@ class Run:
 
     @property
     def tokens(self) -> int:
-        """Tokens that all trees cost."""
+        """Sampled tokens of all trees."""
         return sum(tree.cost.sampled_tokens for tree in self.trees)
 
     @property
     def token_s(self) -> float:
-        """Wall time a sampled token, in seconds."""
+        """Wall seconds per sampled token."""
         return self.wall_s / self.tokens
 
     @property
     def nodes(self) -> int:
-        """Nodes of all trees, without roots."""
+        """Number of nodes of all trees, without roots."""
         return sum(len(tree) - 1 for tree in self.trees)
 
     def busy(self, parts: int = PARTS) -> list[float]:
@@ -117,7 +117,7 @@ class Run:
         return utilisation(self.report.spans, self.load.slots, self.start, self.end, parts)
 
     def figures(self, name: str) -> dict[str, float]:
-        """What is reported of every run."""
+        """The results that are reported for every run."""
         full = [part for part, busy in enumerate(self.busy(200)) if busy >= 0.9]
         return {
             f"{name}_wall_s": self.wall_s,
@@ -131,7 +131,7 @@ class Run:
 
 
 async def searched(load: Load, at: Server, *, slow: float, lockstep: bool) -> Run:
-    """Grow all trees of a load at once, by one scheduler or the other."""
+    """Grow all trees of a load concurrently with one of the schedulers."""
     trees = {f"t{i}": Tree(Question(f"t{i}", f"What is task {i}?")) for i in range(load.trees)}
     model = await connect(ModelConfig(url=at.url, concurrency=1024))
     policy = StepPolicy(model, PolicyConfig(prompt="trained", max_step_tokens=MOST_TOKENS))
@@ -163,7 +163,7 @@ async def searched(load: Load, at: Server, *, slow: float, lockstep: bool) -> Ru
 
 
 def measure(load: Load) -> tuple[dict[str, float], dict[str, Run]]:
-    """All figures, and the runs they come from."""
+    """All results, and the runs behind them."""
     single = replace(load, search=load.search.model_copy(update={"parallel_rollouts": 1}))
     with server(load.times.batching(load.slots)) as at:
 
@@ -200,12 +200,12 @@ def measure(load: Load) -> tuple[dict[str, float], dict[str, Run]]:
 
 
 def picture(busy: Sequence[float]) -> str:
-    """Shares of slots in use over time, a sign for each, darker is busier."""
+    """Shares of slots in use over time, one character each; darker is busier."""
     return "".join(SHADES[min(9, int(share * 10))] for share in busy)
 
 
 def machine() -> dict[str, object]:
-    """Where it was measured."""
+    """The machine and the versions."""
     load: float | None = None
     with suppress(OSError):
         load = round(os.getloadavg()[0], 2)
@@ -218,7 +218,7 @@ def machine() -> dict[str, object]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and print."""
+    """Measure and print the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="last line: one JSON object")
     parser.add_argument("--trees", type=int, default=64)

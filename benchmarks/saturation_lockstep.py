@@ -1,9 +1,11 @@
-"""A lock-step scheduler, as in the public rStar-Math code: all trees that are in a rollout ask for
-their next steps together, wait for the last one, run all code, wait for the last one, score all,
-select, and go on one step deeper; the next rollout begins when the last tree has ended this one.
+"""A lock-step scheduler, as in the public rStar-Math code.
 
-It is made of barriers around the parts that a search is given, so the search itself is the
-project's own `grow`, and both schedulers do exactly the same work.
+All trees request their next steps together and wait for the last response. Then all code runs, all
+steps are scored, and all trees select and go one step deeper. The next rollout begins when the last
+tree has finished the current one.
+
+The scheduler consists of barriers around the components of the project's own `grow`, so both
+schedulers do exactly the same work.
 """
 
 import asyncio
@@ -15,9 +17,9 @@ from rstar_math.types import Question, Step
 
 
 class LockStep:
-    """Barriers that hold some trees together; a Policy and a Scorer around the given ones.
+    """A Policy and a Scorer with barriers that synchronize several trees.
 
-    Each tree must be grown with one rollout in flight, and `finished` be called for it at the end.
+    Each tree must be grown with one rollout in flight. Call `finished` for a tree at its end.
     """
 
     def __init__(self, trees: Mapping[str, Tree], policy: Policy, scorer: Scorer) -> None:
@@ -30,7 +32,7 @@ class LockStep:
     async def propose(
         self, question: Question, prefix: Sequence[Step], k: int, *, seed: int
     ) -> list[Step]:
-        """See `protocols.Policy`: comes back when all trees have their next steps."""
+        """See `protocols.Policy`. Returns when all trees have their next steps."""
         if self._trees[question.id].rollouts != self._rollout[question.id]:
             self._rollout[question.id] = self._trees[question.id].rollouts
             await self._next_rollout()
@@ -39,26 +41,26 @@ class LockStep:
         return steps
 
     async def score(self, question: Question, prefixes: Sequence[Sequence[Step]]) -> list[float]:
-        """See `protocols.Scorer`: begins when all code has run, comes back when all is scored."""
+        """See `protocols.Scorer`. Starts when all code has run, returns when all are scored."""
         await self._all()
         scores = await self._inner_scorer.score(question, prefixes)
         await self._all()
         return scores
 
     def finished(self) -> None:
-        """Go on without one of the trees."""
+        """Remove a tree from all barriers."""
         self._walking -= 1
         self._check()
 
     async def _all(self) -> None:
-        """Wait for all trees that are in this rollout."""
+        """Wait for all trees that take part in this rollout."""
         barrier = self._barrier
         self._arrived += 1
         self._check()
         await barrier.wait()
 
     async def _next_rollout(self) -> None:
-        """Wait for all trees to end this rollout."""
+        """Wait for all trees to finish this rollout."""
         gate = self._gate
         self._walking -= 1
         self._between += 1
@@ -66,7 +68,7 @@ class LockStep:
         await gate.wait()
 
     def _check(self) -> None:
-        """Open what nobody is missing at any more."""
+        """Open each barrier that all its trees have reached."""
         if self._walking == 0:
             self._walking, self._between = self._between, 0
             self._gate.set()

@@ -1,6 +1,8 @@
-"""The world of `saturation.py`: a model server in a process of its own, and stand-ins for the
-scorer and the sandbox that only take time. All that is drawn depends on content alone, so that two
-schedulers that ask for the same get the same."""
+"""The simulated environment of `saturation.py`.
+
+A model server in its own process, and a scorer and an executor that only take time. All random
+values depend only on content, so two schedulers with equal requests get equal results.
+"""
 
 import asyncio
 import math
@@ -19,13 +21,14 @@ from rstar_math.types import Execution, ExecutionStatus, Question, Step
 
 MEDIAN_TOKENS, SIGMA, MOST_TOKENS = 40, 0.8, 512
 FIRST_END, LAST_END, END_SHARE = 2, 6, 0.3
-"""A code block may end after this many steps, must end after that many, and ends between them with
-this chance; its answer is one step more."""
+"""Minimum and maximum number of code steps, and the probability of an end after each one between.
+The answer is one more step.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """How long things take, in modelled seconds; `scale` real seconds are one of them."""
+    """Durations in simulated seconds; one simulated second takes `scale` real seconds."""
 
     scale: float = 0.25
     token_s: float = 0.008
@@ -34,15 +37,15 @@ class Times:
     code_s: float = 0.01
     """Median; log-normal with sigma 0.5."""
     limit_s: float = 5.0
-    """What slow code takes."""
+    """Duration of slow code."""
 
     def batching(self, slots: int) -> Batching:
-        """A server's times in real seconds."""
+        """The timing of the server in real seconds."""
         return Batching(slots, self.token_s * self.scale, self.prefill_s * self.scale)
 
 
 def answer(body: Mapping[str, Any]) -> list[str]:
-    """Next steps of log-normal lengths: comments and a line of code, or an answer."""
+    """Next steps of log-normal length: comments and a line of code, or an answer."""
     prompt = str(body["prompt"])
     done = prompt.count("<step/>")
     answering = prompt.endswith("</output>\n")
@@ -61,20 +64,22 @@ def answer(body: Mapping[str, Any]) -> list[str]:
 
 
 class TimedScorer:
-    """A Scorer that takes a fixed time for a call, however many are under way."""
+    """A Scorer that takes a fixed time per call, independent of the load."""
 
     def __init__(self, times: Times) -> None:
         self._s = times.score_s * times.scale
 
     async def score(self, question: Question, prefixes: Sequence[Sequence[Step]]) -> list[float]:
-        """See `protocols.Scorer`: values drawn by the last step's text."""
+        """See `protocols.Scorer`. The values depend on the last step's text."""
         await asyncio.sleep(self._s)
         return [derive(1, question.id, prefix[-1].text) / 2**30 - 1.0 for prefix in prefixes]
 
 
 class TimedExecutor:
-    """An Executor that takes time, however many are under way: a share of `slow` of the steps runs
-    into the limit."""
+    """An Executor that takes time, independent of the load.
+
+    A share `slow` of the steps reaches the time limit.
+    """
 
     def __init__(self, times: Times, slow: float) -> None:
         self._times, self._slow = times, slow
@@ -91,24 +96,23 @@ class TimedExecutor:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a server did since it was last asked. Times as `time.monotonic`, the same clock in all
-    processes."""
+    """The activity of a server since the last report. Times are `time.monotonic`."""
 
     spans: list[tuple[float, float]]
-    """When each sample held a slot."""
+    """Start and end of each sample's slot."""
     requests: int
     cpu_s: float
 
 
 class Server:
-    """A fake model server in another process, from `server`."""
+    """A fake model server in another process, created by `server`."""
 
     def __init__(self, url: str, door: Connection) -> None:
         self.url = url
         self._door = door
 
     def report(self) -> Report:
-        """What it did since the last report."""
+        """The activity since the last report."""
         self._door.send("report")
         report: Report = self._door.recv()
         return report
@@ -116,7 +120,7 @@ class Server:
 
 @contextmanager
 def server(batching: Batching) -> Iterator[Server]:
-    """A server while the block runs."""
+    """Run a server during a `with` block."""
     context = get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(batching, theirs), daemon=True)
@@ -129,7 +133,7 @@ def server(batching: Batching) -> Iterator[Server]:
 
 
 def _serve(batching: Batching, door: Connection) -> None:
-    """Serve, and report when asked."""
+    """Serve, and report on request."""
     with serving(answer, batching=batching) as fake:
         assert fake.slots is not None
         door.send(fake.url)

@@ -1,30 +1,30 @@
-"""From one worker to many: scaling, the driver's own load, and a run of 100,000 problems.
+"""Scaling over workers, the load of the driver, and a run of 100,000 problems.
 
     python benchmarks/scale.py [--json] [--part scaling|driver|store ...]
                                [--problems 100000] [--nodes 500] [--cluster ADDRESS]
 
-scaling     The project's own `Dispatcher` over 1, 2, 4 and 8 workers in this process, each a
-            `Solver` of its own with 4 searches in flight, on one scripted HTTP server that takes
-            its time (--delay seconds a request) and never fills up. The time is waiting: on one
-            core it shows that the driver and the hand-out do not get in the way, not that eight
-            workers do eight times the computing. With --cluster the same over the workers of a Ray
-            cluster.
-driver      512 simulated workers hand in packed searches of --nodes nodes as fast as the driver
-            takes them: back through pickle as from another process, into a run on this disk.
-store       --problems problems through a run of small trees: added, opened again at every tenth,
-            some searches kept one by one and the others in lots, then summed up and merged; memory,
-            times and bytes a tree. Wall times hold the disk's, `cpu` is our own.
+scaling     The project's own `Dispatcher` over 1, 2, 4 and 8 workers in this process. Each worker
+            is a `Solver` with 4 searches in flight. All use one scripted HTTP server that takes
+            --delay seconds per request and has no capacity limit. Most of the time is waiting: on
+            one core the part shows that driver and dispatch do not limit the workers, not that
+            eight workers compute eight times as much. --cluster uses the workers of a Ray cluster.
+driver      512 simulated workers deliver packed searches of --nodes nodes as fast as the driver
+            accepts them: through pickle, as from another process, into a run on this disk.
+store       A run of --problems problems with small trees. They are added, and the run is reopened
+            at every tenth. Some searches are stored one by one and the others in batches, then they
+            are summarized and merged. Reports memory, times and bytes per tree. Wall times include
+            the disk's, `cpu` is our own.
 
-The last line with --json is one object of named figures:
+The last line with --json is one object:
 
-    efficiency_2, _4, _8          problems a second over so many times those of one worker
+    efficiency_2, _4, _8          problems per second over that many times those of one worker
     scaling_cores                 cores that this process may use
-    driver_trees_a_minute         finished trees that one driver takes in
-    driver_ms                     its processor time for one, with the time of the disk in
-                                  driver_wall_ms; pack_ms is what the worker pays for packing it
-    tree_bytes                    of the run file, a tree of --nodes nodes
-    store_*_first, _middle, _last   with a tenth, a half and nine tenths of the problems finished
-    store_*                         of the whole
+    driver_trees_a_minute         finished trees that one driver accepts
+    driver_ms                     its processor time per tree; driver_wall_ms includes the disk, and
+                                  pack_ms is the worker's time for packing
+    tree_bytes                    bytes in the run file per tree of --nodes nodes
+    store_*_first, _middle, _last   with a tenth, half and nine tenths of the problems finished
+    store_*                         of the whole run
 """
 
 import argparse
@@ -44,7 +44,7 @@ from typing import Any
 from rstar_math.config import Config, load_config
 from rstar_math.distributed import open_searcher
 from rstar_math.distributed.dispatch import Dispatcher
-from rstar_math.evaluation.metrics import summarise
+from rstar_math.evaluation.metrics import summarize
 from rstar_math.runs.execute import solve_problems
 from rstar_math.runs.merging import merge
 from rstar_math.runs.results import PackedResult, pack_result, run_conditions
@@ -66,7 +66,7 @@ WORDS = [
 
 
 def answer(body: Mapping[str, Any]) -> list[str]:
-    """A running sum in prose, a number a step, sometimes off by a little; then the answer."""
+    """A running sum in prose, one number per step, sometimes wrong; then the answer."""
     prompt = str(body["prompt"]).rpartition("Question: ")[2]
     done = prompt.count("<step/>")
     rng = random.Random(derive(body["seed"], prompt))
@@ -82,7 +82,7 @@ def problems(count: int, start: int = 0) -> list[Problem]:
 
 
 class Cheap:
-    """An Executor that is not asked to run anything here."""
+    """An Executor that is never called."""
 
     async def run(self, prefix: Sequence[Step], step: Step) -> Execution:
         """See `protocols.Executor`."""
@@ -108,14 +108,14 @@ class LocalHand:
 
 
 def config(url: str) -> Config:
-    """How the scripted server is searched with."""
+    """The search settings for the scripted server."""
     settings = ["search.rollouts=2", f"search.candidates={CANDIDATES}", "grading.workers=1"]
     settings += ["policy.prompt=trained", f"search.parallel_problems={FLIGHT}", "sandbox.workers=1"]
     return load_config(None, settings, model=url)
 
 
 async def scaled(workers: int, count: int, url: str, run: Path) -> float:
-    """Seconds for a number of problems by a number of workers in this process."""
+    """Seconds that a number of workers in this process take for a number of problems."""
     how = config(url)
     solvers = [Solver(how, executor=Cheap()) for _ in range(workers)]
     dispatcher = Dispatcher()
@@ -136,7 +136,7 @@ async def scaled(workers: int, count: int, url: str, run: Path) -> float:
 
 
 def scaling(folder: Path, delay: float) -> dict[str, float]:
-    """Problems a second by workers."""
+    """Problems per second by number of workers."""
     found: dict[str, float] = {"scaling_cores": len(os.sched_getaffinity(0))}
     rates: dict[int, float] = {}
     with serving(answer, delay_s=delay) as fake:
@@ -150,7 +150,7 @@ def scaling(folder: Path, delay: float) -> dict[str, float]:
 
 
 async def on_ray(address: str, delay: float, folder: Path) -> dict[str, float]:
-    """Problems a second of the workers that a Ray cluster has."""
+    """Problems per second of the workers of a Ray cluster."""
     count = 64
     with serving(answer, delay_s=delay) as fake:
         how = config(fake.url)
@@ -163,8 +163,10 @@ async def on_ray(address: str, delay: float, folder: Path) -> dict[str, float]:
 
 
 def big_tree(question: Question, nodes: int, seed: int) -> Tree:
-    """A tree as large as real ones: steps of some 250 characters with what they printed, in words
-    that repeat less than a model's do (a real run takes 35 to 60 bytes a node)."""
+    """A tree of realistic size: steps of about 250 characters with output.
+
+    Its words repeat less than a model's (a real run takes 35 to 60 bytes per node).
+    """
     rng = random.Random(seed)
     tree = Tree(question)
     ran = Execution(ExecutionStatus.OK, stdout="12\n")
@@ -183,7 +185,7 @@ def big_tree(question: Question, nodes: int, seed: int) -> Tree:
 
 
 class Ready:
-    """A simulated worker whose searches are done: it hands in pickled ones."""
+    """A simulated worker that delivers finished, pickled searches."""
 
     def __init__(self, name: str, searches: Sequence[bytes]) -> None:
         self.name, self.node = name, "simulated"
@@ -202,7 +204,7 @@ class Ready:
 
 
 async def driven(searches: list[bytes], store: RunStore) -> tuple[float, float]:
-    """Wall and processor seconds of the driver for so many finished searches."""
+    """Wall and processor seconds of the driver for a number of finished searches."""
     dispatcher = Dispatcher()
     for number in range(HANDS):
         dispatcher.add_worker(Ready(f"w{number}", searches))
@@ -213,7 +215,7 @@ async def driven(searches: list[bytes], store: RunStore) -> tuple[float, float]:
 
 
 def driver(folder: Path, nodes: int, count: int = 2000) -> dict[str, float]:
-    """The driver's own load."""
+    """The load of the driver."""
     given = problems(count)
     kinds = [big_tree(given[0].question, nodes, seed) for seed in range(8)]
     began = time.process_time()
@@ -242,17 +244,17 @@ def driver(folder: Path, nodes: int, count: int = 2000) -> dict[str, float]:
 
 
 def memory() -> float:
-    """Megabytes that this process holds now."""
+    """Resident memory of this process in megabytes."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize() / 2**20
 
 
 APPENDS = 50
-"""Searches that are kept one by one at each tenth; the others are taken in as a merge does it."""
+"""Number of searches stored one by one at each tenth; the others are stored as in a merge."""
 
 
 def store(folder: Path, count: int, nodes: int) -> dict[str, float]:
-    """A run of many problems; the trees are small, so that the disk is not what is measured."""
+    """A run of many problems with small trees, so that the disk is not the limit."""
     path = folder / "store"
     found: dict[str, float] = {"store_problems": count}
     given = problems(count)
@@ -271,7 +273,7 @@ def store(folder: Path, count: int, nodes: int) -> dict[str, float]:
     found["store_bytes_a_tree"] = round(path.stat().st_size / count)
     with RunStore.read(path) as run:
         before, began = memory(), time.monotonic()
-        assert summarise("mcts", run.results("mcts")).problems == count
+        assert summarize("mcts", run.results("mcts")).problems == count
         found["store_summary_s"] = round(time.monotonic() - began, 2)
         found["store_summary_memory_mb"] = round(memory() - before, 1)
     before, began = memory(), time.monotonic()
@@ -284,7 +286,7 @@ def store(folder: Path, count: int, nodes: int) -> dict[str, float]:
 def tenth(
     path: Path, batch: Sequence[Problem], nodes: int, begun: Sequence[Problem]
 ) -> dict[str, float]:
-    """Open a run again and add a tenth of its searches; what it took."""
+    """Reopen a run and add a tenth of its searches; returns the times."""
     small = big_tree(batch[0].question, nodes, 0)
     choice = Choice("7", 1, 1.0, {"7": 3.0})
     row = pack_result("mcts", small, choice, Verdict.RIGHT).row()
@@ -311,12 +313,12 @@ def tenth(
 
 
 def note(line: str) -> None:
-    """A line on stderr."""
+    """Print a line on stderr."""
     print(line, file=sys.stderr, flush=True)
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the results."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--part", action="append", default=None)

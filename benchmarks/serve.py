@@ -1,30 +1,29 @@
-"""What our server adds to the model behind it, with 200 chats at once.
+"""Overhead of our server over the model behind it, with 200 concurrent chats.
 
     python benchmarks/serve.py [--json] [--clients 200] [--chats 10] [--model rstar-greedy]
                                [--token-ms 50]
 
-A scripted model server writes 20 tokens a second for each of its streams (4,000 a second for all:
-about one 7B model on one large card), after 50 ms for the prompt; steps have 20 to 60 tokens. The
-bare model: each client takes a question through its steps itself, one request after the other,
-with the program's output put in (three requests, 6.2 s on average). Our server (`rstar serve`, all
-processes apart): the same clients ask, whole and as streams, for rstar-greedy, which asks the model
-for just the same texts; what comes on top is the search, the sandbox in which the program really
-runs, grading, JSON, the log and the trees that are kept. The questions take the model as long each
-time and have other programs, so that none is answered from the sandbox's memory. Each client begins
-at its own moment of the first seconds and asks its next question as soon as it has an answer, so
-that all chats are in flight all the time. Overhead is taken question by question: time through our
-server less time of the bare model.
+A scripted model server writes 20 tokens per second and stream (4,000 in total: about one 7B model
+on one large GPU), after 50 ms for the prompt. Steps have 20 to 60 tokens. Bare model: each client
+sends the steps of a question itself, one request after another, and inserts the program's output
+(three requests, 6.2 s on average). Our server (`rstar serve`, all processes separate): the same
+clients send the same questions to rstar-greedy, both plain and streamed. It requests exactly the
+same texts. The overhead consists of the search, the sandbox that runs the programs, grading, JSON,
+the log and the storage of trees. All questions take the model the same time but have different
+programs, so no cache of the sandbox helps. Each client starts at its own moment of the first
+seconds and sends its next question when it has an answer, so all chats are always in flight. The
+overhead is computed per question: time through our server minus time of the bare model.
 
-The last line with --json is one object of named figures:
+The last line with --json is one object:
 
     p50_overhead_ms, p99_overhead_ms, p50_overhead_streamed_ms, p99_overhead_streamed_ms
-    bare_p50_ms, bare_p99_ms        the bare model's time for a question
-    first_byte_p99_ms               until a stream begins
-    cpu_ms_per_request              processor time of our server for one chat, without its sandbox
+    bare_p50_ms, bare_p99_ms        time of the bare model per question
+    first_byte_p99_ms               time until a stream begins
+    cpu_ms_per_request              processor time of our server per chat, without its sandbox
     sandbox_cpu_ms_per_request      of the sandbox's processes
-    cpu_ms_per_request_streamed     the same for streams, which say what the search does
-    requests_per_s                  chats answered a second, plain
-    memory_growth_mb, descriptors_left   of our server, from the first tenth on to the end
+    cpu_ms_per_request_streamed     the same for streams, which report the search's progress
+    requests_per_s                  plain chats per second
+    memory_growth_mb, descriptors_left   of our server, from the first tenth to the end
     lost                            chats without a good answer; must be 0
 """
 
@@ -56,13 +55,12 @@ from rstar_math.prompts import GRAMMAR, few_shot_prompt
 from rstar_math.types import Question
 
 Chat = Callable[[Client, int], Awaitable[tuple[bool, float]]]
-"""Asks a question by its number: whether it was answered well, and seconds until the answer
-began."""
+"""Question number -> whether the answer is good, and the seconds until it began."""
 
 
 @dataclass(slots=True)
 class Load:
-    """What the clients saw."""
+    """The observations of the clients."""
 
     seconds: dict[int, float] = field(default_factory=dict)
     """By question."""
@@ -72,7 +70,7 @@ class Load:
 
 
 async def bare(client: Client, number: int) -> tuple[bool, float]:
-    """Take a question through its steps."""
+    """Send all steps of a question to the bare model."""
     prompt = few_shot_prompt(Question("q", question(number))) + "<code>\n"
     text = ""
     for _ in range(3):
@@ -87,7 +85,7 @@ async def bare(client: Client, number: int) -> tuple[bool, float]:
 
 
 async def chat(client: Client, number: int, *, name: str, stream: bool) -> tuple[bool, float]:
-    """Ask our server."""
+    """Send a question to our server."""
     body = {"model": name, "messages": [{"role": "user", "content": question(number)}]}
     started = time.monotonic()
     status, headers = await client.send("/v1/chat/completions", {**body, "stream": stream})
@@ -100,7 +98,7 @@ async def chat(client: Client, number: int, *, name: str, stream: bool) -> tuple
 async def load(
     port: int, ask: Chat, clients: int, chats: int, spread_s: float, *, first: int = 0
 ) -> Load:
-    """All clients, each with its questions one after the other, counted from `first`."""
+    """Run all clients, each with its questions in sequence, numbered from `first`."""
     seen = Load()
 
     async def one(at: int) -> None:
@@ -127,12 +125,12 @@ async def load(
 
 
 def overhead(ours: Load, bare: Load, share: float) -> float:
-    """Milliseconds on top of the bare model, question by question."""
+    """Milliseconds more than the bare model, per question."""
     return 1000 * quantile([ours.seconds[n] - bare.seconds[n] for n in bare.seconds], share)
 
 
 def measure(clients: int, chats: int, name: str, pace: Pace) -> dict[str, float]:
-    """All figures."""
+    """All results."""
     spread_s = 3 * (pace.prefill_s + MOST * pace.token_s)
     total = clients * chats
     with model(pace) as at, served(at, "--concurrency", str(clients)) as server:
@@ -172,7 +170,7 @@ def measure(clients: int, chats: int, name: str, pace: Pace) -> dict[str, float]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and print."""
+    """Measure and print the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="last line: one JSON object")
     parser.add_argument("--clients", type=int, default=200)

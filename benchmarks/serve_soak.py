@@ -1,19 +1,18 @@
-"""Asks our server thousands of times as clients do that read slowly, break off and vanish.
+"""Sends thousands of requests from clients that read slowly, disconnect or vanish.
 
     python benchmarks/serve_soak.py [--requests 5000] [--clients 64] [--json]
 
-`rstar serve` with the real sandbox, before a scripted model of 500 tokens a second. Of the
-requests, by number: a fifth are whole answers, a fifth streams that are read to their end, a fifth
-whole answers whose client vanishes at a random moment, a fifth streams whose client does, and the
-rest streams that are read a piece at a time with pauses, streams that are never read, and requests
-of which only a part is sent. Half of the searches are for three chains, half trees.
+`rstar serve` runs with the real sandbox and a scripted model of 500 tokens per second. A fifth of
+the requests are whole answers, a fifth are streams read to the end, a fifth are whole answers whose
+client vanishes at a random moment, and a fifth are streams whose client vanishes. The rest are
+streams that are read slowly or never, and requests of which only a part is sent. Half of the
+searches use three chains, half use trees.
 
-The last line with --json is one object: `lost` (answers that were waited for and did not come or
-were no good), `searching`, `waiting`, `in_flight` (besides the one that asks) and `tasks_left` when
-all is over, `descriptors_left`, `memory_growth_mb` (after the first fifth),
-`model_requests` and of these `model_dropped` (broken off by our server as their client had gone)
-and `model_pending` (still open in the end), `requests_per_s`. Exit code 1 if anything is left, lost
-or grew.
+The last line with --json is one object: `lost` (awaited answers that are missing or wrong);
+`searching`, `waiting`, `in_flight` (without the request itself) and `tasks_left` at the end;
+`descriptors_left`; `memory_growth_mb` (after the first fifth); `model_requests`, of which
+`model_dropped` (aborted by our server because the client had left) and `model_pending` (still open
+at the end); `requests_per_s`. Exit code 1 if anything is left, lost or has grown.
 """
 
 import argparse
@@ -47,7 +46,7 @@ PATH = "/v1/chat/completions"
 
 
 async def request(port: int, number: int, lost: Counter[str]) -> None:
-    """One request of the kind that its number says; what went wrong is counted."""
+    """Send one request; its number determines the kind. Errors are counted."""
     kind = KINDS[number % len(KINDS)]
     if kind == "odd":
         kind = ODD[number // len(KINDS) % len(ODD)]
@@ -75,7 +74,7 @@ async def request(port: int, number: int, lost: Counter[str]) -> None:
 
 
 async def _read(client: Client, body: dict[str, object], *, slowly: bool) -> bool:
-    """Read an answer to its end; whether it is a good one."""
+    """Read an answer to its end; returns whether it is good."""
     status, headers = await client.send(PATH, body)
     text = b""
     async for piece in client.body(headers):
@@ -87,7 +86,7 @@ async def _read(client: Client, body: dict[str, object], *, slowly: bool) -> boo
 
 
 async def _mute(port: int, body: dict[str, object], *, whole: bool, seconds: float) -> None:
-    """Send a request, or a part of one, read nothing, and vanish."""
+    """Send a request or a part of one, read nothing, and vanish."""
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
     sock.setblocking(False)
@@ -105,7 +104,7 @@ async def _mute(port: int, body: dict[str, object], *, whole: bool, seconds: flo
 
 
 async def stretch(port: int, numbers: range, clients: int, lost: Counter[str]) -> None:
-    """The requests of a stretch, by as many clients at once."""
+    """Send a range of requests with a number of clients."""
     waiting = iter(numbers)
 
     async def one() -> None:
@@ -116,7 +115,7 @@ async def stretch(port: int, numbers: range, clients: int, lost: Counter[str]) -
 
 
 def settle(server: Served) -> dict[str, float]:
-    """The server's gauges once nothing goes on any more, or after 20 s as they are."""
+    """The server's gauges when it is idle, or after 20 s at the latest."""
     end = time.monotonic() + 20
     while True:
         seen = server.metrics()
@@ -127,7 +126,7 @@ def settle(server: Served) -> dict[str, float]:
 
 
 def soak(requests: int, clients: int, at: Model, server: Served) -> dict[str, float]:
-    """All of it; the figures."""
+    """Run everything and return the results."""
     pid, warm = server.process.pid, requests // 5
     lost: Counter[str] = Counter()
     files, tasks = descriptors(pid), settle(server)["rstar_tasks"]
@@ -158,7 +157,7 @@ def soak(requests: int, clients: int, at: Model, server: Served) -> dict[str, fl
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and print."""
+    """Measure and print the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="last line: one JSON object")
     parser.add_argument("--requests", type=int, default=5000)

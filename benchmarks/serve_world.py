@@ -1,8 +1,8 @@
-"""The world of `serve.py` and `serve_soak.py`: a scripted model server, clients, and a look at what
-processes take, all of which cost little beside what is measured. Linux only.
+"""The environment of `serve.py` and `serve_soak.py`: a scripted model server, clients, and process
+statistics. All are cheap compared with what is measured. Linux only.
 
-The model server writes tokens at a rate, one reply for each request, and counts the requests whose
-clients left before it. What it says depends on the prompt alone, but for one sample in eight.
+The model server writes tokens at a fixed rate, one response per request, and counts the requests
+whose clients disconnect. Its texts depend only on the prompt, except for one sample in eight.
 """
 
 import asyncio
@@ -25,27 +25,29 @@ from typing import Any
 from rstar_math.seeding import derive
 
 FEWEST, MOST = 20, 60
-"""Tokens of a step, drawn evenly."""
+"""Minimum and maximum tokens of a step, uniformly distributed."""
 AGAIN = 100_000
-"""Questions that lie so far apart take as long as each other, with other programs."""
+"""Questions at this distance take the same time but have different programs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How fast the model is."""
+    """The speed of the model."""
 
     token_s: float = 0.05
     prefill_s: float = 0.05
 
 
 def question(number: int) -> str:
-    """One of as many questions as are wanted."""
+    """The question with a number."""
     return f"Add {number} and {number + 17}."
 
 
 def said(body: dict[str, Any]) -> tuple[list[str], int]:
-    """The samples that a request gets, and the tokens of the longest: a line, a program that
-    prints, or the answer."""
+    """The samples of a request and the tokens of the longest one.
+
+    A sample is a line, a program that prints, or the answer.
+    """
     asked, _, solution = str(body["prompt"]).rpartition("Question: ")[2].partition("\n")
     a, b = map(int, re.findall(r"\d+", asked)[-2:])
     at, texts, longest = solution.count("<step/>") + 2 * solution.count("<code/>"), [], 0
@@ -108,7 +110,7 @@ class _Model(asyncio.Protocol):
         self.pending = asyncio.get_running_loop().call_later(delay_s, self.send, body)
 
     def send(self, body: object) -> None:
-        """One answer."""
+        """Send one response."""
         if self.pending is not None:
             self.counts["pending"] -= 1
             self.pending = None
@@ -118,7 +120,7 @@ class _Model(asyncio.Protocol):
 
 
 def _model(pace: Pace, door: Connection) -> None:
-    """Serve until told to end; report when asked."""
+    """Serve until stopped; report on request."""
     counts = {"requests": 0, "dropped": 0, "pending": 0, "connections": 0}
 
     async def serve() -> None:
@@ -144,15 +146,17 @@ def _model(pace: Pace, door: Connection) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """The model server, from `model`."""
+    """The model server, created by `model`."""
 
     port: int
     pid: int
     door: Connection
 
     def counts(self) -> dict[str, int]:
-        """Requests so far, and of these `dropped` by their clients and `pending`;
-        and open `connections`."""
+        """Numbers of requests and of open `connections`.
+
+        Of the requests, some are `dropped` by their clients and some `pending`.
+        """
         self.door.send("counts")
         found: dict[str, int] = self.door.recv()
         return found
@@ -160,7 +164,7 @@ class Model:
 
 @contextmanager
 def model(pace: Pace) -> Iterator[Model]:
-    """A model server in a process of its own while the block runs."""
+    """Run a model server in its own process during a `with` block."""
     context = get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_model, args=(pace, theirs), daemon=True)
@@ -175,13 +179,13 @@ def model(pace: Pace) -> Iterator[Model]:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """`rstar serve`, from `served`."""
+    """`rstar serve`, created by `served`."""
 
     port: int
     process: "subprocess.Popen[bytes]"
 
     def metrics(self) -> dict[str, float]:
-        """What /metrics says, by name with labels."""
+        """The values of /metrics by name with labels."""
         from urllib.request import urlopen
 
         with urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=30) as reply:
@@ -192,7 +196,7 @@ class Served:
 
 @contextmanager
 def served(at: Model, *more: str) -> Iterator[Served]:
-    """The command itself, with its log going to a file, while the block runs."""
+    """Run the command with its log in a file, during a `with` block."""
     command = [sys.executable, "-m", "rstar_math.cli", "serve", "--json-logs", "--port", "0"]
     command += ["--model", f"http://127.0.0.1:{at.port}/v1", "--set", "model.concurrency=4096"]
     with tempfile.NamedTemporaryFile(suffix=".log") as log:
@@ -210,7 +214,7 @@ def served(at: Model, *more: str) -> Iterator[Served]:
 
 
 class Client:
-    """One connection, kept open between requests."""
+    """One persistent connection."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -218,7 +222,7 @@ class Client:
         self.writer: asyncio.StreamWriter | None = None
 
     async def send(self, path: str, body: object) -> tuple[int, dict[bytes, bytes]]:
-        """Ask; the status and the headers of the answer."""
+        """Send a request; returns the status and the headers of the response."""
         if self.writer is None:
             self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port)
         data = json.dumps(body).encode()
@@ -233,7 +237,7 @@ class Client:
         return int(first.split()[1]), {name.lower(): value for name, _, value in pairs}
 
     async def body(self, headers: dict[bytes, bytes]) -> AsyncIterator[bytes]:
-        """The answer's body, piece by piece."""
+        """The body of the response, in pieces."""
         assert self.reader is not None
         if b"content-length" in headers:
             yield await self.reader.readexactly(int(headers[b"content-length"]))
@@ -243,12 +247,12 @@ class Client:
         await self.reader.readline()
 
     async def ask(self, path: str, body: object) -> tuple[int, bytes]:
-        """Status and whole body of one answer."""
+        """The status and the whole body of a response."""
         status, headers = await self.send(path, body)
         return status, b"".join([piece async for piece in self.body(headers)])
 
     def hang_up(self) -> None:
-        """Break the connection, as one whose machine is gone."""
+        """Reset the connection, as if the client's machine were gone."""
         if self.writer is not None:
             self.writer.transport.abort()
         self.reader = self.writer = None
@@ -260,7 +264,7 @@ def cpu_s(pid: int) -> float:
 
 
 def below_cpu_s(pid: int) -> float:
-    """Processor time of what a process started, ended ones included."""
+    """Processor time of the processes that a process started, including finished ones."""
     total, found = sum(_times(pid)[2:]), [pid]
     while found:
         for child in _children(found.pop()):
@@ -270,19 +274,19 @@ def below_cpu_s(pid: int) -> float:
 
 
 def memory_mb(pid: int) -> float:
-    """Resident memory that is the process's own."""
+    """Private resident memory of the process."""
     text = Path(f"/proc/{pid}/status").read_text()
     found = re.search(r"RssAnon:\s+(\d+)", text)
     return int(found[1]) / 1024 if found else 0.0
 
 
 def descriptors(pid: int) -> int:
-    """Open files and connections."""
+    """Number of open files and connections."""
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """The value below which a share of them lies."""
+    """The quantile of the values at a share."""
     return sorted(values)[min(len(values) - 1, int(share * len(values)))]
 
 
@@ -296,7 +300,7 @@ def _times(pid: int) -> list[int]:
 
 
 def _children(pid: int) -> list[int]:
-    """Processes that a process started, by any of its threads."""
+    """The processes started by a process, from any thread."""
     found: list[int] = []
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         try:

@@ -1,5 +1,4 @@
-"""Two solvers whose accuracies, and whose agreement in what they get wrong, are set: a generator
-and a discriminator for mutual reasoning, with what is to be expected of them in closed form.
+"""Two solvers with known accuracies and error correlation, as generator and discriminator.
 
     world = ToyPeers(generator=0.5, discriminator=0.7, rho=0.2)
     problem = world.problems(1)[0]
@@ -13,12 +12,13 @@ and a discriminator for mutual reasoning, with what is to be expected of them in
     )
     await mutual_choice(tree, group, config), world.expected(9, config).mutual
 
-A solver either knows how to solve a problem or has an error of its own about it, which leads to one
-wrong answer. Of its solutions most, `steady`, come out as it believes; the others the other
-way: a solver that knows makes the error, one that does not avoids it by chance. With probability
-`rho` a problem is one on which the two are alike: what the weaker knows the stronger knows too, and
-they have the same error. Else they know and err independently, and never come to the same wrong
-answer. With equal accuracies rho is the correlation of their not knowing.
+The expected results of mutual reasoning are known in closed form. A solver either knows how to
+solve a problem, or has its own error about it that leads to one wrong answer. A share `steady` of
+its solutions follows this belief. The others do the opposite: a solver that knows makes the error,
+and one that does not know avoids it by chance. With probability `rho` the two solvers are alike on
+a problem: the stronger one knows what the weaker one knows, and they have the same error. Otherwise
+they know and err independently and never reach the same wrong answer. With equal accuracies, `rho`
+is the correlation of their not knowing.
 """
 
 import random
@@ -36,25 +36,27 @@ from rstar_math.seeding import derive
 from rstar_math.types import Cost, Problem, Question, Step
 
 LINES = 10
-"""Lines of every solution."""
+"""Lines per solution."""
 _AIM = re.compile(r"which leads to (-?\d+)\.")
 
 
 @dataclass(frozen=True, slots=True)
 class ToyPeers:
-    """Problems, a policy that generates and a peer that discriminates. Immutable; equal worlds
-    behave equally, and worlds of one seed differ only in what their numbers make them differ."""
+    """Problems, a generating policy and a discriminating peer.
+
+    Immutable; equal worlds behave equally. Worlds of one seed share their random numbers.
+    """
 
     generator: float = 0.5
-    """Share of the problems that the generator knows how to solve."""
+    """Share of problems that the generator can solve."""
     discriminator: float = 0.5
-    """The same for the discriminator."""
+    """Share of problems that the discriminator can solve."""
     rho: float = 0.0
-    """Share of the problems on which the two are alike, in [0, 1]."""
+    """Share of problems on which the two solvers are alike, in [0, 1]."""
     steady: float = 0.7
-    """Share of a solver's solutions that come out as it believes."""
+    """Share of a solver's solutions that follow its belief."""
     follow: float = 0.25
-    """Chance that the discriminator ends a solution as it was partial, whatever it believes."""
+    """Probability that the discriminator completes a solution as it began, whatever its belief."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -63,24 +65,26 @@ class ToyPeers:
                 raise ConfigError(f"{name} = {getattr(self, name)} is no share; give 0 to 1.")
 
     def problems(self, n: int) -> list[Problem]:
-        """The first n problems, with their references."""
+        """The first n problems, with references."""
         return [self._problem(index) for index in range(n)]
 
     def generating(self) -> Policy:
-        """A policy whose samples are whole solutions."""
+        """A policy that samples whole solutions."""
         return _Generator(self)
 
     def discriminating(self) -> Discriminator:
-        """A peer that completes them, or writes its own. One request costs one call, a completion
-        one sampled token a line that it adds."""
+        """A peer that completes solutions or writes its own.
+
+        One request costs one call. A completion costs one sampled token per added line.
+        """
         return _Discriminator(self)
 
     def expected(self, n: int, config: MutualConfig) -> "Expected":
-        """The exact accuracies over all problems, with n chains a problem.
+        """The exact accuracies over all problems, with n chains per problem.
 
-        Of `config` it goes by `splits`, `keep` and `score`; the splits must be few enough for all
-        beginnings of a solution to differ. Neither answer has values or votes of its own, so by
-        "paper" the reward is 1 and the confidence an answer's share of the candidates.
+        Only `splits`, `keep` and `score` of `config` matter. The splits must be so few that
+        all prefixes of a solution differ. Answers have no values or votes of their own. With
+        "paper" the reward is therefore 1, and the confidence is the share of the candidates.
         """
         mutual = 0.0
         for chance, knows, agrees in self._states():
@@ -94,12 +98,15 @@ class ToyPeers:
         )
 
     def _by_vote(self, knows: float, n: int) -> float:
-        """How often the majority of a solver's own n solutions is right."""
+        """The accuracy of the majority of a solver's own n solutions."""
         return knows * _vote(n, self.steady) + (1 - knows) * _vote(n, 1 - self.steady)
 
     def _states(self) -> Iterator[tuple[float, bool, tuple[float, float]]]:
-        """What a problem can be: its chance, whether the generator knows it, and how likely a
-        completion agrees with a right candidate and with a wrong one."""
+        """The possible states of a problem.
+
+        Each has a probability, states whether the generator knows the problem, and holds the
+        probabilities that a completion agrees with a right and with a wrong candidate.
+        """
         g, d = self.generator, self.discriminator
         both = {True: min(g, d), False: g * d}
         for alike, weight in ((True, self.rho), (False, 1 - self.rho)):
@@ -116,7 +123,10 @@ class ToyPeers:
                 yield weight * chance, knows, agrees
 
     def _pulled(self, own: float) -> float:
-        """How likely a completion comes to an answer that `own` of the peer's own solutions do."""
+        """The probability that a completion reaches an answer.
+
+        A share `own` of the peer's own solutions has this answer.
+        """
         return self.follow + (1 - self.follow) * own
 
     def _problem(self, index: int) -> Problem:
@@ -127,7 +137,7 @@ class ToyPeers:
         return Problem(question, str(drawn.reference), source="toy")
 
     def solution(self, question: Question, rng: random.Random, *, generator: bool) -> str:
-        """The answer of one solution of a solver's own."""
+        """The answer of one solution of a solver."""
         match = re.fullmatch(r"toy-peers-(\d+)-(\d+)", question.id)
         if match is None or int(match[1]) != self.seed:
             raise InputError(
@@ -148,14 +158,14 @@ class ToyPeers:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """Shares of problems answered right, each in [0, 1]."""
+    """Shares of problems solved, each in [0, 1]."""
 
     majority: float
-    """By most of the generator's solutions."""
+    """Majority of the generator's solutions."""
     mutual: float
-    """By mutual reasoning."""
+    """Mutual reasoning."""
     alone: float
-    """By most of as many solutions of the discriminator's own."""
+    """Majority of the same number of the discriminator's own solutions."""
 
 
 def toy_units(question: Question, steps: Sequence[Step]) -> list[str]:
@@ -165,8 +175,10 @@ def toy_units(question: Question, steps: Sequence[Step]) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Drawn:
-    """What chance made of a problem; the uniform numbers become knowledge by comparison with the
-    accuracies, so that worlds of one seed share them."""
+    """The random numbers of one problem.
+
+    The accuracies turn them into knowledge, so worlds of one seed share them.
+    """
 
     reference: int
     errors: tuple[int, int]
@@ -177,7 +189,7 @@ class _Drawn:
 
     @classmethod
     def of(cls, seed: int, index: int) -> "_Drawn":
-        """What it made of problem `index`."""
+        """The state of problem `index`."""
         rng = random.Random(derive(seed, "peers", index))
         reference, *errors = rng.sample(range(10, 100), 3)
         return cls(reference, (errors[0], errors[1]), rng.random(), rng.random(), rng.random())
@@ -228,25 +240,30 @@ class _Discriminator:
 
 
 def _binomial(n: int, p: float) -> list[float]:
-    """The chances of 0 to n successes."""
+    """The probabilities of 0 to n successes."""
     return [comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(n + 1)]
 
 
 def _vote(n: int, p: float) -> float:
-    """How likely a majority of n independent votes, each right with chance p, is right; of a tie
-    half."""
+    """The probability that a majority of n independent votes is right; a tie counts half.
+
+    Each vote is right with probability p.
+    """
     return sum(c * ((2 * k > n) + 0.5 * (2 * k == n)) for k, c in enumerate(_binomial(n, p)))
 
 
 def _stands(p: float, config: MutualConfig) -> float:
-    """How likely a candidate is kept with whose answer each completion agrees with chance p."""
+    """The probability that a candidate is kept, if each completion agrees with probability p."""
     chances = enumerate(_binomial(config.splits, p))
     return sum(c for k, c in chances if is_kept((k, config.splits), config.min_agreement))
 
 
 def _mutual_chance(n: int, right: float, stands: Sequence[float], score: str) -> float:
-    """How likely the mutual choice is right where a candidate is right with chance `right`, and a
-    right and a wrong one are kept with the chances of `stands`."""
+    """The probability that the mutual choice is right.
+
+    A candidate is right with probability `right`. `stands` holds the probabilities that a right
+    and a wrong candidate are kept.
+    """
     total = 0.0
     for k, chance in enumerate(_binomial(n, right)):
         for a, kept_right in enumerate(_binomial(k, stands[0])):
@@ -256,8 +273,10 @@ def _mutual_chance(n: int, right: float, stands: Sequence[float], score: str) ->
 
 
 def _wins(right: tuple[int, int], wrong: tuple[int, int], score: str) -> float:
-    """1 where the right answer is chosen, 0 where the wrong one, 1/2 where the first found of two
-    equals is; each answer with the numbers of its candidates and of those kept."""
+    """1 if the right answer is chosen, 0 if the wrong one, 1/2 on a tie.
+
+    Each answer is given by the numbers of its candidates and of its kept candidates.
+    """
     kept = right[1] + wrong[1]
 
     def rank(count: int, left: int) -> tuple[float, ...]:

@@ -1,25 +1,24 @@
-"""Do the trainers learn to rank steps? In a world whose true values are known: searched, curated,
-trained, and measured on unseen problems.
+"""Training of preference models in a toy world with known true values, measured on unseen problems.
 
     python benchmarks/toy_ppm.py [--json] [--seeds N] [--problems N] [--rollouts N] [--slips]
 
 Problems of the toy world are searched with their references (MCTS, 8 rollouts) and curated with the
-defaults. Fewer rollouts make values of steps that are less sure. A random Llama of some 120,000
-weights is fine-tuned on the right solutions; from this policy start a PPM (pairs), an ORM
-(outcomes), a PQM (Q values) and a probe of the frozen policy (pairs). Equal data means: the same
-trees of the same problems, and for the three that train all weights the same number of tokens run
-through the model, in steps of as many tokens, at one learning rate; labels to a token differ by
-kind, as they do in life.
+defaults. Fewer rollouts make the values of steps less certain. A random Llama of about 120,000
+weights is fine-tuned on the right solutions. Four models start from this policy: a PPM (pairs), an
+ORM (outcomes), a PQM (Q values) and a probe of the frozen policy (pairs). They use the same trees
+of the same problems. The three that train all weights process the same number of tokens, in batches
+of equal size, with the same learning rate. The number of labels per token differs by kind, as in
+practice.
 
-Measured: of two next steps after the same right beginning, of which one can still lead to the
-answer and the other cannot, is the first valued higher? All such pairs among 16 samples at each
-step of 40 unseen problems, a tie half; means over problems and seeds with 95 % intervals (problems
-resampled, and within each its seeds).
+The metric: of two next steps after the same right prefix, only one of which can lead to the right
+answer, does the better one get the higher value? All such pairs among 16 samples at each step of 40
+unseen problems count, ties half. Results are means over problems and seeds with 95 % intervals
+(problems are resampled, and within each its seeds).
 
-In this world the errors are steps that add a number twice, with a reason: they can be told by their
-text, in three wordings. With `--slips` half of them are slips instead, a number that differs
-between a comment and its code, which only a model that compares numbers can see; this tiny one does
-not learn that from so little.
+The errors are steps that add a number twice, with a reason. Their text shows the error, in three
+wordings. With `--slips` half of the errors are slips: a number differs between a comment and its
+code. Only a model that compares numbers can detect them; this tiny model does not learn that from
+so little data.
 """
 
 import argparse
@@ -51,9 +50,9 @@ from rstar_math.training.sft import train_policy
 from rstar_math.types import Problem, Step
 
 BUDGETS = (10_000, 60_000)
-"""Tokens that a training runs."""
+"""Tokens per training."""
 STEP_TOKENS = 1000
-"""Tokens to a step of the optimiser."""
+"""Tokens per optimizer step."""
 RATE = 2e-3
 KINDS: dict[Data, Any] = {
     "sft": SftRow,
@@ -68,7 +67,7 @@ UNSEEN = 1000
 
 
 def world(seed: int, *, slips: bool = False) -> ToyWorld:
-    """The world with problems of a seed."""
+    """The world with the problems of a seed."""
     slip = 0.15 if slips else 0.0
     return ToyWorld(steps=3, slip=slip, trap=0.3 - slip, seed=seed)
 
@@ -80,7 +79,7 @@ async def same_text(answers: Sequence[str]) -> list[int]:
 
 
 def data(toys: ToyWorld, problems: int, rollouts: int = 8) -> dict[Data, list[Any]]:
-    """The rows that search and curation make of the first problems, by kind."""
+    """The training rows that search and curation create from the first problems, by kind."""
 
     async def work() -> dict[Data, list[Any]]:
         searched = []
@@ -102,8 +101,10 @@ def data(toys: ToyWorld, problems: int, rollouts: int = 8) -> dict[Data, list[An
 
 
 def save_random_policy(folder: Path, texts: Sequence[str], seed: int) -> int:
-    """Write a random model with a tokenizer of these texts' words and single digits; its number of
-    weights."""
+    """Write a random model and a tokenizer of these texts' words and single digits.
+
+    Returns the number of weights.
+    """
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -149,7 +150,7 @@ def save_random_policy(folder: Path, texts: Sequence[str], seed: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Contest:
-    """Two next steps of one beginning, as texts; `better` has the higher true value."""
+    """Two next steps after one prefix, as texts; `better` has the higher true value."""
 
     problem: str
     better: str
@@ -158,7 +159,7 @@ class Contest:
 
 
 def contests(toys: ToyWorld, problems: int) -> list[Contest]:
-    """All pairs of sampled steps whose true values differ, down one right path a problem."""
+    """All pairs of sampled steps with different true values, along one right path per problem."""
 
     async def work() -> list[Contest]:
         return [one for p in toys.problems(problems) for one in await _contests_of(toys, p)]
@@ -196,7 +197,7 @@ async def _contests_of(toys: ToyWorld, problem: Problem) -> list[Contest]:
 
 
 def fine_tuned(rows: Sequence[SftRow], base: Path, out: Path, epochs: float = 2) -> None:
-    """The policy that all scorers start from."""
+    """The policy that all models start from."""
     settings = PolicyTraining(
         learning_rate=1e-2,
         epochs=epochs,
@@ -211,7 +212,7 @@ def fine_tuned(rows: Sequence[SftRow], base: Path, out: Path, epochs: float = 2)
 def trained(
     objective: Objective, rows: Sequence[Any], base: Path, out: Path, tokens: int
 ) -> dict[str, Any]:
-    """A scorer that has run so many tokens; how it went."""
+    """A scorer trained on a number of tokens, and the training's report."""
     from rstar_math.models.loading import load_tokenizer
 
     groups, _ = group_rows(rows, load_tokenizer(str(base)), max_tokens=1000)
@@ -239,7 +240,7 @@ def trained(
 
 
 def ranked(checkpoint: Path, pairs: Sequence[Contest]) -> dict[str, float]:
-    """Ranking accuracy of a scorer, problem by problem, in [0, 1]."""
+    """The ranking accuracy of a scorer by problem, in [0, 1]."""
     texts = list(dict.fromkeys(text for one in pairs for text in (one.better, one.worse)))
     values = asyncio.run(LocalPPM.load(checkpoint).score_texts(texts))
     value = {text: found or 0.0 for text, found in zip(texts, values, strict=True)}
@@ -253,7 +254,7 @@ def ranked(checkpoint: Path, pairs: Sequence[Contest]) -> dict[str, float]:
 def seeded(
     seed: int, pairs: Sequence[Contest], args: argparse.Namespace
 ) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:
-    """Ranking accuracies by scorer and problem, and how the trainings went, under one seed."""
+    """The ranking accuracies by scorer and problem, and the training reports, for one seed."""
     rows = data(world(seed, slips=args.slips), args.problems, args.rollouts)
     found: dict[str, dict[str, float]] = {}
     went: dict[str, Any] = {str(name): len(some) for name, some in rows.items()}
@@ -274,7 +275,7 @@ def seeded(
 
 
 def summarised(found: Sequence[dict[str, dict[str, float]]]) -> dict[str, Any]:
-    """Means and intervals over seeds and problems, and the PPM against its rivals."""
+    """Means and intervals over seeds and problems, and comparisons of the PPM with the others."""
 
     def figure(table: Sequence[Sequence[float]]) -> dict[str, Any]:
         share = mean(mean(row) for row in table)
@@ -299,7 +300,7 @@ def summarised(found: Sequence[dict[str, dict[str, float]]]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     parser.add_argument("--seeds", type=int, default=3)

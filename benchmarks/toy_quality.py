@@ -1,14 +1,14 @@
-"""Strategies at equal cost in a world whose truth is known: share of problems answered right.
+"""Accuracy of strategies at equal cost in a toy world.
 
     python benchmarks/toy_quality.py [--json] [--problems N]
 
-Every strategy gets the same policy and the same budget of sampled tokens a problem; those that go
-by scores get the same scorer, which is noisy and, in the worlds with traps, takes one for something
-good until two steps later. `mcts` is rStar-Math as in the paper; `mcts-all` also backs up the
-scores of new nodes (`search.backup=all`). Without a scorer only votes decide. Below each table:
-MCTS against the best rival of that budget on the same problems, with the 95 % interval of the
-difference (paired bootstrap). `tot` and `rap` need a language model's words and are not in here;
-greedy is one chain whatever the budget.
+All strategies use the same policy and the same budget of sampled tokens per problem. Strategies
+that use scores share one noisy scorer. In the worlds with traps it gives a trap a high value until
+two steps later. `mcts` is rStar-Math as in the paper; `mcts-all` also backs up the scores of new
+nodes (`search.backup=all`). Without a scorer only votes decide. Below each table, MCTS is compared
+with the best other strategy at that budget on the same problems, with the 95 % interval of the
+difference (paired bootstrap). `tot` and `rap` need a language model and are left out. `greedy` is
+one chain at every budget.
 """
 
 import argparse
@@ -32,7 +32,7 @@ Hits = dict[tuple[str, int], list[bool]]
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A world, and whether there is a scorer in it."""
+    """A world, with or without a scorer."""
 
     name: str
     title: str
@@ -54,8 +54,7 @@ async def same_text(answers: Sequence[str]) -> list[int]:
 
 
 async def hits(setting: Setting, problems: int) -> tuple[Hits, dict[tuple[str, int], float]]:
-    """Whether each strategy answered each problem right at each budget, and how many tokens a
-    problem it really sampled."""
+    """Whether each strategy solved each problem at each budget, and the mean sampled tokens."""
     world = setting.world
     scorer = world.scorer(noise=0.5) if setting.scored else None
     parts = SearchComponents(world.policy, world.executor, scorer)
@@ -78,7 +77,7 @@ async def hits(setting: Setting, problems: int) -> tuple[Hits, dict[tuple[str, i
 
 
 def difference(ours: list[bool], theirs: list[bool], rounds: int = 2000) -> list[float]:
-    """Mean difference on the same problems, and its 95 % interval by bootstrap, in points."""
+    """The mean difference on the same problems and its 95 % bootstrap interval, in points."""
     rng = random.Random(0)
     gaps = [a - b for a, b in zip(ours, theirs, strict=True)]
     means = sorted(sum(rng.choices(gaps, k=len(gaps))) / len(gaps) for _ in range(rounds))
@@ -87,7 +86,7 @@ def difference(ours: list[bool], theirs: list[bool], rounds: int = 2000) -> list
 
 
 def table(found: Hits, spent: dict[tuple[str, int], float]) -> dict[str, float]:
-    """Print one setting's table; its figures by name."""
+    """Print the table of one setting and return its results by name."""
     figures: dict[str, float] = {}
     names = list(dict.fromkeys(name for name, _ in found))
     print(f"{'':9}" + "".join(f"{f'{budget} tokens':>18}" for budget in BUDGETS))
@@ -115,7 +114,7 @@ def table(found: Hits, spent: dict[tuple[str, int], float]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     parser.add_argument("--problems", type=int, default=200)

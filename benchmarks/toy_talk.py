@@ -1,9 +1,8 @@
-"""A model that does sums in words: it answers the prompts of rStar's actions, right as often as it
-is told to be.
+"""A scripted model that answers the prompts of rStar's actions about sums, with a given accuracy.
 
-    talk = Talker(accuracy=0.7)
-    solver = Solver(config, model=ScriptedCompleter(talk))
-    await solver.solve(sum_problem(3).question, Strategy("rstar", 8))
+talk = Talker(accuracy=0.7)
+solver = Solver(config, model=ScriptedCompleter(talk))
+await solver.solve(sum_problem(3).question, Strategy("rstar", 8))
 """
 
 import random
@@ -18,7 +17,7 @@ _CONDITION = re.compile(r"Condition \d+:")
 
 
 def sum_problem(index: int) -> Problem:
-    """A sum of three numbers, with its reference."""
+    """A sum of three numbers with its reference."""
     rng = random.Random(derive(index, "sum"))
     a, b, c = (rng.randint(2, 90) for _ in range(3))
     text = f"A list holds {a}, {b} and {c}. What is the sum of the list?"
@@ -26,16 +25,16 @@ def sum_problem(index: int) -> Problem:
 
 
 class Talker:
-    """Sampled texts for a prompt, as `ScriptedCompleter` and `serving` take them."""
+    """Sampled texts for a prompt, for `ScriptedCompleter` and `serving`."""
 
     def __init__(self, accuracy: float, *, seed: int = 0, words: int = 0) -> None:
         self.accuracy = accuracy
-        """Chance in [0, 1] that an answer it states is the right one."""
+        """Probability in [0, 1] that a stated answer is right."""
         self._seed = seed
         self._filler = "so it goes " * (words // 3)
 
     def __call__(self, prompt: str, n: int, seed: int) -> list[str]:
-        """`n` texts that depend on the arguments alone."""
+        """`n` texts that depend only on the arguments."""
         block = prompt.rpartition("\n\n")[2]
         asked = _CONDITION.sub("", block.partition("\n")[0])
         numbers = [int(number) for number in _NUMBER.findall(asked)] or [0]
@@ -45,7 +44,7 @@ class Talker:
         ]
 
     def _text(self, block: str, numbers: Sequence[int], rng: random.Random) -> str:
-        """What is written after a prompt's last block."""
+        """The text after the last block of a prompt."""
         said = sum(numbers)
         if rng.random() >= self.accuracy:
             said += rng.randint(1, 9)

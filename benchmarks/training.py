@@ -1,16 +1,15 @@
-"""How fast a CPU fine-tunes a model with a LoRA adapter, and in how much memory: `rstar train
-policy` against the plain loop that one would write, with the same settings.
+"""Speed and memory of LoRA fine-tuning on a CPU: `rstar train policy` compared with a plain loop.
 
     python benchmarks/training.py [--json] [--base MODEL] [--lora 16] [--steps N] [--repeat R]
     python benchmarks/training.py --only ours --solutions 300 --base FOLDER    # peak of a whole run
 
-Both sides hold the base frozen in bfloat16 (with `--lora 0`: all weights in float32), train an
-adapter of the same rank with PEFT and AdamW, take the same solutions in the same micro-batches and
-compute logits only where there is loss. Tokens are counted without padding. Each side runs in a
-process of its own; they take turns `--repeat` times, and medians are compared, by the clock and by
-processor time, which other programs disturb less. The first step is not timed. The solutions are
-made up, as long as those of grade-school problems (some 250 tokens with the question). Peaks are
-the largest resident set of the process, with loading and saving.
+Both sides keep the base model frozen in bfloat16 (with `--lora 0`: train all weights in float32),
+train an adapter of the same rank with PEFT and AdamW, use the same solutions in the same
+micro-batches, and compute logits only at positions with loss. Tokens are counted without padding.
+Each side runs in its own process. The sides alternate `--repeat` times, and medians are compared,
+by wall time and by processor time, which other programs disturb less. The first step is not timed.
+The solutions are generated and as long as those of grade-school problems (about 250 tokens with the
+question). The peak is the largest resident set of the process, including loading and saving.
 """
 
 import argparse
@@ -72,7 +71,7 @@ def settings_of(args: argparse.Namespace) -> Any:
 
 
 def plain(args: argparse.Namespace) -> tuple[float, float]:
-    """Real tokens a second of a plain loop, by the clock and of processor time."""
+    """Tokens per second of a plain loop without padding, by wall time and by processor time."""
     import torch
     from peft import LoraConfig, get_peft_model
 
@@ -125,17 +124,17 @@ def plain(args: argparse.Namespace) -> tuple[float, float]:
 
 
 def now() -> tuple[float, float]:
-    """Seconds of the clock and of processor time."""
+    """Wall seconds and processor seconds."""
     return time.perf_counter(), time.process_time()
 
 
 def rates(tokens: int, start: tuple[float, float], end: tuple[float, float]) -> tuple[float, float]:
-    """Tokens a second, by the clock and of processor time."""
+    """Tokens per second, by wall time and by processor time."""
     return tokens / (end[0] - start[0]), tokens / (end[1] - start[1])
 
 
 def ours(args: argparse.Namespace) -> tuple[float, float]:
-    """The same of the project's trainer, which loads, trains, merges and saves."""
+    """The same for the project's trainer, which loads, trains, merges and saves."""
     import transformers.trainer
     from transformers import TrainerCallback
 
@@ -162,8 +161,10 @@ def _say(line: str) -> None:
 
 
 def apart(side: str, args: argparse.Namespace) -> tuple[float, float, float]:
-    """One side, in a process of its own: tokens a second by the clock and of processor time, and
-    its largest resident set in GB."""
+    """Run one side in its own process.
+
+    Returns tokens per second by wall time and by processor time, and the peak memory in GB.
+    """
     command = [sys.executable, __file__, "--side", side, "--base", args.base]
     for name in ("steps", "batch", "micro_tokens", "lora"):
         command += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
@@ -174,7 +175,7 @@ def apart(side: str, args: argparse.Namespace) -> tuple[float, float, float]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     parser.add_argument("--base", default="local", help="a model, as for rstar train")
@@ -192,7 +193,7 @@ def main() -> None:
         args.steps = max(1, args.solutions // args.batch - 1)
     if args.side:
         found = {"plain": plain, "ours": ours}[args.side](args)
-        # In kilobytes on Linux.
+        # ru_maxrss is in kilobytes on Linux.
         print(*found, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9)
         return
     sides = [args.only] if args.only else list(SIDES)

@@ -1,13 +1,12 @@
-"""What a tree costs us: our own processor time a node, memory, and saving and loading.
+"""Cost of a tree: our own processor time per node, memory, and the time to save and load it.
 
     python benchmarks/tree.py [--json] [--nodes N]
 
-`grow` is run with a policy and an executor that cost nearly nothing, until the tree has N nodes (by
-default 100,000), in three settings: plain, with a scorer, and with 16 rollouts in flight. Steps
-have some 200 characters, as real ones do. Processor time is of the whole process less that of the
-policy alone; memory is what Python allocated for the tree (tracemalloc, in a run of its own), for
-100,000 nodes. Saving is record, JSON, zlib and the write to a new run file; loading is back to a
-tree.
+`grow` runs with a policy and an executor of almost no cost until the tree has N nodes (by default
+100,000), in three settings: plain, with a scorer, and with 16 rollouts in flight. Steps have about
+200 characters, as real ones do. Processor time is that of the process minus that of the policy
+alone. Memory is what Python allocates for the tree (tracemalloc, in a separate run), for 100,000
+nodes. Saving includes record, JSON, zlib and the write to a new run file; loading ends with a tree.
 """
 
 import argparse
@@ -30,7 +29,7 @@ DEPTH = 16
 
 
 class Prolific:
-    """A policy that always has 8 new steps to say, and now and then an answer."""
+    """A policy that always proposes 8 new steps, and sometimes an answer."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -52,7 +51,7 @@ class Prolific:
         return steps
 
     def step(self, rng: random.Random, depth: int) -> Step:
-        """One step of some 200 characters."""
+        """One step of about 200 characters."""
         number = rng.randrange(10**9)
         prose = f"# The number {number} is added to what there was before, as the text asks for.\n"
         code = f"total_{depth} = {number} + {depth}\nrest = total_{depth} % 97  # keep the rest\n"
@@ -68,7 +67,7 @@ class Instant:
 
 
 class Guessing:
-    """A scorer that looks at nothing."""
+    """A scorer with constant cost."""
 
     async def score(self, question: Question, prefixes: Sequence[Sequence[Step]]) -> list[float]:
         """See `protocols.Scorer`."""
@@ -76,7 +75,7 @@ class Guessing:
 
 
 async def grown(nodes: int, *, scored: bool, in_flight: int) -> tuple[Tree, float]:
-    """A tree of at least so many nodes, and processor seconds of ours for it."""
+    """A tree of at least this many nodes, and our processor seconds for it."""
     tree, policy = Tree(QUESTION), Prolific()
     config = SearchConfig(rollouts=64, candidates=8, max_depth=DEPTH, parallel_rollouts=in_flight)
     started = time.process_time()
@@ -92,7 +91,7 @@ async def grown(nodes: int, *, scored: bool, in_flight: int) -> tuple[Tree, floa
 
 
 def kept(tree: Tree) -> dict[str, float]:
-    """Seconds to save a tree to a run file and to load it, and the file's size."""
+    """The seconds to save a tree to a run file and to load it, and the size of the file."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "big.rstar")
         with RunStore.open(path, {}) as store:
@@ -109,7 +108,7 @@ def kept(tree: Tree) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     parser.add_argument("--nodes", type=int, default=100_000)

@@ -2,9 +2,9 @@
 
     python examples/compare_strategies.py
 
-The world is a toy (adding numbers, a step a number, by a model that is sometimes wrong), so that
-it takes seconds and prints the same everywhere. Best-of-N is ahead at this budget;
-benchmarks/toy_quality.py has other budgets and worlds. With a real model it is
+The problems are from a toy world (adding numbers, one per step, with a model that makes errors).
+The example therefore takes seconds and prints the same everywhere. Best-of-N is ahead at this
+budget; benchmarks/toy_quality.py has other budgets and worlds. With a real model, run:
 
     rstar eval problems.jsonl --budget tokens=2000 --strategy greedy,sc@8,mcts --run run.rstar
 
@@ -31,7 +31,7 @@ PROBLEMS, TOKENS = 25, 4000
 
 
 async def same_text(answers: Sequence[str]) -> list[int]:
-    """Classes of equal answers; for real answers this is the grader's work."""
+    """Classes of equal answers; for real answers the grader does this."""
     seen: dict[str, int] = {}
     return [seen.setdefault(answer, len(seen)) for answer in answers]
 

@@ -1,9 +1,10 @@
-"""A policy of one's own in a search: any class with the method `propose`.
+"""A custom policy in a search: any class with a method `propose`.
 
     python examples/custom_policy.py
 
-This one asks no model. It solves "give change with few coins" by proposing, for what is left, each
-coin that fits; each step is Python that the sandbox runs, and a path ends where nothing is left.
+This policy calls no model. It solves "give change with few coins": for the remaining amount it
+proposes each coin that fits. Each step is Python code that the sandbox runs, and a path ends when
+nothing remains.
 
 Printed (4 s of one core):
 
@@ -26,12 +27,12 @@ COINS = (25, 10, 1)
 
 
 class Change:
-    """One coin a step."""
+    """Proposes one coin per step."""
 
     async def propose(
         self, question: Question, prefix: Sequence[Step], k: int, *, seed: int
     ) -> list[Step]:
-        """Each coin that is not more than what is left, largest first."""
+        """All coins that are not larger than the rest, largest first."""
         total = int(re.findall(r"\d+", question.text)[0])
         said = prefix[-1].execution.stdout if prefix and prefix[-1].execution else str(total)
         left = int(said)
@@ -43,7 +44,7 @@ class Change:
 
 
 async def main() -> None:
-    """Search all ways, and take the shortest path that ends."""
+    """Search all combinations and return the shortest path that ends."""
     config = load_config(None, ["search.rollouts=40", "search.max_depth=9", "search.answer=paths"])
     async with Solver(config, policy=Change()) as solver:
         tree = (await solver.solve(Question("change", "Give change of 30 cents."))).tree

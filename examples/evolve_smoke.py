@@ -1,10 +1,12 @@
-"""Runs the recipe `smoke`: rounds of search, curation, training, gates and measurement, on a random
-model of some 100,000 weights and toy problems.
+"""Runs the recipe `smoke`: rounds of search, curation, training, gates and evaluation.
+
+It uses a random model of about 100,000 weights and toy problems.
 
     pip install '.[train]'
     python examples/evolve_smoke.py [FOLDER]
 
-Stopped, it goes on with the same folder. `rstar view FOLDER` shows its trees.
+If it is interrupted, run it again with the same folder and it continues. `rstar view FOLDER` shows
+its trees.
 """
 
 import subprocess
@@ -14,7 +16,7 @@ from pathlib import Path
 
 
 def main(folder: Path) -> None:
-    """Evolve, then print the report's tables of what the rounds came to."""
+    """Run the evolution, then print the tables of the report."""
     command = [sys.executable, "-m", "rstar_math.cli", "evolve", "smoke", "--run", str(folder)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     report = (folder / "report.md").read_text(encoding="utf-8")

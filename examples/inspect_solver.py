@@ -1,11 +1,11 @@
-"""rstar-math as a solver, and its grader as a scorer, of inspect_ai.
+"""rstar-math as a solver of inspect_ai, and its grader as a scorer.
 
     pip install . inspect-ai
     inspect eval examples/inspect_solver.py --model none -T file=problems.jsonl \\
         -S strategy=mcts -S url=http://localhost:8000/v1
 
-The search asks its own model (`url`; "local" is the embedded one), with its own sandbox: Inspect's
-model is not used, hence `--model none`. The target is given to the scorer alone, after the search.
+The search uses its own model (`url`; "local" is the embedded one) and its own sandbox. Inspect's
+model is not used, so pass `--model none`. Only the scorer gets the target, after the search.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ from rstar_math.types import Question
 
 
 class Shared:
-    """One open Solver for all samples that run at once; closed when none does."""
+    """One open Solver for all samples that run at the same time. It closes when none is running."""
 
     def __init__(self, url: str, settings: list[str]) -> None:
         self._config = load_config(None, settings, model=url)
@@ -47,7 +47,7 @@ class Shared:
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[Solver]:
-        """The Solver, for as long as the block runs."""
+        """The open Solver during a `with` block."""
         self._lock = self._lock or asyncio.Lock()
         async with self._lock:
             self._solver = self._solver or await Solver(self._config).__aenter__()
@@ -83,7 +83,7 @@ def rstar(strategy: str = "mcts", url: str = "local", settings: str = "") -> Ins
 
 @scorer(metrics=[accuracy(), stderr()])
 def same_value() -> Scorer:
-    """Right where our grader takes the answer for equal to the target."""
+    """Scores an answer as right if our grader considers it equal to the target."""
 
     async def score(state: TaskState, target: Target) -> Score:
         answer = state.output.completion

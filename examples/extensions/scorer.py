@@ -1,4 +1,4 @@
-"""A scorer of your own: prefers short programs. No model is asked.
+"""A scorer of your own: it prefers short programs and calls no model.
 
 PYTHONPATH=examples rstar solve "..." --set search.scorer=extensions.scorer:brevity
 """
@@ -25,5 +25,5 @@ class Brevity:
 
 @asynccontextmanager
 async def brevity(config: Config, model: Completer | None) -> AsyncIterator[Scorer]:
-    """Opens the scorer for the time of a solver; a scorer with a server would start it here."""
+    """Opens the scorer for the lifetime of a solver. A scorer with a server would start it here."""
     yield Brevity()

@@ -218,7 +218,7 @@ def test_mistakes_are_one_sentence_that_says_what_to_do(tmp_path: Path, fake: Fa
     live = ("--model", fake.url)
     run_file = ("--run", tmp_path / "r.rstar")
     cases: list[tuple[int, str, tuple[object, ...]]] = [
-        (2, "holds no problems", ("search", empty, *run_file)),
+        (2, "no problems", ("search", empty, *run_file)),
         (2, "takes one strategy", ("solve", "1+1?", "--strategy", "greedy,mcts")),
         (2, "add --check", ("eval", good, "--published", "50", *live)),
         (2, "20000 characters", ("solve", "x" * 100_000)),

@@ -92,7 +92,7 @@ def test_a_benchmark_by_name_and_a_report_on_it(fake: FakeServer, tmp_path: Path
     run = rstar("eval", *named, "--strategy", "greedy,sc@3", "--run", kept, "--model", fake.url,
                 *FEW, "--json")  # fmt: skip
     assert run.returncode == 0
-    assert "not the file that this project's own figures on SVAMP" in run.stderr
+    assert "SHA-256" in run.stderr
     report = json.loads(run.stdout)
     assert report["file"] == "svamp"
     row = report["strategies"][1]

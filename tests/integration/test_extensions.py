@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from rstar_math.problems.benchmarks import answer_of, benchmark, load
+from rstar_math.problems.benchmarks import extract_reference, find_benchmark, load_benchmark
 from rstar_math.testing import serving
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -74,7 +74,7 @@ def test_an_action_is_named_in_the_configuration() -> None:
 
 def test_a_benchmark_as_a_function(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT / "examples")
-    found = load("extensions.benchmark:sums", limit=3)
+    found = load_benchmark("extensions.benchmark:sums", limit=3)
     assert [problem.reference for problem in found.problems] == ["16", "62", "108"]
 
 
@@ -82,8 +82,8 @@ def test_a_benchmark_as_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT / "examples")
     file = ROOT / "examples" / "extensions" / "benchmarks.toml"
     monkeypatch.setenv("RSTAR_BENCHMARKS", str(file))
-    own = benchmark("sums")
+    own = find_benchmark("sums")
     assert (own.size, own.licence) == (20, "CC0")
     assert own.hub is not None
-    assert answer_of("worked out: 16", own.hub.read) == "16"
-    assert benchmark("gsm8k").name == "gsm8k"
+    assert extract_reference("worked out: 16", own.hub.read) == "16"
+    assert find_benchmark("gsm8k").name == "gsm8k"

@@ -87,7 +87,7 @@ def test_passing_troubles_are_tried_again(fault: Fault) -> None:
 @pytest.mark.parametrize("fault", ["drop", "stall", "trickle", 500])
 def test_lasting_troubles_are_one_sentence(fault: Fault) -> None:
     with serving(answer) as fake:
-        fake.trouble = lambda body: fault
+        fake.fault_for = lambda body: fault
         with pytest.raises(ModelUnreachableError, match="after 3 attempts") as error:
             ask(fake, retry=Retry(max_retries=2, timeout_s=0.2, pause_s=0.01))
     assert "\n" not in str(error.value)
@@ -105,7 +105,7 @@ def test_lasting_troubles_are_one_sentence(fault: Fault) -> None:
 )
 def test_refusals_are_not_tried_again(fault: Fault, said: str) -> None:
     with serving(answer) as fake:
-        fake.trouble = lambda body: fault
+        fake.fault_for = lambda body: fault
         with pytest.raises(ModelRejectedError, match=said):
             ask(fake)
         assert len(fake.requests) == 2, "the request, and the smallest one to see who is at fault"
@@ -114,7 +114,7 @@ def test_refusals_are_not_tried_again(fault: Fault, said: str) -> None:
 @pytest.mark.parametrize("fault", ["garbage", "empty", "drop", "stall", 400, 500])
 def test_a_request_that_fails_while_others_succeed_is_told_apart(fault: Fault) -> None:
     with serving(answer) as fake:
-        fake.trouble = lambda body: None if body["max_tokens"] == 1 else fault
+        fake.fault_for = lambda body: None if body["max_tokens"] == 1 else fault
         with track_cost() as cost, pytest.raises(RequestError, match="while others succeed"):
             ask(fake, retry=Retry(max_retries=1, timeout_s=0.2, pause_s=0.01))
     assert (cost.failures, cost.calls) == (1, 0)

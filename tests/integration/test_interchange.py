@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from rstar_math.evaluation.interchange import names_of, write_inspect_logs, write_lm_eval
+from rstar_math.evaluation.interchange import export_names, write_inspect_logs, write_lm_eval
 from rstar_math.runs.store import RunStore
 from rstar_math.testing import serving
 from rstar_math.types import Problem
@@ -49,11 +49,11 @@ def test_an_inspect_log_says_what_the_run_says(run_file: Path, tmp_path: Path) -
 
 def test_runs_of_one_name_get_files_of_their_own(tmp_path: Path) -> None:
     one, two, three = (tmp_path / part / "run.rstar" for part in ("a/x", "b/x", "c"))
-    assert names_of([one]) == ["run"]
-    assert names_of([one, three]) == ["x-run", "c-run"]
-    assert names_of([one, two]) == ["1-x-run", "2-x-run"]
+    assert export_names([one]) == ["run"]
+    assert export_names([one, three]) == ["x-run", "c-run"]
+    assert export_names([one, two]) == ["1-x-run", "2-x-run"]
     alike = [tmp_path / part for part in ("a-b/c.rstar", "z/c.rstar", "a/b-c.rstar")]
-    assert names_of(alike) == ["1-a-b-c", "2-z-c", "3-a-b-c"]
+    assert export_names(alike) == ["1-a-b-c", "2-z-c", "3-a-b-c"]
     write_run(three, "sc@4", problems(1), scored=False)
     (log,) = write_inspect_logs(three, tmp_path, "c-run")
     assert (log.name, write_lm_eval(three, tmp_path, "c-run").name) == (

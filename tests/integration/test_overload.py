@@ -46,7 +46,7 @@ def complete(fake: FakeServer, requests: int, n: int = 1, concurrency: int = 32)
 def test_a_server_that_refuses_gets_all_its_work_done(most: int, refusals: int) -> None:
     """The first requests are sent at once and refused; then the client knows."""
     with serving(answer, delay_s=0.02) as fake:
-        fake.most = most
+        fake.max_in_flight = most
         cost = complete(fake, 120)
     assert (cost.calls, cost.failures) == (120, 0)
     assert cost.retries == fake.refused <= refusals
@@ -54,7 +54,7 @@ def test_a_server_that_refuses_gets_all_its_work_done(most: int, refusals: int) 
 
 def test_a_server_that_takes_all_is_never_held_back() -> None:
     with serving(answer, delay_s=0.05) as fake:
-        fake.most = 32
+        fake.max_in_flight = 32
         cost = complete(fake, 96)
     assert (cost.calls, cost.retries, fake.refused) == (96, 0, 0)
 

@@ -6,7 +6,12 @@ from pathlib import Path
 import pytest
 
 from rstar_math.problems import read_problems
-from rstar_math.problems.filtering import Decontaminated, Evaluations, decontaminate, deduplicate
+from rstar_math.problems.filtering import (
+    Decontaminated,
+    EvaluationIndex,
+    decontaminate,
+    deduplicate,
+)
 from rstar_math.types import Problem
 
 DATA = os.environ.get("RSTAR_DATA")
@@ -21,7 +26,9 @@ def read(name: str) -> list[Problem]:
 
 
 def held(problems: str, *evaluations: str) -> Decontaminated:
-    return decontaminate(read(problems), Evaluations({name: read(name) for name in evaluations}))
+    return decontaminate(
+        read(problems), EvaluationIndex({name: read(name) for name in evaluations})
+    )
 
 
 def flat(problem: Problem) -> str:

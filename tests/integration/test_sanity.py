@@ -15,15 +15,15 @@ from rstar_math.cli import app
 from rstar_math.config import load_config
 from rstar_math.costs import track_cost
 from rstar_math.errors import InputError
-from rstar_math.evaluation.metrics import summarise
+from rstar_math.evaluation.metrics import summarize
 from rstar_math.evaluation.sanity import (
     CachingCompleter,
-    Searched,
-    baseline,
+    SearchResult,
     baseline_answer,
-    formats,
-    leakage,
-    replaced,
+    check_baseline,
+    check_format,
+    check_leakage,
+    swap_references,
 )
 from rstar_math.protocols import Policy
 from rstar_math.runs.results import Result
@@ -60,7 +60,7 @@ class Cheat:
 
 async def searched(
     policy: Policy, problems: Sequence[Problem], strategy: Strategy
-) -> list[Searched]:
+) -> list[SearchResult]:
     parts: dict[str, Any] = {"policy": policy, "executor": WORLD.executor}
     async with Solver(CONFIG, **parts) as solver:
         found = {p.id: s async for p, s in solver.map(problems, strategy)}
@@ -71,41 +71,41 @@ async def searched(
 def test_an_honest_search_passes_and_a_planted_cheat_is_caught(name: str) -> None:
     (strategy,) = parse_strategies(name)
 
-    async def honest(problems: Sequence[Problem]) -> list[Searched]:
+    async def honest(problems: Sequence[Problem]) -> list[SearchResult]:
         return await searched(WORLD.policy, problems, strategy)
 
-    async def cheating(problems: Sequence[Problem]) -> list[Searched]:
+    async def cheating(problems: Sequence[Problem]) -> list[SearchResult]:
         known = {p.id: p.reference for p in problems}
         return await searched(Cheat(WORLD.policy, known), problems, strategy)
 
-    assert asyncio.run(leakage(honest, TOYS, name)).state == "ok"
-    gate = asyncio.run(leakage(cheating, TOYS, name))
+    assert asyncio.run(check_leakage(honest, TOYS, name)).state == "ok"
+    gate = asyncio.run(check_leakage(cheating, TOYS, name))
     assert gate.state == "failed"
     assert gate.figures["differing"]
-    assert "something in it sees them" in gate.message
+    assert "reference answers" in gate.message
 
 
 def test_a_search_that_does_not_repeat_itself_is_not_called_a_cheat() -> None:
     rng = random.Random(3)
 
-    async def shaky(problems: Sequence[Problem]) -> list[Searched]:
+    async def shaky(problems: Sequence[Problem]) -> list[SearchResult]:
         found = await searched(WORLD.policy, problems, MCTS)
         return [(tree, Choice(str(rng.random()), None, 0.0, {})) for tree, _ in found]
 
-    assert asyncio.run(leakage(shaky, TOYS, "mcts")).state == "unclear"
+    assert asyncio.run(check_leakage(shaky, TOYS, "mcts")).state == "unclear"
     bare = [Problem(p.question) for p in TOYS]
-    with pytest.raises(InputError, match="needs problems with reference answers"):
-        asyncio.run(leakage(shaky, bare, "mcts"))
+    with pytest.raises(InputError, match="reference answers"):
+        asyncio.run(check_leakage(shaky, bare, "mcts"))
 
 
 def test_every_reference_is_replaced_by_another() -> None:
     problems = [Problem(Question(str(i), "?"), r) for i, r in enumerate(["1", "1", "2", None])]
-    found = replaced(problems)
+    found = swap_references(problems)
     assert [p.question for p in found] == [p.question for p in problems]
     pairs = zip(problems, found, strict=True)
     assert all(a.reference is None or a.reference != b.reference for a, b in pairs)
     assert found[3].reference is None
-    assert replaced(problems[:1])[0].reference not in ("1", None)
+    assert swap_references(problems[:1])[0].reference not in ("1", None)
 
 
 def test_a_prompt_that_does_not_fit_is_told_from_wrong_answers() -> None:
@@ -114,23 +114,23 @@ def test_a_prompt_that_does_not_fit_is_told_from_wrong_answers() -> None:
         return Result(str(i), "greedy", Choice(chosen, None, 0.0, {}), verdict, cost, {})
 
     fits = [result(i, "1" if i else "2", Cost(samples=10, malformed=1)) for i in range(4)]
-    gate = formats(summarise("greedy", fits))
+    gate = check_format(summarize("greedy", fits))
     assert (gate.state, gate.figures["right"], gate.figures["wrong"]) == ("ok", 3, 1)
     lost = [result(i, None, Cost(samples=10, malformed=3, truncated=4)) for i in range(4)]
-    gate = formats(summarise("greedy", lost))
+    gate = check_format(summarize("greedy", lost))
     assert (gate.state, gate.figures["wrong"], gate.figures["unanswered"]) == ("warning", 0, 4)
     assert "does not fit this model" in gate.message
     assert gate.figures["lost"] == pytest.approx(0.7)
 
 
 def test_the_model_alone_must_not_be_better_than_our_format() -> None:
-    (gate,) = baseline([True] * 12 + [False] * 8, [False] * 20)
+    (gate,) = check_baseline([True] * 12 + [False] * 8, [False] * 20)
     assert gate.state == "warning"
-    (gate,) = baseline([True] * 12 + [False] * 8, [True] * 13 + [False] * 7)
+    (gate,) = check_baseline([True] * 12 + [False] * 8, [True] * 13 + [False] * 7)
     assert gate.state == "ok"
-    _, gate = baseline([True] * 12 + [False] * 8, [True] * 20, published=0.95)
+    _, gate = check_baseline([True] * 12 + [False] * 8, [True] * 20, published=0.95)
     assert gate.state == "warning"
-    _, gate = baseline([True] * 12 + [False] * 8, [True] * 20, published=0.55)
+    _, gate = check_baseline([True] * 12 + [False] * 8, [True] * 20, published=0.55)
     assert gate.state == "ok"
 
 
@@ -158,7 +158,7 @@ def test_a_remembered_request_costs_the_same_and_is_not_asked() -> None:
     assert first == again
     assert first[1].sampled_tokens == 1
     assert other[0] != first[0]
-    assert model.asked == len(inner.requests) == 2
+    assert model.calls == len(inner.requests) == 2
 
 
 def checked(*args: object) -> tuple[int, dict[str, Any]]:

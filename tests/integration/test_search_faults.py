@@ -131,14 +131,14 @@ def gone_on(fault: Fault, error: type[Exception], *settings: str) -> Tree:
     async def once() -> Tree:
         tree = Tree(PROBLEMS[0].question)
         with serving(answer) as fake:
-            fake.trouble = lambda body: fault if len(fake.requests) > 2 else None
+            fake.fault_for = lambda body: fault if len(fake.requests) > 2 else None
             async with solver(fake, *settings) as open_solver:
                 with pytest.raises(error):
                     await open_solver.solve(tree.question, tree=tree)
                 check(tree)
                 assert len(tree) > 1
                 assert tree.rollouts < 6
-                fake.trouble = None
+                fake.fault_for = None
                 solution = await open_solver.solve(tree.question, tree=tree)
         assert solution.answer is not None
         check(tree)
@@ -160,13 +160,13 @@ def for_task(number: int, fault: Fault, fake: FakeServer) -> None:
     """Have every second request for one task fail."""
     seen = [0]
 
-    def trouble(body: Mapping[str, Any]) -> Fault | None:
+    def fault_for(body: Mapping[str, Any]) -> Fault | None:
         if f"Task {number}:" not in body["prompt"]:
             return None
         seen[0] += 1
         return fault if seen[0] % 2 == 0 else None
 
-    fake.trouble = trouble
+    fake.fault_for = fault_for
 
 
 @pytest.mark.parametrize("fault", ["garbage", "empty", 400])
@@ -184,7 +184,7 @@ def test_garbage_for_one_task_is_data(fault: Fault) -> None:
 
 def test_a_request_that_always_fails_is_data() -> None:
     with serving(answer) as fake:
-        fake.trouble = lambda body: 500 if "Task 3:" in body["prompt"] else None
+        fake.fault_for = lambda body: 500 if "Task 3:" in body["prompt"] else None
         trees = searched(fake, "model.max_retries=1")
     assert {tree.question.id for tree in trees} >= {p.id for p in PROBLEMS} - {"p3"}
 
@@ -192,7 +192,7 @@ def test_a_request_that_always_fails_is_data() -> None:
 def test_a_full_context_ends_a_path_and_nothing_else() -> None:
     """Prompts of the third step do not fit any more, in one task."""
     with serving(answer) as fake:
-        fake.trouble = lambda body: (
+        fake.fault_for = lambda body: (
             "context"
             if "Task 3:" in body["prompt"] and body["prompt"].count("<step/>") == 2
             else None
@@ -270,14 +270,14 @@ def test_one_slow_tree_holds_up_nobody() -> None:
 def test_a_stalled_request_is_sent_again() -> None:
     stalled: list[Mapping[str, Any]] = []
 
-    def trouble(body: Mapping[str, Any]) -> Fault | None:
+    def fault_for(body: Mapping[str, Any]) -> Fault | None:
         if "Task 2:" in body["prompt"] and not stalled:
             stalled.append(body)
             return "stall"
         return None
 
     with serving(answer) as fake:
-        fake.trouble = trouble
+        fake.fault_for = fault_for
         trees = searched(fake, "model.timeout_s=0.5")
     assert stalled
     assert records(trees) == undisturbed()

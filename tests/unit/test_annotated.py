@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rstar_math.problems.annotated import Annotated, annotated_steps
+from rstar_math.problems.annotated import ParsedSolution, parse_solution
 from rstar_math.prompts import GRAMMAR
 
 QUESTION = "Ada reads 12 pages a day for 5 days and then 20 more. How many pages is that?"
 
 
-def converted(solution: str, answer: str = "80", question: str = QUESTION) -> Annotated:
-    return annotated_steps(question, solution, answer)
+def converted(solution: str, answer: str = "80", question: str = QUESTION) -> ParsedSolution:
+    return parse_solution(question, solution, answer)
 
 
 def test_lines_become_steps_and_results_are_referred_to() -> None:
@@ -103,7 +103,7 @@ def test_python_prints_what_the_execution_says(
         lines.append(f"So {left}{sign}{number}=<<{left}{sign}{number}={stated}>>{stated}.")
         value = float(stated)
     answer = f"{value:.4f}".rstrip("0").rstrip(".")
-    found = annotated_steps("?", "\n".join(lines) + f"\n#### {answer}", answer)
+    found = parse_solution("?", "\n".join(lines) + f"\n#### {answer}", answer)
     if found.reason is not None:
         return
     said = io.StringIO()

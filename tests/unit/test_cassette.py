@@ -136,7 +136,7 @@ def test_every_argument_is_part_of_the_key(tmp_path: Path) -> None:
     asyncio.run(ask(cassette.recording(model)))
     playing = cassette.replaying()
     assert len(asyncio.run(ask(playing))) == 4
-    with pytest.raises(ModelRejectedError, match=r"seed=1, .*record it with Cassette.recording"):
+    with pytest.raises(ModelRejectedError, match="seed=1, "):
         asyncio.run(ask(playing, seed=1))
     with pytest.raises(ModelRejectedError, match=r"prompt ends with .*3, 5, 8"):
         asyncio.run(ask(playing, "Question: Add 3, 5, 8.\n<code>\n"))
@@ -210,7 +210,7 @@ def test_a_last_line_that_is_cut_off_does_not_count(tmp_path: Path, tail: bytes)
         (b"7\n", "Line 2"),
         (b'{"format": 1, "key": "k", "cost": {}}\n', "Line 2"),
         (b'{"format": 1, "key": "k", "cost": {"sweets": 1}, "completions": []}\n', "Line 2"),
-        (b'{"format": 9}\n', "is of format 9"),
+        (b'{"format": 9}\n', "format 9"),
     ],
 )
 def test_damage_before_the_last_line_is_refused(tmp_path: Path, line: bytes, said: str) -> None:
@@ -230,7 +230,7 @@ def test_damage_before_the_last_line_is_refused(tmp_path: Path, line: bytes, sai
 def test_a_file_that_is_no_cassette_is_left_alone(tmp_path: Path, content: bytes) -> None:
     cassette = Cassette(tmp_path / "notes.jsonl")
     cassette.path.write_bytes(content)
-    with pytest.raises(StoreError, match="is no cassette"):
+    with pytest.raises(StoreError, match="not a cassette"):
         cassette.recording(ToyModel())
     assert cassette.path.read_bytes() == content
     cassette.path.write_bytes(b'{"form')

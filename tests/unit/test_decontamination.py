@@ -5,7 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rstar_math.errors import ConfigError
-from rstar_math.problems.filtering import Decontaminated, Evaluations, Rule, decontaminate
+from rstar_math.problems.filtering import (
+    Decontaminated,
+    EvaluationIndex,
+    OverlapRule,
+    decontaminate,
+)
 from rstar_math.types import Problem, Question
 
 ASKED = (
@@ -24,10 +29,12 @@ def problem(text: str, name: str = "p") -> Problem:
     return Problem(Question(name, text), "1")
 
 
-def held(text: str, *asked: str, rule: Rule | None = None) -> Decontaminated:
+def held(text: str, *asked: str, rule: OverlapRule | None = None) -> Decontaminated:
     """A text held against evaluation questions."""
     questions = [problem(one, f"e{n}") for n, one in enumerate(asked)]
-    return decontaminate([problem(text)], Evaluations({"exam": questions}, rule or Rule()))
+    return decontaminate(
+        [problem(text)], EvaluationIndex({"exam": questions}, rule or OverlapRule())
+    )
 
 
 @pytest.mark.parametrize(
@@ -88,7 +95,7 @@ def test_a_stock_phrase_alone_removes_nothing() -> None:
     )
     found = held(first, second)
     assert found.kept
-    assert held(first, second, rule=Rule(ratio=0.0)).removed
+    assert held(first, second, rule=OverlapRule(ratio=0.0)).removed
 
 
 def test_templates_are_reported_and_removed_only_on_demand() -> None:
@@ -101,7 +108,7 @@ def test_templates_are_reported_and_removed_only_on_demand() -> None:
     assert found.counts() == {
         "exam": {"same": 0, "overlap": 0, "part": 0, "reordered": 0, "template": 1}
     }
-    strict = held(twin, SHORT, rule=Rule(templates=True))
+    strict = held(twin, SHORT, rule=OverlapRule(templates=True))
     assert not strict.kept
     assert not strict.templates
     assert [match.kind for match in strict.removed] == ["template"]
@@ -109,21 +116,23 @@ def test_templates_are_reported_and_removed_only_on_demand() -> None:
 
 def test_a_problem_counts_in_every_set_that_asks_it() -> None:
     sets = {"one": [problem(ASKED, "a")], "two": [problem(NEITHER, "b"), problem(ASKED, "c")]}
-    found = decontaminate([problem(ASKED), problem(SHORT, "q")], Evaluations(sets))
+    found = decontaminate([problem(ASKED), problem(SHORT, "q")], EvaluationIndex(sets))
     assert [(m.evaluation, m.item.id) for m in found.removed] == [("one", "a"), ("two", "c")]
     assert [one.id for one in found.kept] == ["q"]
 
 
 def test_a_rule_out_of_range_is_refused() -> None:
-    for rule in (Rule(n=5), Rule(ratio=-0.1), Rule(template_ratio=-1.0)):
-        with pytest.raises(ConfigError, match="at least 8 words"):
-            Evaluations({}, rule)
+    for rule in (OverlapRule(n=5), OverlapRule(ratio=-0.1), OverlapRule(template_ratio=-1.0)):
+        with pytest.raises(ConfigError, match="at least 8"):
+            EvaluationIndex({}, rule)
 
 
 def test_nothing_is_found_where_nothing_is_asked() -> None:
     assert held(ASKED).kept
     assert held("??", "!?").kept
-    assert decontaminate([], Evaluations({"exam": [problem(ASKED)]})) == Decontaminated([], [], [])
+    assert decontaminate([], EvaluationIndex({"exam": [problem(ASKED)]})) == Decontaminated(
+        [], [], []
+    )
 
 
 TEXTS = st.lists(
@@ -136,7 +145,7 @@ def test_nothing_goes_without_a_witness_and_once_is_enough(
     texts: list[str], asked: list[str]
 ) -> None:
     problems = [problem(text, f"p{n}") for n, text in enumerate(texts)]
-    sets = Evaluations({"exam": [problem(text, f"e{n}") for n, text in enumerate(asked)]})
+    sets = EvaluationIndex({"exam": [problem(text, f"e{n}") for n, text in enumerate(asked)]})
     found = decontaminate(problems, sets)
     assert {one.id for one in found.kept} | {m.problem.id for m in found.removed} == {
         one.id for one in problems

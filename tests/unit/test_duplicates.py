@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rstar_math.problems.filtering import Deduplicated, deduplicate, similarity
-from rstar_math.problems.similarity import likely_pairs, words
+from rstar_math.problems.similarity import likely_pairs, split_words
 from rstar_math.types import Problem, Question
 
 LONG = (
@@ -86,7 +86,7 @@ def test_a_chain_of_near_duplicates_leaves_one() -> None:
     texts = [LONG, LONG.replace("large", "small")]
     texts.append(texts[1].replace("river", "lake"))
     texts.append(texts[2].replace("market", "fair"))
-    assert similarity(words(texts[0]).plain, words(texts[3]).plain) < 0.8
+    assert similarity(split_words(texts[0]).plain, split_words(texts[3]).plain) < 0.8
     found = deduplicate([problem(f"{n}", text, "16") for n, text in enumerate(texts)])
     assert ids(found.kept) == ["0"]
     assert {d.witness.id for d in found.removed} == {"0"}
@@ -149,7 +149,7 @@ def test_nothing_goes_without_a_witness_that_stays(problems: list[Problem]) -> N
     assert sorted(ids(found.kept + gone)) == sorted(ids(problems))
     for duplicate in found.removed:
         assert duplicate.witness in found.kept
-        one, other = (words(d.question.text) for d in (duplicate.problem, duplicate.witness))
+        one, other = (split_words(d.question.text) for d in (duplicate.problem, duplicate.witness))
         assert one.figures == other.figures
         assert (one.exact == other.exact) == (duplicate.kind == "same")
     for group in found.conflicts:

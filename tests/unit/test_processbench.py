@@ -10,7 +10,7 @@ from rstar_math.evaluation.processbench import (
     Solution,
     as_steps,
     best_threshold,
-    crossed,
+    cross_validate,
     detect,
     read_solutions,
 )
@@ -38,7 +38,7 @@ def test_halves_are_judged_at_each_others_threshold() -> None:
         Solution(id=f"s{n}", problem="?", steps=("a", "b"), label=n % 3 - 1) for n in range(60)
     ]
     values = [[-0.5 if s.label == i else 0.5 for i in range(2)] for s in solutions]
-    whole, thresholds = crossed(solutions, values)
+    whole, thresholds = cross_validate(solutions, values)
     assert whole.f1 == 1.0
     assert len(thresholds) == 2
     assert (whole.wrong, whole.right) == (40, 20)

@@ -159,10 +159,10 @@ def test_a_round_is_served_by_vllm_where_the_recipe_says_so() -> None:
 
 
 def test_a_modelled_cache_finds_what_it_was_asked_for_before() -> None:
-    cache = PromptCache(blocks=4, block=2)
-    assert cache.take("a b c d e") == 0
-    assert cache.take("a b c d x y") == 4
-    assert cache.take("z b c d") == 0, "a block counts with all that is before it"
-    assert cache.take("a b") == 0, "and what was used longest ago is gone"
-    assert (cache.queried, cache.found) == (5 + 6 + 4 + 2, 4)
+    cache = PromptCache(max_blocks=4, block_tokens=2)
+    assert cache.look_up("a b c d e") == 0
+    assert cache.look_up("a b c d x y") == 4
+    assert cache.look_up("z b c d") == 0, "a block counts with all that is before it"
+    assert cache.look_up("a b") == 0, "and what was used longest ago is gone"
+    assert (cache.queried_tokens, cache.hit_tokens) == (5 + 6 + 4 + 2, 4)
     assert read_metrics(cache.metrics(3)) == MetricsSample(3, 0, 17, 4)

@@ -11,8 +11,8 @@ from rstar_math.problems.similarity import (
     common_words,
     longest_run,
     ngrams,
+    split_words,
     without_drawings,
-    words,
 )
 
 few_words = st.lists(st.sampled_from("abcd"), max_size=12)
@@ -35,7 +35,7 @@ few_words = st.lists(st.sampled_from("abcd"), max_size=12)
     ],
 )
 def test_dress_does_not_matter(one: str, other: str) -> None:
-    assert words(one).exact == words(other).exact
+    assert split_words(one).exact == split_words(other).exact
 
 
 @pytest.mark.parametrize(
@@ -53,11 +53,11 @@ def test_dress_does_not_matter(one: str, other: str) -> None:
     ],
 )
 def test_signs_that_change_the_answer_matter(one: str, other: str) -> None:
-    assert words(one).exact != words(other).exact
+    assert split_words(one).exact != split_words(other).exact
 
 
 def test_a_text_is_read_in_four_ways() -> None:
-    read = words("Tom has seven (7) apples, and x + 2 pears.")
+    read = split_words("Tom has seven (7) apples, and x + 2 pears.")
     assert read.plain == ("tom", "has", "seven", "7", "apples", "and", "x", "+", "2", "pears")
     assert read.masked == ("tom", "has", "#", "#", "apples", "and", "x", "+", "#", "pears")
     assert read.figures == ("seven", "(", "7", ")", "x", "+", "2")
@@ -66,14 +66,14 @@ def test_a_text_is_read_in_four_ways() -> None:
 
 def test_drawings_can_be_left_out() -> None:
     text = "Find $AX$. [asy] draw((0,0)--(1,1)); [/asy] Round it."
-    assert words(without_drawings(text)).plain == ("find", "ax", "round", "it")
+    assert split_words(without_drawings(text)).plain == ("find", "ax", "round", "it")
 
 
 @given(st.text())
 def test_any_text_can_be_read_and_case_and_space_do_not_matter(text: str) -> None:
-    read = words(text)
+    read = split_words(text)
     assert len(read.masked) == len(read.plain) <= len(read.exact)
-    assert words(f"  {text}\n").exact == read.exact
+    assert split_words(f"  {text}\n").exact == read.exact
 
 
 def test_ngrams_tell_whose_they_are() -> None:

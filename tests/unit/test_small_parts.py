@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from rstar_math import errors
 from rstar_math.costs import add_cost, as_scorer_cost, reclassify_cost, track_cost
-from rstar_math.evaluation.metrics import summarise, wilson
+from rstar_math.evaluation.metrics import summarize, wilson
 from rstar_math.runs.results import Result
 from rstar_math.search import Choice
 from rstar_math.search.strategies import Strategy, parse_strategies
@@ -157,11 +157,11 @@ def test_a_summary_counts_what_it_is_given() -> None:
         result(Verdict.UNKNOWN, "x"),
         result(None, "1"),
     ]
-    summary = summarise("mcts", rows)
+    summary = summarize("mcts", rows)
     assert (summary.problems, summary.graded, summary.right) == (4, 3, 1)
     assert (summary.unknown, summary.unanswered) == (1, 1)
     assert summary.accuracy == pytest.approx(1 / 3)
     assert (summary.cost.calls, summary.cost.seconds) == (8, 6.0)
     assert summary.failures == {"too deep": 4}
     assert summary.as_json()["cost"]["calls"] == 8
-    assert summarise("mcts", []).accuracy is None
+    assert summarize("mcts", []).accuracy is None

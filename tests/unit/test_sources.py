@@ -51,7 +51,7 @@ def test_a_text_names_a_source(
         ("gym:chain_sun", "did you mean chain_sum?"),
         ("gym:gcd?size=0", "size from 1"),
         ("gym:gcd?seed=abc", "size from 1"),
-        ("absent.jsonl", "There is no file absent.jsonl"),
+        ("absent.jsonl", "absent.jsonl not found"),
     ],
 )
 def test_a_wrong_source_is_one_sentence(text: str, said: str) -> None:

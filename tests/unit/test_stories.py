@@ -8,11 +8,11 @@ from collections.abc import Callable
 import pytest
 
 from rstar_math.errors import InputError
-from rstar_math.problems.annotated import annotated_steps
-from rstar_math.problems.sources import MOST_STORIES, STORIES, read_solutions, read_source
+from rstar_math.problems.annotated import parse_solution
+from rstar_math.problems.sources import MAX_STORIES, STORIES, read_solutions, read_source
 from tools.stories import SCHEMES, dress, stories
 from tools.stories.__main__ import packed
-from tools.stories.words import Told, Words
+from tools.stories.words import StoryText, Vocabulary
 
 KNOWN = {"2", "3", "4", "5", "60", "100"}
 """Numbers that words stand for: twice, a third, four times, an hour's minutes, percent."""
@@ -23,7 +23,7 @@ TOLD = list(stories(3000, seed=7))
 def test_every_solution_holds_and_ends_in_the_answer() -> None:
     for story in TOLD:
         problem = story.problem
-        found = annotated_steps(problem.question.text, story.solution, problem.reference or "")
+        found = parse_solution(problem.question.text, story.solution, problem.reference or "")
         assert found.reason is None, problem
         assert found.steps[-1].answer == problem.reference
 
@@ -52,18 +52,18 @@ def test_no_two_stories_are_alike_and_all_schemes_take_turns() -> None:
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=lambda scheme: scheme.__name__)
-def test_a_scheme_asks_for_more_than_one_thing(scheme: Callable[[Words], Told]) -> None:
+def test_a_scheme_asks_for_more_than_one_thing(scheme: Callable[[Vocabulary], StoryText]) -> None:
     """Else the calculation could be learned from the story without its question."""
     asked = set()
     for seed in range(60):
-        told = scheme(Words(random.Random(seed)))
+        told = scheme(Vocabulary(random.Random(seed)))
         signs = "".join(c for line in told.lines for c in line.split("<<")[1] if c in "+-*/=")
         asked.add((told.kind, signs))
     assert len(asked) > 1
 
 
 def test_the_shipped_file_is_what_the_generator_writes() -> None:
-    assert STORIES.read_bytes() == packed(MOST_STORIES, 2)
+    assert STORIES.read_bytes() == packed(MAX_STORIES, 2)
 
 
 def test_stories_are_a_source_with_solutions() -> None:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from rstar_math.errors import ConfigError, ContextLengthError, ModelUnreachableError, StoreError
 from rstar_math.problems.drafts import DraftFile, DraftResponse
-from rstar_math.problems.filtering import Rule
+from rstar_math.problems.filtering import OverlapRule
 from rstar_math.problems.jsonl import MAX_QUESTION_CHARS, read_problems, write_problems
 from rstar_math.problems.synthesis import (
     EXAMPLES,
@@ -65,7 +65,7 @@ def ask(path: Path, completer: ScriptedCompleter, **options: Any) -> list[DraftR
         with DraftFile.open(path, {"seed": config.seed}) as file:
             found: list[DraftResponse] = []
             await write_drafts(
-                completer, SEEDS, config, file, model="m", width=2, on_written=found.append
+                completer, SEEDS, config, file, model="m", width=2, on_response=found.append
             )
 
     asyncio.run(work())
@@ -126,7 +126,7 @@ def test_every_draft_ends_in_one_place_and_known_ones_before_they_are_solved() -
         "without agreement": 1,
         "solver not reached": 1,
     }
-    assert sum(out.counts.values()) + 1 == config.most
+    assert sum(out.counts.values()) + 1 == config.max_drafts
     told = {one["why"]: one for one in out.examples}
     assert told["in a set"]["because"].startswith("exam e (overlap): in an exam hall")
     assert told["without agreement"]["because"] == "several answers of 3 of 10 each"
@@ -138,7 +138,7 @@ def test_drafts_with_an_evaluations_words_and_other_numbers_are_left_out_on_dema
     config = SynthesisConfig(requests=1, per_request=1)
     for templates in (False, True):
         known = KnownProblems(
-            "in a set", {"exam": [Problem(Question("e", EXAM))]}, Rule(templates=templates)
+            "in a set", {"exam": [Problem(Question("e", EXAM))]}, OverlapRule(templates=templates)
         )
         fresh = filter_drafts([wrote(twin)], config, [known], Rejections())
         assert bool(fresh.problems) != templates
@@ -238,17 +238,17 @@ def test_a_file_cut_anywhere_keeps_its_whole_lines(
     path = tmp_path_factory.mktemp("drafts") / "drafts.jsonl"
     with DraftFile.open(path, {"seed": 1}) as file:
         for number in range(3):
-            file.keep(wrote(PENS, "caf\u00e9 \ud800", None, request=number))
-        whole = [file.done[number] for number in range(3)]
+            file.append(wrote(PENS, "caf\u00e9 \ud800", None, request=number))
+        whole = [file.responses[number] for number in range(3)]
     data = path.read_bytes()
     ends = [at + 1 for at, byte in enumerate(data) if byte == 10]
     cut = keep % (len(data) + 1)
     path.write_bytes(data[:cut] + (b"\0" * 7 if torn else b""))
     with DraftFile.open(path, {"seed": 1}) as file:
         left = max(0, sum(end <= cut for end in ends) - 1)
-        assert [file.done[number] for number in file.done] == whole[:left]
+        assert [file.responses[number] for number in file.responses] == whole[:left]
         for number in range(left, 3):
-            file.keep(whole[number])
+            file.append(whole[number])
     assert path.read_bytes() == data
 
 
@@ -256,17 +256,17 @@ def test_a_last_line_of_nothing_is_cut_off_and_one_in_the_middle_is_damage(tmp_p
     path = tmp_path / "drafts.jsonl"
     with DraftFile.open(path, {"seed": 1}) as file:
         for number in range(2):
-            file.keep(wrote(PENS, request=number))
+            file.append(wrote(PENS, request=number))
     head, first, second = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(head + first + b'{"request": 1, "texts": 4}\n')
     with DraftFile.open(path, {"seed": 1}) as file:
-        assert list(file.done) == [0]
+        assert list(file.responses) == [0]
     path.write_bytes(head + b"\0\0\0\n" + second)
     with pytest.raises(StoreError, match="line 2 is damaged"):
         DraftFile.open(path, {"seed": 1})
     for other in (b"my notes", b"my notes\n", b'{"id": 1}\n'):
         path.write_bytes(other)
-        with pytest.raises(StoreError, match=r"holds something else|is damaged"):
+        with pytest.raises(StoreError, match=r"not a file of drafts|is damaged"):
             DraftFile.open(path, {"seed": 1})
         assert path.read_bytes() == other, "what is not ours is left alone"
 
@@ -274,20 +274,20 @@ def test_a_last_line_of_nothing_is_cut_off_and_one_in_the_middle_is_damage(tmp_p
 def test_other_conditions_another_model_and_a_second_process_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "drafts.jsonl"
     with DraftFile.open(path, {"seed": 1}) as file:
-        file.keep(wrote(PENS))
+        file.append(wrote(PENS))
         file.require_model("m")
-        with pytest.raises(ConfigError, match="begun with the model 'm' and now it is 'n'"):
+        with pytest.raises(ConfigError, match="the model 'm'"):
             file.require_model("n")
         with pytest.raises(StoreError, match="Another process is writing"):
             DraftFile.open(path, {"seed": 1})
-    with pytest.raises(ConfigError, match="made with seed = 1 and now it is 2"):
+    with pytest.raises(ConfigError, match="seed = 1"):
         DraftFile.open(path, {"seed": 2})
     with pytest.raises(StoreError, match="cannot be written"):
         DraftFile.open(path / "below.jsonl", {})
 
 
 def test_options_that_cannot_be() -> None:
-    with pytest.raises(ConfigError, match="shows 4 seed problems and there are 3"):
+    with pytest.raises(ConfigError, match="4 seed problems"):
         require_seeds(SEEDS, SynthesisConfig(requests=1, shots=4))
     with pytest.raises(ValidationError, match="min_agreement = 4 is above solutions = 3"):
         SynthesisConfig(min_agreement=4, solutions=3)

@@ -1,13 +1,11 @@
-"""Word problems told by this package, with worked solutions: for a model's first lessons where few
-annotated problems are free to train on.
+"""Generates word problems with worked solutions, as training data that is free to use.
 
     next(stories(1, seed=1)).problem.question.text
 
-A story is a scheme of the literature on arithmetic word problems (changes, combinations,
-comparisons, equal groups, rates) told with drawn words and numbers. Most bodies take several
-questions, and many hold a number that the question has no use for, so that the answer cannot be
-guessed from the numbers alone. The schemes were written from that literature and not from any set
-of problems that is measured on.
+Each story follows a scheme from the literature on arithmetic word problems (changes, combinations,
+comparisons, equal groups, rates) with random words and numbers. Most story texts allow several
+questions, and many contain an irrelevant number, so the answer cannot be guessed from the numbers
+alone. The schemes come from this literature, not from any benchmark.
 """
 
 import random
@@ -17,8 +15,8 @@ from dataclasses import dataclass
 from rstar_math.seeding import derive
 from rstar_math.types import Problem, Question
 from tools.stories import chains, changes, comparisons, groups, parts, trades, ways
-from tools.stories.dress import dressed
-from tools.stories.words import Told, Words
+from tools.stories.dress import vary_wording
+from tools.stories.words import StoryText, Vocabulary
 
 SCHEMES = (
     *changes.SCHEMES,
@@ -29,35 +27,37 @@ SCHEMES = (
     *trades.SCHEMES,
     *ways.SCHEMES,
 )
-MOST_STORIES = 100_000
-"""Most stories of one seed."""
+MAX_STORIES = 100_000
+"""Maximum number of stories per seed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """A problem and how it is solved."""
+    """A problem with a worked solution."""
 
     problem: Problem
-    """Its `level` is the scheme, with "twice" where more than one calculation is needed."""
+    """Its `level` is the scheme, followed by "twice" if it needs several calculations."""
     solution: str
-    """With marked calculations and a last line `#### answer`, as in GSM8K."""
+    """Lines with marked calculations and a last line `#### answer`, as in GSM8K."""
 
 
 def stories(size: int, seed: int = 0) -> Iterator[Story]:
-    """`size` stories (at most `MOST_STORIES`), no two alike; the schemes take turns. The same for
-    the same seed, and the first of a larger size are those of a smaller."""
+    """`size` different stories (at most `MAX_STORIES`), one scheme after the other.
+
+    Equal seeds give equal stories. A larger size begins with the stories of a smaller size.
+    """
     seen: set[str] = set()
     number = 0
     while len(seen) < size:
         rng = random.Random(derive(seed, "story", number))
-        told = SCHEMES[number % len(SCHEMES)](Words(rng))
+        draft = SCHEMES[number % len(SCHEMES)](Vocabulary(rng))
         number += 1
-        text = dressed(rng, told.body, told.question)
+        text = vary_wording(rng, draft.body, draft.question)
         if text not in seen:
             seen.add(text)
-            yield _story(f"stories/{seed}/{len(seen) - 1}", text, told)
+            yield _story(f"stories/{seed}/{len(seen) - 1}", text, draft)
 
 
-def _story(name: str, text: str, told: Told) -> Story:
-    problem = Problem(Question(name, text), str(told.answer), "stories", told.kind)
-    return Story(problem, "\n".join([*told.lines, f"#### {told.answer}"]))
+def _story(name: str, text: str, draft: StoryText) -> Story:
+    problem = Problem(Question(name, text), str(draft.answer), "stories", draft.kind)
+    return Story(problem, "\n".join([*draft.lines, f"#### {draft.answer}"]))

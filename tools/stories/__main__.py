@@ -1,6 +1,8 @@
-"""Writes the stories that the package ships:
+"""Writes the stories that ship with the package.
 
-python -m tools.stories 9000 2 src/rstar_math/problems/stories.jsonl.gz
+    python -m tools.stories 9000 2 src/rstar_math/problems/stories.jsonl.gz
+
+The arguments are the number of stories, the seed and the file.
 """
 
 import gzip
@@ -12,7 +14,7 @@ from tools.stories import stories
 
 
 def packed(size: int, seed: int) -> bytes:
-    """The stories as gzipped JSON lines; the same bytes each time."""
+    """The stories as gzipped JSON lines. Equal arguments give equal bytes."""
     lines = []
     for story in stories(size, seed):
         problem = story.problem

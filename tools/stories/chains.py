@@ -1,22 +1,21 @@
-"""Stories in which one amount is told by another and that by a third: comparisons in a row, ages,
-averages."""
+"""Stories with chained relations: comparisons in a row, ages, averages."""
 
-from tools.stories.words import Told, Words, mark
+from tools.stories.words import StoryText, Vocabulary, mark
 
-_OFTEN = {2: "twice", 3: "three times", 4: "four times", 5: "five times"}
+_TIMES = {2: "twice", 3: "three times", 4: "four times", 5: "five times"}
 
 
-def three_people(w: Words) -> Told:
-    """Of three people each is told by another; asked is the last or the sum."""
+def three_people(w: Vocabulary) -> StoryText:
+    """Three people with relative amounts; the question is the last amount or the sum."""
     (p, q, r), things = w.people(3), w.things()
     a, more, k = w.number(2, 40), w.number(2, 20), w.number(2, 5)
     b = a + more
     c = b * k
-    body = w.mixed(
+    body = w.shuffled(
         [
             f"{p.name} has {a} {things}.",
             f"{q.name} has {more} more {things} than {p.name}.",
-            f"{r.name} has {_OFTEN[k]} as many {things} as {q.name}.",
+            f"{r.name} has {_TIMES[k]} as many {things} as {q.name}.",
         ]
     )
     lines = (
@@ -25,16 +24,16 @@ def three_people(w: Words) -> Told:
     )
     if w.chance(0.5):
         question = f"How many {things} does {r.name} have?"
-        return Told("compare twice", body, question, lines, c)
+        return StoryText("compare twice", body, question, lines, c)
     question = (
         f"How many {things} do {w.pick('they', 'the three')} have {w.pick('together', 'in all')}?"
     )
     last = f"Together they have {mark(f'{a} + {b} + {c}', a + b + c)} {things}."
-    return Told("compare twice", body, question, (*lines, last), a + b + c)
+    return StoryText("compare twice", body, question, (*lines, last), a + b + c)
 
 
-def fewer_then_times(w: Words) -> Told:
-    """Times as many first, then a difference."""
+def fewer_then_times(w: Vocabulary) -> StoryText:
+    """A multiple, followed by a difference."""
     (p, q, r), things = w.people(3), w.things()
     a, k = w.number(4, 30), w.number(2, 5)
     b = a * k
@@ -42,7 +41,7 @@ def fewer_then_times(w: Words) -> Told:
     c = b - less
     did = w.pick("has", "found", "picked", "sold", "made", "bought")
     body = (
-        f"{p.name} {did} {a} {things}. {q.name} {did} {_OFTEN[k]} as many as {p.name}. "
+        f"{p.name} {did} {a} {things}. {q.name} {did} {_TIMES[k]} as many as {p.name}. "
         f"{r.name} {did} {less} fewer than {q.name}."
     )
     lines = (
@@ -51,18 +50,18 @@ def fewer_then_times(w: Words) -> Told:
     )
     asked = w.pick("last", "sum", "two")
     if asked == "last":
-        return Told("compare twice", body, f"How many {things} are {r.name}'s?", lines, c)
+        return StoryText("compare twice", body, f"How many {things} are {r.name}'s?", lines, c)
     if asked == "two":
         question = f"How many {things} are {p.name}'s and {r.name}'s together?"
         last = f"Together these are {mark(f'{a} + {c}', a + c)} {things}."
-        return Told("compare twice", body, question, (*lines, last), a + c)
+        return StoryText("compare twice", body, question, (*lines, last), a + c)
     question = f"How many {things} is that for all three?"
     last = f"For all three it is {mark(f'{a} + {b} + {c}', a + b + c)} {things}."
-    return Told("compare twice", body, question, (*lines, last), a + b + c)
+    return StoryText("compare twice", body, question, (*lines, last), a + b + c)
 
 
-def ages(w: Words) -> Told:
-    """How old people are, were and will be."""
+def ages(w: Vocabulary) -> StoryText:
+    """Ages now, earlier and later."""
     p, q = w.people(2)
     a, gap, years = w.number(4, 40), w.number(2, 30), w.number(2, 20)
     b = a + gap
@@ -73,27 +72,27 @@ def ages(w: Words) -> Told:
     )
     first = f"{q.name} is {mark(f'{a} + {gap}', b)} years old."
     if asked == "other":
-        return Told("age", body, f"How old is {q.name}?", (first,), b)
+        return StoryText("age", body, f"How old is {q.name}?", (first,), b)
     if asked == "later":
         question = f"How old will {p.name} be in {years} years?"
         lines = (f"In {years} years {p.name} will be {mark(f'{a} + {years}', a + years)}.",)
-        return Told("age", body, question, lines, a + years)
+        return StoryText("age", body, question, lines, a + years)
     if asked == "sum":
         question = "How old are they together?"
         last = f"Together they are {mark(f'{a} + {b}', a + b)} years old."
-        return Told("age twice", body, question, (first, last), a + b)
+        return StoryText("age twice", body, question, (first, last), a + b)
     if asked == "ago":
         before = w.number(2, a - 2)
         question = f"How old was {q.name} {before} years ago?"
         last = f"{before} years ago {q.name} was {mark(f'{b} - {before}', b - before)}."
-        return Told("age twice", body, question, (first, last), b - before)
+        return StoryText("age twice", body, question, (first, last), b - before)
     question = f"How old will {q.name} be in {years} years?"
     last = f"In {years} years {q.name} will be {mark(f'{b} + {years}', b + years)}."
-    return Told("age twice", body, question, (first, last), b + years)
+    return StoryText("age twice", body, question, (first, last), b + years)
 
 
-def averages(w: Words) -> Told:
-    """A mean of three or four numbers, or the number that is wanting to one."""
+def averages(w: Vocabulary) -> StoryText:
+    """The mean of three or four numbers, or the amount missing to a goal."""
     (p,) = w.people()
     count = w.pick(3, 4)
     mean = w.number(6, 60)
@@ -115,15 +114,15 @@ def averages(w: Words) -> Told:
     if w.chance(0.6):
         question = f"How many {what} is that on average?"
         last = f"The average is {mark(f'{total} / {count}', mean)} {unit}."
-        return Told("average twice", body, question, (first, last), mean)
+        return StoryText("average twice", body, question, (first, last), mean)
     goal = total + w.number(3, 30)
     question = f"How many more {unit} are needed for {goal}?"
     last = f"Needed are {mark(f'{goal} - {total}', goal - total)} more {unit}."
-    return Told("combine twice", body, question, (first, last), goal - total)
+    return StoryText("combine twice", body, question, (first, last), goal - total)
 
 
-def backwards(w: Words) -> Told:
-    """The end is known and the beginning is asked for, over two changes of different kinds."""
+def backwards(w: Vocabulary) -> StoryText:
+    """Two changes of different kinds; the end is known and the question is the beginning."""
     (p,), things = w.people(), w.things()
     k, left, gone = w.number(2, 5), w.number(3, 30), w.number(2, 30)
     if w.chance(0.5):
@@ -136,7 +135,7 @@ def backwards(w: Words) -> Told:
             f"In the piles are {mark(f'{k} * {left}', k * left)} {things}.",
             f"At first there were {mark(f'{k * left} + {gone}', k * left + gone)} {things}.",
         )
-        return Told("groups twice", body, question, lines, k * left + gone)
+        return StoryText("groups twice", body, question, lines, k * left + gone)
     start = k * left
     body = (
         f"{p.name} shared some {things} equally with {k - 1} friends, so that all {k} had as "
@@ -147,7 +146,7 @@ def backwards(w: Words) -> Told:
         f"Before the last find {p.name} had {mark(f'{left + gone} - {gone}', left)} {things}.",
         f"Shared were {mark(f'{left} * {k}', start)} {things}.",
     )
-    return Told("groups twice", body, question, lines, start)
+    return StoryText("groups twice", body, question, lines, start)
 
 
 SCHEMES = (three_people, fewer_then_times, ages, averages, backwards)

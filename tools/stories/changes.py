@@ -1,11 +1,13 @@
-"""Stories in which something changes: schemes of Riley, Greeno and Heller (1983), each number of
-which may be the one that is asked for."""
+"""Stories of change: schemes of Riley, Greeno and Heller (1983).
 
-from tools.stories.words import Told, Words, mark, ranked
+Each number of a scheme can be the unknown.
+"""
+
+from tools.stories.words import StoryText, Vocabulary, larger_first, mark
 
 
-def gains(w: Words) -> Told:
-    """Somebody gets more; asked is the end, the change or the beginning."""
+def gains(w: Vocabulary) -> StoryText:
+    """A person gains things; the question is the end, the change or the beginning."""
     (p,), things = w.people(), w.things()
     a, b = w.amount(), w.amount()
     how = w.pick("found", "bought", "was given", "won", "collected")
@@ -17,12 +19,12 @@ def gains(w: Words) -> Told:
         )
         question = f"How many {things} does {p.name} have {w.pick('now', 'in all', 'altogether')}?"
         lines: tuple[str, ...] = (f"{p.name} has {mark(f'{a} + {b}', a + b)} {things}.",)
-        return Told("change", body, question, lines, a + b)
+        return StoryText("change", body, question, lines, a + b)
     if asked == "change":
         body = f"{p.name} had {a} {things}. {p.He} {how} some more and now has {a + b} {things}."
         question = f"How many {things} did {p.he} get?"
         lines = (f"{p.He} got {mark(f'{a + b} - {a}', b)} {things}.",)
-        return Told("change", body, question, lines, b)
+        return StoryText("change", body, question, lines, b)
     body = w.pick(
         f"{p.name} {how} {b} {things} today. Now {p.he} has {a + b} {things}.",
         f"After {p.name} {how} {b} {things}, {p.he} has {a + b} of them.",
@@ -31,11 +33,11 @@ def gains(w: Words) -> Told:
         f"How many {things} did {p.name} have {w.pick('before', 'to begin with', 'at first')}?"
     )
     lines = (f"Before, {p.name} had {mark(f'{a + b} - {b}', a)} {things}.",)
-    return Told("change", body, question, lines, a)
+    return StoryText("change", body, question, lines, a)
 
 
-def loses(w: Words) -> Told:
-    """Somebody gives away; asked is the end, the change or the beginning."""
+def loses(w: Vocabulary) -> StoryText:
+    """A person gives things away; the question is the end, the change or the beginning."""
     (p, other), things = w.people(2), w.things()
     b = w.amount()
     a = w.larger(b)
@@ -52,12 +54,12 @@ def loses(w: Words) -> Told:
             f"How many {things} does {p.name} have left?", f"How many {things} are left?"
         )
         lines: tuple[str, ...] = (f"{p.name} has {mark(f'{a} - {b}', a - b)} {things} left.",)
-        return Told("change", body, question, lines, a - b)
+        return StoryText("change", body, question, lines, a - b)
     if asked == "change":
         body = f"{p.name} had {a} {things}. {p.He} {how} some and has {a - b} left."
         question = f"How many {things} did {p.name} part with?"
         lines = (f"{p.He} parted with {mark(f'{a} - {a - b}', b)} {things}.",)
-        return Told("change", body, question, lines, b)
+        return StoryText("change", body, question, lines, b)
     body = w.pick(
         f"{p.name} {how} {b} {things}. {p.He} has {a - b} {things} left.",
         f"{p.name} {how} {b} of {p.his} {things} and still has {a - b}.",
@@ -66,11 +68,11 @@ def loses(w: Words) -> Told:
         f"How many {things} did {p.name} have {w.pick('in the beginning', 'before', 'at first')}?"
     )
     lines = (f"At first {p.name} had {mark(f'{a - b} + {b}', a)} {things}.",)
-    return Told("change", body, question, lines, a)
+    return StoryText("change", body, question, lines, a)
 
 
-def comes_and_goes(w: Words) -> Told:
-    """A place that is left and entered; asked is the end, the beginning or the difference."""
+def comes_and_goes(w: Vocabulary) -> StoryText:
+    """People leave and enter a place; the question is the end, the beginning or the difference."""
     place, who = w.pick(
         ("bus", "passengers"), ("library", "visitors"), ("cafe", "guests"), ("park", "children"),
         ("parking lot", "cars"), ("pond", "ducks"), ("train", "travellers"), ("museum", "people"),
@@ -92,7 +94,7 @@ def comes_and_goes(w: Words) -> Told:
             f"After some left there were {mark(f'{start} - {out}', start - out)} {who}.",
             f"Now there are {mark(f'{start - out} + {into}', end)} {who}.",
         )
-        return Told("change twice", body, question, lines, end)
+        return StoryText("change twice", body, question, lines, end)
     if asked == "start":
         body = f"There were some {who} {_at(place)} {place}. {moves} Now there are {end} {who}."
         question = f"How many {who} were there {w.pick('at first', 'in the beginning')}?"
@@ -100,21 +102,21 @@ def comes_and_goes(w: Words) -> Told:
             f"Before others came there were {mark(f'{end} - {into}', end - into)} {who}.",
             f"At first there were {mark(f'{end - into} + {out}', start)} {who}.",
         )
-        return Told("change twice", body, question, lines, start)
+        return StoryText("change twice", body, question, lines, start)
     body = f"There were {start} {who} {_at(place)} {place}. {moves}"
     most, least = max(out, into), min(out, into)
     more = "left than came" if out > into else "came than left"
     question = f"How many more {who} {more}?"
     lines = (f"{mark(f'{most} - {least}', most - least)} more {who} {more}.",)
-    return Told("compare", body, question, lines, most - least)
+    return StoryText("compare", body, question, lines, most - least)
 
 
 def _at(place: str) -> str:
     return "on the" if place in ("bus", "train", "pond") else "in the"
 
 
-def two_sorts(w: Words) -> Told:
-    """Two sorts of things, some of one taken away: what is asked decides which numbers matter."""
+def two_sorts(w: Vocabulary) -> StoryText:
+    """Two kinds of things, some taken away; the question decides which numbers matter."""
     (p,), (one, two) = w.people(), w.pair()
     a, b = w.amount(4), w.amount(4)
     if a == b:
@@ -126,26 +128,26 @@ def two_sorts(w: Words) -> Told:
     if asked == "one left":
         question = f"How many {one} does {p.he} have left?"
         lines: tuple[str, ...] = (f"{p.name} has {mark(f'{a} - {took}', a - took)} {one} left.",)
-        return Told("change", body, question, lines, a - took)
+        return StoryText("change", body, question, lines, a - took)
     if asked == "all left":
         question = f"How many {one} and {two} does {p.he} have left?"
         lines = (
             f"There are {mark(f'{a} - {took}', a - took)} {one} left.",
             f"Together there are {mark(f'{a - took} + {b}', a - took + b)} {one} and {two}.",
         )
-        return Told("change twice", body, question, lines, a - took + b)
+        return StoryText("change twice", body, question, lines, a - took + b)
     if asked == "all before":
         question = f"How many {one} and {two} did {p.he} have in the beginning?"
         lines = (f"In the beginning there were {mark(f'{a} + {b}', a + b)} of them.",)
-        return Told("combine", body, question, lines, a + b)
-    (most, more), (least, less) = ranked((a, one), (b, two))
+        return StoryText("combine", body, question, lines, a + b)
+    (most, more), (least, less) = larger_first((a, one), (b, two))
     question = f"How many more {more} than {less} did {p.he} have at first?"
     lines = (f"There were {mark(f'{most} - {least}', most - least)} more {more} than {less}.",)
-    return Told("compare", body, question, lines, most - least)
+    return StoryText("compare", body, question, lines, most - least)
 
 
-def grows(w: Words) -> Told:
-    """A length or weight that goes up and down over time; asked is a moment or the whole change."""
+def grows(w: Vocabulary) -> StoryText:
+    """A length or weight that changes over time; the question is one value or the total change."""
     what, unit, up, down = w.pick(
         ("hair", "centimetres long", "grew", "cut off"),
         ("rope", "metres long", "was lengthened by", "cut off"),
@@ -166,17 +168,17 @@ def grows(w: Words) -> Told:
         lines: tuple[str, ...] = (
             f"After the first change it was {mark(f'{a} - {b}', a - b)} {noun}.",
         )
-        return Told("change", body, question, lines, a - b)
+        return StoryText("change", body, question, lines, a - b)
     question = f"How many {noun} is it now?"
     lines = (
         f"After the first change it was {mark(f'{a} - {b}', a - b)} {noun}.",
         f"Now it is {mark(f'{a - b} + {c}', a - b + c)} {noun}.",
     )
-    return Told("change twice", body, question, lines, a - b + c)
+    return StoryText("change twice", body, question, lines, a - b + c)
 
 
-def days(w: Words) -> Told:
-    """The same thing done on several days; asked is a sum, a difference or one day."""
+def days(w: Vocabulary) -> StoryText:
+    """An activity on several days; the question is a sum, a difference or one day."""
     (p,) = w.people()
     did, things = w.pick(
         ("read", "pages"), ("picked", "berries"), ("baked", "rolls"), ("walked", "miles"),
@@ -196,22 +198,22 @@ def days(w: Words) -> Told:
         lines: tuple[str, ...] = (
             f"In all that is {mark(f'{a} + {b} + {c}', a + b + c)} {things}.",
         )
-        return Told("combine", body, question, lines, a + b + c)
+        return StoryText("combine", body, question, lines, a + b + c)
     if asked == "two":
         question = f"How many {things} were it {_in(one)} {one} and {three} together?"
         lines = (f"Together they are {mark(f'{a} + {c}', a + c)} {things}.",)
-        return Told("combine", body, question, lines, a + c)
+        return StoryText("combine", body, question, lines, a + c)
     if asked == "difference":
         question = f"How many more {things} were it {_in(one)} {one} than {_in(two)} {two}?"
         lines = (f"The difference is {mark(f'{a} - {b}', a - b)} {things}.",)
-        return Told("compare", body, question, lines, a - b)
+        return StoryText("compare", body, question, lines, a - b)
     goal = a + b + c + w.number(3, 40)
     question = f"How many more {things} are needed for {goal}?"
     lines = (
         f"So far there are {mark(f'{a} + {b} + {c}', a + b + c)} {things}.",
         f"Needed are {mark(f'{goal} - {a + b + c}', goal - a - b - c)} {things}.",
     )
-    return Told("combine twice", body, question, lines, goal - a - b - c)
+    return StoryText("combine twice", body, question, lines, goal - a - b - c)
 
 
 def _in(when: str) -> str:

@@ -1,13 +1,14 @@
-"""Stories of halves, thirds and percents: a part is taken, and the part, the rest or the whole is
-asked for."""
+"""Stories of fractions and percentages; the question is the part, the rest or the whole."""
 
-from tools.stories.words import Told, Words, mark
+from math import gcd
+
+from tools.stories.words import StoryText, Vocabulary, mark
 
 _PARTS = {2: "half", 3: "a third", 4: "a quarter", 5: "a fifth"}
 
 
-def part(w: Words) -> Told:
-    """A part of something is given away, broken or of one sort."""
+def part(w: Vocabulary) -> StoryText:
+    """A fraction of some things is given away, sold or lost."""
     (p,), things = w.people(), w.things()
     k = w.pick(2, 2, 3, 4, 5)
     share = w.number(2, 40)
@@ -19,12 +20,12 @@ def part(w: Words) -> Told:
     if asked == "part":
         body = f"{p.name} had {whole} {things} and {verb} {word} of them."
         question = f"How many {things} {w.pick('were these', 'is that')}?"
-        return Told("part", body, question, (first,), share)
+        return StoryText("part", body, question, (first,), share)
     if asked == "whole":
         body = f"{p.name} {verb} {share} {things}, which was {word} of all {p.he} had."
         question = f"How many {things} did {p.name} have {w.pick('before', 'at first')}?"
         lines = (f"{p.name} had {mark(f'{share} * {k}', whole)} {things}.",)
-        return Told("part", body, question, lines, whole)
+        return StoryText("part", body, question, lines, whole)
     second = f"{p.name} has {mark(f'{whole} - {share}', rest)} {things} left."
     if asked == "rest":
         body = w.pick(
@@ -32,18 +33,18 @@ def part(w: Words) -> Told:
             f"Of {p.his} {whole} {things} {p.name} {verb} {word}.",
         )
         question = f"How many {things} are left?"
-        return Told("part twice", body, question, (first, second), rest)
+        return StoryText("part twice", body, question, (first, second), rest)
     more = w.number(2, 40)
     body = f"{p.name} had {whole} {things}. {p.He} {verb} {word} of them and then got {more} more."
     question = f"How many {things} does {p.he} have now?"
     third = f"Now {p.he} has {mark(f'{rest} + {more}', rest + more)} {things}."
-    return Told("part twice", body, question, (first, second, third), rest + more)
+    return StoryText("part twice", body, question, (first, second, third), rest + more)
 
 
-def percents(w: Words) -> Told:
-    """A percentage of a number of people or things."""
+def percents(w: Vocabulary) -> StoryText:
+    """A percentage of people or things."""
     percent = w.pick(10, 20, 25, 30, 40, 50, 60, 75, 80, 90)
-    step = 100 // _common(percent, 100)
+    step = 100 // gcd(percent, 100)
     whole = step * w.number(2, max(3, 300 // step))
     share = whole * percent // 100
     who, which, others = w.pick(
@@ -60,26 +61,20 @@ def percents(w: Words) -> Told:
     asked = w.pick("part", "rest", "difference")
     if asked == "part":
         question = f"How many {who} {which}?"
-        return Told("percent", body, question, (first,), share)
+        return StoryText("percent", body, question, (first,), share)
     rest = whole - share
     second = f"The others are {mark(f'{whole} - {share}', rest)}."
     if asked == "rest" or share == rest:
         question = f"How many {who} {others}?"
-        return Told("percent twice", body, question, (first, second), rest)
+        return StoryText("percent twice", body, question, (first, second), rest)
     most, least = max(share, rest), min(share, rest)
     question = "How many more are in the larger group than in the smaller one?"
     third = f"The difference is {mark(f'{most} - {least}', most - least)}."
-    return Told("percent twice", body, question, (first, second, third), most - least)
+    return StoryText("percent twice", body, question, (first, second, third), most - least)
 
 
-def _common(a: int, b: int) -> int:
-    while b:
-        a, b = b, a % b
-    return a
-
-
-def discounts(w: Words) -> Told:
-    """A price is lowered or raised by a percentage."""
+def discounts(w: Vocabulary) -> StoryText:
+    """A price that is lowered or raised by a percentage."""
     ((one, ones),), (p,) = w.sold(), w.people()
     percent = w.pick(10, 20, 25, 50)
     step = 100 // percent if percent != 20 else 5
@@ -101,17 +96,17 @@ def discounts(w: Words) -> Told:
     asked = w.pick("off", "new", "several")
     if asked == "off":
         question = "By how many dollars did the price change?"
-        return Told("percent", body, question, (first,), off)
+        return StoryText("percent", body, question, (first,), off)
     if asked == "new":
         question = f"How many dollars does a {one} cost now?"
-        return Told("percent twice", body, question, (first, second), new)
+        return StoryText("percent twice", body, question, (first, second), new)
     question = f"How many dollars does {p.name} pay for {n} {ones} now?"
     third = f"{n} {ones} cost {mark(f'{n} * {new}', n * new)} dollars."
-    return Told("percent twice", body, question, (first, second, third), n * new)
+    return StoryText("percent twice", body, question, (first, second, third), n * new)
 
 
-def two_parts(w: Words) -> Told:
-    """One part, then another part of what is left."""
+def two_parts(w: Vocabulary) -> StoryText:
+    """A fraction, followed by a fraction of the rest."""
     (p,), things = w.people(), w.things()
     k, m = w.pick(2, 3, 4), w.pick(2, 3, 4)
     rest = m * w.number(2, 15)
@@ -134,10 +129,10 @@ def two_parts(w: Words) -> Told:
     )
     if two == "kept" or w.chance(0.3):
         question = f"How many {things} is the second part?"
-        return Told("part twice", body, question, lines, more)
+        return StoryText("part twice", body, question, lines, more)
     question = f"How many {things} are left in the end?"
     last = f"In the end {mark(f'{rest} - {more}', end)} {things} are left."
-    return Told("part twice", body, question, (*lines, last), end)
+    return StoryText("part twice", body, question, (*lines, last), end)
 
 
 SCHEMES = (part, percents, discounts, two_parts)

@@ -1,4 +1,4 @@
-"""The words that stories are told with, drawn by a seed."""
+"""Random names, things and numbers for stories."""
 
 import random
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Somebody in a story, with the words that stand for them."""
+    """A person in a story, with pronouns."""
 
     name: str
     he: str
@@ -18,19 +18,20 @@ class Person:
 
     @property
     def He(self) -> str:
-        """The pronoun at the beginning of a sentence."""
+        """The capitalized pronoun."""
         return self.he.capitalize()
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """A story with a question and its solution."""
+class StoryText:
+    """A story, its question and its solution."""
 
     kind: str
+    """The scheme, followed by "twice" if it needs several calculations."""
     body: str
     question: str
     lines: tuple[str, ...]
-    """The solution, calculations marked as in GSM8K."""
+    """The lines of the solution, with calculations marked as in GSM8K."""
     answer: int
 
 
@@ -79,14 +80,14 @@ _SOLD = (
 )  # fmt: skip
 
 
-class Words:
-    """Draws names, things and numbers; the same seed draws the same."""
+class Vocabulary:
+    """Draws names, things and numbers with a random generator."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
 
     def pick(self, *options: T) -> T:
-        """One of the options."""
+        """A random option."""
         return self._rng.choice(options)
 
     def people(self, count: int = 1) -> list[Person]:
@@ -101,58 +102,58 @@ class Words:
         return list(found.values())
 
     def things(self) -> str:
-        """What somebody may have, in the plural."""
+        """A kind of thing, in the plural."""
         return self._rng.choice(self._rng.choice((_THINGS, _FOOD)))
 
     def food(self) -> str:
-        """Something to eat, in the plural."""
+        """A kind of food, in the plural."""
         return self._rng.choice(_FOOD)
 
     def pair(self) -> tuple[str, str]:
-        """Two sorts of things that may be counted together, in either order."""
+        """Two kinds of things that can be counted together, in random order."""
         if self._rng.random() < 0.6:
-            return self._either(self._rng.choice(_PAIRS))
+            return self._random_order(self._rng.choice(_PAIRS))
         thing = self.things()
-        first, second = self._either(self._rng.choice(_KINDS))
+        first, second = self._random_order(self._rng.choice(_KINDS))
         return f"{first} {thing}", f"{second} {thing}"
 
     def box(self) -> tuple[str, str]:
-        """What things may be put into, in the singular and the plural."""
+        """A container, in the singular and the plural."""
         return self._rng.choice(_BOXES)
 
     def sold(self, count: int = 1) -> list[tuple[str, str]]:
-        """Different things with a price, in the singular and the plural."""
+        """Different things for sale, in the singular and the plural."""
         return self._rng.sample(_SOLD, count)
 
     def number(self, low: int, high: int) -> int:
-        """A whole number."""
+        """A whole number from `low` to `high`."""
         return self._rng.randint(low, high)
 
     def amount(self, low: int = 2) -> int:
-        """A number as stories have them: mostly small, now and then some hundreds."""
+        """A number of at least `low`: usually small, sometimes several hundred."""
         return self._rng.randint(low, self._rng.choice((20, 60, 100, 400)) + low)
 
-    def larger(self, least: int) -> int:
-        """A number above `least`, of its size."""
-        return least + self._rng.randint(2, max(6, least))
+    def larger(self, number: int) -> int:
+        """A number that is larger than `number`, by about its size at most."""
+        return number + self._rng.randint(2, max(6, number))
 
-    def chance(self, share: float) -> bool:
-        """True in this share of the cases."""
-        return self._rng.random() < share
+    def chance(self, probability: float) -> bool:
+        """True with this probability."""
+        return self._rng.random() < probability
 
-    def mixed(self, sentences: Sequence[str]) -> str:
-        """Sentences in any order, as one text."""
+    def shuffled(self, sentences: Sequence[str]) -> str:
+        """The sentences in random order, as one text."""
         return " ".join(self._rng.sample(sentences, len(sentences)))
 
-    def _either(self, pair: tuple[str, str]) -> tuple[str, str]:
+    def _random_order(self, pair: tuple[str, str]) -> tuple[str, str]:
         return pair if self._rng.random() < 0.5 else (pair[1], pair[0])
 
 
 def mark(calculation: str, value: int) -> str:
-    """A calculation with its mark: `12 - 5 = <<12-5=7>>7`."""
+    """A calculation in the notation of GSM8K: `12 - 5 = <<12-5=7>>7`."""
     return f"{calculation} = <<{calculation.replace(' ', '')}={value}>>{value}"
 
 
-def ranked(one: tuple[int, str], two: tuple[int, str]) -> list[tuple[int, str]]:
-    """Two counted sorts, the larger first."""
+def larger_first(one: tuple[int, str], two: tuple[int, str]) -> list[tuple[int, str]]:
+    """Two pairs of (number, kind), the larger number first."""
     return sorted((one, two), reverse=True)

@@ -244,7 +244,7 @@ async def _ranked(scorer: "Scored", rows: "list[PreferenceRow]") -> dict[str, An
 
 async def _detected(scorer: "Scored", path: Path, limit: int | None) -> dict[str, Any]:
     """First-error detection on a ProcessBench file."""
-    from rstar_math.evaluation.processbench import as_steps, crossed, read_solutions
+    from rstar_math.evaluation.processbench import as_steps, cross_validate, read_solutions
     from rstar_math.types import Question
 
     solutions = read_solutions(path, limit)
@@ -253,7 +253,7 @@ async def _detected(scorer: "Scored", path: Path, limit: int | None) -> dict[str
         steps = as_steps(solution.steps)
         prefixes = [steps[: n + 1] for n in range(len(steps))]
         found.append(await scorer.score(Question(solution.id, solution.problem), prefixes))
-    whole, thresholds = crossed(solutions, found)
+    whole, thresholds = cross_validate(solutions, found)
     return {
         "solutions": len(solutions),
         "f1": whole.f1,

@@ -71,11 +71,10 @@ def benchmarks(
     import os
 
     from rstar_math.cli import display
-    from rstar_math.problems.benchmarks import FOLDER_VARIABLE, benchmark
-    from rstar_math.problems.benchmarks import benchmarks as known
+    from rstar_math.problems.benchmarks import DATA_VARIABLE, all_benchmarks, find_benchmark
 
-    folder = data or Path(os.environ.get(FOLDER_VARIABLE, "."))
-    chosen = known() if name is None else (benchmark(name),)
+    folder = data or Path(os.environ.get(DATA_VARIABLE, "."))
+    chosen = all_benchmarks() if name is None else (find_benchmark(name),)
     rows = [asdict(one) | {"file": (f := one.file(folder)) and str(f)} for one in chosen]
     if as_json:
         print_json({"benchmarks": rows})
@@ -107,9 +106,9 @@ def report(
     Shares with intervals, expected results of k attempts, paired tests, accuracy against cost, the
     papers' figures beside ours, every problem under every strategy, and what it takes to repeat it.
     """
-    from rstar_math.evaluation.interchange import names_of, write_inspect_logs, write_lm_eval
+    from rstar_math.evaluation.interchange import export_names, write_inspect_logs, write_lm_eval
 
-    named = list(zip(runs, names_of(runs), strict=True))
+    named = list(zip(runs, export_names(runs), strict=True))
     written = run(_write(runs, out, plots=plots, trees=trees), kept=False)
     if inspect:
         written += [
@@ -268,13 +267,13 @@ def _given(
 ) -> "tuple[list[Problem] | None, str]":
     """The problems of a data set (None: those of the file), and what they are called."""
     from rstar_math.errors import ConfigError
-    from rstar_math.problems.benchmarks import load
+    from rstar_math.problems.benchmarks import load_benchmark
 
     if dataset is None:
         return None, str(file)
     if file is not None:
         raise ConfigError("Both FILE and --dataset name problems; give one of them.")
-    loaded = load(dataset, folder=data, limit=limit)
+    loaded = load_benchmark(dataset, folder=data, limit=limit)
     if loaded.note:
         typer.echo(f"rstar: {loaded.note}", err=True)
     return loaded.problems, loaded.name

@@ -11,7 +11,7 @@ from rstar_math.cli import display
 from rstar_math.config.sections import Config
 from rstar_math.distributed import cluster_progress, open_searcher
 from rstar_math.errors import InputError
-from rstar_math.evaluation.metrics import Summary, summarise
+from rstar_math.evaluation.metrics import Summary, summarize
 from rstar_math.llm.metrics import ServerMetrics, monitor
 from rstar_math.problems.jsonl import read_problems
 from rstar_math.runs.execute import Searcher, solve_problems
@@ -62,7 +62,7 @@ class OpenJob:
         """The figures of a strategy on the job's problems."""
         wanted = {problem.id for problem in self.problems}
         results = self.store.results(strategy.name)
-        return summarise(strategy.name, (r for r in results if r.problem in wanted))
+        return summarize(strategy.name, (r for r in results if r.problem in wanted))
 
     def cluster_json(self) -> dict[str, Any]:
         """How the workers fared, for the end of a report; empty where this process searched."""

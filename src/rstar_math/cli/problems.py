@@ -231,14 +231,14 @@ def _deduplicated(found: list["Problem"]) -> "Deduplicated":
 def _decontaminated(
     found: list["Problem"], exclude: list[str], exclude_templates: bool
 ) -> "Decontaminated":
-    from rstar_math.problems.filtering import Evaluations, Rule, decontaminate
+    from rstar_math.problems.filtering import EvaluationIndex, OverlapRule, decontaminate
     from rstar_math.problems.sources import parse_source, read_source
 
     sets: dict[str, list[Problem]] = {}
     for text in exclude:
         title = parse_source(text).title
         sets[text if title in sets else title] = read_source(text)
-    return decontaminate(found, Evaluations(sets, Rule(templates=exclude_templates)))
+    return decontaminate(found, EvaluationIndex(sets, OverlapRule(templates=exclude_templates)))
 
 
 _DRAFT_EXAMPLES = 3
@@ -355,7 +355,7 @@ def _order(
     """What the command line asks for; its problems are read."""
     from rstar_math.cli import display
     from rstar_math.evolution.synthesis import SynthesisJob, majority_config
-    from rstar_math.problems.filtering import Rule
+    from rstar_math.problems.filtering import OverlapRule
     from rstar_math.problems.sources import parse_source, read_source, read_sources
     from rstar_math.problems.synthesis import KnownProblems, require_seeds
     from rstar_math.runs.results import run_conditions
@@ -374,7 +374,7 @@ def _order(
         config=solver,
         seeds=seeds,
         known=(
-            KnownProblems("in an evaluation set", sets, Rule(templates=exclude_templates)),
+            KnownProblems("in an evaluation set", sets, OverlapRule(templates=exclude_templates)),
             KnownProblems("a seed problem", {"seeds": seeds}),
         ),
         digests={"model.name": run_conditions(solver, guided=False)["model.name"]},

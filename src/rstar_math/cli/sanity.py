@@ -9,11 +9,11 @@ from rstar_math.config.sections import Config
 from rstar_math.evaluation.sanity import (
     CachingCompleter,
     SanityCheck,
-    Searched,
-    baseline,
+    SearchResult,
     baseline_answer,
-    formats,
-    leakage,
+    check_baseline,
+    check_format,
+    check_leakage,
 )
 from rstar_math.llm.connect import connect
 from rstar_math.search.strategies import Strategy
@@ -37,7 +37,7 @@ async def gates(job: OpenJob, config: Config, published: float | None) -> list[S
             await _leakage(model, config, graded[:LEAK_PROBLEMS], strategy)
             for strategy in job.job.strategies
         ]
-        found += [formats(job.summary(strategy)) for strategy in job.job.strategies]
+        found += [check_format(job.summary(strategy)) for strategy in job.job.strategies]
         found += await _baseline(model, config, graded[:BASELINE_PROBLEMS], published)
     finally:
         await connection.aclose()
@@ -47,14 +47,14 @@ async def gates(job: OpenJob, config: Config, published: float | None) -> list[S
 async def _leakage(
     model: CachingCompleter, config: Config, problems: list[Problem], strategy: Strategy
 ) -> SanityCheck:
-    """The leakage gate of one strategy; every search gets a solver of its own."""
+    """The leakage check of one strategy. Every search uses its own solver."""
 
-    async def search(given: Sequence[Problem]) -> Sequence[Searched]:
+    async def search(given: Sequence[Problem]) -> Sequence[SearchResult]:
         async with Solver(config, model=model) as solver:
             found = {p.id: s async for p, s in solver.map(given, strategy)}
         return [(found[p.id].tree, found[p.id].choice) for p in given]
 
-    return await leakage(search, problems, strategy.name)
+    return await check_leakage(search, problems, strategy.name)
 
 
 async def _baseline(
@@ -75,4 +75,4 @@ async def _baseline(
             assert problem.reference is not None
             verdict = await solver.judge(solution.answer, problem.reference)
             ours[problem.id] = verdict is Verdict.RIGHT
-    return list(chain(baseline(plain, [ours[p.id] for p in problems], published)))
+    return list(chain(check_baseline(plain, [ours[p.id] for p in problems], published)))

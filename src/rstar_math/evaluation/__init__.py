@@ -1,1 +1,1 @@
-"""Metrics, statistics and reports of strategies."""
+"""Metrics, statistics and reports for comparing strategies."""

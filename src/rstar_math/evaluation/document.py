@@ -1,5 +1,7 @@
-"""A document of headings, paragraphs, tables and figures, as Markdown and as HTML. Foreign text is
-escaped for both; figures and folded parts are in the HTML only."""
+"""A document of headings, paragraphs, tables and figures, rendered as Markdown or HTML.
+
+All text is escaped in both formats. Only HTML has figures and folded tables.
+"""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,42 +12,43 @@ from html import escape
 from rstar_math.text import sanitize
 
 
-def percent(share: float | None) -> str:
-    """A share in per cent."""
+def format_percent(share: float | None) -> str:
+    """A share in [0, 1] as a percentage; "-" for None."""
     return "-" if share is None else f"{100 * share:.1f} %"
 
 
-def span(interval: tuple[float, float] | None) -> str:
-    """An interval of shares in per cent."""
+def format_interval(interval: tuple[float, float] | None) -> str:
+    """An interval of shares as percentages; "-" for None."""
     return "-" if interval is None else f"{100 * interval[0]:.1f}–{100 * interval[1]:.1f}"
 
 
-def short(value: float) -> str:
-    """A figure with as many places as it deserves."""
+def format_number(value: float) -> str:
+    """A number with one decimal place below 100 and none above."""
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
 
 
-def points(interval: tuple[float, float]) -> str:
-    """An interval of differences in points."""
+def format_difference(interval: tuple[float, float]) -> str:
+    """An interval of differences of shares, in percentage points with signs."""
     return f"{100 * interval[0]:+.1f} to {100 * interval[1]:+.1f}"
 
 
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-"""The content security policy of a page without any script."""
+CONTENT_SECURITY_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+"""The content security policy of a page without scripts."""
 
 
-def anchor(strategy: str, problem: str) -> str:
-    """The id of a result's place on the page of its run."""
+def result_anchor(strategy: str, problem: str) -> str:
+    """The HTML id of a result on the page of its run."""
     name = f"{strategy}\x1f{problem}".encode("utf-8", "surrogatepass")
     return "r" + blake2b(name, digest_size=8).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """Text that leads somewhere; `target` is relative and ours, never foreign text."""
+    """A hyperlink."""
 
     text: str
     target: str
+    """A relative URL; "" for none. It must not contain untrusted text."""
     kind: str = ""
     """CSS class."""
 
@@ -55,7 +58,7 @@ Cell = str | Link
 
 @dataclass(frozen=True, slots=True)
 class Heading:
-    """A section's title."""
+    """The title of a section."""
 
     text: str
 
@@ -69,20 +72,21 @@ class Paragraph:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows under a header. Figures are set to the right; the first `words` columns to the left."""
+    """A table with a header."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[Cell]]
-    words: int = 1
+    text_columns: int = 1
+    """Number of leading columns that are left-aligned; the others are right-aligned numbers."""
     folded: str = ""
-    """Title under which the table is folded away in the HTML; "" shows it."""
-    most: int | None = None
-    """Rows in the Markdown; None for all."""
+    """The title under which the table is collapsed in HTML; "" shows the table."""
+    max_markdown_rows: int | None = None
+    """Maximum number of rows in Markdown; None for all."""
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A picture (SVG, trusted) with its caption."""
+    """A picture with a caption. The SVG must be trusted."""
 
     svg: str
     caption: str
@@ -92,7 +96,7 @@ Block = Heading | Paragraph | Table | Figure
 
 
 def to_markdown(title: str, blocks: Iterable[Block]) -> Iterator[str]:
-    """The document as GitHub's Markdown, piece by piece."""
+    """The document as GitHub-flavoured Markdown, in pieces."""
     yield f"# {_md(title)}\n"
     for block in blocks:
         if isinstance(block, Heading):
@@ -106,7 +110,7 @@ def to_markdown(title: str, blocks: Iterable[Block]) -> Iterator[str]:
 
 
 def to_html(title: str, blocks: Iterable[Block], style: str, policy: str) -> Iterator[str]:
-    """The document as one self-contained page, piece by piece: no script, nothing loaded."""
+    """The document as one self-contained HTML page without scripts, in pieces."""
     yield (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
@@ -128,22 +132,22 @@ def to_html(title: str, blocks: Iterable[Block], style: str, policy: str) -> Ite
 
 
 def _md_table(table: Table) -> Iterator[str]:
-    """A table's lines."""
     yield "\n| " + " | ".join(map(_md, table.header)) + " |\n"
-    marks = ["---" if i < table.words else "---:" for i in range(len(table.header))]
+    marks = ["---" if i < table.text_columns else "---:" for i in range(len(table.header))]
     yield "| " + " | ".join(marks) + " |\n"
-    for row in table.rows[: table.most]:
+    limit = table.max_markdown_rows
+    for row in table.rows[:limit]:
         yield "| " + " | ".join(map(_md_cell, row)) + " |\n"
-    if table.most is not None and len(table.rows) > table.most:
-        yield f"\n({len(table.rows) - table.most} more rows in the HTML page.)\n"
+    if limit is not None and len(table.rows) > limit:
+        yield f"\n({len(table.rows) - limit} more rows in the HTML page.)\n"
 
 
 def _html_table(table: Table) -> Iterator[str]:
-    """A table, in a box that scrolls by itself."""
+    """A table in its own scrollable box."""
     if table.folded:
         yield f"<details><summary>{_html(table.folded)}</summary>"
     cells = "".join(
-        f"<th{_alignment(at, table)}>{_html(name)}</th>" for at, name in enumerate(table.header)
+        f"<th{_alignment(i, table)}>{_html(name)}</th>" for i, name in enumerate(table.header)
     )
     yield f'<div class="scroll"><table><thead><tr>{cells}</tr></thead><tbody>'
     for row in table.rows:
@@ -156,9 +160,9 @@ def _html_table(table: Table) -> Iterator[str]:
         yield "</details>"
 
 
-def _alignment(at: int, table: Table) -> str:
-    """The class of a cell in a column."""
-    return "" if at < table.words else ' class="figure"'
+def _alignment(column: int, table: Table) -> str:
+    """The class attribute of a column's cells."""
+    return "" if column < table.text_columns else ' class="figure"'
 
 
 def _md_cell(cell: Cell) -> str:
@@ -184,6 +188,6 @@ _MARKS = re.compile(r"([\\`*_{}\[\]|#~$!])")
 
 
 def _md(text: str) -> str:
-    """Foreign text on one line that Markdown takes for text and no renderer for HTML."""
+    """Text on one line, with Markdown and HTML syntax escaped."""
     flat = " ".join(sanitize(text).split())
     return _MARKS.sub(r"\\\1", flat).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

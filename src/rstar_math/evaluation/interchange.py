@@ -1,7 +1,7 @@
-"""Exports results as inspect_ai logs and lm-eval results.
+"""Exports results as logs of inspect_ai and results files of lm-eval.
 
-Neither package is needed to write them. What they have no place for (trees, costs by kind, votes)
-goes into `metadata`.
+Neither package is required. Data without a field in these formats (costs by kind, votes, failures)
+is stored under `metadata`.
 """
 
 import json
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rstar_math import __version__
-from rstar_math.evaluation.metrics import Summary, summarise
+from rstar_math.evaluation.metrics import Summary, summarize
 from rstar_math.evaluation.results import problems_hash
 from rstar_math.files import unique_names, write_text
 from rstar_math.prompts.grammar import GRAMMAR
@@ -24,30 +24,36 @@ from rstar_math.types import Problem, Verdict
 _SCORER = "rstar_grader"
 
 
-def names_of(paths: Sequence[Path]) -> list[str]:
-    """A name for each run's files: its own, with the folder's or else its number where two are the
-    same."""
-    whole, stems = [path.resolve() for path in paths], [path.stem for path in paths]
-    return unique_names(whole, stems, folder_end="-", number_end="-")
+def export_names(paths: Sequence[Path]) -> list[str]:
+    """A distinct name for the exported files of each run.
+
+    It is the stem of the run file, followed by its folder or its number if two are equal.
+    """
+    resolved, stems = [path.resolve() for path in paths], [path.stem for path in paths]
+    return unique_names(resolved, stems, folder_end="-", number_end="-")
 
 
 def write_inspect_logs(path: Path, folder: Path, name: str | None = None) -> list[Path]:
-    """Write a run's results as logs of inspect_ai, one a strategy, under a name (by default the
-    run's), and return the files. They are read with `inspect_ai.log.read_eval_log` and shown by
-    `inspect view`."""
+    """Write one inspect_ai log per strategy of a run and return the files.
+
+    `name` is the prefix of the file names, by default the stem of the run file. The logs can be
+    read with `inspect_ai.log.read_eval_log` and `inspect view`.
+    """
     written = []
     with RunStore.read(path) as store:
         for strategy in store.strategies():
-            part = strategy.replace("@", "-")
-            written.append(folder / f"{name or path.stem}-{part}.json")
+            suffix = strategy.replace("@", "-")
+            written.append(folder / f"{name or path.stem}-{suffix}.json")
             text = json.dumps(inspect_log(store, strategy), ensure_ascii=False)
             write_text(written[-1], [text])
     return written
 
 
 def write_lm_eval(path: Path, folder: Path, name: str | None = None) -> Path:
-    """Write a run's results as a results file of lm-eval, a task a strategy, under a name (by
-    default the run's), and return it."""
+    """Write an lm-eval results file with one task per strategy of a run, and return the file.
+
+    `name` is part of the file name, by default the stem of the run file.
+    """
     target = folder / f"results_{name or path.stem}.json"
     with RunStore.read(path) as store:
         write_text(target, [json.dumps(lm_eval_results(store), ensure_ascii=False, indent=2)])
@@ -55,9 +61,12 @@ def write_lm_eval(path: Path, folder: Path, name: str | None = None) -> Path:
 
 
 def inspect_log(store: RunStore, strategy: str) -> dict[str, Any]:
-    """A strategy's results as an EvalLog (version 2). An answer that the grader could not decide
-    has the score I and says so; a problem without a reference has none."""
-    summary = summarise(strategy, store.results(strategy))
+    """The results of a strategy as an EvalLog (version 2).
+
+    An answer that the grader could not decide has the score I and an explanation. A problem without
+    a reference has no score.
+    """
+    summary = summarize(strategy, store.results(strategy))
     problems = store.problems()
     model = store.metadata().get("model", "unknown")
     metrics = {}
@@ -109,11 +118,11 @@ def inspect_log(store: RunStore, strategy: str) -> dict[str, Any]:
 def _samples(
     store: RunStore, strategy: str, problems: list[Problem], model: str
 ) -> Iterator[dict[str, Any]]:
-    """One EvalSample a result."""
+    """One EvalSample per result."""
     by_id = {problem.id: problem for problem in problems}
     for result in store.results(strategy):
         problem, text = by_id[result.problem], _solution(store, result)
-        said = {"role": "assistant", "content": text, "source": "generate", "model": model}
+        reply = {"role": "assistant", "content": text, "source": "generate", "model": model}
         scores = None
         if result.verdict is not None:
             scores = {
@@ -128,8 +137,8 @@ def _samples(
             "epoch": 1,
             "input": problem.question.text,
             "target": problem.reference or "",
-            "messages": [{"role": "user", "content": problem.question.text}, said],
-            "output": {"model": model, "choices": [{"message": said, "stop_reason": "stop"}]},
+            "messages": [{"role": "user", "content": problem.question.text}, reply],
+            "output": {"model": model, "choices": [{"message": reply, "stop_reason": "stop"}]},
             "scores": scores,
             "metadata": {
                 "level": problem.level,
@@ -143,7 +152,7 @@ def _samples(
 
 
 def lm_eval_results(store: RunStore) -> dict[str, Any]:
-    """A run's results with the keys of lm-eval's results file."""
+    """The results of a run in the format of lm-eval's results file."""
     problems, conditions = store.problems(), store.conditions()
     name, facts = _set_name(problems), store.metadata()
     found: dict[str, Any] = {
@@ -166,7 +175,7 @@ def lm_eval_results(store: RunStore) -> dict[str, Any]:
         "rstar_math": {"conditions": conditions, "version": facts.get("version", __version__)},
     }
     for strategy in store.strategies():
-        summary = summarise(strategy, store.results(strategy))
+        summary = summarize(strategy, store.results(strategy))
         task = f"{name}_{strategy.replace('@', '_')}"
         stderr = _stderr(summary)
         found["results"][task] = {
@@ -198,13 +207,13 @@ def _solution(store: RunStore, result: Result) -> str:
 
 
 def _stderr(summary: Summary) -> float | None:
-    """The standard error of the share right, as both tools have it; None for fewer than two."""
+    """The standard error of the accuracy, as both tools define it; None for fewer than two."""
     n, share = summary.graded, summary.accuracy
     return None if share is None or n < 2 else sqrt(share * (1 - share) / (n - 1))
 
 
 def _usage(summary: Summary) -> dict[str, int]:
-    """Tokens under inspect's names."""
+    """The token counts under the keys of inspect_ai."""
     cost = summary.cost
     return {
         "input_tokens": cost.prompt_tokens,
@@ -215,11 +224,11 @@ def _usage(summary: Summary) -> dict[str, int]:
 
 
 def _created(store: RunStore) -> str:
-    """When the run was last written, in UTC."""
+    """The time of the run's last modification, in UTC."""
     return datetime.fromtimestamp(store.path.stat().st_mtime, UTC).isoformat()
 
 
 def _set_name(problems: list[Problem]) -> str:
-    """What the problems are called: their source, or what their ids begin with."""
+    """The name of the problem set: the common source or id prefix of its problems."""
     names = {problem.source or problem.id.partition("/")[0] for problem in problems}
     return names.pop() if len(names) == 1 else "problems"

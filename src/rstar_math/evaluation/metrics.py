@@ -1,4 +1,4 @@
-"""Metrics of a strategy: accuracy, costs, pass@k, majority@k, scorer@k."""
+"""Metrics of a strategy: accuracy, costs, pass@k, maj@k, scorer@k."""
 
 import math
 import random
@@ -15,46 +15,47 @@ from rstar_math.types import Cost, Verdict
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Figures of one strategy over a set of problems."""
+    """The results of one strategy on a set of problems."""
 
     strategy: str
     problems: int
     graded: int
-    """Problems that have a reference answer."""
+    """Number of problems with a reference answer."""
     right: int
+    """Number of problems answered correctly."""
     unknown: int
-    """Answers that the grader could not decide; they count as not right."""
+    """Number of answers that the grader could not decide; they count as wrong."""
     unanswered: int
-    """Problems for which no path ended with an answer."""
+    """Number of problems without any answer."""
     cost: Cost
+    """Sum over all problems."""
     failures: dict[str, int]
+    """Number of paths without an answer, by reason."""
 
     @property
     def accuracy(self) -> float | None:
-        """Share of the graded problems answered right, in [0, 1]; None where none is graded."""
+        """Share of graded problems answered correctly, in [0, 1]; None if no problem is graded."""
         return self.right / self.graded if self.graded else None
 
     @property
     def samples_lost(self) -> float | None:
-        """Share of the samples that were cut off or held no step, in [0, 1]; None without a
-        sample."""
+        """Share of samples that were truncated or malformed, in [0, 1]; None without samples."""
         cost = self.cost
         return (cost.truncated + cost.malformed) / cost.samples if cost.samples else None
 
     def as_json(self) -> dict[str, Any]:
-        """The figures under plain names; `cost` holds sums over all problems, `cost_per_solved` the
-        same for each problem solved."""
+        """The summary as JSON, with the derived metrics and costs."""
         low, high = wilson(self.right, self.graded) if self.graded else (None, None)
         fields = asdict(self) | {"accuracy": self.accuracy, "interval_95": [low, high]}
         fields["cost"] = asdict(self.cost)
-        fields["cost_per_problem"] = each(self.cost, self.problems)
-        fields["cost_per_solved"] = each(self.cost, self.right)
+        fields["cost_per_problem"] = mean_cost(self.cost, self.problems)
+        fields["cost_per_solved"] = mean_cost(self.cost, self.right)
         fields["samples_lost"] = self.samples_lost
         return fields
 
 
-def summarise(strategy: str, results: Iterable[Result]) -> Summary:
-    """The figures of a strategy's results."""
+def summarize(strategy: str, results: Iterable[Result]) -> Summary:
+    """The summary of a strategy's results."""
     costs: list[Cost] = []
     verdicts: list[Verdict | None] = []
     failures: dict[str, int] = {}
@@ -78,7 +79,7 @@ def summarise(strategy: str, results: Iterable[Result]) -> Summary:
 
 
 def wilson(right: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """The Wilson score interval of a share, in [0, 1]; z = 1.96 gives 95 % (Wilson, 1927)."""
+    """The Wilson score interval of right / n, in [0, 1] (Wilson 1927). z = 1.96 gives 95 %."""
     share = right / n
     centre = share + z * z / (2 * n)
     spread = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
@@ -87,7 +88,7 @@ def wilson(right: int, n: int, z: float = 1.96) -> tuple[float, float]:
     )
 
 
-SHOWN = (
+REPORTED_COSTS = (
     "calls",
     "samples",
     "prompt_tokens",
@@ -97,20 +98,23 @@ SHOWN = (
     "code_runs",
     "seconds",
 )
-"""The parts of a cost that are reported by problem."""
+"""The cost fields that are reported as means."""
 
 
-def each(cost: Cost, among: int) -> dict[str, float] | None:
-    """A cost shared out evenly, by name of its part; None among none. Of the problems solved it is
-    the price of a solution: what the unsolved ones cost is in it."""
-    if among == 0:
+def mean_cost(cost: Cost, count: int) -> dict[str, float] | None:
+    """The cost divided by `count`, by field; None if `count` is 0.
+
+    Divided by the number of solved problems, it is the cost of a solution: it includes the cost of
+    the unsolved problems.
+    """
+    if count == 0:
         return None
-    parts = asdict(cost)
-    return {name: parts[name] / among for name in SHOWN}
+    fields = asdict(cost)
+    return {name: fields[name] / count for name in REPORTED_COSTS}
 
 
-Judge = Callable[[Sequence["Attempt"]], float]
-"""The chance, in [0, 1], that a rule's answer from some attempts is right."""
+AnswerRule = Callable[[Sequence["Attempt"]], float]
+"""Attempts -> the probability, in [0, 1], that the answer chosen from them is right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,31 +122,31 @@ class Attempt:
     """One recorded attempt at a problem."""
 
     group: int | None
-    """Class of equal answers; None where it gave no answer."""
+    """Class of equal answers; None without an answer."""
     right: bool = False
     value: float | None = None
-    """What the scorer says of the whole path, in [-1, 1]."""
+    """The scorer's value of the whole path, in [-1, 1]."""
 
 
 def pass_at_k(n: int, right: int, k: int) -> float:
-    """The chance, in [0, 1], that of k attempts one is right, from `right` of n that were.
+    """The probability, in [0, 1], that at least one of k attempts is right, if `right` of n are.
 
     The unbiased estimator 1 - C(n - right, k) / C(n, k) (Chen et al., arXiv:2107.03374, section
-    2.1). Raises `ConfigError` where k is not in 1..n.
+    2.1). Raises `ConfigError` if k is not in 1..n.
     """
-    _check(n, k)
+    _check_k(n, k)
     return 1 - comb(n - right, k) / comb(n, k)
 
 
 def maj_at_k(attempts: Sequence[Attempt], k: int) -> float:
-    """The chance, in [0, 1], that the majority of k attempts is right; exact, over all choices of
-    k. Equal majorities share the win evenly, as the order of attempts is chance.
+    """The probability, in [0, 1], that the majority vote of k attempts is right.
 
-    For each right answer and each number m of its votes, the ways in which no other answer has
-    more, counted over the answers one after the other.
+    Exact: counts all subsets of k attempts. If t answers tie, each wins with probability 1 / t. For
+    each right answer and each number of its votes, the function counts the subsets in which no
+    other answer has more votes.
     """
     n = len(attempts)
-    _check(n, k)
+    _check_k(n, k)
     sizes: dict[int, int] = {}
     right: set[int] = set()
     for attempt in attempts:
@@ -150,58 +154,67 @@ def maj_at_k(attempts: Sequence[Attempt], k: int) -> float:
             sizes[attempt.group] = sizes.get(attempt.group, 0) + 1
             if attempt.right:
                 right.add(attempt.group)
-    silent = n - sum(sizes.values())
-    won = 0.0
+    unanswered = n - sum(sizes.values())
+    wins = 0.0
     for group in right:
         others = [size for other, size in sizes.items() if other != group]
         for votes in range(1, min(sizes[group], k) + 1):
-            won += comb(sizes[group], votes) * _ways(others, silent, k - votes, votes)
-    return won / comb(n, k)
+            subsets = _count_subsets(others, unanswered, k - votes, votes)
+            wins += comb(sizes[group], votes) * subsets
+    return wins / comb(n, k)
 
 
-def _ways(others: Sequence[int], silent: int, left: int, most: int) -> float:
-    """Ways to choose `left` attempts of the other answers and the silent ones so that no answer has
-    more than `most`; a way in which t of them have as many counts 1 / (t + 1)."""
-    ways: dict[tuple[int, int], int] = {(0, 0): 1}
-    for size in others:
-        grown: dict[tuple[int, int], int] = {}
-        for (used, ties), count in ways.items():
-            for votes in range(min(size, most, left - used) + 1):
-                key = used + votes, ties + (votes == most)
-                grown[key] = grown.get(key, 0) + count * comb(size, votes)
-        ways = grown
+def _count_subsets(sizes: Sequence[int], unanswered: int, k: int, max_votes: int) -> float:
+    """The number of subsets of k attempts in which no answer has more than `max_votes` votes.
+
+    `sizes` are the numbers of attempts with each answer. A subset in which t answers have exactly
+    `max_votes` counts 1 / (t + 1).
+    """
+    counts: dict[tuple[int, int], int] = {(0, 0): 1}
+    for size in sizes:
+        extended: dict[tuple[int, int], int] = {}
+        for (used, ties), count in counts.items():
+            for votes in range(min(size, max_votes, k - used) + 1):
+                key = used + votes, ties + (votes == max_votes)
+                extended[key] = extended.get(key, 0) + count * comb(size, votes)
+        counts = extended
     return sum(
-        count * comb(silent, left - used) / (ties + 1) for (used, ties), count in ways.items()
+        count * comb(unanswered, k - used) / (ties + 1) for (used, ties), count in counts.items()
     )
 
 
 def scorer_at_k(attempts: Sequence[Attempt], k: int) -> float:
-    """The chance, in [0, 1], that of k attempts the one with the highest value is right (best of
-    k); exact. Equal values share evenly; an attempt without a value comes after all that have
-    one, one without an answer after those."""
+    """The probability, in [0, 1], that the highest-valued of k attempts is right (best of k).
+
+    Exact. Ties share the win evenly. Attempts without a value rank below those with one, and
+    attempts without an answer rank last.
+    """
     n = len(attempts)
-    _check(n, k)
+    _check_k(n, k)
     levels: dict[float, list[bool]] = {}
     for attempt in attempts:
         levels.setdefault(_rank(attempt), []).append(attempt.right)
-    below, won = 0, 0.0
+    below, wins = 0, 0.0
     for level in sorted(levels):
-        here = levels[level]
-        ways = comb(below + len(here), k) - comb(below, k)
-        won += ways * sum(here) / len(here)
-        below += len(here)
-    return won / comb(n, k)
+        tied = levels[level]
+        subsets = comb(below + len(tied), k) - comb(below, k)
+        wins += subsets * sum(tied) / len(tied)
+        below += len(tied)
+    return wins / comb(n, k)
 
 
-def weighted(attempts: Sequence[Attempt]) -> float:
-    """The chance, in [0, 1], that the answer with the highest sum of (1 + value) / 2 is right;
-    equal sums share evenly (Li et al., arXiv:2206.02336). No value counts as 0."""
+def weighted_vote(attempts: Sequence[Attempt]) -> float:
+    """The probability, in [0, 1], that the answer with the highest sum of (1 + value) / 2 is right.
+
+    Ties share the win evenly; a missing value counts as 0 (Li et al., arXiv:2206.02336).
+    """
     votes: dict[int, float] = {}
     right: dict[int, bool] = {}
-    for a in attempts:
-        if a.group is not None:
-            votes[a.group] = votes.get(a.group, 0.0) + (1 + (a.value or 0.0)) / 2
-            right[a.group] = a.right
+    for attempt in attempts:
+        if attempt.group is not None:
+            weight = (1 + (attempt.value or 0.0)) / 2
+            votes[attempt.group] = votes.get(attempt.group, 0.0) + weight
+            right[attempt.group] = attempt.right
     if not votes:
         return 0.0
     top = max(votes.values())
@@ -209,25 +222,31 @@ def weighted(attempts: Sequence[Attempt]) -> float:
     return sum(right[group] for group in leaders) / len(leaders)
 
 
-def rule_at_k(attempts: Sequence[Attempt], k: int, rule: Judge, *, draws: int = 300) -> float:
-    """The chance, in [0, 1], that a rule is right on k attempts: over all choices of k where there
-    are few, else the share of `draws` random ones with a right attempt in which it is, times
-    pass@k, so that chance never lifts it above its ceiling."""
+def rule_at_k(attempts: Sequence[Attempt], k: int, rule: AnswerRule, *, draws: int = 300) -> float:
+    """The probability, in [0, 1], that a rule is right on k attempts.
+
+    Exact if there are at most `draws` subsets of k attempts. Otherwise it is estimated from `draws`
+    random subsets: pass@k times the rule's accuracy on subsets that contain a right attempt. The
+    estimate therefore never exceeds pass@k.
+    """
     n, right = len(attempts), sum(attempt.right for attempt in attempts)
     ceiling = pass_at_k(n, right, k)
     if not 0 < right < n:
         return ceiling
     if comb(n, k) <= draws:
-        return over_choices(attempts, k, rule)
-    found = over_choices(attempts, k, rule, exact_up_to=0, draws=draws)
-    hit = over_choices(attempts, k, _any_right, exact_up_to=0, draws=draws)
-    return ceiling * found / hit if hit else 0.0
+        return mean_over_subsets(attempts, k, rule)
+    accuracy = mean_over_subsets(attempts, k, rule, exact_up_to=0, draws=draws)
+    reachable = mean_over_subsets(attempts, k, _any_right, exact_up_to=0, draws=draws)
+    return ceiling * accuracy / reachable if reachable else 0.0
 
 
 def top_of_runs(runs: Sequence[Attempt], keep: int = 4) -> float:
-    """The chance, in [0, 1], that the paper's rule is right: of the runs, each with its best path,
-    the `keep` with the highest value, and of these the majority (rStar-Math, arXiv:2501.04519,
-    section 4). Of equal majorities the one whose first path has the higher value wins."""
+    """1.0 if the rule of rStar-Math chooses a right answer, else 0.0.
+
+    Each run is represented by its best path. The rule takes the majority of the `keep` runs with
+    the highest values (arXiv:2501.04519, section 4). If answers tie, the one whose best path has
+    the highest value wins.
+    """
     ranked = sorted((run for run in runs if run.group is not None), key=lambda a: -_rank(a))[:keep]
     votes: dict[int, int] = {}
     for run in ranked:
@@ -239,21 +258,24 @@ def top_of_runs(runs: Sequence[Attempt], keep: int = 4) -> float:
     return float(next(run.right for run in ranked if run.group == leader))
 
 
-def over_choices(
+def mean_over_subsets(
     attempts: Sequence[Attempt],
     k: int,
-    rule: Judge,
+    rule: AnswerRule,
     *,
     exact_up_to: int = 5_000,
     draws: int = 2_000,
     seed: int = 0,
 ) -> float:
-    """The mean of a rule, in [0, 1], over choices of k attempts in their order: over all of them
-    where there are at most `exact_up_to`, else over `draws` random ones, the same for a seed."""
+    """The mean of a rule, in [0, 1], over subsets of k attempts in their order.
+
+    Uses all subsets if there are at most `exact_up_to`, otherwise `draws` random ones. Equal seeds
+    draw equal subsets.
+    """
     n = len(attempts)
-    _check(n, k)
+    _check_k(n, k)
     if comb(n, k) <= exact_up_to:
-        return sum(rule(chosen) for chosen in combinations(attempts, k)) / comb(n, k)
+        return sum(rule(subset) for subset in combinations(attempts, k)) / comb(n, k)
     rng = random.Random(seed)
     total = 0.0
     for _ in range(draws):
@@ -262,17 +284,17 @@ def over_choices(
 
 
 def _any_right(attempts: Sequence[Attempt]) -> float:
-    """Whether some attempt is right."""
+    """1.0 if at least one attempt is right, else 0.0."""
     return float(any(attempt.right for attempt in attempts))
 
 
 def _rank(attempt: Attempt) -> float:
-    """By what `scorer_at_k` orders attempts."""
+    """The sort key of attempts: the value, or a lower number without a value or an answer."""
     if attempt.group is None:
         return -3.0
     return -2.0 if attempt.value is None else attempt.value
 
 
-def _check(n: int, k: int) -> None:
+def _check_k(n: int, k: int) -> None:
     if not 1 <= k <= n:
-        raise ConfigError(f"k = {k} attempts cannot be taken out of {n}; give 1 to {n}.")
+        raise ConfigError(f"k = {k} is out of range for {n} attempts; choose 1 to {n}.")

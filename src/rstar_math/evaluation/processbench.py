@@ -1,13 +1,14 @@
-"""Finding the first wrong step of a solution: ProcessBench (Zheng et al. 2024, arXiv:2412.06559).
+"""Detection of the first wrong step: ProcessBench (Zheng et al. 2024, arXiv:2412.06559).
 
-A file has one JSON object a line: `problem`, `steps` (texts), `label` (index from 0 of the first
-wrong step, -1 where all are right). A scorer names the first step that it values below a threshold.
-The figure is their F1: the harmonic mean of how often it names the right step of a wrong solution
-and how often it names none of a right one. As in their evaluation of reward models the threshold is
-chosen on other solutions than it is measured on: here, on one half of a file for the other.
+A file has one JSON object per line: `problem`, `steps` (texts) and `label` (index from 0 of the
+first wrong step, -1 if all steps are right). A scorer predicts the first step whose value is below
+a threshold. The metric is ProcessBench's F1: the harmonic mean of two accuracies, on solutions with
+a wrong step and on solutions without one. As in the paper's evaluation of reward models, the
+threshold is chosen on other solutions. Here each half of a file uses the threshold of the other
+half.
 
-The steps are prose, and a PPM of ours has learned from code: each is shown to it as comment lines
-of a step. A figure from here is a lower bound of what it knows.
+The steps are prose, but our PPM is trained on code. Each step is therefore shown as comment lines,
+and the result is a lower bound of the PPM's ability.
 """
 
 import gzip
@@ -26,7 +27,7 @@ from rstar_math.types import Step
 
 
 class Solution(BaseModel):
-    """A line of a ProcessBench file."""
+    """One line of a ProcessBench file."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -38,49 +39,51 @@ class Solution(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """What was found in some solutions at a threshold."""
+    """The number of solutions that a scorer classifies correctly at a threshold."""
 
     wrong: int
     """Solutions with a wrong step."""
     located: int
-    """Those of them whose first wrong step was named."""
+    """Solutions whose first wrong step is predicted."""
     right: int
+    """Solutions without a wrong step."""
     cleared: int
-    """Right solutions of which no step was named."""
+    """Right solutions for which no step is predicted."""
 
     @property
     def f1(self) -> float:
-        """ProcessBench's F1, in [0, 1]; 0 where there are no solutions of one of the kinds."""
-        found = self.located / self.wrong if self.wrong else 0.0
-        left = self.cleared / self.right if self.right else 0.0
-        return 2 * found * left / (found + left) if found + left else 0.0
+        """ProcessBench's F1, in [0, 1]; 0 if there are no wrong or no right solutions."""
+        wrong_accuracy = self.located / self.wrong if self.wrong else 0.0
+        right_accuracy = self.cleared / self.right if self.right else 0.0
+        total = wrong_accuracy + right_accuracy
+        return 2 * wrong_accuracy * right_accuracy / total if total else 0.0
 
 
 def read_solutions(path: Path, limit: int | None = None) -> list[Solution]:
     """The solutions of a file, plain or gzipped, at most `limit`. Raises `InputError`."""
-    found: list[Solution] = []
+    solutions: list[Solution] = []
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             for line in file:
-                if limit is not None and len(found) >= limit:
+                if limit is not None and len(solutions) >= limit:
                     break
-                found.append(Solution.model_validate(json.loads(line)))
+                solutions.append(Solution.model_validate(json.loads(line)))
     except (ValidationError, ValueError) as error:
-        first = explain(error).message if isinstance(error, ValidationError) else error
+        reason = explain(error).message if isinstance(error, ValidationError) else error
         raise InputError(
-            f"{path}, line {len(found) + 1} is not of ProcessBench ({first}); it needs id, "
-            "problem, steps and label."
+            f"{path}, line {len(solutions) + 1} is not a ProcessBench solution ({reason}); it "
+            "needs id, problem, steps and label."
         ) from None
     except (OSError, EOFError, zlib.error) as error:
-        why = getattr(error, "strerror", None) or error
-        raise InputError(f"{path} cannot be read ({why}); name another file.") from error
-    if not found:
-        raise InputError(f"{path} holds no solutions.")
-    return found
+        cause = getattr(error, "strerror", None) or error
+        raise InputError(f"{path} cannot be read ({cause}); choose another file.") from error
+    if not solutions:
+        raise InputError(f"{path} has no solutions; choose another file.")
+    return solutions
 
 
 def as_steps(texts: Sequence[str]) -> list[Step]:
-    """Prose as steps of the code grammar: comments."""
+    """Prose steps as steps of the code grammar that consist of comments."""
     steps = []
     for text in texts:
         lines = [line.strip() for line in text.splitlines() if line.strip()] or ["..."]
@@ -89,43 +92,49 @@ def as_steps(texts: Sequence[str]) -> list[Step]:
 
 
 def detect(solutions: Sequence[tuple[int, Sequence[float]]], threshold: float) -> Detection:
-    """What is found at a threshold in (label, value of each step)."""
+    """The detection counts at a threshold. A solution is (label, values of its steps)."""
     located = cleared = wrong = 0
     for label, values in solutions:
-        named = next((i for i, value in enumerate(values) if value < threshold), -1)
+        predicted = next((i for i, value in enumerate(values) if value < threshold), -1)
         wrong += label >= 0
-        located += label >= 0 and named == label
-        cleared += label < 0 and named < 0
+        located += label >= 0 and predicted == label
+        cleared += label < 0 and predicted < 0
     return Detection(wrong, located, len(solutions) - wrong, cleared)
 
 
 def best_threshold(solutions: Sequence[tuple[int, Sequence[float]]]) -> float:
-    """The threshold with the highest F1 of those between two values seen; the lowest of equals."""
+    """The threshold with the highest F1; the lowest one of several.
+
+    Candidates lie between neighbouring values of the steps, at most about 400 of them.
+    """
     seen = sorted({value for _, values in solutions for value in values})
-    step = max(1, len(seen) // 400)
-    points = [
+    stride = max(1, len(seen) // 400)
+    candidates = [
         -2.0,
-        *((a + b) / 2 for a, b in zip(seen[::step], seen[step::step], strict=False)),
+        *((a + b) / 2 for a, b in zip(seen[::stride], seen[stride::stride], strict=False)),
         2.0,
     ]
-    return max(points, key=lambda point: detect(solutions, point).f1)
+    return max(candidates, key=lambda threshold: detect(solutions, threshold).f1)
 
 
-def crossed(
+def cross_validate(
     solutions: Sequence[Solution], values: Sequence[Sequence[float]]
 ) -> tuple[Detection, list[float]]:
-    """What is found when each half of the solutions is judged at the other half's best threshold,
-    and those two thresholds. Halves are made by the solutions' ids."""
+    """The detection counts with two-fold cross-validation, and the two thresholds.
+
+    Each half is evaluated at the best threshold of the other half. A hash of its id assigns a
+    solution to a half.
+    """
     halves: list[list[tuple[int, Sequence[float]]]] = [[], []]
     for solution, row in zip(solutions, values, strict=True):
         digest = blake2b(solution.id.encode("utf-8", "replace"), digest_size=1).digest()
         halves[digest[0] & 1].append((solution.label, row))
     thresholds = [best_threshold(halves[1]), best_threshold(halves[0])]
-    found = [detect(half, t) for half, t in zip(halves, thresholds, strict=True)]
-    whole = Detection(
-        wrong=sum(d.wrong for d in found),
-        located=sum(d.located for d in found),
-        right=sum(d.right for d in found),
-        cleared=sum(d.cleared for d in found),
+    detections = [detect(half, t) for half, t in zip(halves, thresholds, strict=True)]
+    total = Detection(
+        wrong=sum(d.wrong for d in detections),
+        located=sum(d.located for d in detections),
+        right=sum(d.right for d in detections),
+        cleared=sum(d.cleared for d in detections),
     )
-    return whole, thresholds
+    return total, thresholds

@@ -1,4 +1,4 @@
-"""A report on runs: Markdown, one self-contained page with plots, and the trees it links to."""
+"""Writes a report on runs: Markdown, a self-contained HTML page, and pages with the trees."""
 
 from collections.abc import Callable, Sequence
 from importlib.resources import files
@@ -6,14 +6,14 @@ from pathlib import Path
 
 from rstar_math.evaluation import report_sections
 from rstar_math.evaluation.document import (
-    POLICY,
+    CONTENT_SECURITY_POLICY,
     Block,
     Figure,
     Heading,
     Paragraph,
     Table,
-    percent,
-    span,
+    format_interval,
+    format_percent,
     to_html,
     to_markdown,
 )
@@ -23,34 +23,34 @@ from rstar_math.evaluation.metrics import (
     rule_at_k,
     scorer_at_k,
     top_of_runs,
-    weighted,
+    weighted_vote,
 )
 from rstar_math.evaluation.plots import STYLE
 from rstar_math.evaluation.plots import figures as draw_figures
-from rstar_math.evaluation.results import TOP, AnswerJudge, Run, Series, load_runs
+from rstar_math.evaluation.results import TOP_OF_RUNS, AnswerJudge, Run, Series, load_runs
 from rstar_math.evaluation.statistics import bootstrap
 from rstar_math.files import write_text
 from rstar_math.runs.store import RunStore
 from rstar_math.search.voting import RULES
 
 
-def attempts(series: Sequence[Series]) -> list[Block]:
-    """Expected results of k of the recorded attempts, for strategies that have several."""
+def attempts_section(series: Sequence[Series]) -> list[Block]:
+    """The expected results of k attempts, for strategies with several recorded attempts."""
     rows: list[list[str]] = []
-    for one in series:
-        tried = [r.attempts for r in one.readings if r.attempts]
-        n = min((len(t) for t in tried), default=0)
-        if n < 2 or len(tried) < len(one.readings):
+    for item in series:
+        attempts = [result.attempts for result in item.graded if result.attempts]
+        n = min((len(a) for a in attempts), default=0)
+        if n < 2 or len(attempts) < len(item.graded):
             continue
         for k in sorted({1, 2, 4, 8, 16, 32, 64, n}):
             if k > n:
                 continue
-            passed = [pass_at_k(len(t), sum(a.right for a in t), k) for t in tried]
-            row = [one.label, str(k), _mean(passed), _mean([maj_at_k(t, k) for t in tried])]
-            if any(a.value is not None for t in tried for a in t):
-                row.append(_mean([scorer_at_k(t, k) for t in tried]))
-                row.append(_mean([rule_at_k(t, k, weighted) for t in tried]))
-                row.append(_mean([rule_at_k(t, k, top_of_runs) for t in tried]))
+            passed = [pass_at_k(len(a), sum(attempt.right for attempt in a), k) for a in attempts]
+            row = [item.label, str(k), _mean(passed), _mean([maj_at_k(a, k) for a in attempts])]
+            if any(attempt.value is not None for a in attempts for attempt in a):
+                row.append(_mean([scorer_at_k(a, k) for a in attempts]))
+                row.append(_mean([rule_at_k(a, k, weighted_vote) for a in attempts]))
+                row.append(_mean([rule_at_k(a, k, top_of_runs) for a in attempts]))
             else:
                 row += ["-", "-", "-"]
             rows.append(row)
@@ -61,54 +61,55 @@ def attempts(series: Sequence[Series]) -> list[Block]:
         Heading("Attempts"),
         Table(header, rows),
         Paragraph(
-            "Expected results of k independent attempts (chains, or whole runs, each with its own "
-            "answer), averaged over all choices of k among those recorded; pass@k by the unbiased "
-            "estimator; top 4: the majority of the 4 with the highest score, rStar-Math's rule for "
-            "its runs. Intervals are bootstrapped over problems. Strategies that stop early or "
-            "spend a budget of tokens have no fixed number of attempts and are not here."
+            "Expected results of k independent attempts, averaged over all subsets of k recorded "
+            "attempts. An attempt is a chain or a whole run with its own answer. pass@k uses the "
+            "unbiased estimator. Top 4 is the rule of rStar-Math: the majority of the 4 runs with "
+            "the highest scores. Intervals are bootstrapped over problems. Strategies that stop "
+            "early or spend a token budget have no fixed number of attempts and are left out."
         ),
     ]
 
 
-def rules(series: Sequence[Series]) -> list[Block]:
-    """What each way to choose the answer makes of the same trees."""
-    names = [*RULES, TOP]
+def rules_section(series: Sequence[Series]) -> list[Block]:
+    """The right answers of each answer rule on the same trees."""
+    names = [*RULES, TOP_OF_RUNS]
     rows: list[list[str]] = []
-    for one in series:
-        # A problem without two answers has nothing to choose from: its result is every rule's.
-        several = [r for r in one.readings if r.by_rule]
-        rest = sum(r.right for r in one.readings if not r.by_rule)
+    for item in series:
+        # All rules agree on a problem with fewer than two answers.
+        several = [result for result in item.graded if result.by_rule]
+        rest = sum(result.right for result in item.graded if not result.by_rule)
         if not several:
             continue
-        known = [name for name in names if any(name in r.by_rule for r in several)]
-        row = [one.label]
+        known = [name for name in names if any(name in result.by_rule for result in several)]
+        row = [item.label]
         for name in names:
-            found = sum(r.by_rule.get(name, r.by_rule["majority"]) for r in several)
-            row.append(f"{found + rest}/{len(one.readings)}" if name in known else "-")
-        rows.append([*row, percent(one.ceiling)])
+            right = sum(result.by_rule.get(name, result.by_rule["majority"]) for result in several)
+            row.append(f"{right + rest}/{len(item.graded)}" if name in known else "-")
+        rows.append([*row, format_percent(item.ceiling)])
     if not rows:
         return []
-    header = ["strategy", "majority", "one vote a path", "weighted by value", "best value"]
+    header = ["strategy", "majority", "one vote per path", "weighted by value", "best value"]
     return [
-        Heading("Ways to choose"),
+        Heading("Answer rules"),
         Table([*header, "top of runs", "any path right"], rows),
         Paragraph(
-            "Right answers by each rule (search.answer) from the very same trees. The rule that "
-            "looks best here was found on these problems, so it is a result on others alone. Top "
-            "of runs: of each chain or run the path with the highest value, of these the "
-            "majority of the best few."
+            "Number of right answers by each rule (search.answer) on the same trees. The best rule "
+            "in this table was selected on these problems, so it must be measured on others. Top "
+            "of runs takes the best path of each chain or run, and the majority of the best of "
+            "these."
         ),
     ]
 
 
 def _mean(values: Sequence[float]) -> str:
-    """A mean share with its interval."""
-    return f"{100 * sum(values) / len(values):.1f} ({span(bootstrap(values, resamples=2_000))})"
+    """A mean share with its bootstrap interval."""
+    interval = format_interval(bootstrap(values, resamples=2_000))
+    return f"{100 * sum(values) / len(values):.1f} ({interval})"
 
 
 TITLE = "Evaluation report"
 TreeWriter = Callable[[Sequence[RunStore], Path], object]
-"""Writes a page that shows the trees of some runs."""
+"""Writes a page with the trees of runs."""
 
 
 async def write_report(
@@ -119,19 +120,19 @@ async def write_report(
     plots: bool = True,
     write_trees: TreeWriter | None = None,
 ) -> list[Path]:
-    """Write the report on some runs into a folder and return the files: `report.md`, `report.html`
-    and, with `write_trees` (`viewer.app.write_page`), `trees-N.html` for the Nth run.
+    """Write the report on runs into a folder and return the files.
 
-    The same runs give the same bytes. Raises `MissingDependencyError` where `plots` are on without
-    matplotlib, `InputError` or `StoreError` for a run that cannot be read.
+    The files are `report.md`, `report.html` and, with `write_trees` (`viewer.app.write_page`),
+    `trees-N.html` for the Nth run. Equal runs give equal bytes. Raises `MissingDependencyError` if
+    `plots` is set without matplotlib, and `InputError` or `StoreError` if a run cannot be read.
     """
     runs, series = await load_runs(paths, grading)
-    blocks = list(document(runs, series, plots=plots, linked=write_trees is not None))
+    blocks = document(runs, series, plots=plots, linked=write_trees is not None)
     written = [folder / "report.md", folder / "report.html"]
     write_text(written[0], to_markdown(TITLE, blocks))
     css = (files("rstar_math.evaluation") / "page.css").read_text(encoding="utf-8")
-    own = (files("rstar_math.evaluation") / "report.css").read_text(encoding="utf-8")
-    write_text(written[1], to_html(TITLE, blocks, css + own + STYLE, POLICY))
+    css += (files("rstar_math.evaluation") / "report.css").read_text(encoding="utf-8")
+    write_text(written[1], to_html(TITLE, blocks, css + STYLE, CONTENT_SECURITY_POLICY))
     if write_trees is not None:
         for number, run in enumerate(runs, 1):
             written.append(folder / f"trees-{number}.html")
@@ -143,29 +144,28 @@ async def write_report(
 def document(
     runs: Sequence[Run], series: Sequence[Series], *, plots: bool, linked: bool
 ) -> list[Block]:
-    """The report's parts in their order."""
+    """The blocks of the report. `linked` states that the pages with the trees exist."""
     figures = draw_figures(series) if plots else {}
     blocks: list[Block] = [
-        Paragraph(report_sections.opening(runs, series)),
+        Paragraph(report_sections.introduction(runs, series)),
         Heading("Results"),
-        report_sections.results(series),
+        report_sections.results_table(series),
         Paragraph(report_sections.results_note(series)),
     ]
-    blocks += _drawn(figures, "cost")
-    blocks += _drawn(figures, "levels")
-    blocks += [*report_sections.pooled(runs, series), *attempts(series), *rules(series)]
+    blocks += _available(figures, "cost", "levels")
+    blocks += report_sections.pooled_seeds(runs, series)
+    blocks += [*attempts_section(series), *rules_section(series)]
     blocks += report_sections.comparisons(series)
     blocks += report_sections.costs(series)
-    blocks += _drawn(figures, "spared")
+    blocks += _available(figures, "saved")
     blocks += report_sections.failures(series)
-    for name in ("q", "score", "scores"):
-        blocks += _drawn(figures, name)
+    blocks += _available(figures, "q", "score", "scores")
     blocks += report_sections.problem_by_problem(series, linked=linked)
-    blocks += report_sections.papers(runs, series)
-    blocks += report_sections.circumstances(runs)
+    blocks += report_sections.published_results(runs, series)
+    blocks += report_sections.configuration(runs)
     return blocks
 
 
-def _drawn(figures: dict[str, Figure], name: str) -> list[Block]:
-    """A figure, where there is something to draw."""
-    return [figures[name]] if name in figures else []
+def _available(figures: dict[str, Figure], *names: str) -> list[Block]:
+    """The named figures that exist."""
+    return [figures[name] for name in names if name in figures]

@@ -1,4 +1,4 @@
-"""Reads results from run files for a report and grades every path."""
+"""Reads the results of run files and grades every path, as the input of reports."""
 
 import json
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rstar_math.errors import ConfigError, InputError
-from rstar_math.evaluation.metrics import Attempt, Summary, summarise
+from rstar_math.evaluation.metrics import Attempt, Summary, summarize
 from rstar_math.protocols import AnswerGrouper
 from rstar_math.runs.results import Result
 from rstar_math.runs.store import RunStore
@@ -20,49 +20,62 @@ from rstar_math.types import Problem, Verdict
 
 JudgeAnswer = Callable[[str, str], Awaitable[Verdict]]
 """(answer, reference) -> verdict."""
-_POINTS = 40
-"""Most moments at which a tree's answer so far is looked up."""
-TOP = "top-of-runs"
-_BY_VOTES = ("majority", "paths")
-"""The rules that ask for no values."""
+_MAX_POINTS = 40
+"""Maximum number of points at which the intermediate answer of a tree is computed."""
+TOP_OF_RUNS = "top-of-runs"
+"""The rule of rStar-Math: the majority of the best runs (`search.voting.top_k_of_runs`)."""
+_RULES_WITHOUT_VALUES = ("majority", "paths")
 
 
 @dataclass(frozen=True, slots=True)
-class StepRecord:
-    """What was thought of a step, and what came of it."""
+class StepOutcome:
+    """The predicted values of a step, and the share of right answers below it."""
 
     q: float | None
-    """The chance of being right that its Q stands for, in [0, 1]: (Q + 1) / 2 where ends are worth
-    -1 or 1; Q itself, at most 1, in rStar's trees, where they are worth the share that agrees."""
+    """The probability of a right answer that Q predicts, in [0, 1]. It is (Q + 1) / 2 if terminal
+    rewards are -1 and +1. In rStar's trees, where rewards are shares of agreeing answers, it is Q
+    itself, at most 1."""
     score: float | None
-    """In [-1, 1]."""
+    """The scorer's value, in [-1, 1]."""
     right: float
-    """Share of the answers below it, or of its own, that are right, in [0, 1]."""
+    """Share of right answers among the answers below the step, in [0, 1]."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProgressPoint:
+    """The state of a search at one moment."""
+
+    tokens: float
+    """Sampled tokens so far."""
+    right: bool
+    """Whether the answer chosen from the paths so far is right."""
+    any_right: bool
+    """Whether any path so far is right."""
 
 
 @dataclass(frozen=True, slots=True)
 class GradedResult:
-    """A result with everything that a report asks of its tree."""
+    """A graded result of a problem, with the grades of all paths in its tree."""
 
     problem: Problem
     result: Result
     right: bool
     any_right: bool
-    """Whether any path found is right: what a perfect choice would reach."""
+    """Whether any path is right: the upper bound of every answer rule."""
     attempts: tuple[Attempt, ...]
-    """Independent attempts: chains, or runs of a search; () where they were not fixed beforehand
-    (the search stopped early, or went on until its tokens were spent)."""
-    course: tuple[tuple[float, bool, bool], ...]
-    """(tokens, answer right, any path right) as the search went on; the last is the result."""
-    steps: tuple[StepRecord, ...]
+    """Independent attempts: chains, or runs of a search. Empty if their number was not fixed
+    beforehand, because the search stopped early or spent a token budget."""
+    progress: tuple[ProgressPoint, ...]
+    """The states of the search in order; the last one is the result."""
+    steps: tuple[StepOutcome, ...]
     by_rule: dict[str, bool]
-    """Whether the answer would have been right by each rule to choose it from what was found; those
-    that go by values only where there are some; empty where there is but one answer or none."""
+    """Whether each answer rule would choose a right answer from this tree. Rules that need values
+    are included only if there are values. Empty for fewer than two answers."""
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerJudge:
-    """How answers are told equal and right."""
+    """Decides whether answers are equal and whether they are right."""
 
     group: AnswerGrouper
     judge: JudgeAnswer
@@ -70,14 +83,16 @@ class AnswerJudge:
 
 @dataclass(frozen=True, slots=True)
 class RunTerms:
-    """What a strategy's results were made under."""
+    """The settings of a strategy that determine its attempts and its answer."""
 
     chains: int | None
-    """Chains that were asked for; None for a tree search."""
+    """Number of requested chains; None for a tree search."""
     rule: str
+    """The answer rule."""
     keep: int = 4
+    """Number of runs that `TOP_OF_RUNS` keeps."""
     budgeted: bool = False
-    """Whether a budget of tokens decided how many attempts there are."""
+    """Whether a token budget determined the number of attempts."""
     by_action: bool = False
     """Whether paths are sequences of rStar's actions."""
 
@@ -85,240 +100,258 @@ class RunTerms:
 async def grade_result(
     problem: Problem, result: Result, tree: Tree, grading: AnswerJudge, terms: RunTerms
 ) -> GradedResult:
-    """The reading of one result of a problem with a reference."""
+    """The graded result of a problem that has a reference."""
     assert problem.reference is not None
-    cast = votes_of(tree)
-    groups = await grading.group([vote.answer for vote in cast]) if cast else []
-    verdicts: dict[int, bool] = {}
-    for vote, group in zip(cast, groups, strict=True):
-        if group not in verdicts:
+    votes = votes_of(tree)
+    groups = await grading.group([vote.answer for vote in votes]) if votes else []
+    right_groups: dict[int, bool] = {}
+    for vote, group in zip(votes, groups, strict=True):
+        if group not in right_groups:
             verdict = await grading.judge(vote.answer, problem.reference)
-            verdicts[group] = verdict is Verdict.RIGHT
+            right_groups[group] = verdict is Verdict.RIGHT
     right = result.verdict is Verdict.RIGHT
-    for vote, group in zip(cast, groups, strict=True):
+    # The stored verdict takes precedence over a new one.
+    for vote, group in zip(votes, groups, strict=True):
         if vote.node == result.choice.node:
-            verdicts[group] = right
-    found = _Found(tree, cast, groups, [verdicts[g] for g in groups])
+            right_groups[group] = right
+    graded = _GradedTree(tree, votes, groups, [right_groups[group] for group in groups])
     return GradedResult(
         problem=problem,
         result=result,
         right=right,
-        any_right=right or any(verdicts.values()),
-        attempts=_attempts(found, terms),
-        course=await _course(found, terms, result, right),
-        steps=_steps(found, shares=terms.by_action),
-        by_rule=await _by_rule(found, terms),
+        any_right=right or any(right_groups.values()),
+        attempts=_attempts(graded, terms),
+        progress=await _progress(graded, terms, result, right),
+        steps=_step_outcomes(graded, q_is_share=terms.by_action),
+        by_rule=await _right_by_rule(graded, terms),
     )
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
-    """A tree's answers with what they are worth."""
+class _GradedTree:
+    """A tree with its graded votes. `groups` and `right` are parallel to `votes`."""
 
     tree: Tree
-    cast: list[Vote]
+    votes: list[Vote]
     groups: list[int]
+    """Classes of equal answers."""
     right: list[bool]
 
-    async def right_by(self, rule: str, keep: int, first: int) -> bool:
-        """Whether the answer that a rule chooses from the `first` found is right."""
-        part = self.cast[:first]
-        classes = {vote.answer: group for vote, group in zip(part, self.groups, strict=False)}
+    @property
+    def scored(self) -> bool:
+        """Whether any node has a score."""
+        return any(node.score is not None for node in self.tree)
+
+    async def chooses_right(self, rule: str, keep: int, count: int) -> bool:
+        """Whether a rule chooses a right answer from the first `count` votes."""
+        votes = self.votes[:count]
+        classes = {vote.answer: group for vote, group in zip(votes, self.groups, strict=False)}
 
         async def group(answers: Sequence[str]) -> list[int]:
-            """The classes that are known already: a rule asks about all votes, or those kept."""
+            """The known classes of some of the answers, numbered from 0."""
             numbers: dict[int, int] = {}
-            return [numbers.setdefault(classes[a], len(numbers)) for a in answers]
+            return [numbers.setdefault(classes[answer], len(numbers)) for answer in answers]
 
-        if rule == TOP:
-            choice = await top_k_of_runs(part, group, keep=keep)
+        if rule == TOP_OF_RUNS:
+            choice = await top_k_of_runs(votes, group, keep=keep)
         else:
-            choice = await RULES[rule](part, group)
-        ends = [vote.node for vote in part]
-        return choice.node is not None and self.right[ends.index(choice.node)]
+            choice = await RULES[rule](votes, group)
+        nodes = [vote.node for vote in votes]
+        return choice.node is not None and self.right[nodes.index(choice.node)]
 
 
-async def _by_rule(found: _Found, terms: RunTerms) -> dict[str, bool]:
-    """What each rule comes to."""
-    if len(found.cast) < 2:
+async def _right_by_rule(graded: _GradedTree, terms: RunTerms) -> dict[str, bool]:
+    """Whether each applicable rule chooses a right answer."""
+    count = len(graded.votes)
+    if count < 2:
         return {}
-    valued = any(vote.value is not None for vote in found.cast)
-    rules = [*RULES, TOP] if valued else _BY_VOTES
-    return {rule: await found.right_by(rule, terms.keep, len(found.cast)) for rule in rules}
+    valued = any(vote.value is not None for vote in graded.votes)
+    rules = [*RULES, TOP_OF_RUNS] if valued else _RULES_WITHOUT_VALUES
+    return {rule: await graded.chooses_right(rule, terms.keep, count) for rule in rules}
 
 
-def _attempts(found: _Found, terms: RunTerms) -> tuple[Attempt, ...]:
-    """One attempt a run: its best path where paths are scored, else its majority."""
-    tree = found.tree
+def _attempts(graded: _GradedTree, terms: RunTerms) -> tuple[Attempt, ...]:
+    """One attempt per run: its best path if paths are scored, else its majority."""
+    tree, votes, groups = graded.tree, graded.votes, graded.groups
     if tree.stop_reason is not None or terms.budgeted:
         return ()
     by_run: dict[int, list[int]] = {}
-    for at, vote in enumerate(found.cast):
-        by_run.setdefault(vote.run, []).append(at)
-    scored = any(node.score is not None for node in tree)
+    for index, vote in enumerate(votes):
+        by_run.setdefault(vote.run, []).append(index)
+    scored = graded.scored
     attempts: list[Attempt] = []
-    for members in by_run.values():
-        votes: dict[int, float] = {}
-        for at in members:
-            votes[found.groups[at]] = votes.get(found.groups[at], 0.0) + found.cast[at].weight
+    for indices in by_run.values():
+        weights: dict[int, float] = {}
+        for index in indices:
+            weights[groups[index]] = weights.get(groups[index], 0.0) + votes[index].weight
         if scored:
-            lead = max(members, key=lambda at: found.cast[at].rank)
+            chosen = max(indices, key=lambda index: votes[index].rank)
         else:
-            lead = max(members, key=lambda at: votes[found.groups[at]])
-        value = found.cast[lead].value if scored else None
-        attempts.append(Attempt(found.groups[lead], found.right[lead], value))
+            chosen = max(indices, key=lambda index: weights[groups[index]])
+        value = votes[chosen].value if scored else None
+        attempts.append(Attempt(groups[chosen], graded.right[chosen], value))
     planned = tree.runs if terms.chains is None else terms.chains
-    silent = max(planned, tree.runs, len(attempts)) - len(attempts)
-    return (*attempts, *[Attempt(None)] * silent)
+    unanswered = max(planned, tree.runs, len(attempts)) - len(attempts)
+    return (*attempts, *[Attempt(None)] * unanswered)
 
 
-async def _course(
-    found: _Found, terms: RunTerms, result: Result, right: bool
-) -> tuple[tuple[float, bool, bool], ...]:
-    """The answer so far as the tree grew, where the order of its nodes tells it.
+async def _progress(
+    graded: _GradedTree, terms: RunTerms, result: Result, right: bool
+) -> tuple[ProgressPoint, ...]:
+    """The intermediate answers of the search, in the order of the tree's nodes.
 
-    The rules that go by Q do not have it: a tree keeps the last Q, not those before. Tokens are
-    those of the whole tree, shared out by the length of its steps.
+    Only the final state is known for rules that use Q, because a tree does not store earlier Qs.
+    The tokens of the whole tree are divided among the nodes by the length of their steps.
     """
-    tree, cast = found.tree, found.cast
+    votes = graded.votes
     total = float(result.cost.sampled_tokens)
-    last = (total, right, right or any(found.right))
-    scored = any(node.score is not None for node in tree)
-    known = terms.rule in RULES or terms.rule == TOP
-    if not cast or not known or not (scored or terms.rule in _BY_VOTES):
-        return (last,)
-    spent = _spent(tree, total)
-    points: list[tuple[float, bool, bool]] = []
-    for so_far in _moments(len(cast)):
-        good = await found.right_by(terms.rule, terms.keep, so_far)
-        points.append((spent[cast[so_far - 1].node], good, any(found.right[:so_far])))
-    return (*points, last)
+    final = ProgressPoint(total, right, right or any(graded.right))
+    known = terms.rule in RULES or terms.rule == TOP_OF_RUNS
+    if not votes or not known or not (graded.scored or terms.rule in _RULES_WITHOUT_VALUES):
+        return (final,)
+    tokens = _tokens_by_node(graded.tree, total)
+    points: list[ProgressPoint] = []
+    for count in _spread(len(votes)):
+        chosen_right = await graded.chooses_right(terms.rule, terms.keep, count)
+        any_right = any(graded.right[:count])
+        points.append(ProgressPoint(tokens[votes[count - 1].node], chosen_right, any_right))
+    return (*points, final)
 
 
-def _moments(n: int) -> list[int]:
-    """At most `_POINTS` numbers from 1 to n, all where there are few."""
-    return sorted({1 + round(i * (n - 1) / (_POINTS - 1)) for i in range(_POINTS)})
+def _spread(n: int) -> list[int]:
+    """At most `_MAX_POINTS` evenly spaced numbers from 1 to n."""
+    return sorted({1 + round(i * (n - 1) / (_MAX_POINTS - 1)) for i in range(_MAX_POINTS)})
 
 
-def _spent(tree: Tree, total: float) -> list[float]:
-    """Tokens sampled when each node was there, by the length of the steps up to it."""
+def _tokens_by_node(tree: Tree, total: float) -> list[float]:
+    """Estimated tokens sampled up to each node, in proportion to the length of the steps."""
     lengths = [0.0]
     lengths += [n.count * (1 + len(n.step.text if n.step else "")) for n in tree.nodes[1:]]
-    whole = sum(lengths) or 1.0
-    return [total * length / whole for length in accumulate(lengths)]
+    length_sum = sum(lengths) or 1.0
+    return [total * length / length_sum for length in accumulate(lengths)]
 
 
-def _steps(found: _Found, *, shares: bool) -> tuple[StepRecord, ...]:
-    """The valued steps that led to answers; `shares` tells values in [0, 1] from those in
-    [-1, 1]."""
-    tree = found.tree
-    right, every = [0.0] * len(tree), [0.0] * len(tree)
-    for vote, good in zip(found.cast, found.right, strict=True):
-        right[vote.node] += good
-        every[vote.node] += 1
+def _step_outcomes(graded: _GradedTree, *, q_is_share: bool) -> tuple[StepOutcome, ...]:
+    """The outcomes of all steps that have a value and lead to an answer.
+
+    `q_is_share` states that Q is in [0, 1] instead of [-1, 1].
+    """
+    tree = graded.tree
+    right, total = [0.0] * len(tree), [0.0] * len(tree)
+    for vote, is_right in zip(graded.votes, graded.right, strict=True):
+        right[vote.node] += is_right
+        total[vote.node] += 1
     for index in range(len(tree) - 1, ROOT, -1):
         parent = tree.nodes[index].parent
         right[parent] += right[index]
-        every[parent] += every[index]
-    valued = any(node.value_sum for node in tree)
+        total[parent] += total[index]
+    has_q = any(node.value_sum for node in tree)
     return tuple(
-        StepRecord(_chance(node.q, shares) if valued else None, node.score, right[i] / every[i])
+        StepOutcome(
+            q=_probability(node.q, q_is_share) if has_q else None,
+            score=node.score,
+            right=right[i] / total[i],
+        )
         for i, node in enumerate(tree)
-        if i != ROOT and every[i] and (node.score is not None or (valued and node.q is not None))
+        if i != ROOT and total[i] and (node.score is not None or (has_q and node.q is not None))
     )
 
 
-def _chance(q: float | None, shares: bool) -> float | None:
+def _probability(q: float | None, q_is_share: bool) -> float | None:
+    """The probability of a right answer that Q predicts, in [0, 1]."""
     if q is None:
         return None
-    return min(1.0, max(0.0, q if shares else (q + 1) / 2))
+    return min(1.0, max(0.0, q if q_is_share else (q + 1) / 2))
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run file as a report names it."""
+    """The contents of a run file except its results."""
 
     path: Path
     label: str
     conditions: dict[str, Any]
     facts: dict[str, str]
     problems: dict[str, Problem]
+    """By id."""
     problems_hash: str
     """SHA-256 of ids, questions and references in their order."""
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One strategy of one run."""
+    """The results of one strategy of one run."""
 
     label: str
     run: int
-    """Index among the report's runs."""
+    """Index of the run in the report."""
     strategy: str
     summary: Summary
-    """Of all its results, graded or not."""
-    readings: tuple[GradedResult, ...]
-    """Of those whose problem has a reference."""
+    """The summary of all results, graded or not."""
+    graded: tuple[GradedResult, ...]
+    """The results of problems that have a reference."""
 
     @property
     def tokens(self) -> float:
-        """Mean sampled tokens a problem."""
+        """Mean number of sampled tokens per problem."""
         return self.summary.cost.sampled_tokens / max(self.summary.problems, 1)
 
     @property
-    def rights(self) -> list[float]:
-        """1 for each reading answered right, else 0."""
-        return [float(r.right) for r in self.readings]
+    def outcomes(self) -> list[float]:
+        """1.0 for each graded result that is right, 0.0 for each other one."""
+        return [float(result.right) for result in self.graded]
 
     @property
     def ceiling(self) -> float | None:
-        """Share of readings of which some path is right, in [0, 1]; None where there are none."""
-        n = len(self.readings)
-        return sum(r.any_right for r in self.readings) / n if n else None
+        """Share of graded results with any right path, in [0, 1]; None without graded results."""
+        n = len(self.graded)
+        return sum(result.any_right for result in self.graded) / n if n else None
 
 
 async def load_runs(paths: Sequence[Path], grading: AnswerJudge) -> tuple[list[Run], list[Series]]:
-    """Runs and their series, in the order of the paths and of the strategies in them.
+    """The runs and the series of their strategies, in order.
 
-    Reads one tree at a time and keeps none. Raises `InputError` for a run without results.
+    Reads one tree at a time and does not keep it. Raises `InputError` for a run without results.
     """
     runs: list[Run] = []
     series: list[Series] = []
     labels = _labels(paths)
-    for at, path in enumerate(paths):
+    for index, path in enumerate(paths):
         with RunStore.read(path) as store:
-            run = _run(store, labels[at])
+            run = _run(store, labels[index])
             runs.append(run)
             names = store.strategies()
             if not names:
-                raise InputError(f"{path} has no results yet; fill it with rstar eval --run {path}")
+                raise InputError(f"{path} has no results; create them with rstar eval --run {path}")
             for name in names:
                 label = name if len(paths) == 1 else f"{run.label}: {name}"
-                readings = await _readings(store, run, name, grading)
-                summary = summarise(name, store.results(name))
-                series.append(Series(label, at, name, summary, tuple(readings)))
+                graded = await _grade_strategy(store, run, name, grading)
+                summary = summarize(name, store.results(name))
+                series.append(Series(label, index, name, summary, tuple(graded)))
     return runs, series
 
 
-async def _readings(
+async def _grade_strategy(
     store: RunStore, run: Run, name: str, grading: AnswerJudge
 ) -> list[GradedResult]:
     """The graded results of a strategy."""
-    found = []
+    graded = []
     for result in store.results(name):
         problem = run.problems[result.problem]
         if result.verdict is not None and problem.reference is not None:
             tree = store.tree(problem.id, name)
             scored = any(node.score is not None for node in tree)
-            terms = terms_of(name, run.conditions, scored=scored)
-            found.append(await grade_result(problem, result, tree, grading, terms))
-    return found
+            terms = run_terms(name, run.conditions, scored=scored)
+            graded.append(await grade_result(problem, result, tree, grading, terms))
+    return graded
 
 
-def terms_of(strategy: str, conditions: dict[str, Any], *, scored: bool) -> RunTerms:
-    """How a strategy chose and how often it tried, by the conditions of its run; as
-    `search.strategies.answer_rule` has it. A strategy that is unknown here gives an unknown
-    rule."""
+def run_terms(strategy: str, conditions: dict[str, Any], *, scored: bool) -> RunTerms:
+    """The terms of a strategy under the conditions of its run.
+
+    The answer rule is chosen as in `search.strategies.answer_rule`. An unknown strategy gets the
+    rule "unknown" unless the conditions name one.
+    """
     rule = conditions.get("search.answer")
     keep = int(conditions.get("search.top_k") or 4)
     budgeted = conditions.get("search.token_budget") is not None
@@ -333,24 +366,22 @@ def terms_of(strategy: str, conditions: dict[str, Any], *, scored: bool) -> RunT
     return RunTerms(chains, str(rule), keep, budgeted, spec.policy == "actions")
 
 
-def seeds_pooled(runs: Sequence[Run], series: Sequence[Series]) -> list[list[Series]]:
-    """Groups of two or more series that differ in `search.seed` alone: the same strategy, model,
-    problems and other conditions."""
+def group_by_seed(runs: Sequence[Run], series: Sequence[Series]) -> list[list[Series]]:
+    """Groups of two or more series that differ only in `search.seed`."""
     groups: dict[str, list[Series]] = {}
-    for one in series:
-        run = runs[one.run]
+    for item in series:
+        run = runs[item.run]
         others = {k: v for k, v in run.conditions.items() if k != "search.seed"}
-        key = [one.strategy, run.facts.get("model"), run.problems_hash, others]
-        groups.setdefault(json.dumps(key, sort_keys=True), []).append(one)
+        key = [item.strategy, run.facts.get("model"), run.problems_hash, others]
+        groups.setdefault(json.dumps(key, sort_keys=True), []).append(item)
     return [
         group
         for group in groups.values()
-        if len({runs[one.run].conditions.get("search.seed") for one in group}) > 1
+        if len({runs[item.run].conditions.get("search.seed") for item in group}) > 1
     ]
 
 
 def _run(store: RunStore, label: str) -> Run:
-    """What a run file says of itself."""
     problems = store.problems()
     return Run(
         path=store.path,
@@ -363,7 +394,7 @@ def _run(store: RunStore, label: str) -> Run:
 
 
 def problems_hash(problems: Iterable[Problem]) -> str:
-    """SHA-256 of ids, questions and references in their order, as hexadecimal."""
+    """The SHA-256 of ids, questions and references in their order, in hexadecimal."""
     digest = sha256()
     for problem in problems:
         row = [problem.id, problem.question.text, problem.reference]
@@ -372,7 +403,7 @@ def problems_hash(problems: Iterable[Problem]) -> str:
 
 
 def _labels(paths: Sequence[Path]) -> list[str]:
-    """Names that tell the runs apart: the files' stems, numbered where they repeat."""
+    """Distinct labels of the runs: the file stems, numbered if they repeat."""
     stems = [path.stem for path in paths]
     return [
         stem if stems.count(stem) == 1 else f"{stem} ({at})" for at, stem in enumerate(stems, 1)

@@ -1,13 +1,12 @@
-"""Sanity checks before figures are believed: answer leaks, a wrong prompt format, an equally good
-baseline.
+"""Sanity checks of an evaluation: answer leakage, prompt format and a plain baseline.
 
-- leakage: the same problems are searched twice, the second time with other reference answers;
-  trees and choices must be equal to the byte.
-- format: samples that were cut off or held no step are told apart from wrong answers.
-- baseline: the model alone, in plain chain of thought through the same grader, must not be better
-  than our own greedy chain: else the prompt does not fit the model.
+- leakage: the same problems are searched twice, the second time with other reference answers.
+  Trees and choices must be equal byte for byte.
+- format: truncated and malformed samples are counted apart from wrong answers.
+- baseline: the model in plain chain of thought, with the same grader, must not be better than our
+  greedy chain. Otherwise the prompt does not fit the model.
 
-What they do not see: a model server that knows the answers, since it is asked the same twice.
+Not detected: a model server that knows the answers, because it receives equal requests.
 """
 
 import json
@@ -19,13 +18,14 @@ from rstar_math.costs import add_cost, track_cost
 from rstar_math.errors import InputError
 from rstar_math.evaluation.metrics import Summary, wilson
 from rstar_math.evaluation.statistics import mcnemar
+from rstar_math.extraction import extract_answer
 from rstar_math.protocols import Completer, Completion
 from rstar_math.search.tree import Tree, to_record
 from rstar_math.search.voting import Choice
 from rstar_math.types import Cost, Problem, Question
 
 MAX_TOKENS = 512
-"""Most tokens of a plain solution."""
+"""Maximum number of tokens of a plain solution."""
 _EXAMPLES = """\
 Solve each problem. Think step by step and end with "The answer is ...".
 
@@ -41,11 +41,11 @@ _STOPS = ("\nQuestion:", "\n\n\n")
 
 
 async def baseline_answer(completer: Completer, question: Question, *, seed: int = 0) -> str | None:
-    """The answer that the model states in plain chain of thought at temperature 0, or None where it
-    states none. Raises `ModelError`."""
-    from rstar_math.extraction import extract_answer
+    """The model's answer in plain chain of thought at temperature 0; None if it states none.
 
-    found = await completer.complete(
+    Raises `ModelError`.
+    """
+    completions = await completer.complete(
         f"{_EXAMPLES}{question.text.strip()}\nSolution:",
         n=1,
         stop=_STOPS,
@@ -53,26 +53,26 @@ async def baseline_answer(completer: Completer, question: Question, *, seed: int
         temperature=0.0,
         seed=seed,
     )
-    return extract_answer(found[0].text) if found else None
+    return extract_answer(completions[0].text) if completions else None
 
 
 _Key = tuple[str, int, tuple[str, ...], int, float, int]
 
 
 class CachingCompleter:
-    """A Completer that asks another and keeps what it said: a request that comes again gets the
-    same completions and the same bill, and is not asked.
+    """A Completer that caches the completions of another one.
 
-    Batching servers do not decode the same request to the same text twice, whatever the seed; two
-    searches are compared through this one. Holds all answers in memory.
+    A repeated request returns the same completions and charges the same cost, without a call.
+    Batching servers may decode equal requests to different texts, whatever the seed, so two
+    searches can only be compared through a cache. The cache is kept in memory and not limited.
     """
 
     def __init__(self, inner: Completer) -> None:
         self._inner = inner
-        self._known: dict[_Key, tuple[list[Completion], Cost]] = {}
+        self._cache: dict[_Key, tuple[list[Completion], Cost]] = {}
         self.prompting = getattr(inner, "prompting", None)
-        self.asked = 0
-        """Requests that went to the other model."""
+        self.calls = 0
+        """Number of requests sent to the other Completer."""
 
     async def complete(
         self,
@@ -84,90 +84,96 @@ class CachingCompleter:
         temperature: float,
         seed: int,
     ) -> list[Completion]:
-        """See `protocols.Completer`. An error is not kept: the next request is asked."""
+        """See `protocols.Completer`. An error is not cached."""
         key = (prompt, n, tuple(stop), max_tokens, temperature, seed)
-        if key in self._known:
-            found, bill = self._known[key]
-            add_cost(bill)
-            return list(found)
-        self.asked += 1
+        if key in self._cache:
+            completions, cost = self._cache[key]
+            add_cost(cost)
+            return list(completions)
+        self.calls += 1
         with track_cost() as cost:
-            found = await self._inner.complete(
+            completions = await self._inner.complete(
                 prompt, n=n, stop=stop, max_tokens=max_tokens, temperature=temperature, seed=seed
             )
-        self._known[key] = list(found), replace(cost)
-        return found
+        self._cache[key] = list(completions), replace(cost)
+        return completions
 
 
-LOST = 0.2
-"""Share of samples lost to the format from which the prompt is said not to fit."""
-Searched = tuple[Tree, Choice]
-Search = Callable[[Sequence[Problem]], Awaitable[Sequence[Searched]]]
-"""Searches problems as the evaluation does, from the parts up; results in their order."""
+MAX_LOST_SHARE = 0.2
+"""Maximum share of truncated or malformed samples without a warning, in [0, 1]."""
+SearchResult = tuple[Tree, Choice]
+Search = Callable[[Sequence[Problem]], Awaitable[Sequence[SearchResult]]]
+"""Searches problems as the evaluation does, with a new solver; returns results in input order."""
 
 
 @dataclass(frozen=True, slots=True)
 class SanityCheck:
-    """One check and what it came to."""
+    """The result of one check."""
 
     name: str
     state: Literal["ok", "warning", "failed", "unclear"]
     message: str
-    """A sentence for a person."""
+    """The result in words."""
     figures: dict[str, Any] = field(default_factory=dict)
+    """The numbers behind the message."""
 
     def as_json(self) -> dict[str, Any]:
-        """The fields as they are."""
+        """The fields as JSON."""
         return asdict(self)
 
 
-async def leakage(search: Search, problems: Sequence[Problem], name: str) -> SanityCheck:
-    """Whether the reference answers reach the search that is called `name`.
+async def check_leakage(search: Search, problems: Sequence[Problem], name: str) -> SanityCheck:
+    """Check that the search `name` does not use the reference answers.
 
-    A search that differs under other references is run once more under the first ones: one that
-    does not repeat itself then is "unclear", not guilty. Raises `InputError` without references.
+    If the search changes with the references, it runs again with the original ones. If that run
+    differs too, the search is not reproducible and the state is "unclear". Raises `InputError` if
+    no problem has a reference.
     """
     if not any(problem.reference is not None for problem in problems):
-        raise InputError("The leakage check needs problems with reference answers.")
-    before = _bytes(await search(problems))
-    after = _bytes(await search(replaced(problems)))
+        raise InputError(
+            "The leakage check needs reference answers; use problems that have an answer."
+        )
+    original = _bytes(await search(problems))
+    swapped = _bytes(await search(swap_references(problems)))
     ids = [problem.id for problem in problems]
-    differ = [i for i, a, b in zip(ids, before, after, strict=True) if a != b]
-    figures = {"problems": len(ids), "differing": differ}
+    differing = [i for i, a, b in zip(ids, original, swapped, strict=True) if a != b]
+    figures = {"problems": len(ids), "differing": differing}
     label = f"leakage, {name}"
-    if not differ:
+    if not differing:
         return SanityCheck(
             label,
             "ok",
-            f"{len(ids)} problems searched twice, under right and under other reference answers: "
-            "equal trees and choices.",
+            f"{len(ids)} problems were searched twice, with right and with other reference "
+            "answers: trees and choices are equal.",
             figures,
         )
-    again = _bytes(await search(problems))
-    if any(a != b for a, b in zip(before, again, strict=True)):
+    repeated = _bytes(await search(problems))
+    if any(a != b for a, b in zip(original, repeated, strict=True)):
         return SanityCheck(
             label,
             "unclear",
-            "The search does not repeat itself even under the same reference answers (programs "
-            "near their time limit, or parts that go by chance), so nothing can be told.",
+            "The search is not reproducible even with the same reference answers (programs near "
+            "their time limit, or random components), so leakage cannot be tested.",
             figures,
         )
     return SanityCheck(
         label,
         "failed",
-        f"The search of {', '.join(differ[:5])} changed with the reference answers: something in "
-        "it sees them, and its accuracy means nothing.",
+        f"The search of {', '.join(differing[:5])} changed with the reference answers: a part of "
+        "it uses them, so its accuracy is meaningless.",
         figures,
     )
 
 
-def replaced(problems: Sequence[Problem]) -> list[Problem]:
-    """The same questions, each with a reference that is not its own: another problem's where it
-    differs. Problems without one are left so."""
-    given = [problem.reference for problem in problems]
+def swap_references(problems: Sequence[Problem]) -> list[Problem]:
+    """The problems with wrong references: that of another problem, if one differs.
+
+    Problems without a reference stay without one.
+    """
+    references = [problem.reference for problem in problems]
     found: list[Problem] = []
-    for at, problem in enumerate(problems):
-        others = (r for r in given[at + 1 :] + given[:at] if r is not None)
+    for index, problem in enumerate(problems):
+        others = (r for r in references[index + 1 :] + references[:index] if r is not None)
         other = next((r for r in others if r != problem.reference), f"{problem.reference}7")
         reference = None if problem.reference is None else other
         found.append(
@@ -181,8 +187,8 @@ def replaced(problems: Sequence[Problem]) -> list[Problem]:
     return found
 
 
-def formats(summary: Summary, limit: float = LOST) -> SanityCheck:
-    """Where a strategy's problems went, and whether too many samples were lost to the format."""
+def check_format(summary: Summary, limit: float = MAX_LOST_SHARE) -> SanityCheck:
+    """Check that a strategy does not lose too many samples because of the prompt format."""
     wrong = summary.graded - summary.right - summary.unknown - summary.unanswered
     figures: dict[str, Any] = {
         "right": summary.right,
@@ -194,63 +200,72 @@ def formats(summary: Summary, limit: float = LOST) -> SanityCheck:
         "malformed": summary.cost.malformed,
         "lost": summary.samples_lost,
     }
-    split = (
-        f"{summary.right} right, {figures['wrong']} wrong, {summary.unanswered} without any "
-        f"answer; of {summary.cost.samples} samples {summary.cost.truncated} were cut off and "
-        f"{summary.cost.malformed} held no step"
+    counts = (
+        f"{summary.right} right, {figures['wrong']} wrong, {summary.unanswered} without an answer; "
+        f"of {summary.cost.samples} samples {summary.cost.truncated} were cut off and "
+        f"{summary.cost.malformed} had no step"
     )
     label = f"format, {summary.strategy}"
     if summary.samples_lost is not None and summary.samples_lost > limit:
         return SanityCheck(
             label,
             "warning",
-            f"{split}: {summary.samples_lost:.0%} lost. The prompt format does not fit this model; "
-            "raise policy.max_step_tokens if they were cut off, else change policy.prompt.",
+            f"{counts}: {summary.samples_lost:.0%} lost. The prompt format does not fit this "
+            "model; raise policy.max_step_tokens if samples were cut off, otherwise change "
+            "policy.prompt.",
             figures,
         )
-    return SanityCheck(label, "ok", f"{split}.", figures)
+    return SanityCheck(label, "ok", f"{counts}.", figures)
 
 
-def baseline(
-    plain: Sequence[bool], ours: Sequence[bool], published: float | None = None
+def check_baseline(
+    plain: Sequence[bool], greedy: Sequence[bool], published: float | None = None
 ) -> Iterable[SanityCheck]:
-    """The model in plain chain of thought against our greedy chain on the same problems, and
-    against the share right, in [0, 1], that its makers publish."""
+    """Compare plain chain of thought with our greedy chain, and with a published accuracy.
+
+    `plain` and `greedy` state whether each problem was answered correctly. `published` is the
+    accuracy in [0, 1] that the model's authors report.
+    """
     n = len(plain)
-    worse = sum(p and not o for p, o in zip(plain, ours, strict=True))
-    better = sum(o and not p for p, o in zip(plain, ours, strict=True))
-    p = mcnemar(worse, better)
-    figures: dict[str, Any] = {"problems": n, "plain": sum(plain), "greedy": sum(ours), "p": p}
+    only_plain = sum(p and not g for p, g in zip(plain, greedy, strict=True))
+    only_greedy = sum(g and not p for p, g in zip(plain, greedy, strict=True))
+    p_value = mcnemar(only_plain, only_greedy)
+    figures: dict[str, Any] = {
+        "problems": n,
+        "plain": sum(plain),
+        "greedy": sum(greedy),
+        "p": p_value,
+    }
     low, high = wilson(sum(plain), n)
-    said = (
-        f"Plain chain of thought {sum(plain)}/{n}, our greedy chain {sum(ours)}/{n} "
-        f"(McNemar's exact p = {p:.2g})"
+    message = (
+        f"Plain chain of thought {sum(plain)}/{n}, our greedy chain {sum(greedy)}/{n} "
+        f"(McNemar's exact p = {p_value:.2g})"
     )
-    if worse > better and p < 0.05:
+    if only_plain > only_greedy and p_value < 0.05:
         yield SanityCheck(
             "baseline",
             "warning",
-            f"{said}: the model does better without our format; what the search gains on our "
-            "greedy chain is no gain on the model.",
+            f"{message}: the model is better without our format, so an improvement over our greedy "
+            "chain is not an improvement over the model.",
             figures,
         )
     else:
-        yield SanityCheck("baseline", "ok", f"{said}.", figures)
+        yield SanityCheck("baseline", "ok", f"{message}.", figures)
     if published is not None:
         inside = low <= published <= high
         yield SanityCheck(
             "published",
             "ok" if inside else "warning",
-            f"Plain chain of thought has {low:.1%} to {high:.1%} (95 %), published is "
-            f"{published:.1%}"
-            + ("." if inside else ": prompt, grader or model are not the published ones."),
+            f"Plain chain of thought has an accuracy of {low:.1%} to {high:.1%} (95 %); the "
+            f"published accuracy is {published:.1%}"
+            + ("." if inside else ". The prompt, the grader or the model differs."),
             {"published": published, "interval_95": [low, high]},
         )
 
 
-def _bytes(found: Iterable[Searched]) -> list[bytes]:
-    """Trees and choices as they are compared."""
+def _bytes(results: Iterable[SearchResult]) -> list[bytes]:
+    """Trees and choices, serialized for comparison."""
     return [
         json.dumps([to_record(tree), asdict(choice)], sort_keys=True).encode()
-        for tree, choice in found
+        for tree, choice in results
     ]

@@ -1,4 +1,4 @@
-"""Intervals, paired tests and budget curves."""
+"""Confidence intervals, paired tests, budget curves and calibration."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,17 +8,19 @@ from statistics import NormalDist
 import numpy as np
 
 from rstar_math.errors import ConfigError
-from rstar_math.evaluation.results import GradedResult, StepRecord
+from rstar_math.evaluation.results import GradedResult, StepOutcome
 
 _BLOCK = 4_000_000
-"""Resampled values held at once."""
+"""Maximum number of resampled values in memory."""
 
 
 def bootstrap(
     values: Sequence[float], *, resamples: int = 10_000, level: float = 0.95, seed: int = 0
 ) -> tuple[float, float] | None:
-    """The interval of the mean of one value a problem, from resampled problems; None for fewer
-    than two problems, of which nothing can be told. The same seed gives the same interval."""
+    """The bootstrap interval of the mean, given one value per problem.
+
+    None for fewer than two problems. Equal seeds give equal intervals.
+    """
     if len(values) < 2:
         return None
     return _percentiles(_means(np.asarray(values, dtype=float), resamples, seed), level)
@@ -27,84 +29,92 @@ def bootstrap(
 def bootstrap_seeds(
     table: Sequence[Sequence[float]], *, resamples: int = 10_000, level: float = 0.95, seed: int = 0
 ) -> tuple[float, float] | None:
-    """The interval of the mean where each problem (row) was tried under several seeds (its values,
-    at least one): problems are resampled, and within each its seeds. A problem weighs 1 however
-    many seeds it has. None for fewer than two problems."""
+    """The bootstrap interval of the mean over problems that were each run under several seeds.
+
+    A row holds the values of one problem, one per seed and at least one. Problems are resampled,
+    and within each problem its seeds. Every problem has the same weight. None for fewer than two
+    problems.
+    """
     if len(table) < 2:
         return None
-    most = max(len(row) for row in table)
-    if most == 1:
+    longest = max(len(row) for row in table)
+    if longest == 1:
         return bootstrap([row[0] for row in table], resamples=resamples, level=level, seed=seed)
     lengths = np.array([len(row) for row in table])
-    padded = np.array([[*row, *[0.0] * (most - len(row))] for row in table])
+    padded = np.array([[*row, *[0.0] * (longest - len(row))] for row in table])
     rng = np.random.default_rng(seed)
-    n, found = len(table), []
-    for size in _blocks(resamples, n * most):
+    n, means = len(table), []
+    for size in _block_sizes(resamples, n * longest):
         rows = rng.integers(0, n, (size, n))
-        picks = (rng.random((size, n, most)) * lengths[rows][..., None]).astype(int)
-        kept = np.arange(most) < lengths[rows][..., None]
-        drawn = padded[rows[..., None], picks] * kept
-        found.append((drawn.sum(axis=2) / lengths[rows]).mean(axis=1))
-    return _percentiles(np.concatenate(found), level)
+        picks = (rng.random((size, n, longest)) * lengths[rows][..., None]).astype(int)
+        valid = np.arange(longest) < lengths[rows][..., None]
+        drawn = padded[rows[..., None], picks] * valid
+        means.append((drawn.sum(axis=2) / lengths[rows]).mean(axis=1))
+    return _percentiles(np.concatenate(means), level)
 
 
 def _means(
     values: "np.ndarray[tuple[int], np.dtype[np.float64]]", resamples: int, seed: int
 ) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
-    """Means of resampled values."""
+    """The means of `resamples` bootstrap samples."""
     rng = np.random.default_rng(seed)
     n = len(values)
-    parts = [values[rng.integers(0, n, (size, n))].mean(axis=1) for size in _blocks(resamples, n)]
-    whole: np.ndarray[tuple[int], np.dtype[np.float64]] = np.concatenate(parts)
-    return whole
+    sizes = _block_sizes(resamples, n)
+    blocks = [values[rng.integers(0, n, (size, n))].mean(axis=1) for size in sizes]
+    means: np.ndarray[tuple[int], np.dtype[np.float64]] = np.concatenate(blocks)
+    return means
 
 
-def _blocks(resamples: int, each: int) -> list[int]:
-    """Sizes that sum to `resamples`, each small enough to hold."""
-    size = max(1, _BLOCK // max(each, 1))
+def _block_sizes(resamples: int, values_per_sample: int) -> list[int]:
+    """Block sizes that sum to `resamples`; each block has at most `_BLOCK` values."""
+    size = max(1, _BLOCK // max(values_per_sample, 1))
     return [min(size, resamples - start) for start in range(0, resamples, size)]
 
 
 def _percentiles(
     means: "np.ndarray[tuple[int], np.dtype[np.float64]]", level: float
 ) -> tuple[float, float]:
-    """The middle `level` of some means."""
+    """The central interval that holds a share `level` of the means."""
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two strategies on the same problems."""
+    """A paired comparison of two strategies on the same problems."""
 
     problems: int
     first: float
-    """Share right of the first, in [0, 1]."""
+    """Accuracy of the first strategy, in [0, 1]."""
     second: float
+    """Accuracy of the second strategy, in [0, 1]."""
     only_first: int
-    """Problems that only the first got right."""
+    """Number of problems that only the first answers correctly."""
     only_second: int
+    """Number of problems that only the second answers correctly."""
     p: float
-    """Of McNemar's exact test, two-sided, in [0, 1]."""
+    """P value of McNemar's exact two-sided test, in [0, 1]."""
     interval: tuple[float, float] | None
-    """95 % of the difference second - first, by paired bootstrap, in [-1, 1]."""
+    """95 % interval of `difference` by paired bootstrap, in [-1, 1]; None for one problem."""
     detectable: float | None
-    """See `detectable`, with the share of disagreements that was seen."""
+    """The smallest detectable difference at the observed rate of disagreement; see `detectable`."""
 
     @property
     def difference(self) -> float:
-        """Second minus first, in [-1, 1]."""
+        """Accuracy of the second minus accuracy of the first, in [-1, 1]."""
         return self.second - self.first
 
 
 def compare(first: Sequence[bool], second: Sequence[bool], *, seed: int = 0) -> Comparison:
-    """Two strategies' results, problem by problem. Raises `ConfigError` where they are not of the
-    same number of problems, or of none."""
+    """The comparison of two strategies, given whether each problem was answered correctly.
+
+    Raises `ConfigError` if the lengths differ or are 0.
+    """
     n = len(first)
     if n == 0 or n != len(second):
         raise ConfigError(
-            f"Results on {n} and on {len(second)} problems cannot be paired; compare on the "
-            "problems that both have."
+            f"Results on {n} and {len(second)} problems cannot be paired; compare on problems that "
+            "both strategies have."
         )
     only_first = sum(a and not b for a, b in zip(first, second, strict=True))
     only_second = sum(b and not a for a, b in zip(first, second, strict=True))
@@ -122,30 +132,32 @@ def compare(first: Sequence[bool], second: Sequence[bool], *, seed: int = 0) -> 
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """The chance, in [0, 1], of a split at least as uneven if both were equally good: the exact
-    two-sided test on the problems that only one got right (McNemar 1947; binomial)."""
+    """The p value, in [0, 1], of McNemar's exact two-sided test (McNemar 1947; binomial).
+
+    The arguments are the numbers of problems that only one of two strategies answers correctly.
+    """
     n = only_first + only_second
     tail = sum(comb(n, i) for i in range(min(only_first, only_second) + 1))
     return float(min(1, 2 * tail / 2**n))
 
 
 def detectable(
-    problems: int, disagreeing: float, *, power: float = 0.8, alpha: float = 0.05
+    problems: int, disagreement: float, *, power: float = 0.8, alpha: float = 0.05
 ) -> float | None:
-    """The smallest difference in share right, in [0, 1], that a paired test on so many problems
-    shows with chance `power` at level `alpha`; None where none does.
+    """The smallest accuracy difference, in [0, 1], that a paired test can detect; None if none.
 
-    `disagreeing` is the share of problems that only one of the two gets right; a difference larger
-    than that is one with more disagreement, all of one kind. Solves
-    n d^2 = (z_(alpha/2) sqrt(g) + z_power sqrt(g - d^2))^2 for d, g the share of disagreements
-    (Connor 1987); the exact test needs a little more.
+    The test detects the difference with probability `power` at level `alpha`. `disagreement` is the
+    share of problems, in [0, 1], that only one strategy answers correctly. A larger difference
+    implies at least as much disagreement. Solves
+    n d^2 = (z_(alpha/2) sqrt(g) + z_power sqrt(g - d^2))^2 for d, where g is the disagreement
+    (Connor 1987). The exact test needs slightly more problems.
     """
     high, low = 1.0, 0.0
-    if not 0 <= disagreeing <= 1 or not _seen(problems, disagreeing, high, power, alpha):
+    if not 0 <= disagreement <= 1 or not _is_detectable(problems, disagreement, high, power, alpha):
         return None
     for _ in range(60):
         middle = (low + high) / 2
-        if _seen(problems, disagreeing, middle, power, alpha):
+        if _is_detectable(problems, disagreement, middle, power, alpha):
             high = middle
         else:
             low = middle
@@ -155,94 +167,112 @@ def detectable(
 def detectable_unpaired(
     problems: int, share: float = 0.5, *, power: float = 0.8, alpha: float = 0.05
 ) -> float:
-    """The smallest difference, in [0, 1], that can be told between our share right on so many
-    problems and a published one of which only the share is known: both carry their own chance.
-    Normal approximation; share 0.5 is the worst case."""
+    """The smallest difference, in [0, 1], that an unpaired test of two accuracies can detect.
+
+    Use it against a published accuracy without results per problem: both accuracies have sampling
+    error. Normal approximation; `share`, the accuracy of both, is worst at 0.5.
+    """
     z = NormalDist().inv_cdf
     return min(1.0, (z(1 - alpha / 2) + z(power)) * sqrt(2 * share * (1 - share) / problems))
 
 
-def _seen(problems: int, disagreeing: float, gap: float, power: float, alpha: float) -> bool:
-    """Whether a difference is large enough to be shown."""
+def _is_detectable(
+    problems: int, disagreement: float, difference: float, power: float, alpha: float
+) -> bool:
     z = NormalDist().inv_cdf
-    disagreeing = max(disagreeing, gap)
-    needed = z(1 - alpha / 2) * sqrt(disagreeing) + z(power) * sqrt(max(disagreeing - gap**2, 0))
-    return gap * sqrt(problems) >= needed
+    disagreement = max(disagreement, difference)
+    rest = max(disagreement - difference**2, 0)
+    needed = z(1 - alpha / 2) * sqrt(disagreement) + z(power) * sqrt(rest)
+    return difference * sqrt(problems) >= needed
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
-    """What would have been reached had every problem been stopped at a budget."""
+class BudgetPoint:
+    """The accuracy if every search stopped at a token budget."""
 
     tokens: float
-    """Sampled tokens that a problem was allowed."""
+    """The budget in sampled tokens per problem."""
     accuracy: float
-    """Share of the problems answered right by then, in [0, 1]."""
+    """Share of problems answered correctly within the budget, in [0, 1]."""
     oracle: float
-    """Share of those with any right path by then: the ceiling, which no choice can pass."""
+    """Share of problems with any right path within the budget, in [0, 1]: the upper bound."""
 
 
-def anytime(readings: Sequence[GradedResult], points: int = 40) -> list[Point]:
-    """Accuracy by sampled tokens, at budgets spaced evenly on a logarithmic scale; the last is all
-    that was spent on the dearest problem. A problem without an answer yet is not right; one that
-    ended before the budget keeps its answer. Empty where nothing was sampled.
+def accuracy_by_budget(results: Sequence[GradedResult], points: int = 40) -> list[BudgetPoint]:
+    """The accuracy at budgets that are evenly spaced on a logarithmic scale.
+
+    The last budget is the cost of the most expensive problem. A problem without an answer within
+    the budget counts as wrong. A search that ends before the budget keeps its answer. Empty if no
+    tokens were sampled.
     """
-    ends = [reading.course[-1][0] for reading in readings]
-    starts = [reading.course[0][0] for reading in readings]
-    if not readings or max(ends) <= 0:
+    ends = [result.progress[-1].tokens for result in results]
+    starts = [result.progress[0].tokens for result in results]
+    if not results or max(ends) <= 0:
         return []
     high = max(ends)
     low = max(1.0, min(min(starts), high))
     budgets = [low * (high / low) ** (i / (points - 1)) for i in range(points - 1)] + [high]
-    found: list[Point] = []
+    found: list[BudgetPoint] = []
     for budget in budgets:
-        states = [_state(reading, budget) for reading in readings]
+        states = [_state_at(result, budget) for result in results]
         n = len(states)
-        found.append(Point(budget, sum(a for a, _ in states) / n, sum(b for _, b in states) / n))
+        accuracy = sum(right for right, _ in states) / n
+        found.append(BudgetPoint(budget, accuracy, sum(any_right for _, any_right in states) / n))
     return found
 
 
-def _state(reading: GradedResult, budget: float) -> tuple[bool, bool]:
-    """Whether the answer, and any path, was right by a budget."""
+def _state_at(result: GradedResult, budget: float) -> tuple[bool, bool]:
+    """Whether the answer is right, and whether any path is right, within a budget."""
     state = (False, False)
-    for tokens, right, any_right in reading.course:
-        if tokens > budget * (1 + 1e-9):
+    for point in result.progress:
+        if point.tokens > budget * (1 + 1e-9):
             break
-        state = (right, any_right)
+        state = (point.right, point.any_right)
     return state
 
 
 @dataclass(frozen=True, slots=True)
-class Bin:
-    """Steps of about the same value."""
+class CalibrationBin:
+    """Steps with similar values."""
 
     value: float
-    """The mean chance of being right that their values stand for, in [0, 1]."""
+    """Mean predicted probability of a right answer, in [0, 1]."""
     right: float
-    """Mean share of right answers below them, in [0, 1]."""
+    """Mean share of right answers below the steps, in [0, 1]."""
     steps: int
+    """Number of steps."""
 
 
 def calibration(
-    steps: Sequence[StepRecord], *, by_score: bool = False, bins: int = 10
-) -> list[Bin]:
-    """Steps by their Q (or score), in bins of equal width that are not empty: a value is calibrated
-    where it stands for the share of answers below that are right."""
-    held: list[list[tuple[float, float]]] = [[] for _ in range(bins)]
+    steps: Sequence[StepOutcome], *, by_score: bool = False, bins: int = 10
+) -> list[CalibrationBin]:
+    """The non-empty bins of equal width of the steps, by Q or by score.
+
+    Values are calibrated if in every bin `value` equals `right`.
+    """
+    contents: list[list[tuple[float, float]]] = [[] for _ in range(bins)]
     for step in steps:
         value = step.q
         if by_score:
             value = None if step.score is None else (step.score + 1) / 2
         if value is not None:
-            held[min(bins - 1, max(0, int(value * bins)))].append((value, step.right))
+            contents[min(bins - 1, max(0, int(value * bins)))].append((value, step.right))
     return [
-        Bin(sum(v for v, _ in b) / len(b), sum(r for _, r in b) / len(b), len(b)) for b in held if b
+        CalibrationBin(
+            value=sum(value for value, _ in content) / len(content),
+            right=sum(right for _, right in content) / len(content),
+            steps=len(content),
+        )
+        for content in contents
+        if content
     ]
 
 
-def calibration_error(bins: Sequence[Bin]) -> float | None:
-    """The mean distance between value and outcome over the steps, in [0, 1] (expected calibration
-    error); None without steps."""
+def calibration_error(bins: Sequence[CalibrationBin]) -> float | None:
+    """The expected calibration error, in [0, 1]; None without steps.
+
+    It is the mean distance between value and share of right answers, weighted by steps.
+    """
     total = sum(b.steps for b in bins)
     if not total:
         return None

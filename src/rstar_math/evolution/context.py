@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rstar_math.evaluation.metrics import summarise
+from rstar_math.evaluation.metrics import summarize
 from rstar_math.evolution import problem_sets, stages
 from rstar_math.evolution.manifest import ManifestStore, StageResult, digest
 from rstar_math.evolution.progress import ProgressListener, RunBudget
@@ -179,7 +179,7 @@ def strategy_summaries(path: Path) -> list[dict[str, Any]]:
     with RunStore.read(path) as store:
         summaries = []
         for name in store.strategies():
-            summary = summarise(name, store.results(name))
+            summary = summarize(name, store.results(name))
             values = {k: v for k, v in summary.as_json().items() if "cost" not in k}
             summaries.append({**values, "cost": stages.reproducible_cost(summary.cost)})
         return summaries

@@ -305,13 +305,13 @@ class _Estimator:
         """
         options = self.recipe.synthesis
         if options.requests:
-            tokens = options.most * options.max_tokens
+            tokens = options.max_drafts * options.max_tokens
             seconds = tokens / max(self.pilot.tokens_per_s, 1e-9)
             drafts = CostProfile(options.requests, tokens, seconds)
-            self._add_stage("0/drafts (at most)", options.most, drafts)
+            self._add_stage("0/drafts (at most)", options.max_drafts, drafts)
             solutions = self.pilot.samples(options.solutions)
-            self._add_search("0/synthesis (at most)", options.most, solutions)
-        return options.most
+            self._add_search("0/synthesis (at most)", options.max_drafts, solutions)
+        return options.max_drafts
 
     def _add_round_searches(self, number: int, section: RoundSection, size: int) -> None:
         rollout = self.pilot.rollout

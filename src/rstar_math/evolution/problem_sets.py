@@ -10,8 +10,14 @@ from typing import Any
 from rstar_math.errors import InputError
 from rstar_math.evolution.manifest import ManifestStore, StageResult, file_digest
 from rstar_math.evolution.recipe import BenchmarkSection, Recipe, RoundSection
-from rstar_math.problems.annotated import annotated_steps
-from rstar_math.problems.filtering import Evaluations, Match, Rule, decontaminate, deduplicate
+from rstar_math.problems.annotated import parse_solution
+from rstar_math.problems.filtering import (
+    EvaluationIndex,
+    Match,
+    OverlapRule,
+    decontaminate,
+    deduplicate,
+)
 from rstar_math.problems.jsonl import read_problems, sample, write_problems
 from rstar_math.problems.sources import (
     AnnotatedProblem,
@@ -50,7 +56,7 @@ def prepare_problems(manifests: ManifestStore, recipe: Recipe) -> StageResult:
     unique = deduplicate(with_answer, same_answer=_same_answer)
     by_title = dict(zip(titles, benchmarks, strict=True))
     clean = decontaminate(
-        unique.kept, Evaluations(by_title, Rule(templates=section.exclude_templates))
+        unique.kept, EvaluationIndex(by_title, OverlapRule(templates=section.exclude_templates))
     )
     kept = sample(clean.kept, section.limit, section.seed)
     held_out = {p.id for p in sample(kept, section.held_out, derive(section.seed, "held-out"))}
@@ -132,7 +138,7 @@ def training_pool(
     solutions = read_annotated_solutions(manifests) if has_solutions else []
     lengths = {
         annotated.id: len(
-            annotated_steps(annotated.question, annotated.solution, annotated.answer).steps
+            parse_solution(annotated.question, annotated.solution, annotated.answer).steps
         )
         for annotated in solutions
     }
@@ -180,9 +186,9 @@ def unique_titles(benchmarks: Sequence[BenchmarkSection]) -> list[str]:
 
 def _read_benchmark(section: BenchmarkSection, seed: int) -> list[Problem]:
     """The problems of a benchmark that have a reference answer, sampled to its size."""
-    from rstar_math.problems.benchmarks import load
+    from rstar_math.problems.benchmarks import load_benchmark
 
-    graded = [p for p in load(section.source).problems if p.reference is not None]
+    graded = [p for p in load_benchmark(section.source).problems if p.reference is not None]
     if not graded:
         raise InputError(
             f"The benchmark {section.source} has no reference answers; remove it from "

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from rstar_math.evaluation.document import (
-    POLICY,
+    CONTENT_SECURITY_POLICY,
     Block,
     Cell,
     Heading,
     Paragraph,
     Table,
-    percent,
+    format_percent,
     to_html,
     to_markdown,
 )
@@ -173,7 +173,7 @@ def write_summary(manifests: ManifestStore) -> list[Path]:
     folder = files("rstar_math.evaluation")
     css = (folder / "page.css").read_text(encoding="utf-8")
     css += (folder / "report.css").read_text(encoding="utf-8")
-    write_text(paths[1], to_html(TITLE, blocks, css + STYLE, POLICY))
+    write_text(paths[1], to_html(TITLE, blocks, css + STYLE, CONTENT_SECURITY_POLICY))
     summary = json.dumps(summary_json(manifests), ensure_ascii=False, indent=1)
     write_text(paths[2], [summary + "\n"])
     return paths
@@ -233,7 +233,9 @@ def _problems_section(result: StageResult | None) -> Iterator[Block]:
             [example["problem"], f"{example['set']}: {example['item']}", example["kind"]]
             for example in result["examples"]
         ]
-        yield Table(["excluded", "overlaps with", "by"], examples, words=3, folded="Examples")
+        yield Table(
+            ["excluded", "overlaps with", "by"], examples, text_columns=3, folded="Examples"
+        )
 
 
 def _synthesis_section(result: StageResult | None) -> Iterator[Block]:
@@ -246,7 +248,7 @@ def _synthesis_section(result: StageResult | None) -> Iterator[Block]:
         rows = [
             [example["why"], example["draft"], example["because"]] for example in result["examples"]
         ]
-        yield Table(["rejected as", "draft", "because of"], rows, words=3, folded="Examples")
+        yield Table(["rejected as", "draft", "because of"], rows, text_columns=3, folded="Examples")
 
 
 def _search_section(state: EvolutionState) -> Iterator[Block]:
@@ -314,9 +316,12 @@ def _ppm_section(state: EvolutionState) -> Iterator[Block]:
         rows.append(
             [
                 f"round {rnd.number}",
-                percent((rnd.ppm or {}).get("held_out", {}).get("accuracy")),
-                *[percent(shares[name]) for name in ("majority", "weighted", "best", "oracle")],
-                percent(fixed.get("weighted")),
+                format_percent((rnd.ppm or {}).get("held_out", {}).get("accuracy")),
+                *[
+                    format_percent(shares[name])
+                    for name in ("majority", "weighted", "best", "oracle")
+                ],
+                format_percent(fixed.get("weighted")),
                 _gate_cell(rnd.ppm_gate),
             ]
         )
@@ -349,7 +354,7 @@ def _system_section(recipe: Recipe, state: EvolutionState) -> Iterator[Block]:
             rows.append([f"round {rnd.number}", strategy, *cells, mean_tokens])
     if rows:
         yield Heading("Policy and preference model together")
-        yield Table(["this run", "strategy", *titles, "tokens per problem"], rows, words=2)
+        yield Table(["this run", "strategy", *titles, "tokens per problem"], rows, text_columns=2)
         yield _paper_table("Table 6")
 
 

@@ -12,7 +12,7 @@ from rstar_math.config.sections import LOCAL, TRAINED, VLLM, Config, ModelConfig
 from rstar_math.costs import ENVIRONMENT_FIELDS
 from rstar_math.distributed import open_searcher
 from rstar_math.errors import InputError, StoreError
-from rstar_math.evaluation.reranking import THRESHOLDS, UNSOLVED, label, of_tree
+from rstar_math.evaluation.reranking import THRESHOLDS, UNSOLVED, difficulty, success_rate
 from rstar_math.evolution.manifest import ManifestStore, StageResult, file_digest
 from rstar_math.evolution.problem_sets import (
     TRAIN,
@@ -190,8 +190,8 @@ def count_by_difficulty(path: Path) -> dict[str, int]:
     with RunStore.read(path) as store:
         for name in store.strategies():
             for result in store.results(name):
-                success = of_tree(store.tree(result.problem, name))
-                counts[label(success.rate if success else 0.0)] += 1
+                rate = success_rate(store.tree(result.problem, name))
+                counts[difficulty(rate or 0.0)] += 1
     return counts
 
 

@@ -31,7 +31,7 @@ from rstar_math.evolution.stages import (
 )
 from rstar_math.llm.connect import connect
 from rstar_math.problems.drafts import DraftFile, DraftResponse
-from rstar_math.problems.filtering import Rule
+from rstar_math.problems.filtering import OverlapRule
 from rstar_math.problems.jsonl import write_problems
 from rstar_math.problems.synthesis import (
     Agreement,
@@ -166,7 +166,7 @@ async def synthesize(
     run["cost"] = reproducible_cost(Cost.total(Cost(**cost) for cost in costs))
     return Synthesis(
         kept=kept,
-        counts={"asked for": options.most, **rejections.counts, "kept": len(kept)},
+        counts={"asked for": options.max_drafts, **rejections.counts, "kept": len(kept)},
         examples=rejections.examples,
         overlaps=dict(Counter(match.evaluation for match in drafts.matches)),
         run=run,
@@ -199,7 +199,7 @@ async def _write_missing_drafts(
     if model.embedded:  # it counts samples, not requests
         in_flight = max(1, in_flight // options.per_request)
 
-    def on_written(response: DraftResponse) -> None:
+    def on_response(response: DraftResponse) -> None:
         question = Question(f"{SYNTHETIC}/request-{response.request}", "")
         readable = any(text is not None and read_draft(text) for text in response.texts)
         tokens = int(response.cost.get("sampled_tokens", 0))
@@ -217,7 +217,7 @@ async def _write_missing_drafts(
             file,
             model=connection.name,
             width=in_flight,
-            on_written=on_written,
+            on_response=on_response,
         )
     finally:
         await connection.aclose()
@@ -302,7 +302,7 @@ def _synthesis_job(recipe: Recipe, manifests: ManifestStore, cluster: str | None
     """
     model = recipe.synthesis_model
     assert model is not None
-    strict = Rule(templates=recipe.problems.exclude_templates)
+    strict = OverlapRule(templates=recipe.problems.exclude_templates)
     benchmarks = {
         title: problem_sets.read_problem_file(manifests, problem_sets.benchmark_file(number))
         for number, title in enumerate(problem_sets.unique_titles(recipe.evaluation.benchmarks), 1)

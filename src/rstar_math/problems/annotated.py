@@ -1,11 +1,12 @@
-"""Annotated solutions as verified code-augmented steps: the first round's data without any search.
+"""Converts annotated solutions into code-augmented steps: training data without a search.
 
 A solution annotated as in GSM8K (Cobbe et al. 2021, arXiv:2110.14168) marks each calculation,
-`48/2 = <<48/2=24>>24`, and ends in a line `#### 72`. Each line that calculates becomes a step: its
-words as a comment, its calculations as assignments; the last one prints, and an answer step
-follows. Every mark is calculated anew, as Python does; a solution in which one does not hold, or
-whose last value is not the answer, is refused with a reason. A solution that is one expression, as
-in SVAMP (Patel et al. 2021, arXiv:2103.07191), `( 290.0 / 2.0 )`, is one step.
+`48/2 = <<48/2=24>>24`, and ends with a line `#### 72`. Each line with a calculation becomes one
+step: its text is a comment and its calculations are assignments. The last step prints the result,
+and an answer step follows. Every calculation is evaluated again as Python does. A solution is
+rejected with a reason if a calculation is wrong or the last value is not the answer. A solution
+that is a single expression, `( 290.0 / 2.0 )`, becomes one step (SVAMP, Patel et al. 2021,
+arXiv:2103.07191).
 """
 
 import ast
@@ -35,65 +36,70 @@ _OPERATIONS: dict[type[ast.AST], Callable[[Number, Number], Number]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Annotated:
-    """The steps of an annotated solution, or the reason why it has none."""
+class ParsedSolution:
+    """The steps of an annotated solution, or the reason for its rejection."""
 
     steps: tuple[Step, ...]
+    """Empty if the solution is rejected."""
     reason: str | None = None
+    """None if the solution is accepted."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Calculation:
-    """One mark: what is calculated, and what it says it gives."""
+    """One marked calculation."""
 
     expression: str
     value: float
+    """The result as the solution states it."""
 
 
-def annotated_steps(question: str, solution: str, answer: str) -> Annotated:
-    """The steps of a solution, with the executions that Python would give, checked against the
-    reference answer.
+def parse_solution(question: str, solution: str, answer: str) -> ParsedSolution:
+    """The steps of an annotated solution, checked against the reference answer.
 
-    A number in a calculation that an earlier one gave, and the question does not state, becomes a
-    reference to that one; where the values then no longer meet the answer (the solution rounded on
-    its way), the numbers stay as they are.
+    Each step holds the execution that Python would produce. If a number is the result of an earlier
+    calculation and does not occur in the question, it becomes a reference to that variable. If the
+    answer is then missed because the solution rounds, all numbers stay literal.
     """
-    wanted = _value(answer)
-    if wanted is None:
-        return Annotated((), "the answer is not a number")
+    expected = _parse_number(answer)
+    if expected is None:
+        return ParsedSolution((), "the answer is not a number")
     body = _FINAL.split(solution)[0]
     lines = [line.strip() for line in body.splitlines() if line.strip()]
     try:
-        parsed = [(_words(line), [_calculation(m) for m in _MARK.findall(line)]) for line in lines]
+        parsed = [
+            (_strip_marks(line), [_parse_mark(mark) for mark in _MARK.findall(line)])
+            for line in lines
+        ]
     except ValueError as error:
-        return Annotated((), str(error))
+        return ParsedSolution((), str(error))
     if not any(calculations for _, calculations in parsed):
-        bare = _bare(lines)
-        if bare is None:
-            return Annotated((), "no calculation is marked")
-        parsed = [("Calculate the answer.", [bare])]
-    given = {_plain(number) for number in _NUMBER.findall(question.replace(",", ""))}
-    for refer in (True, False):
-        steps = _steps(parsed, given, wanted, refer=refer)
+        expression = _single_expression(lines)
+        if expression is None:
+            return ParsedSolution((), "no calculation is marked")
+        parsed = [("Calculate the answer.", [expression])]
+    given = {_canonical(number) for number in _NUMBER.findall(question.replace(",", ""))}
+    for use_variables in (True, False):
+        steps = _code_steps(parsed, given, expected, use_variables=use_variables)
         if steps is not None:
-            return Annotated((*steps, _answer_step(answer)))
-    return Annotated((), "the last value is not the answer")
+            return ParsedSolution((*steps, _answer_step(answer)))
+    return ParsedSolution((), "the last value is not the answer")
 
 
-def _words(line: str) -> str:
-    """A line for a reader: without its marks."""
+def _strip_marks(line: str) -> str:
+    """A line without its calculation marks."""
     return _MARK.sub("", line).replace("</", "< /").strip()
 
 
-def _calculation(mark: str) -> _Calculation:
-    """A mark read and checked. Raises `ValueError` with the reason why it is not used."""
+def _parse_mark(mark: str) -> _Calculation:
+    """The calculation of a mark. Raises `ValueError` with the reason if it is invalid or wrong."""
     sides = mark.split("=")
     if len(sides) < 2:
         raise ValueError("a mark has no equals sign")
-    stated = _value(sides[-1])
+    stated = _parse_number(sides[-1])
     if stated is None:
         raise ValueError("a mark does not end in a number")
-    expression = _expression(sides[0])
+    expression = _to_python(sides[0])
     value = _evaluate(expression, {})
     if value is None:
         raise ValueError("a mark is not arithmetic")
@@ -105,100 +111,102 @@ def _calculation(mark: str) -> _Calculation:
     return _Calculation(expression, stated)
 
 
-def _bare(lines: Sequence[str]) -> _Calculation | None:
-    """The calculation of a solution that is one expression and nothing else."""
+def _single_expression(lines: Sequence[str]) -> _Calculation | None:
+    """The calculation of a solution that consists of one expression; None for any other."""
     if len(lines) != 1 or not re.fullmatch(r"[\d\s.()+*/-]+", lines[0]):
         return None
-    text = _expression(re.sub(r"(?<=\d)\.0+(?!\d)", "", lines[0]))
+    text = _to_python(re.sub(r"(?<=\d)\.0+(?!\d)", "", lines[0]))
     while text.startswith("(") and text.endswith(")") and _evaluate(text[1:-1], {}) is not None:
         text = text[1:-1]
     value = _evaluate(text, {})
     return None if value is None else _Calculation(text, float(value))
 
 
-def _expression(text: str) -> str:
-    """A calculation as Python writes it: no units of money, no thousands commas, percent as
-    hundredths, products written out."""
+def _to_python(text: str) -> str:
+    """A calculation in Python syntax: no currency signs or thousands separators, explicit products,
+    and percentages as hundredths."""
     text = text.replace(",", "").replace("$", "").replace("×", "*").replace("÷", "/")
     text = re.sub(r"(?<=[\d)])\s*[xX]\s*(?=[\d(.])", "*", text)
     text = text.replace("[", "(").replace("]", ")").replace("^", "**")
     text = re.sub(r"(\d+\.?\d*|\.\d+)\s*%(?!\s*[\d(.])", r"(\1/100)", text)
     text = re.sub(r"(?<=[\d)])\s*\(", "*(", text)
     text = re.sub(r"(?<![\d.])0+(?=\d)", "", text)
-    return _tidy(text.strip())
-
-
-def _tidy(text: str) -> str:
-    """Spaces around the operators, as code has them."""
     text = re.sub(r"\s+", "", text)
     text = re.sub(r"(?<=[\w).])(\*\*|//|[-+*/])(?=[\w(.-])", r" \1 ", text)
     return re.sub(r"(?<![\d])\.(?=\d)", "0.", text)
 
 
 def _evaluate(expression: str, names: dict[str, Number]) -> Number | None:
-    """What Python makes of plain arithmetic; None for anything else, and for what is too large."""
+    """The value of an arithmetic expression, as Python computes it.
+
+    None if the text is not plain arithmetic, or if the text or the value is too large.
+    """
     if len(expression) > _MAX_CHARS:
         return None
     try:
-        value = _node(ast.parse(expression, mode="eval").body, names)
+        value = _evaluate_node(ast.parse(expression, mode="eval").body, names)
     except (SyntaxError, ValueError, ArithmeticError, KeyError, RecursionError, MemoryError):
         return None
     return value if isfinite(value) and abs(value) < _MAX_VALUE else None
 
 
-def _node(node: ast.AST, names: dict[str, Number]) -> Number:
+def _evaluate_node(node: ast.AST, names: dict[str, Number]) -> Number:
     if isinstance(node, ast.Constant) and type(node.value) in (int, float):
         return node.value  # type: ignore[return-value]
     if isinstance(node, ast.Name):
         return names[node.id]
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
-        value = _node(node.operand, names)
+        value = _evaluate_node(node.operand, names)
         return -value if isinstance(node.op, ast.USub) else value
     if isinstance(node, ast.BinOp) and type(node.op) in _OPERATIONS:
-        left, right = _node(node.left, names), _node(node.right, names)
+        left, right = _evaluate_node(node.left, names), _evaluate_node(node.right, names)
         if isinstance(node.op, ast.Pow) and (abs(right) > 64 or abs(left) > 1e6):
-            raise ValueError("a power too large")
+            raise ValueError("the power is too large")
         value = _OPERATIONS[type(node.op)](left, right)
         if isinstance(value, int | float):
             return value
     raise ValueError("not arithmetic")
 
 
-def _value(text: str) -> float | None:
-    """A number as solutions write it; None for other text."""
+def _parse_number(text: str) -> float | None:
+    """The number in a text, without $, % and thousands separators; None for any other text."""
     text = text.replace(",", "").replace("$", "").replace("%", "").strip()
     if not re.fullmatch(r"-?(?:\d+\.?\d*|\.\d+)", text) or len(text) > 16:
         return None
     return float(text)
 
 
-def _plain(number: str) -> str:
-    """One way of writing a number, to compare by."""
+def _canonical(number: str) -> str:
+    """The canonical notation of a number."""
     return f"{float(number):g}"
 
 
-def _steps(
+def _code_steps(
     parsed: Sequence[tuple[str, list[_Calculation]]],
     given: set[str],
-    wanted: float,
+    expected: float,
     *,
-    refer: bool,
+    use_variables: bool,
 ) -> list[Step] | None:
-    """The code steps, the last of which prints; None where the value is not the answer."""
+    """The code steps, of which the last prints the result; None if the result is not `expected`.
+
+    With `use_variables`, results of earlier calculations are referred to by name, except for the
+    numbers in `given`.
+    """
     names: dict[str, Number] = {}
     by_number: dict[str, str] = {}
     steps: list[tuple[str, str]] = []
     pending: list[str] = []
-    for words, calculations in parsed:
-        pending.append(f"# {words}\n")
+    for text, calculations in parsed:
+        pending.append(f"# {text}\n")
         if not calculations:
             continue
         code = ""
         for calculation in calculations:
             expression = calculation.expression
-            if refer:
+            if use_variables:
                 expression = _NUMBER.sub(
-                    lambda match: by_number.get(_plain(match[0]), match[0]), expression
+                    lambda match: by_number.get(_canonical(match[0]), match[0]), expression
                 )
             value = _evaluate(expression, names)
             if value is None:
@@ -211,19 +219,18 @@ def _steps(
                 by_number[number] = name
         steps.append(("".join(pending), code))
         pending = []
-    last = next((name for name in reversed(names) if isclose(names[name], wanted)), None)
-    if last is None or last != f"v{len(names)}":
+    last = f"v{len(names)}"
+    if not names or not isclose(names[last], expected):
         return None
-    ran = Execution(ExecutionStatus.OK)
-    found = [Step(prose, code, execution=ran) for prose, code in steps[:-1]]
+    silent = Execution(ExecutionStatus.OK)
+    found = [Step(prose, code, execution=silent) for prose, code in steps[:-1]]
     prose, code = steps[-1]
     printed = Execution(ExecutionStatus.OK, f"{names[last]}\n")
-    ending = "".join(pending)
-    found.append(Step(prose, f"{code}{ending}print({last})\n", kind="code", execution=printed))
+    comments = "".join(pending)
+    found.append(Step(prose, f"{code}{comments}print({last})\n", kind="code", execution=printed))
     return found
 
 
 def _answer_step(answer: str) -> Step:
-    """The step that states the answer."""
     number = answer.replace(",", "").replace("$", "").strip()
     return Step(f"The answer is \\boxed{{{number}}}.", kind="answer", answer=number)

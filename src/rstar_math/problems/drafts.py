@@ -1,7 +1,7 @@
-"""The file of drafts that a model wrote: one line per request, stored before it is used.
+"""The file of problem drafts written by a model: one line per request, stored before it is used.
 
-The first line says what they were asked with. A last line that is torn, for the process was killed
-while it wrote, is cut off and its request asked again.
+The first line holds the conditions of the run. If the process was killed while writing, the
+incomplete last line is removed and its request is sent again.
 """
 
 import json
@@ -18,44 +18,48 @@ from rstar_math.errors import ConfigError, StoreError
 from rstar_math.files import lock_file
 
 FORMAT = 1
-_BEGINNING = b'{"format": '
+_PREFIX = b'{"format": '
+"""The first bytes of every draft file."""
 
 
 @dataclass(frozen=True, slots=True)
 class DraftResponse:
-    """What one request came to."""
+    """The response to one request for drafts."""
 
     request: int
-    """Its number, counted from 0."""
+    """Number of the request, from 0."""
     seeds: tuple[str, ...]
-    """Ids of the problems that the model was shown."""
+    """Ids of the seed problems in the prompt."""
     texts: tuple[str | None, ...]
-    """What it wrote, as it wrote it; None for what was cut off."""
+    """The sampled texts, unchanged; None for a text that was truncated."""
     model: str
-    """Its name as its server gives it."""
+    """The model's name as its server states it."""
     failure: str | None
-    """Why the request came to nothing; None where it did not."""
+    """The reason for a failed request; None if it succeeded."""
     cost: dict[str, float]
-    """As of a `Cost`, without the clock."""
+    """The non-zero fields of its `Cost`, without fields that depend on the environment."""
 
 
 class DraftFile:
-    """The requests that were answered so far. A context manager; held by one process."""
+    """The responses received so far, as an append-only file.
 
-    def __init__(self, path: Path, file: FileIO, done: dict[int, DraftResponse]) -> None:
+    A context manager. Only one process can open the file at a time.
+    """
+
+    def __init__(self, path: Path, file: FileIO, responses: dict[int, DraftResponse]) -> None:
         self.path = path
-        self.done = done
-        """By request."""
+        self.responses = responses
+        """Responses by request number."""
         self._file = file
 
     @classmethod
     def open(cls, path: Path, conditions: Mapping[str, Any]) -> Self:
-        """Begin a file, or go on with one that was made under the same conditions (JSON).
+        """Create a file, or continue one that was created with the same conditions.
 
-        Raises `ConfigError` (other conditions) or `StoreError` (damaged, in use, cannot be
-        written).
+        Conditions are JSON values. Raises `ConfigError` if they differ, and `StoreError` if the
+        file is damaged, in use or not writable.
         """
-        wanted = json.loads(json.dumps(conditions))
+        conditions = json.loads(json.dumps(conditions))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
@@ -65,17 +69,17 @@ class DraftFile:
         try:
             lock_file(
                 file.fileno(),
-                f"Another process is writing {path}; wait for it, or give a new --run.",
+                f"Another process is writing {path}; wait for it, or pass a new --run.",
             )
-            told, done, end = _read(path, file.readall())
-            if told is not None:
-                _agree(path, told, wanted)
-            found = cls(path, file, done)
+            stored, responses, end = _read(path, file.readall())
+            if stored is not None:
+                _require_equal_conditions(path, stored, conditions)
+            drafts = cls(path, file, responses)
             file.seek(end)
             file.truncate()
-            if told is None:
-                found._write({"format": FORMAT, "conditions": wanted})
-            return found
+            if stored is None:
+                drafts._write({"format": FORMAT, "conditions": conditions})
+            return drafts
         except BaseException:
             file.close()
             raise
@@ -91,24 +95,23 @@ class DraftFile:
     ) -> None:
         self._file.close()
 
-    def keep(self, written: DraftResponse) -> None:
-        """Keep what a request came to. When this returns it is on the disk."""
-        self._write(asdict(written))
-        self.done[written.request] = written
+    def append(self, response: DraftResponse) -> None:
+        """Store a response. It is on disk when this method returns."""
+        self._write(asdict(response))
+        self.responses[response.request] = response
 
     def first(self, requests: int) -> list[DraftResponse]:
-        """Those of the first `requests` that were answered, in their order."""
-        return [self.done[number] for number in range(requests) if number in self.done]
+        """The available responses to the first `requests` requests, in their order."""
+        return [self.responses[number] for number in range(requests) if number in self.responses]
 
     def require_model(self, name: str) -> None:
-        """Raise `ConfigError` where the file was begun with another model."""
-        for written in self.done.values():
-            if written.model != name:
-                raise ConfigError(
-                    f"{self.path} was begun with the model {written.model!r} and now it is "
-                    f"{name!r}; go back to the first, or give a new --run."
-                )
-            return
+        """Raise `ConfigError` if the stored responses come from another model."""
+        first = next(iter(self.responses.values()), None)
+        if first is not None and first.model != name:
+            raise ConfigError(
+                f"{self.path} was created with the model {first.model!r}, not with {name!r}; use "
+                "the first model, or pass a new --run."
+            )
 
     def _write(self, entry: Mapping[str, Any]) -> None:
         try:
@@ -121,46 +124,45 @@ class DraftFile:
 
 
 def _read(path: Path, data: bytes) -> tuple[dict[str, Any] | None, dict[int, DraftResponse], int]:
-    """The conditions (None of a file that was not begun), the requests, and where the last whole
-    line ends."""
-    if not _BEGINNING.startswith(data[: len(_BEGINNING)].rstrip(b"\0")):
-        raise StoreError(f"{path} holds something else; give a new --run.")
-    told: dict[str, Any] | None = None
-    done: dict[int, DraftResponse] = {}
+    """The conditions (None for an empty file), the responses and the last line's end."""
+    if not _PREFIX.startswith(data[: len(_PREFIX)].rstrip(b"\0")):
+        raise StoreError(f"{path} is not a file of drafts; pass a new --run.")
+    conditions: dict[str, Any] | None = None
+    responses: dict[int, DraftResponse] = {}
     end = 0
     for number, (line, after) in enumerate(_lines(data), 1):
         try:
             entry = json.loads(line)
-            if told is None:
+            if conditions is None:
                 if entry["format"] != FORMAT:
                     raise StoreError(
-                        f"{path} is of format {entry['format']!r} and this version reads {FORMAT}; "
-                        "use the rstar-math that wrote it."
+                        f"{path} has format {entry['format']!r}, but this version reads {FORMAT}; "
+                        "use the version of rstar-math that wrote it."
                     )
-                told = dict(entry["conditions"])
+                conditions = dict(entry["conditions"])
             else:
-                written = _written(entry)
-                done.setdefault(written.request, written)
+                response = _parse_response(entry)
+                responses.setdefault(response.request, response)
         except (ValueError, TypeError, KeyError, RecursionError) as error:
-            if after >= len(data) and told is not None:
+            if after >= len(data) and conditions is not None:
                 break
             raise StoreError(
-                f"{path}, line {number} is damaged ({type(error).__name__}); give a new --run."
+                f"{path}, line {number} is damaged ({type(error).__name__}); pass a new --run."
             ) from error
         end = after
-    return told, done, end
+    return conditions, responses, end
 
 
 def _lines(data: bytes) -> Iterator[tuple[bytes, int]]:
-    """Lines with the place after each; one without an end is no line."""
+    """Pairs of a complete line and the offset after it."""
     start = 0
     while (at := data.find(b"\n", start)) >= 0:
         yield data[start:at], at + 1
         start = at + 1
 
 
-def _written(entry: Mapping[str, Any]) -> DraftResponse:
-    """A request's line, checked."""
+def _parse_response(entry: Mapping[str, Any]) -> DraftResponse:
+    """The response of one line. Raises `TypeError`, `KeyError` or `ValueError` if it is invalid."""
     texts = tuple(entry["texts"])
     if not all(text is None or isinstance(text, str) for text in texts):
         raise TypeError("texts")
@@ -170,28 +172,30 @@ def _written(entry: Mapping[str, Any]) -> DraftResponse:
         texts=texts,
         model=str(entry["model"]),
         failure=None if entry["failure"] is None else str(entry["failure"]),
-        cost=_numbers(entry["cost"]),
+        cost=_parse_cost(entry["cost"]),
     )
 
 
-def _numbers(entry: Mapping[str, Any]) -> dict[str, float]:
-    """A cost's parts, whole ones as whole numbers."""
+def _parse_cost(entry: Mapping[str, Any]) -> dict[str, float]:
     if not all(isinstance(value, int | float) for value in entry.values()):
         raise TypeError("cost")
     return dict(entry)
 
 
-def _agree(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise `ConfigError` where the conditions differ."""
-    for key in sorted(before.keys() | now.keys()):
-        if before.get(key) != now.get(key):
+def _require_equal_conditions(
+    path: Path, stored: Mapping[str, Any], current: Mapping[str, Any]
+) -> None:
+    """Raise `ConfigError` if the conditions differ."""
+    for key in sorted(stored.keys() | current.keys()):
+        if stored.get(key) != current.get(key):
             raise ConfigError(
-                f"{path} was made with {key} = {before.get(key)!r} and now it is "
-                f"{now.get(key)!r}; set it back, or give a new --run."
+                f"{path} was created with {key} = {stored.get(key)!r}, not {current.get(key)!r}; "
+                "restore the old value, or pass a new --run."
             )
 
 
 def _unwritable(path: Path, error: OSError) -> StoreError:
     return StoreError(
-        f"{path} cannot be written ({error.strerror}); make room, then type the same again."
+        f"{path} cannot be written ({error.strerror}); free disk space or fix the permissions, "
+        "then run the command again."
     )

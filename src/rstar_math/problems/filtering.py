@@ -1,34 +1,33 @@
-"""Removes duplicates, and problems that overlap with evaluation sets.
+"""Removes duplicate problems and problems that overlap with evaluation sets.
 
-A problem is held against every evaluation question that it shares an n-gram of words with, numbers
-masked, and is
+A problem is compared with every evaluation question that shares an n-gram of words with it, where
+numbers are masked. A match has one of five kinds:
 
-- *same*: the words and numbers of the two are equal;
-- *overlap*: they share an n-gram with the numbers in it, and at least `ratio` of the question's
-  words are in the problem in the same order (longest common subsequence);
-- *part*: all of the problem, of 5 words or more, is in the question as it stands;
-- *reordered*: the question's numbers are all there, in any order, and at least `template_ratio` of
-  the question's words, numbers masked, are in the problem in the same order;
-- *template*: as reordered, with other numbers. Reported, and removed only on demand: the problem
-  is another one, of a kind that the evaluation asks.
+- *same*: words and numbers of both texts are equal.
+- *overlap*: both share an n-gram including its numbers, and at least `ratio` of the question's
+  words occur in the problem in the same order (longest common subsequence).
+- *part*: the question contains the whole problem, which has at least 5 words.
+- *reordered*: the problem has all numbers of the question, and at least `template_ratio` of the
+  question's words, numbers masked, occur in the problem in the same order.
+- *template*: as *reordered*, with other numbers. It is a different problem of the same type, so it
+  is reported and removed only on request.
 
-Where n comes from. GPT-3 (Brown et al., arXiv:2005.14165, appendix C) takes n-grams of words
-without case, punctuation and space, n between 8 and 13 by the length of a set's examples.
-Mathematics repeats long phrases ("where m and n are relatively prime positive integers"), so that
-an n-gram alone removes too much; a second look at the share of the question that is there is what
-Cosmopedia's decontamination does (10-grams, then half of the sample) and, as we remember it,
-unverified, the Qwen2.5-Math report (arXiv:2409.12122: 13-grams, then a longest common subsequence
-of 0.6). NuminaMath used embeddings.
+Choice of n. GPT-3 (Brown et al., arXiv:2005.14165, appendix C) uses word n-grams without case,
+punctuation and space. Its n is 8 to 13, depending on the length of a set's examples. Mathematics
+repeats long phrases ("where m and n are relatively prime positive integers"), so an n-gram alone
+removes too much. Cosmopedia therefore also checks the overlapping share (10-grams, then half of
+the sample). The Qwen2.5-Math report (arXiv:2409.12122) does the same with 13-grams and a longest
+common subsequence of 0.6; these figures are from memory and not verified. NuminaMath uses
+embeddings.
 
-Half of an n-gram must be words of prose, for formulas that go over many words (x ^ 2 + ...) are in
-many problems; a question that has no such n-gram is looked for with all that it has. The source of
-drawings is left out.
+At least half of an n-gram must be words of prose, because many problems share long formulas
+(x ^ 2 + ...). If a question has no such n-gram, all its n-grams count. The source code of drawings
+is ignored.
 
-The rule for short questions: n is half of the question's words, at least 8 and at most `n`, and
-where it is less than `n`, an overlap needs the same numbers besides, or all of the question's
-and `template_ratio` of its words. A question of fewer than 8 words is found where the whole problem
-is the same. Paraphrases and translations are not found; in scripts without spaces, whole questions
-alone are.
+Short questions. n is half of the question's words, at least 8 and at most `n`. If it is less than
+`n`, an overlap also requires equal numbers, or all numbers of the question and `template_ratio` of
+its words. A question of fewer than 8 words matches only a whole problem. Paraphrases and
+translations are not found. In scripts without spaces only whole questions are found.
 """
 
 from collections import Counter
@@ -46,88 +45,95 @@ from rstar_math.problems.similarity import (
     is_prose,
     likely_pairs,
     longest_run,
+    split_words,
     without_drawings,
-    words,
 )
 from rstar_math.types import Problem
 
 SameAnswer = Callable[[str, str], bool]
-"""Whether two reference answers, written differently, are equal."""
+"""(reference, reference) -> whether they are equal although written differently."""
 
 
 @dataclass(frozen=True, slots=True)
 class Duplicate:
-    """A problem that was dropped, and the witness: the one that stays in its place."""
+    """A removed problem and the kept problem that it duplicates."""
 
     problem: Problem
+    """The removed problem."""
     witness: Problem
+    """The kept problem."""
     kind: Literal["same", "near"]
+    """Equal words, or similar texts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Deduplicated:
-    """What became of some problems: each is in `kept`, `removed` or `conflicts`, once."""
+    """The result of deduplication. Each problem is in `kept`, `removed` or `conflicts` once."""
 
     kept: list[Problem]
-    """In the order they came."""
+    """In input order."""
     removed: list[Duplicate]
     conflicts: list[list[Problem]]
-    """Groups of the same problem with contradicting references; none of them is kept."""
+    """Groups of equal problems with contradicting references; none of them is kept."""
     twins: list[list[Problem]]
-    """Families, of two or more, of kept problems that differ in nothing but their numbers."""
+    """Groups of two or more kept problems that differ only in their numbers."""
 
 
-def textually(first: str, second: str) -> bool:
-    """Whether two references are equal as texts, apart from case, space and typesetting."""
-    return first.strip() == second.strip() or words(first).exact == words(second).exact
+def same_text(first: str, second: str) -> bool:
+    """Whether two references are equal texts, ignoring case, space and typesetting."""
+    return first.strip() == second.strip() or split_words(first) == split_words(second)
 
 
 def deduplicate(
     problems: Sequence[Problem],
     *,
     threshold: float = 0.8,
-    same_answer: SameAnswer = textually,
+    same_answer: SameAnswer = same_text,
 ) -> Deduplicated:
-    """The problems without duplicates; see the module.
+    """The problems without duplicates.
 
-    `threshold` is a Jaccard similarity in [0, 1]; above 1 only the same texts are duplicates.
-    `same_answer` compares references that are written differently; it should be symmetric.
+    Problems with equal words are duplicates, or conflicts if their references differ. Similar
+    problems with equal numbers and equal references are duplicates too. `threshold` is their
+    minimum Jaccard similarity in [0, 1]; above 1 only equal texts are duplicates. `same_answer`
+    compares references that are written differently; it must be symmetric.
     """
-    read = [words(problem.question.text) for problem in problems]
+    texts = [split_words(problem.question.text) for problem in problems]
     witness: dict[int, int] = {}
     conflicts: list[list[int]] = []
-    firsts: list[int] = []
-    for group in _groups(_key(problem, text) for problem, text in zip(problems, read, strict=True)):
-        group.sort(key=lambda index: _rank(problems[index]))
+    unique: list[int] = []
+    keys = (_identity(problem, text) for problem, text in zip(problems, texts, strict=True))
+    for group in _group_indices(keys):
+        group.sort(key=lambda index: _priority(problems[index]))
         if _contradict((problems[index].reference for index in group), same_answer):
             conflicts.append(sorted(group))
             continue
-        firsts.append(group[0])
+        unique.append(group[0])
         witness |= dict.fromkeys(group[1:], group[0])
     if threshold <= 1.0:
-        for cluster in _clusters(problems, read, sorted(firsts), threshold, same_answer):
-            best = min(cluster, key=lambda index: _rank(problems[index]))
+        for cluster in _similar_clusters(problems, texts, sorted(unique), threshold, same_answer):
+            best = min(cluster, key=lambda index: _priority(problems[index]))
             witness |= {index: best for index in cluster if index != best}
-    gone = witness.keys() | {index for group in conflicts for index in group}
-    kept = [index for index in range(len(problems)) if index not in gone]
-    families = _groups((read[index].masked for index in kept), kept)
+    dropped = witness.keys() | {index for group in conflicts for index in group}
+    kept = [index for index in range(len(problems)) if index not in dropped]
+    variants = _group_indices((texts[index].masked for index in kept), kept)
     return Deduplicated(
         kept=[problems[index] for index in kept],
         removed=[
-            _duplicate(problems, read, index, _last(index, witness)) for index in sorted(witness)
+            _duplicate(problems, texts, index, _final_witness(index, witness))
+            for index in sorted(witness)
         ],
         conflicts=[[problems[index] for index in group] for group in sorted(conflicts)],
-        twins=[[problems[index] for index in group] for group in families if len(group) > 1],
+        twins=[[problems[index] for index in group] for group in variants if len(group) > 1],
     )
 
 
-def _key(problem: Problem, text: Words) -> object:
-    """What same problems have in common; a text of signs that are no words stands for itself."""
+def _identity(problem: Problem, text: Words) -> object:
+    """A key that is equal for equal problems. A text without any words is its own key."""
     return text.exact or problem.question.text.strip()
 
 
-def _rank(problem: Problem) -> tuple[object, ...]:
-    """Whoever comes first stays: one with a reference, then by source, id and text."""
+def _priority(problem: Problem) -> tuple[object, ...]:
+    """Sort key: the first of equal problems is kept. Problems with a reference come first."""
     return (
         problem.reference is None,
         problem.source or "",
@@ -138,51 +144,53 @@ def _rank(problem: Problem) -> tuple[object, ...]:
     )
 
 
-def _groups(keys: Iterable[object], names: Sequence[int] | None = None) -> list[list[int]]:
-    """Positions, or their names, with equal keys, in order of first appearance."""
-    found: dict[object, list[int]] = {}
+def _group_indices(keys: Iterable[object], indices: Sequence[int] | None = None) -> list[list[int]]:
+    """Groups of positions with equal keys, or of their `indices`, in order of first appearance."""
+    groups: dict[object, list[int]] = {}
     for position, key in enumerate(keys):
-        found.setdefault(key, []).append(position if names is None else names[position])
-    return list(found.values())
+        groups.setdefault(key, []).append(position if indices is None else indices[position])
+    return list(groups.values())
 
 
 def _contradict(references: Iterable[str | None], same_answer: SameAnswer) -> bool:
-    """Whether two of some references are different answers."""
+    """Whether any two references are different answers."""
     known = list(dict.fromkeys(text for text in references if text is not None))
-    return any(not (textually(a, b) or same_answer(a, b)) for a, b in combinations(known, 2))
+    return any(not (same_text(a, b) or same_answer(a, b)) for a, b in combinations(known, 2))
 
 
-def _clusters(
+def _similar_clusters(
     problems: Sequence[Problem],
-    read: Sequence[Words],
-    chosen: Sequence[int],
+    texts: Sequence[Words],
+    candidates: Sequence[int],
     threshold: float,
     same_answer: SameAnswer,
 ) -> list[list[int]]:
-    """Clusters of near duplicates among the chosen problems, those of one left out."""
-    leader = {index: index for index in chosen}
+    """Clusters of two or more near duplicates among the candidates (union-find)."""
+    parent = {index: index for index in candidates}
 
-    def lead(index: int) -> int:
-        while leader[index] != index:
-            leader[index] = index = leader[leader[index]]
+    def find_root(index: int) -> int:
+        while parent[index] != index:
+            parent[index] = index = parent[parent[index]]
         return index
 
-    texts = [read[index].plain for index in chosen]
-    figures = [read[index].figures for index in chosen]
-    for one, other in likely_pairs(texts, figures):
-        first, second = lead(chosen[one]), lead(chosen[other])
-        if first != second and similarity(texts[one], texts[other]) >= threshold:
-            a, b = problems[chosen[one]].reference, problems[chosen[other]].reference
-            if a == b or (a and b and (textually(a, b) or same_answer(a, b))):
-                leader[second] = first
+    plain = [texts[index].plain for index in candidates]
+    for i, j in likely_pairs(plain, [texts[index].figures for index in candidates]):
+        first, second = find_root(candidates[i]), find_root(candidates[j])
+        if first != second and similarity(plain[i], plain[j]) >= threshold:
+            a, b = problems[candidates[i]].reference, problems[candidates[j]].reference
+            if a == b or (a and b and (same_text(a, b) or same_answer(a, b))):
+                parent[second] = first
     clusters: dict[int, list[int]] = {}
-    for index in chosen:
-        clusters.setdefault(lead(index), []).append(index)
+    for index in candidates:
+        clusters.setdefault(find_root(index), []).append(index)
     return [cluster for cluster in clusters.values() if len(cluster) > 1]
 
 
 def similarity(first: Sequence[str], second: Sequence[str]) -> float:
-    """Jaccard similarity of the three-word shingles of two texts, in [0, 1]; 0 without shingles."""
+    """The Jaccard similarity of the three-word shingles of two texts, in [0, 1].
+
+    0 if a text is shorter than a shingle.
+    """
     a, b = (
         {tuple(text[at : at + SHINGLE]) for at in range(len(text) - SHINGLE + 1)}
         for text in (first, second)
@@ -191,77 +199,77 @@ def similarity(first: Sequence[str], second: Sequence[str]) -> float:
 
 
 def _duplicate(
-    problems: Sequence[Problem], read: Sequence[Words], index: int, witness: int
+    problems: Sequence[Problem], texts: Sequence[Words], index: int, witness: int
 ) -> Duplicate:
-    same = _key(problems[index], read[index]) == _key(problems[witness], read[witness])
+    same = _identity(problems[index], texts[index]) == _identity(problems[witness], texts[witness])
     return Duplicate(problems[index], problems[witness], "same" if same else "near")
 
 
-def _last(index: int, witness: dict[int, int]) -> int:
-    """The survivor that a problem's witness, itself perhaps removed, leads to."""
+def _final_witness(index: int, witness: dict[int, int]) -> int:
+    """The kept problem at the end of a chain of witnesses."""
     while index in witness:
         index = witness[index]
     return index
 
 
 Kind = Literal["same", "overlap", "part", "reordered", "template"]
-"""The ways to be contaminated, the surest first."""
+"""The kinds of match, from most to least certain."""
 _KINDS: tuple[Kind, ...] = ("same", "overlap", "part", "reordered", "template")
 _MASKED = ("reordered", "template")
-SHORTEST = 8
-"""Words below which a question has no n-grams of its own."""
-PART = 5
-"""Words from which on a problem that is part of a question counts."""
+MIN_NGRAM_WORDS = 8
+"""Minimum number of words of an n-gram. A shorter question is compared as a whole."""
+MIN_PART_WORDS = 5
+"""Minimum number of words of a problem that matches as part of a question."""
 _BLOCK = 4_000
-"""Problems looked at together; bounds the memory."""
+"""Number of problems processed together; bounds the memory."""
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
-    """What counts as contaminated; see the module."""
+class OverlapRule:
+    """The definition of contamination; the module docstring explains the terms."""
 
     n: int = 13
     """Words of an n-gram, at least 8."""
     ratio: float = 0.6
-    """Least share of the question's words in the problem, in [0, 1]."""
+    """Minimum share of the question's words in the problem, in [0, 1]."""
     template_ratio: float = 0.8
-    """The same with numbers masked, in [0, 1]."""
+    """Minimum share with numbers masked, in [0, 1]."""
     templates: bool = False
-    """Whether problems with other numbers are removed too."""
+    """Whether problems that differ from a question only in numbers are removed too."""
 
 
-DEFAULT = Rule()
+DEFAULT = OverlapRule()
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A problem and the evaluation question that it is held to be."""
+    """A problem and the evaluation question that it matches."""
 
     problem: Problem
     evaluation: str
     """Name of the evaluation set."""
     item: Problem
-    """The evaluation's problem."""
+    """The evaluation question."""
     kind: Kind
     ratio: float
-    """Share of the question's words that are in the problem in order, in [0, 1]."""
+    """Share of the question's words that occur in the problem in the same order, in [0, 1]."""
     overlap: str
-    """The longest run of words that both have; numbers as "#" where they differ."""
+    """The longest run of words in both texts. Numbers are "#" if the match masks them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decontaminated:
-    """What became of some problems."""
+    """The result of decontamination."""
 
     kept: list[Problem]
-    """In the order they came."""
+    """In input order."""
     removed: list[Match]
-    """The surest match of each removed problem with each evaluation set that it was found in."""
+    """For each removed problem the best match with each evaluation set."""
     templates: list[Match]
-    """The same of those kept that are questions of an evaluation with other numbers."""
+    """Matches of kept problems that differ from an evaluation question only in numbers."""
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Problems by evaluation set and kind; a problem counts in every set it was found in."""
+        """Number of problems by evaluation set and kind. A problem counts once per matching set."""
         table: dict[str, dict[str, int]] = {}
         for match in (*self.removed, *self.templates):
             row = table.setdefault(match.evaluation, dict.fromkeys(_KINDS, 0))
@@ -271,28 +279,30 @@ class Decontaminated:
 
 @dataclass(frozen=True, slots=True)
 class _Item:
-    """An evaluation question, read."""
+    """An evaluation question, split into words."""
 
     evaluation: str
     problem: Problem
     words: Words
     n: int
-    """Length of the n-grams looked for; 0 where the whole question is."""
+    """Length of its n-grams; 0 if it is compared as a whole."""
 
 
-class Evaluations:
-    """Evaluation questions, ready to have problems held against them."""
+class EvaluationIndex:
+    """An index of evaluation questions that finds the matches of problems."""
 
-    def __init__(self, sets: Mapping[str, Iterable[Problem]], rule: Rule = DEFAULT) -> None:
-        """`sets` are by name. Raises `ConfigError` for a rule out of range."""
-        if rule.n < SHORTEST or not 0.0 <= min(rule.ratio, rule.template_ratio) <= 1.0:
+    def __init__(self, sets: Mapping[str, Iterable[Problem]], rule: OverlapRule = DEFAULT) -> None:
+        """`sets` maps names to evaluation sets. Raises `ConfigError` if the rule is invalid."""
+        if rule.n < MIN_NGRAM_WORDS or not 0.0 <= min(rule.ratio, rule.template_ratio) <= 1.0:
             raise ConfigError(
-                f"Decontamination takes n-grams of at least {SHORTEST} words and shares from 0 to "
-                f"1; it has n={rule.n}, ratio={rule.ratio} and "
-                f"template_ratio={rule.template_ratio}."
+                f"Invalid overlap rule n={rule.n}, ratio={rule.ratio}, "
+                f"template_ratio={rule.template_ratio}; n must be at least {MIN_NGRAM_WORDS} and "
+                "the ratios must be in 0 to 1."
             )
         self.rule = rule
-        items = [_item(name, problem, rule.n) for name, asked in sets.items() for problem in asked]
+        items = [
+            _item(name, problem, rule.n) for name, problems in sets.items() for problem in problems
+        ]
         self._items = items
         self._whole: dict[tuple[str, ...], list[int]] = {}
         for index, item in enumerate(items):
@@ -300,50 +310,52 @@ class Evaluations:
         self._masked: list[NgramIndex] = []
         self._exact: list[NgramIndex] = []
         for n in sorted({item.n for item in items} - {0}):
-            chosen = [index for index, item in enumerate(items) if item.n == n]
-            plain = [items[index].words.plain for index in chosen]
-            masked = [items[index].words.masked for index in chosen]
-            self._exact.append(NgramIndex(plain, chosen, n, _is_rich))
-            self._masked.append(NgramIndex(masked, chosen, n, _is_rich))
+            indices = [index for index, item in enumerate(items) if item.n == n]
+            plain = [items[index].words.plain for index in indices]
+            masked = [items[index].words.masked for index in indices]
+            self._exact.append(NgramIndex(plain, indices, n, _is_mostly_prose))
+            self._masked.append(NgramIndex(masked, indices, n, _is_mostly_prose))
         texts = [item.words.plain for item in items]
-        lengths = range(PART, max(rule.n, PART))
+        lengths = range(MIN_PART_WORDS, max(rule.n, MIN_PART_WORDS))
         self._parts = {n: NgramIndex(texts, range(len(items)), n) for n in lengths}
 
     def matches(self, problems: Sequence[Problem]) -> list[list[Match]]:
-        """For each problem the surest match with each set that it is found in."""
-        read = [_read(problem) for problem in problems]
-        candidates = self._candidates(read)
+        """For each problem its best match with each evaluation set."""
+        texts = [_question_words(problem) for problem in problems]
         return [
-            self._best(problem, text, some)
-            for problem, text, some in zip(problems, read, candidates, strict=True)
+            self._best_matches(problem, text, candidates)
+            for problem, text, candidates in zip(
+                problems, texts, self._candidates(texts), strict=True
+            )
         ]
 
-    def _candidates(self, read: Sequence[Words]) -> list[dict[int, bool]]:
-        """For each problem the questions worth a look, and whether they share an n-gram as it
-        stands, without masks."""
-        found: list[dict[int, bool]] = [
+    def _candidates(self, texts: Sequence[Words]) -> list[dict[int, bool]]:
+        """For each text the items to compare it with, and whether both share an unmasked n-gram."""
+        candidates: list[dict[int, bool]] = [
             dict.fromkeys(self._whole.get(text.masked, ()) if text.plain else (), False)
-            for text in read
+            for text in texts
         ]
         for indices, exact in ((self._masked, False), (self._exact, True)):
-            texts = [text.plain if exact else text.masked for text in read]
+            sequences = [text.plain if exact else text.masked for text in texts]
             for index in indices:
-                for problem, item in index.sharing(texts):
-                    found[problem][item] = exact
+                for position, item in index.find_shared(sequences):
+                    candidates[position][item] = exact
         for n, index in self._parts.items():
-            chosen = [at for at, text in enumerate(read) if len(text.plain) == n]
-            for at, item in index.sharing([read[at].plain for at in chosen]):
-                found[chosen[at]][item] = True
-        return found
+            short = [position for position, text in enumerate(texts) if len(text.plain) == n]
+            for i, item in index.find_shared([texts[position].plain for position in short]):
+                candidates[short[i]][item] = True
+        return candidates
 
-    def _best(self, problem: Problem, read: Words, some: Mapping[int, bool]) -> list[Match]:
-        """The surest match in each set; of equal ones that with the most in common."""
+    def _best_matches(
+        self, problem: Problem, text: Words, candidates: Mapping[int, bool]
+    ) -> list[Match]:
+        """The most certain match in each set; ties go to the match with the highest ratio."""
         best: dict[str, tuple[int, float, int]] = {}
-        for index, exact in some.items():
+        for index, exact in candidates.items():
             item = self._items[index]
-            judged = _judge(read, item, exact, self.rule)
-            if judged is not None:
-                rank = (_KINDS.index(judged[0]), -judged[1], index)
+            result = _classify(text, item, exact, self.rule)
+            if result is not None:
+                rank = (_KINDS.index(result[0]), -result[1], index)
                 best[item.evaluation] = min(rank, best.get(item.evaluation, rank))
         return [
             Match(
@@ -352,62 +364,67 @@ class Evaluations:
                 self._items[index].problem,
                 _KINDS[kind],
                 -ratio,
-                _shown(read, self._items[index].words, masked=_KINDS[kind] in _MASKED),
+                _longest_overlap(text, self._items[index].words, masked=_KINDS[kind] in _MASKED),
             )
             for name, (kind, ratio, index) in sorted(best.items())
         ]
 
 
-def decontaminate(problems: Sequence[Problem], evaluations: Evaluations) -> Decontaminated:
-    """The problems that no evaluation set asks, and for each of the others what asks it."""
+def decontaminate(problems: Sequence[Problem], evaluations: EvaluationIndex) -> Decontaminated:
+    """The problems without those that occur in an evaluation set, and the matches of the others."""
     kept: list[Problem] = []
     removed: list[Match] = []
     templates: list[Match] = []
     for start in range(0, len(problems), _BLOCK):
         block = problems[start : start + _BLOCK]
-        for problem, found in zip(block, evaluations.matches(block), strict=True):
-            if any(match.kind != "template" or evaluations.rule.templates for match in found):
-                removed.extend(found)
+        for problem, matches in zip(block, evaluations.matches(block), strict=True):
+            if any(match.kind != "template" or evaluations.rule.templates for match in matches):
+                removed.extend(matches)
             else:
                 kept.append(problem)
-                templates.extend(found)
+                templates.extend(matches)
     return Decontaminated(kept, removed, templates)
 
 
-def _read(problem: Problem) -> Words:
-    return words(without_drawings(problem.question.text))
+def _question_words(problem: Problem) -> Words:
+    return split_words(without_drawings(problem.question.text))
 
 
 def _item(name: str, problem: Problem, n: int) -> _Item:
-    read = _read(problem)
-    length = len(read.plain)
-    grams = max(SHORTEST, min(n, length // 2)) if length >= SHORTEST else 0
-    return _Item(name, problem, read, grams)
+    text = _question_words(problem)
+    length = len(text.plain)
+    ngram = max(MIN_NGRAM_WORDS, min(n, length // 2)) if length >= MIN_NGRAM_WORDS else 0
+    return _Item(name, problem, text, ngram)
 
 
-def _is_rich(ngram: Sequence[str]) -> bool:
+def _is_mostly_prose(ngram: Sequence[str]) -> bool:
     """Whether at least half of an n-gram are words of prose."""
     return 2 * sum(map(is_prose, ngram)) >= len(ngram)
 
 
-def _judge(read: Words, item: _Item, exact: bool, rule: Rule) -> tuple[Kind, float] | None:
-    """How a problem is an evaluation's question, and the share of its words; None if it is not."""
-    asked = item.words
-    if read.plain == asked.plain:
-        return ("same" if read.exact == asked.exact else "overlap"), 1.0
-    all_numbers = not Counter(asked.numbers) - Counter(read.numbers)
+def _classify(
+    text: Words, item: _Item, exact: bool, rule: OverlapRule
+) -> tuple[Kind, float] | None:
+    """The kind of a match and the ratio of shared words; None if the problem does not match.
+
+    `exact` states that both texts share an unmasked n-gram.
+    """
+    question = item.words
+    if text.plain == question.plain:
+        return ("same" if text.exact == question.exact else "overlap"), 1.0
+    all_numbers = not Counter(question.numbers) - Counter(text.numbers)
     if exact:
-        ratio = common_words(asked.plain, read.plain) / len(asked.plain)
-        enough = item.n == rule.n or read.numbers == asked.numbers
-        if ratio >= rule.ratio and (enough or (all_numbers and ratio >= rule.template_ratio)):
+        ratio = common_words(question.plain, text.plain) / len(question.plain)
+        sufficient = item.n == rule.n or text.numbers == question.numbers
+        if ratio >= rule.ratio and (sufficient or (all_numbers and ratio >= rule.template_ratio)):
             return "overlap", ratio
-        if len(read.plain) >= PART and _contains(asked.plain, read.plain):
+        if len(text.plain) >= MIN_PART_WORDS and _contains(question.plain, text.plain):
             return "part", ratio
-    if len(read.masked) < rule.template_ratio * len(asked.masked):
+    if len(text.masked) < rule.template_ratio * len(question.masked):
         return None
-    if item.n == 0 and read.masked != asked.masked:
+    if item.n == 0 and text.masked != question.masked:
         return None
-    ratio = common_words(asked.masked, read.masked) / len(asked.masked)
+    ratio = common_words(question.masked, text.masked) / len(question.masked)
     if ratio < rule.template_ratio:
         return None
     return ("reordered" if all_numbers else "template"), ratio
@@ -417,8 +434,8 @@ def _contains(whole: Sequence[str], part: Sequence[str]) -> bool:
     return f" {' '.join(part)} " in f" {' '.join(whole)} "
 
 
-def _shown(read: Words, asked: Words, *, masked: bool) -> str:
-    """The longest run of words in common."""
-    ours, theirs = (read.masked, asked.masked) if masked else (read.plain, asked.plain)
-    start, length = longest_run(ours, theirs)
-    return " ".join(ours[start : start + length])
+def _longest_overlap(text: Words, question: Words, *, masked: bool) -> str:
+    """The longest run of words that occurs in both texts."""
+    first, second = (text.masked, question.masked) if masked else (text.plain, question.plain)
+    start, length = longest_run(first, second)
+    return " ".join(first[start : start + length])

@@ -39,7 +39,7 @@ _TWO = (
     ("There are {a} bags with {b} {what} each and {c} loose ones.", "*+"),
     ("Of {a} bags with {b} {what} each {c} {what} are gone.", "*-"),
 )
-MOST_TASKS = 1000
+MAX_TASKS = 1000
 """Largest size; there are a few thousand different tasks."""
 _FIRST, _SECOND, _THIRD = (17, 18, 19), (3, 5), (1, 2)
 """Each number shows its place, all results have two digits, and few other calculations give the
@@ -51,7 +51,7 @@ _VALUE = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}
 
 
 def toy_tasks(size: int, seed: int = 0) -> Iterator[Task]:
-    """`size` different tasks (at most `MOST_TASKS`); equal seeds give equal tasks.
+    """`size` different tasks (at most `MAX_TASKS`); equal seeds give equal tasks.
 
     About half of them need two calculations; `Problem.level` says which.
     """

@@ -1,8 +1,8 @@
 """Reads, writes and samples problems in JSONL files.
 
-One object a line. The question is under "problem" or "question"; the reference answer, if there
-is one, under "answer" or "reference"; "id", "source" and "level" are optional. Without an id the
-question's own text gives one.
+Each line holds one object. The question is stored under "problem" or "question". The optional
+reference answer is stored under "answer" or "reference". "id", "source" and "level" are optional. A
+problem without an id gets a hash of its question as id.
 """
 
 import gzip
@@ -21,25 +21,25 @@ from rstar_math.seeding import derive
 from rstar_math.types import Problem, Question
 
 MAX_QUESTION_CHARS = 20_000
-"""Longest question taken, in characters: no model here reads more."""
+"""Maximum length of a question in characters."""
 MAX_LINE_BYTES = 4_000_000
-"""Longest line read, in bytes."""
+"""Maximum length of a line in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Under which keys a problem's question and answer are; of several the first that is there."""
+    """The keys of the question and the answer in a row. The first key that is present is used."""
 
     question: tuple[str, ...] = ("problem", "question")
     answer: tuple[str, ...] = ("answer", "reference")
 
 
 COLUMNS = Columns()
-_A_LINE = 'write one object a line, as {"problem": "...", "answer": "..."}'
+_LINE_HINT = 'write one object per line, such as {"problem": "...", "answer": "..."}'
 
 
 def question_id(text: str) -> str:
-    """The id of a question that came without one: a hash of its text."""
+    """The id of a question that has none: a hash of its text."""
     return blake2b(text.strip().encode("utf-8", "surrogatepass"), digest_size=6).hexdigest()
 
 
@@ -48,25 +48,25 @@ def read_problems(
 ) -> list[Problem]:
     """The problems of a file in its order, at most `limit`.
 
-    Raises `InputError` naming the first line that is at fault; nothing is skipped in silence.
+    No line is skipped: the first invalid line raises `InputError` with its number.
     """
     problems: list[Problem] = []
     lines_by_id: dict[str, int] = {}
     for number, problem in islice(_entries(path, columns), limit):
         if problem.id in lines_by_id:
             raise InputError(
-                f"{path}, line {number}: the id {problem.id!r} was used in line "
-                f"{lines_by_id[problem.id]} already; give each problem an id of its own."
+                f"{path}, line {number} repeats the id {problem.id!r} of line "
+                f"{lines_by_id[problem.id]}; give each problem its own id."
             )
         lines_by_id[problem.id] = number
         problems.append(problem)
     if not problems:
-        raise InputError(f"{path} holds no problems; it needs one JSON object a line.")
+        raise InputError(f"{path} has no problems; it needs one JSON object per line.")
     return problems
 
 
 def _entries(path: Path, columns: Columns) -> Iterator[tuple[int, Problem]]:
-    """Line numbers and problems of a file."""
+    """Pairs of line number and problem."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             number = 0
@@ -75,50 +75,50 @@ def _entries(path: Path, columns: Columns) -> Iterator[tuple[int, Problem]]:
                 if len(line) > MAX_LINE_BYTES:
                     raise InputError(
                         f"{path}, line {number} is longer than {MAX_LINE_BYTES} bytes; "
-                        "is it a JSON array? It needs one JSON object a line."
+                        "write one JSON object per line, not a JSON array."
                     )
                 if line.strip():
                     where = f"{path}, line {number}"
-                    yield number, problem_of(_object(line, where), where, columns)
+                    yield number, parse_problem(_object(line, where), where, columns)
     except FileNotFoundError:
-        raise InputError(f"There is no file {path}; give a JSONL file of problems.") from None
+        raise InputError(f"File {path} not found; pass a JSONL file of problems.") from None
     except IsADirectoryError:
-        raise InputError(f"{path} is a folder; give a JSONL file of problems.") from None
+        raise InputError(f"{path} is a folder; pass a JSONL file of problems.") from None
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(
-            f"{path} cannot be read ({error}); give a JSONL file of problems, plain or gzipped."
+            f"{path} cannot be read ({error}); pass a JSONL file of problems, plain or gzipped."
         ) from error
 
 
 def _object(line: bytes, where: str) -> Mapping[str, Any]:
-    """The JSON object of one line."""
+    """The JSON object of one line. `where` names the line in the `InputError`."""
     try:
         entry = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{where} is not JSON ({error}); {_A_LINE}.") from None
+        raise InputError(f"{where} is not JSON ({error}); {_LINE_HINT}.") from None
     if not isinstance(entry, dict):
-        raise InputError(f"{where} is not a JSON object; {_A_LINE}.")
+        raise InputError(f"{where} is not a JSON object; {_LINE_HINT}.")
     return entry
 
 
-def problem_of(entry: Mapping[str, Any], where: str, columns: Columns = COLUMNS) -> Problem:
-    """The problem of one entry. `where` says in the `InputError` which entry is at fault."""
+def parse_problem(entry: Mapping[str, Any], where: str, columns: Columns = COLUMNS) -> Problem:
+    """The problem of one row. `where` names the row in the `InputError`."""
     text = _text(entry, columns.question, where)
     if text is None or not text.strip():
-        seen = ", ".join(map(str, list(entry)[:8])) or "nothing"
-        wanted = " or ".join(f'"{key}"' for key in columns.question)
-        todo = "write the question there"
+        present = ", ".join(map(str, list(entry)[:8])) or "no keys"
+        expected = " or ".join(f'"{key}"' for key in columns.question)
+        fix = "write the question there"
         if columns == COLUMNS:
-            todo += ", or name its column: rstar prepare 'FILE?question=COLUMN&answer=COLUMN'"
-        raise InputError(f"{where} has no text under {wanted} (it has {seen}); {todo}.")
+            fix += ", or name its column: rstar prepare 'FILE?question=COLUMN&answer=COLUMN'"
+        raise InputError(f"{where} has no text under {expected} (it has {present}); {fix}.")
     if len(text) > MAX_QUESTION_CHARS:
         raise InputError(
-            f"{where}: the question has {len(text)} characters and the most is "
-            f"{MAX_QUESTION_CHARS}; shorten it or take the line out."
+            f"{where}: the question has {len(text)} characters, above the maximum of "
+            f"{MAX_QUESTION_CHARS}; shorten it or remove the line."
         )
-    given = _text(entry, ("id",), where)
+    name = _text(entry, ("id",), where)
     return Problem(
-        question=Question(given or question_id(text), text),
+        question=Question(name or question_id(text), text),
         reference=_text(entry, columns.answer, where),
         source=_text(entry, ("source",), where),
         level=_text(entry, ("level",), where),
@@ -126,16 +126,18 @@ def problem_of(entry: Mapping[str, Any], where: str, columns: Columns = COLUMNS)
 
 
 def _text(entry: Mapping[str, Any], keys: tuple[str, ...], where: str) -> str | None:
-    """The first of some keys that is there, as text; numbers are taken, other things are not."""
+    """The value of the first key that is present, as text. Only text and numbers are accepted."""
     for key in keys:
         value = entry.get(key)
         if value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise InputError(f'{where}: "{key}" is {type(value).__name__}, and must be text.')
+            raise InputError(f'{where}: "{key}" is {type(value).__name__}; it must be text.')
         text = str(value)
         if "\x00" in text or any("\ud800" <= c <= "\udfff" for c in text):
-            raise InputError(f'{where}: "{key}" holds characters that are not valid text.')
+            raise InputError(
+                f'{where}: "{key}" has a null character or an unpaired surrogate; remove it.'
+            )
         return text
     return None
 
@@ -145,10 +147,10 @@ def write_problems(
     problems: Sequence[Problem],
     extra: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
-    """Write problems as `read_problems` reads them, gzipped where the name ends in .gz.
+    """Write problems to a JSONL file that `read_problems` reads; gzipped if the name ends in .gz.
 
-    `extra` holds, by problem id, keys to put beside the usual ones. The file appears under its
-    name when it is complete and on the disk. Raises `InputError` where it cannot be written.
+    `extra` maps problem ids to additional keys. The file appears under its name only when it is
+    complete and on disk. Raises `InputError` if it cannot be written.
     """
     lines = [
         json.dumps(_entry(p) | {**(extra or {}).get(p.id, {})}, ensure_ascii=False)
@@ -162,12 +164,12 @@ def write_problems(
             part.write_bytes(content)
     except OSError as error:
         raise InputError(
-            f"{path} cannot be written ({error.strerror}); give another file."
+            f"{path} cannot be written ({error.strerror}); choose another file."
         ) from error
 
 
 def _entry(problem: Problem) -> dict[str, Any]:
-    """A problem as an object, without what is not known."""
+    """The JSON object of a problem, without unknown fields."""
     found = {
         "id": problem.id,
         "problem": problem.question.text,
@@ -179,8 +181,10 @@ def _entry(problem: Problem) -> dict[str, Any]:
 
 
 def sample(problems: Sequence[Problem], size: int | None, seed: int) -> list[Problem]:
-    """At most `size` of some problems, in their order. Who is drawn depends on ids alone, so that a
-    larger draw holds a smaller one."""
+    """At most `size` random problems, in their original order.
+
+    The selection depends only on the seed and the ids, so a larger sample contains a smaller one.
+    """
     if size is None or size >= len(problems):
         return list(problems)
     ranked = sorted(problems, key=lambda problem: derive(seed, problem.id))

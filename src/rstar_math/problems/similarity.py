@@ -1,8 +1,8 @@
 """Similarity of problem texts: words, n-grams, MinHash.
 
-A text is read as words: lower-case words, numbers, LaTeX commands, operators and, kept apart for
-`Words.exact`, brackets. Case, space, punctuation, dollar signs and LaTeX that only sets type are
-left out. Signs that change a problem's answer are not punctuation: 3 + 4 and 3 - 4 differ.
+A text is split into words: lower-case words, numbers, LaTeX commands, operators and brackets.
+Case, space, punctuation, dollar signs and LaTeX commands for typesetting are ignored. Signs that
+change a problem's answer are not punctuation: 3 + 4 and 3 - 4 differ.
 """
 
 import re
@@ -19,7 +19,7 @@ import numpy.typing as npt
 Hashes: TypeAlias = npt.NDArray[np.uint64]
 Indices: TypeAlias = npt.NDArray[np.int64]
 MASK = "#"
-"""What stands for a number where numbers are masked."""
+"""Replaces every number in masked texts."""
 _SIGNS = str.maketrans(
     {"×": "*", "·": "*", "⋅": "*", "÷": "/", "−": "-", "–": "-", "—": " ", "≤": "<=", "≥": ">="}
     | {"≠": "!=", "π": " pi ", "√": " sqrt ", "∞": " infinity ", "’": "'", "‘": "'"}
@@ -68,23 +68,26 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """A problem text as words."""
+    """A problem text, split into words in several forms."""
 
     exact: tuple[str, ...]
-    """With brackets: two texts with equal ones are the same problem."""
+    """With brackets. Problems with equal `exact` are the same problem."""
     plain: tuple[str, ...]
-    """Without brackets: what n-grams are made of."""
+    """Without brackets; used for n-grams."""
     masked: tuple[str, ...]
-    """As `plain`, each number, in digits or in words, as "#"."""
+    """`plain` with "#" for every number, whether in digits or in words."""
     figures: tuple[str, ...]
-    """What is no word of prose, in order: numbers, operators, brackets, functions, letters."""
+    """Everything but prose, in order: numbers, operators, brackets, functions, single letters."""
     numbers: tuple[str, ...]
     """The numbers, sorted."""
 
 
-def words(text: str) -> Words:
-    """A text as words; see the module. The exclamation mark of a sentence is dropped, that of a
-    factorial is kept; one simple fraction in LaTeX and with a slash are the same."""
+def split_words(text: str) -> Words:
+    """The words of a text.
+
+    The exclamation mark of a factorial is kept, that of a sentence is dropped. A simple fraction
+    has the same words in LaTeX and with a slash.
+    """
     found = tuple(_words(text))
     plain = tuple(word for word in found if word not in _BRACKETS)
     return Words(
@@ -97,7 +100,7 @@ def words(text: str) -> Words:
 
 
 def without_drawings(text: str) -> str:
-    """A text without the source of its drawings (Asymptote, as in MATH)."""
+    """The text without the source code of its drawings (Asymptote, as in MATH)."""
     return _DRAWING.sub(" ", text) if "[asy]" in text else text
 
 
@@ -107,7 +110,7 @@ def is_number(word: str) -> bool:
 
 
 def is_prose(word: str) -> bool:
-    """Whether a word is neither a number, a function nor a letter ("a" and "I" are words)."""
+    """Whether a word is prose: not a number, a function or a letter ("a" and "i" are prose)."""
     if len(word) == 1:
         return word in ("a", "i")
     return word[0].isalpha() and word not in _NUMBER_WORDS and word not in _FUNCTIONS
@@ -133,13 +136,13 @@ def _words(text: str) -> Iterable[str]:
 
 
 def _unescaped(sign: str) -> str:
-    """An escaped sign: braces and brackets hold sets and intervals, \\( and \\[ only set type."""
+    """The replacement of an escaped sign. Braces enclose sets; \\( and \\[ are only typesetting."""
     return {"{": "(", "}": ")", "%": "%"}.get(sign, " ")
 
 
 def _fraction(match: re.Match[str]) -> str:
-    above, below = (part for part in match.groups() if part is not None)
-    return f" {above}/{below} "
+    numerator, denominator = (part for part in match.groups() if part is not None)
+    return f" {numerator}/{denominator} "
 
 
 def _command(match: re.Match[str]) -> str:
@@ -155,9 +158,9 @@ def _hash(word: str) -> int:
 
 
 def ngrams(texts: Sequence[Sequence[str]], n: int) -> tuple[Hashes, Indices]:
-    """Hashes of all n-grams of some texts, in order, and the index of the text of each.
+    """The hashes of all n-grams of the texts, in order, and the index of each n-gram's text.
 
-    A text of fewer than n words has none. Equal n-grams have equal hashes, in any process.
+    A text of fewer than n words has no n-grams. Hashes are the same in every process.
     """
     lengths = np.fromiter((len(text) for text in texts), np.int64, len(texts))
     flat = np.fromiter((_hash(word) for text in texts for word in text), np.uint64)
@@ -174,87 +177,94 @@ def ngrams(texts: Sequence[Sequence[str]], n: int) -> tuple[Hashes, Indices]:
 
 
 def common_words(first: Sequence[str], second: Sequence[str]) -> int:
-    """Length of the longest common subsequence, in words (bit-parallel, after Hyyrö, 2004)."""
-    places: dict[str, int] = {}
+    """The length of the longest common subsequence in words (bit-parallel, Hyyrö 2004)."""
+    positions: dict[str, int] = {}
     for at, word in enumerate(first):
-        places[word] = places.get(word, 0) | (1 << at)
+        positions[word] = positions.get(word, 0) | (1 << at)
     full = (1 << len(first)) - 1
     row = full
     for word in second:
-        match = row & places.get(word, 0)
+        match = row & positions.get(word, 0)
         row = ((row + match) | (row - match)) & full
     return len(first) - row.bit_count()
 
 
 def longest_run(first: Sequence[str], second: Sequence[str]) -> tuple[int, int]:
-    """Where in `first` the longest run of words begins that `second` has too, and its length."""
+    """The start in `first` and the length of the longest run of words that is also in `second`."""
     best = start = 0
-    before: dict[int, int] = {}
-    places: dict[str, list[int]] = {}
+    previous: dict[int, int] = {}
+    positions: dict[str, list[int]] = {}
     for at, word in enumerate(second):
-        places.setdefault(word, []).append(at)
+        positions.setdefault(word, []).append(at)
     for at, word in enumerate(first):
-        here = {place: before.get(place - 1, 0) + 1 for place in places.get(word, ())}
-        longest = max(here.values(), default=0)
+        current = {
+            position: previous.get(position - 1, 0) + 1 for position in positions.get(word, ())
+        }
+        longest = max(current.values(), default=0)
         if longest > best:
             best, start = longest, at - longest + 1
-        before = here
+        previous = current
     return start, best
 
 
-Keep = Callable[[Sequence[str]], bool]
+NgramFilter = Callable[[Sequence[str]], bool]
 
 
 class NgramIndex:
-    """The n-grams of some texts, sorted by their hashes."""
+    """An index of the n-grams of many texts, sorted by their hashes."""
 
     def __init__(
-        self, texts: Sequence[Sequence[str]], names: Sequence[int], n: int, keep: Keep | None = None
+        self,
+        texts: Sequence[Sequence[str]],
+        ids: Sequence[int],
+        n: int,
+        accept: NgramFilter | None = None,
     ) -> None:
-        """`names` are given out for the texts. `keep` says of an n-gram whether it counts; of a
-        text in which none does all count."""
+        """`ids` identify the texts. Only n-grams that `accept` approves are indexed; if it approves
+        none of a text, all n-grams of this text are indexed."""
         self._n = n
         hashes, owners = ngrams(texts, n)
-        if keep is not None and len(hashes):
+        if accept is not None and len(hashes):
             windows = (text[i : i + n] for text in texts for i in range(len(text) - n + 1))
-            good = np.fromiter(map(keep, windows), np.bool_, len(hashes))
-            poor = np.bincount(owners, good, len(texts)) == 0
-            good |= poor[owners]
-            hashes, owners = hashes[good], owners[good]
+            accepted = np.fromiter(map(accept, windows), np.bool_, len(hashes))
+            none_accepted = np.bincount(owners, accepted, len(texts)) == 0
+            accepted |= none_accepted[owners]
+            hashes, owners = hashes[accepted], owners[accepted]
         order = np.argsort(hashes, kind="stable")
         self._hashes = hashes[order]
-        self._names = np.asarray(names, np.int64)[owners[order]]
+        self._ids = np.asarray(ids, np.int64)[owners[order]]
 
-    def sharing(self, texts: Sequence[Sequence[str]]) -> Iterator[tuple[int, int]]:
-        """Pairs (position in `texts`, name of a known text) that share an n-gram, each once."""
-        there, positions = ngrams(texts, self._n)
-        first = np.searchsorted(self._hashes, there, "left")
-        count = np.searchsorted(self._hashes, there, "right") - first
+    def find_shared(self, texts: Sequence[Sequence[str]]) -> Iterator[tuple[int, int]]:
+        """Distinct pairs (position in `texts`, id of an indexed text) that share an n-gram."""
+        hashes, positions = ngrams(texts, self._n)
+        first = np.searchsorted(self._hashes, hashes, "left")
+        count = np.searchsorted(self._hashes, hashes, "right") - first
         hit = np.flatnonzero(count)
         count = count[hit]
         shift = first[hit] - np.cumsum(count) + count
-        places = np.arange(int(count.sum())) + np.repeat(shift, count)
-        pairs = np.stack([np.repeat(positions[hit], count), self._names[places]])
+        entries = np.arange(int(count.sum())) + np.repeat(shift, count)
+        pairs = np.stack([np.repeat(positions[hit], count), self._ids[entries]])
         yield from map(tuple, np.unique(pairs, axis=1).T.tolist())
 
 
 SHINGLE = 3
-"""Words of a shingle."""
+"""Words per shingle."""
 BANDS = 20
+"""Bands of the MinHash signature."""
 ROWS = 4
-"""A pair of Jaccard similarity s is found with probability 1 - (1 - s**ROWS)**BANDS: 0.9999 at 0.8,
-0.9965 at 0.7, 0.72 at 0.5."""
+"""Rows per band. A pair of Jaccard similarity s is found with probability
+1 - (1 - s**ROWS)**BANDS: 0.9999 at 0.8, 0.9965 at 0.7, 0.72 at 0.5."""
 _SEED = 20_250_108
 
 
 def likely_pairs(
     texts: Sequence[Sequence[str]], groups: Sequence[object]
 ) -> Iterator[tuple[int, int]]:
-    """Pairs of indices (smaller first) of texts that are likely similar and are of equal groups,
-    each once, and of those that are no more similar than 0.5 many too: check them.
+    """Distinct pairs of indices (smaller first) of texts of one group that are likely similar.
 
-    Of texts shorter than a shingle none. The time goes up with the square of the texts of one
-    group that are all alike.
+    Candidates only: many pairs of similarity 0.5 and below are included, so check each pair. Texts
+    shorter than a shingle are in no pair. The time grows with the square of the number of equal
+    texts in a group.
     """
     hashes, owners = ngrams(texts, SHINGLE)
     counts = np.bincount(owners, minlength=len(texts))
@@ -269,15 +279,15 @@ def likely_pairs(
         for index, value in zip(present.tolist(), band.tolist(), strict=True):
             buckets.setdefault((value, groups[index]), []).append(index)
         for members in buckets.values():
-            for place, second in enumerate(members):
-                for first in members[:place]:
+            for position, second in enumerate(members):
+                for first in members[:position]:
                     if (first, second) not in seen:
                         seen.add((first, second))
                         yield first, second
 
 
-def _bands(hashes: Hashes, firsts: "np.typing.NDArray[np.int64]") -> list[Hashes]:
-    """For each band the hash of its rows, of every text that has n-grams."""
+def _bands(hashes: Hashes, firsts: Indices) -> list[Hashes]:
+    """For each band one hash per text. `firsts` is the index of each text's first n-gram."""
     rng = np.random.default_rng(_SEED)
     bands: list[Hashes] = []
     for _ in range(BANDS):
@@ -286,6 +296,6 @@ def _bands(hashes: Hashes, firsts: "np.typing.NDArray[np.int64]") -> list[Hashes
             factor, shift = rng.integers(1, 2**63, 2, np.uint64)
             mixed = (hashes ^ shift) * (factor * np.uint64(2) + np.uint64(1))
             mixed ^= mixed >> np.uint64(32)
-            band = (band + np.minimum.reduceat(mixed, firsts)) * np.uint64(0x9E3779B97F4A7C15)
+            band = (band + np.minimum.reduceat(mixed, firsts)) * _MULTIPLIER
         bands.append(band)
     return bands

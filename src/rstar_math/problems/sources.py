@@ -24,15 +24,15 @@ from urllib.parse import parse_qsl
 
 from rstar_math.errors import InputError, MissingDependencyError
 from rstar_math.extraction import extract_answer
-from rstar_math.problems.generated import MOST_TASKS, Task, generate, toy_tasks
-from rstar_math.problems.jsonl import COLUMNS, Columns, problem_of, read_problems
+from rstar_math.problems.generated import MAX_TASKS, Task, generate, toy_tasks
+from rstar_math.problems.jsonl import COLUMNS, Columns, parse_problem, read_problems
 from rstar_math.types import Problem, Question
 
 GYM_SIZE = 500
 """Problems of a reasoning-gym generator if no size is given."""
 STORIES = Path(str(files("rstar_math.problems"))) / "stories.jsonl.gz"
 """Word problems with solutions, written by `tools/stories` with seed 2."""
-MOST_STORIES = 9000
+MAX_STORIES = 9000
 """Problems in `STORIES`."""
 _KINDS = ("hf", "gym", "stories", "toy")
 _SOLUTION = "####"
@@ -248,7 +248,7 @@ def _hub_problems(source: Source) -> Iterator[Problem]:
     columns = _columns(source)
     for number, row in enumerate(rows):
         entry: dict[str, Any] = {"id": f"{name}/{split}/{number}", **row}
-        yield problem_of(entry, f"hf:{source.name}, row {number}", columns)
+        yield parse_problem(entry, f"hf:{source.name}, row {number}", columns)
 
 
 def _gym_problems(source: Source, limit: int | None) -> Iterator[Problem]:
@@ -264,8 +264,8 @@ def _toy_tasks(source: Source) -> Iterator[Task]:
     size, seed = options.pop("size", 200), options.pop("seed", 0)
     if source.name != "tasks" or options or not isinstance(size, int) or not isinstance(seed, int):
         raise InputError(f"Unknown source toy:{source.name}; use toy:tasks?size=200&seed=0.")
-    if not 1 <= size <= MOST_TASKS:
-        raise InputError(f"toy:tasks has 1 to {MOST_TASKS} problems, not {size}.")
+    if not 1 <= size <= MAX_TASKS:
+        raise InputError(f"toy:tasks has 1 to {MAX_TASKS} problems, not {size}.")
     return toy_tasks(size, seed)
 
 
@@ -274,8 +274,8 @@ def _stories_size(source: Source) -> int:
     size = options.pop("size", 200)
     if source.name != "words" or options or not isinstance(size, int):
         raise InputError("Unknown source of stories; use stories:words?size=200.")
-    if not 1 <= size <= MOST_STORIES:
-        raise InputError(f"stories:words has 1 to {MOST_STORIES} problems, not {size}.")
+    if not 1 <= size <= MAX_STORIES:
+        raise InputError(f"stories:words has 1 to {MAX_STORIES} problems, not {size}.")
     return size
 
 

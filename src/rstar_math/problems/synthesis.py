@@ -1,8 +1,9 @@
-"""New problems by a model from seed problems, kept only if independent solutions agree (rStar-Math,
-arXiv:2501.04519: at least 3 of 10).
+"""Problem synthesis: a model writes new problems from seed problems.
 
-Asking, telling apart and deciding; `evolution.synthesis` puts them together. Every draft that was
-asked for is kept or counted by one reason.
+A new problem is accepted only if independent solutions agree on its answer (rStar-Math,
+arXiv:2501.04519: at least 3 of 10). This module holds the parts: sampling drafts, filtering them
+and accepting them. `evolution.synthesis` combines the parts. Every requested draft is either
+accepted or counted under one reason.
 """
 
 import random
@@ -22,60 +23,74 @@ from rstar_math.config.sections import Section
 from rstar_math.costs import ENVIRONMENT_FIELDS, track_cost
 from rstar_math.errors import ConfigError, ContextLengthError, RequestError
 from rstar_math.problems.drafts import DraftFile, DraftResponse
-from rstar_math.problems.filtering import Evaluations, Match, Rule, decontaminate, deduplicate
+from rstar_math.problems.filtering import (
+    EvaluationIndex,
+    Match,
+    OverlapRule,
+    decontaminate,
+    deduplicate,
+)
 from rstar_math.problems.jsonl import question_id
-from rstar_math.problems.similarity import words
+from rstar_math.problems.similarity import split_words
 from rstar_math.protocols import Completer
 from rstar_math.seeding import derive
 from rstar_math.types import SYNTHETIC, Problem, Question
 
 
 class SynthesisConfig(Section):
-    """New problems that a model writes after the pattern of some it is shown, kept where its
-    independent solutions agree (rStar-Math, arXiv:2501.04519: at least 3 of 10)."""
+    """Problem synthesis: a model writes new problems modelled on seed problems.
+
+    A new problem is accepted only if independent solutions agree on its answer (rStar-Math,
+    arXiv:2501.04519: at least 3 of 10).
+    """
 
     requests: int = Field(0, ge=0)
-    """Requests for new problems, each with seed problems of its own; 0 for none at all."""
+    """Number of requests for new problems, each with different seed problems. 0 turns synthesis
+    off."""
     per_request: int = Field(4, ge=1, le=1024)
-    """New problems sampled with the same seed problems."""
+    """Number of new problems sampled per request."""
     shots: int = Field(3, ge=1)
-    """Seed problems shown."""
+    """Number of seed problems in each prompt."""
     solutions: int = Field(10, ge=1)
-    """Independent solutions of each new problem (paper: 10)."""
+    """Number of independent solutions per new problem (paper: 10)."""
     min_agreement: int = Field(3, ge=1)
-    """Of them so many must agree, and more than on any other answer (paper: 3)."""
+    """Minimum number of solutions with the same answer (paper: 3). No other answer may be as
+    frequent."""
     temperature: float = Field(1.0, ge=0, le=5)
-    """Sampling temperature of the new problems; their solutions have that of the policy."""
+    """Sampling temperature of the new problems. Their solutions use the policy's temperature."""
     max_tokens: int = Field(256, ge=1)
-    """Most tokens of a new problem; one that is cut off is not used."""
+    """Maximum number of tokens of a new problem. Truncated problems are discarded."""
     seed: int = 0
-    """Seed of the drawing of seed problems, and of the sampling."""
+    """Random seed for the choice of seed problems and for sampling."""
 
     @model_validator(mode="after")
-    def _possible(self) -> Self:
+    def _check_agreement(self) -> Self:
         if self.min_agreement > self.solutions:
             raise ValueError(
-                f"min_agreement = {self.min_agreement} is above solutions = {self.solutions}"
+                f"min_agreement = {self.min_agreement} is above solutions = {self.solutions}; "
+                "lower min_agreement or raise solutions"
             )
         return self
 
     @property
-    def most(self) -> int:
-        """New problems at most."""
+    def max_drafts(self) -> int:
+        """Maximum number of new problems."""
         return self.requests * self.per_request
 
 
 STOPS = ("\n\n", "\nProblem:", "\nAnswer", "\nSolution", "\nQuestion:")
 """Stop strings of a new problem."""
-FEWEST_WORDS = 6
-MOST_CHARS = 2_000
-MOST_ANSWER_CHARS = 200
-"""Longest answer that becomes a reference."""
-_LEAD = re.compile(r"\A\W*(?:new\s+)?(?:problem|question)\s*\d*\s*[:.]\**\s*", re.IGNORECASE)
-_SOLVED = re.compile(r"\b(?:answer|solution)\s*:|\\boxed|####|_____", re.IGNORECASE)
-_MARKED = re.compile(r"</?\s*(?:step|code|output|answer)\b|<\||^\s*Question:", re.I | re.M)
-"""Marks of a solution's or a chat's own text: with them a draft could bring the beginning of its
-solution along, on which all solutions would agree."""
+MIN_WORDS = 6
+"""Minimum number of words of a new problem."""
+MAX_CHARS = 2_000
+"""Maximum length of a new problem in characters."""
+MAX_ANSWER_CHARS = 200
+"""Maximum length in characters of an answer that becomes a reference."""
+_LABEL = re.compile(r"\A\W*(?:new\s+)?(?:problem|question)\s*\d*\s*[:.]\**\s*", re.IGNORECASE)
+_ANSWER_MARK = re.compile(r"\b(?:answer|solution)\s*:|\\boxed|####|_____", re.IGNORECASE)
+_FORMAT_MARK = re.compile(r"</?\s*(?:step|code|output|answer)\b|<\||^\s*Question:", re.I | re.M)
+"""Marks of a solution or a chat. A draft with such a mark may contain the start of its solution, so
+all sampled solutions would agree."""
 _ASKS = re.compile(
     r"\?|\b(?:find|compute|calculate|determine|evaluate|solve|simplify|how many|how much|what)\b",
     re.IGNORECASE,
@@ -85,78 +100,86 @@ _BLANK = re.compile(r"\n\s*\n")
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """What independent solutions of one problem came to."""
+    """The agreement of independent solutions of one problem."""
 
     answer: str | None
-    """The answer that most of them gave; None where none was given or two were as frequent."""
+    """The most frequent answer; None if there is no answer or two are equally frequent."""
     agreeing: int
-    """Solutions with this answer, or with one as frequent as any."""
+    """Number of solutions with the most frequent answer."""
     solutions: int
-    """Solutions asked for, also those without an answer."""
+    """Number of requested solutions, including those without an answer."""
 
-    def reference(self, least: int) -> str | None:
-        """The answer as a reference; None where fewer than `least` agree on it, or it is nothing
-        that a file of problems can hold."""
-        found = self.answer
-        if found is None or self.agreeing < least:
+    def reference(self, min_agreement: int) -> str | None:
+        """The answer, if it can serve as a reference.
+
+        None if fewer than `min_agreement` solutions agree, or if the answer is too long or has
+        invisible characters.
+        """
+        answer = self.answer
+        if answer is None or self.agreeing < min_agreement:
             return None
-        return found if len(found) <= MOST_ANSWER_CHARS and is_clean(found) else None
+        return answer if len(answer) <= MAX_ANSWER_CHARS and is_clean(answer) else None
 
 
 def synthesis_prompt(seeds: Sequence[Problem]) -> str:
-    """Seed problems as examples, each one paragraph, then room for a new one."""
+    """The prompt for a new problem: an instruction and the seed problems, one paragraph each."""
     texts = (_BLANK.sub("\n", seed.question.text.strip()) for seed in seeds)
-    shown = "".join(f"Problem: {text}\n\n" for text in texts)
-    return f"{_instruction()}{shown}Problem:"
+    examples = "".join(f"Problem: {text}\n\n" for text in texts)
+    return f"{_instruction()}{examples}Problem:"
 
 
 def read_draft(text: str) -> str | None:
-    """The problem that a sampled text holds, or None: too short or long, asking nothing, told with
-    its answer, or with characters or marks that are no text of a problem."""
-    start = text.strip()[: 2 * MOST_CHARS]
-    draft = _LEAD.sub("", start).split("\n\n")[0].strip()
-    if len(draft) > MOST_CHARS or not is_clean(draft):
+    """The problem in a sampled text; None if the text is unusable.
+
+    A text is unusable if it is too short or too long, asks no question, contains its answer, or
+    has invisible characters or marks of another format.
+    """
+    start = text.strip()[: 2 * MAX_CHARS]
+    draft = _LABEL.sub("", start).split("\n\n")[0].strip()
+    if len(draft) > MAX_CHARS or not is_clean(draft):
         return None
-    if _SOLVED.search(draft) or _MARKED.search(draft) or not _ASKS.search(draft):
+    if _ANSWER_MARK.search(draft) or _FORMAT_MARK.search(draft) or not _ASKS.search(draft):
         return None
-    return draft if len(words(draft).plain) >= FEWEST_WORDS else None
+    return draft if len(split_words(draft).plain) >= MIN_WORDS else None
 
 
 def is_clean(text: str) -> bool:
-    """Whether all of a text can be seen and written: no control characters but line ends and tabs,
-    no invisible ones, no halves of characters."""
+    """Whether a text has no control characters (except newline and tab), no invisible characters
+    and no unpaired surrogates."""
     return not any(
         unicodedata.category(c) in ("Cc", "Cf", "Cs", "Co", "Cn") for c in text if c not in "\n\t"
     )
 
 
 def agreement(votes: Mapping[str, float], solutions: int) -> Agreement:
-    """What some solutions agree on. `votes` are those of a majority over them (a `Choice`'s): one
-    for each solution with an answer, by classes of equal answers; `solutions` is how many were
-    asked for."""
+    """The agreement of solutions, from the votes of a majority vote over them.
+
+    `votes` maps each class of equal answers to its number of solutions (`Choice.votes`).
+    `solutions` is the number of requested solutions.
+    """
     ranked = sorted(votes.items(), key=lambda item: -item[1])[:2]
     if not ranked:
         return Agreement(None, 0, solutions)
-    (leader, most), *others = ranked
-    tied = bool(others) and others[0][1] == most
-    return Agreement(None if tied else leader, round(most), solutions)
+    (leader, count), *others = ranked
+    tied = bool(others) and others[0][1] == count
+    return Agreement(None if tied else leader, round(count), solutions)
 
 
 @cache
 def _instruction() -> str:
-    """The words before the seeds, ended by an empty line."""
+    """The instruction before the seed problems, with an empty line at its end."""
     text = (files("rstar_math.problems") / "synthesis.txt").read_text(encoding="utf-8")
     return text.rstrip("\n") + "\n\n"
 
 
-OnWritten = Callable[[DraftResponse], None]
-_FAILED = {ContextLengthError: "context exceeded", RequestError: "request failed"}
+OnResponse = Callable[[DraftResponse], None]
+_FAILURES = {ContextLengthError: "context exceeded", RequestError: "request failed"}
 _BLOCK = 20_000
-"""Known problems that drafts are held against at once; bounds the memory."""
+"""Number of known problems in one index; bounds the memory."""
 EXAMPLES = 5
-"""Examples kept of each reason."""
-_CHARS = 200
-"""Characters of an example."""
+"""Number of examples stored per reason."""
+_EXAMPLE_CHARS = 200
+"""Maximum length of an example in characters."""
 NOT_WRITTEN, CUT, UNREADABLE = "not written", "cut off", "unreadable"
 REPEATED = "the same as another draft"
 UNASKED, SILENT, DISAGREED = "solver not reached", "without an answer", "without agreement"
@@ -164,27 +187,28 @@ UNASKED, SILENT, DISAGREED = "solver not reached", "without an answer", "without
 
 @dataclass(frozen=True, slots=True)
 class KnownProblems:
-    """Problems that no draft may ask again."""
+    """Existing problems that a draft must not repeat."""
 
     reason: str
-    """What a draft that does is counted as."""
+    """The reason under which a repeated problem is counted."""
     sets: Mapping[str, Sequence[Problem]]
-    rule: Rule = field(default_factory=Rule)
+    """Problems by the name of their set."""
+    rule: OverlapRule = field(default_factory=OverlapRule)
 
 
 @dataclass(frozen=True, slots=True)
 class Synthetic:
-    """A new problem and where it came from."""
+    """An accepted problem and its origin."""
 
     problem: Problem
-    """Its reference is the answer agreed on."""
+    """Its reference is the answer that the solutions agree on."""
     seeds: tuple[str, ...]
-    """Ids of the problems that the model was shown."""
+    """Ids of the seed problems in the prompt."""
     model: str
     agreement: Agreement
 
     def provenance(self) -> dict[str, Any]:
-        """As the key "provenance" of a problem file tells it."""
+        """The value of the key "provenance" in a problem file."""
         return {
             "seeds": list(self.seeds),
             "model": self.model,
@@ -195,15 +219,15 @@ class Synthetic:
 
 @dataclass(slots=True)
 class Rejections:
-    """What became of the drafts that were not kept."""
+    """The rejected drafts: counts and examples."""
 
     counts: Counter[str] = field(default_factory=Counter)
     """By reason."""
     examples: list[dict[str, str]] = field(default_factory=list)
-    """At most `EXAMPLES` of each reason: "why", "draft", "because"."""
+    """At most `EXAMPLES` per reason, with the keys "why", "draft" and "because"."""
 
     def add(self, reason: str, text: str, because: str = "") -> None:
-        """Count a draft, and keep it as an example while there are few."""
+        """Count a draft, and store it while its reason has fewer than `EXAMPLES` examples."""
         self.counts[reason] += 1
         if self.counts[reason] <= EXAMPLES:
             self.examples.append({"why": reason, "draft": _short(text), "because": _short(because)})
@@ -211,14 +235,14 @@ class Rejections:
 
 @dataclass(frozen=True, slots=True)
 class NewDrafts:
-    """Drafts that are problems, and new ones."""
+    """Drafts that are well-formed, distinct and not among the known problems."""
 
     problems: list[Problem]
     """Without references, in the order of the requests."""
     origins: dict[str, DraftResponse]
-    """By id the request that each came from."""
+    """The response that each problem comes from, by problem id."""
     matches: list[Match]
-    """What others are held to be."""
+    """The matches of rejected drafts with known problems."""
 
 
 async def write_drafts(
@@ -229,132 +253,142 @@ async def write_drafts(
     *,
     model: str,
     width: int,
-    on_written: OnWritten,
+    on_response: OnResponse,
 ) -> None:
-    """Ask for what the file lacks of the drafts, `width` requests at a time, each kept when it is
-    answered. A request that cannot be served is kept as failed. Raises `ModelError` where the model
-    cannot be asked at all, and what `on_written` raises."""
-    left = iter([number for number in range(config.requests) if number not in file.done])
+    """Send the requests that have no response in the file yet, `width` at a time.
 
-    async def writer() -> None:
-        for number in left:
-            written = await _ask(completer, seeds, config, number, model)
-            file.keep(written)
-            on_written(written)
+    Each response is stored when it arrives; a request that fails is stored as failed. Raises
+    `ModelError` if the model cannot be reached, and any error of `on_response`.
+    """
+    pending = iter([n for n in range(config.requests) if n not in file.responses])
 
-    await gather(writer() for _ in range(width))
+    async def worker() -> None:
+        for number in pending:
+            response = await _request_drafts(completer, seeds, config, number, model)
+            file.append(response)
+            on_response(response)
+
+    await gather(worker() for _ in range(width))
 
 
-async def _ask(
+async def _request_drafts(
     completer: Completer,
     seeds: Sequence[Problem],
     config: SynthesisConfig,
     number: int,
     model: str,
 ) -> DraftResponse:
-    """One request."""
+    """The response to request `number`."""
     seed = derive(config.seed, "synthesis", number)
-    shown = random.Random(seed).sample(seeds, config.shots)
+    shots = random.Random(seed).sample(seeds, config.shots)
     failure: str | None = None
     texts: tuple[str | None, ...] = ()
     with track_cost() as cost:
         try:
-            found = await completer.complete(
-                synthesis_prompt(shown),
+            completions = await completer.complete(
+                synthesis_prompt(shots),
                 n=config.per_request,
                 stop=STOPS,
                 max_tokens=config.max_tokens,
                 temperature=config.temperature,
                 seed=seed,
             )
-            texts = tuple(one.text if one.finished else None for one in found[: config.per_request])
+            texts = tuple(
+                completion.text if completion.finished else None
+                for completion in completions[: config.per_request]
+            )
         except (ContextLengthError, RequestError) as error:
-            failure = _FAILED[type(error)]
-    spent = {key: value for key, value in asdict(cost).items() if value}
-    kept = {key: value for key, value in spent.items() if key not in ENVIRONMENT_FIELDS}
-    names = tuple(problem.id for problem in shown)
-    return DraftResponse(number, names, texts, model, failure, kept)
+            failure = _FAILURES[type(error)]
+    spent = {
+        key: value for key, value in asdict(cost).items() if value and key not in ENVIRONMENT_FIELDS
+    }
+    return DraftResponse(number, tuple(shot.id for shot in shots), texts, model, failure, spent)
 
 
 def require_seeds(seeds: Sequence[Problem], config: SynthesisConfig) -> None:
-    """Raise `ConfigError` where there are fewer seed problems than are shown."""
+    """Raise `ConfigError` if there are fewer seed problems than `config.shots`."""
     if len(seeds) < config.shots:
         raise ConfigError(
-            f"Each request shows {config.shots} seed problems and there are {len(seeds)}; give "
-            "more problems, or fewer shots."
+            f"Each prompt needs {config.shots} seed problems but there are only {len(seeds)}; add "
+            "problems, or lower the number of shots."
         )
 
 
 def filter_drafts(
-    written: Sequence[DraftResponse],
+    responses: Sequence[DraftResponse],
     config: SynthesisConfig,
     known: Sequence[KnownProblems],
-    out: Rejections,
+    rejections: Rejections,
 ) -> NewDrafts:
-    """The drafts that are problems, each once, and asked nowhere in `known`; the others go to
-    `out`. Who stays does not depend on the order in which requests were answered."""
+    """The well-formed drafts without duplicates and without problems in `known`.
+
+    All other drafts are added to `rejections`. The result does not depend on the order in which
+    responses arrived.
+    """
     drafts: list[Problem] = []
     origins: dict[str, DraftResponse] = {}
-    for one in written:
-        for text in one.texts:
+    for response in responses:
+        for text in response.texts:
             if text is None:
-                out.counts[CUT] += 1
+                rejections.counts[CUT] += 1
                 continue
             draft = read_draft(text)
             if draft is None:
-                out.add(UNREADABLE, text)
+                rejections.add(UNREADABLE, text)
                 continue
             name = f"{SYNTHETIC}/{question_id(draft)}"
             drafts.append(Problem(Question(name, draft), None, SYNTHETIC))
-            origins.setdefault(name, one)
-    missing = config.most - sum(len(one.texts) for one in written)
-    out.counts.update({NOT_WRITTEN: missing} if missing else {})
-    single = deduplicate(drafts)
-    for twice in single.removed:
-        out.add(REPEATED, twice.problem.question.text, twice.witness.question.text)
-    fresh, matches = single.kept, []
-    for one_kind in known:
-        for evaluations in _evaluations(one_kind):
-            found = decontaminate(fresh, evaluations)
-            fresh = found.kept
-            for match in found.removed:
+            origins.setdefault(name, response)
+    missing = config.max_drafts - sum(len(response.texts) for response in responses)
+    rejections.counts.update({NOT_WRITTEN: missing} if missing else {})
+    distinct = deduplicate(drafts)
+    for duplicate in distinct.removed:
+        rejections.add(REPEATED, duplicate.problem.question.text, duplicate.witness.question.text)
+    new, matches = distinct.kept, []
+    for problems in known:
+        for index in _known_indices(problems):
+            clean = decontaminate(new, index)
+            new = clean.kept
+            for match in clean.removed:
                 because = f"{match.evaluation} {match.item.id} ({match.kind}): {match.overlap}"
-                out.add(one_kind.reason, match.problem.question.text, because)
-            matches += found.removed
-    return NewDrafts(fresh, {problem.id: origins[problem.id] for problem in fresh}, matches)
+                rejections.add(problems.reason, match.problem.question.text, because)
+            matches += clean.removed
+    return NewDrafts(new, {problem.id: origins[problem.id] for problem in new}, matches)
 
 
-def _evaluations(known: KnownProblems) -> Iterator[Evaluations]:
-    """Known problems, ready to have drafts held against them, some at a time."""
+def _known_indices(known: KnownProblems) -> Iterator[EvaluationIndex]:
+    """Indices of the known problems, at most `_BLOCK` problems each."""
     for name, problems in known.sets.items():
         for start in range(0, len(problems), _BLOCK):
-            yield Evaluations({name: problems[start : start + _BLOCK]}, known.rule)
+            yield EvaluationIndex({name: problems[start : start + _BLOCK]}, known.rule)
 
 
 def accept_by_agreement(
-    fresh: NewDrafts,
-    found: Mapping[str, tuple[Agreement, bool]],
+    drafts: NewDrafts,
+    agreements: Mapping[str, tuple[Agreement, bool]],
     config: SynthesisConfig,
-    out: Rejections,
+    rejections: Rejections,
 ) -> list[Synthetic]:
-    """The problems on whose answers enough solutions agree; the others go to `out`. `found` is by
-    id, with whether the solver could be asked at all."""
-    kept: list[Synthetic] = []
-    for problem in fresh.problems:
-        agreed, asked = found[problem.id]
+    """The problems on whose answers enough solutions agree; the others go to `rejections`.
+
+    `agreements` maps problem ids to the agreement and whether the solver could be reached.
+    """
+    accepted: list[Synthetic] = []
+    for problem in drafts.problems:
+        agreed, reached = agreements[problem.id]
         reference = agreed.reference(config.min_agreement)
         if reference is None:
-            reason = DISAGREED if agreed.agreeing else SILENT if asked else UNASKED
-            out.add(reason, problem.question.text, _said(agreed))
+            reason = DISAGREED if agreed.agreeing else SILENT if reached else UNASKED
+            rejections.add(reason, problem.question.text, _describe(agreed))
             continue
-        origin = fresh.origins[problem.id]
+        origin = drafts.origins[problem.id]
         solved = Problem(problem.question, reference, SYNTHETIC)
-        kept.append(Synthetic(solved, origin.seeds, origin.model, agreed))
-    return kept
+        accepted.append(Synthetic(solved, origin.seeds, origin.model, agreed))
+    return accepted
 
 
-def _said(agreed: Agreement) -> str:
-    """What some solutions came to, in words."""
+def _describe(agreed: Agreement) -> str:
+    """The agreement in words; "" without any answer."""
     if not agreed.agreeing:
         return ""
     share = f"{agreed.agreeing} of {agreed.solutions}"
@@ -364,7 +398,7 @@ def _said(agreed: Agreement) -> str:
 
 
 def _short(text: str) -> str:
-    """The beginning of a text on one line, with nothing in it that cannot be seen."""
-    line = " ".join(text[: 4 * _CHARS].split())
+    """The beginning of a text on one line, with unprintable characters replaced."""
+    line = " ".join(text[: 4 * _EXAMPLE_CHARS].split())
     shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
-    return shown if len(shown) <= _CHARS else f"{shown[: _CHARS - 3]}..."
+    return shown if len(shown) <= _EXAMPLE_CHARS else f"{shown[: _EXAMPLE_CHARS - 3]}..."

@@ -1,6 +1,9 @@
-"""Test doubles for our tests and for users': scripted policies and completers, a world with known
-true values, recorded answers of a real model, and a fake model server that batches as real ones do
-and can be told to fail.
+"""Test doubles for our own tests and for users' tests.
+
+- `ScriptedPolicy` and `ScriptedCompleter` answer from a function.
+- `ToyWorld` is a set of problems with known true values.
+- `Cassette` records the answers of a real model and replays them.
+- `serving` runs a fake model server with continuous batching and injected faults.
 
     def script(question, prefix, k, seed):
         if prefix:
@@ -12,9 +15,16 @@ and can be told to fail.
 """
 
 from rstar_math.testing.cassette import Cassette
-from rstar_math.testing.fake_server import Answer, Batching, FakeServer, Fault, PromptCache, serving
+from rstar_math.testing.fake_server import (
+    Batching,
+    FakeServer,
+    Fault,
+    PromptCache,
+    SampleTexts,
+    serving,
+)
 from rstar_math.testing.scripted import (
-    Answering,
+    CompletionFunction,
     Request,
     Script,
     ScriptedCompleter,
@@ -23,14 +33,14 @@ from rstar_math.testing.scripted import (
 from rstar_math.testing.toy_world import ToyWorld
 
 __all__ = [
-    "Answer",
-    "Answering",
     "Batching",
     "Cassette",
+    "CompletionFunction",
     "FakeServer",
     "Fault",
     "PromptCache",
     "Request",
+    "SampleTexts",
     "Script",
     "ScriptedCompleter",
     "ScriptedPolicy",

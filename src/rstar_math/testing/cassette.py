@@ -1,13 +1,13 @@
-"""Recorded model answers: a real model's answers once, then the same search again without it.
+"""Records the answers of a real model, so that a search can be repeated without the model.
 
     cassette = Cassette(Path("answers.jsonl"))
-    policy = StepPolicy(cassette.recording(completer), config)    # with the model, once
-    policy = StepPolicy(cassette.replaying(), config)             # from the file, ever after
+    policy = StepPolicy(cassette.recording(completer), config)    # once, with the model
+    policy = StepPolicy(cassette.replaying(), config)             # afterwards, from the file
 
-One JSON object a line, appended as each answer comes. A request's key is a hash over all arguments
-of `Completer.complete`; of the prompt only the end is kept, for a person to see what was asked:
-prompts repeat the worked examples and the whole prefix, and would be nine tenths of the file. A
-key does not name the model: use one cassette a model. Not for several threads or processes at once.
+The file holds one JSON object per line, appended when an answer arrives. The key of a request is a
+hash of all arguments of `Completer.complete`. Only the end of the prompt is stored, for
+information: whole prompts would be nine tenths of the file. The key does not include the model, so
+use one cassette per model. A cassette must not be used by several threads or processes at once.
 """
 
 import asyncio
@@ -43,25 +43,26 @@ class _Request:
 
     @property
     def key(self) -> str:
-        """The same for equal requests only."""
+        """A hash of all fields."""
         return blake2b(json.dumps(asdict(self)).encode(), digest_size=16).hexdigest()
 
-    def shown(self) -> dict[str, Any]:
-        """The request for a person: of the prompt only the end."""
+    def as_json(self) -> dict[str, Any]:
+        """The request as stored for information, with only the end of the prompt."""
         return {**asdict(self), "prompt": self.prompt[-_TAIL_CHARS:]}
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """What came of a request: completions, or word that the context is exceeded."""
+    """The recorded result of a request: completions or a context error."""
 
     completions: tuple[Completion, ...]
     cost: Cost
-    """Without the time it took: that is measured anew."""
+    """The cost without the time, which is measured again at replay."""
     exceeded: str | None = None
+    """The message of a `ContextLengthError`; None for completions."""
 
-    def give(self) -> list[Completion]:
-        """Charge the cost, and answer or raise as the model did."""
+    def replay(self) -> list[Completion]:
+        """Charge the cost, and return the completions or raise the error."""
         add_cost(self.cost)
         if self.exceeded is not None:
             raise ContextLengthError(self.exceeded)
@@ -71,39 +72,39 @@ class _Entry:
 class Cassette:
     """A file of recorded answers.
 
-    A last line that is cut off or damaged (the recording was killed) does not count: replay goes
-    without it, and a recording that goes on takes it out of the file. Damage anywhere else, and a
-    file that is no cassette, raise `StoreError` and are left as they are.
+    An incomplete or damaged last line, left by a killed recording, is ignored at replay and removed
+    when the recording continues. Damage in any other line, or a file of another kind, raises
+    `StoreError`; the file is not changed.
     """
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
 
     def recording(self, completer: Completer) -> Completer:
-        """A Completer that asks `completer` and writes down what it said and what it cost.
+        """A Completer that calls `completer` and records its completions and costs.
 
-        A request that the file already holds is answered from it, so that what was recorded is
-        what replays, and a recording that was interrupted goes on where it was. A full context is
-        recorded too, since a search goes on after it; all other errors pass through unrecorded.
-        A cancelled call leaves no line.
+        A request that is already in the file is answered from it, so an interrupted recording can
+        continue. A `ContextLengthError` is recorded too, because a search continues after it. All
+        other errors are raised and not recorded. A cancelled call records nothing. Raises
+        `InputError` if the file cannot be written.
         """
         try:
             self.path.touch()
-            entries, whole = _read(self.path)
-            os.truncate(self.path, whole)
+            entries, valid_bytes = _read(self.path)
+            os.truncate(self.path, valid_bytes)
         except OSError as error:
             raise InputError(
-                f"The cassette {self.path} cannot be written ({error.strerror}); give a file in "
-                "a folder that is there and yours."
+                f"The cassette {self.path} cannot be written ({error.strerror}); choose a file in "
+                "an existing, writable folder."
             ) from error
         return _Recorder(self.path, completer, entries)
 
     def replaying(self, *, jitter_s: float = 0.0, seed: int = 0) -> Completer:
-        """A Completer that answers from the file and charges what was charged then.
+        """A Completer that answers from the file and charges the recorded costs.
 
-        Each answer waits for a random time of up to `jitter_s` seconds, to shake the order of
-        arrival; `seed` shakes it otherwise. Raises `ModelRejectedError` for a request that was not
-        recorded, and `InputError` right away if the file cannot be read.
+        Each answer is delayed by a random time of up to `jitter_s` seconds, which changes the order
+        of arrival. `seed` determines the delays. The Completer raises `ModelRejectedError` for an
+        unknown request. This method raises `InputError` if the file cannot be read.
         """
         try:
             entries, _ = _read(self.path)
@@ -122,7 +123,7 @@ class _Recorder:
         self._path = path
         self._inner = inner
         self._entries = entries
-        self._asking: dict[str, asyncio.Event] = {}
+        self._in_flight: dict[str, asyncio.Event] = {}
 
     async def complete(
         self,
@@ -137,18 +138,18 @@ class _Recorder:
         """See `protocols.Completer`."""
         request = _Request(prompt, n, tuple(stop), max_tokens, float(temperature), seed)
         key = request.key
-        while key in self._asking:
-            await self._asking[key].wait()
+        while key in self._in_flight:
+            await self._in_flight[key].wait()
         if key in self._entries:
-            return self._entries[key].give()
-        self._asking[key] = asyncio.Event()
+            return self._entries[key].replay()
+        self._in_flight[key] = asyncio.Event()
         try:
-            return await self._ask(request)
+            return await self._record(request)
         finally:
-            self._asking.pop(key).set()
+            self._in_flight.pop(key).set()
 
-    async def _ask(self, request: _Request) -> list[Completion]:
-        """The model's answer, written down."""
+    async def _record(self, request: _Request) -> list[Completion]:
+        """Call the model and record its answer."""
         completions: list[Completion] = []
         exceeded: ContextLengthError | None = None
         with track_cost() as cost:
@@ -163,8 +164,8 @@ class _Recorder:
         return completions
 
     def _write(self, request: _Request, entry: _Entry) -> None:
-        """Add a line to the file."""
-        record = {"format": FORMAT, "key": request.key, "request": request.shown()}
+        """Append a line to the file."""
+        record = {"format": FORMAT, "key": request.key, "request": request.as_json()}
         record |= _entry_record(entry)
         with self._path.open("a", encoding="ascii", newline="\n") as file:
             file.write(json.dumps(record) + "\n")
@@ -200,41 +201,41 @@ class _Player:
             raise ModelRejectedError(
                 f"The cassette {self._path} has no answer to this request (n={n}, seed={seed}, "
                 f"temperature={temperature}, max_tokens={max_tokens}, prompt ends with "
-                f"{prompt[-40:]!r}); replay with the settings it was recorded with, or record it "
-                "with Cassette.recording."
+                f"{prompt[-40:]!r}); use the settings of the recording, or record the request with "
+                "Cassette.recording."
             )
-        return entry.give()
+        return entry.replay()
 
 
 def _read(path: Path) -> tuple[dict[str, _Entry], int]:
-    """The entries of a file by key, and the length in bytes of its lines that count."""
+    """The entries of a file by key, and the total length of its valid lines in bytes."""
     entries: dict[str, _Entry] = {}
-    whole = 0
+    valid_bytes = 0
     lines = path.read_bytes().splitlines(keepends=True)
     for number, line in enumerate(lines, start=1):
         try:
             if not line.endswith(b"\n"):
-                raise ValueError("cut off")
+                raise ValueError("incomplete")
             record = json.loads(line)
             if record["format"] != FORMAT:
                 raise StoreError(
-                    f"Line {number} of the cassette {path} is of format {record['format']!r}, and "
+                    f"Line {number} of the cassette {path} has format {record['format']!r}, but "
                     f"this version of rstar-math reads format {FORMAT}; record it again."
                 )
-            entries[record["key"]] = _entry(record)
+            entries[record["key"]] = _parse_entry(record)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             if number == len(lines) and (entries or line[: len(_START)] == _START[: len(line)]):
                 break
             raise StoreError(
-                f"Line {number} of the cassette {path} is damaged, or the file is no cassette; "
-                "delete the line and record again what it held, or give another file."
+                f"Line {number} of the cassette {path} is damaged, or the file is not a cassette; "
+                "delete the line and record its request again, or choose another file."
             ) from error
-        whole += len(line)
-    return entries, whole
+        valid_bytes += len(line)
+    return entries, valid_bytes
 
 
 def _entry_record(entry: _Entry) -> dict[str, Any]:
-    """An entry as JSON: what it cost, and the completions or the error."""
+    """An entry as JSON: the cost, and the completions or the error."""
     record: dict[str, Any] = {"cost": {k: v for k, v in asdict(entry.cost).items() if v}}
     if entry.exceeded is not None:
         return {**record, "context_exceeded": entry.exceeded}
@@ -242,10 +243,8 @@ def _entry_record(entry: _Entry) -> dict[str, Any]:
     return {**record, "completions": texts}
 
 
-def _entry(record: dict[str, Any]) -> _Entry:
-    """The entry of a line. Raises one of Python's own errors for one that is no entry."""
-    completions = tuple(Completion(**c) for c in record.get("completions", ()))
+def _parse_entry(record: dict[str, Any]) -> _Entry:
+    """The entry of a line. Raises `KeyError` or `TypeError` if it is invalid."""
     exceeded = record.get("context_exceeded")
-    if exceeded is None:
-        record["completions"]
-    return _Entry(completions, Cost(**record["cost"]), exceeded)
+    texts = record["completions"] if exceeded is None else ()
+    return _Entry(tuple(Completion(**text) for text in texts), Cost(**record["cost"]), exceeded)

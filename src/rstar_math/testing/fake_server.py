@@ -1,4 +1,4 @@
-"""A model server that answers from a function, takes its time, and can be told to fail."""
+"""A fake OpenAI-compatible model server: answers from a function, with delays and faults."""
 
 import json
 import socket
@@ -15,104 +15,104 @@ from typing import Any, Literal
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """One sampled text as a server gives it out; None for a choice without a text."""
+    """One sampled text."""
 
     text: str | None
+    """None for a choice without a text."""
     tokens: int = 0
-    """Words."""
-    cut: bool = False
-    """Whether it was ended by `max_tokens`."""
+    """Number of tokens; every word is one token."""
+    truncated: bool = False
+    """Whether the text was truncated at `max_tokens`."""
 
 
-def sampled(body: Mapping[str, Any], texts: Sequence[str | None]) -> list[Sampled]:
-    """The texts ended at the first stop string and at `max_tokens` words (default 16)."""
-    return [_ended(text, body.get("stop", []), body.get("max_tokens", 16)) for text in texts]
+def truncate_samples(body: Mapping[str, Any], texts: Sequence[str | None]) -> list[Sampled]:
+    """The texts, truncated at the first stop string and at `max_tokens` words (default 16)."""
+    return [_truncate(text, body.get("stop", []), body.get("max_tokens", 16)) for text in texts]
 
 
-def reply(path: str, body: Mapping[str, Any], samples: Sequence[Sampled]) -> dict[str, Any]:
-    """The JSON of an answer on a route."""
+def response_body(path: str, body: Mapping[str, Any], samples: Sequence[Sampled]) -> dict[str, Any]:
+    """The JSON response of a route to a request body."""
     choices: list[dict[str, Any]] = []
-    for index, one in enumerate(samples):
+    for index, sample in enumerate(samples):
         choice: dict[str, Any] = {"index": index}
-        if one.text is None:
+        if sample.text is None:
             choices.append(choice | {"text": None})
             continue
-        choice["finish_reason"] = "length" if one.cut else "stop"
+        choice["finish_reason"] = "length" if sample.truncated else "stop"
         if path.endswith("/chat/completions"):
-            choice["message"] = {"role": "assistant", "content": one.text}
+            choice["message"] = {"role": "assistant", "content": sample.text}
         else:
-            choice["text"] = one.text
+            choice["text"] = sample.text
         choices.append(choice)
-    prompt = len(str(body.get("prompt") or body.get("messages")).split())
-    tokens = sum(one.tokens for one in samples)
+    prompt = count_words(str(body.get("prompt") or body.get("messages")))
+    tokens = sum(sample.tokens for sample in samples)
     usage = {"prompt_tokens": prompt, "completion_tokens": tokens, "total_tokens": prompt + tokens}
     return {"object": "text_completion", "choices": choices, "usage": usage}
 
 
-def _ended(text: str | None, stops: Sequence[str], max_tokens: int) -> Sampled:
-    """A text as far as a server would have sampled it."""
+def _truncate(text: str | None, stops: Sequence[str], max_tokens: int) -> Sampled:
     if text is None:
         return Sampled(None)
     ends = [at for stop in stops if (at := text.find(stop)) >= 0]
-    shown = text[: min(ends)] if ends else text
-    tokens = len(shown.split())
+    sampled = text[: min(ends)] if ends else text
+    tokens = count_words(sampled)
     if tokens <= max_tokens:
-        return Sampled(shown, tokens)
-    return Sampled(" ".join(shown.split(maxsplit=max_tokens)[:max_tokens]), max_tokens, cut=True)
+        return Sampled(sampled, tokens)
+    first_words = sampled.split(maxsplit=max_tokens)[:max_tokens]
+    return Sampled(" ".join(first_words), max_tokens, truncated=True)
 
 
-def words(text: str) -> int:
-    """A text's tokens if a word is a token."""
+def count_words(text: str) -> int:
+    """The number of words of a text."""
     return len(text.split())
 
 
 @dataclass(frozen=True, slots=True)
 class Batching:
-    """How a fake server spends its time."""
+    """The timing of a server with continuous batching."""
 
     slots: int = 256
-    """Samples decoded at once."""
+    """Maximum number of samples decoded at once."""
     token_s: float = 0.01
-    """Seconds a token."""
+    """Seconds per token."""
     prefill_s: float = 0.0
-    """Seconds before the first token of a sample, in which it holds a slot."""
-    tokens: Callable[[str], int] = words
-    """How many tokens a text has."""
+    """Seconds before the first token of a sample; the sample occupies a slot meanwhile."""
+    tokens: Callable[[str], int] = count_words
+    """Text -> number of tokens."""
 
-    def hold_s(self, text: str) -> float:
-        """Seconds that sampling a text holds a slot."""
+    def duration_s(self, text: str) -> float:
+        """Seconds for which a sample occupies a slot."""
         return self.prefill_s + self.token_s * self.tokens(text)
 
 
 class Slots:
-    """The slots of one server, from any thread. Times are in seconds on the caller's clock."""
+    """The decoding slots of one server. Thread-safe. Times are seconds on the caller's clock."""
 
     def __init__(self, batching: Batching) -> None:
         self.batching = batching
         self.spans: list[tuple[float, float]] = []
-        """When each sample got its slot and when it gives it back, in order of asking."""
+        """Start and end of each sample, in the order of the requests."""
         self._free_at = [0.0] * batching.slots
         self._lock = threading.Lock()
 
     @property
     def busy_s(self) -> float:
-        """Slot-seconds given out so far; over `slots` it is the shortest time for the work."""
+        """Slot-seconds used so far. Divided by `slots` it is the minimum time for the work."""
         return sum(end - start for start, end in self.spans)
 
-    def take(self, holds_s: Sequence[float], now: float) -> float:
-        """When the last of some samples will be done that are asked for at `now` and hold a slot
-        for `holds_s`; `now` where there are none."""
+    def schedule(self, durations_s: Sequence[float], now: float) -> float:
+        """Schedule samples that are requested at `now`, and return the time when all are done."""
         done = now
         with self._lock:
-            for hold_s in holds_s:
+            for duration_s in durations_s:
                 start = max(now, self._free_at[0])
-                heapreplace(self._free_at, start + hold_s)
-                self.spans.append((start, start + hold_s))
-                done = max(done, start + hold_s)
+                heapreplace(self._free_at, start + duration_s)
+                self.spans.append((start, start + duration_s))
+                done = max(done, start + duration_s)
         return done
 
     def clear(self) -> None:
-        """Forget what was, as a server that has just been started."""
+        """Reset to the state of a new server."""
         with self._lock:
             self.spans.clear()
             self._free_at = [0.0] * self.batching.slots
@@ -121,7 +121,7 @@ class Slots:
 def utilisation(
     spans: Sequence[tuple[float, float]], slots: int, start: float, end: float, parts: int
 ) -> list[float]:
-    """The share of slots in use, in [0, 1], in each of `parts` equal parts of a time."""
+    """The share of occupied slots, in [0, 1], in each of `parts` equal parts of a time span."""
     width = (end - start) / parts
     used = [0.0] * parts
     for begin, finish in spans:
@@ -134,42 +134,43 @@ def utilisation(
 
 
 class PromptCache:
-    """Holds at most `blocks` blocks of `block` tokens. From any thread."""
+    """A model of a prefix cache with least-recently-used eviction. Thread-safe."""
 
-    def __init__(self, *, blocks: int = 1024, block: int = 16) -> None:
-        self.queried = 0
-        """Tokens looked for so far."""
-        self.found = 0
-        """Of these, those that were held."""
-        self._blocks, self._block = blocks, block
-        self._held: OrderedDict[int, None] = OrderedDict()
+    def __init__(self, *, max_blocks: int = 1024, block_tokens: int = 16) -> None:
+        """The cache holds `max_blocks` blocks of `block_tokens` tokens. A word is one token."""
+        self.queried_tokens = 0
+        """Prompt tokens looked up so far."""
+        self.hit_tokens = 0
+        """Prompt tokens found in the cache so far."""
+        self._max_blocks, self._block_tokens = max_blocks, block_tokens
+        self._blocks: OrderedDict[int, None] = OrderedDict()
         self._lock = threading.Lock()
 
-    def take(self, prompt: str) -> int:
-        """How many of a prompt's tokens were held; all its whole blocks are then."""
-        words = prompt.split()
-        found, above, missed = 0, 0, False
+    def look_up(self, prompt: str) -> int:
+        """The number of cached tokens at the start of a prompt. Caches all its whole blocks."""
+        words, size = prompt.split(), self._block_tokens
+        hits, prefix, missed = 0, 0, False
         with self._lock:
-            for at in range(0, len(words) - self._block + 1, self._block):
-                above = hash((above, *words[at : at + self._block]))
-                missed = missed or above not in self._held
-                found += 0 if missed else self._block
-                self._held[above] = None
-                self._held.move_to_end(above)
-            while len(self._held) > self._blocks:
-                self._held.popitem(last=False)
-            self.queried += len(words)
-            self.found += found
-        return found
+            for at in range(0, len(words) - size + 1, size):
+                prefix = hash((prefix, *words[at : at + size]))
+                missed = missed or prefix not in self._blocks
+                hits += 0 if missed else size
+                self._blocks[prefix] = None
+                self._blocks.move_to_end(prefix)
+            while len(self._blocks) > self._max_blocks:
+                self._blocks.popitem(last=False)
+            self.queried_tokens += len(words)
+            self.hit_tokens += hits
+        return hits
 
     def metrics(self, running: int) -> str:
-        """What vLLM would say of it at /metrics."""
+        """The metrics in the format of vLLM's /metrics, with the number of running requests."""
         return (
             "# HELP vllm:num_requests_running Number of requests in model execution batches.\n"
             f'vllm:num_requests_running{{engine="0",model_name="fake"}} {float(running)}\n'
             'vllm:num_requests_waiting{engine="0",model_name="fake"} 0.0\n'
-            f'vllm:prefix_cache_queries_total{{engine="0"}} {float(self.queried)}\n'
-            f'vllm:prefix_cache_hits_total{{engine="0"}} {float(self.found)}\n'
+            f'vllm:prefix_cache_queries_total{{engine="0"}} {float(self.queried_tokens)}\n'
+            f'vllm:prefix_cache_hits_total{{engine="0"}} {float(self.hit_tokens)}\n'
         )
 
 
@@ -188,94 +189,101 @@ Fault = Literal[
     500,
     503,
 ]
-"""What a fake server does instead of answering: close the connection, say nothing, send a byte now
-and then, answer in something that is not JSON, in JSON nested without end or with no choices, say
-that the context is full, or answer with a status."""
+"""An injected fault of the server.
+
+- "drop": closes the connection
+- "stall": sends nothing
+- "trickle": sends one byte from time to time
+- "garbage": sends a body that is not JSON
+- "nested": sends JSON that is nested too deeply
+- "empty": sends a response without choices
+- "context": reports that the context length is exceeded
+- a number: sends an error with this HTTP status
+"""
 
 
 class FakeServer:
-    """An OpenAI-compatible server on the loopback, from `serving`."""
+    """An OpenAI-compatible server on the loopback interface, started by `serving`."""
 
-    def __init__(self, answer: "Answer", model: str, delay_s: float) -> None:
+    def __init__(self, answer: "SampleTexts", model: str, delay_s: float) -> None:
         self.faults: deque[Fault] = deque()
-        """What to do to the next requests for completions, one each, before answering again."""
+        """Faults of the next completion requests, one per request."""
         self.requests: list[dict[str, Any]] = []
-        """Bodies of the requests for completions, in order of arrival."""
-        self.trouble: Callable[[Mapping[str, Any]], Fault | None] | None = None
-        """What to do to a request by its body, for faults that belong to what is asked."""
+        """Bodies of all completion requests, in order of arrival."""
+        self.fault_for: Callable[[Mapping[str, Any]], Fault | None] | None = None
+        """Request body -> the fault of this request, or None for an answer."""
         self.routes: set[str] = {"/v1/completions"}
-        """Routes that exist; "/v1/chat/completions" can be added, for a server that has chat."""
+        """Available routes. Add "/v1/chat/completions" for a server with chat."""
         self.key: str | None = None
-        """The key that requests must bring, if any."""
-        self.most: int | None = None
-        """Most requests in flight; what comes above it is answered with 429."""
+        """The required API key; None if none is required."""
+        self.max_in_flight: int | None = None
+        """Maximum number of requests in flight; further requests get status 429. None: no limit."""
         self.connections = 0
-        """Connections taken so far."""
+        """Number of accepted connections."""
         self.refused = 0
-        """Requests answered with 429 because of `most`."""
+        """Number of requests that were refused because of `max_in_flight`."""
         self.slots: Slots | None = None
-        """Where samples are decoded, with continuous batching; times are `time.monotonic`."""
+        """The decoding slots, with continuous batching. Their clock is `time.monotonic`."""
         self.adapters: tuple[str, ...] = ()
-        """Further names that it answers to."""
+        """Additional model names."""
         self.cache: PromptCache | None = None
-        """A prefix cache that is modelled, and told of at /metrics."""
+        """A simulated prefix cache, reported at /metrics."""
         self.model = model
         self.delay_s = delay_s
         self.answer = answer
         self.stop = threading.Event()
         self.url = ""
         self.in_flight = 0
-        """Requests for completions under way."""
+        """Number of completion requests in progress."""
         self.lock = threading.Lock()
 
     @property
     def port(self) -> int:
-        """Where it listens, for one that takes its place."""
+        """The TCP port. Another server can use it after this one has stopped."""
         return int(self.url.rsplit(":", 1)[1].split("/")[0])
 
-    def enter(self) -> bool:
-        """Count a request in flight; False where that would be more than `most`."""
+    def begin_request(self) -> bool:
+        """Count a request as in flight; False if that exceeds `max_in_flight`."""
         with self.lock:
-            if self.most is not None and self.in_flight >= self.most:
+            if self.max_in_flight is not None and self.in_flight >= self.max_in_flight:
                 self.refused += 1
                 return False
             self.in_flight += 1
             return True
 
-    def leave(self) -> None:
-        """Count a request as answered."""
+    def end_request(self) -> None:
+        """Count a request as finished."""
         with self.lock:
             self.in_flight -= 1
 
     def wait(self, samples: Sequence[Sampled]) -> None:
-        """Let the time pass that sampling takes."""
+        """Sleep for the time that sampling takes."""
         time.sleep(self.delay_s)
         if self.slots is not None:
-            hold_s = self.slots.batching.hold_s
+            duration_s = self.slots.batching.duration_s
             now = time.monotonic()
-            done = self.slots.take([hold_s(one.text or "") for one in samples], now)
+            done = self.slots.schedule([duration_s(s.text or "") for s in samples], now)
             self.stop.wait(max(0.0, done - time.monotonic()))
 
 
-Answer = Callable[[Mapping[str, Any]], Sequence[str | None]]
-"""A request's body -> the sampled texts; a stop string in a text ends it, as with a real server.
-None is a choice without a text."""
+SampleTexts = Callable[[Mapping[str, Any]], Sequence[str | None]]
+"""Request body -> the sampled texts. A stop string ends a text. None is a choice without a text."""
 
 
 @contextmanager
 def serving(
-    answer: Answer,
+    answer: SampleTexts,
     *,
     model: str = "fake",
     delay_s: float = 0.0,
     batching: Batching | None = None,
     port: int = 0,
 ) -> Iterator[FakeServer]:
-    """A fake server while the block runs; each answer takes `delay_s` seconds and what `batching`
-    says.
+    """Run a fake server during a `with` block.
 
-    When the block ends, its connections break, also those of requests not yet answered; with its
-    `port` another may then take its place.
+    Each response is delayed by `delay_s` seconds and by the time of `batching`. At the end of the
+    block all connections are closed, including those of unanswered requests. The port is then free
+    for another server.
     """
     fake = FakeServer(answer, model, delay_s)
     fake.slots = None if batching is None else Slots(batching)
@@ -293,12 +301,12 @@ def serving(
         fake.stop.set()
         http.shutdown()
         http.server_close()
-        http.hang_up()
+        http.close_connections()
         thread.join()
 
 
 class _Server(ThreadingHTTPServer):
-    """A server that takes a broken connection for granted."""
+    """An HTTP server that ignores broken connections."""
 
     daemon_threads = True
     request_queue_size = 1024
@@ -308,23 +316,23 @@ class _Server(ThreadingHTTPServer):
         super().__init__(address, handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Take a connection, and remember it."""
+        """Accept and store a connection."""
         self._open.add(request)
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
-        """End a connection."""
+        """Close a connection."""
         self._open.discard(request)
         super().shutdown_request(request)
 
-    def hang_up(self) -> None:
-        """Break the connections that clients keep open."""
+    def close_connections(self) -> None:
+        """Close the connections that clients keep open."""
         for connection in list(self._open):
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing: clients that are killed are part of the tests."""
+        """Ignore the error: tests kill clients."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -340,11 +348,11 @@ class _Handler(BaseHTTPRequestHandler):
         super().setup()
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
     def do_GET(self) -> None:
-        """The list of models."""
-        if self._refused():
+        """Send the list of models or the metrics."""
+        if self._reject_key():
             return
         fake = self.server_state
         if self.path == "/metrics" and fake.cache is not None:
@@ -357,29 +365,29 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(200, {"data": [{"id": name, "object": "model"} for name in names]})
 
     def do_POST(self) -> None:
-        """A completion."""
+        """Send a completion."""
         fake = self.server_state
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if self._refused():
+        if self._reject_key():
             return
         if self.path not in fake.routes:
             self._send(404, {"error": {"message": "Not Found"}})
             return
         fake.requests.append(body)
-        if not fake.enter():
+        if not fake.begin_request():
             self._send(429, {"error": {"message": "Too many requests in flight"}})
             return
         try:
             self._complete(body)
         finally:
-            fake.leave()
+            fake.end_request()
 
     def _complete(self, body: Mapping[str, Any]) -> None:
-        """Answer a request for samples, or fail as told."""
+        """Answer a completion request, or inject its fault."""
         fake = self.server_state
         fault = fake.faults.popleft() if fake.faults else None
-        if fault is None and fake.trouble is not None:
-            fault = fake.trouble(body)
+        if fault is None and fake.fault_for is not None:
+            fault = fake.fault_for(body)
         if fault is not None:
             time.sleep(fake.delay_s)
             self._fail(fault)
@@ -389,16 +397,16 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(404, {"error": {"message": message}})
             return
         if fake.cache is not None:
-            fake.cache.take(str(body.get("prompt", "")))
-        samples = sampled(body, list(fake.answer(body)))
+            fake.cache.look_up(str(body.get("prompt", "")))
+        samples = truncate_samples(body, list(fake.answer(body)))
         fake.wait(samples)
         if fake.stop.is_set():
             self.close_connection = True
             return
-        self._send(200, reply(self.path, body, samples))
+        self._send(200, response_body(self.path, body, samples))
 
-    def _refused(self) -> bool:
-        """Answer a request with a wrong key."""
+    def _reject_key(self) -> bool:
+        """Send status 401 if the API key is wrong; whether it was sent."""
         key = self.server_state.key
         if key is None or self.headers.get("Authorization") == f"Bearer {key}":
             return False
@@ -406,7 +414,7 @@ class _Handler(BaseHTTPRequestHandler):
         return True
 
     def _fail(self, fault: Fault) -> None:
-        """Do what a fault says."""
+        """Inject a fault."""
         if fault == "drop":
             self.close_connection = True
             self.connection.close()
@@ -428,10 +436,10 @@ class _Handler(BaseHTTPRequestHandler):
         elif fault == "empty":
             self._send(200, {"object": "text_completion"})
         else:
-            self._send(fault, {"error": {"message": f"made to fail with {fault}"}})
+            self._send(fault, {"error": {"message": f"injected fault {fault}"}})
 
     def _send(self, status: int, body: object) -> None:
-        """One answer."""
+        """Send a response."""
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")

@@ -8,13 +8,13 @@ from rstar_math.prompts.grammar import GRAMMAR
 from rstar_math.protocols import Completion
 from rstar_math.types import Cost, Question, Step
 
-Answering = Callable[[str, int, int], Sequence[str]]
-"""(prompt, n, seed) -> up to n texts; what follows a stop string in them is not given out."""
+CompletionFunction = Callable[[str, int, int], Sequence[str]]
+"""(prompt, n, seed) -> up to n texts. A text ends before its first stop string."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a completer was asked."""
+    """The arguments of one call of `Completer.complete`."""
 
     prompt: str
     n: int
@@ -25,12 +25,12 @@ class Request:
 
 
 class ScriptedCompleter:
-    """A Completer whose texts come from a function; an error that it raises is the request's.
+    """A Completer whose texts come from a function. Errors of the function are passed on.
 
-    A word is a token, of prompts and of samples; a sample of more than `max_tokens` is cut off.
+    Every word counts as one token. A sample of more than `max_tokens` words is truncated.
     """
 
-    def __init__(self, answer: Answering) -> None:
+    def __init__(self, answer: CompletionFunction) -> None:
         self._answer = answer
         self.requests: list[Request] = []
         """All requests so far, in order of arrival."""
@@ -48,35 +48,39 @@ class ScriptedCompleter:
         """See `protocols.Completer`."""
         self.requests.append(Request(prompt, n, tuple(stop), max_tokens, temperature, seed))
         texts = list(self._answer(prompt, n, seed))[:n]
-        found = [_ended(text, stop, max_tokens) for text in texts]
+        completions = [_truncate(text, stop, max_tokens) for text in texts]
         add_cost(
             Cost(
                 calls=1,
-                samples=len(found),
+                samples=len(completions),
                 prompt_tokens=len(prompt.split()),
-                sampled_tokens=sum(completion.tokens or 0 for completion in found),
+                sampled_tokens=sum(completion.tokens or 0 for completion in completions),
             )
         )
-        return found
+        return completions
 
 
-def _ended(text: str, stop: Sequence[str], max_tokens: int) -> Completion:
+def _truncate(text: str, stop: Sequence[str], max_tokens: int) -> Completion:
     """The text up to its first stop string, or up to `max_tokens` words."""
-    ends = [(at, mark) for mark in stop if (at := text.find(mark)) >= 0]
-    at, mark = min(ends) if ends else (len(text), None)
-    shown = text[:at]
-    words = shown.split()
+    stops = [(at, mark) for mark in stop if (at := text.find(mark)) >= 0]
+    end, mark = min(stops) if stops else (len(text), None)
+    completed = text[:end]
+    words = completed.split()
     if len(words) > max_tokens:
         return Completion(" ".join(words[:max_tokens]), finished=False, tokens=max_tokens)
-    return Completion(shown, finished=True, stop=mark, tokens=len(words))
+    return Completion(completed, finished=True, stop=mark, tokens=len(words))
 
 
 Script = Callable[[Question, Sequence[Step], int, int], Sequence[str]]
-"""(question, prefix, k, seed) -> sampled texts, each ended by its mark."""
+"""(question, prefix, k, seed) -> sampled texts, each with its end mark (`<step/>`, `<code/>`, ...).
+"""
 
 
 class ScriptedPolicy:
-    """A Policy whose samples come from a function. One call costs one call, and a token a word."""
+    """A Policy whose samples come from a function.
+
+    `propose` charges one call and one token per word.
+    """
 
     def __init__(self, script: Script) -> None:
         self._script = script

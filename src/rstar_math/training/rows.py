@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rstar_math.config.loading import explain
 from rstar_math.errors import InputError
 from rstar_math.models.prompting import prompting_of_tokenizer
-from rstar_math.problems.annotated import annotated_steps
+from rstar_math.problems.annotated import parse_solution
 from rstar_math.problems.jsonl import question_id
 from rstar_math.problems.sources import AnnotatedProblem
 from rstar_math.prompts.grammar import FENCED, StepFormat
@@ -282,7 +282,7 @@ def annotated_rows(
     rows: list[SftRow] = []
     left_out: Counter[str] = Counter()
     for problem in problems:
-        parsed = annotated_steps(problem.question, problem.solution, problem.answer)
+        parsed = parse_solution(problem.question, problem.solution, problem.answer)
         if parsed.reason is None:
             question = Question(problem.id or question_id(problem.question), problem.question)
             rows.append(solution_row(question, parsed.steps, step_format))

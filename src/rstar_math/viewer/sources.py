@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from zlib import crc32
 
 from rstar_math.errors import InputError
-from rstar_math.evaluation.document import anchor
+from rstar_math.evaluation.document import result_anchor
 from rstar_math.files import unique_names
 from rstar_math.runs.results import Result
 from rstar_math.runs.store import RunStore
@@ -131,7 +131,7 @@ def cell(column: Column, problem: Problem) -> tuple[str, int, str]:
     of its place."""
     result = column.results.get(problem.id)
     stamp = 0 if result is None else crc32(repr(result).encode("utf-8", "surrogatepass"))
-    return state(result), stamp, anchor(column.strategy, problem.id)
+    return state(result), stamp, result_anchor(column.strategy, problem.id)
 
 
 def flags(columns: Sequence[Column], problem: Problem) -> list[str]:

@@ -81,7 +81,7 @@ def main() -> None:
     with serving(answers(), model=found.served_model_name, port=found.port) as fake:
         fake.key = os.environ["VLLM_API_KEY"]
         fake.adapters = tuple(one.partition("=")[0] for one in found.lora_modules)
-        fake.cache = PromptCache(block=4)
+        fake.cache = PromptCache(block_tokens=4)
         if fault != "deaf":
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         time.sleep(600)

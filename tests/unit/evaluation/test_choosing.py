@@ -7,7 +7,7 @@ import pytest
 
 from rstar_math.config import SearchConfig
 from rstar_math.errors import InputError
-from rstar_math.evaluation.reranking import RerankComparison, rerank_samples, sentence
+from rstar_math.evaluation.reranking import RerankComparison, conclusion, rerank_samples
 from rstar_math.evaluation.statistics import compare
 from rstar_math.protocols import Scorer, Verifier
 from rstar_math.search import SearchComponents, Tree, sample_chains
@@ -41,16 +41,16 @@ def chosen(scorer: Scorer, problems: int = 60) -> RerankComparison:
 
 
 def test_true_values_beat_votes_and_their_opposites_lose() -> None:
-    good = chosen(WORLD.scorer(noise=0.0, blind=0))
+    good = chosen(WORLD.scorer(noise=0.0, blind_steps=0))
     found = good.comparisons()
     assert good.by_value["best of N"] == good.reachable
     for name, one in found.items():
         assert one.first == sum(good.voted) / 60
         assert one.p < 0.05
-        assert "beats majority voting" in sentence(name, one)
-    bad = chosen(Contrary(WORLD.scorer(noise=0.0, blind=0)))
+        assert "beats majority voting" in conclusion(name, one)
+    bad = chosen(Contrary(WORLD.scorer(noise=0.0, blind_steps=0)))
     assert bad.voted == good.voted
-    assert "is worse than majority" in sentence("best of N", bad.comparisons()["best of N"])
+    assert "is worse than majority" in conclusion("best of N", bad.comparisons()["best of N"])
     report = good.as_json()
     assert report["single"] < report["majority"] <= report["any_right"]
     # True values tell right from wrong on every problem that has both; their opposites never do.
@@ -62,8 +62,8 @@ def test_true_values_beat_votes_and_their_opposites_lose() -> None:
 
 
 def test_too_few_problems_are_said_to_be_too_few() -> None:
-    said = sentence("best of N", compare([True, False, False, True], [True, True, False, True]))
-    assert said.startswith("It is not shown")
+    said = conclusion("best of N", compare([True, False, False, True], [True, True, False, True]))
+    assert said.startswith("There is no evidence")
     assert "4 problems" in said
     with pytest.raises(InputError, match="reference"):
         RerankComparison().comparisons()

@@ -13,17 +13,17 @@ import pytest
 from rstar_math.errors import InputError
 from rstar_math.evaluation.document import Heading, Link, Table, to_html, to_markdown
 from rstar_math.evaluation.metrics import maj_at_k, scorer_at_k, top_of_runs
-from rstar_math.evaluation.report import rules, write_report
+from rstar_math.evaluation.report import rules_section, write_report
 from rstar_math.evaluation.report_sections import holm, published, published_on
 from rstar_math.evaluation.results import (
     RunTerms,
     Series,
-    StepRecord,
+    StepOutcome,
     grade_result,
+    group_by_seed,
     load_runs,
-    seeds_pooled,
 )
-from rstar_math.evaluation.statistics import anytime, calibration, calibration_error
+from rstar_math.evaluation.statistics import accuracy_by_budget, calibration, calibration_error
 from rstar_math.runs.results import Result
 from rstar_math.runs.store import RunStore
 from rstar_math.search import Tree, majority, votes_of
@@ -75,24 +75,24 @@ def test_the_readings_agree_with_the_run_file(run_file: Path) -> None:
     assert [one.label for one in series] == list(recorded)
     for one in series:
         verdicts = [result.verdict == "right" for result in recorded[one.strategy]]
-        assert [reading.right for reading in one.readings] == verdicts
+        assert [reading.right for reading in one.graded] == verdicts
         assert one.summary.right == sum(verdicts)
-        for reading in one.readings:
+        for reading in one.graded:
             assert reading.any_right >= reading.right
-            tokens = [point[0] for point in reading.course]
+            tokens = [point.tokens for point in reading.progress]
             assert tokens == sorted(tokens)
-            last = reading.course[-1]
-            assert last[0] == reading.result.cost.sampled_tokens
-            assert last[1:] == (reading.right, reading.any_right)
+            last = reading.progress[-1]
+            assert last.tokens == reading.result.cost.sampled_tokens
+            assert (last.right, last.any_right) == (reading.right, reading.any_right)
             # The rule as the tree grew came in the end to what the search chose.
-            assert reading.course[-1][1] == reading.course[max(-2, -len(reading.course))][1]
-    counts = {one.strategy: {len(r.attempts) for r in one.readings} for one in series}
+            assert last.right == reading.progress[-2:][0].right
+    counts = {one.strategy: {len(r.attempts) for r in one.graded} for one in series}
     assert counts == {"greedy": {1}, "sc@8": {8}, "bon@8": {8}, "mcts": {1}, "mcts@3x3": {3}}
 
 
 def test_expected_results_of_all_attempts_are_what_the_search_chose(run_file: Path) -> None:
     """The rules of `search.voting` are a second implementation of those of the report."""
-    by_name = {one.strategy: one.readings for one in gathered(run_file)}
+    by_name = {one.strategy: one.graded for one in gathered(run_file)}
     for reading in by_name["sc@8"]:
         votes = Counter(a.group for a in reading.attempts if a.group is not None).most_common(2)
         if len(votes) < 2 or votes[0][1] > votes[1][1]:
@@ -109,27 +109,27 @@ def test_every_rule_is_tried_on_the_same_trees(run_file: Path) -> None:
     series = {one.strategy: one for one in gathered(run_file)}
     used = {"sc@8": "majority", "bon@8": "best", "mcts": "top-of-runs", "mcts@3x3": "top-of-runs"}
     for strategy, rule in used.items():
-        readings = series[strategy].readings
+        readings = series[strategy].graded
         several = [reading for reading in readings if reading.by_rule]
         assert len(several) > COUNT / 2
         for reading in several:
             assert reading.by_rule[rule] == reading.right
             assert reading.any_right or not any(reading.by_rule.values())
-    assert not any(reading.by_rule for reading in series["greedy"].readings)
-    assert all("best" not in reading.by_rule for reading in series["sc@8"].readings)
-    (_, table, _) = rules(list(series.values()))
+    assert not any(reading.by_rule for reading in series["greedy"].graded)
+    assert all("best" not in reading.by_rule for reading in series["sc@8"].graded)
+    (_, table, _) = rules_section(list(series.values()))
     assert isinstance(table, Table)
     rows = {str(row[0]): row for row in table.rows}
     assert "greedy" not in rows
-    right = sum(reading.right for reading in series["bon@8"].readings)
+    right = sum(reading.right for reading in series["bon@8"].graded)
     assert rows["bon@8"][4] == f"{right}/{COUNT}"
     assert rows["sc@8"][3:6] == ["-", "-", "-"]
 
 
 def test_an_anytime_curve_ends_at_what_was_reached_below_its_ceiling(run_file: Path) -> None:
     for one in gathered(run_file):
-        points = anytime(one.readings)
-        assert points[-1].accuracy == pytest.approx(sum(one.rights) / len(one.rights))
+        points = accuracy_by_budget(one.graded)
+        assert points[-1].accuracy == pytest.approx(sum(one.outcomes) / len(one.outcomes))
         assert all(p.accuracy <= p.oracle for p in points)
         assert all(a.oracle <= b.oracle for a, b in pairwise(points))
 
@@ -138,11 +138,11 @@ def test_stopping_early_or_a_budget_leaves_no_fixed_attempts(tmp_path: Path) -> 
     given = problems(3)
     early = write_run(tmp_path / "a.rstar", "sc@40", given, "search.confidence=1", scored=False)
     (one,) = gathered(early)
-    stopped = [r for r in one.readings if r.result.cost.saved_tokens]
+    stopped = [r for r in one.graded if r.result.cost.saved_tokens]
     assert stopped
     assert all(r.attempts == () for r in stopped)
     budget = write_run(tmp_path / "b.rstar", "sc@4", given, "search.token_budget=300", scored=False)
-    assert all(r.attempts == () for r in gathered(budget)[0].readings)
+    assert all(r.attempts == () for r in gathered(budget)[0].graded)
 
 
 def test_runs_that_differ_in_their_seed_alone_are_pooled(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_runs_that_differ_in_their_seed_alone_are_pooled(tmp_path: Path) -> None
         ),
     ]
     found, series = asyncio.run(load_runs(runs, GRADING))
-    (group,) = seeds_pooled(found, series)
+    (group,) = group_by_seed(found, series)
     assert [one.label for one in group] == ["a: sc@4", "b: sc@4"]
 
 
@@ -199,8 +199,8 @@ def test_what_is_in_a_report(run_file: Path, tmp_path: Path) -> None:
         "Cost",
         "Failures by reason",
         "Problem by problem",
-        "Beside the papers",
-        "Circumstances",
+        "Published results",
+        "Configuration",
     ):
         assert f"\n## {heading}\n" in text
     assert "any path right" in text
@@ -221,7 +221,7 @@ def test_what_is_in_a_report(run_file: Path, tmp_path: Path) -> None:
 
 def test_a_run_without_results_says_what_to_do(tmp_path: Path) -> None:
     empty = write_run(tmp_path / "empty.rstar", "greedy", [])
-    with pytest.raises(InputError, match="has no results yet; fill it with rstar eval"):
+    with pytest.raises(InputError, match="has no results"):
         asyncio.run(write_report([empty], tmp_path, GRADING, plots=False))
 
 
@@ -233,7 +233,7 @@ def test_an_ungraded_run_still_has_its_costs(tmp_path: Path) -> None:
 
 
 def test_calibration_by_hand() -> None:
-    steps = [StepRecord(0.95, None, 1.0), StepRecord(0.95, None, 0.5), StepRecord(0.0, 0.0, 0.0)]
+    steps = [StepOutcome(0.95, None, 1.0), StepOutcome(0.95, None, 0.5), StepOutcome(0.0, 0.0, 0.0)]
     bins = calibration(steps)
     assert [(b.steps, b.value, b.right) for b in bins] == [(1, 0.0, 0.0), (2, 0.95, 0.75)]
     assert calibration_error(bins) == pytest.approx((0 + 2 * 0.2) / 3)
