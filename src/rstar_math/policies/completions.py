@@ -12,7 +12,7 @@ from rstar_math.extraction import extract_answer
 from rstar_math.models.prompting import prompting_of, renderer_for
 from rstar_math.prompts.action_parsing import ANSWER_STOPS, parse_answer
 from rstar_math.prompts.families import chain_messages, chain_prompt, load_action_prompts
-from rstar_math.prompts.rendering import END_OF_THINKING, THINK, Conversation, Renderer
+from rstar_math.prompts.rendering import END_OF_THINKING, START_OF_THINKING, Conversation, Renderer
 from rstar_math.prompts.subquestions import (
     STOPS,
     opening,
@@ -62,7 +62,7 @@ class StepPolicy:
     ) -> list[list[Step]]:
         """Up to `k` candidates that each run to the next point at which a program has to be run, or
         to the answer: one request instead of one a step. The same errors as `propose`."""
-        read = self.renderer.format.read_block
+        read = self.renderer.format.parse_block
         completions = await self._sample(
             question, prefix, k, (self._config.max_solution_tokens, self.renderer.block_stops), seed
         )
@@ -96,7 +96,7 @@ class StepPolicy:
                 seed=seed,
             )
         thoughts = await self._completer.complete(
-            self.renderer.prompt(question, (), THINK),
+            self.renderer.prompt(question, (), START_OF_THINKING),
             n=k,
             stop=("</think>",),
             max_tokens=self._config.max_thinking_tokens,
@@ -107,7 +107,9 @@ class StepPolicy:
         opening = self.renderer.format.opening(())
         requests = [
             self._completer.complete(
-                self.renderer.prompt(question, (), f"{THINK}{thought}{END_OF_THINKING}{opening}"),
+                self.renderer.prompt(
+                    question, (), f"{START_OF_THINKING}{thought}{END_OF_THINKING}{opening}"
+                ),
                 n=count,
                 stop=stops,
                 max_tokens=max_tokens,

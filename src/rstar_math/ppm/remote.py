@@ -19,7 +19,7 @@ from rstar_math.llm.connect import gguf_of
 from rstar_math.llm.local import EngineSettings, engine_client, start
 from rstar_math.llm.slots import DecodingSlots
 from rstar_math.models.embedded import bundled_model, weights_file
-from rstar_math.models.loading import trained_folder
+from rstar_math.models.loading import bundled_checkpoint
 from rstar_math.models.names import parse_name
 from rstar_math.models.prompting import (
     NOTHING_KNOWN,
@@ -259,7 +259,7 @@ def resolve_ppm(place: str) -> str:
     if place == TRAINED:
         return str(bundled_model("ppm"))
     if place == f"{HF}{TRAINED}":
-        return str(trained_folder("ppm"))
+        return str(bundled_checkpoint("ppm"))
     return place.removeprefix(HF)
 
 

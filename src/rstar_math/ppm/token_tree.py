@@ -63,7 +63,7 @@ def _texts(
     renderer: Renderer, question: Question, prefix: Sequence[Step], judged: int
 ) -> tuple[str, str, str]:
     """The whole text, the question's, and that of all but the judged steps."""
-    asked = renderer.before(question)
+    asked = renderer.question_prompt(question)
     before = renderer.solution(prefix[: len(prefix) - judged])
     return asked + renderer.solution(prefix), asked, asked + before
 
