@@ -47,7 +47,7 @@ class StepPolicy:
         if prefix and prefix[-1].kind == "code" and self._config.answer_samples is not None:
             k = min(k, self._config.answer_samples)
         samples = []
-        read = self.renderer.format.read
+        read = self.renderer.format.parse_step
         completions = await self._sample(
             question, prefix, k, (self._config.max_step_tokens, self.renderer.stops), seed
         )

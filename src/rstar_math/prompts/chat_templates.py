@@ -188,7 +188,7 @@ def _render(template: ChatTemplate, cases: list[dict[str, Any]]) -> list[str]:
     length = len(template.source)
     if length > MAX_TEMPLATE_CHARS:
         raise InputError(
-            f"{subject} has {length} characters, more than {MAX_TEMPLATE_CHARS}; {fix}."
+            f"{subject} has {length} characters (maximum {MAX_TEMPLATE_CHARS}); {fix}."
         )
     request = json.dumps({"template": template.source, "cases": cases})
     try:
