@@ -264,9 +264,8 @@ def _strips_right(folder: Path, added: Mapping[int, Mapping[str, Any]]) -> bool:
     stripping = {str(entry["content"]) for entry in added.values() if entry.get("rstrip")}
     contents = {str(entry["content"]) for entry in added.values()}
     unsupported = [e["content"] for e in added.values() if e.get("lstrip") or e.get("single_word")]
-    like_phi3 = stripping == contents - _NO_RSTRIP_TOKENS and contents >= _NO_RSTRIP_TOKENS | {
-        "</s>"
-    }
+    expected = contents - _NO_RSTRIP_TOKENS
+    like_phi3 = stripping == expected and contents >= _NO_RSTRIP_TOKENS | {"</s>"}
     if unsupported or (stripping and not like_phi3):
         token = unsupported[0] if unsupported else min(stripping)
         raise InputError(
@@ -311,22 +310,17 @@ def _space_prefix(folder: Path, tokenizer: Mapping[str, Any]) -> tuple[bool, str
     normalizer = tokenizer.get("normalizer") or {}
     steps = normalizer.get("normalizers", [normalizer] if normalizer else [])
     pre_tokenizer = tokenizer.get("pre_tokenizer") or {}
+    splitter = pre_tokenizer.get("type")
     step_types = [step.get("type") for step in steps]
     replace_spaces = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE_MARK}
     if step_types in (["Replace"], ["Prepend", "Replace"]) and steps[-1] == replace_spaces:
-        splits_at_spaces = pre_tokenizer.get("type") == "Split" and pre_tokenizer.get(
-            "pattern"
-        ) == {"String": " "}  # without effect, because the spaces are replaced before
+        # Splitting at spaces has no effect, because the normalizer has replaced them.
+        harmless = splitter == "Split" and pre_tokenizer.get("pattern") == {"String": " "}
         prepends = len(steps) == 2
-        if (not pre_tokenizer or splits_at_spaces) and (
-            not prepends or steps[0].get("prepend") == _SPACE_MARK
-        ):
+        mark_fits = not prepends or steps[0].get("prepend") == _SPACE_MARK
+        if (not pre_tokenizer or harmless) and mark_fits:
             return prepends, None
-    if (
-        pre_tokenizer.get("type") == "Metaspace"
-        and not steps
-        and not pre_tokenizer.get("split", True)
-    ):
+    if splitter == "Metaspace" and not steps and not pre_tokenizer.get("split", True):
         scheme = pre_tokenizer.get("prepend_scheme", "always")
         return scheme != "never", _PREFIX_NOTE if scheme == "first" else None
     raise InputError(

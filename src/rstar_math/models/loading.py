@@ -104,8 +104,8 @@ def check_tokenizer(base: str, model: Any, tokenizer: Any) -> None:
     largest = max(tokenizer.get_vocab().values(), default=-1)
     if largest >= embeddings:
         raise InputError(
-            f"The tokenizer in {base} has {largest + 1} tokens but the model has {embeddings}; "
-            "copy the tokenizer that belongs to the model."
+            f"The tokenizer in {base} has {largest + 1} tokens but the model has {embeddings} "
+            "embedding rows; copy the tokenizer that belongs to the model."
         )
     if tokenizer.pad_token is None:
         raise InputError(
