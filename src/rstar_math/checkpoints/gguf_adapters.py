@@ -190,7 +190,7 @@ def _identity(data: Any) -> Any:
 def _low_rank_updates(checkpoint: Path, base: Path, rank: int) -> Iterator[_LowRankUpdate]:
     """Yield the low-rank update of each trained matrix.
 
-    Raises `InputError` if nothing or another tensor was trained.
+    Raises `InputError` if no matrix was trained, or if any other tensor was.
     """
     import numpy as np
 
