@@ -139,11 +139,8 @@ def hidden_states(
                 **{name: inputs[name] for name in names}, use_cache=False, output_hidden_states=True
             )
             positions = inputs["positions"]
-            states.append(
-                select_hidden_states(outputs, layers)[positions[:, 0], positions[:, 1]]
-                .float()
-                .cpu()
-            )
+            hidden = select_hidden_states(outputs, layers)
+            states.append(hidden[positions[:, 0], positions[:, 1]].float().cpu())
     return torch.cat(states).clone()
 
 
