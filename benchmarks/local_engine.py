@@ -32,7 +32,7 @@ from rstar_math.config import Config, load_config
 from rstar_math.costs import track_cost
 from rstar_math.llm.connect import Connection, connect
 from rstar_math.llm.local import LocalModel
-from rstar_math.prompts import GRAMMAR, few_shot_prompt
+from rstar_math.prompts import TAGS, few_shot_prompt
 from rstar_math.protocols import Completion
 from rstar_math.search.strategies import parse_strategies
 from rstar_math.solver.solver import Solver
@@ -99,7 +99,7 @@ def free(config: Config, asked: list[Problem]) -> list[tuple[str, dict[str, Any]
     how = {"max_tokens": config.policy.max_step_tokens, "temperature": config.policy.temperature}
     return [
         (
-            few_shot_prompt(problem.question) + GRAMMAR.opening(()),
+            few_shot_prompt(problem.question) + TAGS.opening(()),
             {"n": SAMPLES, "stop": (), "seed": number, **how},
         )
         for number, problem in enumerate(asked)

@@ -106,11 +106,11 @@ def measure(base: str, problems: int, plain: int) -> dict[str, float]:
     """All results."""
     import torch
 
-    from rstar_math.models.loading import backbone_of, load_scored
+    from rstar_math.models.loading import backbone_of, load_value_model
     from rstar_math.training.trainer import set_malloc_limits
 
     set_malloc_limits()
-    model, tokenizer = load_scored(base, fresh=True)
+    model, tokenizer = load_value_model(base, fresh=True)
     torch.manual_seed(0)
     torch.nn.init.normal_(model.score.weight, std=0.02)
 

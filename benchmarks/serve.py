@@ -51,7 +51,7 @@ from serve_world import (
     served,
 )
 
-from rstar_math.prompts import GRAMMAR, few_shot_prompt
+from rstar_math.prompts import TAGS, few_shot_prompt
 from rstar_math.types import Question
 
 Chat = Callable[[Client, int], Awaitable[tuple[bool, float]]]
@@ -75,7 +75,7 @@ async def bare(client: Client, number: int) -> tuple[bool, float]:
     text = ""
     for _ in range(3):
         body = {"model": "scripted", "prompt": prompt, "n": 1, "max_tokens": 512, "seed": 0}
-        body |= {"stop": list(GRAMMAR.stops), "temperature": 0.0}
+        body |= {"stop": list(TAGS.stops), "temperature": 0.0}
         status, reply = await client.ask("/v1/completions", body)
         text = json.loads(reply)["choices"][0]["text"] + "/>\n"
         prompt += text

@@ -48,7 +48,7 @@ def test_a_hostile_template_is_one_sentence(source: str, monkeypatch: pytest.Mon
     monkeypatch.setattr(chat_templates, "TIMEOUT_S", 3.0)
     started = time.monotonic()
     with pytest.raises(InputError, match=r"chat template of bad\.gguf") as caught:
-        ChatTemplate(source, where="bad.gguf").frame([("system", "Be brief.")])
+        ChatTemplate(source, source_name="bad.gguf").frame([("system", "Be brief.")])
     assert time.monotonic() - started < 30
     assert "\n" not in str(caught.value)
 

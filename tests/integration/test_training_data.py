@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from rstar_math.cli import app
 from rstar_math.config import SearchConfig
 from rstar_math.errors import ConfigError, InputError, RstarError, StoreError
-from rstar_math.prompts import GRAMMAR
+from rstar_math.prompts import TAGS
 from rstar_math.runs.store import RunStore
 from rstar_math.search import Choice, Tree, grow
 from rstar_math.testing import ToyWorld
@@ -117,11 +117,11 @@ def test_a_run_of_real_trees_becomes_rows_that_hold_together(tmp_path: Path) -> 
         for row in solutions:
             assert row.answer == references[row.problem]
             steps = store.tree(row.problem, row.strategy).prefix(row.node)
-            assert row.completion == GRAMMAR.render(steps)
+            assert row.completion == TAGS.render(steps)
         for pair in pairs[:40]:
             tree = store.tree(pair.problem, pair.strategy)
             written = pair.prompt.partition("\n")[2] + pair.chosen
-            assert written == GRAMMAR.render(tree.prefix(pair.chosen_node))
+            assert written == TAGS.render(tree.prefix(pair.chosen_node))
     assert all(any(row.labels) == row.labels[0] for row in read_rows(out, StepsRow))
     assert sum(said["step_pairs_by_depth"].values()) == said["step_pairs"]["kept"]
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rstar_math.problems.annotated import ParsedSolution, parse_solution
-from rstar_math.prompts import GRAMMAR
+from rstar_math.prompts import TAGS
 
 QUESTION = "Ada reads 12 pages a day for 5 days and then 20 more. How many pages is that?"
 
@@ -23,7 +23,7 @@ def test_lines_become_steps_and_results_are_referred_to() -> None:
         "With the rest it is 60+20=<<60+20=80>>80 pages.\n#### 80"
     )
     assert found.reason is None
-    assert GRAMMAR.render(found.steps) == (
+    assert TAGS.render(found.steps) == (
         "<code>\n# She reads 12*5=60 pages.\nv1 = 12 * 5\n<step/>\n"
         "# That is not all.\n# With the rest it is 60+20=80 pages.\nv2 = v1 + 20\nprint(v2)\n"
         "<code/>\n<output>\n80\n</output>\nThe answer is \\boxed{80}.<answer/>\n"
@@ -111,5 +111,5 @@ def test_python_prints_what_the_execution_says(
         exec("".join(step.code for step in found.steps if step.kind != "answer"), {})
     assert said.getvalue() == "".join(s.execution.stdout for s in found.steps if s.execution)
     assert float(said.getvalue()) == pytest.approx(value)
-    parsed = GRAMMAR.parse(GRAMMAR.render(found.steps))
+    parsed = TAGS.parse(TAGS.render(found.steps))
     assert [step.text for step in parsed] == [step.text for step in found.steps]

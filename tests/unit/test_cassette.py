@@ -19,7 +19,7 @@ from rstar_math.errors import (
     StoreError,
 )
 from rstar_math.policies.completions import StepPolicy
-from rstar_math.prompts import GRAMMAR
+from rstar_math.prompts import TAGS
 from rstar_math.protocols import Completer, Completion
 from rstar_math.search import SearchComponents, Tree, grow, sample_chains, to_record
 from rstar_math.seeding import derive
@@ -59,7 +59,7 @@ class ToyModel:
             raise ContextLengthError(f"{tokens} tokens are too many")
         text, _, solution = prompt.rpartition("Question: ")[2].partition("\n")
         prefix: list[Step] = []
-        for step in GRAMMAR.parse(solution):
+        for step in TAGS.parse(solution):
             execution = await WORLD.executor.run(prefix, step) if step.code else None
             prefix.append(replace(step, execution=execution))
         steps = await WORLD.policy.propose(Question("asked", text), prefix, n, seed=seed)
@@ -73,7 +73,7 @@ async def ask(
     completer: Completer, prompt: str = "Question: Add 3, 5, 7.\n<code>\n", seed: int = 0
 ) -> list[Completion]:
     return await completer.complete(
-        prompt, n=4, stop=GRAMMAR.stops, max_tokens=99, temperature=0.8, seed=seed
+        prompt, n=4, stop=TAGS.stops, max_tokens=99, temperature=0.8, seed=seed
     )
 
 
@@ -141,10 +141,10 @@ def test_every_argument_is_part_of_the_key(tmp_path: Path) -> None:
     with pytest.raises(ModelRejectedError, match=r"prompt ends with .*3, 5, 8"):
         asyncio.run(ask(playing, "Question: Add 3, 5, 8.\n<code>\n"))
     for n, stop, max_tokens, temperature in (
-        (3, GRAMMAR.stops, 99, 0.8),
+        (3, TAGS.stops, 99, 0.8),
         (4, (), 99, 0.8),
-        (4, GRAMMAR.stops, 98, 0.8),
-        (4, GRAMMAR.stops, 99, 0.7),
+        (4, TAGS.stops, 98, 0.8),
+        (4, TAGS.stops, 99, 0.7),
     ):
         with pytest.raises(ModelRejectedError):
             asyncio.run(

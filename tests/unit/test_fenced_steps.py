@@ -74,14 +74,14 @@ def test_a_solution_in_full() -> None:
 def test_how_a_text_ended_says_what_it_is(
     prefix: list[Step], text: str, stop: str | None, kind: str, code: str
 ) -> None:
-    step = FENCED.read(prefix, text, finished=True, stop=stop).step
+    step = FENCED.parse_step(prefix, text, finished=True, stop=stop).step
     assert step is not None
     assert (step.kind, step.code) == (kind, code)
 
 
 def test_prose_before_a_second_program_stays_where_it_was() -> None:
     text = "That is one part.\n```python\n# More.\nprint(x + 1)\n"
-    step = FENCED.read([FIRST, LAST], text, finished=True, stop="```\n").step
+    step = FENCED.parse_step([FIRST, LAST], text, finished=True, stop="```\n").step
     assert step is not None
     assert step.code == "print(x + 1)\n"
     assert comment_text(step) == "That is one part.\nMore."
@@ -95,7 +95,7 @@ def test_prose_before_a_second_program_stays_where_it_was() -> None:
     [([], "# A.\nx = 1", False), ([], "  \n", True), ([FIRST, LAST], "", True)],
 )
 def test_what_holds_no_step_says_why(prefix: list[Step], text: str, finished: bool) -> None:
-    sample = FENCED.read(prefix, text, finished=finished)
+    sample = FENCED.parse_step(prefix, text, finished=finished)
     assert sample.step is None
     assert sample.problem
 
@@ -106,7 +106,7 @@ def test_a_whole_program_is_cut_before_its_comments_and_nowhere_else() -> None:
         "# Two lines of thought:\n# the second.\nif total > 1:\n    y = 1\n# otherwise\nelse:\n"
         "    y = 2\n# Show.\nprint(y)\n# done\n"
     )
-    steps, problem = FENCED.read_block([], program, finished=True, stop="```\n")
+    steps, problem = FENCED.parse_block([], program, finished=True, stop="```\n")
     assert problem is None
     assert [step.kind for step in steps] == ["step", "step", "code"]
     assert "".join(step.text for step in steps) == program
@@ -120,14 +120,14 @@ def test_a_block_holds_the_steps_that_would_be_sampled_one_by_one(
 ) -> None:
     steps = [replace(step, execution=None) for step in solution(blocks)]
     program = "".join(step.text for step in steps)
-    cut, _ = FENCED.read_block([], program, finished=True, stop="```\n")
+    cut, _ = FENCED.parse_block([], program, finished=True, stop="```\n")
     one_by_one: list[Step] = []
     rest = program
     while rest:
         at = rest.find("\n#", 1)
         text, stop = (rest[:at], "\n#") if at >= 0 else (rest, "```\n")
         rest = rest[at + 1 :] if at >= 0 else ""
-        step = FENCED.read(one_by_one, text, finished=True, stop=stop).step
+        step = FENCED.parse_step(one_by_one, text, finished=True, stop=stop).step
         assert step is not None
         one_by_one.append(step)
     assert cut == one_by_one == steps
@@ -144,12 +144,12 @@ def test_a_solution_that_is_not_well_formed_is_refused(text: str) -> None:
 def test_blocks_of_tagged_steps() -> None:
     text = "# A.\nx = 1\n<step/>\n# B.\nprint(x)\n"
     for stop in ("<code/>", None):
-        steps, _ = TAGS.read_block([], text, finished=True, stop=stop)
+        steps, _ = TAGS.parse_block([], text, finished=True, stop=stop)
         assert [(step.kind, step.code) for step in steps] == [
             ("step", "x = 1\n"),
             ("code", "print(x)\n"),
         ]
     done = [replace(step, execution=SEVEN) for step in steps]
-    (answer,), _ = TAGS.read_block(done, "It is \\boxed{1}.\n", finished=True, stop="<answer/>")
+    (answer,), _ = TAGS.parse_block(done, "It is \\boxed{1}.\n", finished=True, stop="<answer/>")
     assert answer.answer == "1"
-    assert TAGS.read_block([], text, finished=False) == ([], "cut off at the token limit")
+    assert TAGS.parse_block([], text, finished=False) == ([], "cut off at the token limit")

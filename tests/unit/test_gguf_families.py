@@ -27,7 +27,7 @@ def spec(family: str, **config: Any) -> ModelSpec:
 
 
 def settings(family: str, **config: Any) -> dict[str, Any]:
-    found = spec(family, **config).settings(100)
+    found = spec(family, **config).metadata(100)
     return {key.partition(".")[2]: value for key, value in found.items()}
 
 
@@ -36,7 +36,7 @@ def test_the_older_form_of_a_configuration_says_the_same() -> None:
     scaling["original_max_position_embeddings"] = 1024
     old = spec("llama", rope_theta=500.0, rope_scaling={"type": "llama3", **scaling})
     new = spec("llama", rope_parameters={"rope_type": "llama3", "rope_theta": 500.0, **scaling})
-    assert old.settings(9) == new.settings(9)
+    assert old.metadata(9) == new.metadata(9)
     assert old.rope_tensors() == new.rope_tensors()
     divisors = old.rope_tensors()["rope_freqs.weight"]
     assert divisors[0] == 1.0
@@ -97,7 +97,7 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "attention_factor": 1.5}
     ("family", "config", "match"),
     [
         ("gemma2", {}, "family gemma2"),
-        ("llama", {"quantization_config": {"bits": 4}}, "quantised"),
+        ("llama", {"quantization_config": {"bits": 4}}, "quantized"),
         ("llama", {"rope_parameters": {"rope_type": "dynamic"}}, "dynamic"),
         ("qwen2", {"rope_parameters": YARN}, "yarn with attention_factor"),
         ("qwen3", {"attention_bias": True}, "biases"),

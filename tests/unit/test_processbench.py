@@ -14,7 +14,7 @@ from rstar_math.evaluation.processbench import (
     detect,
     read_solutions,
 )
-from rstar_math.prompts import GRAMMAR
+from rstar_math.prompts import TAGS
 
 VALUES = [(1, [0.9, -0.5, -0.9]), (0, [0.2, 0.8]), (-1, [0.9, 0.7]), (-1, [0.4, 0.9])]
 
@@ -47,7 +47,7 @@ def test_halves_are_judged_at_each_others_threshold() -> None:
 def test_prose_becomes_comments_that_the_grammar_reads_back() -> None:
     steps = as_steps(["First:\nadd 2 and 2.", "", "The answer is \\boxed{4}."])
     assert steps[0].prose == "# First:\n# add 2 and 2.\n"
-    parsed = GRAMMAR.parse(GRAMMAR.render(steps))
+    parsed = TAGS.parse(TAGS.render(steps))
     assert [step.prose for step in parsed] == [step.prose for step in steps]
 
 

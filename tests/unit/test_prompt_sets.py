@@ -103,7 +103,9 @@ def test_what_is_asked_is_what_a_model_is_trained_on() -> None:
         trained={"prompt": "trained", "format": "fenced", "mode": "chat"},
     )
     policy, scorer = renderer_for(PolicyConfig(), known), scorer_renderer(known)
-    assert policy.prompt(QUESTION, [STEP]) == scorer.before(QUESTION) + scorer.solution([STEP])
+    assert policy.prompt(QUESTION, [STEP]) == scorer.question_prompt(QUESTION) + scorer.solution(
+        [STEP]
+    )
     assert policy.description == known.trained
     plain = renderer_for(PolicyConfig(mode="completion", format="tags"), known)
     assert plain.prompt(QUESTION, ()) == "Question: How many?\n<code>\n"

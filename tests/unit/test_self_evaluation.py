@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rstar_math.costs import track_cost
 from rstar_math.errors import ContextLengthError, ModelError, ModelUnreachableError
 from rstar_math.policies.self_evaluation import SelfEvaluator, SubquestionScorer
-from rstar_math.prompts import GRAMMAR
+from rstar_math.prompts import TAGS
 from rstar_math.prompts.templates import parse_useful, parse_verdict, useful_prompt, verdict_prompt
 from rstar_math.protocols import Scorer
 from rstar_math.testing import ScriptedCompleter
@@ -89,7 +89,7 @@ def test_the_prompt_shows_the_prefix_as_the_policy_wrote_it() -> None:
     score(SelfEvaluator(completer, seed=5), [STEP, CODE])
     [request] = completer.requests
     assert request.prompt.endswith(
-        f"\n\nQuestion: {APPLES.text}\n{GRAMMAR.render([STEP, CODE])}Check:"
+        f"\n\nQuestion: {APPLES.text}\n{TAGS.render([STEP, CODE])}Check:"
     )
     assert (request.n, request.stop, request.temperature) == (3, ("\n\n", "\nQuestion:"), 0.7)
 
@@ -113,7 +113,7 @@ def test_the_judged_examples_show_what_their_programs_print() -> None:
             r"[^\n]+\n(<code>\n.*\n)(Check: [^\n]+\n[^\n]+)", example, re.DOTALL
         ).groups()  # type: ignore[union-attr]
         worth.append(parse_verdict(check))
-        steps = GRAMMAR.parse(solution)
+        steps = TAGS.parse(solution)
         printed = ""
         for at, step in enumerate(steps):
             if step.code:

@@ -12,7 +12,7 @@ from rstar_math.evolution.stages import Models, ModelVersion, config_for, deploy
 from rstar_math.llm.balancing import Replica, Replicas, affinity_key, request_affinity
 from rstar_math.llm.metrics import MetricsSample, ServerMetrics, read_metrics
 from rstar_math.llm.vllm_servers import ServerSpec, summarize_log, vllm_arguments
-from rstar_math.prompts import few_shot_prompt, trained_prompt
+from rstar_math.prompts import few_shot_prompt, prompt_text
 from rstar_math.testing import PromptCache
 from rstar_math.types import Question
 
@@ -109,7 +109,7 @@ def test_who_has_just_failed_is_asked_last_and_the_last_one_anyway() -> None:
 
 def test_a_request_belongs_to_its_tree_or_else_to_its_question() -> None:
     question = Question("q1", "What is 6 times 7?")
-    few, trained = few_shot_prompt(question), trained_prompt(question)
+    few, trained = few_shot_prompt(question), prompt_text(question)
     assert affinity_key(few) == affinity_key(trained + "<code>\n# More.") == trained.rstrip()
     assert affinity_key("Go on: ") == "Go on: "
     assert affinity_key("") == ""

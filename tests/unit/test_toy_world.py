@@ -11,7 +11,7 @@ import pytest
 from rstar_math.config import SearchConfig
 from rstar_math.costs import track_cost
 from rstar_math.errors import ConfigError, InputError
-from rstar_math.prompts import GRAMMAR
+from rstar_math.prompts import TAGS
 from rstar_math.protocols import Scorer
 from rstar_math.search import ROOT, SearchComponents, Tree, grow, sample_chains, to_record
 from rstar_math.testing import ToyWorld
@@ -199,7 +199,7 @@ def test_the_policy_writes_what_a_model_would_have_written() -> None:
     steps = samples(WORLD, (), 64)
     assert 10 < len(set(steps)) < 40
     assert all(15 <= len(step.text.split()) <= 40 for step in steps)
-    assert GRAMMAR.parse(GRAMMAR.render(steps[:1])) == steps[:1]
+    assert TAGS.parse(TAGS.render(steps[:1])) == steps[:1]
     toy, python = WORLD.executor, DirectExecutor()
     for step in set(samples(SMALL, (), 64)) | set(steps):
         for then in samples(WORLD, (step,), 4):

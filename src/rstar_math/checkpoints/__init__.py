@@ -1,1 +1,1 @@
-"""Files of models: checkpoint folders, safetensors and GGUF."""
+"""Model files: checkpoint folders, safetensors and GGUF."""

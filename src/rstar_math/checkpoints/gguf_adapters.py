@@ -1,5 +1,7 @@
-"""LoRA adapters as GGUF files, and adapters merged into a model's weights. llama.cpp adds an
-adapter to its base model at run time."""
+"""Writes LoRA adapters as GGUF files, and merges them into model weights.
+
+llama.cpp can also apply such an adapter to its base model at run time.
+"""
 
 import json
 import math
@@ -14,8 +16,8 @@ from rstar_math.checkpoints.folders import bundled_weights
 from rstar_math.checkpoints.gguf_export import named_tensors, score_output_matrix, shared_metadata
 from rstar_math.checkpoints.gguf_families import FAMILIES, ModelSpec, read_spec
 from rstar_math.checkpoints.gguf_writer import (
-    Kind,
     TensorSpec,
+    TensorType,
     add_metadata,
     require_gguf,
     write_tensors,
@@ -27,37 +29,38 @@ from rstar_math.checkpoints.tensors import (
     norm_fingerprint,
     read_header,
 )
-from rstar_math.checkpoints.value_heads import WEIGHT, ValueHead
+from rstar_math.checkpoints.value_heads import WEIGHT_KEY, ValueHead
 from rstar_math.config.sections import LOCAL
 from rstar_math.errors import InputError
 from rstar_math.files import atomic_write
 
-_OF_THE_BASE = "rstar.base."
+_BASE_PREFIX = "rstar.base."
+"""Prefix of the metadata keys that identify an adapter's base model."""
 
 
 def repack_weights(source: Path, target: Path, adapter: Path | None = None) -> None:
-    """Write to `target`, whole or not at all, a model with its Q4_1 matrices and those that
-    `adapter` changes as Q8_0, everything else as it is.
+    """Write a model to `target` with its Q4_1 matrices converted to Q8_0.
 
-    Raises `InputError` for damaged files, `MissingDependencyError`, and `OSError` where `target`
-    cannot be written.
+    With `adapter`, the adapter is merged and the matrices that it changes become Q8_0 too. All
+    other tensors are copied. The file is complete or absent. Raises `InputError` for damaged files,
+    `MissingDependencyError`, and `OSError` if `target` cannot be written.
     """
     gguf = require_gguf()
     with atomic_write(target) as part:
         reader = gguf.GGUFReader(source)
         writer = gguf.GGUFWriter(part, arch=reader.get_field("general.architecture").contents())
-        _copy_facts(gguf, reader, writer)
-        change = _Adapter(adapter) if adapter else None
+        _copy_metadata(gguf, reader, writer)
+        lora = _Adapter(adapter) if adapter else None
         for tensor in reader.tensors:
             data, kind = tensor.data, tensor.tensor_type
-            added = change.of(tensor.name) if change else None
-            if added is not None or kind == gguf.GGMLQuantizationType.Q4_1:
-                whole = gguf.quants.dequantize(data, kind)
+            update = lora.update_of(tensor.name) if lora else None
+            if update is not None or kind == gguf.GGMLQuantizationType.Q4_1:
+                weights = gguf.quants.dequantize(data, kind)
                 kind = gguf.GGMLQuantizationType.Q8_0
-                data = gguf.quants.quantize(whole if added is None else whole + added, kind)
+                data = gguf.quants.quantize(weights if update is None else weights + update, kind)
             writer.add_tensor(tensor.name, data, raw_dtype=kind)
-        if change is not None:
-            change.write_head(gguf, reader, writer)
+        if lora is not None:
+            lora.write_head(gguf, reader, writer)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
@@ -65,54 +68,59 @@ def repack_weights(source: Path, target: Path, adapter: Path | None = None) -> N
 
 
 def apply_adapter(adapter: Path, model: Any) -> None:
-    """Add what an adapter learned to the weights of a transformers model of its base; a preference
-    model gets its head. Raises `InputError` and `MissingDependencyError`."""
+    """Add an adapter's update to the weights of a transformers model of its base.
+
+    A preference model also gets the adapter's head. Raises `InputError` and
+    `MissingDependencyError`.
+    """
     import torch
 
     header, scorer = read_header(adapter), hasattr(model, "score")
     config = model.config.to_dict()
     spec = ModelSpec(FAMILIES[config["model_type"]], scorer=scorer, config=config)
-    change = _Adapter(adapter)
+    lora = _Adapter(adapter)
     with torch.no_grad():
         if scorer:
             head = ValueHead.of_header(header)
             if head.bias:
-                raise InputError(f"{adapter} has a head with a bias, which a checkpoint has not.")
+                raise InputError(
+                    f"{adapter} has a head with a bias, which checkpoints do not support."
+                )
             model.score.weight.copy_(torch.tensor([head.weight]))
         for tensor, weights in model.named_parameters():
-            added = change.of(spec.gguf_name(tensor) or "")
-            if added is not None:
-                weights += torch.from_numpy(spec.from_gguf(tensor, added))
+            update = lora.update_of(spec.gguf_name(tensor) or "")
+            if update is not None:
+                weights += torch.from_numpy(spec.from_gguf(tensor, update))
 
 
 class _Adapter:
-    """What an adapter adds to its base."""
+    """A LoRA adapter in a GGUF file."""
 
     def __init__(self, path: Path) -> None:
-        self._facts = read_header(path).metadata
-        self._learned = GgufTensors(path)
+        self._metadata = read_header(path).metadata
+        self._tensors = GgufTensors(path)
 
-    def of(self, name: str) -> Any:
-        """What is added to a matrix; None for one that is left alone."""
-        if f"{name}.lora_a" not in self._learned:
+    def update_of(self, name: str) -> Any:
+        """Return the update of a matrix, (outputs, inputs); None for an unchanged matrix."""
+        if f"{name}.lora_a" not in self._tensors:
             return None
-        a, b = self._learned[f"{name}.lora_a"], self._learned[f"{name}.lora_b"]
-        return (float(self._facts["adapter.lora.alpha"]) / a.shape[0]) * (b @ a)
+        a, b = self._tensors[f"{name}.lora_a"], self._tensors[f"{name}.lora_b"]
+        return (float(self._metadata["adapter.lora.alpha"]) / a.shape[0]) * (b @ a)
 
     def write_head(self, gguf: Any, reader: Any, writer: Any) -> None:
-        """The adapter's facts, and a preference model's head as its output matrix."""
-        for key, value in self._facts.items():
-            if key.startswith("rstar.") and not key.startswith(_OF_THE_BASE):
+        """Write the adapter's metadata, and a preference model's head as its output matrix."""
+        for key, value in self._metadata.items():
+            if key.startswith("rstar.") and not key.startswith(_BASE_PREFIX):
                 add_metadata(writer, key, value)
-        if WEIGHT in self._facts:
-            vocabulary = next(t for t in reader.tensors if t.name == "token_embd.weight").shape[1]
+        if WEIGHT_KEY in self._metadata:
+            embeddings = next(t for t in reader.tensors if t.name == "token_embd.weight")
             kind = gguf.GGMLQuantizationType.Q8_0
-            rows = score_output_matrix(self._facts[WEIGHT], int(vocabulary))
+            rows = score_output_matrix(self._metadata[WEIGHT_KEY], int(embeddings.shape[1]))
             data = gguf.quants.quantize(rows, kind)
             writer.add_tensor("output.weight", data, raw_dtype=kind)
 
 
-def _copy_facts(gguf: Any, reader: Any, writer: Any) -> None:
+def _copy_metadata(gguf: Any, reader: Any, writer: Any) -> None:
     for key, entry in reader.fields.items():
         if key.startswith(("GGUF.", "general.architecture")):
             continue
@@ -123,93 +131,109 @@ def _copy_facts(gguf: Any, reader: Any, writer: Any) -> None:
         writer.add_key_value(key, value, entry.types[0], sub_type=sub_type)
 
 
-_ROUNDING = 1e-15
-"""Share of a matrix's largest squared singular value below which the others are rounding."""
-_SAME = 2.5e-3
-"""Share of a tensor's largest number by which rounding may move what was not trained: a base that
-was held in bfloat16 has moved by up to 2^-9."""
+_SINGULAR_TOLERANCE = 1e-15
+"""Squared singular values below this share of the largest are rounding errors."""
+_UNCHANGED_TOLERANCE = 2.5e-3
+"""Maximum change of an untrained tensor, as a share of its largest value.
+
+Rounding a base model to bfloat16 changes its weights by up to 2^-9.
+"""
 
 
 @dataclass(frozen=True, slots=True)
-class _Change:
-    """What training added to one matrix, as two factors."""
+class _LowRankUpdate:
+    """The low-rank approximation of the change of one matrix."""
 
     name: str
     b: Any
     """(outputs, rank)"""
     a: Any
-    """(rank, inputs); b a is the nearest of its rank to the change."""
-    size: float
-    """Sum of the change's squares."""
-    lost: float
-    """That of what b a leaves out."""
+    """(rank, inputs); b a is the best approximation of this rank."""
+    squared_norm: float
+    """Squared Frobenius norm of the change."""
+    squared_error: float
+    """Squared Frobenius norm of the approximation error."""
 
 
-def write_difference(
-    checkpoint: Path, out: Path, *, base: str = LOCAL, rank: int = 16, kind: Kind = "f16"
+def extract_adapter(
+    checkpoint: Path, out: Path, *, base: str = LOCAL, rank: int = 16, kind: TensorType = "f16"
 ) -> float:
-    """Write to `out`, whole or not at all, the adapter that turns `base` ("local" or a .gguf file)
-    into the checkpoint of a policy or preference model; the share of the change that it holds, in
-    (0, 1], by the squared size of all matrices.
+    """Write to `out` the adapter that turns `base` into a policy or preference checkpoint.
 
-    Raises `InputError` where other weights than attention's and MLP's matrices were trained, which
-    an adapter cannot hold; `MissingDependencyError`, and `StoreError` for the disk.
+    `base` is "local" or a .gguf file. Returns the share of the squared change that the adapter
+    captures, in (0, 1]. The file is complete or absent. Raises `InputError` if other weights than
+    the attention and MLP matrices were trained, `MissingDependencyError`, and `StoreError` for disk
+    failures.
     """
-    file = bundled_weights() if base == LOCAL else Path(base).expanduser()
-    spec, header = read_spec(checkpoint), read_header(file)
-    changes = list(_changes(checkpoint, file, rank))
-    sides = [(f"{one.name}.lora_{side}", getattr(one, side)) for one in changes for side in "ab"]
-    pieces = [TensorSpec(name, data.shape, kind, partial(_weights, data)) for name, data in sides]
-    facts = shared_metadata(checkpoint, spec, "adapter") | base_metadata(
+    base_file = bundled_weights() if base == LOCAL else Path(base).expanduser()
+    spec, header = read_spec(checkpoint), read_header(base_file)
+    updates = list(_low_rank_updates(checkpoint, base_file, rank))
+    tensors = [
+        TensorSpec(f"{update.name}.lora_{side}", data.shape, kind, partial(_identity, data))
+        for update in updates
+        for side, data in (("a", update.a), ("b", update.b))
+    ]
+    metadata = shared_metadata(checkpoint, spec, "adapter") | _base_metadata(
         header.value("block_count"), header.value("embedding_length"), header.fingerprint()
     )
-    facts |= {"rstar.base": base if base == LOCAL else file.name}
-    facts |= {"adapter.type": "lora", "adapter.lora.alpha": float(rank)}
-    write_tensors(out, spec.architecture, facts, pieces)
-    return 1 - sum(one.lost for one in changes) / sum(one.size for one in changes)
+    metadata |= {"rstar.base": base if base == LOCAL else base_file.name}
+    metadata |= {"adapter.type": "lora", "adapter.lora.alpha": float(rank)}
+    write_tensors(out, spec.architecture, metadata, tensors)
+    total = sum(update.squared_norm for update in updates)
+    return 1 - sum(update.squared_error for update in updates) / total
 
 
-def _weights(data: Any) -> Any:
+def _identity(data: Any) -> Any:
     return data
 
 
-def _changes(checkpoint: Path, base: Path, rank: int) -> Iterator[_Change]:
-    """The matrices that were trained. Raises `InputError` where anything else was."""
+def _low_rank_updates(checkpoint: Path, base: Path, rank: int) -> Iterator[_LowRankUpdate]:
+    """Yield the low-rank update of each trained matrix.
+
+    Raises `InputError` if no matrix was trained, or if any other tensor was.
+    """
     import numpy as np
 
     require_gguf()
-    spec, weights, before = read_spec(checkpoint), WeightFiles(checkpoint), GgufTensors(base)
+    spec, weights, base_weights = read_spec(checkpoint), WeightFiles(checkpoint), GgufTensors(base)
     names = named_tensors(checkpoint, spec, weights)
-    found = False
+    any_trained = False
     for tensor, name in names.items():
-        after = spec.to_gguf(tensor, weights[tensor])
-        old = before[name]
-        if old.shape != after.shape:
+        new = spec.to_gguf(tensor, weights[tensor])
+        old = base_weights[name]
+        if old.shape != new.shape:
             raise InputError(
-                f"{checkpoint} was not trained from {base}: {tensor} has shape {after.shape} and "
-                f"not {old.shape}; name its own with --base."
+                f"{checkpoint} was not trained from {base}: {tensor} has shape {new.shape} instead "
+                f"of {old.shape}; give its base model with --base."
             )
-        same = bool(np.abs(after - old).max() <= _SAME * np.abs(old).max())
+        unchanged = bool(np.abs(new - old).max() <= _UNCHANGED_TOLERANCE * np.abs(old).max())
         if "_proj." in tensor:
-            if same and np.array_equal(after, old):
+            if unchanged and np.array_equal(new, old):
                 continue
             if min(old.shape) < rank:
-                raise InputError(f"{tensor} has only {min(old.shape)} rows; lower --rank to that.")
-            found = True
-            yield _cut(name, after - old, rank)
-        elif not same:
+                raise InputError(
+                    f"{tensor} has only {min(old.shape)} rows or columns; lower --rank to that."
+                )
+            any_trained = True
+            yield _truncate(name, new - old, rank)
+        elif not unchanged:
             raise InputError(
-                f"Training moved {tensor} of {checkpoint}, which an adapter cannot hold (or it was "
-                f"not trained from {base}); train with --set lora_rank=16, or deploy without "
+                f"Training changed {tensor} of {checkpoint}, which an adapter cannot hold (or "
+                f"{base} is not its base model); train with --set lora_rank=16, or deploy without "
                 "--adapter."
             )
-    if not found:
-        raise InputError(f"{checkpoint} is {base} itself: nothing was trained.")
+    if not any_trained:
+        raise InputError(
+            f"{checkpoint} equals its base {base}: nothing was trained; give a trained checkpoint."
+        )
 
 
-def _cut(name: str, change: Any, rank: int) -> _Change:
-    """A change of (outputs, inputs) cut to a rank. Its singular vectors are eigenvectors of its
-    product with itself, which take a third of the time or less."""
+def _truncate(name: str, change: Any, rank: int) -> _LowRankUpdate:
+    """Return the best approximation of a change, (outputs, inputs), of a given rank.
+
+    The singular vectors are computed as eigenvectors of the Gram matrix, which takes at most a
+    third of the time of an SVD.
+    """
     import numpy as np
 
     tall = change.shape[0] >= change.shape[1]
@@ -217,124 +241,142 @@ def _cut(name: str, change: Any, rank: int) -> _Change:
     squares, vectors = np.linalg.eigh(matrix.T @ matrix)
     squares = np.maximum(squares[::-1], 0.0)
     right = vectors[:, ::-1][:, :rank]
-    kept = squares[:rank] > _ROUNDING * squares[0]
-    roots = np.where(kept, squares[:rank], 0.0) ** 0.25
-    long, short = matrix @ right / np.where(kept, roots, np.inf), right * roots
+    significant = squares[:rank] > _SINGULAR_TOLERANCE * squares[0]
+    roots = np.where(significant, squares[:rank], 0.0) ** 0.25
+    long, short = matrix @ right / np.where(significant, roots, np.inf), right * roots
     b, a = (long, short.T) if tall else (short, long.T)
-    b, a = (np.ascontiguousarray(one, dtype=np.float32) for one in (b, a))
-    return _Change(name, b, a, float(squares.sum()), float(squares[rank:].sum()))
+    b, a = (np.ascontiguousarray(factor, dtype=np.float32) for factor in (b, a))
+    return _LowRankUpdate(name, b, a, float(squares.sum()), float(squares[rank:].sum()))
 
 
-BASE = "rstar.base."
-_PLAIN = re.compile(r"base_model\.model\.(.+)\.lora_(A|B)\.weight")
+_LORA_KEY = re.compile(r"base_model\.model\.(.+)\.lora_(A|B)\.weight")
 
 
-def write_adapter(checkpoint: Path, out: Path, *, kind: Kind = "f16") -> Path:
-    """`out`, written whole or not at all: the adapter of a policy or preference model that was
-    trained with LoRA, with a preference model's head.
+def write_adapter(checkpoint: Path, out: Path, *, kind: TensorType = "f16") -> Path:
+    """Write the LoRA adapter of a policy or preference model to `out`, and return `out`.
 
-    The base is known again by its shape and last norm. Raises `InputError`,
-    `MissingDependencyError`, and `StoreError` for the disk.
+    The adapter of a preference model includes its head. The base model is identified by its shape
+    and output norm. The file is complete or absent. Raises `InputError`, `MissingDependencyError`,
+    and `StoreError` for disk failures.
     """
     spec = read_spec(checkpoint)
     folder = checkpoint / "adapter"
     if not (folder / "adapter_config.json").is_file():
         raise InputError(
-            f"{checkpoint} has no adapter: it was trained without LoRA; deploy it without "
-            "--adapter, or say what it was trained from (--base local)."
+            f"{checkpoint} has no adapter because it was trained without LoRA; deploy it without "
+            "--adapter, or give its base model (for example --base local)."
         )
-    scale, rank = _settings(folder)
+    scale, rank = _read_scale_and_rank(folder)
     weights = WeightFiles(folder, "adapter_model")
-    last = spec.to_gguf("model.norm.weight", WeightFiles(checkpoint)["model.norm.weight"])
-    size = int(spec.config["hidden_size"])
-    facts = shared_metadata(checkpoint, spec, "adapter")
-    facts |= base_metadata(spec.layers, size, norm_fingerprint(last.tobytes()))
-    facts |= {"adapter.type": "lora", "adapter.lora.alpha": scale * rank}
-    return write_tensors(out, spec.architecture, facts, _pieces(folder, spec, weights, kind))
+    norm = spec.to_gguf("model.norm.weight", WeightFiles(checkpoint)["model.norm.weight"])
+    hidden_size = int(spec.config["hidden_size"])
+    metadata = shared_metadata(checkpoint, spec, "adapter")
+    metadata |= _base_metadata(spec.layers, hidden_size, norm_fingerprint(norm.tobytes()))
+    metadata |= {"adapter.type": "lora", "adapter.lora.alpha": scale * rank}
+    tensors = _adapter_tensors(folder, spec, weights, kind)
+    return write_tensors(out, spec.architecture, metadata, tensors)
 
 
-def _settings(folder: Path) -> tuple[float, int]:
-    """What the product of an adapter's matrices is multiplied with, and their rank."""
+def _read_scale_and_rank(folder: Path) -> tuple[float, int]:
+    """Return the factor of an adapter's matrix product, and its rank. Raises `InputError`."""
     try:
-        said = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        rank, alpha = int(said["r"]), float(said["lora_alpha"])
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        rank, alpha = int(config["r"]), float(config["lora_alpha"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder}/adapter_config.json is damaged; copy it again.") from error
-    odd = [key for key in ("use_dora", "rank_pattern", "alpha_pattern") if said.get(key)]
-    if odd or said.get("bias", "none") != "none" or rank < 1:
+    unsupported = [k for k in ("use_dora", "rank_pattern", "alpha_pattern") if config.get(k)]
+    if unsupported or config.get("bias", "none") != "none" or rank < 1:
         raise InputError(
-            f"The adapter {folder} uses {odd[0] if odd else 'biases'}, which llama.cpp's adapters "
-            "have not; deploy the merged model, without --adapter."
+            f"The adapter {folder} uses {unsupported[0] if unsupported else 'biases'}, which "
+            "llama.cpp does not support; deploy the merged model, without --adapter."
         )
-    return alpha / (math.sqrt(rank) if said.get("use_rslora") else rank), rank
+    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank), rank
 
 
-def _pieces(folder: Path, spec: ModelSpec, weights: WeightFiles, kind: Kind) -> list[TensorSpec]:
-    """An adapter's matrices, each pair brought to one size, so that small numbers keep their digits
-    in float16."""
-    pieces = []
+def _adapter_tensors(
+    folder: Path, spec: ModelSpec, weights: WeightFiles, kind: TensorType
+) -> list[TensorSpec]:
+    """Return the matrices of an adapter. Raises `InputError` for unsupported tensors.
+
+    Both matrices of a pair are scaled to a similar magnitude, so that float16 keeps small values.
+    """
+    tensors = []
     for key in weights:
-        found = _PLAIN.fullmatch(key)
-        if found is None:
+        match = _LORA_KEY.fullmatch(key)
+        if match is None:
             if key.startswith("base_model.model.score"):
                 continue
             raise InputError(
-                f"The adapter {folder} has {key}, which llama.cpp's adapters have not; deploy the "
-                "merged model, without --adapter."
+                f"The adapter {folder} has {key}, which llama.cpp does not support in adapters; "
+                "deploy the merged model, without --adapter."
             )
-        module, side = found[1], found[2]
+        module, side = match[1], match[2]
         name = spec.gguf_name(f"{module}.weight")
         if name is None:
-            raise InputError(f"llama.cpp's {spec.architecture} has no {module}.")
+            raise InputError(
+                f"llama.cpp's {spec.architecture} has no module {module}; deploy the merged model, "
+                "without --adapter."
+            )
 
-        def data(key: str = key, module: str = module, side: str = side) -> Any:
-            other = key.replace(f".lora_{side}.", f".lora_{'AB'.replace(side, '')}.")
-            matrix = weights[key] * _padded(weights[key], weights[other])
+        def load(key: str = key, module: str = module, side: str = side) -> Any:
+            partner = key.replace(f".lora_{side}.", f".lora_{'AB'.replace(side, '')}.")
+            matrix = weights[key] * _balancing_factor(weights[key], weights[partner])
             return spec.to_gguf(f"{module}.weight", matrix) if side == "B" else matrix
 
-        pieces.append(TensorSpec(f"{name}.lora_{side.lower()}", weights.shape(key), kind, data))
-    return pieces
+        tensors.append(TensorSpec(f"{name}.lora_{side.lower()}", weights.shape(key), kind, load))
+    return tensors
 
 
-def _padded(one: Any, other: Any) -> float:
-    """The power of two that brings a matrix to the size of its partner, half of the way."""
-    sizes = float(abs(one).max()), float(abs(other).max())
+def _balancing_factor(matrix: Any, partner: Any) -> float:
+    """Return the power of two that brings a matrix halfway to its partner's magnitude.
+
+    The partner gets the inverse factor, so the product is unchanged.
+    """
+    sizes = float(abs(matrix).max()), float(abs(partner).max())
     if min(sizes) == 0.0:
         return 1.0
     return 2.0 ** round(math.log2(sizes[1] / sizes[0]) / 2)
 
 
-def base_metadata(layers: int, size: int, norm: str) -> dict[str, Any]:
-    """What tells an adapter's base from other models: its layers, the length of a hidden state, and
-    the fingerprint of its last norm."""
-    return {BASE + "layers": layers, BASE + "size": size, BASE + "norm": norm}
+def _base_metadata(layers: int, size: int, norm: str) -> dict[str, Any]:
+    """Return the metadata that identifies an adapter's base model.
+
+    `size` is the length of a hidden state, `norm` the fingerprint of the output norm.
+    """
+    return {
+        _BASE_PREFIX + "layers": layers,
+        _BASE_PREFIX + "size": size,
+        _BASE_PREFIX + "norm": norm,
+    }
 
 
 def check_adapter(adapter: Path, base: Path, *, kind: str) -> GgufHeader:
-    """An adapter's header, if it is one of this kind ("policy" or "ppm") for this base.
+    """Return an adapter's header if the adapter fits a base model. Raises `InputError` otherwise.
 
-    Adapters that others wrote do not say what they are for; llama.cpp then compares shapes. Raises
-    `InputError`.
+    `kind` is "policy" or "ppm". Adapters written by other tools do not record their kind or base;
+    llama.cpp then compares shapes.
     """
-    header, below = read_header(adapter), read_header(base)
+    header, base_header = read_header(adapter), read_header(base)
     if header.metadata.get("general.type") != "adapter":
-        raise InputError(f"{adapter} is a whole model, not an adapter; give it as --model.")
-    ours = header.metadata.get("rstar.kind", kind)
-    if ours != kind:
+        raise InputError(f"{adapter} is a complete model, not an adapter; give it as --model.")
+    metadata = header.metadata
+    actual = metadata.get("rstar.kind", kind)
+    if actual != kind:
         kinds = {"ppm": "a preference model", "policy": "a policy"}
         raise InputError(
-            f"The adapter {adapter} is of {kinds.get(ours, ours)}, and {kinds[kind]} is wanted; "
-            f"give it as {'search.ppm' if ours == 'ppm' else 'model.adapter'}."
+            f"The adapter {adapter} belongs to {kinds.get(actual, actual)}, but {kinds[kind]} is "
+            f"needed; give it as {'search.ppm' if actual == 'ppm' else 'model.adapter'}."
         )
-    facts = header.metadata
-    wanted = facts.get(BASE + "layers"), facts.get(BASE + "size"), facts.get(BASE + "norm")
-    there = below.value("block_count"), below.value("embedding_length")
-    alike = header.architecture == below.architecture
-    known = wanted[:2] == there and wanted[2] in below.fingerprints()
-    if not alike or (wanted[0] is not None and not known):
+    layers, size, norm = (metadata.get(_BASE_PREFIX + key) for key in ("layers", "size", "norm"))
+    same_shape = (layers, size) == (
+        base_header.value("block_count"),
+        base_header.value("embedding_length"),
+    )
+    same_base = same_shape and norm in base_header.fingerprints()
+    if header.architecture != base_header.architecture or (layers is not None and not same_base):
         raise InputError(
             f"The adapter {adapter} was trained on another model than {base} "
-            f"({facts.get('rstar.base') or 'not named'}, {wanted[0]} layers of {wanted[1]}); name "
-            "its own with --model."
+            f"({metadata.get('rstar.base') or 'not named'}, {layers} layers of size {size}); give "
+            "its base model with --model."
         )
     return header

@@ -1,5 +1,6 @@
-"""The model families that llama.cpp runs, and how each stores its weights and settings in a GGUF
-file. A new family is one entry of `FAMILIES`.
+"""Model families that can be exported to GGUF, and how each stores its weights and metadata.
+
+To add a family, add an entry to `FAMILIES`.
 """
 
 import json
@@ -12,25 +13,25 @@ from typing import Any
 
 from rstar_math.checkpoints.folders import read_notes
 from rstar_math.checkpoints.gguf_writer import require_gguf
-from rstar_math.checkpoints.value_heads import PROBE
+from rstar_math.checkpoints.value_heads import PROBE_FILE
 from rstar_math.errors import InputError
 
 _ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
 _MLP = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
 _NORMS = ("input_layernorm", "post_attention_layernorm")
-_HEAD_NORMS = ("self_attn.q_norm", "self_attn.k_norm")
-_MLP_NORMS = ("pre_feedforward_layernorm", "post_feedforward_layernorm")
+_QK_NORMS = ("self_attn.q_norm", "self_attn.k_norm")
+_FEEDFORWARD_NORMS = ("pre_feedforward_layernorm", "post_feedforward_layernorm")
 _GEMMA3_PERIOD = 6
 """llama.cpp's default for Gemma 3: every sixth layer attends to all tokens."""
 _GEMMA3_27B_LAYERS = 62
-"""llama.cpp knows Gemma 3 27B, which scales its queries in its own way, by this depth."""
-_YARN = {"attention_factor": None, "mscale": None, "mscale_all_dim": None} | {
+"""Depth by which llama.cpp recognises Gemma 3 27B, which scales its queries differently."""
+_YARN_DEFAULTS = {"attention_factor": None, "mscale": None, "mscale_all_dim": None} | {
     "beta_fast": 32,
     "beta_slow": 1,
     "truncate": True,
 }
-"""YaRN's settings as llama.cpp takes them for granted."""
-INSTEAD = "serve the folder with vLLM, or convert it with llama.cpp's convert_hf_to_gguf.py"
+"""YaRN settings that llama.cpp assumes."""
+_ALTERNATIVE = "serve the folder with vLLM, or convert it with llama.cpp's convert_hf_to_gguf.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,41 +39,44 @@ class Family:
     """How llama.cpp runs one family of transformers models."""
 
     architecture: str
-    """llama.cpp's name."""
+    """llama.cpp's name of the architecture."""
     modules: tuple[str, ...] = (*_ATTENTION, *_MLP, *_NORMS)
-    """The weights that each layer must have."""
-    rope: tuple[str, ...] = ("default", "linear", "yarn")
-    """Kinds of rotary position scaling that are written."""
+    """Modules whose weights each layer must have."""
+    rope_types: tuple[str, ...] = ("default", "linear", "yarn")
+    """Supported types of rotary position scaling."""
     rope_theta: float = 10_000.0
-    """Base of the rotation where the config names none."""
+    """Default base frequency of the rotary positions."""
     activation: str = "silu"
-    neighbours: bool = False
-    """Whether llama.cpp rotates neighbouring rows of a head; transformers rotates its halves."""
+    interleaved_rope: bool = False
+    """Whether llama.cpp rotates adjacent rows of a head; transformers rotates its two halves."""
     norm_offset: float = 0.0
-    """What llama.cpp's norms hold on top of those of transformers."""
+    """Added to the norm weights of transformers to get those of llama.cpp."""
     biases: bool = False
-    """Whether llama.cpp reads biases of attention and MLP."""
-    windows: bool = False
-    """Whether llama.cpp applies the family's sliding windows."""
-    partial_rotation: bool = False
-    """Whether only a part of each head may be rotated."""
+    """Whether llama.cpp supports biases in attention and MLP."""
+    sliding_window: bool = False
+    """Whether llama.cpp applies the family's sliding window."""
+    partial_rotary: bool = False
+    """Whether only part of each head may be rotated."""
 
 
 FAMILIES = {
     "llama": Family(
-        "llama", rope=("default", "linear", "yarn", "llama3"), neighbours=True, biases=True
+        "llama",
+        rope_types=("default", "linear", "yarn", "llama3"),
+        interleaved_rope=True,
+        biases=True,
     ),
-    "mistral": Family("llama", neighbours=True),
+    "mistral": Family("llama", interleaved_rope=True),
     "qwen2": Family("qwen2", biases=True),
-    "qwen3": Family("qwen3", modules=(*_ATTENTION, *_MLP, *_NORMS, *_HEAD_NORMS)),
+    "qwen3": Family("qwen3", modules=(*_ATTENTION, *_MLP, *_NORMS, *_QK_NORMS)),
     "gemma3_text": Family(
         "gemma3",
-        modules=(*_ATTENTION, *_MLP, *_NORMS, *_HEAD_NORMS, *_MLP_NORMS),
-        rope=("default", "linear"),
+        modules=(*_ATTENTION, *_MLP, *_NORMS, *_QK_NORMS, *_FEEDFORWARD_NORMS),
+        rope_types=("default", "linear"),
         rope_theta=1_000_000.0,
         activation="gelu_pytorch_tanh",
         norm_offset=1.0,
-        windows=True,
+        sliding_window=True,
     ),
     "phi3": Family(
         "phi3",
@@ -80,11 +84,11 @@ FAMILIES = {
             *("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj"),
             *_NORMS,
         ),
-        rope=("default", "longrope"),
-        partial_rotation=True,
+        rope_types=("default", "longrope"),
+        partial_rotary=True,
     ),
 }
-"""By `model_type` of transformers."""
+"""Families by `model_type` of transformers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +97,7 @@ class ModelSpec:
 
     family: Family
     scorer: bool
-    """Whether it is a sequence-classification model."""
+    """Whether the checkpoint is a sequence-classification model."""
     config: Mapping[str, Any]
 
     @property
@@ -103,32 +107,35 @@ class ModelSpec:
 
     @property
     def layers(self) -> int:
-        """Transformer layers."""
+        """Number of transformer layers."""
         return int(self.config["num_hidden_layers"])
 
     @property
     def heads(self) -> int:
-        """Attention heads."""
+        """Number of attention heads."""
         return int(self.config["num_attention_heads"])
 
     @property
-    def key_heads(self) -> int:
-        """Heads of keys and values."""
+    def kv_heads(self) -> int:
+        """Number of key and value heads."""
         return int(self.config.get("num_key_value_heads") or self.heads)
 
     @property
     def head_size(self) -> int:
-        """Length of one head's query."""
+        """Length of one head's query vector."""
         return int(self.config.get("head_dim") or self.config["hidden_size"] // self.heads)
 
     def gguf_name(self, tensor: str) -> str | None:
-        """llama.cpp's name for a tensor; None for one it has no name for."""
+        """Return llama.cpp's name of a tensor; None for an unknown tensor."""
         names = _name_map(self.architecture, self.layers)
-        found: str | None = names.get_name(tensor, try_suffixes=(".weight", ".bias"))
-        return found
+        name: str | None = names.get_name(tensor, try_suffixes=(".weight", ".bias"))
+        return name
 
     def to_gguf(self, tensor: str, values: Any) -> Any:
-        """A tensor as llama.cpp stores it; also the B matrix of a LoRA adapter of it."""
+        """Return a tensor in llama.cpp's row order and scale.
+
+        `values` is the tensor, or the B matrix of a LoRA adapter for it.
+        """
         if self.family.norm_offset and tensor.endswith("norm.weight"):
             return values + self.family.norm_offset
         heads = self._reordered_heads(tensor)
@@ -137,212 +144,234 @@ class ModelSpec:
         halves = values.reshape(heads, 2, values.shape[0] // heads // 2, *values.shape[1:])
         return halves.swapaxes(1, 2).reshape(values.shape)
 
-    def from_gguf(self, tensor: str, change: Any) -> Any:
-        """What is added to a matrix of llama.cpp, in the row order of transformers."""
+    def from_gguf(self, tensor: str, update: Any) -> Any:
+        """Return an update of one of llama.cpp's matrices in the row order of transformers."""
         heads = self._reordered_heads(tensor)
         if heads == 0:
-            return change
-        pairs = change.reshape(heads, change.shape[0] // heads // 2, 2, *change.shape[1:])
-        return pairs.swapaxes(1, 2).reshape(change.shape)
+            return update
+        pairs = update.reshape(heads, update.shape[0] // heads // 2, 2, *update.shape[1:])
+        return pairs.swapaxes(1, 2).reshape(update.shape)
 
     def _reordered_heads(self, tensor: str) -> int:
-        """The heads of a tensor whose rows llama.cpp wants in another order; 0 for others."""
+        """Return the number of heads of a tensor whose rows llama.cpp reorders; else 0."""
         module = tensor.split(".")[-2] if "." in tensor else ""
-        if not self.family.neighbours or module not in ("q_proj", "k_proj"):
+        if not self.family.interleaved_rope or module not in ("q_proj", "k_proj"):
             return 0
-        return self.heads if module == "q_proj" else self.key_heads
+        return self.heads if module == "q_proj" else self.kv_heads
 
-    def required(self, *, tied: bool) -> list[str]:
-        """The tensors without which a checkpoint is not whole."""
-        found = ["model.embed_tokens.weight", "model.norm.weight"]
-        found += [] if tied or self.scorer else ["lm_head.weight"]
+    def required_tensors(self, *, tied: bool) -> list[str]:
+        """Return the names of the tensors that a complete checkpoint has."""
+        names = ["model.embed_tokens.weight", "model.norm.weight"]
+        names += [] if tied or self.scorer else ["lm_head.weight"]
         for layer in range(self.layers):
-            found += [f"model.layers.{layer}.{part}.weight" for part in self.family.modules]
-        return found
+            names += [f"model.layers.{layer}.{module}.weight" for module in self.family.modules]
+        return names
 
-    def rope(self, layers: str = "full_attention") -> dict[str, Any]:
-        """The rotary positions of a kind of layers, in the form of transformers 5: `rope_type`,
-        `rope_theta` and the settings of that type."""
-        found = dict(self.config.get("rope_parameters") or {})
-        if not found:
+    def rope(self, layer_type: str = "full_attention") -> dict[str, Any]:
+        """Return the rotary position parameters of a layer type, in the form of transformers 5.
+
+        The result has `rope_type`, `rope_theta` and the parameters of that type.
+        """
+        parameters = dict(self.config.get("rope_parameters") or {})
+        if not parameters:
             scaling = dict(self.config.get("rope_scaling") or {})
             theta = self.config.get("rope_theta")
-            if layers == "sliding_attention" and "rope_local_base_freq" in self.config:
+            if layer_type == "sliding_attention" and "rope_local_base_freq" in self.config:
                 theta, scaling = self.config["rope_local_base_freq"], {}
-            found = {"rope_theta": theta, **scaling}
-        found = dict(found.get(layers) or found)
-        kind = found.get("rope_type") or found.get("type") or "default"
-        theta = found.get("rope_theta") or self.config.get("rope_theta") or self.family.rope_theta
-        return {**found, "rope_type": "longrope" if kind == "su" else kind, "rope_theta": theta}
+            parameters = {"rope_theta": theta, **scaling}
+        parameters = dict(parameters.get(layer_type) or parameters)
+        kind = parameters.get("rope_type") or parameters.get("type") or "default"
+        theta = (
+            parameters.get("rope_theta") or self.config.get("rope_theta") or self.family.rope_theta
+        )
+        return {
+            **parameters,
+            "rope_type": "longrope" if kind == "su" else kind,
+            "rope_theta": theta,
+        }
 
     @property
-    def rotated(self) -> int:
-        """How much of each head is rotated."""
-        part = self.rope().get("partial_rotary_factor", self.config.get("partial_rotary_factor"))
-        return int(self.head_size * float(1.0 if part is None else part))
+    def rotary_size(self) -> int:
+        """Number of dimensions of each head that are rotated."""
+        factor = self.rope().get("partial_rotary_factor", self.config.get("partial_rotary_factor"))
+        return int(self.head_size * float(1.0 if factor is None else factor))
 
     @property
-    def window(self) -> int | None:
-        """Tokens that a sliding layer attends to; None where all layers attend to all."""
-        kinds = self.config.get("layer_types") or ["sliding_attention"]
-        if "sliding_attention" not in kinds or not self.config.get("use_sliding_window", True):
+    def window_tokens(self) -> int | None:
+        """Number of tokens that a sliding layer attends to; None if no layer has a window."""
+        layer_types = self.config.get("layer_types") or ["sliding_attention"]
+        if "sliding_attention" not in layer_types or not self.config.get(
+            "use_sliding_window", True
+        ):
             return None
         window = self.config.get("sliding_window")
         return None if window is None else int(window)
 
     @property
-    def context(self) -> int:
-        """Tokens up to which llama.cpp computes what transformers does. Where llama.cpp attends to
-        everything in spite of a sliding window, that is the window."""
-        longest = int(self.config["max_position_embeddings"])
-        if self.family.windows or self.window is None:
-            return longest
-        return min(longest, self.window)
+    def context_tokens(self) -> int:
+        """Context length up to which llama.cpp gives the same results as transformers.
 
-    def settings(self, vocabulary: int) -> dict[str, Any]:
-        """The entries of a GGUF file that describe the architecture."""
+        If llama.cpp ignores the model's sliding window, this is the window.
+        """
+        maximum = int(self.config["max_position_embeddings"])
+        if self.family.sliding_window or self.window_tokens is None:
+            return maximum
+        return min(maximum, self.window_tokens)
+
+    def metadata(self, vocabulary: int) -> dict[str, Any]:
+        """Return the metadata entries of a GGUF file that describe the architecture."""
         rope = self.rope()
-        found: dict[str, Any] = {
+        entries: dict[str, Any] = {
             "block_count": self.layers,
-            "context_length": self.context,
+            "context_length": self.context_tokens,
             "embedding_length": int(self.config["hidden_size"]),
             "feed_forward_length": int(self.config["intermediate_size"]),
             "attention.head_count": self.heads,
-            "attention.head_count_kv": self.key_heads,
+            "attention.head_count_kv": self.kv_heads,
             "attention.key_length": self.head_size,
             "attention.value_length": self.head_size,
             "attention.layer_norm_rms_epsilon": float(self.config["rms_norm_eps"]),
-            "rope.dimension_count": self.rotated,
+            "rope.dimension_count": self.rotary_size,
             "rope.freq_base": float(rope["rope_theta"]),
             "vocab_size": vocabulary,
         }
         if rope["rope_type"] in ("linear", "yarn"):
-            found["rope.scaling.type"] = rope["rope_type"]
-            found["rope.scaling.factor"] = float(rope["factor"])
+            entries["rope.scaling.type"] = rope["rope_type"]
+            entries["rope.scaling.factor"] = float(rope["factor"])
         if rope["rope_type"] == "yarn":
-            found["rope.scaling.original_context_length"] = self._original_context(rope)
+            entries["rope.scaling.original_context_length"] = self._original_context(rope)
         if self.architecture == "gemma3":
-            found |= self._window_settings()
+            entries |= self._window_metadata()
         if self.architecture == "phi3":
-            found |= {"attention.sliding_window": 0}
-            found |= {"rope.scaling.original_context_length": self._original_context(rope)}
+            entries |= {"attention.sliding_window": 0}
+            entries |= {"rope.scaling.original_context_length": self._original_context(rope)}
         if rope["rope_type"] == "longrope":
-            found["rope.scaling.attn_factor"] = self._attention_factor(rope)
-        return {f"{self.architecture}.{key}": value for key, value in found.items()}
+            entries["rope.scaling.attn_factor"] = self._attention_factor(rope)
+        return {f"{self.architecture}.{key}": value for key, value in entries.items()}
 
-    def _window_settings(self) -> dict[str, Any]:
-        period = _period(self.config, self.layers)
-        if self.window is None or period is None or period == 1:
+    def _window_metadata(self) -> dict[str, Any]:
+        period = _window_period(self.config, self.layers)
+        if self.window_tokens is None or period is None or period == 1:
             return {}
-        found: dict[str, Any] = {
-            "attention.sliding_window": self.window,
+        entries: dict[str, Any] = {
+            "attention.sliding_window": self.window_tokens,
             "rope.freq_base_swa": float(self.rope("sliding_attention")["rope_theta"]),
         }
         if period != _GEMMA3_PERIOD:
-            found["attention.sliding_window_pattern"] = period
-        return found
+            entries["attention.sliding_window_pattern"] = period
+        return entries
 
     def _original_context(self, rope: Mapping[str, Any]) -> int:
-        """The context that a model was trained on before it was made longer."""
-        name = "original_max_position_embeddings"
-        found = rope.get(name) or self.config.get(name) or self.config["max_position_embeddings"]
-        return int(found)
+        """Return the context length before the model's context was extended."""
+        key = "original_max_position_embeddings"
+        return int(rope.get(key) or self.config.get(key) or self.config["max_position_embeddings"])
 
     def _attention_factor(self, rope: Mapping[str, Any]) -> float:
-        """The factor of LongRoPE's rotated vectors (arXiv:2402.13753)."""
+        """Return LongRoPE's scale of the rotated vectors (arXiv:2402.13753)."""
         if rope.get("attention_factor") is not None:
             return float(rope["attention_factor"])
         original = self._original_context(rope)
-        longer = rope.get("factor") or int(self.config["max_position_embeddings"]) / original
-        return math.sqrt(1 + math.log(longer) / math.log(original)) if longer > 1 else 1.0
+        factor = rope.get("factor") or int(self.config["max_position_embeddings"]) / original
+        return math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
 
     def rope_tensors(self) -> dict[str, list[float]]:
-        """The divisors of the rotation's frequencies that llama.cpp reads as tensors, by name."""
+        """Return the frequency divisors that llama.cpp reads as tensors, by tensor name."""
         rope = self.rope()
         if rope["rope_type"] == "longrope":
-            sides = {side: rope[f"{side}_factor"] for side in ("long", "short")}
-            return {f"rope_factors_{side}.weight": list(map(float, sides[side])) for side in sides}
+            return {
+                f"rope_factors_{length}.weight": list(map(float, rope[f"{length}_factor"]))
+                for length in ("long", "short")
+            }
         if rope["rope_type"] == "llama3":
-            return {"rope_freqs.weight": _llama3_divisors(rope, self.rotated)}
+            return {"rope_freqs.weight": _llama3_divisors(rope, self.rotary_size)}
         return {}
 
 
 def _llama3_divisors(rope: Mapping[str, Any], size: int) -> list[float]:
-    """What Llama 3.1 divides each frequency by: 1 for short waves, `factor` for long ones, and
-    between them what makes the frequencies go over smoothly."""
+    """Return Llama 3.1's divisor of each rotary frequency.
+
+    It is 1 for short wavelengths, `factor` for long ones, and interpolated between them.
+    """
     factor, low, high = (
         float(rope[key]) for key in ("factor", "low_freq_factor", "high_freq_factor")
     )
     context = float(rope["original_max_position_embeddings"])
-    found = []
-    for at in range(0, size, 2):
-        turns = context / (2 * math.pi * float(rope["rope_theta"]) ** (at / size))
-        share = min(1.0, max(0.0, (turns - low) / (high - low)))
-        found.append(1 / (share + (1 - share) / factor))
-    return found
+    divisors = []
+    for index in range(0, size, 2):
+        wavelength = 2 * math.pi * float(rope["rope_theta"]) ** (index / size)
+        weight = min(1.0, max(0.0, (context / wavelength - low) / (high - low)))
+        divisors.append(1 / (weight + (1 - weight) / factor))
+    return divisors
 
 
-def _period(config: Mapping[str, Any], layers: int) -> int | None:
-    """The period p of layers of which the last attends to everything and the others to a window;
-    None where there is no such period."""
-    kinds = config.get("layer_types")
-    if not kinds:
-        said = config.get("sliding_window_pattern") or config.get("_sliding_window_pattern")
-        return int(said or _GEMMA3_PERIOD)
-    found = [kind == "full_attention" for kind in kinds]
-    fitting = (
+def _window_period(config: Mapping[str, Any], layers: int) -> int | None:
+    """Return the period of full attention; None if the layers have no such period.
+
+    With period p, every p-th layer attends to all tokens and the others to a sliding window.
+    """
+    layer_types = config.get("layer_types")
+    if not layer_types:
+        period = config.get("sliding_window_pattern") or config.get("_sliding_window_pattern")
+        return int(period or _GEMMA3_PERIOD)
+    is_full = [layer_type == "full_attention" for layer_type in layer_types]
+    matching = (
         period
         for period in (_GEMMA3_PERIOD, *range(1, layers + 2))
-        if found == [at % period == period - 1 for at in range(layers)]
+        if is_full == [layer % period == period - 1 for layer in range(layers)]
     )
-    return next(fitting, None)
+    return next(matching, None)
 
 
 def read_spec(checkpoint: Path) -> ModelSpec:
-    """What a checkpoint folder's config.json says. Raises `InputError` for what is no checkpoint,
-    and for what llama.cpp does not run as transformers does."""
+    """Return the family and configuration of a checkpoint folder.
+
+    Raises `InputError` if the folder is not a checkpoint, or if llama.cpp would compute something
+    else than transformers.
+    """
     if not checkpoint.is_dir():
-        raise InputError(f"There is no checkpoint {checkpoint}; give a folder of rstar train.")
-    read_notes(checkpoint)
-    if (checkpoint / PROBE).is_file():
         raise InputError(
-            f"{checkpoint} is a probe, a head without a model of its own; deploy a model that "
+            f"There is no checkpoint {checkpoint}; give a folder that rstar train wrote."
+        )
+    read_notes(checkpoint)
+    if (checkpoint / PROBE_FILE).is_file():
+        raise InputError(
+            f"{checkpoint} is a probe, which has no model of its own; deploy a model that "
             "rstar train ppm wrote without --probe."
         )
     try:
         config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
-        family, classes = str(config["model_type"]), str(config["architectures"][0])
+        family, architecture = str(config["model_type"]), str(config["architectures"][0])
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise InputError(f"{checkpoint}/config.json is damaged; copy it again.") from error
     if family not in FAMILIES:
         raise InputError(
-            f"{checkpoint} is a model of the family {family}, and rstar deploy writes "
-            f"{', '.join(FAMILIES)}; {INSTEAD}."
+            f"{checkpoint} belongs to the family {family}, but rstar deploy supports only "
+            f"{', '.join(FAMILIES)}; {_ALTERNATIVE}."
         )
-    scorer = classes.endswith("ForSequenceClassification")
-    if not scorer and not classes.endswith("ForCausalLM"):
-        raise InputError(f"{checkpoint} is a {classes}; give a policy or a preference model.")
+    scorer = architecture.endswith("ForSequenceClassification")
+    if not scorer and not architecture.endswith("ForCausalLM"):
+        raise InputError(f"{checkpoint} is a {architecture}; give a policy or a preference model.")
     spec = ModelSpec(FAMILIES[family], scorer, config)
     unsupported = _unsupported(spec)
     if unsupported is not None:
         raise InputError(
-            f"{checkpoint} ({family}) has {unsupported}, which rstar deploy does not write; "
-            f"{INSTEAD}."
+            f"{checkpoint} ({family}) has {unsupported}, which rstar deploy does not support; "
+            f"{_ALTERNATIVE}."
         )
     return spec
 
 
 def _unsupported(spec: ModelSpec) -> str | None:
-    """What a model has that its GGUF file could not express; None where it has nothing of it."""
+    """Return a feature of the model that the export does not support; None if there is none."""
     config, family, rope = spec.config, spec.family, spec.rope()
     if config.get("quantization_config"):
-        return "quantised weights"
-    if rope["rope_type"] not in family.rope:
+        return "quantized weights"
+    if rope["rope_type"] not in family.rope_types:
         return f"positions scaled by {rope['rope_type']}"
-    odd = [key for key, usual in _YARN.items() if rope.get(key) not in (None, usual)]
-    if odd and rope["rope_type"] == "yarn":
-        return f"positions scaled by yarn with {odd[0]}"
-    if spec.rotated != spec.head_size and not family.partial_rotation:
+    changed = [k for k, value in _YARN_DEFAULTS.items() if rope.get(k) not in (None, value)]
+    if changed and rope["rope_type"] == "yarn":
+        return f"positions scaled by yarn with {changed[0]}"
+    if spec.rotary_size != spec.head_size and not family.partial_rotary:
         return "a partial rotation"
     activation = config.get("hidden_activation") or config.get("hidden_act") or family.activation
     if activation != family.activation:
@@ -360,18 +389,18 @@ def _unsupported_by_gemma3(spec: ModelSpec) -> str | None:
         if config.get(key):
             return key
     scale = float(config.get("query_pre_attn_scalar", 256))
-    large = spec.layers == _GEMMA3_27B_LAYERS
-    if scale != (int(config["hidden_size"]) / spec.heads if large else spec.head_size):
+    is_27b = spec.layers == _GEMMA3_27B_LAYERS
+    if scale != (int(config["hidden_size"]) / spec.heads if is_27b else spec.head_size):
         return f"query_pre_attn_scalar={scale:g} with heads of {spec.head_size}"
     if spec.rope("sliding_attention")["rope_type"] != "default":
         return "scaled positions in its sliding layers"
-    if spec.window is not None and _period(config, spec.layers) is None:
+    if spec.window_tokens is not None and _window_period(config, spec.layers) is None:
         return "sliding layers without a period"
     return None
 
 
 @cache
 def _name_map(architecture: str, layers: int) -> Any:
-    """llama.cpp's names for the tensors of a family."""
+    """Return llama.cpp's mapping of tensor names for a family."""
     gguf = require_gguf()
     return gguf.get_tensor_name_map(getattr(gguf.MODEL_ARCH, architecture.upper()), layers)

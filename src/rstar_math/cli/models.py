@@ -10,7 +10,7 @@ from rstar_math.cli.options import AsJson, print_json
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from rstar_math.models.storage import Stored
+    from rstar_math.models.storage import StoredModel
 
 app = typer.Typer(help="Download models and see which are on this disk.", no_args_is_help=True)
 Names = Annotated[
@@ -64,7 +64,7 @@ def remove(names: Names) -> None:
         typer.echo(f"{name}: removed, {megabytes(remove_model(name))} are free again")
 
 
-def _table(rows: "list[Stored]") -> "Table":
+def _table(rows: "list[StoredModel]") -> "Table":
     """The models for a person."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table

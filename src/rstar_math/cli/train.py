@@ -325,13 +325,13 @@ def _write(
 ) -> float | None:
     """Write the .gguf file; of an adapter `relative` to a base and of a rank, the share of the
     change that it holds."""
-    from rstar_math.checkpoints.gguf_adapters import write_adapter, write_difference
+    from rstar_math.checkpoints.gguf_adapters import extract_adapter, write_adapter
     from rstar_math.checkpoints.gguf_export import write_gguf
 
     base, rank = relative
     if base is not None:
         file = _file_of(base)
-        return write_difference(checkpoint, out, base=file, rank=rank, kind=kind or "f16")
+        return extract_adapter(checkpoint, out, base=file, rank=rank, kind=kind or "f16")
     if adapter:
         write_adapter(checkpoint, out, kind=kind or "f16")
     else:

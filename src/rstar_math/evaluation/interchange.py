@@ -16,7 +16,7 @@ from rstar_math import __version__
 from rstar_math.evaluation.metrics import Summary, summarize
 from rstar_math.evaluation.results import problems_hash
 from rstar_math.files import unique_names, write_text
-from rstar_math.prompts.grammar import GRAMMAR
+from rstar_math.prompts.grammar import TAGS
 from rstar_math.runs.results import Result
 from rstar_math.runs.store import RunStore
 from rstar_math.types import Problem, Verdict
@@ -203,7 +203,7 @@ def _solution(store: RunStore, result: Result) -> str:
     if result.choice.node is None:
         return ""
     tree = store.tree(result.problem, result.strategy)
-    return GRAMMAR.render(tree.prefix(result.choice.node))
+    return TAGS.render(tree.prefix(result.choice.node))
 
 
 def _stderr(summary: Summary) -> float | None:

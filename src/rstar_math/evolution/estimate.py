@@ -20,7 +20,7 @@ from rstar_math.evolution.recipe import Recipe, RoundSection
 from rstar_math.evolution.stages import Models, ModelVersion, config_for, teacher_config
 from rstar_math.models.loading import load_tokenizer
 from rstar_math.prompts.grammar import FORMATS
-from rstar_math.prompts.templates import trained_prompt
+from rstar_math.prompts.templates import prompt_text
 from rstar_math.search.strategies import Strategy, parse_strategies
 from rstar_math.solver.solver import Solver
 from rstar_math.training.rows import SftRow, annotated_rows
@@ -163,7 +163,7 @@ def _training_rows(
             return rows
     text = "# Put the numbers of the question together.\nprint(1 + 2)\n<code/>\n" * 4
     return [
-        SftRow(prompt=trained_prompt(problem.question), completion=text, problem=problem.id)
+        SftRow(prompt=prompt_text(problem.question), completion=text, problem=problem.id)
         for problem in problems
     ]
 

@@ -22,7 +22,7 @@ from rstar_math.evolution.problem_sets import (
 )
 from rstar_math.evolution.recipe import Recipe
 from rstar_math.models.downloads import resolve_model
-from rstar_math.models.loading import load_policy, trained_folder
+from rstar_math.models.loading import bundled_checkpoint, load_policy
 from rstar_math.models.names import parse_base
 from rstar_math.prompts.grammar import FORMATS
 from rstar_math.runs.execute import ResultCallback, solve_problems
@@ -404,7 +404,7 @@ def base_checkpoint(manifests: ManifestStore, recipe: Recipe) -> str:
     Downloads a model of the hub and creates the tiny model on first use.
     """
     if recipe.base_model == TRAINED:
-        return str(trained_folder())
+        return str(bundled_checkpoint())
     if recipe.base_model != TINY:
         base = parse_base(recipe.base_model)
         is_local = base.kind in ("packaged", "file", "folder")

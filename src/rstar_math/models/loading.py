@@ -1,4 +1,4 @@
-"""Loads models, tokenizers and value heads with transformers: folders, .gguf files, names."""
+"""Loads models, tokenizers and value heads with transformers: folders, .gguf files and names."""
 
 import fcntl
 import json
@@ -21,8 +21,8 @@ from rstar_math.checkpoints.folders import (
     require_torch,
     save_checkpoint,
 )
-from rstar_math.checkpoints.tensors import GGUF_F32, WeightFiles, read_header
-from rstar_math.checkpoints.value_heads import PROBE
+from rstar_math.checkpoints.tensors import GGML_F32, WeightFiles, read_header
+from rstar_math.checkpoints.value_heads import PROBE_FILE
 from rstar_math.config.sections import LOCAL, TRAINED
 from rstar_math.errors import InputError, RstarError
 from rstar_math.models.downloads import resolve_model
@@ -30,27 +30,27 @@ from rstar_math.models.names import parse_base
 
 
 def load_policy(base: str, *, dtype: Any = None) -> tuple[Any, Any]:
-    """A causal language model, in float32 unless `dtype` says otherwise, and its tokenizer.
+    """Return a causal language model and its tokenizer. The default `dtype` is float32.
 
-    `base` is "local" (the embedded SmolLM2-135M), "trained" (with this package's adapter in it), a
-    name of the catalogue, a .gguf file, a checkpoint folder, or a repository of the hub (ORG/NAME,
-    also after "hf:"). Raises `InputError` and `MissingDependencyError`, and for downloads as
-    `downloads.resolve_model` does.
+    `base` is "local" (the embedded SmolLM2-135M), "trained" (the same with this package's adapter),
+    a catalogue name, a .gguf file, a checkpoint folder, or a hub repository (ORG/NAME, "hf:"
+    optional). Raises `InputError`, `MissingDependencyError`, and the errors of
+    `downloads.resolve_model`.
     """
     require_torch()
     import torch
     from transformers import AutoModelForCausalLM
 
-    where, options = resolve_checkpoint(base)
+    source, options = resolve_checkpoint(base)
     with convert_load_errors(base):
-        _require_policy(base, where, options)
-        model, loaded = AutoModelForCausalLM.from_pretrained(
-            where, dtype=dtype or torch.float32, output_loading_info=True, **options
+        _require_causal_lm(base, source, options)
+        model, report = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype or torch.float32, output_loading_info=True, **options
         )
-        if loaded["missing_keys"]:
+        if report["missing_keys"]:
             raise InputError(
-                f"{base} lacks {min(map(str, loaded['missing_keys']))}, so it is no whole language "
-                "model; give one that has its word head."
+                f"{base} lacks {min(map(str, report['missing_keys']))}, so it is not a complete "
+                "language model; give a checkpoint with an LM head."
             )
         clear_quantization(model)
         tokenizer = load_tokenizer(base)
@@ -58,74 +58,81 @@ def load_policy(base: str, *, dtype: Any = None) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def is_stored_small(base: str) -> bool:
-    """Whether a model is stored in 16 bits or quantized, told from the headers of its files (of a
-    model that is not here yet, from its config)."""
+def is_low_precision(base: str) -> bool:
+    """Return whether a model is stored in 16 bits or quantized.
+
+    Reads only the headers of the model's files, or the config if the weights are not on disk.
+    """
     import torch
     from transformers import AutoConfig
 
-    where, options = resolve_checkpoint(base)
+    source, options = resolve_checkpoint(base)
     if "gguf_file" in options:
-        kinds = Counter[int]()
-        for place in read_header(Path(where) / options["gguf_file"]).tensors.values():
-            kinds[place.kind] += prod(place.shape)
-        return kinds[GGUF_F32] < kinds.total() / 2
+        weights_by_type = Counter[int]()
+        for tensor in read_header(Path(source) / options["gguf_file"]).tensors.values():
+            weights_by_type[tensor.ggml_type] += prod(tensor.shape)
+        return weights_by_type[GGML_F32] < weights_by_type.total() / 2
     with suppress(InputError):
-        return WeightFiles(Path(where)).bytes_per_weight() < 3
+        return WeightFiles(Path(source)).bytes_per_weight() < 3
     with convert_load_errors(base):
-        return AutoConfig.from_pretrained(where).dtype in (torch.bfloat16, torch.float16)
+        return AutoConfig.from_pretrained(source).dtype in (torch.bfloat16, torch.float16)
 
 
-def _require_policy(base: str, where: str, options: Mapping[str, Any]) -> None:
-    """Refuse what was saved as something else than a causal language model: transformers would
-    load it, with a word head of random numbers."""
+def _require_causal_lm(base: str, source: str, options: Mapping[str, Any]) -> None:
+    """Raise `InputError` unless a checkpoint is a causal language model.
+
+    transformers would load other checkpoints too, with a randomly initialised LM head.
+    """
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(where, **options)
+    config = AutoConfig.from_pretrained(source, **options)
     for name in config.architectures or ():
         if name.endswith("ForSequenceClassification"):
             raise InputError(
-                f"{base} is a scorer ({name}) and not a policy; give the policy that it was "
-                "trained from, or another language model."
+                f"{base} is a scorer ({name}), not a policy; give the policy that it was trained "
+                "from, or another language model."
             )
         if name.endswith(("ForMaskedLM", "ForTokenClassification", "ForQuestionAnswering")):
             raise InputError(
-                f"{base} is no causal language model ({name}); give one that continues text."
+                f"{base} is not a causal language model ({name}); give a model that generates text."
             )
 
 
 def check_tokenizer(base: str, model: Any, tokenizer: Any) -> None:
-    """Nothing, where a tokenizer is one for the model; else raises `InputError`."""
-    room = model.get_input_embeddings().num_embeddings
+    """Raise `InputError` unless a tokenizer fits the model and has a padding token."""
+    embeddings = model.get_input_embeddings().num_embeddings
     largest = max(tokenizer.get_vocab().values(), default=-1)
-    if largest >= room:
+    if largest >= embeddings:
         raise InputError(
-            f"The tokenizer in {base} has {largest + 1} tokens and the model knows {room}: they do "
-            "not belong together; copy the tokenizer that came with the model."
+            f"The tokenizer in {base} has {largest + 1} tokens but the model has {embeddings} "
+            "embedding rows; copy the tokenizer that belongs to the model."
         )
     if tokenizer.pad_token is None:
         raise InputError(
-            f"The tokenizer in {base} has neither a padding nor an end token; give it one "
-            "(eos_token in its tokenizer_config.json)."
+            f"The tokenizer in {base} has neither a padding token nor an end token; set eos_token "
+            "in its tokenizer_config.json."
         )
 
 
 def load_tokenizer(base: str) -> Any:
-    """The tokenizer of a model, with a padding token; it cuts text as llama.cpp does."""
+    """Return the tokenizer of a model, with a padding token. It splits text as llama.cpp does."""
     from transformers import AutoTokenizer
 
-    where, options = resolve_checkpoint(base)
-    tokenizer = AutoTokenizer.from_pretrained(where, **options)
+    source, options = resolve_checkpoint(base)
+    tokenizer = AutoTokenizer.from_pretrained(source, **options)
     if "gguf_file" in options:
-        _cut_as_llama_cpp(tokenizer, Path(where) / options["gguf_file"])
+        _split_as_llama_cpp(tokenizer, Path(source) / options["gguf_file"])
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
-def _cut_as_llama_cpp(tokenizer: Any, file: Path) -> None:
-    """Have a tokenizer that was read from a GGUF file take digits one by one where the file says
-    so: transformers does not look, and then joins the spaces before a number otherwise."""
+def _split_as_llama_cpp(tokenizer: Any, file: Path) -> None:
+    """Make a tokenizer read from a GGUF file split digits one by one if the file requires it.
+
+    transformers ignores the file's pre-tokenizer name and would join spaces before a number
+    differently.
+    """
     from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 
     if read_header(file).metadata.get("tokenizer.ggml.pre") == "smollm":
@@ -135,63 +142,68 @@ def _cut_as_llama_cpp(tokenizer: Any, file: Path) -> None:
 
 
 def resolve_checkpoint(base: str) -> tuple[str, dict[str, Any]]:
-    """What to hand to `from_pretrained` for a model: a place, and options. Downloads a model of the
-    catalogue or the hub that is not on this disk. Code from a repository is never run."""
+    """Return the arguments of `from_pretrained` for a model: a folder or path, and options.
+
+    Downloads a catalogue or hub model that is not on disk. Code from a repository is never run.
+    """
     options: dict[str, Any] = {"trust_remote_code": False}
-    meant = parse_base(base)
-    if meant.kind == "packaged" and meant.text == TRAINED:
-        return str(trained_folder()), options
-    path = bundled_weights() if meant.text == LOCAL else Path(meant.text).expanduser()
-    if meant.kind not in ("packaged", "file", "folder"):
-        path = resolve_model(meant)
+    name = parse_base(base)
+    if name.kind == "packaged" and name.text == TRAINED:
+        return str(bundled_checkpoint()), options
+    path = bundled_weights() if name.text == LOCAL else Path(name.text).expanduser()
+    if name.kind not in ("packaged", "file", "folder"):
+        path = resolve_model(name)
     if path.suffix == ".gguf":
         if not path.is_file():
             raise InputError(f"There is no model file {path}; give a .gguf file or a checkpoint.")
         return str(path.parent), {**options, "gguf_file": path.name}
     if not path.is_dir():
         raise InputError(
-            f"There is no checkpoint {path}; give a folder that rstar train wrote, or hf:ORG/NAME "
-            "of the hub."
+            f"There is no checkpoint {path}; give a folder that rstar train wrote, or a hub "
+            "repository as hf:ORG/NAME."
         )
     read_notes(path)
     return str(path), options
 
 
-def trained_folder(kind: Literal["policy", "ppm"] = "policy") -> Path:
-    """The checkpoint of the embedded model with this package's adapter of a kind in it, in float32
-    (540 MB); written into the cache when it is first asked for. Raises `StoreError` where it cannot
-    be."""
-    with bundled_adapter(kind) as (adapter, mark):
-        folder = cache_dir() / f"SmolLM2-135M-rstar-{kind}.{mark}"
+def bundled_checkpoint(kind: Literal["policy", "ppm"] = "policy") -> Path:
+    """Return the embedded model merged with this package's adapter, a float32 checkpoint (540 MB).
+
+    The folder is written to the cache at first use. Raises `StoreError` if it cannot be written.
+    """
+    with bundled_adapter(kind) as (adapter, digest):
+        folder = cache_dir() / f"SmolLM2-135M-rstar-{kind}.{digest}"
         if is_complete(folder):
             return folder
-        with convert_io_errors(folder), _exclusive(folder):
+        with convert_io_errors(folder), _lock(folder):
             if not is_complete(folder):
                 shutil.rmtree(folder, ignore_errors=True)
-                model, tokenizer = _with_adapter(kind, adapter)
-                with save_checkpoint(
-                    folder, {"kind": kind, "base": LOCAL, "adapter": mark}
-                ) as part:
+                model, tokenizer = _load_with_adapter(kind, adapter)
+                notes = {"kind": kind, "base": LOCAL, "adapter": digest}
+                with save_checkpoint(folder, notes) as part:
                     model.save_pretrained(part)
                     tokenizer.save_pretrained(part)
     return folder
 
 
-def _with_adapter(kind: str, adapter: Path) -> tuple[Any, Any]:
-    """The embedded model with an adapter in its weights, a preference model's head too."""
+def _load_with_adapter(kind: str, adapter: Path) -> tuple[Any, Any]:
+    """Load the embedded model and merge an adapter into its weights.
+
+    For a preference model this includes the value head.
+    """
     from rstar_math.checkpoints.gguf_adapters import apply_adapter
 
     if kind == "policy":
         model, tokenizer = load_policy(LOCAL)
     else:
-        model, tokenizer = load_scored(LOCAL, fresh=True)
+        model, tokenizer = load_value_model(LOCAL, fresh=True)
     apply_adapter(adapter, model)
     return model, tokenizer
 
 
 @contextmanager
-def _exclusive(target: Path) -> Iterator[None]:
-    """A block that one process at a time is in, for each target. Raises `OSError`."""
+def _lock(target: Path) -> Iterator[None]:
+    """Hold an exclusive lock for `target`; waits for other processes. Raises `OSError`."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.with_name(f"{target.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -199,8 +211,10 @@ def _exclusive(target: Path) -> Iterator[None]:
 
 
 def clear_quantization(model: Any) -> None:
-    """Let a model that was read from a GGUF file be trained and saved as what it now is: full
-    weights."""
+    """Mark a model read from a GGUF file as unquantized, so that it can be trained and saved.
+
+    Its weights were dequantized on loading.
+    """
     for config in (model.config, *(m.config for m in model.modules() if hasattr(m, "config"))):
         for name in ("quantization_config", "_is_quantized"):
             if hasattr(config, name):
@@ -211,13 +225,15 @@ def clear_quantization(model: Any) -> None:
 
 @contextmanager
 def convert_load_errors(base: str) -> Iterator[None]:
-    """A block in which a model's files are read; what transformers, safetensors and torch say of
-    bad ones becomes one sentence (`InputError`), and their bars and reports are not shown."""
+    """Convert errors while reading a model's files to `InputError`.
+
+    Hides the progress bars and reports of transformers.
+    """
     from transformers import modeling_gguf_pytorch_utils
     from transformers.utils import logging
 
-    reading: Any = modeling_gguf_pytorch_utils
-    reading.tqdm = logging.tqdm  # so that its bar goes by the switch that the others go by
+    gguf_module: Any = modeling_gguf_pytorch_utils
+    gguf_module.tqdm = logging.tqdm  # transformers' own switch then hides this bar too
     before = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
@@ -226,37 +242,37 @@ def convert_load_errors(base: str) -> Iterator[None]:
     except (RstarError, MemoryError):
         raise
     except Exception as error:
-        first = " ".join(str(error).split())[:200]
+        text = " ".join(str(error).split())[:200]
         raise InputError(
-            f"{base} cannot be loaded as a model ({type(error).__name__}: {first}); is it a whole "
-            "checkpoint that transformers reads?"
+            f"{base} cannot be loaded as a model ({type(error).__name__}: {text}); give a complete "
+            "checkpoint that transformers can load."
         ) from error
     finally:
         logging.set_verbosity(before)
 
 
 def value_from_score(raw: Any) -> Any:
-    """Values in [-1, 1] of raw scores, in float32."""
+    """Return values in [-1, 1] for raw scores, in float32: tanh(score)."""
     import torch
 
     return torch.tanh(raw.float())
 
 
-def load_scored(base: str, *, fresh: bool = False, dtype: Any = None) -> tuple[Any, Any]:
-    """A sequence-classification model with one output, and its tokenizer.
+def load_value_model(base: str, *, fresh: bool = False, dtype: Any = None) -> tuple[Any, Any]:
+    """Return a sequence-classification model with one output, and its tokenizer.
 
-    With `fresh` the base may be a policy, whose head is made anew: all zeros, so that every value
-    begins at 0 (rStar-Math's code: N(5e-7, 1e-6)). Without, a checkpoint that lacks the head or
-    any other weight is refused (`InputError`).
+    With `fresh`, the base may be a policy. Its value head is then created with zeros, so that every
+    value starts at 0 (rStar-Math's code: N(5e-7, 1e-6)). Without `fresh`, a checkpoint that lacks
+    the head or any other weight raises `InputError`.
     """
     require_torch()
     import torch
     from transformers import AutoModelForSequenceClassification
 
-    where, options = resolve_checkpoint(base)
+    source, options = resolve_checkpoint(base)
     with convert_load_errors(base):
-        model, loaded = AutoModelForSequenceClassification.from_pretrained(
-            where,
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            source,
             dtype=dtype or torch.float32,
             attn_implementation="sdpa",
             output_loading_info=True,
@@ -266,23 +282,23 @@ def load_scored(base: str, *, fresh: bool = False, dtype: Any = None) -> tuple[A
         tokenizer = load_tokenizer(base)
     if not hasattr(model, "score"):
         raise InputError(
-            f"{base} ({type(model).__name__}) is no causal language model with a value head at its "
-            "last token; give a model that continues text, or what rstar train ppm wrote."
+            f"{base} ({type(model).__name__}) does not score the last token of a causal language "
+            "model; give a language model, or a checkpoint that rstar train ppm wrote."
         )
     check_tokenizer(base, model, tokenizer)
-    missing = sorted(str(key) for key in loaded["missing_keys"])
-    headless = [key for key in missing if key.startswith("score")]
-    if fresh and missing == headless:
+    missing = sorted(str(key) for key in report["missing_keys"])
+    only_head_missing = all(key.startswith("score") for key in missing)
+    if fresh and only_head_missing:
         torch.nn.init.zeros_(model.score.weight)
     elif missing:
-        what = "has no value head (score)" if headless == missing else f"lacks {missing[0]}"
+        problem = "has no value head (score)" if only_head_missing else f"lacks {missing[0]}"
         raise InputError(
-            f"{base} {what}, so it cannot score; give a checkpoint that rstar train ppm wrote."
+            f"{base} {problem}, so it cannot score; give a checkpoint that rstar train ppm wrote."
         )
     if getattr(model.config, "num_labels", None) != 1:
         raise InputError(
-            f"{base} gives {model.config.num_labels} outputs and a scorer has one; give a "
-            "checkpoint that rstar train ppm wrote."
+            f"{base} has {model.config.num_labels} outputs but a scorer has one; give a checkpoint "
+            "that rstar train ppm wrote."
         )
     clear_quantization(model)
     model.config.pad_token_id = tokenizer.pad_token_id
@@ -290,13 +306,15 @@ def load_scored(base: str, *, fresh: bool = False, dtype: Any = None) -> tuple[A
 
 
 def backbone_of(model: Any) -> Any:
-    """The part of a classification or causal model that gives hidden states."""
+    """Return the part of a classification or causal model that computes hidden states."""
     return getattr(model, model.base_model_prefix)
 
 
 def probe_head(inputs: int, hidden: int) -> Any:
-    """A head on frozen hidden states: linear where `hidden` is 0, else an MLP with one layer of
-    that many units."""
+    """Return a head for frozen hidden states with one output.
+
+    The head is linear if `hidden` is 0, else an MLP with one layer of `hidden` units.
+    """
     import torch
 
     if hidden == 0:
@@ -307,21 +325,23 @@ def probe_head(inputs: int, hidden: int) -> Any:
 
 
 def save_probe(folder: Path, head: Any, about: dict[str, object]) -> None:
-    """Write a probe's head; `about` names the policy it reads (`base`), the `layers` and the
-    `hidden` units."""
+    """Write the head of a probe into a folder.
+
+    `about` contains the policy that the probe reads (`base`), the `layers` and the `hidden` units.
+    """
     from safetensors.torch import save_file
 
     weights = {name: value.detach().contiguous() for name, value in head.state_dict().items()}
-    save_file(weights, str(folder / PROBE), metadata={"probe": json.dumps(about)})
+    save_file(weights, str(folder / PROBE_FILE), metadata={"probe": json.dumps(about)})
     config = {"model_type": "rstar_probe", **about}
     (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
 
 
 def load_probe(folder: Path, base: str | None = None) -> tuple[Any, Any, Any, tuple[int, ...]]:
-    """A probe's policy (without LM head), tokenizer, head, and the layers it reads.
+    """Return a probe's policy (without LM head), tokenizer, head, and the layers it reads.
 
-    `base` names the policy where it has moved. Raises `InputError` where the policy is not one that
-    the head fits.
+    `base` names the policy if it has moved. Raises `InputError` if the head does not fit the
+    policy.
     """
     require_torch()
     import torch
@@ -332,20 +352,21 @@ def load_probe(folder: Path, base: str | None = None) -> tuple[Any, Any, Any, tu
     with convert_load_errors(str(folder)):
         about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         layers = tuple(int(layer) for layer in about["layers"])
-        weights = load_file(str(folder / PROBE))
+        weights = load_file(str(folder / PROBE_FILE))
         base = base or str(about["base"])
-    where, options = resolve_checkpoint(base)
+    source, options = resolve_checkpoint(base)
     with convert_load_errors(base):
         backbone = AutoModel.from_pretrained(
-            where, dtype=torch.float32, attn_implementation="sdpa", **options
+            source, dtype=torch.float32, attn_implementation="sdpa", **options
         )
         tokenizer = load_tokenizer(base)
     check_tokenizer(base, backbone, tokenizer)
     size = backbone.config.get_text_config().hidden_size
     if (size, backbone.config.num_hidden_layers) != (about["size"], about["depth"]):
         raise InputError(
-            f"The probe {folder} reads a policy of {about['depth']} layers of {about['size']}, and "
-            f"{base} has {backbone.config.num_hidden_layers} of {size}; name its own policy."
+            f"The probe {folder} needs a policy with {about['depth']} layers of size "
+            f"{about['size']}, but {base} has {backbone.config.num_hidden_layers} of size {size}; "
+            "name its own policy."
         )
     head = probe_head(size * len(layers), int(about["hidden"]))
     with convert_load_errors(str(folder)):
@@ -353,9 +374,12 @@ def load_probe(folder: Path, base: str | None = None) -> tuple[Any, Any, Any, tu
     return backbone, tokenizer, head, layers
 
 
-def hidden_at(outputs: Any, layers: Sequence[int] | None) -> Any:
-    """The hidden states a head reads, (B, L, H x layers): the last, or those of some layers side
-    by side."""
+def select_hidden_states(outputs: Any, layers: Sequence[int] | None) -> Any:
+    """Return the hidden states that a head reads, (B, L, H x layers).
+
+    With `layers` None these are the last hidden states, else those of the given layers,
+    concatenated.
+    """
     import torch
 
     if layers is None:

@@ -1,4 +1,4 @@
-"""How a model is prompted: chat template, prompt set and step format, and the renderer for them."""
+"""Selects the chat template, prompt set and step format of a model, and builds its renderer."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,67 +6,75 @@ from pathlib import Path
 from typing import Any
 
 from rstar_math.checkpoints.folders import read_notes
-from rstar_math.checkpoints.tensors import GGUF_KEYS, read_header
+from rstar_math.checkpoints.tensors import PROMPTING_KEYS, read_header
 from rstar_math.config.sections import PolicyConfig
 from rstar_math.errors import ConfigError
 from rstar_math.prompts.chat_templates import ChatTemplate, template_of_gguf, template_of_tokenizer
 from rstar_math.prompts.prompt_sets import TRAINED
 from rstar_math.prompts.rendering import Conversation, Mode, Renderer, make_renderer
 
-WAYS: Mapping[Mode, str] = {
+MODE_DESCRIPTIONS: Mapping[Mode, str] = {
     "completion": "plain text with worked examples",
     "template": "chat template, rendered here; the answer is continued step by step",
     "messages": "chat messages; the server continues the partly written answer",
 }
-"""What each mode means, for a person."""
+"""Description of each mode for `rstar doctor`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prompting:
-    """What is known of how a model wants to be asked."""
+    """Facts about how a model expects to be prompted."""
 
     template: ChatTemplate | None = None
-    """Its chat template, where this process can read it."""
+    """The model's chat template; None if this process cannot read it."""
     continues: bool = False
-    """Whether its server continues a partly written assistant message."""
+    """Whether the server continues a partial assistant message."""
     chat: bool = False
-    """Whether its server has a chat route."""
+    """Whether the server has a chat endpoint."""
     trained: Mapping[str, str] = field(default_factory=dict)
-    """How it was asked in training (`Renderer.description`); empty where rstar did not train it."""
+    """`Renderer.description` at training time; empty if rstar did not train the model."""
 
 
 NOTHING_KNOWN = Prompting()
 
 
 def prompting_of_folder(folder: str) -> Prompting:
-    """What a checkpoint folder says: its chat template, and how rstar trained it. Nothing for a
-    name that is no folder."""
+    """Return the chat template and training prompts of a checkpoint folder.
+
+    The result is `NOTHING_KNOWN` if the folder does not exist.
+    """
     path = Path(folder).expanduser()
     if not path.is_dir():
         return NOTHING_KNOWN
-    return Prompting(template=template_of_tokenizer(path), trained=trained_prompting(path))
+    return Prompting(template=template_of_tokenizer(path), trained=_trained_prompting(path))
 
 
 def prompting_of_tokenizer(tokenizer: Any, name: str) -> Prompting:
-    """What a loaded tokenizer says, and the checkpoint folder that it came from."""
-    source = getattr(tokenizer, "chat_template", None)
+    """Return the chat template of a loaded tokenizer and the training prompts of its checkpoint.
+
+    `name` is the folder or name that the tokenizer was loaded from.
+    """
+    chat_template = getattr(tokenizer, "chat_template", None)
     template = None
-    if isinstance(source, str) and source:
+    if isinstance(chat_template, str) and chat_template:
         bos, eos = tokenizer.bos_token or "", tokenizer.eos_token or ""
-        template = ChatTemplate(source, str(bos), str(eos), name)
-    return Prompting(template=template, trained=trained_prompting(Path(name).expanduser()))
+        template = ChatTemplate(chat_template, str(bos), str(eos), name)
+    return Prompting(template=template, trained=_trained_prompting(Path(name).expanduser()))
 
 
 def prompting_of_gguf(path: Path, adapter: Path | None = None) -> Prompting:
-    """What a GGUF file says; how the model was trained, its adapter's file where there is one."""
-    facts = read_header(path).metadata
-    own = facts if adapter is None else read_header(adapter).metadata
-    trained = {key: str(own[at]) for key, at in GGUF_KEYS.items() if at in own}
-    return Prompting(template=template_of_gguf(facts, str(path)), trained=trained)
+    """Return the chat template and training prompts of a GGUF file.
+
+    With an adapter, the training prompts come from the adapter's file.
+    """
+    metadata = read_header(path).metadata
+    training = metadata if adapter is None else read_header(adapter).metadata
+    trained = {name: str(training[key]) for name, key in PROMPTING_KEYS.items() if key in training}
+    return Prompting(template=template_of_gguf(metadata, str(path)), trained=trained)
 
 
-def trained_prompting(folder: Path) -> Mapping[str, str]:
-    """How a checkpoint was asked in training; empty where it does not say."""
+def _trained_prompting(folder: Path) -> Mapping[str, str]:
+    """Return the prompts that a checkpoint was trained with; empty if it records none."""
     if not (folder / "config.json").is_file():
         return {}
     found = read_notes(folder).get("prompting")
@@ -74,14 +82,16 @@ def trained_prompting(folder: Path) -> Mapping[str, str]:
 
 
 def prompting_of(completer: object) -> Prompting:
-    """What a Completer says of itself; nothing for one that says nothing."""
+    """Return the `prompting` attribute of a Completer; `NOTHING_KNOWN` if it has none."""
     found = getattr(completer, "prompting", None)
     return found if isinstance(found, Prompting) else NOTHING_KNOWN
 
 
 def renderer_for(config: PolicyConfig, known: Prompting = NOTHING_KNOWN) -> Renderer:
-    """The renderer of a policy's prompts. Raises `ConfigError` where chat is asked for and the
-    model has none, and for a prompt set that cannot be read."""
+    """Return the renderer for the prompts of a policy.
+
+    Raises `ConfigError` if chat is required and the model has none, and for an invalid prompt set.
+    """
     trained = known.trained
     prompt = config.prompt
     if prompt == "auto" and trained:
@@ -99,8 +109,10 @@ def renderer_for(config: PolicyConfig, known: Prompting = NOTHING_KNOWN) -> Rend
 
 
 def scorer_renderer(known: Prompting) -> Renderer:
-    """The renderer that a preference model was trained with; plain text in the format `tags` where
-    its checkpoint does not say."""
+    """Return the renderer that a preference model was trained with.
+
+    If its checkpoint does not record one, the result is plain text in the format `tags`.
+    """
     trained = known.trained
     chat = trained.get("mode") == "chat" and known.template is not None
     return make_renderer(
@@ -112,7 +124,10 @@ def scorer_renderer(known: Prompting) -> Renderer:
 
 
 def conversation_for(config: PolicyConfig, known: Prompting = NOTHING_KNOWN) -> Conversation | None:
-    """How a model is sent messages; None where it is asked in plain text. Raises `ConfigError`."""
+    """Return how to send messages to a model; None if it is prompted in plain text.
+
+    Raises `ConfigError`.
+    """
     mode = _mode(config, known)
     if mode == "completion":
         return None
@@ -121,18 +136,21 @@ def conversation_for(config: PolicyConfig, known: Prompting = NOTHING_KNOWN) -> 
 
 
 def _mode(config: PolicyConfig, known: Prompting) -> Mode:
-    """How prompts are sent: as the configuration says, else as in training, else by what the model
-    and its server can do."""
-    asked = config.mode if config.mode != "auto" else known.trained.get("mode", "auto")
-    if asked == "completion":
+    """Return how prompts are sent.
+
+    The configuration decides first, then the training prompts, then what the model and its server
+    support.
+    """
+    requested = config.mode if config.mode != "auto" else known.trained.get("mode", "auto")
+    if requested == "completion":
         return "completion"
     if known.template is not None:
         return "template"
-    if known.continues or (asked == "chat" and known.chat):
+    if known.continues or (requested == "chat" and known.chat):
         return "messages"
-    if asked == "chat":
+    if requested == "chat":
         raise ConfigError(
-            "policy.mode = chat needs a model with a chat template or a server with a chat route; "
-            "set policy.mode=completion."
+            "policy.mode = chat needs a model with a chat template or a server with a chat "
+            "endpoint; set policy.mode=completion."
         )
     return "completion"

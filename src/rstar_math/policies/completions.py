@@ -12,7 +12,7 @@ from rstar_math.extraction import extract_answer
 from rstar_math.models.prompting import prompting_of, renderer_for
 from rstar_math.prompts.action_parsing import ANSWER_STOPS, parse_answer
 from rstar_math.prompts.families import chain_messages, chain_prompt, load_action_prompts
-from rstar_math.prompts.rendering import END_OF_THINKING, THINK, Conversation, Renderer
+from rstar_math.prompts.rendering import END_OF_THINKING, START_OF_THINKING, Conversation, Renderer
 from rstar_math.prompts.subquestions import (
     STOPS,
     opening,
@@ -47,7 +47,7 @@ class StepPolicy:
         if prefix and prefix[-1].kind == "code" and self._config.answer_samples is not None:
             k = min(k, self._config.answer_samples)
         steps = []
-        parse = self.renderer.format.read
+        parse = self.renderer.format.parse_step
         completions = await self._sample(
             question, prefix, k, (self._config.max_step_tokens, self.renderer.stops), seed
         )
@@ -63,7 +63,7 @@ class StepPolicy:
     ) -> list[list[Step]]:
         """Returns up to `k` lists of steps. Each list ends where a program has to run, or with the
         answer. Takes one request in place of one per step. Raises as `propose` does."""
-        parse = self.renderer.format.read_block
+        parse = self.renderer.format.parse_block
         completions = await self._sample(
             question, prefix, k, (self._config.max_solution_tokens, self.renderer.block_stops), seed
         )
@@ -100,7 +100,7 @@ class StepPolicy:
                 seed=seed,
             )
         thinking = await self._completer.complete(
-            self.renderer.prompt(question, (), THINK),
+            self.renderer.prompt(question, (), START_OF_THINKING),
             n=k,
             stop=("</think>",),
             max_tokens=self._config.max_thinking_tokens,
@@ -111,7 +111,9 @@ class StepPolicy:
         opening = self.renderer.format.opening(())
         requests = [
             self._completer.complete(
-                self.renderer.prompt(question, (), f"{THINK}{reasoning}{END_OF_THINKING}{opening}"),
+                self.renderer.prompt(
+                    question, (), f"{START_OF_THINKING}{reasoning}{END_OF_THINKING}{opening}"
+                ),
                 n=count,
                 stop=stops,
                 max_tokens=max_tokens,

@@ -19,8 +19,8 @@ from rstar_math.errors import ContextLengthError, RequestError
 from rstar_math.prompts.actions import verify_prompt
 from rstar_math.prompts.families import load_action_prompts
 from rstar_math.prompts.templates import (
-    CHECKED,
-    ONE_LINE,
+    ONE_LINE_STOPS,
+    VERDICT_STOPS,
     parse_useful,
     parse_verdict,
     useful_prompt,
@@ -59,7 +59,7 @@ class SelfEvaluator:
         max_tokens: int = 64,
         seed: int = 0,
     ) -> None:
-        stop = CHECKED if check else ONE_LINE
+        stop = VERDICT_STOPS if check else ONE_LINE_STOPS
         self._check = check
         self._sampler = _JudgementSampler(completer, samples, temperature, stop, max_tokens, seed)
 
@@ -101,7 +101,7 @@ class SubquestionScorer:
         seed: int = 0,
     ) -> None:
         self._alpha = alpha
-        self._sampler = _JudgementSampler(completer, samples, temperature, ONE_LINE, 4, seed)
+        self._sampler = _JudgementSampler(completer, samples, temperature, ONE_LINE_STOPS, 4, seed)
 
     async def score(self, question: Question, prefixes: Sequence[Sequence[Step]]) -> list[float]:
         """See `protocols.Scorer`. Requests for all prefixes run concurrently. An empty prefix gets
@@ -146,7 +146,7 @@ class SolutionVerifierScorer:
         seed: int = 0,
     ) -> None:
         self._prompts = load_action_prompts(prompt_set)
-        self._sampler = _JudgementSampler(completer, samples, temperature, ONE_LINE, 4, seed)
+        self._sampler = _JudgementSampler(completer, samples, temperature, ONE_LINE_STOPS, 4, seed)
 
     async def score(self, question: Question, prefixes: Sequence[Sequence[Step]]) -> list[float]:
         """See `protocols.Scorer`. Requests for all prefixes run concurrently."""

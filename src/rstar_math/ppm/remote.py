@@ -19,7 +19,7 @@ from rstar_math.llm.connect import resolve_gguf
 from rstar_math.llm.local import EngineSettings, engine_client, start_llama_cpp
 from rstar_math.llm.slots import DecodingSlots
 from rstar_math.models.embedded import bundled_model, weights_file
-from rstar_math.models.loading import trained_folder
+from rstar_math.models.loading import bundled_checkpoint
 from rstar_math.models.names import parse_name
 from rstar_math.models.prompting import (
     NOTHING_KNOWN,
@@ -264,7 +264,7 @@ def resolve_ppm(name: str) -> str:
     if name == TRAINED:
         return str(bundled_model("ppm"))
     if name == f"{HF}{TRAINED}":
-        return str(trained_folder("ppm"))
+        return str(bundled_checkpoint("ppm"))
     return name.removeprefix(HF)
 
 

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rstar_math.checkpoints.value_heads import PROBE
+from rstar_math.checkpoints.value_heads import PROBE_FILE
 from rstar_math.costs import add_cost
 from rstar_math.errors import InputError
 from rstar_math.models.loading import (
     backbone_of,
-    hidden_at,
     load_probe,
-    load_scored,
+    load_value_model,
+    select_hidden_states,
     value_from_score,
 )
 from rstar_math.models.prompting import prompting_of_tokenizer, scorer_renderer
@@ -91,10 +91,10 @@ class LocalPPM:
         if not folder.is_dir():
             raise InputError(f"There is no checkpoint {folder}; rstar train ppm writes one.")
         layers: tuple[int, ...] | None = None
-        if (folder / PROBE).is_file():
+        if (folder / PROBE_FILE).is_file():
             backbone, tokenizer, head, layers = load_probe(folder, base)
         else:
-            model, tokenizer = load_scored(str(folder))
+            model, tokenizer = load_value_model(str(folder))
             backbone, head = backbone_of(model), model.score
         if torch.cuda.is_available():
             backbone, head = backbone.to("cuda", torch.bfloat16), head.to("cuda")
@@ -223,7 +223,7 @@ class LocalPPM:
                 use_cache=True,
                 output_hidden_states=self._layers is not None,
             )
-            hidden = hidden_at(outputs, self._layers)
+            hidden = select_hidden_states(outputs, self._layers)
             past = max(g.past for g in groups)
             key_values = torch.stack(
                 [torch.stack((x.keys, x.values))[..., past:, :] for x in cache.layers]

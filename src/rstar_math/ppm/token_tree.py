@@ -63,7 +63,7 @@ async def encode_with(
 
 def _texts(renderer: Renderer, question: Question, prefix: Sequence[Step]) -> tuple[str, str, str]:
     """Returns the whole text, the text before the steps, and the text before the last step."""
-    before_steps = renderer.before(question)
+    before_steps = renderer.question_prompt(question)
     before_last = before_steps + renderer.solution(prefix[:-1])
     return before_steps + renderer.solution(prefix), before_steps, before_last
 

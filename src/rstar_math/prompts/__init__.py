@@ -1,14 +1,15 @@
-"""Step formats, prompt sets and chat templates: the only package that knows what a model reads and
-writes."""
+"""Prompts and their parsers: step formats, prompt sets, chat templates and rStar's actions.
 
-from rstar_math.prompts.grammar import FENCED, FORMATS, GRAMMAR, TAGS, ParsedSample, StepFormat
+No other package knows what text a model reads and writes.
+"""
+
+from rstar_math.prompts.grammar import FENCED, FORMATS, TAGS, ParsedSample, StepFormat
 from rstar_math.prompts.rendering import ChatPrompt, Renderer, make_renderer
-from rstar_math.prompts.templates import few_shot_prompt, trained_prompt
+from rstar_math.prompts.templates import few_shot_prompt, prompt_text
 
 __all__ = [
     "FENCED",
     "FORMATS",
-    "GRAMMAR",
     "TAGS",
     "ChatPrompt",
     "ParsedSample",
@@ -16,5 +17,5 @@ __all__ = [
     "StepFormat",
     "few_shot_prompt",
     "make_renderer",
-    "trained_prompt",
+    "prompt_text",
 ]

@@ -32,7 +32,7 @@ from rstar_math.prompts.action_parsing import (
     parse_thought,
     states_answer,
 )
-from rstar_math.prompts.families import RIGHT, ActionPrompts, chain_prompt, question_line
+from rstar_math.prompts.families import VERIFY_QUESTION, ActionPrompts, chain_prompt, question_line
 from rstar_math.prompts.grammar import ParsedSample
 from rstar_math.prompts.subquestions import (
     FINAL_PREFIX,
@@ -302,7 +302,7 @@ def verify_prompt(prompts: ActionPrompts, question: Question, steps: Sequence[St
     """Asks whether a whole solution is right, yes or no."""
     solution = "".join(solution_segments(question, steps))
     asked = question_line(effective_question(question, steps))
-    return f"{prompts.verify}{asked}Answer: {solution}\n{RIGHT}"
+    return f"{prompts.verify}{asked}Answer: {solution}\n{VERIFY_QUESTION}"
 
 
 def _facts(question: Question) -> str:

@@ -1,4 +1,4 @@
-"""Prompts of rStar's actions: one folder of worked examples per kind of task."""
+"""Prompts of rStar's actions. Each family is a folder of worked examples for one kind of task."""
 
 import tomllib
 from collections.abc import Callable, Mapping
@@ -17,52 +17,54 @@ from rstar_math.prompts.action_parsing import parse_answer, parse_rephrasing, pa
 from rstar_math.prompts.subquestions import check_subquestions
 from rstar_math.types import Question
 
-RIGHT = "Is the answer right?"
-"""What the examples of a solution's check ask after it."""
+VERIFY_QUESTION = "Is the answer right?"
+"""The question that follows each solution in the verification examples."""
 
 
 @dataclass(frozen=True, slots=True)
 class ActionPrompts:
-    """Prompts for a kind of question. Each text of examples ends in an empty line."""
+    """The prompts for one kind of question. Each text of examples ends with an empty line."""
 
     name: str
     description: str
     instruction: str
-    """What asks for a solution without any example."""
+    """Instruction for a solution without examples."""
     chat_instruction: str
-    """The same for an instruct model, which follows the question in a user message."""
+    """Instruction for an instruct model; it follows the question in the user message."""
     depth: int
-    """Most steps of a path (rStar: 5, for MATH 8)."""
+    """Maximum number of steps of a path (rStar: 5; for MATH: 8)."""
     cot: str
-    """Whole solutions, for A2, A4 and the discriminator."""
+    """Complete solutions, for A2, A4 and the discriminator."""
     thoughts: str
-    """Solutions with one thought a line, for A1."""
+    """Solutions with one thought per line, for A1."""
     subquestions: str
-    """Solutions by sub-questions, for A3."""
+    """Solutions with sub-questions, for A3."""
     rephrase: str
     """Rephrased questions, for A5."""
     verify: str
-    """Solutions judged right or wrong."""
+    """Solutions with a verdict, right or wrong."""
     extra: Mapping[str, str] = field(default_factory=dict)
-    """Other `.txt` files of the folder by their names without the ending, for actions from outside
-    the package. They are not checked."""
+    """Other `.txt` files of the folder by name without suffix. They are not validated.
+
+    Actions from outside the package use them.
+    """
 
     @property
     def digest(self) -> str:
-        """Identifies the texts: 16 hexadecimal digits."""
+        """A hash of all texts: 16 hexadecimal digits."""
         settings = (self.instruction, self.chat_instruction, str(self.depth))
         text = "\x1f".join((*settings, *self.texts))
         return sha256(text.encode()).hexdigest()[:16]
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """All examples."""
+        """All texts of examples."""
         known = (self.cot, self.thoughts, self.subquestions, self.rephrase, self.verify)
         return (*known, *(f"{name}\x1e{text}" for name, text in sorted(self.extra.items())))
 
 
 class _ActionPromptsFile(BaseModel):
-    """`family.toml`."""
+    """The file `family.toml`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -74,121 +76,121 @@ class _ActionPromptsFile(BaseModel):
 
 @cache
 def load_action_prompts(name: str) -> ActionPrompts:
-    """The family of a name that comes with the package, or of a folder's path, its examples
-    checked against the grammar.
+    """Return a packaged family by name, or the family in a folder. Its examples are validated.
 
-    Such a folder holds `family.toml`, `cot.txt`, `thoughts.txt`, `subquestions.txt`,
-    `rephrase.txt` and `verify.txt`. Raises `ConfigError` for an unknown name and a file that is
-    missing or cannot be read, `InputError` for an example that is not well formed.
+    The folder contains `family.toml`, `cot.txt`, `thoughts.txt`, `subquestions.txt`, `rephrase.txt`
+    and `verify.txt`. Raises `ConfigError` for an unknown name or an unreadable file, and
+    `InputError` for an invalid example.
     """
-    shipped = files("rstar_math.prompts") / "families"
-    names = sorted(each.name for each in shipped.iterdir() if each.is_dir())
-    folder: Traversable = shipped / name if name in names else Path(name).expanduser()
+    packaged = files("rstar_math.prompts") / "families"
+    names = sorted(entry.name for entry in packaged.iterdir() if entry.is_dir())
+    folder: Traversable = packaged / name if name in names else Path(name).expanduser()
     if not folder.is_dir():
         raise ConfigError(
-            f"There is no family of prompts called {name!r} and no such folder; take "
-            f"{', '.join(names)} or the path of a folder with prompts of your own."
+            f"Unknown prompt family {name!r}, and no such folder exists; use {', '.join(names)} or "
+            "the path of a folder with your own prompts."
         )
-    card = _read_card(folder)
-    texts = {kind: _examples(folder, kind, check) for kind, check in _CHECKS.items()}
-    chat = card.chat_instruction or card.instruction
+    settings = _read_settings(folder)
+    texts = {kind: _read_examples(folder, kind, check) for kind, check in _CHECKS.items()}
+    chat = settings.chat_instruction or settings.instruction
     extra = {
-        file.name.removesuffix(".txt"): _text(folder, file.name)
+        file.name.removesuffix(".txt"): _read_text(folder, file.name)
         for file in folder.iterdir()
         if file.name.endswith(".txt") and file.name.removesuffix(".txt") not in _CHECKS
     }
     return ActionPrompts(
-        name, card.description, card.instruction, chat, card.depth, **texts, extra=extra
+        name, settings.description, settings.instruction, chat, settings.depth, **texts, extra=extra
     )
 
 
-def _read_card(folder: Traversable) -> _ActionPromptsFile:
-    text = _text(folder, "family.toml")
+def _read_settings(folder: Traversable) -> _ActionPromptsFile:
+    text = _read_text(folder, "family.toml")
     try:
         return _ActionPromptsFile.model_validate(tomllib.loads(text))
     except (tomllib.TOMLDecodeError, ValidationError) as error:
-        what = explain(error).message if isinstance(error, ValidationError) else error
+        reason = explain(error).message if isinstance(error, ValidationError) else error
         raise ConfigError(
-            f"family.toml in {folder}: {what}; it needs a description, an instruction and a depth "
-            "of 1 or more."
+            f"Invalid family.toml in {folder}: {reason}; it needs a description, an instruction "
+            "and a depth of 1 or more."
         ) from None
 
 
-def _examples(folder: Traversable, kind: str, check: Callable[[str], None]) -> str:
-    """The examples in a file, each found well formed, and an empty line."""
-    text = _text(folder, f"{kind}.txt").strip()
+def _read_examples(folder: Traversable, kind: str, check: Callable[[str], None]) -> str:
+    """Return the validated examples of a file, followed by an empty line."""
+    text = _read_text(folder, f"{kind}.txt").strip()
     try:
         if not text:
-            raise InputError("It holds no example.")
+            raise InputError("It contains no example.")
         check(text)
     except InputError as error:
         raise InputError(
-            f"{kind}.txt in {folder} cannot be used: {error} Write it like "
-            f"steps/families/school/{kind}.txt of the package."
+            f"{kind}.txt in {folder} cannot be used: {error} For the format, see "
+            f"prompts/families/school/{kind}.txt in the package."
         ) from None
     return text + "\n\n"
 
 
-def _text(folder: Traversable, name: str) -> str:
+def _read_text(folder: Traversable, name: str) -> str:
     try:
         return (folder / name).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"{name} in {folder} cannot be read ({type(error).__name__}); put the file there, as "
-            "UTF-8 text."
+            f"{name} in {folder} cannot be read ({type(error).__name__}); it must be a UTF-8 text "
+            "file."
         ) from None
 
 
-def _each(text: str, lead: str, label: str = "Question: ") -> list[str]:
-    """What follows the labelled question and `lead` in each example."""
+def _split_examples(text: str, lead: str, label: str = "Question: ") -> list[str]:
+    """Return the text after `lead` in each example.
+
+    Raises `InputError` unless each example is a line that starts with `label`, then `lead`.
+    """
     parts: list[str] = []
     for example in text.split("\n\n"):
         question, found, rest = example.partition(f"\n{lead}")
         if not found or not question.startswith(label) or "\n" in question:
-            first = example.partition("\n")[0]
+            first_line = example.partition("\n")[0]
             raise InputError(
-                f"The example {first!r} is no '{label}' line and a '{lead.strip()}' line."
+                f"The example {first_line!r} must be a '{label}' line and a '{lead.strip()}' line."
             )
         parts.append(rest)
     return parts
 
 
-def _refuse(part: str, problem: str | None) -> None:
-    raise InputError(f"The example with {part.strip()!r} is not well formed ({problem}).")
+def _reject(example: str, problem: str | None) -> None:
+    raise InputError(f"The example with {example.strip()!r} is not well formed ({problem}).")
 
 
 def _check_cot(text: str) -> None:
-    for part in _each(text, "Answer:"):
-        sample = parse_answer(part, kind="A2", finished=True)
+    for solution in _split_examples(text, "Answer:"):
+        sample = parse_answer(solution, kind="A2", finished=True)
         if sample.step is None:
-            _refuse(part, sample.problem)
+            _reject(solution, sample.problem)
 
 
 def _check_thoughts(text: str) -> None:
-    for part in _each(text, "Steps:\n"):
-        samples = [parse_thought(line, finished=True) for line in part.split("\n")]
-        for at, sample in enumerate(samples, start=1):
+    for solution in _split_examples(text, "Steps:\n"):
+        samples = [parse_thought(line, finished=True) for line in solution.split("\n")]
+        for number, sample in enumerate(samples, start=1):
             if sample.step is None:
-                _refuse(part, sample.problem)
-            elif (sample.step.answer is not None) != (at == len(samples)):
-                _refuse(part, "its last line, and no other, must state the answer")
+                _reject(solution, sample.problem)
+            elif (sample.step.answer is not None) != (number == len(samples)):
+                _reject(solution, "only its last line must state the answer")
 
 
 def _check_rephrase(text: str) -> None:
-    for part in _each(text, "Condition 1:", "Problem: "):
-        sample = parse_rephrasing(part, finished=True)
+    for conditions in _split_examples(text, "Condition 1:", "Problem: "):
+        sample = parse_rephrasing(conditions, finished=True)
         if sample.step is None:
-            _refuse(part, sample.problem)
+            _reject(conditions, sample.problem)
 
 
 def _check_verify(text: str) -> None:
-    for part in _each(text, "Answer:"):
-        solution, _, word = part.partition(f"\n{RIGHT} ")
-        if parse_answer(solution, kind="A2", finished=True).step is None or word not in (
-            "Yes",
-            "No",
-        ):
-            _refuse(part, f"it must end in '{RIGHT} Yes' or '{RIGHT} No'")
+    for example in _split_examples(text, "Answer:"):
+        solution, _, verdict = example.partition(f"\n{VERIFY_QUESTION} ")
+        sample = parse_answer(solution, kind="A2", finished=True)
+        if sample.step is None or verdict not in ("Yes", "No"):
+            _reject(example, f"it must end in '{VERIFY_QUESTION} Yes' or '{VERIFY_QUESTION} No'")
 
 
 _CHECKS: dict[str, Callable[[str], None]] = {
@@ -201,29 +203,34 @@ _CHECKS: dict[str, Callable[[str], None]] = {
 
 
 def chain_prompt(
-    family: ActionPrompts, question: Question, begun: str = "", *, shots: bool = True
+    prompts: ActionPrompts, question: Question, partial: str = "", *, shots: bool = True
 ) -> str:
-    """Asks for a whole solution, or for the rest of one that is begun; without `shots` by an
-    instruction in the place of examples."""
-    lead = family.cot if shots else f"{family.instruction}\n\n"
-    begun = begun.strip()
-    return f"{lead}{question_line(question)}Answer:{' ' if begun else ''}{begun}"
+    """Return the prompt for a complete solution, or for the rest of the solution `partial`.
+
+    Without `shots`, an instruction replaces the worked examples.
+    """
+    preamble = prompts.cot if shots else f"{prompts.instruction}\n\n"
+    partial = partial.strip()
+    return f"{preamble}{question_line(question)}Answer:{' ' if partial else ''}{partial}"
 
 
 def chain_messages(
-    family: ActionPrompts, question: Question, *, shots: bool = True
+    prompts: ActionPrompts, question: Question, *, shots: bool = True
 ) -> list[tuple[str, str]]:
-    """The same as messages for an instruct model: the examples are turns; without `shots` an
-    instruction follows the question. A begun solution is the beginning of the answer."""
+    """Return the prompt for a complete solution as messages for an instruct model.
+
+    The worked examples are turns. Without `shots`, an instruction follows the question. A partial
+    solution is the beginning of the assistant's answer.
+    """
     if not shots:
-        return [("user", f"{question.text.strip()}\n{family.chat_instruction}")]
+        return [("user", f"{question.text.strip()}\n{prompts.chat_instruction}")]
     turns: list[tuple[str, str]] = []
-    for example in family.cot.strip().split("\n\n"):
-        asked_, _, answer = example.removeprefix("Question:").partition("\nAnswer:")
-        turns += [("user", asked_.strip()), ("assistant", answer.strip())]
+    for example in prompts.cot.strip().split("\n\n"):
+        problem, _, answer = example.removeprefix("Question:").partition("\nAnswer:")
+        turns += [("user", problem.strip()), ("assistant", answer.strip())]
     return [*turns, ("user", question.text.strip())]
 
 
 def question_line(question: Question) -> str:
-    """A question as the prompts pose it, with its newline."""
+    """Return the prompt line of a question, with its line break."""
     return f"Question: {question.text.strip()}\n"

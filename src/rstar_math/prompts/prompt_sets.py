@@ -1,5 +1,6 @@
-"""Prompt sets: a system message and worked examples, read from TOML files that come with the
-package or that the user wrote.
+"""Prompt sets: a system message and worked examples, read from TOML files.
+
+The package contains several sets, and users can write their own:
 
     system = "Solve the problem with one short Python program. ..."
 
@@ -16,8 +17,8 @@ package or that the user wrote.
     There are \\boxed{12} seats in each row.
     '''
 
-A solution may be written in either step format (`grammar`). It is read into steps, so that a set
-can be shown to a model in both.
+A solution may use either step format (see `grammar`). It is parsed into steps, so a set can be
+rendered in both formats.
 """
 
 import tomllib
@@ -34,7 +35,7 @@ from rstar_math.prompts.grammar import FENCED, TAGS
 from rstar_math.types import Step
 
 TRAINED = "trained"
-"""The set for models that were trained on the step format: no examples."""
+"""Name of the set for models trained on the step format; it has no examples."""
 MAX_FILE_BYTES = 256 * 1024
 
 
@@ -51,7 +52,7 @@ class _PromptSetFile(BaseModel):
 
 
 class Example(BaseModel):
-    """A worked problem."""
+    """A worked example."""
 
     model_config = ConfigDict(frozen=True)
     problem: str
@@ -59,25 +60,29 @@ class Example(BaseModel):
 
 
 class PromptSet(BaseModel):
-    """What a model is told and shown before the question."""
+    """A system message and worked examples, which precede the question in a prompt."""
 
     model_config = ConfigDict(frozen=True)
     name: str
     system: str
-    """The system message of chat prompts; completion prompts have none."""
+    """The system message of chat prompts; completion prompts do not use it."""
     examples: tuple[Example, ...]
 
 
 def built_in_sets() -> list[str]:
-    """Names of the sets that come with the package."""
+    """Return the names of the packaged sets."""
     folder = files("rstar_math.prompts") / "sets"
-    return sorted(e.name.removesuffix(".toml") for e in folder.iterdir() if e.name[-5:] == ".toml")
+    return sorted(
+        file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml")
+    )
 
 
 @lru_cache(maxsize=32)
 def load_prompt_set(name: str) -> PromptSet:
-    """The prompt set of a built-in name or a TOML file. Raises `ConfigError` that names the first
-    fault of a file."""
+    """Return a packaged prompt set, or the set in a TOML file.
+
+    Raises `ConfigError` with the first error of an invalid file.
+    """
     if name in built_in_sets():
         text = (files("rstar_math.prompts") / "sets" / f"{name}.toml").read_text(encoding="utf-8")
         return _parse(text, name)
@@ -85,7 +90,7 @@ def load_prompt_set(name: str) -> PromptSet:
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise ConfigError(
-                f"The prompt file {name} has more than {MAX_FILE_BYTES} bytes; shorten it."
+                f"The prompt file {name} is larger than {MAX_FILE_BYTES} bytes; shorten it."
             )
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
@@ -97,29 +102,29 @@ def load_prompt_set(name: str) -> PromptSet:
 
 
 def _parse(text: str, name: str) -> PromptSet:
-    """The set that a file's text describes."""
+    """Parse the text of a prompt file. Raises `ConfigError`."""
     try:
-        found = _PromptSetFile.model_validate(tomllib.loads(text))
+        content = _PromptSetFile.model_validate(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"The prompt file {name} is not valid TOML: {error}.") from error
     except ValidationError as error:
         raise ConfigError(f"The prompt file {name}: {explain(error).message}.") from error
     examples = []
-    for number, example in enumerate(found.examples, 1):
-        steps = _steps(example.solution, f"The prompt file {name}: example {number}")
+    for number, example in enumerate(content.examples, 1):
+        steps = _parse_solution(example.solution, f"The prompt file {name}: example {number}")
         examples.append(Example(problem=example.problem.strip(), steps=steps))
-    return PromptSet(name=name, system=found.system.strip(), examples=tuple(examples))
+    return PromptSet(name=name, system=content.system.strip(), examples=tuple(examples))
 
 
-def _steps(solution: str, where: str) -> tuple[Step, ...]:
-    """A worked solution as steps, with what its programs printed."""
+def _parse_solution(solution: str, source: str) -> tuple[Step, ...]:
+    """Parse a worked solution into steps, including the output of its programs."""
     text = solution.strip()
-    tagged = text.startswith("<code>")
+    step_format = TAGS if text.startswith("<code>") else FENCED
     try:
-        steps = (TAGS if tagged else FENCED).parse(f"{text}\n", outputs=True)
+        steps = step_format.parse(f"{text}\n", outputs=True)
     except InputError as error:
-        raise ConfigError(f"{where}: {error}") from error
+        raise ConfigError(f"{source}: {error}") from error
     if not steps or steps[-1].answer is None:
-        raise ConfigError(f"{where} states no answer; end its solution with \\boxed{{...}}.")
-    ending = f"{steps[-1].prose.rstrip()}\n"
-    return (*steps[:-1], replace(steps[-1], prose=ending))
+        raise ConfigError(f"{source} has no answer; end its solution with \\boxed{{...}}.")
+    answer = replace(steps[-1], prose=f"{steps[-1].prose.rstrip()}\n")
+    return (*steps[:-1], answer)

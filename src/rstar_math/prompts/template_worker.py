@@ -1,10 +1,9 @@
-"""The child process that renders a chat template. A template comes with a model file and may be
-hostile.
+"""Child process that renders a chat template. A template comes with a model and may be hostile.
 
-Arguments: the most bytes of address space and the most seconds of processor time.
-Reads one JSON object from standard input, `{"template": str, "cases": [{"messages": [...],
-"add_generation_prompt": bool, "variables": {...}}]}`, and writes a list of `{"text": str}` or
-`{"error": str}`, one for each case.
+Arguments: the limit of address space in bytes, and the limit of CPU time in seconds. Reads one JSON
+object from standard input: `{"template": str, "cases": [{"messages": [...],
+"add_generation_prompt": bool, "variables": {...}}]}`. Writes a list with one `{"text": str}` or
+`{"error": str}` per case.
 """
 
 import json
@@ -12,20 +11,20 @@ import resource
 import sys
 
 MAX_CHARS = 2_000_000
-"""Longest rendering."""
+"""Maximum length of a rendering."""
 
 
 def main() -> None:
-    """Render the cases of standard input."""
-    memory, seconds = int(sys.argv[1]), int(sys.argv[2])
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+    """Render the cases from standard input."""
+    memory_bytes, cpu_s = int(sys.argv[1]), int(sys.argv[2])
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     from jinja2 import TemplateError
     from jinja2.ext import loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    def refuse(message: str) -> None:
+    def raise_exception(message: str) -> None:
         raise TemplateError(message)
 
     def to_json(value: object, indent: int | None = None) -> str:
@@ -36,8 +35,8 @@ def main() -> None:
         trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
     )
     environment.filters["tojson"] = to_json
-    environment.globals["raise_exception"] = refuse
-    answers = []
+    environment.globals["raise_exception"] = raise_exception
+    results = []
     for case in request["cases"]:
         try:
             template = environment.from_string(request["template"])
@@ -49,14 +48,14 @@ def main() -> None:
             ):
                 size += len(part)
                 if size > MAX_CHARS:
-                    raise ValueError(f"it grows beyond {MAX_CHARS} characters")
+                    raise ValueError(f"the text is longer than {MAX_CHARS} characters")
                 parts.append(part)
-            answers.append({"text": "".join(parts)})
+            results.append({"text": "".join(parts)})
         except MemoryError:
-            answers.append({"error": "it takes too much memory"})
+            results.append({"error": "it takes too much memory"})
         except Exception as error:
-            answers.append({"error": f"{type(error).__name__}: {error}"[:300]})
-    sys.stdout.write(json.dumps(answers))
+            results.append({"error": f"{type(error).__name__}: {error}"[:300]})
+    sys.stdout.write(json.dumps(results))
 
 
 if __name__ == "__main__":

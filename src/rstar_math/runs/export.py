@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from rstar_math.config.loading import explain
 from rstar_math.errors import InputError, MissingDependencyError, StoreError
 from rstar_math.files import atomic_write
-from rstar_math.prompts.grammar import KINDS
+from rstar_math.prompts.grammar import CODE_STEP_KINDS
 from rstar_math.runs.results import SearchedProblem
 from rstar_math.runs.store import RunStore
 from rstar_math.search.tree import Tree, to_record
@@ -345,4 +345,6 @@ class SearchedProblems:
 
 def _is_code_grammar(tree: Tree) -> bool:
     """Return whether all steps of a tree use the code grammar."""
-    return all(node.step is not None and node.step.kind in KINDS for node in tree.nodes[1:])
+    return all(
+        node.step is not None and node.step.kind in CODE_STEP_KINDS for node in tree.nodes[1:]
+    )

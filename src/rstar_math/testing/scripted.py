@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rstar_math.costs import add_cost
-from rstar_math.prompts.grammar import GRAMMAR
+from rstar_math.prompts.grammar import TAGS
 from rstar_math.protocols import Completion
 from rstar_math.types import Cost, Question, Step
 
@@ -91,7 +91,9 @@ class ScriptedPolicy:
         """See `protocols.Policy`."""
         texts = list(self._script(question, prefix, k, seed))[:k]
         words = sum(len(text.split()) for text in texts)
-        samples = (GRAMMAR.read(prefix, text.removesuffix("/>"), finished=True) for text in texts)
+        samples = (
+            TAGS.parse_step(prefix, text.removesuffix("/>"), finished=True) for text in texts
+        )
         steps = [sample.step for sample in samples if sample.step is not None]
         add_cost(
             Cost(

@@ -14,8 +14,8 @@ from typing import Any
 from rstar_math.errors import InputError
 from rstar_math.models.loading import (
     convert_load_errors,
-    load_scored,
     load_tokenizer,
+    load_value_model,
     value_from_score,
 )
 from rstar_math.training.batches import (
@@ -136,7 +136,7 @@ def train_preference(
     with training_folder(out, inputs) as work:
         groups, held_out, left_out = load_groups(train_rows, held_out_rows, base, settings)
         require_memory(_plan(groups, base, settings), base, settings)
-        model, tokenizer = load_scored(base, fresh=True, dtype=base_dtype(base, settings))
+        model, tokenizer = load_value_model(base, fresh=True, dtype=base_dtype(base, settings))
         trainer = preference_trainer(model, tokenizer, groups, work, settings, log=log)
         losses = run_trainer(trainer, work)
         trained = trainer.accelerator.unwrap_model(trainer.model)

@@ -15,11 +15,11 @@ from rstar_math.errors import InputError
 from rstar_math.models.loading import (
     check_tokenizer,
     convert_load_errors,
-    hidden_at,
     load_tokenizer,
     probe_head,
     resolve_checkpoint,
     save_probe,
+    select_hidden_states,
     value_from_score,
 )
 from rstar_math.training.batches import (
@@ -139,9 +139,8 @@ def hidden_states(
                 **{name: inputs[name] for name in names}, use_cache=False, output_hidden_states=True
             )
             positions = inputs["positions"]
-            states.append(
-                hidden_at(outputs, layers)[positions[:, 0], positions[:, 1]].float().cpu()
-            )
+            hidden = select_hidden_states(outputs, layers)
+            states.append(hidden[positions[:, 0], positions[:, 1]].float().cpu())
     return torch.cat(states).clone()
 
 

@@ -14,7 +14,7 @@ from string import ascii_lowercase
 from typing import Any
 
 from rstar_math.checkpoints.folders import require_torch, save_checkpoint
-from rstar_math.prompts.grammar import GRAMMAR
+from rstar_math.prompts.grammar import TAGS
 from rstar_math.seeding import derive
 from rstar_math.types import Execution, ExecutionStatus, Step
 
@@ -40,8 +40,8 @@ def copying_texts(seed: int = 0) -> Iterator[tuple[str, str]]:
         printed = Execution(ExecutionStatus.OK, f"{value}\n")
         block = [Step(f"# {' '.join(words)}\n", "", kind="code", execution=printed)]
         answer = Step(f"The answer is \\boxed{{{value}}}.", kind="answer", answer=value)
-        context = GRAMMAR.render(block)
-        yield context, GRAMMAR.render([*block, answer])[len(context) :]
+        context = TAGS.render(block)
+        yield context, TAGS.render([*block, answer])[len(context) :]
 
 
 def pretrain(model: Any, tokenizer: Any, steps: int, *, seed: int = 0) -> float:

@@ -21,7 +21,7 @@ from rstar_math.checkpoints.folders import (
 )
 from rstar_math.errors import InputError, MissingDependencyError
 from rstar_math.files import lock_file
-from rstar_math.models.loading import is_stored_small
+from rstar_math.models.loading import is_low_precision
 from rstar_math.training.memory import cpu_memory
 from rstar_math.training.progress import DIVERGED_FILE, require_not_diverged
 
@@ -126,7 +126,7 @@ def base_dtype(base: str, settings: Any) -> Any:
         return torch.float32
     if settings.base_dtype == "bfloat16":
         return torch.bfloat16
-    use_bfloat16 = settings.bf16 and has_bfloat16() and is_stored_small(base)
+    use_bfloat16 = settings.bf16 and has_bfloat16() and is_low_precision(base)
     return torch.bfloat16 if use_bfloat16 else torch.float32
 
 

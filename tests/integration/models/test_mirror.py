@@ -101,7 +101,7 @@ def test_the_mirror_takes_its_place_where_no_hub_answers(wheels: Path, places: P
 def test_a_hub_that_is_of_no_use_is_passed_over_within_seconds(
     hub: Hub, wheels: Path, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub_module, "LOOK_S", 0.5)
+    monkeypatch.setattr(hub_module, "LOOKUP_TIMEOUT_S", 0.5)
     if fault == "hangs":
         hub.hangs, hub.pause_s = True, 3.0
     if fault == "other":
@@ -180,13 +180,13 @@ def test_a_file_is_hashed_again_only_if_it_changed(
 ) -> None:
     path = resolve_model("small-1b")
     hashed: list[Path] = []
-    real = hub_module.has_content
+    real = hub_module.has_sha256
 
     def counted(file: Path, known: str) -> bool:
         hashed.append(file)
         return real(file, known)
 
-    monkeypatch.setattr(hub_module, "has_content", counted)
+    monkeypatch.setattr(hub_module, "has_sha256", counted)
     resolve_model("small-1b")
     assert hashed == []
     os.utime(path, (1, 1))
@@ -263,7 +263,7 @@ def test_a_full_disk_is_one_sentence_and_nothing_half_is_used(
     try:
         with pytest.raises(StoreError, match="free"):
             resolve_model("small-1b")
-        monkeypatch.setattr(hub_module, "require_room", lambda *_: None)
+        monkeypatch.setattr(hub_module, "require_free_space", lambda *_: None)
         with pytest.raises(StoreError, match="full"):
             resolve_model("small-1b")
         assert not is_on_disk("small-1b")

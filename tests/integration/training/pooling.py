@@ -15,10 +15,10 @@ class Pooling:
     def __init__(self, checkpoint: Path) -> None:
         import torch
 
-        from rstar_math.models.loading import load_scored
+        from rstar_math.models.loading import load_value_model
 
         self._torch = torch
-        self._model, self._tokenizer = load_scored(str(checkpoint))
+        self._model, self._tokenizer = load_value_model(str(checkpoint))
         self._model.eval()
         self.obeys = True
         self.routes = {"/tokenize", "/v1/embeddings", "/classify"}

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from rstar_math.checkpoints.gguf_export import write_gguf
-from rstar_math.checkpoints.gguf_tokenizer import read_pieces, tokenizer_metadata
+from rstar_math.checkpoints.gguf_tokenizer import read_sentencepiece, tokenizer_metadata
 from rstar_math.errors import InputError
 from tests.integration.training.families import TEXTS, save_tiny, tiny_tokenizer
 from tests.integration.training.test_families import served, tokens_of
@@ -77,7 +77,7 @@ def test_a_damaged_or_foreign_sentencepiece_file_is_refused(tmp_path: Path) -> N
         with pytest.raises(InputError, match=r"damaged|not BPE"):
             tokenizer_metadata(folder, ROOM)
     (folder / "tokenizer.model").write_bytes(whole)
-    assert len(read_pieces(folder / "tokenizer.model").pieces) > 256
+    assert len(read_sentencepiece(folder / "tokenizer.model").pieces) > 256
     with pytest.raises(InputError, match="more tokens"):
         tokenizer_metadata(folder, 300)
 
@@ -108,7 +108,7 @@ def unigram(told: dict[str, Any]) -> None:
     [
         (merges_fewer, "does not merge"),
         (bytes_fewer, "255 bytes"),
-        (swallowing, "swallows"),
+        (swallowing, "absorbs"),
         (lowercased, "changes text"),
         (unigram, "Unigram"),
     ],

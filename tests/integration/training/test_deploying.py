@@ -199,10 +199,10 @@ def test_what_cannot_be_written_is_a_sentence(models: Path, tmp_path: Path) -> N
     (words / "tokenizer.json").write_text(
         json.dumps(told | {"pre_tokenizer": {"type": "Whitespace"}})
     )
-    refused(words, "cuts text")
+    refused(words, "splits text")
     with pytest.raises(InputError, match="without LoRA"):
         write_adapter(models / "policy", tmp_path / "out.gguf")
-    with pytest.raises(InputError, match="there already"):
+    with pytest.raises(InputError, match="exists already"):
         write_gguf(models / "policy", models / "policy.gguf")
 
 
@@ -215,20 +215,20 @@ def test_files_that_do_not_fit_are_refused(models: Path, tmp_path: Path) -> None
     policy, ppm, lora = (models / f"{x}.gguf" for x in ("policy", "ppm", "tuned-adapter"))
     refused("is a preference model, not a policy", ppm)
     refused("is an adapter", lora)
-    refused("is a whole model, not an adapter", policy, policy)
-    refused("is of a preference model, and a policy is wanted", policy, models / "ppm-adapter.gguf")
+    refused("is a complete model, not an adapter", policy, policy)
+    refused("belongs to a preference model", policy, models / "ppm-adapter.gguf")
     other = write_gguf(save_tiny_policy(tmp_path / "wide", size=64), tmp_path / "wide.gguf")
     refused("trained on another model", other, lora)
     refused("trained on another model", bundled_weights(), lora)
     for length in (3, 40, 4000, policy.stat().st_size - 20_000):
         torn = tmp_path / "torn.gguf"
         torn.write_bytes(policy.read_bytes()[:length])
-        refused("not a GGUF|damaged|not copied whole|cannot load", torn)
+        refused("not a GGUF|damaged|incomplete|cannot load", torn)
     for file, match in (
         (policy, "no value head"),
         (lora, "no value head"),
         (tmp_path / "none.gguf", "There is no file"),
-        (torn, "damaged|not copied whole"),
+        (torn, "damaged|incomplete"),
     ):
         with pytest.raises(InputError, match=match):
             RemotePPM.load(file)

@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 from rstar_math.checkpoints.gguf_adapters import (
     apply_adapter,
     check_adapter,
+    extract_adapter,
     repack_weights,
     write_adapter,
-    write_difference,
 )
 from rstar_math.checkpoints.gguf_export import write_gguf
 from rstar_math.checkpoints.tensors import read_header
@@ -56,15 +56,15 @@ def rounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_trainings_become_one_adapter(rounds: Path, tmp_path: Path) -> None:
     base = rounds / "base.gguf"
     exact, cut = tmp_path / "exact.gguf", tmp_path / "cut.gguf"
-    held = write_difference(rounds / "twice", exact, base=str(base), rank=4, kind="f32")
+    held = extract_adapter(rounds / "twice", exact, base=str(base), rank=4, kind="f32")
     assert held == pytest.approx(1.0, abs=1e-6)
     assert furthest(base, rounds / "twice") > 0.1
     assert furthest(base, rounds / "twice", exact) < 1e-2
-    less = write_difference(rounds / "twice", cut, base=str(base), rank=1, kind="f32")
+    less = extract_adapter(rounds / "twice", cut, base=str(base), rank=1, kind="f32")
     assert 0.25 < less < 0.999
     assert furthest(base, rounds / "twice", cut) > furthest(base, rounds / "twice", exact)
     small = tmp_path / "small.gguf"
-    write_difference(rounds / "twice", small, base=str(base), rank=16, kind="q8_0")
+    extract_adapter(rounds / "twice", small, base=str(base), rank=16, kind="q8_0")
     assert furthest(base, rounds / "twice", small) < 0.2
     facts = read_header(cut).metadata
     assert facts["rstar.base"] == "base.gguf"
@@ -73,7 +73,7 @@ def test_two_trainings_become_one_adapter(rounds: Path, tmp_path: Path) -> None:
 
 def test_matrices_trained_without_an_adapter_become_one(rounds: Path, tmp_path: Path) -> None:
     base, out = rounds / "base.gguf", tmp_path / "most.gguf"
-    held = write_difference(rounds / "most", out, base=str(base), rank=16, kind="f32")
+    held = extract_adapter(rounds / "most", out, base=str(base), rank=16, kind="f32")
     assert 0.5 < held < 0.9999, "what full training changes is of full rank"
     nearer = furthest(base, rounds / "most", out)
     assert nearer < furthest(base, rounds / "most") / 2
@@ -81,7 +81,7 @@ def test_matrices_trained_without_an_adapter_become_one(rounds: Path, tmp_path: 
 
 def test_an_adapter_put_into_the_weights_is_the_trained_model(rounds: Path, tmp_path: Path) -> None:
     base, adapter = rounds / "base.gguf", tmp_path / "adapter.gguf"
-    write_difference(rounds / "twice", adapter, base=str(base), rank=4)
+    extract_adapter(rounds / "twice", adapter, base=str(base), rank=4)
     repack_weights(base, tmp_path / "merged.gguf", adapter)
     small = write_gguf(rounds / "twice", tmp_path / "small.gguf")
     far = furthest(tmp_path / "merged.gguf", rounds / "twice")
@@ -94,7 +94,7 @@ def test_an_adapter_is_put_into_the_weights_that_training_begins_with(
     rounds: Path, tmp_path: Path
 ) -> None:
     base, adapter = rounds / "base.gguf", tmp_path / "adapter.gguf"
-    write_difference(rounds / "twice", adapter, base=str(base), rank=4, kind="f32")
+    extract_adapter(rounds / "twice", adapter, base=str(base), rank=4, kind="f32")
     before, after, model = (
         load_policy(str(x))[0] for x in (rounds / "base", rounds / "twice", rounds / "base")
     )
@@ -109,7 +109,7 @@ def test_a_preference_model_is_put_into_its_base_with_its_head(
     rounds: Path, tmp_path: Path
 ) -> None:
     base, adapter = rounds / "base.gguf", tmp_path / "adapter.gguf"
-    write_difference(rounds / "ppm", adapter, base=str(base), rank=6)
+    extract_adapter(rounds / "ppm", adapter, base=str(base), rank=6)
     repack_weights(base, tmp_path / "merged.gguf", adapter)
     whole = write_gguf(rounds / "ppm", tmp_path / "whole.gguf", kind="f32")
     texts = [row.prompt + side for row in PAIRS[:8] for side in (row.chosen, row.rejected)]
@@ -141,7 +141,7 @@ def test_what_an_adapter_cannot_hold_is_refused(rounds: Path, tmp_path: Path) ->
         (rounds / "once", {"base": str(tmp_path / "no.gguf")}, "cannot be read"),
     ):
         with pytest.raises(InputError, match=match):
-            write_difference(folder, out, **options)
+            extract_adapter(folder, out, **options)
     assert not out.exists()
 
 
@@ -167,5 +167,5 @@ def test_an_adapter_on_a_base_in_bfloat16_is_known_as_one_of_that_base(
     write_adapter(out, tmp_path / "adapter.gguf", kind="f32")
     check_adapter(tmp_path / "adapter.gguf", base, kind="policy")
     assert furthest(base, out, tmp_path / "adapter.gguf") < 0.1 * furthest(base, out)
-    held = write_difference(out, tmp_path / "cut.gguf", base=str(base), rank=4)
+    held = extract_adapter(out, tmp_path / "cut.gguf", base=str(base), rank=4)
     assert held > 0.9, "rounding the base is little next to what was learned"

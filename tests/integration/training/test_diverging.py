@@ -115,7 +115,7 @@ def test_pairs_with_equal_sides_are_dropped_and_counted(policy: Path, tmp_path: 
 def test_a_preference_model_on_a_base_in_bfloat16_has_its_head_in_float32(
     policy: Path, tmp_path: Path
 ) -> None:
-    from rstar_math.models.loading import load_scored
+    from rstar_math.models.loading import load_value_model
     from tests.integration.training.checkpoint import weights
 
     out = tmp_path / "out"
@@ -132,7 +132,7 @@ def test_a_preference_model_on_a_base_in_bfloat16_has_its_head_in_float32(
     found = {name: one.dtype for name, one in weights(out).items()}
     assert found.pop("score.weight") == torch.float32
     assert set(found.values()) == {torch.bfloat16}
-    load_scored(str(out))
+    load_value_model(str(out))
 
 
 def test_a_base_in_bfloat16_is_held_so_under_an_adapter(policy: Path, tmp_path: Path) -> None:

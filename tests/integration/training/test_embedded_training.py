@@ -12,7 +12,7 @@ from rstar_math.evolution.pipeline import evolve
 from rstar_math.evolution.recipe import load_recipe
 from rstar_math.evolution.report import evolution_state
 from rstar_math.models.embedded import weights_file
-from rstar_math.models.loading import load_policy, trained_folder
+from rstar_math.models.loading import bundled_checkpoint, load_policy
 from rstar_math.ppm.remote import load_scorer
 from rstar_math.training.rows import solution_row
 from rstar_math.types import Question, Step
@@ -55,10 +55,10 @@ def test_training_can_go_on_from_what_this_package_taught_the_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("RSTAR_CACHE", str(tmp_path))
-    folder = trained_folder()
+    folder = bundled_checkpoint()
     assert read_notes(folder)["base"] == "local"
     (folder / "model.safetensors").write_bytes(b"cut short")
-    assert trained_folder() == folder, "what is damaged is written anew"
+    assert bundled_checkpoint() == folder, "what is damaged is written anew"
     assert "GGUF" not in capfd.readouterr().err, "a bar of transformers"
     models = (load_policy(base)[0] for base in ("trained", str(weights_file("trained")), "local"))
     here, merged, before = (dict(model.named_parameters()) for model in models)
@@ -149,7 +149,7 @@ def test_an_evolution_goes_on_from_what_is_shipped_and_says_which(tmp_path: Path
         first = found.rounds[1]
         assert first.searched == 6
         assert first.solved >= 1, "the shipped policy solves easy stories, asked by its own prompt"
-        assert read_notes(run / "round-1" / "policy")["base"] == str(trained_folder())
+        assert read_notes(run / "round-1" / "policy")["base"] == str(bundled_checkpoint())
         with bundled_adapter("policy") as (_, mark):
             inputs = {one["stage"]: one["inputs"] for one in manifests.all()}
             assert inputs["1/policy"]["from"] == f"base trained {mark}"

@@ -48,6 +48,6 @@ def test_a_checkpoint_keeps_all_but_its_matrices(tmp_path: Path) -> None:
 def test_what_is_quantized_already_is_refused(tmp_path: Path) -> None:
     source = save_tiny(tmp_path / "model", "qwen2")
     write_int8(source, tmp_path / "int8")
-    with pytest.raises(InputError, match="quantized already"):
+    with pytest.raises(InputError, match="already quantized"):
         write_int8(tmp_path / "int8", tmp_path / "again")
     assert not (tmp_path / "again").exists()

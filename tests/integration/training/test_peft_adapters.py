@@ -69,7 +69,7 @@ def test_what_vllm_does_not_load_is_refused(made: Path, tmp_path: Path) -> None:
     refused(altered("patterns", rank_pattern={"q_proj": 2}), "rank_pattern")
     refused(altered("torn", r=None), "damaged")
     (tmp_path / "there").mkdir()
-    with pytest.raises(InputError, match="there already"):
+    with pytest.raises(InputError, match="exists already"):
         write_peft_adapter(made / "tuned", tmp_path / "there")
 
 

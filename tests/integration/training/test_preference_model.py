@@ -28,10 +28,10 @@ torch = pytest.importorskip("torch", reason="training needs torch: pip install '
 @pytest.fixture(scope="module")
 def ppm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of a random preference model."""
-    from rstar_math.models.loading import load_scored
+    from rstar_math.models.loading import load_value_model
 
     root = tmp_path_factory.mktemp("ppm")
-    model, tokenizer = load_scored(str(save_tiny_policy(root / "policy")), fresh=True)
+    model, tokenizer = load_value_model(str(save_tiny_policy(root / "policy")), fresh=True)
     torch.manual_seed(3)
     torch.nn.init.normal_(model.score.weight, std=0.3)
     model.save_pretrained(root / "ppm")
@@ -209,7 +209,7 @@ def test_a_marked_checkpoint_that_was_not_copied_whole_is_refused(
     mark_complete(copy, {"kind": "ppm"})
     assert read_notes(copy)["kind"] == "ppm"
     (copy / "tokenizer.json").unlink()
-    assert "not copied whole" in sentence_of(copy)
+    assert "incomplete" in sentence_of(copy)
 
 
 def test_being_cancelled_leaves_the_scorer_usable_also_in_another_loop(ppm: Path) -> None:

@@ -52,11 +52,11 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_shared_prefixes_give_the_loss_and_gradients_of_the_plain_way(policy: Path) -> None:
-    from rstar_math.models.loading import load_scored
+    from rstar_math.models.loading import load_value_model
     from rstar_math.training.batches import collate, group_rows
     from rstar_math.training.preference import loss_sum, raw_scores, value_head
 
-    model, tokenizer = load_scored(str(policy), fresh=True)
+    model, tokenizer = load_value_model(str(policy), fresh=True)
     torch.nn.init.normal_(model.score.weight, std=0.5)
     found = {}
     for shared in (True, False):

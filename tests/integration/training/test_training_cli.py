@@ -100,9 +100,9 @@ def test_what_is_missing_is_said(policy: str, tmp_path: Path) -> None:
 def test_choosing_by_a_ppm_is_held_against_votes_on_the_same_samples(
     policy: str, tmp_path: Path
 ) -> None:
-    from rstar_math.models.loading import load_scored
+    from rstar_math.models.loading import load_value_model
 
-    model, tokenizer = load_scored(policy, fresh=True)
+    model, tokenizer = load_value_model(policy, fresh=True)
     model.save_pretrained(tmp_path / "ppm")
     tokenizer.save_pretrained(tmp_path / "ppm")
     world, run = ToyWorld(steps=2), tmp_path / "sampled.rstar"

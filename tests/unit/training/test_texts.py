@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from rstar_math.config import PolicyConfig
 from rstar_math.errors import InputError
 from rstar_math.models.prompting import Prompting, renderer_for, scorer_renderer
-from rstar_math.prompts import FENCED, GRAMMAR, trained_prompt
+from rstar_math.prompts import FENCED, TAGS
 from rstar_math.prompts.chat_templates import ChatTemplate
 from rstar_math.prompts.templates import Segment, pair_texts, prompt_text, segments, solution_text
 from rstar_math.training.rows import (
@@ -39,8 +39,8 @@ any_steps = st.lists(any_step, max_size=7)
 
 @given(any_steps)
 def test_the_pieces_joined_are_what_the_model_is_shown(steps: list[Step]) -> None:
-    assert "".join(piece.text for piece in segments(steps)) == GRAMMAR.render(steps)
-    assert solution_text(steps) == GRAMMAR.render(steps)
+    assert "".join(piece.text for piece in segments(steps)) == TAGS.render(steps)
+    assert solution_text(steps) == TAGS.render(steps)
 
 
 @given(any_steps)
@@ -81,19 +81,15 @@ def test_an_empty_solution_has_no_pieces() -> None:
     assert solution_text([]) == ""
 
 
-def test_the_prompt_is_the_one_of_inference() -> None:
-    assert prompt_text(QUESTION) == trained_prompt(QUESTION)
-
-
 @given(any_steps, any_steps, any_steps)
 def test_both_sides_of_a_pair_go_on_from_one_text(
     prefix: list[Step], chosen: list[Step], rejected: list[Step]
 ) -> None:
     pair = StepPair(QUESTION, (*prefix,), (*chosen,), (*rejected,), 1.0, -1.0)
     start, good, bad = pair_texts(pair)
-    assert start == GRAMMAR.render(prefix)
-    assert start + good == GRAMMAR.render(prefix + chosen)
-    assert start + bad == GRAMMAR.render(prefix + rejected)
+    assert start == TAGS.render(prefix)
+    assert start + good == TAGS.render(prefix + chosen)
+    assert start + bad == TAGS.render(prefix + rejected)
 
 
 def test_steps_of_other_grammars_are_refused() -> None:
@@ -142,7 +138,9 @@ def test_training_text_in_chat_is_the_prompt_of_inference_and_the_end_of_the_tur
         renderer,
     )
     scorer = scorer_renderer(known)
-    assert both.prompt + both.chosen == scorer.before(QUESTION) + scorer.solution(steps[:2])
+    assert both.prompt + both.chosen == scorer.question_prompt(QUESTION) + scorer.solution(
+        steps[:2]
+    )
 
 
 def test_rows_without_a_question_are_trained_on_as_they_are() -> None:
