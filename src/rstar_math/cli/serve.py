@@ -75,21 +75,21 @@ def serve(
     search = settings.search.model_copy(update={"strategy": chosen})
     settings = settings.model_copy(update={"search": search})
     try:
-        from rstar_math.serve.app import Limits
+        from rstar_math.serve.app import Capacity
         from rstar_math.serve.requests import ServerLimits
-        from rstar_math.serve.server import Options, serve
+        from rstar_math.serve.server import ServerOptions, serve
         from rstar_math.web.access import AccessPolicy, load_keys, normalize_origins
     except ImportError as error:
         raise MissingDependencyError(
             f"rstar serve needs {error.name}; type: pip install 'rstar-math[serve]'"
         ) from error
     origins = normalize_origins(allow_origin or ())
-    options = Options(
+    options = ServerOptions(
         host=host,
         port=port,
-        terms=ServerLimits(search, max_seconds, max_tokens),
-        limits=Limits(concurrency, queue, trees),
-        rules=AccessPolicy(load_keys(api_keys), origins, max_body_kib * 1024),
+        limits=ServerLimits(search, max_seconds, max_tokens),
+        capacity=Capacity(concurrency, queue, trees),
+        access=AccessPolicy(load_keys(api_keys), origins, max_body_kib * 1024),
         json_logs=json_logs,
     )
     run(serve(settings, options), kept=None, needs=settings)
