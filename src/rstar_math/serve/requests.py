@@ -133,7 +133,7 @@ MODEL_PROFILES: dict[str, dict[str, Any]] = {
     "fast": {"strategy": "sc@8", "confidence": 0.9},
     "deep": {"strategy": "mcts@64", "confidence": 0.99},
 }
-"""Search options of the models rstar-fast (stops once chains agree) and rstar-deep (searches long)."""
+"""Search options of the models rstar-fast (stops once chains agree) and rstar-deep (long)."""
 LISTED_SUFFIXES = ("", "fast", "deep", "greedy", "sc8", "mcts", "mcts16")
 """Suffixes of the model names that /v1/models lists. Other strategies are accepted too."""
 _MODEL_NAME = re.compile(r"rstar(?:-([a-z]+)(?:@?([0-9]{1,6}))?(?:x([0-9]{1,4}))?)?")

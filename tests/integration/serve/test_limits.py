@@ -108,7 +108,7 @@ def test_in_line_a_stream_says_so() -> None:
         text = server.post({**_timed(0.3), "stream": True}).text
         first.join()
     thoughts = [c["choices"][0]["delta"].get("reasoning_content", "") for c in events(text)]
-    assert "Waiting for a turn, 0 before this one.\n" in thoughts
+    assert any("queue" in thought for thought in thoughts)
     assert "Best so far: 42" in "".join(thoughts)
 
 
