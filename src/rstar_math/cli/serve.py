@@ -158,12 +158,12 @@ def _export(runs: list[Path], target: Path, *, as_json: bool) -> None:
     from contextlib import ExitStack
 
     from rstar_math.viewer.app import write_page
-    from rstar_math.viewer.sources import files_of, opened
+    from rstar_math.viewer.sources import open_source, run_files
 
     with ExitStack() as held:
         sources = []
-        for path in files_of(runs):
-            sources.append(opened(path))
+        for path in run_files(runs):
+            sources.append(open_source(path))
             held.callback(sources[-1].close)
         trees = write_page(sources, target)
     _said(target, trees, as_json=as_json)
