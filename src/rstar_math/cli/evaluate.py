@@ -54,7 +54,7 @@ def strategies(as_json: AsJson = False) -> None:
 
 def benchmarks(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="Show the details of one benchmark.")
+        str | None, typer.Argument(metavar="NAME", help="Show the details of one benchmark.")
     ] = None,
     data: Annotated[
         Path | None,
@@ -153,6 +153,7 @@ async def _write(runs: list[Path], out: Path, *, plots: bool, trees: bool) -> li
 Strategies = Annotated[
     str | None,
     typer.Option(
+        metavar="STRATEGIES",
         help="Strategies, separated by commas, with sizes after @: greedy, sc@8, mcts@16, "
         "mcts@16x4 (4 runs), rstar@32, or your own module:SPEC. See rstar strategies.",
         show_default="greedy,sc@8 and the configured strategy",
@@ -191,8 +192,8 @@ Dataset = Annotated[
     typer.Option(
         "--dataset",
         metavar="NAME",
-        help="Benchmark instead of FILE: a name from rstar benchmarks, "
-        "hf:NAME:CONFIG@SPLIT?question=COLUMN&answer=COLUMN, or gym:NAME?size=100.",
+        help="Benchmark instead of FILE: a name from rstar benchmarks, hf:NAME:CONFIG@SPLIT or "
+        "gym:NAME?size=100. Add ?question=KEY&answer=KEY to name the columns.",
     ),
 ]
 Data = Annotated[

@@ -153,33 +153,48 @@ Speed = Annotated[
     float | None,
     typer.Option(
         min=1,
+        metavar="N",
         help="Measured throughput of one fully loaded GPU, in sampled tokens per second.",
         show_default="estimated from its data sheet",
     ),
 ]
 Cores = Annotated[
     int | None,
-    typer.Option(min=1, help="CPU cores that run code, on all nodes.", show_default="8 per GPU"),
+    typer.Option(
+        min=1, metavar="N", help="CPU cores that run code, on all nodes.", show_default="8 per GPU"
+    ),
 ]
 Gpus = Annotated[
     str, typer.Option(metavar="COUNTxNAME", help="GPUs that serve the policy, for example 60xA100.")
 ]
 RecipeName = Annotated[
-    str, typer.Option(help="Recipe whose rounds are estimated: a name or a TOML file.")
+    str,
+    typer.Option(
+        metavar="RECIPE", help="Recipe whose rounds are estimated: a name or a TOML file."
+    ),
 ]
 Params = Annotated[
     float, typer.Option(min=0.01, metavar="BILLION", help="Parameters of the policy, in billions.")
 ]
-BatchSize = Annotated[int, typer.Option(min=1, help="Samples that one GPU decodes at once.")]
-Programs = Annotated[float, typer.Option(min=0.01, help="Measured programs per second per core.")]
+BatchSize = Annotated[
+    int, typer.Option(min=1, metavar="N", help="Samples that one GPU decodes at once.")
+]
+Programs = Annotated[
+    float, typer.Option(min=0.01, metavar="N", help="Measured programs per second per core.")
+]
 Unsolved = Annotated[
-    float, typer.Option(min=0, max=1, help="Share of problems that need the retry rollouts.")
+    float,
+    typer.Option(
+        min=0, max=1, metavar="SHARE", help="Share of problems that need the retry rollouts."
+    ),
 ]
 Price = Annotated[float | None, typer.Option(min=0, metavar="MONEY", help="Price per GPU hour.")]
 
 
 def estimate_cluster(
-    problems: Annotated[int, typer.Option(min=1, help="Number of problems to search.")],
+    problems: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Number of problems to search.")
+    ],
     gpus: Gpus,
     recipe: RecipeName = "paper-7b",
     run_file: ProfileRun = None,

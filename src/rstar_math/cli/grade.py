@@ -19,8 +19,10 @@ _BATCH_SIZE = 256
 
 
 def grade(
-    pred: Annotated[str | None, typer.Argument(help="The answer to grade.")] = None,
-    gold: Annotated[str | None, typer.Argument(help="The reference answer.")] = None,
+    pred: Annotated[str | None, typer.Argument(metavar="PRED", help="The answer to grade.")] = None,
+    gold: Annotated[
+        str | None, typer.Argument(metavar="GOLD", help="The reference answer.")
+    ] = None,
     jsonl: Annotated[
         str | None,
         typer.Option(

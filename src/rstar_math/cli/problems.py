@@ -64,7 +64,9 @@ def prepare(
     seed: Annotated[
         int | None,
         typer.Option(
-            min=0, help="Sample the N problems with this seed instead of taking the first N."
+            min=0,
+            metavar="SEED",
+            help="Sample the N problems with this seed instead of taking the first N.",
         ),
     ] = None,
     as_json: AsJson = False,
@@ -287,19 +289,24 @@ ExcludeTemplates = Annotated[
         help="Also drop problems that differ from an evaluation set only in numbers.",
     ),
 ]
-PerRequest = Annotated[int, typer.Option(min=1, help="New problems per request.")]
-Shots = Annotated[int, typer.Option(min=1, help="Seed problems per request.")]
+PerRequest = Annotated[int, typer.Option(min=1, metavar="N", help="New problems per request.")]
+Shots = Annotated[int, typer.Option(min=1, metavar="N", help="Seed problems per request.")]
 Solutions = Annotated[
-    int, typer.Option(min=1, help="Independent solutions per new problem (paper: 10).")
+    int, typer.Option(min=1, metavar="N", help="Independent solutions per new problem (paper: 10).")
 ]
 MinAgreement = Annotated[
-    int, typer.Option(min=1, help="Solutions that must agree on the answer (paper: 3).")
+    int,
+    typer.Option(min=1, metavar="N", help="Solutions that must agree on the answer (paper: 3)."),
 ]
 Temperature = Annotated[
-    float, typer.Option(min=0, max=5, help="Sampling temperature of the new problems.")
+    float, typer.Option(min=0, max=5, metavar="T", help="Sampling temperature of the new problems.")
 ]
-MaxTokens = Annotated[int, typer.Option(min=1, help="Maximum tokens of a new problem.")]
-Seed = Annotated[int, typer.Option(help="Random seed of seed problem choice and sampling.")]
+MaxTokens = Annotated[
+    int, typer.Option(min=1, metavar="N", help="Maximum tokens of a new problem.")
+]
+Seed = Annotated[
+    int, typer.Option(metavar="SEED", help="Random seed of seed problem choice and sampling.")
+]
 
 
 def synthesize(

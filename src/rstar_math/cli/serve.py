@@ -40,6 +40,7 @@ def serve(
     strategy: Annotated[
         str | None,
         typer.Option(
+            metavar="STRATEGY",
             help="Strategy of the model name rstar: mcts@16, sc@8, ...",
             show_default="the configured strategy",
         ),
@@ -48,30 +49,46 @@ def serve(
     set_: Settings = None,
     host: Annotated[
         str,
-        typer.Option(help="Address to listen on; any other than the loopback requires API keys."),
+        typer.Option(
+            metavar="HOST",
+            help="Address to listen on; any other than the loopback requires API keys.",
+        ),
     ] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 selects a free one.")
+        int,
+        typer.Option(
+            min=0, max=65535, metavar="PORT", help="Port to listen on; 0 selects a free one."
+        ),
     ] = 8420,
     api_keys: KeyFile = None,
     allow_origin: Origins = None,
     concurrency: Annotated[
-        int, typer.Option(min=1, help="Maximum number of requests that run at once.")
+        int, typer.Option(min=1, metavar="N", help="Maximum number of requests that run at once.")
     ] = 8,
     queue: Annotated[
-        int, typer.Option(min=0, help="Maximum number of waiting requests; more get status 429.")
+        int,
+        typer.Option(
+            min=0, metavar="N", help="Maximum number of waiting requests; more get status 429."
+        ),
     ] = 256,
     max_seconds: Annotated[
         float,
-        typer.Option(min=0.1, help="Time limit of a search; the answer is then the best so far."),
+        typer.Option(
+            min=0.1,
+            metavar="SECONDS",
+            help="Time limit of a search; the answer is then the best so far.",
+        ),
     ] = 300.0,
     max_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Maximum number of tokens that a search samples.")
+        int | None,
+        typer.Option(min=1, metavar="N", help="Maximum number of tokens that a search samples."),
     ] = None,
     max_body_kib: Annotated[
-        int, typer.Option(min=1, help="Maximum size of a request body, in KiB.")
+        int, typer.Option(min=1, metavar="KIB", help="Maximum size of a request body, in KiB.")
     ] = 1024,
-    trees: Annotated[int, typer.Option(min=0, help="Number of recent search trees to keep.")] = 128,
+    trees: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Number of recent search trees to keep.")
+    ] = 128,
     json_logs: Annotated[
         bool, typer.Option("--json-logs", help="Write the log as JSON, one object per line.")
     ] = False,
@@ -129,7 +146,10 @@ def view(
         ),
     ] = None,
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 selects a free one.")
+        int,
+        typer.Option(
+            min=0, max=65535, metavar="PORT", help="Port to listen on; 0 selects a free one."
+        ),
     ] = 0,
     as_json: AsJson = False,
     open_: Annotated[

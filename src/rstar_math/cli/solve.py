@@ -28,12 +28,13 @@ if TYPE_CHECKING:
 
 
 def solve(
-    question: Annotated[str, typer.Argument(help="The question.")],
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="The question.")],
     model: Model = None,
     discriminator: Discriminator = None,
     strategy: Annotated[
         str | None,
         typer.Option(
+            metavar="STRATEGY",
             help="Strategy with its size after @: greedy, sc@8, mcts@16, rstar@32, or your own "
             "module:SPEC. See rstar strategies.",
             show_default="the configured strategy",
@@ -117,6 +118,7 @@ def search(
     strategy: Annotated[
         str | None,
         typer.Option(
+            metavar="STRATEGY",
             help="Strategy with its size, as for rstar solve.",
             show_default="the configured strategy",
         ),
@@ -220,7 +222,7 @@ _OFFLINE_SEARCH = (
 
 
 def demo(
-    html: Annotated[Path, typer.Option(help="Output page.")] = Path("demo.html"),
+    html: Annotated[Path, typer.Option(metavar="FILE", help="Output page.")] = Path("demo.html"),
     model: Annotated[
         str | None,
         typer.Option(

@@ -300,7 +300,9 @@ def deploy(
         ),
     ] = "gguf",
     base: AdapterBase = None,
-    rank: Annotated[int, typer.Option(min=1, help="Rank of the adapter that --base writes.")] = 16,
+    rank: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Rank of the adapter that --base writes.")
+    ] = 16,
     as_json: AsJson = False,
 ) -> None:
     """Export a trained policy or preference model for llama.cpp or vLLM.
