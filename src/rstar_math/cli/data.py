@@ -21,6 +21,21 @@ Format = Annotated[
     Literal["jsonl", "parquet"],
     typer.Option("--format", help="File format; parquet requires the extra rstar-math[train]."),
 ]
+StrategyNames = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAMES",
+        help="Strategies to use, separated by commas; by default all in the run.",
+    ),
+]
+DataKinds = Annotated[
+    str,
+    typer.Option(
+        metavar="KINDS",
+        help="Kinds of data, separated by commas: sft (solutions), preference (pairs), outcome "
+        "(for an ORM), value (for a PQM), steps (step labels).",
+    ),
+]
 
 
 def curate(
@@ -28,21 +43,8 @@ def curate(
         Path, typer.Argument(metavar="RUN", help="A run file that was searched with --guided.")
     ],
     out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Output folder.")],
-    strategy: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAMES",
-            help="Strategies to use, separated by commas; by default all in the run.",
-        ),
-    ] = None,
-    data: Annotated[
-        str,
-        typer.Option(
-            metavar="KINDS",
-            help="Kinds of data, separated by commas: sft (solutions), preference (pairs), outcome "
-            "(for an ORM), value (for a PQM), steps (step labels).",
-        ),
-    ] = "sft,preference",
+    strategy: StrategyNames = None,
+    data: DataKinds = "sft,preference",
     set_: Annotated[
         list[str] | None,
         typer.Option(

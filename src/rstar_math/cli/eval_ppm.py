@@ -115,25 +115,27 @@ ItemLimit = Annotated[
         "--limit", min=1, metavar="N", help="Use only the first N pairs, solutions and problems."
     ),
 ]
+PairsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--pairs",
+        metavar="FILE",
+        help="Preference pairs: the file preference.jsonl of rstar curate.",
+    ),
+]
+AllPairs = Annotated[
+    bool,
+    typer.Option(
+        "--include-training-problems",
+        help="Use all pairs of the file, not only those of held-out problems.",
+    ),
+]
 
 
 def eval_ppm(
     checkpoint: Checkpoint,
-    pairs: Annotated[
-        Path | None,
-        typer.Option(
-            "--pairs",
-            metavar="FILE",
-            help="Preference pairs: the file preference.jsonl of rstar curate.",
-        ),
-    ] = None,
-    all_pairs: Annotated[
-        bool,
-        typer.Option(
-            "--include-training-problems",
-            help="Use all pairs of the file, not only those of held-out problems.",
-        ),
-    ] = False,
+    pairs: PairsFile = None,
+    all_pairs: AllPairs = False,
     processbench: Annotated[
         list[Path] | None,
         typer.Option("--processbench", metavar="FILE", help="ProcessBench file. Repeatable."),

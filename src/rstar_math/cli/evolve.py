@@ -30,6 +30,13 @@ Options = Annotated[
         help="Set one option, for example rounds.2.rollouts=8 or sft.epochs=1. Repeatable.",
     ),
 ]
+Budget = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="hours=H|tokens=N",
+        help="Stop after this many hours or sampled tokens; the same command resumes. Repeatable.",
+    ),
+]
 
 
 def evolve(
@@ -42,14 +49,7 @@ def evolve(
     ],
     folder: Folder = None,
     set_: Options = None,
-    budget: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="hours=H|tokens=N",
-            help="Stop after this many hours or sampled tokens; the same command resumes. "
-            "Repeatable.",
-        ),
-    ] = None,
+    budget: Budget = None,
     plan: Annotated[
         bool,
         typer.Option("--plan", help="Only estimate problems, calls, tokens and hours."),

@@ -32,66 +32,74 @@ Origins = Annotated[
     list[str] | None,
     typer.Option(metavar="URL", help="Allow browser requests from this origin. Repeatable."),
 ]
+ServedStrategy = Annotated[
+    str | None,
+    typer.Option(
+        metavar="STRATEGY",
+        help="Strategy of the model name rstar: mcts@16, sc@8, ...",
+        show_default="the configured strategy",
+    ),
+]
+Host = Annotated[
+    str,
+    typer.Option(
+        metavar="HOST",
+        help="Address to listen on; any other than the loopback requires API keys.",
+    ),
+]
+Port = Annotated[
+    int,
+    typer.Option(min=0, max=65535, metavar="PORT", help="Port to listen on; 0 selects a free one."),
+]
+Concurrency = Annotated[
+    int, typer.Option(min=1, metavar="N", help="Maximum number of requests that run at once.")
+]
+QueueSize = Annotated[
+    int,
+    typer.Option(
+        min=0, metavar="N", help="Maximum number of waiting requests; more get status 429."
+    ),
+]
+MaxSeconds = Annotated[
+    float,
+    typer.Option(
+        min=0.1,
+        metavar="SECONDS",
+        help="Time limit of a search; the answer is then the best so far.",
+    ),
+]
+MaxTokens = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Maximum number of tokens that a search samples."),
+]
+MaxBody = Annotated[
+    int, typer.Option(min=1, metavar="KIB", help="Maximum size of a request body, in KiB.")
+]
+TreeCount = Annotated[
+    int, typer.Option(min=0, metavar="N", help="Number of recent search trees to keep.")
+]
+JsonLogs = Annotated[
+    bool, typer.Option("--json-logs", help="Write the log as JSON, one object per line.")
+]
 
 
 def serve(
     model: Model = None,
     discriminator: Discriminator = None,
-    strategy: Annotated[
-        str | None,
-        typer.Option(
-            metavar="STRATEGY",
-            help="Strategy of the model name rstar: mcts@16, sc@8, ...",
-            show_default="the configured strategy",
-        ),
-    ] = None,
+    strategy: ServedStrategy = None,
     config: ConfigSource = None,
     set_: Settings = None,
-    host: Annotated[
-        str,
-        typer.Option(
-            metavar="HOST",
-            help="Address to listen on; any other than the loopback requires API keys.",
-        ),
-    ] = "127.0.0.1",
-    port: Annotated[
-        int,
-        typer.Option(
-            min=0, max=65535, metavar="PORT", help="Port to listen on; 0 selects a free one."
-        ),
-    ] = 8420,
+    host: Host = "127.0.0.1",
+    port: Port = 8420,
     api_keys: KeyFile = None,
     allow_origin: Origins = None,
-    concurrency: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Maximum number of requests that run at once.")
-    ] = 8,
-    queue: Annotated[
-        int,
-        typer.Option(
-            min=0, metavar="N", help="Maximum number of waiting requests; more get status 429."
-        ),
-    ] = 256,
-    max_seconds: Annotated[
-        float,
-        typer.Option(
-            min=0.1,
-            metavar="SECONDS",
-            help="Time limit of a search; the answer is then the best so far.",
-        ),
-    ] = 300.0,
-    max_tokens: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="Maximum number of tokens that a search samples."),
-    ] = None,
-    max_body_kib: Annotated[
-        int, typer.Option(min=1, metavar="KIB", help="Maximum size of a request body, in KiB.")
-    ] = 1024,
-    trees: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Number of recent search trees to keep.")
-    ] = 128,
-    json_logs: Annotated[
-        bool, typer.Option("--json-logs", help="Write the log as JSON, one object per line.")
-    ] = False,
+    concurrency: Concurrency = 8,
+    queue: QueueSize = 256,
+    max_seconds: MaxSeconds = 300.0,
+    max_tokens: MaxTokens = None,
+    max_body_kib: MaxBody = 1024,
+    trees: TreeCount = 128,
+    json_logs: JsonLogs = False,
 ) -> None:
     """Serve an OpenAI-compatible API that finds every answer by search.
 
@@ -145,12 +153,7 @@ def view(
             help="Write the tree of this problem as RUN.svg (or the --export file) instead.",
         ),
     ] = None,
-    port: Annotated[
-        int,
-        typer.Option(
-            min=0, max=65535, metavar="PORT", help="Port to listen on; 0 selects a free one."
-        ),
-    ] = 0,
+    port: Port = 0,
     as_json: AsJson = False,
     open_: Annotated[
         bool | None,
