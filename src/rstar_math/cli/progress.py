@@ -48,10 +48,8 @@ class EvolutionDisplay:
         self._solved.clear()
         self._tried.clear()
         number, slash, _ = stage.partition("/")
-        name = f"round {number}: {description}"
-        if number == "0":
-            name = f"before round 1: {description}"
-        name = name if slash else description
+        round_name = "before round 1" if number == "0" else f"round {number}"
+        name = f"{round_name}: {description}" if slash else description
         self._task = self._progress.add_task(name, total=total, completed=done, note="")
 
     def advance(self, problem: Problem, *, solved: bool, tokens: int) -> None:
