@@ -70,21 +70,21 @@ def curate(
     with RunStore.read(run_file) as store:
         problems = SearchedProblems(store, None if strategy is None else strategy.split(","))
         problems.require_verdicts()
-        found = run(curate_problems(problems, config, kinds), is_saved=False)
+        curated = run(curate_problems(problems, config, kinds), is_saved=False)
         source = DatasetSource(
             run_file.name, store.digest(), store.conditions(), tuple(problems.strategies)
         )
-    manifest = write_folder(out, found, source, config, data=kinds, format=format)
+    manifest = write_folder(out, curated, source, config, data=kinds, format=format)
     files = {name: entry["rows"] for name, entry in manifest["files"].items()}
     if as_json:
         report = {**manifest["report"], "trees_of_other_grammars": problems.left_out}
-        report["suspects"] = [asdict(suspect) for suspect in found.suspects]
+        report["suspects"] = [asdict(suspect) for suspect in curated.suspects]
         report["unreliable"] = manifest.get("unreliable", [])
         print_json({"run": str(run_file), "folder": str(out), "rows": files, **report})
         return
     from rstar_math.cli import tables
 
-    tables.print_curated(found, left_out=problems.left_out)
+    tables.print_curated(curated, left_out=problems.left_out)
     counts = ", ".join(f"{rows} rows in {name}" for name, rows in files.items())
     typer.echo(f"{out}: {counts or 'no rows, because no data in the run qualifies'}")
 
@@ -186,5 +186,5 @@ def _rows(
     if kind == "trajectories":
         return TrajectoryRow, trajectory_rows(problems)
     problems.require_verdicts()
-    found = run(curate_problems(problems, CurationConfig(), ["preference"]), is_saved=False)
-    return PreferenceRow, rows_of(found, "preference")
+    curated = run(curate_problems(problems, CurationConfig(), ["preference"]), is_saved=False)
+    return PreferenceRow, rows_of(curated, "preference")

@@ -82,10 +82,10 @@ def progress_bar(description: str, total: int, done: int) -> Iterator[Progress]:
         yield progress
 
 
-def solution_view(found: Solution) -> RenderableType:
+def solution_view(solution: Solution) -> RenderableType:
     """The chosen path step by step, the answer with its votes, and the cost."""
     parts: list[RenderableType] = []
-    choice, tree = found.choice, found.tree
+    choice, tree = solution.choice, solution.tree
     if choice.node is not None:
         path = tree.trajectory(choice.node)
         has_values = any(node.value_sum for node in tree)

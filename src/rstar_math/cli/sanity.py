@@ -54,8 +54,8 @@ async def _leakage(
 
     async def search(problems: Sequence[Problem]) -> Sequence[Searched]:
         async with Solver(config, model=model) as solver:
-            found = {p.id: s async for p, s in solver.map(problems, strategy)}
-        return [(found[p.id].tree, found[p.id].choice) for p in problems]
+            solutions = {p.id: s async for p, s in solver.map(problems, strategy)}
+        return [(solutions[p.id].tree, solutions[p.id].choice) for p in problems]
 
     return await leakage(search, problems, strategy.name)
 

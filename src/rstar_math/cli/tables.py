@@ -12,18 +12,18 @@ _MAX_SUSPECTS = 20
 """Maximum number of suspect problems in the table; the folder's README lists all."""
 
 
-def print_curated(found: Curated, *, left_out: int) -> None:
+def print_curated(curated: Curated, *, left_out: int) -> None:
     """Print the counts of kept and dropped data, pairs by depth, and suspect references."""
-    display.out.print(_counts_table(found, left_out))
-    if found.report.by_depth:
-        display.out.print(_depths_table(found.report.by_depth))
-    if found.suspects:
-        display.out.print(_suspects_table(found))
+    display.out.print(_counts_table(curated, left_out))
+    if curated.report.by_depth:
+        display.out.print(_depths_table(curated.report.by_depth))
+    if curated.suspects:
+        display.out.print(_suspects_table(curated))
 
 
-def _counts_table(found: Curated, left_out: int) -> Table:
+def _counts_table(curated: Curated, left_out: int) -> Table:
     table = _table("data", "outcome", number="count")
-    for group, counts in found.report.as_json().items():
+    for group, counts in curated.report.as_json().items():
         if group == "step_pairs_by_depth":
             continue
         name = group.replace("_", " ")
@@ -43,17 +43,17 @@ def _depths_table(by_depth: dict[int, int]) -> Table:
     return table
 
 
-def _suspects_table(found: Curated) -> Table:
+def _suspects_table(curated: Curated) -> Table:
     table = _table("suspect reference", "reference", "solutions' answer", number="programs")
-    for suspect in found.suspects[:_MAX_SUSPECTS]:
+    for suspect in curated.suspects[:_MAX_SUSPECTS]:
         table.add_row(
             Text(sanitize(suspect.problem)),
             Text(sanitize(str(suspect.reference))),
             Text(f"{sanitize(suspect.answer)} ({suspect.share:.0%})"),
             str(suspect.programs),
         )
-    if len(found.suspects) > _MAX_SUSPECTS:
-        table.caption = f"and {len(found.suspects) - _MAX_SUSPECTS} more, listed in the README"
+    if len(curated.suspects) > _MAX_SUSPECTS:
+        table.caption = f"and {len(curated.suspects) - _MAX_SUSPECTS} more, listed in the README"
     return table
 
 

@@ -297,7 +297,7 @@ class Job:
         """
         tree = self.trees[index]
         if not self._slot.ready.is_set():
-            return Progress(f"In the queue; {self._slot.position} requests are before this one.\n")
+            return Progress(f"In the queue; requests before this one: {self._slot.position}.\n")
         answers = len(tree.answers())
         voted_answers, choice = self._leaders.get(index, (0, None))
         if result is not None:
