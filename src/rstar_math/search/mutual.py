@@ -1,12 +1,15 @@
-"""rStar's mutual consistency: a second model completes partly hidden solutions, and solutions
-completed to the same answer are kept (arXiv:2408.06195, section 3.3).
+"""rStar's mutual consistency (arXiv:2408.06195, section 3.3).
 
-    await examine(tree, peer=peer, units=units, group=group, config=config, seed=seed)
-    choice = await mutual_choice(tree, group, config)
+The discriminator, a second model, completes partly hidden solutions. Solutions that it completes to
+the same answer are kept.
 
-`examine` asks and writes on the tree what was found; `choose_by_agreement` only reads the tree, so
-an answer can be chosen again by another rule without asking again. Neither knows a reference
-answer: of two trees that differ in verdicts only, the same answer is chosen.
+    await check_candidates(tree, discriminator=discriminator, segments=segments, group=group,
+                           config=config, seed=seed)
+    choice = await choose_by_agreement(tree, group, config)
+
+`check_candidates` calls the discriminator and stores the result in the tree. `choose_by_agreement`
+only reads the tree, so another rule can choose again without new requests. Neither uses verdicts or
+reference answers.
 """
 
 import asyncio
