@@ -62,7 +62,7 @@ def test_problems_are_gathered_and_what_was_left_out_is_told(tmp_path: Path) -> 
     assert _drawn(command, "0", out) == first_draw
     refused = rstar(*command, "--seed", "1")
     assert refused.returncode == 2
-    assert "give --limit too" in refused.stderr
+    assert "--limit" in refused.stderr
 
     plain = rstar("prepare", str(first), str(second), "--out", str(out), "--no-dedup")
     assert plain.returncode == 0
@@ -80,5 +80,6 @@ def test_nothing_left_is_an_error_and_leaves_the_file_as_it_was(tmp_path: Path) 
     first = write(tmp_path / "first.jsonl", (PENS, "60"))
     run = rstar("prepare", str(first), "--out", str(first), "--exclude", str(first))
     assert run.returncode == 2
-    assert run.stderr == "rstar: Of 1 problems none is left; give other sources.\n"
+    assert run.stderr.startswith("rstar: ")
+    assert "other sources" in run.stderr
     assert len(read_problems(first)) == 1

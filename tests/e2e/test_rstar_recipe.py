@@ -49,7 +49,7 @@ def test_solve_shows_actions_votes_and_the_second_look(
     )
     assert run.returncode == 0, run.stderr
     assert re.search(r"\d% of the votes", run.stdout)
-    assert "where a second look agreed" in run.stdout
+    assert "discriminator score" in run.stdout
     assert "of them to check the work" in " ".join(run.stdout.split())
     assert second.requests
     assert all("Answer:" in request["prompt"] for request in second.requests)

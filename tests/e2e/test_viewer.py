@@ -15,7 +15,7 @@ from rstar_math.runs.store import RunStore
 from rstar_math.serve.app import _PAGE_POLICY
 from rstar_math.types import Cost, Problem, Question, Verdict
 from rstar_math.viewer.app import write_page
-from rstar_math.viewer.sources import columns_of, opened
+from rstar_math.viewer.sources import columns_of, open_source
 from tests.e2e.rstar import COMMAND
 from tests.integration.viewer.runs import chosen, grown, write_harm, write_large, write_pair
 
@@ -97,7 +97,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
         [write_large(folder / "large.rstar", LARGE)],
         [write_harm(folder / "harm.rstar")],
     ):
-        sources = [opened(path) for path in paths]
+        sources = [open_source(path) for path in paths]
         pages.append(paths[-1].with_suffix(".html"))
         write_page(sources, pages[-1])
         for source in sources:
@@ -142,7 +142,7 @@ def test_an_exported_page_is_whole_with_the_network_off(from_disk: Eye, runs: Ru
     assert eye.page.title() == "first.rstar and second.rstar · rstar"
     assert eye.count("#content tbody tr") >= 4
     assert "search.seed" in eye.page.inner_text("#content")
-    sources = [opened(path) for path in (runs.first, runs.second)]
+    sources = [open_source(path) for path in (runs.first, runs.second)]
     first, second = (c.results for c in columns_of(sources) if c.strategy == "sc@4")
     gained = [p for p in first if first[p].verdict != "right" and second[p].verdict == "right"]
     lost = [p for p in first if first[p].verdict == "right" and second[p].verdict != "right"]
@@ -402,7 +402,7 @@ def test_pages_of_other_sites_see_nothing(eye: Eye, address: str) -> None:
     sent away."""
     eye.page.route("http://evil.test/", lambda route: route.fulfill(body="<p>evil</p>"))
     eye.page.goto("http://evil.test/")
-    for path in ("", "index?since=0", "piece/overview"):
+    for path in ("", "index?since=0", "fragment/overview"):
         read = f"fetch('{address}{path}').then((a) => a.text(), (e) => 'refused: ' + e.name)"
         assert eye.js(read) == "refused: TypeError"
         sent = f"fetch('{address}{path}', {{mode: 'no-cors', method: 'POST'}})"

@@ -1,7 +1,7 @@
-"""The command `rstar`: parses, calls, prints.
+"""The command line `rstar`: parses arguments, calls the library, prints results.
 
-Exit codes: 0 done, 1 failed, 2 used wrongly, 3 a budget is spent, 130 stopped by Ctrl-C (what was
-finished is kept).
+Exit codes: 0 success, 1 failure, 2 invalid arguments or input, 3 budget spent, 130 interrupted by
+Ctrl-C (finished results are kept).
 """
 
 import os
@@ -28,7 +28,7 @@ from rstar_math.text import sanitize
 
 app = typer.Typer(
     name="rstar",
-    help="Makes small language models strong, checkable problem solvers.",
+    help="Solve math problems with small language models by tree search, and train on the results.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -59,7 +59,7 @@ app.command("demo")(solve.demo)
 
 
 def main() -> None:
-    """Run the command line; an error is one sentence on stderr."""
+    """Run the command line. Errors are printed as one sentence on stderr."""
     downloads.use_bar()
     try:
         app()

@@ -1,4 +1,4 @@
-"""`python -m rstar_math.cli`: the command without its script."""
+"""`python -m rstar_math.cli` runs `rstar`."""
 
 from rstar_math.cli import main
 

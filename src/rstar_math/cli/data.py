@@ -1,4 +1,4 @@
-"""`rstar curate` and `rstar export`: trees of a run as training data or raw rows."""
+"""`rstar curate` and `rstar export`: a run's trees as training data or as raw rows."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from rstar_math.cli.options import AsJson, print_json, run, section_of
+from rstar_math.cli.options import AsJson, parse_section, print_json, run
 from rstar_math.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -19,41 +19,46 @@ if TYPE_CHECKING:
 
 Format = Annotated[
     Literal["jsonl", "parquet"],
-    typer.Option("--format", help="Parquet needs the extra rstar-math[train]."),
+    typer.Option("--format", help="File format; parquet requires the extra rstar-math[train]."),
+]
+StrategyNames = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAMES",
+        help="Strategies to use, separated by commas; by default all in the run.",
+    ),
+]
+DataKinds = Annotated[
+    str,
+    typer.Option(
+        metavar="KINDS",
+        help="Kinds of data, separated by commas: sft (solutions), preference (pairs), outcome "
+        "(for an ORM), value (for a PQM), steps (step labels).",
+    ),
 ]
 
 
 def curate(
     run_file: Annotated[
-        Path, typer.Argument(metavar="RUN", help="A run that was searched with --guided.")
+        Path, typer.Argument(metavar="RUN", help="A run file that was searched with --guided.")
     ],
-    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder to write.")],
-    strategy: Annotated[
-        str | None,
-        typer.Option(metavar="NAMES", help="Comma-separated; by default all of the run."),
-    ] = None,
-    data: Annotated[
-        str,
-        typer.Option(
-            metavar="KINDS",
-            help="Comma-separated: sft (solutions), preference (pairs), outcome (for an ORM), "
-            "value (for a PQM), steps (step labels).",
-        ),
-    ] = "sft,preference",
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Output folder.")],
+    strategy: StrategyNames = None,
+    data: DataKinds = "sft,preference",
     set_: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="Set one option, as curation.min_q_gap=0.5. Repeatable.",
+            help="Set one option, for example curation.min_q_gap=0.5. Repeatable.",
         ),
     ] = None,
     format: Format = "jsonl",
     as_json: AsJson = False,
 ) -> None:
-    """Choose training data from a run's trees, and say what was dropped and why.
+    """Select training data from a run's trees and report what was dropped and why.
 
-    Options with --set are those of the section curation, as in curation.min_q_gap=0.5.
+    --set takes the options of the section curation, for example curation.min_q_gap=0.5.
     """
     from rstar_math.runs.export import SearchedProblems, require_parquet
     from rstar_math.runs.store import RunStore
@@ -63,35 +68,34 @@ def curate(
     if format == "parquet":
         require_parquet()
     with RunStore.read(run_file) as store:
-        material = SearchedProblems(store, None if strategy is None else strategy.split(","))
-        material.require_verdicts()
-        found = run(curated(material, config, kinds), kept=False)
-        origin = DatasetSource(
-            run_file.name, store.digest(), store.conditions(), tuple(material.strategies)
+        problems = SearchedProblems(store, None if strategy is None else strategy.split(","))
+        problems.require_verdicts()
+        curated = run(curate_problems(problems, config, kinds), is_saved=False)
+        source = DatasetSource(
+            run_file.name, store.digest(), store.conditions(), tuple(problems.strategies)
         )
-    mark = write_folder(out, found, origin, config, data=kinds, format=format)
-    suspects = [asdict(one) for one in found.suspects]
-    files = {name: entry["rows"] for name, entry in mark["files"].items()}
+    manifest = write_folder(out, curated, source, config, data=kinds, format=format)
+    files = {name: entry["rows"] for name, entry in manifest["files"].items()}
     if as_json:
-        left_out = {"trees_of_other_grammars": material.left_out}
-        report = {**mark["report"], **left_out, "suspects": suspects}
-        report["unreliable"] = mark.get("unreliable", [])
+        report = {**manifest["report"], "trees_of_other_grammars": problems.left_out}
+        report["suspects"] = [asdict(suspect) for suspect in curated.suspects]
+        report["unreliable"] = manifest.get("unreliable", [])
         print_json({"run": str(run_file), "folder": str(out), "rows": files, **report})
         return
     from rstar_math.cli import tables
 
-    tables.show_curated(found, left_out=material.left_out)
-    said = ", ".join(f"{rows} rows in {name}" for name, rows in files.items())
-    typer.echo(f"{out}: {said or 'no rows, since nothing in the run fits'}")
+    tables.print_curated(curated, left_out=problems.left_out)
+    counts = ", ".join(f"{rows} rows in {name}" for name, rows in files.items())
+    typer.echo(f"{out}: {counts or 'no rows, because no data in the run qualifies'}")
 
 
-async def curated(
-    material: "SearchedProblems", config: "CurationConfig", kinds: Sequence["Data"]
+async def curate_problems(
+    problems: "SearchedProblems", config: "CurationConfig", kinds: Sequence["Data"]
 ) -> "Curated":
-    """The training data of a run, with a bar; the grader is started only if it is needed."""
+    """The training data of a run. Shows a progress bar and starts the grader only if needed."""
     from rstar_math.cli import display
     from rstar_math.grading.grader import Grader
-    from rstar_math.training.curation.curate import curate as choose
+    from rstar_math.training.curation.curate import curate as select
 
     graders: list[Grader] = []
     async with AsyncExitStack() as stack:
@@ -101,61 +105,66 @@ async def curated(
                 graders.append(await stack.enter_async_context(Grader()))
             return await graders[0].group(answers)
 
-        with display.counting("trees", len(material), 0) as bar:
-            watched = bar.track(material, total=len(material), task_id=bar.task_ids[0])
-            return await choose(watched, group, config, kinds)
+        with display.progress_bar("trees", len(problems), 0) as bar:
+            tracked = bar.track(problems, total=len(problems), task_id=bar.task_ids[0])
+            return await select(tracked, group, config, kinds)
 
 
 def curation_config(settings: Sequence[str]) -> "CurationConfig":
-    """The options of a command line. Raises `ConfigError`."""
+    """The curation options of a command line. Raises `ConfigError`."""
     from rstar_math.training.curation.records import CurationConfig
 
-    return section_of(CurationConfig, settings, "min_q_gap=0.5", "curation.")
+    return parse_section(CurationConfig, settings, "min_q_gap=0.5", "curation.")
 
 
 def _kinds(text: str) -> list["Data"]:
-    """The kinds of data of a comma-separated list."""
+    """The kinds of data in a comma-separated list. Raises `ConfigError`."""
     from rstar_math.training.curation.records import ALL_DATA
 
     names = [name.strip() for name in text.split(",")]
     for name in names:
         if name not in ALL_DATA:
-            raise ConfigError(f"--data {name!r} is none of {', '.join(ALL_DATA)}.")
+            raise ConfigError(
+                f"Invalid value for --data: {name!r}; use one of {', '.join(ALL_DATA)}."
+            )
     return [kind for kind in ALL_DATA if kind in names]
 
 
 def export(
     run_file: Annotated[Path, typer.Argument(metavar="RUN", help="A run file.")],
-    trees: Annotated[bool, typer.Option("--trees", help="Whole trees.")] = False,
+    trees: Annotated[bool, typer.Option("--trees", help="Export complete trees.")] = False,
     trajectories: Annotated[
-        bool, typer.Option("--trajectories", help="All paths that came to an end.")
+        bool, typer.Option("--trajectories", help="Export all complete paths.")
     ] = False,
     pairs: Annotated[
         bool,
-        typer.Option("--pairs", help="Preference pairs as rstar curate makes them by default."),
+        typer.Option(
+            "--pairs", help="Export the preference pairs that rstar curate selects by default."
+        ),
     ] = False,
     format: Format = "jsonl",
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="File to write.", show_default="RUN.KIND.FORMAT"),
+        typer.Option(metavar="FILE", help="Output file.", show_default="RUN.KIND.FORMAT"),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write a run's trees, its paths or its preference pairs to one file of rows."""
+    """Export a run's trees, paths or preference pairs to one file."""
     from rstar_math.runs.export import SearchedProblems, atomic_output, require_parquet, write_rows
     from rstar_math.runs.store import RunStore
 
     kinds = {"trees": trees, "trajectories": trajectories, "pairs": pairs}
-    asked = [kind for kind, wanted in kinds.items() if wanted]
-    if len(asked) != 1:
-        raise ConfigError("Give one of --trees, --trajectories and --pairs.")
-    target = out or Path(f"{run_file}.{asked[0]}.{format}")
+    selected = [kind for kind, is_selected in kinds.items() if is_selected]
+    if len(selected) != 1:
+        raise ConfigError("Pass exactly one of --trees, --trajectories and --pairs.")
+    kind = selected[0]
+    target = out or Path(f"{run_file}.{kind}.{format}")
     if target.suffix != f".{format}":
-        raise ConfigError(f"--out {target} does not end in .{format}; rename it, or see --format.")
+        raise ConfigError(f"--out {target} must end in .{format}; rename it, or change --format.")
     if format == "parquet":
         require_parquet()
     with RunStore.read(run_file) as store:
-        model, rows = _rows(asked[0], SearchedProblems(store, any_grammar=asked[0] != "pairs"))
+        model, rows = _rows(kind, SearchedProblems(store, any_grammar=kind != "pairs"))
         with atomic_output(target) as path:
             count = write_rows(path, model, rows)
     if as_json:
@@ -165,17 +174,17 @@ def export(
 
 
 def _rows(
-    kind: str, material: "SearchedProblems"
+    kind: str, problems: "SearchedProblems"
 ) -> tuple[type["BaseModel"], Iterator["BaseModel"]]:
-    """What is asked for, as the model of its rows and the rows."""
+    """The pydantic model of the rows, and the rows."""
     from rstar_math.runs.export import TrajectoryRow, TreeRow, trajectory_rows, tree_rows
     from rstar_math.training.curation.records import CurationConfig
     from rstar_math.training.rows import PreferenceRow, rows_of
 
     if kind == "trees":
-        return TreeRow, tree_rows(material)
+        return TreeRow, tree_rows(problems)
     if kind == "trajectories":
-        return TrajectoryRow, trajectory_rows(material)
-    material.require_verdicts()
-    found = run(curated(material, CurationConfig(), ["preference"]), kept=False)
-    return PreferenceRow, rows_of(found, "preference")
+        return TrajectoryRow, trajectory_rows(problems)
+    problems.require_verdicts()
+    curated = run(curate_problems(problems, CurationConfig(), ["preference"]), is_saved=False)
+    return PreferenceRow, rows_of(curated, "preference")

@@ -1,4 +1,4 @@
-"""Terminal output: live searches, solutions, tables."""
+"""Terminal output: progress, solutions, tables."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -37,19 +37,19 @@ if not out.is_terminal:
     out = Console(highlight=False, width=120)
 
 
-def _safe(text: str) -> str:
-    """Foreign text for a line with rich's markup."""
+def _escape(text: str) -> str:
+    """Untrusted text, sanitized and escaped for rich markup."""
     return escape(sanitize(text))
 
 
-MARKS = {Verdict.RIGHT: "[green]right[/]", Verdict.WRONG: "[red]wrong[/]"}
+_VERDICTS = {Verdict.RIGHT: "[green]right[/]", Verdict.WRONG: "[red]wrong[/]"}
 
 
 @contextmanager
-def watching(rollouts: int) -> Iterator[ProgressCallback]:
-    """A line on stderr that says how far a search is; pass its value as `on_progress`."""
+def search_progress(rollouts: int) -> Iterator[ProgressCallback]:
+    """Shows the progress of a search as a line on stderr. Pass the value as `on_progress`."""
     started = monotonic()
-    with Live(Text("asking the model ..."), console=err, transient=True) as live:
+    with Live(Text("waiting for the model ..."), console=err, transient=True) as live:
 
         def update(tree: Tree) -> None:
             seconds = max(monotonic() - started, 1e-9)
@@ -66,8 +66,8 @@ def watching(rollouts: int) -> Iterator[ProgressCallback]:
 
 
 @contextmanager
-def counting(what: str, total: int, done: int) -> Iterator[Progress]:
-    """A progress bar on stderr with counts and the time left."""
+def progress_bar(description: str, total: int, done: int) -> Iterator[Progress]:
+    """Shows a progress bar on stderr with counts and the remaining time."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=28),
@@ -78,33 +78,31 @@ def counting(what: str, total: int, done: int) -> Iterator[Progress]:
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=err, transient=True) as progress:
-        progress.add_task(what, total=total, completed=done, note="")
+        progress.add_task(description, total=total, completed=done, note="")
         yield progress
 
 
-def solution(found: Solution) -> RenderableType:
-    """The chosen path step by step, the answer, what spoke for it and what it cost."""
+def solution_view(solution: Solution) -> RenderableType:
+    """The chosen path step by step, the answer with its votes, and the cost."""
     parts: list[RenderableType] = []
-    choice, tree = found.choice, found.tree
+    choice, tree = solution.choice, solution.tree
     if choice.node is not None:
         path = tree.trajectory(choice.node)
-        valued = any(node.value_sum for node in tree)
-        values = path.q if valued else (None,) * len(path.q)
+        has_values = any(node.value_sum for node in tree)
+        values = path.q if has_values else (None,) * len(path.q)
         for number, (step, q) in enumerate(zip(path.steps, values, strict=True), start=1):
             parts.extend(_step(number, step, q, _block_output(path.steps, number)))
     if choice.answer is None:
         reasons = ", ".join(f"{count} {reason}" for reason, count in tree.failures().items())
-        parts.append(
-            Text(f"No path ended with an answer ({reasons or 'nothing tried'}).", "yellow")
-        )
+        parts.append(Text(f"No path ended with an answer ({reasons or 'no steps'}).", "yellow"))
     else:
-        rivals = ", ".join(
-            f"{sanitize(answer)} ({votes:.3g})" for answer, votes in choice.votes.items()
+        votes = ", ".join(
+            f"{sanitize(answer)} ({count:.3g})" for answer, count in choice.votes.items()
         )
         line = Text("Answer ", "bold")
         line.append(sanitize(choice.answer), "bold green")
-        what = "score, where a second look agreed" if tree.has_discriminator_votes else "votes"
-        line.append(f"   {choice.share:.0%} of the {what}: {rivals}", "dim")
+        unit = "discriminator score" if tree.has_discriminator_votes else "votes"
+        line.append(f"   {choice.share:.0%} of the {unit}: {votes}", "dim")
         parts.append(line)
     if tree.stop_reason is not None:
         parts.append(Text(stop_line(tree), "dim"))
@@ -113,30 +111,30 @@ def solution(found: Solution) -> RenderableType:
 
 
 def _block_output(steps: tuple[Step, ...], number: int) -> list[Execution]:
-    """The runs whose output is shown after a step: those of the code block it ends."""
+    """The executions of the code block that a step ends; [] if it ends none."""
     if steps[number - 1].kind != "code":
         return []
-    runs: list[Execution] = []
+    executions: list[Execution] = []
     for step in reversed(steps[:number]):
         if step.kind == "code" and step is not steps[number - 1]:
             break
         if step.execution is not None:
-            runs.append(step.execution)
-    return runs[::-1]
+            executions.append(step.execution)
+    return executions[::-1]
 
 
 def _step(
     number: int, step: Step, q: float | None, block: list[Execution]
 ) -> Iterator[RenderableType]:
-    """One step's lines."""
+    """The lines of one step."""
     head = Text(f"{number}. ", "bold cyan")
-    head.append(sanitize(comment_text(step)) or "(no words)")
-    if made := label(step):
-        head.append(f"   {made}", "dim")
+    head.append(sanitize(comment_text(step)) or "(no text)")
+    if name := label(step):
+        head.append(f"   {name}", "dim")
     if q is not None:
         head.append(f"   Q {q:+.2f}", "dim")
     if step.reasoning:
-        head.append(f"   after {len(step.reasoning.split())} words of thoughts", "dim")
+        head.append(f"   after {len(step.reasoning.split())} words of reasoning", "dim")
     yield head
     if step.code.strip():
         yield Padding(
@@ -153,36 +151,38 @@ def _step(
 
 
 def cost_line(cost: Cost, steps: int) -> str:
-    """What a search cost, in one line."""
+    """The cost of a search in one line."""
     rate = cost.sampled_tokens / cost.seconds if cost.seconds else 0.0
-    judged = f", {cost.scorer_tokens} tokens to score them" if cost.scorer_tokens else ""
+    other = f", {cost.scorer_tokens} scorer tokens" if cost.scorer_tokens else ""
     if cost.discriminator_tokens:
-        judged = f" ({cost.discriminator_tokens} of them to check the work){judged}"
+        other = f" ({cost.discriminator_tokens} of them by the discriminator){other}"
     return (
         f"{steps} steps tried, {cost.code_runs} programs run ({cost.code_failures} failed), "
-        f"{cost.calls} calls, {cost.sampled_tokens} tokens sampled{judged}, {cost.seconds:.1f} s "
+        f"{cost.calls} calls, {cost.sampled_tokens} tokens sampled{other}, {cost.seconds:.1f} s "
         f"({rate:.0f} tokens/s)"
     )
 
 
-_STOPPED = {
-    "decided": "no vote to come could change the answer",
-    "confident": "the answer was sure enough",
+_STOP_REASONS = {
+    "decided": "no remaining vote could change the answer",
+    "confident": "the answer reached the required confidence",
 }
 
 
 def stop_line(tree: Tree) -> str:
-    """Why a search stopped early, and what that spared."""
-    reason = _STOPPED.get(tree.stop_reason or "", tree.stop_reason)
-    return f"Stopped early: {reason}; about {tree.cost.saved_tokens} tokens spared"
+    """Why a search stopped early, and the estimated saving."""
+    reason = _STOP_REASONS.get(tree.stop_reason or "", tree.stop_reason)
+    return f"Stopped early: {reason}; about {tree.cost.saved_tokens} tokens saved"
 
 
 def verdict_line(problem: Problem, answer: str | None, verdict: Verdict | None) -> str:
-    """One finished problem in one line, with rich's markup."""
-    mark = MARKS.get(verdict, "[yellow]unknown[/]") if verdict is not None else "no reference"
-    expected = f", expected {_safe(problem.reference)}" if problem.reference is not None else ""
-    given = "no answer" if answer is None else f"answer {_safe(answer)}"
-    return f"{_safe(problem.id)}: {given}{expected}: {mark}"
+    """A finished problem in one line of rich markup."""
+    verdict_text = (
+        _VERDICTS.get(verdict, "[yellow]unknown[/]") if verdict is not None else "no reference"
+    )
+    expected = f", expected {_escape(problem.reference)}" if problem.reference is not None else ""
+    given = "no answer" if answer is None else f"answer {_escape(answer)}"
+    return f"{_escape(problem.id)}: {given}{expected}: {verdict_text}"
 
 
 _STATES = {
@@ -193,13 +193,13 @@ _STATES = {
 }
 
 
-def gate_line(gate: SanityCheck) -> str:
-    """One gate of --check in one line, with rich's markup."""
-    return f"{_STATES[gate.state]}  {_safe(gate.name)}: {_safe(gate.message)}"
+def check_line(check: SanityCheck) -> str:
+    """A check of --check in one line of rich markup."""
+    return f"{_STATES[check.state]}  {_escape(check.name)}: {_escape(check.message)}"
 
 
-def summaries(rows: Sequence[Summary]) -> Table:
-    """The table of an evaluation; costs are means over the problems. Fits 80 columns."""
+def summary_table(rows: Sequence[Summary]) -> Table:
+    """The table of an evaluation. Costs are means per problem. Fits 80 columns."""
     table = Table(header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.caption_justify = "left"
     table.add_column("strategy", no_wrap=True)
@@ -233,25 +233,25 @@ def summaries(rows: Sequence[Summary]) -> Table:
             f"{row.cost.seconds / n:.1f}",
         )
     table.caption = (
-        "none: problems without any answer. Means over the problems: calls to the "
-        "model, prompt tokens, tokens sampled, programs run and failed, seconds from start to end."
+        "none: problems without an answer. The other columns are means per problem: model "
+        "calls, prompt tokens, sampled tokens, programs run, programs failed, seconds."
     )
     for row in rows:
         if row.cost.saved_tokens:
-            spared = row.cost.saved_tokens / max(row.problems, 1)
-            table.caption += f"\n{row.strategy}: stopping early spared about {spared:.0f} tokens."
+            saved = row.cost.saved_tokens / max(row.problems, 1)
+            table.caption += f"\n{row.strategy}: stopping early saved about {saved:.0f} tokens."
         if row.cost.discriminator_tokens:
-            checked = row.cost.discriminator_tokens / max(row.problems, 1)
-            table.caption += f"\n{row.strategy}: {checked:.0f} tokens of these by the second model."
+            tokens = row.cost.discriminator_tokens / max(row.problems, 1)
+            table.caption += f"\n{row.strategy}: {tokens:.0f} of the tokens by the discriminator."
         if row.cost.unscorable:
-            table.caption += f"\n{row.strategy}: {row.cost.unscorable} steps could not be judged."
+            table.caption += f"\n{row.strategy}: {row.cost.unscorable} steps could not be scored."
         if row.cost.scorer_tokens:
-            judged = row.cost.scorer_tokens / max(row.problems, 1)
-            table.caption += f"\n{row.strategy}: {judged:.0f} tokens besides, to score steps."
+            tokens = row.cost.scorer_tokens / max(row.problems, 1)
+            table.caption += f"\n{row.strategy}: {tokens:.0f} additional tokens by the scorer."
     return table
 
 
-def listed_strategies(rows: Sequence[dict[str, Any]]) -> Table:
+def strategy_table(rows: Sequence[dict[str, Any]]) -> Table:
     """The table of `rstar strategies`."""
     table = Table(header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("name", "size", "scorer", "what it does"):
@@ -260,21 +260,19 @@ def listed_strategies(rows: Sequence[dict[str, Any]]) -> Table:
         size = "" if row["default_size"] is None else str(row["default_size"])
         table.add_row(row["name"], size, row["scorer"], row["summary"])
     table.caption_justify = "left"
-    table.caption = "Sizes follow @: sc@8, mcts@16; mcts@16x4 makes 4 runs. Yours: module:SPEC"
+    table.caption = "@ sets the size: sc@8, mcts@16; mcts@16x4 is 4 runs. Your own: module:SPEC"
     return table
 
 
-def listed_benchmarks(rows: Sequence[dict[str, Any]]) -> Table:
+def benchmark_table(rows: Sequence[dict[str, Any]]) -> Table:
     """The table of `rstar benchmarks`."""
     table = Table(header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in ("name", "size", "answer", "licence", "where"):
+    for name in ("name", "size", "answer", "licence", "source"):
         table.add_column(name, justify="right" if name == "size" else "left")
     for row in rows:
         hub = row["hub"]
-        where = "here" if row["file"] else f"hf:{hub['name']}" if hub else "by hand"
-        table.add_row(row["name"], str(row["size"]), row["answer"], row["licence"], where)
+        source = "local" if row["file"] else f"hf:{hub['name']}" if hub else "manual"
+        table.add_row(row["name"], str(row["size"]), row["answer"], row["licence"], source)
     table.caption_justify = "left"
-    table.caption = (
-        "here: in the folder of --data or RSTAR_DATA. Known faults: rstar benchmarks NAME"
-    )
+    table.caption = "local: found in --data or RSTAR_DATA. Known problems: rstar benchmarks NAME"
     return table

@@ -1,4 +1,4 @@
-"""`rstar doctor`: what works here and what to type for the rest."""
+"""`rstar doctor`: what works on this machine, and commands to fix the rest."""
 
 import asyncio
 from dataclasses import asdict
@@ -13,7 +13,7 @@ def doctor(
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", "-m", metavar="MODEL", help="Also show how this model would be asked."
+            "--model", "-m", metavar="MODEL", help="Also show how this model is prompted."
         ),
     ] = None,
     set_: Annotated[
@@ -22,14 +22,14 @@ def doctor(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what is installed, what is missing, what to type, and which sandbox layers hold here."""
-    from rstar_math.cli.diagnosis import examine, examine_model
+    """Show what is installed, what is missing, how to install it, and which sandbox layers work."""
+    from rstar_math.cli.diagnosis import check_model, run_checks
     from rstar_math.sandbox.programs import UNPROTECTED
 
-    checks = examine()
+    checks = run_checks()
     if model is not None:
         config = configure(None, set_ or [], model, None)
-        checks += asyncio.run(examine_model(config))
+        checks += asyncio.run(check_model(config))
     if as_json:
         print_json(
             {"checks": [asdict(check) for check in checks], "not_covered": list(UNPROTECTED)}
@@ -49,7 +49,7 @@ def doctor(
         mark = Text("ok", "green") if check.ok else Text("no", "yellow")
         table.add_row(Text(f"  {check.name}"), mark, Text(check.detail))
         if check.fix:
-            table.add_row("", "", Text(f"type: {check.fix}", "cyan"))
+            table.add_row("", "", Text(f"run: {check.fix}", "cyan"))
     display.out.print(table)
     display.out.print("\n[bold]The sandbox does not cover[/]")
     for sentence in UNPROTECTED:

@@ -1,4 +1,4 @@
-"""Progress of downloads, and downloads that a command needs before it starts."""
+"""Download progress, and the downloads that a command needs before it starts."""
 
 import sys
 from collections.abc import Iterator
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 def use_bar() -> None:
-    """Show downloads as a bar from now on, if stderr is a terminal."""
+    """Show downloads as a progress bar if stderr is a terminal."""
     if sys.stderr.isatty():
         set_display(bar)
 
 
 @contextmanager
 def bar() -> Iterator[DownloadCallback]:
-    """A bar on stderr with bytes, rate and time left. Nothing is shown before a download begins."""
+    """Shows a bar on stderr with bytes, rate and remaining time once a download starts."""
     from rich.progress import (
         BarColumn,
         DownloadColumn,
@@ -50,14 +50,14 @@ def bar() -> Iterator[DownloadCallback]:
 
 
 class _Bar:
-    """Progress as one bar at a time, with a line above it for each stage."""
+    """Shows one bar at a time, with a line above it for each stage."""
 
     def __init__(self, bars: "Bars") -> None:
         self._bars = bars
         self._stage: tuple[str, str] | None = None
 
     def __call__(self, progress: Progress) -> None:
-        """Take in a new state."""
+        """Show a new state."""
         if self._stage is None:
             self._bars.start()
         if progress.note:
@@ -69,7 +69,7 @@ class _Bar:
             if progress.stage == "downloading":
                 self._say(start_line(progress))
             if progress.stage == "done":
-                self._say(f"{progress.model}: {megabytes(progress.done_bytes)}, checked")
+                self._say(f"{progress.model}: {megabytes(progress.done_bytes)}, verified")
                 return
             self._bars.add_task(f"{progress.stage} {progress.model}", total=None)
         if self._bars.task_ids:
@@ -83,23 +83,27 @@ class _Bar:
         self._bars.console.print(f"rstar: {sanitize(line)}", markup=False, soft_wrap=True)
 
 
-def fetch(*urls: str, base: str | None = None) -> None:
-    """Download the models of these addresses, and of the base of a training, that are not on this
-    disk. Servers, folders and what is installed need nothing."""
+def download_missing(*urls: str, base: str | None = None) -> None:
+    """Download the models of `urls`, and the `base` model of a training, if they are missing.
+
+    Server addresses, folders and installed models need no download.
+    """
     from rstar_math.checkpoints.folders import require_torch
     from rstar_math.models.downloads import resolve_model
     from rstar_math.models.names import parse_base, parse_name
     from rstar_math.models.storage import stored_path
 
     servers = ("http://", "https://", "vllm:")
-    named = [parse_name(url) for url in urls if not url.startswith(servers) and "," not in url]
-    for meant in [*named, *([] if base is None else [parse_base(base)])]:
-        if meant.kind in ("catalogue", "hub-file", "hub-checkpoint") and stored_path(meant) is None:
-            if meant.engine == "transformers":
+    names = [parse_name(url) for url in urls if not url.startswith(servers) and "," not in url]
+    for name in [*names, *([] if base is None else [parse_base(base)])]:
+        if name.kind in ("catalogue", "hub-file", "hub-checkpoint") and stored_path(name) is None:
+            if name.engine == "transformers":
                 require_torch()
-            resolve_model(meant)
+            resolve_model(name)
 
 
-def fetch_for(config: "Config") -> None:
-    """Download the models that a configuration names and that are not on this disk."""
-    fetch(*(url for url in (config.model.url, config.discriminator.url) if url != "same"))
+def download_config_models(config: "Config") -> None:
+    """Download the models of a configuration if they are missing."""
+    download_missing(
+        *(url for url in (config.model.url, config.discriminator.url) if url != "same")
+    )

@@ -1,4 +1,4 @@
-"""`rstar eval-ppm`: measures a preference model on pairs, votes and ProcessBench."""
+"""`rstar eval-ppm`: evaluates a preference model on pairs, sampled solutions and ProcessBench."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -17,58 +17,57 @@ if TYPE_CHECKING:
     from rstar_math.search.tree import Tree
 
 
-async def against_votes(
+async def compare_with_majority(
     scorer: "Scorer", run_file: Path, strategy: str | None, limit: int | None
 ) -> dict[str, Any]:
-    """The figures of `evaluation.reranking` on the first `limit` problems of a run, with the tokens
-    that the scorer read. Raises `InputError` where the run has no samples to choose from."""
+    """The results of `evaluation.reranking` on the first `limit` problems of a run, and the tokens
+    that the scorer read. Raises `InputError` if the run has no sampled solutions."""
     from rstar_math.costs import track_cost
     from rstar_math.evaluation.reranking import rerank_samples
     from rstar_math.grading.grader import Grader
     from rstar_math.runs.store import RunStore
 
-    async def work(store: "RunStore", name: str) -> dict[str, Any]:
-        async with Grader() as grader:
-            with track_cost() as cost:
-                found = await rerank_samples(
-                    _judged(store, name, limit, grader), scorer, grader.group
-                )
-            return {
-                "run": str(run_file),
-                "strategy": name,
-                **found.as_json(),
-                "scorer_tokens": cost.scorer_tokens,
-            }
-
     with RunStore.read(run_file) as store:
-        return await work(store, _samples(store, strategy))
+        name = _sampling_strategy(store, strategy)
+        async with Grader() as grader:
+            trees = _trees_with_verifiers(store, name, limit, grader)
+            with track_cost() as cost:
+                comparison = await rerank_samples(trees, scorer, grader.group)
+        return {
+            "run": str(run_file),
+            "strategy": name,
+            **comparison.as_json(),
+            "scorer_tokens": cost.scorer_tokens,
+        }
 
 
-def _samples(store: "RunStore", strategy: str | None) -> str:
-    """The strategy whose results are chosen from: the one that is named, or the only one that
-    sampled whole solutions."""
-    there = store.strategies()
-    chains = [name for name in there if name.startswith(("sc@", "bon@"))]
-    if strategy is not None and strategy in there:
+def _sampling_strategy(store: "RunStore", strategy: str | None) -> str:
+    """The given strategy, by default the only one that samples complete solutions.
+
+    Raises `InputError` if the run does not contain it.
+    """
+    strategies = store.strategies()
+    sampling = [name for name in strategies if name.startswith(("sc@", "bon@"))]
+    if strategy is not None and strategy in strategies:
         return strategy
-    if strategy is None and len(chains) == 1:
-        return chains[0]
-    what = ", ".join(there) or "nothing"
+    if strategy is None and len(sampling) == 1:
+        return sampling[0]
     raise InputError(
-        f"{store.path} has {what}; name one with --strategy, or sample solutions first: "
-        f"rstar eval FILE --strategy sc@8 --run {store.path}."
+        f"{store.path} has results of: {', '.join(strategies) or 'no strategy'}. Select one with "
+        "--strategy, or sample solutions first with: rstar eval FILE --strategy sc@8 --run "
+        f"{store.path}"
     )
 
 
-async def _judged(
-    store: "RunStore", name: str, limit: int | None, grader: "Grader"
+async def _trees_with_verifiers(
+    store: "RunStore", strategy: str, limit: int | None, grader: "Grader"
 ) -> "AsyncIterator[tuple[Tree, Verifier]]":
-    """The trees of problems that have a reference, each with its judge."""
-    done = store.done(name)
-    there = [p for p in store.problems() if p.id in done and p.reference is not None]
-    for problem in there[:limit]:
+    """Yields the trees of problems with a reference answer, each with its verifier."""
+    done = store.done(strategy)
+    problems = [p for p in store.problems() if p.id in done and p.reference is not None]
+    for problem in problems[:limit]:
         assert problem.reference is not None
-        yield store.tree(problem.id, name), grader.verifier(problem.reference)
+        yield store.tree(problem.id, strategy), grader.verifier(problem.reference)
 
 
 if TYPE_CHECKING:
@@ -76,99 +75,109 @@ if TYPE_CHECKING:
     from rstar_math.ppm.scorer import LocalPPM
     from rstar_math.training.rows import PreferenceRow
 
-    Scored = LocalPPM | RemotePPM
-Sampled = Annotated[
+    PPM = LocalPPM | RemotePPM
+SamplesRun = Annotated[
     Path | None,
     typer.Option(
         "--run",
         metavar="RUN",
-        help="Solutions of your policy to choose from, as rstar eval --strategy sc@8 leaves them: "
-        "is choosing by this model better than majority voting on the same samples?",
+        help="Run file with sampled solutions (rstar eval --strategy sc@8). Compares choosing by "
+        "this model with majority voting on the same samples.",
     ),
 ]
-Trained = Annotated[
+Checkpoint = Annotated[
     Path,
     typer.Argument(
         metavar="CHECKPOINT",
-        help="What rstar train ppm wrote, or rstar deploy made of it; trained is this package's "
-        "own (hf:trained with torch).",
+        help="Preference model: a folder of rstar train ppm, a .gguf file of rstar deploy, or "
+        "trained (in this package; hf:trained uses torch).",
     ),
 ]
-Base = Annotated[
+BaseModel = Annotated[
     str | None,
     typer.Option(
-        "--base", metavar="MODEL", help="A probe's policy, if it moved, or the model of an adapter."
+        "--base",
+        metavar="MODEL",
+        help="Base model of an adapter, or the policy of a probe if it was moved.",
     ),
 ]
-Chosen = Annotated[
+StrategyName = Annotated[
     str | None,
     typer.Option(
-        "--strategy", metavar="NAME", help="Which results of RUN; by default its only sc@N."
+        "--strategy",
+        metavar="NAME",
+        help="Strategy of the run to use; by default its only sc@N or bon@N.",
     ),
 ]
-First = Annotated[
+ItemLimit = Annotated[
     int | None,
     typer.Option(
-        "--limit", min=1, metavar="N", help="Take the first N pairs, solutions and problems."
+        "--limit", min=1, metavar="N", help="Use only the first N pairs, solutions and problems."
+    ),
+]
+PairsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--pairs",
+        metavar="FILE",
+        help="Preference pairs: the file preference.jsonl of rstar curate.",
+    ),
+]
+AllPairs = Annotated[
+    bool,
+    typer.Option(
+        "--include-training-problems",
+        help="Use all pairs of the file, not only those of held-out problems.",
     ),
 ]
 
 
 def eval_ppm(
-    checkpoint: Trained,
-    pairs: Annotated[
-        Path | None,
-        typer.Option("--pairs", metavar="FILE", help="preference.jsonl of rstar curate."),
-    ] = None,
-    all_pairs: Annotated[
-        bool,
-        typer.Option(
-            "--include-training-problems",
-            help="Rank all pairs of the file, not only held-out problems.",
-        ),
-    ] = False,
+    checkpoint: Checkpoint,
+    pairs: PairsFile = None,
+    all_pairs: AllPairs = False,
     processbench: Annotated[
         list[Path] | None,
-        typer.Option("--processbench", metavar="FILE", help="A ProcessBench file. Repeatable."),
+        typer.Option("--processbench", metavar="FILE", help="ProcessBench file. Repeatable."),
     ] = None,
-    run_file: Sampled = None,
-    strategy: Chosen = None,
-    base: Base = None,
-    limit: First = None,
+    run_file: SamplesRun = None,
+    strategy: StrategyName = None,
+    base: BaseModel = None,
+    limit: ItemLimit = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a preference model, and whether choosing by it beats the majority on your policy.
+    """Evaluate a preference model and compare it with majority voting.
 
-    Ranking accuracy on pairs of held-out problems; F1 of finding the first wrong
-    step (ProcessBench); answers chosen by value against a majority of the same
-    samples. The problems of --run must be ones that it has not learned from.
+    --pairs reports ranking accuracy on held-out problems. --processbench reports the F1 of finding
+    the first wrong step. --run compares answers chosen by value with the majority of the same
+    samples; its problems must not be in the model's training data.
     """
     from rstar_math.errors import InputError
     from rstar_math.ppm.remote import resolve_ppm
 
     if pairs is None and not processbench and run_file is None:
         raise InputError(
-            "There is nothing to measure on; give --pairs FILE, --processbench FILE or --run RUN."
+            "No data to evaluate on; pass --pairs FILE, --processbench FILE or --run RUN."
         )
 
-    async def measured() -> dict[str, Any]:
+    async def evaluate() -> dict[str, Any]:
         report: dict[str, Any] = {"checkpoint": str(checkpoint)}
-        place = Path(resolve_ppm(str(checkpoint)))
-        rows = None if pairs is None else _rows(place, pairs, limit, all_pairs)
-        scorer = _loaded(place, base)
+        path = Path(resolve_ppm(str(checkpoint)))
+        rows = None if pairs is None else _read_pairs(path, pairs, limit, all_pairs)
+        scorer = _load(path, base)
         try:
             if rows is not None:
-                report["pairs"] = await _ranked(scorer, rows)
-            for path in processbench or ():
-                found = await _detected(scorer, path, limit)
-                report.setdefault("processbench", {})[str(path)] = found
+                report["pairs"] = await _rank_pairs(scorer, rows)
+            for file in processbench or ():
+                figures = await _detect_errors(scorer, file, limit)
+                report.setdefault("processbench", {})[str(file)] = figures
             if run_file is not None:
-                report["choosing"] = await against_votes(scorer, run_file, strategy, limit)
+                report["choosing"] = await compare_with_majority(scorer, run_file, strategy, limit)
             return report
         finally:
             await scorer.aclose()
 
-    report = asyncio.run(measured())
+    report = asyncio.run(evaluate())
     if as_json:
         print_json(report)
     else:
@@ -176,22 +185,22 @@ def eval_ppm(
 
 
 def _show(report: dict[str, Any]) -> None:
-    """The figures, and of the choices what they mean."""
+    """Print the figures and, for --run, sentences that interpret them."""
     from rstar_math.cli.display import out
 
-    named = {"pairs": report.get("pairs"), **report.get("processbench", {})}
-    for name, figures in {**named, "choosing": report.get("choosing")}.items():
+    sections = {"pairs": report.get("pairs"), **report.get("processbench", {})}
+    for name, figures in {**sections, "choosing": report.get("choosing")}.items():
         for key, value in (figures or {}).items():
             if key == "against_majority":
-                for one in value.values():
-                    out.print(one["sentence"], markup=False)
+                for comparison in value.values():
+                    out.print(comparison["sentence"], markup=False)
                 continue
             shown = f"{value:.4f}" if isinstance(value, float) else value
             out.print(f"{name}: {key.replace('_', ' ')} {shown}")
 
 
-def _loaded(checkpoint: Path, base: str | None) -> "Scored":
-    """The model of a folder, or of a .gguf file."""
+def _load(checkpoint: Path, base: str | None) -> "PPM":
+    """The model of a folder or of a .gguf file."""
     from rstar_math.ppm.remote import RemotePPM
     from rstar_math.ppm.scorer import LocalPPM
 
@@ -200,66 +209,75 @@ def _loaded(checkpoint: Path, base: str | None) -> "Scored":
     return LocalPPM.load(checkpoint, base=base)
 
 
-def _rows(
-    checkpoint: Path, path: Path, limit: int | None, everything: bool
+def _read_pairs(
+    checkpoint: Path, path: Path, limit: int | None, include_training: bool
 ) -> "list[PreferenceRow]":
-    """A file's pairs; of problems that the model has not learned from."""
+    """The pairs of a file, by default only those of the checkpoint's held-out problems.
+
+    Raises `InputError` if there are none or if the held-out problems are not known.
+    """
     from rstar_math.checkpoints.folders import read_notes
     from rstar_math.errors import InputError
     from rstar_math.training.rows import PreferenceRow, is_held_out, read_rows
 
     rows = read_rows(path, PreferenceRow)
-    if not everything:
+    if not include_training:
         notes = read_notes(checkpoint) if checkpoint.suffix != ".gguf" else {}
         settings = notes.get("settings")
         if settings is None:
             raise InputError(
-                f"{checkpoint} does not say which problems it learned from; add --all to rank all "
-                f"pairs of {path}."
+                f"{checkpoint} does not record its training problems; add "
+                f"--include-training-problems to use all pairs of {path}."
             )
         rows = [r for r in rows if is_held_out(r.problem, settings["held_out"], settings["seed"])]
     if not rows:
-        raise InputError(f"No problem of {path} is held out; add --all to rank all pairs.")
+        raise InputError(
+            f"{path} has no pairs of held-out problems; add --include-training-problems to use "
+            "all pairs."
+        )
     return rows[:limit]
 
 
-async def _ranked(scorer: "Scored", rows: "list[PreferenceRow]") -> dict[str, Any]:
-    """Ranking accuracy on pairs."""
+async def _rank_pairs(scorer: "PPM", rows: "list[PreferenceRow]") -> dict[str, Any]:
+    """Ranking accuracy and calibration on pairs."""
     from rstar_math.training.batches import calibration_error, pair_calibration, ranking_accuracy
     from rstar_math.training.rows import for_model
 
     rows = for_model(rows, scorer.renderer)
     texts = [text for row in rows for text in (row.prompt + row.chosen, row.prompt + row.rejected)]
     values = await scorer.score_texts(texts)
-    sides = [(a, b) for a, b in zip(values[::2], values[1::2], strict=True) if None not in (a, b)]
-    found = [(float(a or 0), float(b or 0)) for a, b in sides]
+    pairs = [
+        (chosen, rejected)
+        for chosen, rejected in zip(values[::2], values[1::2], strict=True)
+        if chosen is not None and rejected is not None
+    ]
     return {
-        "pairs": len(found),
-        "too_long": len(rows) - len(found),
+        "pairs": len(pairs),
+        "too_long": len(rows) - len(pairs),
         "problems": len({row.problem for row in rows}),
-        "accuracy": ranking_accuracy(found),
-        "calibration_error": calibration_error(pair_calibration(found)),
+        "accuracy": ranking_accuracy(pairs),
+        "calibration_error": calibration_error(pair_calibration(pairs)),
     }
 
 
-async def _detected(scorer: "Scored", path: Path, limit: int | None) -> dict[str, Any]:
+async def _detect_errors(scorer: "PPM", path: Path, limit: int | None) -> dict[str, Any]:
     """First-error detection on a ProcessBench file."""
     from rstar_math.evaluation.processbench import as_steps, cross_validate, read_solutions
     from rstar_math.types import Question
 
     solutions = read_solutions(path, limit)
-    found = []
+    values = []
     for solution in solutions:
         steps = as_steps(solution.steps)
         prefixes = [steps[: n + 1] for n in range(len(steps))]
-        found.append(await scorer.score(Question(solution.id, solution.problem), prefixes))
-    whole, thresholds = cross_validate(solutions, found)
+        values.append(await scorer.score(Question(solution.id, solution.problem), prefixes))
+    result, thresholds = cross_validate(solutions, values)
     return {
         "solutions": len(solutions),
-        "f1": whole.f1,
-        "wrong": whole.wrong,
-        "located": whole.located,
-        "right": whole.right,
-        "cleared": whole.cleared,
+        "f1": result.f1,
+        "wrong": result.wrong,
+        "located": result.located,
+        "right": result.right,
+        "cleared": result.cleared,
         "thresholds": thresholds,
     }

@@ -14,8 +14,8 @@ from rstar_math.cli.options import (
     Discriminator,
     Limit,
     Model,
-    Part,
     Settings,
+    ShardOption,
     configure,
     print_json,
     run,
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
 
 def strategies(as_json: AsJson = False) -> None:
-    """List the strategies: what each does, and its size.
+    """List the search strategies with their default sizes.
 
-    Use one with: rstar solve --strategy NAME@SIZE
+    Select one with: rstar solve --strategy NAME@SIZE
     """
     from rstar_math.cli import display
     from rstar_math.search.strategies import STRATEGIES
@@ -49,24 +49,27 @@ def strategies(as_json: AsJson = False) -> None:
     if as_json:
         print_json({"strategies": rows})
     else:
-        display.out.print(display.listed_strategies(rows))
+        display.out.print(display.strategy_table(rows))
 
 
 def benchmarks(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="Say all about one of them.")
+        str | None, typer.Argument(metavar="NAME", help="Show the details of one benchmark.")
     ] = None,
     data: Annotated[
         Path | None,
         typer.Option(
-            "--data", metavar="FOLDER", help="Folder of local sets.", show_default="$RSTAR_DATA"
+            "--data",
+            metavar="FOLDER",
+            help="Folder with benchmark files.",
+            show_default="$RSTAR_DATA",
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the benchmarks: size, answers, licence, where they are, what is wrong with them.
+    """List the benchmarks: size, answer type, licence, source.
 
-    Use one with: rstar eval --dataset NAME
+    Run one with: rstar eval --dataset NAME
     """
     import os
 
@@ -74,12 +77,12 @@ def benchmarks(
     from rstar_math.problems.benchmarks import DATA_VARIABLE, all_benchmarks, find_benchmark
 
     folder = data or Path(os.environ.get(DATA_VARIABLE, "."))
-    chosen = all_benchmarks() if name is None else (find_benchmark(name),)
-    rows = [asdict(one) | {"file": (f := one.file(folder)) and str(f)} for one in chosen]
+    selected = all_benchmarks() if name is None else (find_benchmark(name),)
+    rows = [asdict(b) | {"file": (file := b.file(folder)) and str(file)} for b in selected]
     if as_json:
         print_json({"benchmarks": rows})
     elif name is None:
-        display.out.print(display.listed_benchmarks(rows))
+        display.out.print(display.benchmark_table(rows))
     else:
         for key, value in rows[0].items():
             display.out.print(f"{key:8} {'-' if value in (None, '') else value}", markup=False)
@@ -87,35 +90,37 @@ def benchmarks(
 
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run files.")],
-    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where to write it.")] = Path(
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Output folder.")] = Path(
         "report"
     ),
-    plots: Annotated[bool, typer.Option(help="Draw plots (needs matplotlib).")] = True,
-    trees: Annotated[bool, typer.Option(help="Write each run's trees beside it.")] = True,
+    plots: Annotated[bool, typer.Option(help="Draw plots (requires matplotlib).")] = True,
+    trees: Annotated[bool, typer.Option(help="Write a page with the trees of each run.")] = True,
     inspect: Annotated[
-        bool, typer.Option("--inspect", help="Write logs of inspect_ai too, one a strategy.")
+        bool, typer.Option("--inspect", help="Also write inspect_ai logs, one per strategy.")
     ] = False,
     lm_eval: Annotated[
-        bool, typer.Option("--lm-eval", help="Write results files of lm-eval too.")
+        bool, typer.Option("--lm-eval", help="Also write lm-eval result files.")
     ] = False,
     as_json: AsJson = False,
-    open_: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    open_: Annotated[bool, typer.Option("--open", help="Open the report in the browser.")] = False,
 ) -> None:
-    """Write a report on one or more runs: report.md, report.html and pages of their trees.
+    """Write a report on one or more runs: report.md, report.html and pages with their trees.
 
-    Shares with intervals, expected results of k attempts, paired tests, accuracy against cost, the
-    papers' figures beside ours, every problem under every strategy, and what it takes to repeat it.
+    The report contains accuracies with intervals, pass@k estimates, paired tests, accuracy by cost,
+    published figures, every problem's result, and the commands and options to reproduce it.
     """
     from rstar_math.evaluation.interchange import export_names, write_inspect_logs, write_lm_eval
 
-    named = list(zip(runs, export_names(runs), strict=True))
-    written = run(_write(runs, out, plots=plots, trees=trees), kept=False)
+    run_names = list(zip(runs, export_names(runs), strict=True))
+    written = run(_write(runs, out, plots=plots, trees=trees), is_saved=False)
     if inspect:
         written += [
-            log for path, name in named for log in write_inspect_logs(path, out / "inspect", name)
+            log
+            for path, name in run_names
+            for log in write_inspect_logs(path, out / "inspect", name)
         ]
     if lm_eval:
-        written += [write_lm_eval(path, out / "lm-eval", name) for path, name in named]
+        written += [write_lm_eval(path, out / "lm-eval", name) for path, name in run_names]
     if as_json:
         print_json({"files": [str(path) for path in written]})
     else:
@@ -126,7 +131,7 @@ def report(
 
 
 async def _write(runs: list[Path], out: Path, *, plots: bool, trees: bool) -> list[Path]:
-    """The files of a report."""
+    """Write the report and return its files."""
     from rstar_math.evaluation.report import write_report
     from rstar_math.evaluation.results import AnswerJudge
     from rstar_math.grading.grader import Grader
@@ -147,28 +152,29 @@ async def _write(runs: list[Path], out: Path, *, plots: bool, trees: bool) -> li
 Strategies = Annotated[
     str | None,
     typer.Option(
-        help="Comma-separated names of rstar strategies, with sizes: greedy, sc@8, mcts@16, "
-        "mcts@16x4 (4 runs), rstar@32; or module:SPEC of your own.",
-        show_default="greedy,sc@8 and mcts or the recipe's",
+        metavar="STRATEGIES",
+        help="Strategies, separated by commas, with sizes after @: greedy, sc@8, mcts@16, "
+        "mcts@16x4 (4 runs), rstar@32, or your own module:SPEC. See rstar strategies.",
+        show_default="greedy,sc@8 and the configured strategy",
     ),
 ]
 RunFile = Annotated[
-    Path | None, typer.Option("--run", metavar="RUN", help="Run file to keep and go on with.")
+    Path | None, typer.Option("--run", metavar="RUN", help="Run file to write or resume.")
 ]
 Budget = Annotated[
     str | None,
     typer.Option(
         metavar="tokens=N",
-        help="Sampled tokens per problem that every strategy is given; total=N counts prompt "
-        "tokens too.",
+        help="Token budget per problem, equal for all strategies: tokens=N counts sampled tokens, "
+        "total=N also prompt tokens.",
     ),
 ]
 Check = Annotated[
     bool,
     typer.Option(
         "--check",
-        help="Then look for leaks of the answers, a prompt that does not fit the model, and a "
-        "plain baseline that is as good.",
+        help="Check for answer leaks, for a prompt that does not fit the model, and for a plain "
+        "baseline that is as good.",
     ),
 ]
 Published = Annotated[
@@ -177,7 +183,7 @@ Published = Annotated[
         min=0,
         max=100,
         metavar="PERCENT",
-        help="With --check: the model's published score on this set.",
+        help="Published score of the model on this benchmark, for --check.",
     ),
 ]
 Dataset = Annotated[
@@ -185,23 +191,24 @@ Dataset = Annotated[
     typer.Option(
         "--dataset",
         metavar="NAME",
-        help="Instead of FILE: a name that rstar benchmarks lists, or "
-        "hf:NAME:CONFIG@SPLIT?question=COLUMN&answer=COLUMN, or gym:NAME?size=100.",
+        help="Benchmark instead of FILE: a name from rstar benchmarks, hf:NAME:CONFIG@SPLIT or "
+        "gym:NAME?size=100. Add ?question=KEY&answer=KEY to name the columns.",
     ),
 ]
 Data = Annotated[
     Path | None,
     typer.Option(
-        "--data", metavar="FOLDER", help="Folder of local sets.", show_default="$RSTAR_DATA"
+        "--data", metavar="FOLDER", help="Folder with benchmark files.", show_default="$RSTAR_DATA"
     ),
 ]
-AnyFile = Annotated[
-    Path | None, typer.Argument(metavar="FILE", help="JSONL with problem and answer.")
+OptionalFile = Annotated[
+    Path | None,
+    typer.Argument(metavar="FILE", help="JSONL file with the fields problem and answer."),
 ]
 
 
 def evaluate(
-    file: AnyFile = None,
+    file: OptionalFile = None,
     dataset: Dataset = None,
     data: Data = None,
     strategy: Strategies = None,
@@ -212,39 +219,39 @@ def evaluate(
     model: Model = None,
     discriminator: Discriminator = None,
     cluster: Cluster = None,
-    shard: Part = None,
+    shard: ShardOption = None,
     limit: Limit = None,
     config: ConfigSource = None,
     set_: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure strategies: accuracy with its interval, tokens, calls, seconds, failures.
+    """Evaluate strategies: accuracy with interval, tokens, calls, seconds, failures.
 
-    With --budget every strategy is given the same: a comparison at equal cost. No search sees a
-    reference answer; they are used afterwards to grade, and --check proves it.
+    --budget compares strategies at equal cost. Searches never see the reference answers, which are
+    used only for grading; --check verifies this.
     """
     from rstar_math.cli import jobs
     from rstar_math.search.strategies import parse_strategies
 
-    share = _share(published, check=check)
+    published_share = _published_share(published, check=check)
     settings = configure(config, [*(set_ or []), *_budget(budget)], model, discriminator)
     strategies = parse_strategies(strategy or f"greedy,sc@8,{settings.search.strategy}")
-    given, name = _given(file, dataset, data, limit)
+    problems, name = _load_dataset(file, dataset, data, limit)
     job = jobs.Job(
         file,
         run_file,
         limit,
         strategies,
         graded=True,
-        given=given,
+        problems=problems,
         cluster=cluster,
         shard=jobs.parse_shard(shard),
     )
     with jobs.open_job(job, settings) as opened:
-        needs = None if cluster else settings
-        run(opened.work(settings), kept=run_file is not None, needs=needs)
+        download_for = None if cluster else settings
+        run(opened.run(settings), is_saved=run_file is not None, download_for=download_for)
         rows = [opened.summary(s) for s in strategies]
-        gates = _gates(opened, settings, share) if check else None
+        checks = _run_checks(opened, settings, published_share) if check else None
     if as_json:
         report = {
             "file": name,
@@ -253,59 +260,61 @@ def evaluate(
             **opened.cluster_json(),
             **opened.servers_json(),
         }
-        if gates is not None:
-            report["check"] = [gate.as_json() for gate in gates]
+        if checks is not None:
+            report["check"] = [result.as_json() for result in checks]
         print_json(report)
     else:
-        _show(rows, gates or [])
-    if any(gate.state == "failed" for gate in gates or []):
+        _show(rows, checks or [])
+    if any(result.state == "failed" for result in checks or []):
         raise typer.Exit(1)
 
 
-def _given(
+def _load_dataset(
     file: Path | None, dataset: str | None, data: Path | None, limit: int | None
 ) -> "tuple[list[Problem] | None, str]":
-    """The problems of a data set (None: those of the file), and what they are called."""
+    """The problems of a dataset and its name. Without a dataset: None and the name of the file."""
     from rstar_math.errors import ConfigError
     from rstar_math.problems.benchmarks import load_benchmark
 
     if dataset is None:
         return None, str(file)
     if file is not None:
-        raise ConfigError("Both FILE and --dataset name problems; give one of them.")
+        raise ConfigError("FILE and --dataset cannot be combined; pass one of them.")
     loaded = load_benchmark(dataset, folder=data, limit=limit)
     if loaded.note:
         typer.echo(f"rstar: {loaded.note}", err=True)
     return loaded.problems, loaded.name
 
 
-def _show(rows: "list[Summary]", gates: "list[SanityCheck]") -> None:
-    """The table, and a line a gate."""
+def _show(rows: "list[Summary]", checks: "list[SanityCheck]") -> None:
+    """Print the table and one line per check."""
     from rstar_math.cli import display
 
-    display.out.print(display.summaries(rows))
-    for gate in gates:
-        display.out.print(display.gate_line(gate), soft_wrap=True)
+    display.out.print(display.summary_table(rows))
+    for check in checks:
+        display.out.print(display.check_line(check), soft_wrap=True)
 
 
-def _share(published: float | None, *, check: bool) -> float | None:
-    """A published score as a share in [0, 1]."""
+def _published_share(published: float | None, *, check: bool) -> float | None:
+    """A published score as a share in [0, 1]. Raises `ConfigError` without --check."""
     from rstar_math.errors import ConfigError
 
     if published is not None and not check:
-        raise ConfigError("--published is held against the plain baseline of --check; add --check.")
+        raise ConfigError(
+            "--published requires --check, which compares it with the plain baseline; add --check."
+        )
     return None if published is None else published / 100
 
 
-def _gates(job: "OpenJob", settings: "Config", published: float | None) -> "list[SanityCheck]":
-    """The gates of --check."""
-    from rstar_math.cli.sanity import gates
+def _run_checks(job: "OpenJob", settings: "Config", published: float | None) -> "list[SanityCheck]":
+    """The results of --check."""
+    from rstar_math.cli.sanity import run_checks
 
-    return run(gates(job, settings, published), kept=True)
+    return run(run_checks(job, settings, published), is_saved=True)
 
 
 def _budget(text: str | None) -> list[str]:
-    """A budget as settings."""
+    """The settings of a token budget. Raises `ConfigError`."""
     from rstar_math.errors import ConfigError
 
     if text is None:
@@ -313,7 +322,8 @@ def _budget(text: str | None) -> list[str]:
     match = re.fullmatch(r"(tokens|total)=([1-9]\d{0,11})", text)
     if match is None:
         raise ConfigError(
-            f"--budget {text!r} is neither tokens=N nor total=N; for example --budget tokens=2000."
+            f"Invalid value for --budget: {text!r} (expected tokens=N or total=N, for example "
+            "tokens=2000)."
         )
     kind = "total" if match[1] == "total" else "sampled"
     return [f"search.token_budget={match[2]}", f"search.budget={kind}"]

@@ -18,7 +18,7 @@ Folder = Annotated[
     typer.Option(
         "--run",
         metavar="RUN",
-        help="Folder to write or to go on with; not needed with --plan.",
+        help="Folder to write or resume; not required with --plan.",
         show_default=False,
     ),
 ]
@@ -27,7 +27,14 @@ Options = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Set one option, as in rounds.2.rollouts=8 or sft.epochs=1. Repeatable.",
+        help="Set one option, for example rounds.2.rollouts=8 or sft.epochs=1. Repeatable.",
+    ),
+]
+Budget = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="hours=H|tokens=N",
+        help="Stop after this many hours or sampled tokens; the same command resumes. Repeatable.",
     ),
 ]
 
@@ -37,149 +44,163 @@ def evolve(
         str,
         typer.Argument(
             metavar="RECIPE",
-            help="A TOML file, or paper-7b, single-gpu, laptop, smoke.",
+            help="Recipe: a TOML file, or paper-7b, single-gpu, laptop or smoke.",
         ),
     ],
     folder: Folder = None,
     set_: Options = None,
-    budget: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="hours=H|tokens=N",
-            help="Stop after so much; the same command goes on. Repeatable.",
-        ),
-    ] = None,
+    budget: Budget = None,
     plan: Annotated[
         bool,
-        typer.Option("--plan", help="Only say what it would take: problems, calls, tokens, hours."),
+        typer.Option("--plan", help="Only estimate problems, calls, tokens and hours."),
     ] = False,
     cluster: Cluster = None,
     as_json: AsJson = False,
 ) -> None:
-    """Search, curate, train, keep what is better on held-out problems, measure; round after round.
+    """Run rounds of self-evolution: search, curate, train, promote better models, evaluate.
 
-    Can be stopped or killed at any moment: the same command goes on. After each round RUN/report.md
-    and RUN/report.html say what it came to.
+    The command can be interrupted or killed at any time; run it again to resume. RUN/report.md and
+    RUN/report.html are updated after each round.
     """
     from rstar_math.cli import progress
     from rstar_math.errors import ConfigError
     from rstar_math.evolution.manifest import ManifestStore
-    from rstar_math.evolution.pipeline import evolve as work
+    from rstar_math.evolution.pipeline import evolve as run_rounds
     from rstar_math.evolution.recipe import load_recipe
     from rstar_math.evolution.report import summary_json, write_summary
 
-    chosen = load_recipe(recipe, set_ or ())
-    spending = _budget(budget or [])
+    loaded = load_recipe(recipe, set_ or ())
+    run_budget = _parse_budget(budget or [])
     if plan:
-        _fetch(chosen)
-        _plan(chosen, as_json)
+        _download_models(loaded)
+        _print_plan(loaded, as_json)
         return
     if folder is None:
-        raise ConfigError(f"Name a folder for the rounds: rstar evolve {recipe} --run RUN.")
-    _fetch(chosen)
-    with progress.watch_rounds() as watch:
+        raise ConfigError(
+            f"The option --run is missing; for example: rstar evolve {recipe} --run RUN"
+        )
+    _download_models(loaded)
+    with progress.watch_rounds() as listener:
         try:
-            rounds = work(chosen, folder, listener=watch, budget=spending, cluster=cluster)
-            run(rounds, kept=True)
+            rounds = run_rounds(
+                loaded, folder, listener=listener, budget=run_budget, cluster=cluster
+            )
+            run(rounds, is_saved=True)
         finally:
             if (folder / "recipe.json").is_file():
-                with ManifestStore.read(folder) as manifests:
-                    written = write_summary(manifests)
-                    found = summary_json(manifests)
+                with ManifestStore.read(folder) as manifest:
+                    reports = write_summary(manifest)
+                    results = summary_json(manifest)
     if as_json:
-        print_json({"run": str(folder), **found})
+        print_json({"run": str(folder), **results})
     else:
-        typer.echo(f"{written[0]}: what the rounds came to (also {written[1].name})")
+        typer.echo(f"The results are in {reports[0]} (also {reports[1].name}).")
 
 
-def _fetch(recipe: "Recipe") -> None:
-    """Download the models that an evolution begins with, if they are not on this disk."""
-    from rstar_math.cli.downloads import fetch
+def _download_models(recipe: "Recipe") -> None:
+    """Download the initial models of an evolution if they are missing."""
+    from rstar_math.cli.downloads import download_missing
     from rstar_math.evolution.stages import TINY
 
-    strong = [recipe.synthesis.model, *(one.model for one in recipe.rounds)]
+    teachers = [recipe.synthesis.model, *(settings.model for settings in recipe.rounds)]
     base = None if recipe.base_model == TINY else recipe.base_model
-    fetch(*(model.url for model in strong if model is not None), base=base)
+    download_missing(*(model.url for model in teachers if model is not None), base=base)
 
 
-def _budget(given: list[str]) -> "RunBudget":
-    """What this call may spend."""
+def _parse_budget(texts: list[str]) -> "RunBudget":
+    """The budget of this call. Raises `ConfigError`."""
     from rstar_math.errors import ConfigError
     from rstar_math.evolution.progress import RunBudget
 
-    found: dict[str, Any] = {}
-    for text in given:
+    limits: dict[str, Any] = {}
+    for text in texts:
         match = re.fullmatch(r"(hours)=(\d{1,5}(?:\.\d+)?)|(tokens)=([1-9]\d{0,14})", text)
         if match is None:
             raise ConfigError(
-                f"--budget {text!r} is neither hours=H nor tokens=N; for example --budget hours=2."
+                f"Invalid value for --budget: {text!r} (expected hours=H or tokens=N, for example "
+                "hours=2)."
             )
         if match[1]:
-            found["hours"] = float(match[2])
+            limits["hours"] = float(match[2])
         else:
-            found["tokens"] = int(match[4])
-    return RunBudget(**found)
+            limits["tokens"] = int(match[4])
+    return RunBudget(**limits)
 
 
-def _plan(recipe: Any, as_json: bool) -> None:
-    """What an evolution would take, from a short pilot."""
+def _print_plan(recipe: Any, as_json: bool) -> None:
+    """Print the cost estimate of an evolution, from a short pilot run."""
     from rstar_math.cli import progress
     from rstar_math.evolution.estimate import estimate
 
-    with progress.watch_rounds() as watch:
-        found = run(estimate(recipe, listener=watch), kept=False)
+    with progress.watch_rounds() as listener:
+        plan = run(estimate(recipe, listener=listener), is_saved=False)
     if as_json:
-        print_json(found.as_json())
+        print_json(plan.as_json())
     else:
-        progress.show_plan(found)
+        progress.print_plan(plan)
 
 
-Measured = Annotated[
+ProfileRun = Annotated[
     Path | None,
     typer.Option(
         "--profile-run",
         metavar="RUN",
-        help="A run whose searches say how many calls, tokens and programs a problem takes.",
-        show_default="assumed",
+        help="Run file whose searches give the calls, tokens and programs per problem.",
+        show_default="assumed values",
     ),
 ]
 Speed = Annotated[
     float | None,
     typer.Option(
         min=1,
-        help="Sampled tokens a second of one GPU that is full, as measured.",
+        metavar="N",
+        help="Measured throughput of one fully loaded GPU, in sampled tokens per second.",
         show_default="estimated from its data sheet",
     ),
 ]
 Cores = Annotated[
     int | None,
-    typer.Option(min=1, help="Cores that run code, all nodes.", show_default="8 a GPU"),
+    typer.Option(
+        min=1, metavar="N", help="CPU cores that run code, on all nodes.", show_default="8 per GPU"
+    ),
 ]
 Gpus = Annotated[
-    str, typer.Option(metavar="COUNTxNAME", help="GPUs that serve the policy, as 60xA100.")
+    str, typer.Option(metavar="COUNTxNAME", help="GPUs that serve the policy, for example 60xA100.")
 ]
 RecipeName = Annotated[
-    str, typer.Option(help="Recipe whose rounds are estimated, as for rstar evolve.")
+    str,
+    typer.Option(
+        metavar="RECIPE", help="Recipe whose rounds are estimated: a name or a TOML file."
+    ),
 ]
-Params = Annotated[float, typer.Option(min=0.01, metavar="BILLION", help="Size of the policy.")]
-Slots = Annotated[int, typer.Option(min=1, help="Samples decoded at once by one GPU.")]
-Programs = Annotated[float, typer.Option(min=0.01, help="Programs a second and core, as measured.")]
+Params = Annotated[
+    float, typer.Option(min=0.01, metavar="BILLION", help="Parameters of the policy, in billions.")
+]
+BatchSize = Annotated[
+    int, typer.Option(min=1, metavar="N", help="Samples that one GPU decodes at once.")
+]
+Programs = Annotated[
+    float, typer.Option(min=0.01, metavar="N", help="Measured programs per second per core.")
+]
 Unsolved = Annotated[
-    float, typer.Option(min=0, max=1, help="Share of problems left to further rollouts.")
+    float,
+    typer.Option(
+        min=0, max=1, metavar="SHARE", help="Share of problems that need the retry rollouts."
+    ),
 ]
-Price = Annotated[
-    float | None, typer.Option(min=0, metavar="MONEY", help="Price of a GPU for an hour.")
-]
+Price = Annotated[float | None, typer.Option(min=0, metavar="MONEY", help="Price per GPU hour.")]
 
 
 def estimate_cluster(
-    problems: Annotated[int, typer.Option(min=1, help="Problems to search.")],
+    problems: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Number of problems to search.")
+    ],
     gpus: Gpus,
     recipe: RecipeName = "paper-7b",
-    run_file: Measured = None,
+    run_file: ProfileRun = None,
     params: Params = 7.6,
     tokens_per_second: Speed = None,
-    batch_size: Slots = 256,
+    batch_size: BatchSize = 256,
     cores: Cores = None,
     programs_per_second: Programs = 100.0,
     unsolved_share: Unsolved = 0.2,
@@ -188,8 +209,8 @@ def estimate_cluster(
 ) -> None:
     """Estimate hours, price and bottleneck of a recipe's searches on a cluster.
 
-    Nothing is run. For this machine, and for the trainings too, there is: rstar evolve RECIPE
-    --run RUN --plan.
+    Nothing is executed. For an estimate of searches and trainings on this machine, use: rstar
+    evolve RECIPE --plan.
     """
     from dataclasses import replace
 
@@ -197,7 +218,7 @@ def estimate_cluster(
     from rstar_math.evolution import capacity
     from rstar_math.evolution.recipe import load_recipe
 
-    count, gpu = _gpus(gpus)
+    count, gpu = _parse_gpus(gpus)
     speed = capacity.gpu_speed(gpu, params=params, max_batch=batch_size)
     if tokens_per_second is not None:
         speed = replace(speed, full_tokens_per_s=tokens_per_second)
@@ -213,10 +234,10 @@ def estimate_cluster(
     workloads = capacity.search_workloads(
         load_recipe(recipe).rounds, problems, profile, unsolved=unsolved_share
     )
-    found = capacity.ClusterEstimate(
+    estimate = capacity.ClusterEstimate(
         searches=[
-            capacity.estimate_search(stage, work, hardware, count, price)
-            for stage, work in workloads
+            capacity.estimate_search(stage, workload, hardware, count, price)
+            for stage, workload in workloads
         ],
         hardware=hardware,
         profile=profile,
@@ -225,23 +246,25 @@ def estimate_cluster(
         speed_measured=tokens_per_second is not None,
     )
     if as_json:
-        print_json(found.as_json())
+        print_json(estimate.as_json())
     else:
-        _show(found)
+        _print_estimate(estimate)
 
 
-def _gpus(text: str) -> tuple[int, str]:
-    """What --gpus means."""
+def _parse_gpus(text: str) -> tuple[int, str]:
+    """The count and name of --gpus. Raises `ConfigError`."""
     from rstar_math.errors import ConfigError
 
     match = re.fullmatch(r"([1-9]\d{0,5})x([\w.-]+)", text)
     if match is None:
-        raise ConfigError(f"--gpus {text!r} is not COUNTxNAME; for example 60xA100.")
+        raise ConfigError(
+            f"Invalid value for --gpus: {text!r} (expected COUNTxNAME, for example 60xA100)."
+        )
     return int(match[1]), match[2]
 
 
-def _show(found: "ClusterEstimate") -> None:
-    """The plan as a table on stdout."""
+def _print_estimate(estimate: "ClusterEstimate") -> None:
+    """Print the estimate as a table on stdout."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -251,31 +274,32 @@ def _show(found: "ClusterEstimate") -> None:
     table.add_column("stage", no_wrap=True)
     for name in ("problems", "tokens", "hours", "GPU hours", "price"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("held up by")
-    for search in found.searches:
+    table.add_column("bottleneck")
+    for search in estimate.searches:
         price = "-" if search.price is None else f"{search.price:,.0f}"
         figures = (f"{search.problems:,}", f"{search.tokens:.3g}", f"{search.hours:.1f}")
-        alone = search.resource_hours[search.bottleneck]
-        held = f"{search.bottleneck} ({alone:.1f} h alone)"
-        table.add_row(search.stage, *figures, f"{search.gpu_hours:,.0f}", price, held)
-    whole = found.as_json()
-    price = "-" if whole["price"] is None else f"{whole['price']:,.0f}"
-    tokens = f"{sum(search.tokens for search in found.searches):.3g}"
-    table.add_row("all", "", tokens, f"{found.hours:.1f}", f"{whole['gpu_hours']:,.0f}", price, "")
-    speed, profile = found.hardware.server, found.profile
-    said = "measured" if found.speed_measured else "estimated from its data sheet"
-    where = (
+        alone_h = search.resource_hours[search.bottleneck]
+        bottleneck = f"{search.bottleneck} ({alone_h:.1f} h alone)"
+        table.add_row(search.stage, *figures, f"{search.gpu_hours:,.0f}", price, bottleneck)
+    total = estimate.as_json()
+    price = "-" if total["price"] is None else f"{total['price']:,.0f}"
+    tokens = f"{sum(search.tokens for search in estimate.searches):.3g}"
+    hours, gpu_hours = f"{estimate.hours:.1f}", f"{total['gpu_hours']:,.0f}"
+    table.add_row("total", "", tokens, hours, gpu_hours, price, "")
+    speed, hardware, profile = estimate.hardware.server, estimate.hardware, estimate.profile
+    speed_origin = "measured" if estimate.speed_measured else "estimated from the data sheet"
+    profile_origin = (
         f"measured in {profile.measured_run}"
         if profile.measured_run
-        else "assumed (measure: --profile-run RUN)"
+        else "assumed (measure with --profile-run RUN)"
     )
     table.caption_justify = "left"
     table.caption = (
-        f"{found.gpus} x {found.gpu}, {speed.full_tokens_per_s:.0f} tokens/s each when full "
-        f"({said}); {found.hardware.cores} cores, "
-        f"{found.hardware.programs_per_s:g} programs/s each;\n"
-        f"a rollout: {profile.calls:.1f} calls, {profile.tokens:.0f} tokens a sample, "
-        f"{profile.programs:.2f} programs a sample, {where}.\n"
-        "Searches alone: trainings and measurements are in rstar evolve --plan."
+        f"{estimate.gpus} x {estimate.gpu}, {speed.full_tokens_per_s:.0f} tokens/s each at full "
+        f"load ({speed_origin}); {hardware.cores} cores, {hardware.programs_per_s:g} programs/s "
+        "each;\n"
+        f"per rollout: {profile.calls:.1f} calls; per sample: {profile.tokens:.0f} tokens, "
+        f"{profile.programs:.2f} programs; {profile_origin}.\n"
+        "Only searches are included; rstar evolve --plan includes trainings and evaluations."
     )
     out.print(table)

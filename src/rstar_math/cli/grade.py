@@ -1,4 +1,4 @@
-"""`rstar grade`: whether an answer equals a reference, and why."""
+"""`rstar grade`: grades answers against references and explains the verdict."""
 
 import asyncio
 import json
@@ -14,44 +14,51 @@ from rstar_math.errors import InputError
 if TYPE_CHECKING:
     from rstar_math.grading.rules import Grade
 
-_BATCH = 256
-"""Lines in memory at once."""
+_BATCH_SIZE = 256
+"""Maximum number of lines in memory."""
 
 
 def grade(
-    pred: Annotated[str | None, typer.Argument(help="The answer to judge.")] = None,
-    gold: Annotated[str | None, typer.Argument(help="The reference it is judged against.")] = None,
+    pred: Annotated[str | None, typer.Argument(metavar="PRED", help="The answer to grade.")] = None,
+    gold: Annotated[
+        str | None, typer.Argument(metavar="GOLD", help="The reference answer.")
+    ] = None,
     jsonl: Annotated[
         str | None,
         typer.Option(
-            help='A file of lines {"gold": ..., "pred": ...}, "-" for standard input; the same'
-            ' lines with "verdict" and "reason" go to standard output.'
+            metavar="FILE",
+            help='JSONL file with lines {"gold": ..., "pred": ...}, or "-" for stdin. Prints the '
+            'lines with the added fields "verdict" and "reason".',
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the result as one JSON object on stdout.")
+    ] = False,
 ) -> None:
-    """Judge whether an answer equals a reference, and say why."""
+    """Grade an answer against a reference answer and explain the verdict."""
     from rstar_math.grading.rules import normal_form
 
     if jsonl is not None:
         if pred is not None or gold is not None:
-            raise InputError("Give either PRED and GOLD or --jsonl FILE, not both.")
-        with _opened(jsonl) as lines:
+            raise InputError(
+                "PRED and GOLD cannot be combined with --jsonl; pass one or the other."
+            )
+        with _open_input(jsonl) as lines:
             asyncio.run(_grade_lines(lines, jsonl))
         return
     if pred is None or gold is None:
         raise InputError(
-            "Two answers are needed: rstar grade PRED GOLD, or rstar grade --jsonl FILE."
+            "PRED or GOLD is missing; use rstar grade PRED GOLD or rstar grade --jsonl FILE."
         )
-    judgement = asyncio.run(_grade_pair(pred, gold))
+    result = asyncio.run(_grade_pair(pred, gold))
     forms = normal_form(pred), normal_form(gold)
     if as_json:
-        verdict = {"verdict": judgement.verdict.value, "reason": judgement.reason}
+        verdict = {"verdict": result.verdict.value, "reason": result.reason}
         typer.echo(json.dumps({**verdict, "pred_form": forms[0], "gold_form": forms[1]}))
         return
-    typer.echo(f"{judgement.verdict.value}: {judgement.reason}")
+    typer.echo(f"{result.verdict.value}: {result.reason}")
     for name, form in zip(("answer", "reference"), forms, strict=True):
-        typer.echo(f"  {name} reads as {form if form is not None else 'nothing known'}")
+        typer.echo(f"  {name} parsed as: {form if form is not None else '(not understood)'}")
 
 
 async def _grade_pair(pred: str, gold: str) -> "Grade":
@@ -62,7 +69,7 @@ async def _grade_pair(pred: str, gold: str) -> "Grade":
 
 
 @contextmanager
-def _opened(path: str) -> Iterator[TextIO]:
+def _open_input(path: str) -> Iterator[TextIO]:
     if path == "-":
         yield sys.stdin
         return
@@ -70,7 +77,7 @@ def _opened(path: str) -> Iterator[TextIO]:
         file = open(path, encoding="utf-8")  # noqa: SIM115
     except OSError as error:
         raise InputError(
-            f"{path} cannot be read ({error.strerror}); give a JSONL file, or - for standard input."
+            f"Cannot read {path} ({error.strerror}); pass a JSONL file, or - for stdin."
         ) from error
     with file:
         yield file
@@ -81,20 +88,20 @@ async def _grade_lines(lines: TextIO, path: str) -> None:
 
     async with Grader() as grader:
         for batch in _batches(lines, path):
-            judged = await grader.compare_many([(row["pred"], row["gold"]) for row in batch])
-            for row, judgement in zip(batch, judged, strict=True):
-                verdict = {"verdict": judgement.verdict.value, "reason": judgement.reason}
+            grades = await grader.compare_many([(row["pred"], row["gold"]) for row in batch])
+            for row, result in zip(batch, grades, strict=True):
+                verdict = {"verdict": result.verdict.value, "reason": result.reason}
                 sys.stdout.write(json.dumps({**row, **verdict}) + "\n")
             sys.stdout.flush()
 
 
 def _batches(lines: TextIO, path: str) -> Iterator[list[dict[str, Any]]]:
-    """The rows, some at a time; the error of a malformed line comes after the rows before it."""
+    """Yields rows in batches. The error of a malformed line is raised after the rows before it."""
     batch: list[dict[str, Any]] = []
     try:
         for row in _rows(lines, path):
             batch.append(row)
-            if len(batch) == _BATCH:
+            if len(batch) == _BATCH_SIZE:
                 yield batch
                 batch = []
     except InputError:
@@ -104,24 +111,24 @@ def _batches(lines: TextIO, path: str) -> Iterator[list[dict[str, Any]]]:
 
 
 def _rows(lines: TextIO, path: str) -> Iterator[dict[str, Any]]:
-    name = "standard input" if path == "-" else path
+    name = "stdin" if path == "-" else path
     number = 0
     try:
         for number, line in enumerate(lines, 1):
             if line.strip():
                 yield _row(line, f"Line {number} of {name}")
     except UnicodeDecodeError as error:
-        raise InputError(f"{name} is no UTF-8 after line {number}; save it as UTF-8.") from error
+        raise InputError(f"{name} is not UTF-8 after line {number}; save it as UTF-8.") from error
 
 
-def _row(line: str, place: str) -> dict[str, Any]:
+def _row(line: str, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise InputError(f'{place} is no JSON; write {{"gold": "...", "pred": "..."}}.') from error
+        raise InputError(f'{where} is not JSON; write {{"gold": "...", "pred": "..."}}.') from error
     if not isinstance(row, dict):
-        raise InputError(f'{place} is no JSON object; write {{"gold": "...", "pred": "..."}}.')
+        raise InputError(f'{where} is not a JSON object; write {{"gold": "...", "pred": "..."}}.')
     for key in ("gold", "pred"):
         if not isinstance(row.get(key), str):
-            raise InputError(f'{place} has no text under "{key}"; write it as a JSON string.')
+            raise InputError(f'{where} has no string under "{key}"; write it as a JSON string.')
     return row

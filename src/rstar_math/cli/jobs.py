@@ -1,4 +1,4 @@
-"""Search jobs that `rstar search`, `eval` and `demo` share: problems, run file, progress bar."""
+"""Search jobs of `rstar search`, `eval` and `demo`: problems, run file, progress bar."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,132 +24,134 @@ from rstar_math.types import Problem, Verdict
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Problems, the run they go to (None: one that is thrown away), and how they are solved."""
+    """Which problems to search, how, and in which run file to store the results."""
 
     file: Path | None
-    """None where the problems are `given`."""
-    run: Path | None
+    """The problem file; None if `problems` is set."""
+    run_file: Path | None
+    """None means a temporary file."""
     limit: int | None
     strategies: list[Strategy]
     guided: bool = False
     graded: bool = False
-    """Whether the job is pointless without reference answers."""
+    """Whether the job requires reference answers."""
     show_each: bool = False
-    given: list[Problem] | None = None
+    """Whether to print one line per finished problem."""
+    problems: list[Problem] | None = None
     cluster: str | None = None
-    """Whose workers search; None is this process."""
+    """Address of the Ray cluster that searches; None means this process."""
     shard: Shard | None = None
-    """Which part of the problems is searched; None is all."""
+    """The part of the problems to search; None means all."""
 
 
 class OpenJob:
-    """A job with its problems read and its run open."""
+    """A job with loaded problems and an open run file."""
 
     def __init__(self, job: Job, problems: list[Problem], store: RunStore) -> None:
         self.job = job
         self.problems = problems
         self.store = store
         self.workers: dict[str, Any] | None = None
-        """How the workers of a cluster fared, once the work is done."""
+        """Statistics of the cluster's workers, set when the job is done."""
         self.servers: dict[str, ServerMetrics] = {}
-        """How busy the servers of each model were; of those that tell."""
+        """Load of each model's servers, for servers that report metrics."""
 
     def done(self, strategy: Strategy) -> int:
-        """How many of the job's problems a strategy has finished."""
+        """Number of the job's problems that a strategy has finished."""
         return len({problem.id for problem in self.problems} & self.store.done(strategy.name))
 
     def summary(self, strategy: Strategy) -> Summary:
-        """The figures of a strategy on the job's problems."""
-        wanted = {problem.id for problem in self.problems}
+        """The summary of a strategy on the job's problems."""
+        ids = {problem.id for problem in self.problems}
         results = self.store.results(strategy.name)
-        return summarize(strategy.name, (r for r in results if r.problem in wanted))
+        return summarize(strategy.name, (r for r in results if r.problem in ids))
 
     def cluster_json(self) -> dict[str, Any]:
-        """How the workers fared, for the end of a report; empty where this process searched."""
+        """The cluster statistics of a JSON report; {} without a cluster."""
         return {} if self.workers is None else {"cluster": self.workers}
 
-    async def work(self, config: Config) -> None:
-        """Do what is left of the job, with a bar for each strategy."""
+    async def run(self, config: Config) -> None:
+        """Search the unfinished problems, with a progress bar per strategy."""
         if all(self.done(s) == len(self.problems) for s in self.job.strategies):
-            display.err.print("Everything was done already; nothing to search.")
+            display.err.print("All problems are finished already.")
             return
-        where = open_searcher(config, self.job.cluster)
+        context = open_searcher(config, self.job.cluster)
         with display.err.status("loading the model ..."):
-            searchers = await where.__aenter__()
+            searchers = await context.__aenter__()
         try:
             async with monitor(searchers.servers) as self.servers:
                 for strategy in self.job.strategies:
-                    await self._one(strategy, searchers)
+                    await self._run_strategy(strategy, searchers)
         finally:
-            await where.__aexit__(None, None, None)
+            await context.__aexit__(None, None, None)
             if (progress := cluster_progress(searchers)) is not None:
                 self.workers = progress.as_json()
-        for name, use in self.servers.items():
-            display.err.print(f"{name}: {use.summary()}", markup=False, soft_wrap=True)
+        for name, metrics in self.servers.items():
+            display.err.print(f"{name}: {metrics.summary()}", markup=False, soft_wrap=True)
 
     def servers_json(self) -> dict[str, Any]:
-        """How busy the servers were, as a part of a report: empty where none tells."""
-        told = {name: use.as_json() for name, use in self.servers.items()}
-        return {"servers": told} if told else {}
+        """The server load of a JSON report; {} if no server reports metrics."""
+        servers = {name: metrics.as_json() for name, metrics in self.servers.items()}
+        return {"servers": servers} if servers else {}
 
-    async def _one(self, strategy: Strategy, searchers: Searcher) -> None:
-        """Do what is left of one strategy."""
+    async def _run_strategy(self, strategy: Strategy, searchers: Searcher) -> None:
+        """Search the unfinished problems of one strategy."""
         right = 0
         progress = cluster_progress(searchers)
-        with display.counting(strategy.name, len(self.problems), self.done(strategy)) as bar:
+        with display.progress_bar(strategy.name, len(self.problems), self.done(strategy)) as bar:
 
-            def note(problem: Problem, done: PackedResult) -> None:
+            def on_done(problem: Problem, packed: PackedResult) -> None:
                 nonlocal right
-                verdict = done.result.verdict
+                verdict = packed.result.verdict
                 right += verdict is Verdict.RIGHT
-                said = f", {progress.line()}" if progress is not None else ""
-                said += "".join(f"; {name}: {use.current()}" for name, use in self.servers.items())
-                bar.update(bar.task_ids[0], advance=1, note=f"{right} right{said}")
+                note = f"{right} right"
+                note += f", {progress.line()}" if progress is not None else ""
+                note += "".join(f"; {name}: {m.current()}" for name, m in self.servers.items())
+                bar.update(bar.task_ids[0], advance=1, note=note)
                 if self.job.show_each:
-                    answer = done.result.choice.answer
+                    answer = packed.result.choice.answer
                     bar.console.print(display.verdict_line(problem, answer, verdict))
 
             guided = self.job.guided
             await solve_problems(
-                searchers, self.store, strategy, self.problems, guided=guided, on_done=note
+                searchers, self.store, strategy, self.problems, guided=guided, on_done=on_done
             )
 
 
 @contextmanager
 def open_job(job: Job, config: Config) -> Iterator[OpenJob]:
-    """The job with its run open; the problems are read before anything is started."""
+    """Opens a job. The problems are read before a model or server starts. Raises `RstarError`."""
     for strategy in job.strategies:
         if strategy.spec.scorer == "required" and config.search.scorer == "none":
             raise missing_scorer_error(strategy.kind)
     problems = _problems(job)
     positions = None
     if job.shard is not None:
-        positions = list(job.shard.positions(len(problems)))
-        problems = [problems[at - 1] for at in positions]
+        positions = list(job.shard.positions(len(problems)))  # from 1
+        problems = [problems[position - 1] for position in positions]
     if (job.graded or job.guided) and all(p.reference is None for p in problems):
-        todo = "leave --guided out" if job.guided else "see the trees alone with rstar search"
+        fix = "omit --guided" if job.guided else "search without grading: rstar search"
         raise InputError(
-            f'{job.file or "The data set"} has no "answer" in any line, and this needs them; add '
-            f"them, or {todo}."
+            f'{job.file or "The dataset"} has no reference answers; add a field "answer", or {fix}.'
         )
     with TemporaryDirectory(prefix="rstar-") as folder:
-        path = job.run or Path(folder) / "run.rstar"
-        how = run_conditions(config, guided=job.guided)
-        with RunStore.open(path, how, default_conditions()) as store:
+        path = job.run_file or Path(folder) / "run.rstar"
+        conditions = run_conditions(config, guided=job.guided)
+        with RunStore.open(path, conditions, default_conditions()) as store:
             pin_shard(store, job.shard)
             store.add_problems(problems, positions)
             yield OpenJob(job, problems, store)
 
 
 def parse_shard(text: str | None) -> Shard | None:
-    """What --shard asks for. Raises `ConfigError`."""
+    """The shard of --shard, or None. Raises `ConfigError`."""
     return None if text is None else Shard.parse(text)
 
 
 def _problems(job: Job) -> list[Problem]:
-    """The problems of a job."""
-    if job.given is not None:
-        return job.given[: job.limit]
+    """The problems of a job. Raises `InputError`."""
+    if job.problems is not None:
+        return job.problems[: job.limit]
     if job.file is None:
-        raise InputError("There are no problems; name a JSONL file, or a set with --dataset.")
+        raise InputError("No problems given; pass a JSONL file or --dataset NAME.")
     return read_problems(job.file, job.limit)

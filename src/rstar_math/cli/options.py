@@ -1,4 +1,4 @@
-"""Options that several commands share, and how a command runs its coroutine."""
+"""Options that several commands share, and the function that runs a command's coroutine."""
 
 import asyncio
 import json
@@ -24,9 +24,9 @@ Model = Annotated[
         "--model",
         "-m",
         metavar="MODEL",
-        help="local (embedded), trained (the same after training), a short name of rstar models "
-        "list, a .gguf file, hf:ORG/NAME:Q4_K_M (GGUF of the hub), hf:ORG/NAME or hf:FOLDER, "
-        "vllm:ORG/NAME or vllm:FOLDER, or http://host:port/v1 (of several servers with commas).",
+        help="Model: local (embedded), trained (embedded, fine-tuned), a short name from rstar "
+        "models list, FILE.gguf, hf:ORG/NAME:Q4_K_M (GGUF), hf:ORG/NAME or hf:FOLDER, "
+        "vllm:ORG/NAME or vllm:FOLDER, or http://host:port/v1 (several separated by commas).",
         show_default="local",
     ),
 ]
@@ -34,7 +34,8 @@ Discriminator = Annotated[
     str | None,
     typer.Option(
         metavar="MODEL",
-        help="Second model that checks the work of rstar; by default the same model.",
+        help="Second model that checks the solutions of the strategy rstar; by default the same "
+        "model.",
     ),
 ]
 ConfigSource = Annotated[
@@ -43,38 +44,47 @@ ConfigSource = Annotated[
         "--config",
         "--recipe",
         metavar="NAME",
-        help="A preset (laptop, which comes with the embedded model, rstar, ...) or a TOML file.",
+        help="Preset name (laptop, rstar, ...) or TOML file. The embedded model uses laptop by "
+        "default.",
     ),
 ]
 Settings = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="Set one option, as in search.rollouts=32. Repeatable."
+        "--set",
+        metavar="KEY=VALUE",
+        help="Set one option, for example search.rollouts=32. Repeatable.",
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print the result as one JSON object on stdout.")
+]
 Limit = Annotated[
-    int | None, typer.Option("--limit", min=1, metavar="N", help="Take the first N problems.")
+    int | None, typer.Option("--limit", min=1, metavar="N", help="Use only the first N problems.")
 ]
 Cluster = Annotated[
     str | None,
     typer.Option(
         metavar="ADDRESS",
-        help="Search on the workers of a Ray cluster: auto (the one this machine belongs to), "
-        "HOST:PORT or ray://HOST:PORT.",
-        show_default="this process searches",
+        help="Search on the workers of a Ray cluster: auto (this machine's cluster), HOST:PORT or "
+        "ray://HOST:PORT.",
+        show_default="search in this process",
     ),
 ]
-Part = Annotated[
+ShardOption = Annotated[
     str | None,
     typer.Option(
         "--shard",
         metavar="I/N",
-        help="Search every N-th problem from the I-th on; rstar merge makes the runs one.",
+        help="Search only every N-th problem, starting with the I-th; combine the runs with rstar "
+        "merge.",
     ),
 ]
 ProblemFile = Annotated[
-    Path, typer.Argument(metavar="FILE", help="JSONL with problem, and answer if known.")
+    Path,
+    typer.Argument(
+        metavar="FILE", help="JSONL file with the fields problem and, if known, answer."
+    ),
 ]
 
 
@@ -84,14 +94,14 @@ def configure(
     model: str | None,
     discriminator: str | None = None,
 ) -> "Config":
-    """The configuration that a command line asks for."""
+    """The configuration of a command line. Raises `ConfigError`."""
     from rstar_math.config.loading import load_config
 
     return load_config(source, settings or (), model=model, discriminator=discriminator)
 
 
-def section_of(kind: type[S], given: Sequence[str], example: str, prefix: str = "") -> S:
-    """A section with `key=value` settings over its defaults; before each key stands `prefix`.
+def parse_section(kind: type[S], settings: Sequence[str], example: str, prefix: str = "") -> S:
+    """A section with `key=value` settings applied to its defaults. Each key starts with `prefix`.
 
     Raises `ConfigError`.
     """
@@ -101,12 +111,13 @@ def section_of(kind: type[S], given: Sequence[str], example: str, prefix: str = 
     from rstar_math.errors import ConfigError
 
     values: dict[str, object] = {}
-    for setting in given:
+    for setting in settings:
         key, eq, value = setting.partition("=")
         name = key.strip()
         if not eq or not name.startswith(prefix) or name == prefix:
             raise ConfigError(
-                f"--set {setting!r} is not {prefix}key=value; for example --set {prefix}{example}."
+                f"Invalid value for --set: {setting!r} (expected {prefix}KEY=VALUE, for example "
+                f"{prefix}{example})."
             )
         values[name.removeprefix(prefix)] = setting_value(value.strip())
     try:
@@ -115,43 +126,48 @@ def section_of(kind: type[S], given: Sequence[str], example: str, prefix: str = 
         fault = explain(error, prefix=prefix)
         hint = ""
         if fault.kind == "unknown":
-            near = get_close_matches(fault.key, kind.model_fields, 1)
-            known = f"; there are {', '.join(kind.model_fields)}"
-            hint = f"; the nearest is {prefix}{near[0]}" if near else known
+            nearest = get_close_matches(fault.key, kind.model_fields, 1)
+            hint = f"; the options are {', '.join(kind.model_fields)}"
+            if nearest:
+                hint = f"; the nearest is {prefix}{nearest[0]}"
         raise ConfigError(f"--set: {fault.message}{hint}.") from None
 
 
-def one_strategy(text: str | None, config: "Config", verb: str) -> "Strategy":
-    """The strategy that a command line asks for, or the configuration's own."""
+def single_strategy(text: str | None, config: "Config", verb: str) -> "Strategy":
+    """The strategy of a command line, by default the configuration's. Raises `InputError`."""
     from rstar_math.errors import InputError
     from rstar_math.search.strategies import parse_strategies
 
-    chosen, *others = parse_strategies(text or config.search.strategy)
+    strategy, *others = parse_strategies(text or config.search.strategy)
     if others:
         raise InputError(f"rstar {verb} takes one strategy; compare several with rstar eval.")
-    return chosen
+    return strategy
 
 
-def run(work: Coroutine[Any, Any, T], *, kept: bool | None, needs: "Config | None" = None) -> T:
-    """The result of a coroutine; Ctrl-C ends it cleanly and the process with code 130.
+def run(
+    work: Coroutine[Any, Any, T], *, is_saved: bool | None, download_for: "Config | None" = None
+) -> T:
+    """The result of a coroutine. Ctrl-C cancels it and exits with code 130.
 
-    `kept` says whether what was finished by then is in a run; None where nothing is to be kept. The
-    models that the configuration `needs` names are downloaded first.
+    `is_saved` says whether finished results are in a run file; None if there are no results to
+    save. Missing models of the configuration `download_for` are downloaded first.
     """
     try:
-        if needs is not None:
-            from rstar_math.cli.downloads import fetch_for
+        if download_for is not None:
+            from rstar_math.cli.downloads import download_config_models
 
-            fetch_for(needs)
+            download_config_models(download_for)
         return asyncio.run(work)
     except KeyboardInterrupt:
-        state = {True: "; what was finished is kept", False: "; nothing was kept", None: ""}[kept]
+        state = {True: "; finished results are kept", False: "; nothing was saved", None: ""}[
+            is_saved
+        ]
         print(f"\nrstar: stopped{state}.", file=sys.stderr)
         raise typer.Exit(130) from None
     finally:
-        work.close()  # does nothing to what has run
+        work.close()  # no effect if it ran; avoids a warning if it never started
 
 
 def print_json(value: object) -> None:
-    """One JSON object on stdout."""
+    """Print a value as JSON on stdout."""
     print(json.dumps(value, ensure_ascii=False, indent=2))

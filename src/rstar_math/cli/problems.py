@@ -1,5 +1,5 @@
-"""`rstar prepare` and `rstar synthesize`: a set of problems without duplicates and without what
-evaluation sets ask."""
+"""`rstar prepare` and `rstar synthesize`: problem sets without duplicates and without problems of
+evaluation sets."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from rstar_math.problems.synthesis import SynthesisConfig
     from rstar_math.types import Problem
 
-_EXAMPLES = 3
-"""Examples shown of each kind."""
-_CHARS = 160
-"""Characters of a question shown."""
+_MAX_EXAMPLES = 3
+"""Maximum number of examples per kind or reason."""
+_QUESTION_CHARS = 160
+"""Maximum number of characters of a question in an example."""
 
 
 def prepare(
@@ -39,93 +39,102 @@ def prepare(
         list[str],
         typer.Argument(
             metavar="SOURCE...",
-            help="FILE.jsonl[.gz], hf:NAME:CONFIG@SPLIT or gym:NAME?size=500&seed=0. Columns: "
-            "?question=KEY&answer=KEY.",
+            help="Problem sources: FILE.jsonl[.gz], hf:NAME:CONFIG@SPLIT or "
+            "gym:NAME?size=500&seed=0. Add ?question=KEY&answer=KEY to name the columns.",
         ),
     ],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="JSONL file to write; .gz is gzipped.")],
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help="Output JSONL file; a name in .gz is compressed.")
+    ],
     exclude: Annotated[
         list[str] | None,
-        typer.Option(metavar="SOURCE", help="Leave out what this evaluation set asks. Repeatable."),
+        typer.Option(metavar="SOURCE", help="Drop problems of this evaluation set. Repeatable."),
     ] = None,
-    dedup: Annotated[bool, typer.Option("--dedup/--no-dedup", help="Leave out duplicates.")] = True,
+    dedup: Annotated[bool, typer.Option("--dedup/--no-dedup", help="Drop duplicates.")] = True,
     exclude_templates: Annotated[
         bool,
         typer.Option(
             "--exclude-templates",
-            help="Leave out an evaluation's questions with other numbers too.",
+            help="Also drop problems that differ from an evaluation set only in numbers.",
         ),
     ] = False,
     limit: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Write the first N that are left.")
+        int | None, typer.Option(min=1, metavar="N", help="Write at most N problems.")
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option(min=0, help="Draw the N by this seed instead of taking the first."),
+        typer.Option(
+            min=0,
+            metavar="SEED",
+            help="Sample the N problems with this seed instead of taking the first N.",
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Gather problems, leave out duplicates and what evaluation sets ask, write one file.
+    """Merge problem sources into one file, without duplicates and evaluation problems.
 
-    Says what was left out, because of what, with examples.
+    Reports what was dropped and why, with examples.
     """
     from rstar_math.cli import display
     from rstar_math.errors import InputError
     from rstar_math.problems.jsonl import sample, write_problems
 
     if seed is not None and limit is None:
-        raise InputError("--seed draws as many problems as --limit says; give --limit too.")
-    work = _gathered(sources, dedup, exclude, exclude_templates)
-    work.kept = work.kept[:limit] if seed is None else sample(work.kept, limit, seed)
-    write_problems(out, work.kept)
+        raise InputError(
+            "--seed requires --limit, the number of problems to sample; add --limit N."
+        )
+    prepared = _prepare(sources, dedup, exclude, exclude_templates)
+    kept = prepared.kept
+    prepared.kept = kept[:limit] if seed is None else sample(kept, limit, seed)
+    write_problems(out, prepared.kept)
     if as_json:
-        print_json({"out": str(out), **work.as_json()})
+        print_json({"out": str(out), **prepared.as_json()})
         return
-    display.out.print(work.table())
-    for line in work.examples():
+    display.out.print(prepared.table())
+    for line in prepared.examples():
         display.out.print(sanitize(line), markup=False)
-    typer.echo(f"{len(work.kept)} problems are in {out}.")
+    typer.echo(f"{len(prepared.kept)} problems are in {out}.")
 
 
 @dataclass(slots=True)
-class _Work:
-    """What was read and what became of it."""
+class _Prepared:
+    """The problems that were read, kept and dropped."""
 
     read: list["Problem"]
     kept: list["Problem"]
-    single: "Deduplicated | None" = None
-    clean: "Decontaminated | None" = None
+    deduplicated: "Deduplicated | None" = None
+    decontaminated: "Decontaminated | None" = None
 
     def counts(self) -> dict[str, int]:
-        """Problems read, left out by reason, and written; they add up."""
+        """Number of problems read, dropped by reason, and written. They add up."""
         rows = {"read": len(self.read)}
-        if self.single is not None:
-            kinds = Counter(duplicate.kind for duplicate in self.single.removed)
+        if self.deduplicated is not None:
+            kinds = Counter(duplicate.kind for duplicate in self.deduplicated.removed)
             rows["the same as another"] = kinds["same"]
             rows["nearly the same as another"] = kinds["near"]
-            rows["the same with other answers"] = sum(map(len, self.single.conflicts))
-        if self.clean is not None:
-            left = {match.problem.id for match in self.clean.removed}
-            rows["in an evaluation set"] = len(left)
+            rows["the same with other answers"] = sum(map(len, self.deduplicated.conflicts))
+        if self.decontaminated is not None:
+            dropped = {match.problem.id for match in self.decontaminated.removed}
+            rows["in an evaluation set"] = len(dropped)
         rows["beyond the limit"] = rows["read"] - sum(list(rows.values())[1:]) - len(self.kept)
         return {**rows, "written": len(self.kept)}
 
     def as_json(self) -> dict[str, Any]:
-        """The counts, and everything that was left out with its witness."""
+        """The counts, and all dropped problems with the problem that they duplicate."""
         report: dict[str, Any] = {"counts": self.counts()}
         report["sources"] = dict(Counter(problem.source for problem in self.read))
-        if self.single is not None:
+        if self.deduplicated is not None:
             report["duplicates"] = [
                 {"id": d.problem.id, "kept": d.witness.id, "kind": d.kind}
-                for d in self.single.removed
+                for d in self.deduplicated.removed
             ]
             report["conflicts"] = [
                 [{"id": p.id, "answer": p.reference} for p in group]
-                for group in self.single.conflicts
+                for group in self.deduplicated.conflicts
             ]
-            report["twins"] = [[p.id for p in family] for family in self.single.twins]
-        if self.clean is not None:
-            report["evaluations"] = self.clean.counts()
+            report["twins"] = [[p.id for p in family] for family in self.deduplicated.twins]
+        if self.decontaminated is not None:
+            report["evaluations"] = self.decontaminated.counts()
             report["removed"], report["templates"] = (
                 [
                     {
@@ -138,12 +147,12 @@ class _Work:
                     }
                     for match in matches
                 ]
-                for matches in (self.clean.removed, self.clean.templates)
+                for matches in (self.decontaminated.removed, self.decontaminated.templates)
             )
         return report
 
     def table(self) -> "Table":
-        """The counts for a person."""
+        """The counts as a table."""
         from rich.box import SIMPLE_HEAD
         from rich.table import Table
 
@@ -152,133 +161,152 @@ class _Work:
         for name, count in self.counts().items():
             if count or name in ("read", "written"):
                 table.add_row(name, str(count))
-        for name, row in (self.clean.counts() if self.clean else {}).items():
-            named = {kind: count for kind, count in row.items() if count}
-            if others := named.pop("template", 0):
-                named["with other numbers"] = others
-            kinds = ", ".join(f"{count} {kind}" for kind, count in named.items())
+        for name, row in (self.decontaminated.counts() if self.decontaminated else {}).items():
+            matches = {kind: count for kind, count in row.items() if count}
+            if templates := matches.pop("template", 0):
+                matches["with other numbers"] = templates
+            kinds = ", ".join(f"{count} {kind}" for kind, count in matches.items())
             table.add_row(f"  {name}", kinds)
-        if self.single is not None and self.single.twins:
-            twins = self.single.twins
+        if self.deduplicated is not None and self.deduplicated.twins:
+            twins = self.deduplicated.twins
             table.add_row(
-                "kept, alike but for their numbers", f"{sum(map(len, twins))} of {len(twins)} kinds"
+                "kept, differ only in numbers", f"{sum(map(len, twins))} in {len(twins)} groups"
             )
         return table
 
     def examples(self) -> list[str]:
-        """A few problems that were left out, and because of what."""
+        """A few dropped problems with the reason."""
         lines: list[str] = []
-        for group in (self.single.conflicts if self.single else [])[:_EXAMPLES]:
+        for group in (self.deduplicated.conflicts if self.deduplicated else [])[:_MAX_EXAMPLES]:
             answers = ", ".join(f"{p.id}: {p.reference}" for p in group)
-            lines.append(f"answers differ ({answers}): {_short(group[0])}")
+            lines.append(f"answers differ ({answers}): {_short_question(group[0])}")
         shown: Counter[str] = Counter()
-        for duplicate in self.single.removed if self.single else []:
+        for duplicate in self.deduplicated.removed if self.deduplicated else []:
             shown[duplicate.kind] += 1
-            if shown[duplicate.kind] <= _EXAMPLES:
+            if shown[duplicate.kind] <= _MAX_EXAMPLES:
                 lines.append(
-                    f"{duplicate.kind}: {duplicate.problem.id} as {duplicate.witness.id}: "
-                    f"{_short(duplicate.problem)}"
+                    f"{duplicate.kind}: {duplicate.problem.id} like {duplicate.witness.id}: "
+                    f"{_short_question(duplicate.problem)}"
                 )
-        for match in [*self.clean.removed, *self.clean.templates] if self.clean else []:
+        for match in (
+            [*self.decontaminated.removed, *self.decontaminated.templates]
+            if self.decontaminated
+            else []
+        ):
             shown[match.evaluation + match.kind] += 1
-            if shown[match.evaluation + match.kind] <= _EXAMPLES:
+            if shown[match.evaluation + match.kind] <= _MAX_EXAMPLES:
                 lines.append(
                     f"{match.evaluation}, {match.kind} ({match.ratio:.0%}): {match.problem.id}: "
-                    f"{_short(match.problem)}\n"
-                    f"    {match.item.id}: {_short(match.item)}\n    both: {match.overlap[:_CHARS]}"
+                    f"{_short_question(match.problem)}\n"
+                    f"    {match.item.id}: {_short_question(match.item)}\n"
+                    f"    both: {match.overlap[:_QUESTION_CHARS]}"
                 )
         return lines
 
 
-def _gathered(
+def _prepare(
     sources: list[str], dedup: bool, exclude: list[str] | None, exclude_templates: bool
-) -> _Work:
-    """What is left of the sources' problems. Raises `InputError` where nothing is."""
+) -> _Prepared:
+    """The prepared problems of the sources. Raises `InputError` if none is left."""
     from rstar_math.cli import display
     from rstar_math.errors import InputError
     from rstar_math.problems.sources import read_sources
 
     with display.err.status("reading ...") as status:
-        found = read_sources(sources)
-        work = _Work(found, found)
+        problems = read_sources(sources)
+        prepared = _Prepared(problems, problems)
         if dedup:
-            status.update(f"looking for duplicates among {len(found)} problems ...")
-            work.single = _deduplicated(work.kept)
-            work.kept = work.single.kept
+            status.update(f"finding duplicates among {len(problems)} problems ...")
+            prepared.deduplicated = _deduplicate(prepared.kept)
+            prepared.kept = prepared.deduplicated.kept
         if exclude:
-            status.update(f"holding {len(work.kept)} problems against evaluation sets ...")
-            work.clean = _decontaminated(work.kept, exclude, exclude_templates)
-            work.kept = work.clean.kept
-    if not work.kept:
-        raise InputError(f"Of {len(found)} problems none is left; give other sources.")
-    return work
+            status.update(f"comparing {len(prepared.kept)} problems with evaluation sets ...")
+            prepared.decontaminated = _decontaminate(prepared.kept, exclude, exclude_templates)
+            prepared.kept = prepared.decontaminated.kept
+    if not prepared.kept:
+        raise InputError(f"All {len(problems)} problems were dropped; use other sources.")
+    return prepared
 
 
-def _short(problem: "Problem") -> str:
+def _short_question(problem: "Problem") -> str:
     """The beginning of a question on one line."""
     text = " ".join(problem.question.text.split())
-    return text if len(text) <= _CHARS else f"{text[: _CHARS - 3]}..."
+    return text if len(text) <= _QUESTION_CHARS else f"{text[: _QUESTION_CHARS - 3]}..."
 
 
-def _deduplicated(found: list["Problem"]) -> "Deduplicated":
+def _deduplicate(problems: list["Problem"]) -> "Deduplicated":
     from rstar_math.grading.grader import grade
     from rstar_math.problems.filtering import deduplicate
     from rstar_math.types import Verdict
 
-    return deduplicate(found, same_answer=lambda a, b: grade(a, b).verdict is Verdict.RIGHT)
+    return deduplicate(problems, same_answer=lambda a, b: grade(a, b).verdict is Verdict.RIGHT)
 
 
-def _decontaminated(
-    found: list["Problem"], exclude: list[str], exclude_templates: bool
+def _decontaminate(
+    problems: list["Problem"], exclude: list[str], exclude_templates: bool
 ) -> "Decontaminated":
     from rstar_math.problems.filtering import EvaluationIndex, OverlapRule, decontaminate
+
+    sets = _read_evaluations(exclude)
+    return decontaminate(problems, EvaluationIndex(sets, OverlapRule(templates=exclude_templates)))
+
+
+def _read_evaluations(sources: list[str]) -> "dict[str, list[Problem]]":
+    """The problems of evaluation sets by unique title."""
     from rstar_math.problems.sources import parse_source, read_source
 
     sets: dict[str, list[Problem]] = {}
-    for text in exclude:
+    for text in sources:
         title = parse_source(text).title
         sets[text if title in sets else title] = read_source(text)
-    return decontaminate(found, EvaluationIndex(sets, OverlapRule(templates=exclude_templates)))
+    return sets
 
 
-_DRAFT_EXAMPLES = 3
-"""Examples shown of each reason."""
 Seeds = Annotated[
     list[str],
-    typer.Argument(metavar="SOURCE...", help="Seed problems, as for rstar prepare."),
+    typer.Argument(metavar="SOURCE...", help="Seed problems; sources as for rstar prepare."),
 ]
-Out = Annotated[Path, typer.Option(metavar="FILE", help="JSONL file to write; .gz is gzipped.")]
+Out = Annotated[
+    Path, typer.Option(metavar="FILE", help="Output JSONL file; a name in .gz is compressed.")
+]
 Folder = Annotated[
-    Path, typer.Option("--run", metavar="RUN", help="Folder to write drafts to, or to go on with.")
+    Path, typer.Option("--run", metavar="RUN", help="Folder for the drafts; resumes if it exists.")
 ]
 Requests = Annotated[
-    int, typer.Option(min=1, metavar="N", help="Requests for new problems; more may be added.")
-]
-Without = Annotated[
-    list[str] | None,
+    int,
     typer.Option(
-        metavar="SOURCE", help="Leave out drafts that this evaluation set asks. Repeatable."
+        min=1, metavar="N", help="Number of requests for new problems; it can be raised later."
     ),
 ]
-Templates = Annotated[
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(metavar="SOURCE", help="Drop drafts that match this evaluation set. Repeatable."),
+]
+ExcludeTemplates = Annotated[
     bool,
     typer.Option(
-        "--exclude-templates", help="Leave out an evaluation's questions with other numbers too."
+        "--exclude-templates",
+        help="Also drop problems that differ from an evaluation set only in numbers.",
     ),
 ]
-Each = Annotated[int, typer.Option(min=1, help="New problems sampled with a request.")]
-Shots = Annotated[int, typer.Option(min=1, help="Seed problems shown in a request.")]
+PerRequest = Annotated[int, typer.Option(min=1, metavar="N", help="New problems per request.")]
+Shots = Annotated[int, typer.Option(min=1, metavar="N", help="Seed problems per request.")]
 Solutions = Annotated[
-    int, typer.Option(min=1, help="Independent solutions of each new problem (paper: 10).")
+    int, typer.Option(min=1, metavar="N", help="Independent solutions per new problem (paper: 10).")
 ]
-Agreeing = Annotated[
-    int, typer.Option(min=1, help="Solutions that must agree on the answer (paper: 3).")
+MinAgreement = Annotated[
+    int,
+    typer.Option(min=1, metavar="N", help="Solutions that must agree on the answer (paper: 3)."),
 ]
 Temperature = Annotated[
-    float, typer.Option(min=0, max=5, help="Sampling temperature of the new problems.")
+    float, typer.Option(min=0, max=5, metavar="T", help="Sampling temperature of the new problems.")
 ]
-MaxTokens = Annotated[int, typer.Option(min=1, help="Most tokens of a new problem.")]
-Seed = Annotated[int, typer.Option(help="Seed of the drawing and of the sampling.")]
+MaxTokens = Annotated[
+    int, typer.Option(min=1, metavar="N", help="Maximum tokens of a new problem.")
+]
+Seed = Annotated[
+    int, typer.Option(metavar="SEED", help="Random seed of seed problem choice and sampling.")
+]
 
 
 def synthesize(
@@ -287,12 +315,12 @@ def synthesize(
     run_folder: Folder,
     requests: Requests,
     model: Model = None,
-    exclude: Without = None,
-    exclude_templates: Templates = False,
-    per_request: Each = 4,
+    exclude: Exclude = None,
+    exclude_templates: ExcludeTemplates = False,
+    per_request: PerRequest = 4,
     shots: Shots = 3,
     solutions: Solutions = 10,
-    min_agreement: Agreeing = 3,
+    min_agreement: MinAgreement = 3,
     temperature: Temperature = 1.0,
     max_tokens: MaxTokens = 256,
     seed: Seed = 0,
@@ -301,13 +329,13 @@ def synthesize(
     set_: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """Have a model write new problems from seed problems and solve each several times; keep those
-    on whose answer enough solutions agree.
+    """Generate new problems from seed problems with a model, and keep those with a reliable answer.
 
-    Can be stopped or killed at any moment: the same command goes on. Says what was left out, and
-    why, with examples.
+    Each new problem is solved several times; it is kept if enough solutions agree. The command can
+    be interrupted or killed at any time; run it again to resume. Reports what was dropped and why,
+    with examples.
     """
-    wanted = _wanted(
+    options = _synthesis_config(
         requests=requests,
         per_request=per_request,
         shots=shots,
@@ -318,59 +346,64 @@ def synthesize(
         seed=seed,
     )
     settings = configure(config, set_, model)
-    order = _order(wanted, settings, (sources, exclude or [], exclude_templates), cluster)
-    found = _work(order, run_folder, out)
+    job = _synthesis_job(
+        options, settings, sources, (exclude or [], exclude_templates), cluster=cluster
+    )
+    result = _run_synthesis(job, run_folder, out)
     if as_json:
-        print_json({"run": str(run_folder), "out": str(out), **found.as_json()})
+        print_json({"run": str(run_folder), "out": str(out), **result.as_json()})
         return
-    _show(found)
-    typer.echo(f"{len(found.kept)} problems are in {out}.")
+    _print_synthesis(result)
+    typer.echo(f"{len(result.kept)} problems are in {out}.")
 
 
-def _work(order: "SynthesisJob", folder: Path, out: Path) -> "Synthesis":
-    """Do what is left, and write the file. Raises `InputError` where nothing is kept."""
+def _run_synthesis(job: "SynthesisJob", folder: Path, out: Path) -> "Synthesis":
+    """Run or resume the job and write the file. Raises `InputError` if no problem is kept."""
     from rstar_math.cli import progress
     from rstar_math.errors import InputError
     from rstar_math.evolution.synthesis import SynthesisListener
-    from rstar_math.evolution.synthesis import synthesize as work
+    from rstar_math.evolution.synthesis import synthesize as run_job
 
-    with progress.watch_rounds() as watch:
-        found = run(work(order, folder, SynthesisListener(watch)), kept=True, needs=order.config)
-    if not found.kept:
-        reasons = [f"{n} {name}" for name, n in found.counts.items() if name != "kept" and n]
+    with progress.watch_rounds() as listener:
+        work = run_job(job, folder, SynthesisListener(listener))
+        result = run(work, is_saved=True, download_for=job.config)
+    if not result.kept:
+        reasons = [f"{n} {name}" for name, n in result.counts.items() if name != "kept" and n]
         raise InputError(
-            f"No draft was kept ({', '.join(reasons)}); give other seeds, a stronger model or "
-            "more --requests."
+            f"No new problem was kept ({', '.join(reasons)}); use other seed problems, a stronger "
+            "model or more --requests."
         )
-    found.write(out)
-    return found
+    result.write(out)
+    return result
 
 
-def _order(
-    wanted: "SynthesisConfig",
+def _synthesis_job(
+    options: "SynthesisConfig",
     config: Any,
-    asked: tuple[list[str], list[str], bool],
+    sources: list[str],
+    excluded: tuple[list[str], bool],
+    *,
     cluster: str | None,
 ) -> "SynthesisJob":
-    """What the command line asks for; its problems are read."""
+    """The job of a command line. Reads the seed problems and the evaluation sets.
+
+    `excluded` holds the sources of evaluation sets, and whether their templates are excluded too.
+    """
     from rstar_math.cli import display
     from rstar_math.evolution.synthesis import SynthesisJob, majority_config
     from rstar_math.problems.filtering import OverlapRule
-    from rstar_math.problems.sources import parse_source, read_source, read_sources
+    from rstar_math.problems.sources import read_sources
     from rstar_math.problems.synthesis import KnownProblems, require_seeds
     from rstar_math.runs.results import run_conditions
 
-    sources, exclude, exclude_templates = asked
     with display.err.status("reading ..."):
         seeds = read_sources(sources)
-        require_seeds(seeds, wanted)
-        sets = {}
-        for text in exclude:
-            title = parse_source(text).title
-            sets[text if title in sets else title] = read_source(text)
+        require_seeds(seeds, options)
+        exclude, exclude_templates = excluded
+        sets = _read_evaluations(exclude)
     solver = majority_config(config)
     return SynthesisJob(
-        options=wanted,
+        options=options,
         config=solver,
         seeds=seeds,
         known=(
@@ -382,8 +415,8 @@ def _order(
     )
 
 
-def _wanted(**options: Any) -> "SynthesisConfig":
-    """What the options ask for. Raises `ConfigError`."""
+def _synthesis_config(**options: Any) -> "SynthesisConfig":
+    """The validated options. Raises `ConfigError`."""
     from pydantic import ValidationError
 
     from rstar_math.config.loading import explain
@@ -396,8 +429,8 @@ def _wanted(**options: Any) -> "SynthesisConfig":
         raise ConfigError(f"rstar synthesize: {explain(error).message}.") from error
 
 
-def _show(found: "Synthesis") -> None:
-    """The counts and some examples, for a person."""
+def _print_synthesis(result: "Synthesis") -> None:
+    """Print the counts and some examples."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -405,12 +438,13 @@ def _show(found: "Synthesis") -> None:
 
     table = Table("drafts", "", box=SIMPLE_HEAD, header_style="bold")
     table.columns[1].justify = "right"
-    for name, count in found.counts.items():
+    for name, count in result.counts.items():
         table.add_row(name, str(count))
     display.out.print(table)
-    shown: dict[str, int] = {}
-    for one in found.examples:
-        shown[one["why"]] = shown.get(one["why"], 0) + 1
-        if shown[one["why"]] <= _DRAFT_EXAMPLES:
-            because = f" ({one['because']})" if one["because"] else ""
-            display.out.print(sanitize(f"{one['why']}: {one['draft']}{because}"), markup=False)
+    shown: Counter[str] = Counter()
+    for example in result.examples:
+        reason = example["why"]
+        shown[reason] += 1
+        if shown[reason] <= _MAX_EXAMPLES:
+            because = f" ({example['because']})" if example["because"] else ""
+            display.out.print(sanitize(f"{reason}: {example['draft']}{because}"), markup=False)

@@ -1,4 +1,4 @@
-"""The checks of `rstar eval --check`."""
+"""Runs the checks of `rstar eval --check`."""
 
 from collections.abc import Sequence
 from itertools import chain
@@ -21,38 +21,41 @@ from rstar_math.solver.solver import Solver
 from rstar_math.types import Problem, Verdict
 
 LEAK_PROBLEMS = 3
-"""Problems that are searched twice for each strategy."""
+"""Number of problems that are searched twice per strategy."""
 BASELINE_PROBLEMS = 50
-"""Problems that the plain baseline is held against our greedy chain on."""
+"""Number of problems on which the plain baseline is compared with our greedy chain."""
 
 
-async def gates(job: OpenJob, config: Config, published: float | None) -> list[SanityCheck]:
-    """All gates for a job that is done. Two greedy solutions of at most `BASELINE_PROBLEMS`
-    problems and one search of `LEAK_PROBLEMS` for each strategy are asked of the model."""
+async def run_checks(job: OpenJob, config: Config, published: float | None) -> list[SanityCheck]:
+    """The results of all checks on a finished job.
+
+    The model generates two greedy solutions of up to `BASELINE_PROBLEMS` problems and, for each
+    strategy, searches `LEAK_PROBLEMS` problems once more.
+    """
     graded = [problem for problem in job.problems if problem.reference is not None]
     connection = await connect(config.model, config.servers)
     try:
         model = CachingCompleter(connection)
-        found = [
+        results = [
             await _leakage(model, config, graded[:LEAK_PROBLEMS], strategy)
             for strategy in job.job.strategies
         ]
-        found += [check_format(job.summary(strategy)) for strategy in job.job.strategies]
-        found += await _baseline(model, config, graded[:BASELINE_PROBLEMS], published)
+        results += [check_format(job.summary(strategy)) for strategy in job.job.strategies]
+        results += await _baseline(model, config, graded[:BASELINE_PROBLEMS], published)
     finally:
         await connection.aclose()
-    return found
+    return results
 
 
 async def _leakage(
     model: CachingCompleter, config: Config, problems: list[Problem], strategy: Strategy
 ) -> SanityCheck:
-    """The leakage check of one strategy. Every search uses its own solver."""
+    """The leakage check of one strategy. Each search uses its own Solver."""
 
-    async def search(given: Sequence[Problem]) -> Sequence[SearchResult]:
+    async def search(problems: Sequence[Problem]) -> Sequence[SearchResult]:
         async with Solver(config, model=model) as solver:
-            found = {p.id: s async for p, s in solver.map(given, strategy)}
-        return [(found[p.id].tree, found[p.id].choice) for p in given]
+            solutions = {p.id: s async for p, s in solver.map(problems, strategy)}
+        return [(solutions[p.id].tree, solutions[p.id].choice) for p in problems]
 
     return await check_leakage(search, problems, strategy.name)
 
@@ -60,16 +63,16 @@ async def _leakage(
 async def _baseline(
     model: CachingCompleter, config: Config, problems: list[Problem], published: float | None
 ) -> list[SanityCheck]:
-    """The plain baseline against our greedy chain."""
+    """The check that compares the plain baseline with our greedy chain."""
     async with Solver(config, model=model) as solver:
         plain = [False] * len(problems)
 
-        async def one(at: int, problem: Problem) -> None:
+        async def grade_baseline(index: int, problem: Problem) -> None:
             answer = await baseline_answer(model, problem.question, seed=config.search.seed)
             assert problem.reference is not None
-            plain[at] = await solver.judge(answer, problem.reference) is Verdict.RIGHT
+            plain[index] = await solver.judge(answer, problem.reference) is Verdict.RIGHT
 
-        await gather(one(at, problem) for at, problem in enumerate(problems))
+        await gather(grade_baseline(index, problem) for index, problem in enumerate(problems))
         ours = {}
         async for problem, solution in solver.map(problems, Strategy("greedy")):
             assert problem.reference is not None

@@ -15,84 +15,120 @@ from rstar_math.cli.options import (
     Model,
     Settings,
     configure,
-    one_strategy,
     print_json,
     run,
+    single_strategy,
 )
 from rstar_math.errors import InputError, MissingDependencyError
 
 KeyFile = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE", help="API keys that are taken, one a line; also RSTAR_API_KEYS=A,B."
+        metavar="FILE",
+        help="File with accepted API keys, one per line; RSTAR_API_KEYS=A,B adds more.",
     ),
 ]
 Origins = Annotated[
     list[str] | None,
-    typer.Option(metavar="URL", help="A site whose pages may ask. Repeatable."),
+    typer.Option(metavar="URL", help="Allow browser requests from this origin. Repeatable."),
+]
+ServedStrategy = Annotated[
+    str | None,
+    typer.Option(
+        metavar="STRATEGY",
+        help="Strategy of the model name rstar: mcts@16, sc@8, ...",
+        show_default="the configured strategy",
+    ),
+]
+Host = Annotated[
+    str,
+    typer.Option(
+        metavar="HOST",
+        help="Address to listen on; any other than the loopback requires API keys.",
+    ),
+]
+Port = Annotated[
+    int,
+    typer.Option(min=0, max=65535, metavar="PORT", help="Port to listen on; 0 selects a free one."),
+]
+Concurrency = Annotated[
+    int, typer.Option(min=1, metavar="N", help="Maximum number of requests that run at once.")
+]
+QueueSize = Annotated[
+    int,
+    typer.Option(
+        min=0, metavar="N", help="Maximum number of waiting requests; more get status 429."
+    ),
+]
+MaxSeconds = Annotated[
+    float,
+    typer.Option(
+        min=0.1,
+        metavar="SECONDS",
+        help="Time limit of a search; the answer is then the best so far.",
+    ),
+]
+MaxTokens = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Maximum number of tokens that a search samples."),
+]
+MaxBody = Annotated[
+    int, typer.Option(min=1, metavar="KIB", help="Maximum size of a request body, in KiB.")
+]
+TreeCount = Annotated[
+    int, typer.Option(min=0, metavar="N", help="Number of recent search trees to keep.")
+]
+JsonLogs = Annotated[
+    bool, typer.Option("--json-logs", help="Write the log as JSON, one object per line.")
 ]
 
 
 def serve(
     model: Model = None,
     discriminator: Discriminator = None,
-    strategy: Annotated[
-        str | None,
-        typer.Option(
-            help="What the model name rstar stands for: mcts@16, sc@8, ...",
-            show_default="mcts, or the recipe's",
-        ),
-    ] = None,
+    strategy: ServedStrategy = None,
     config: ConfigSource = None,
     set_: Settings = None,
-    host: Annotated[
-        str, typer.Option(help="Where to listen; any but the loopback needs keys.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any that is free.")] = 8420,
+    host: Host = "127.0.0.1",
+    port: Port = 8420,
     api_keys: KeyFile = None,
     allow_origin: Origins = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests searched for at once.")] = 8,
-    queue: Annotated[int, typer.Option(min=0, help="Requests that wait; others get 429.")] = 256,
-    max_seconds: Annotated[
-        float, typer.Option(min=0.1, help="Longest search; then the best answer so far is given.")
-    ] = 300.0,
-    max_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Most tokens that a search samples.")
-    ] = None,
-    max_body_kib: Annotated[int, typer.Option(min=1, help="Largest request, in KiB.")] = 1024,
-    trees: Annotated[int, typer.Option(min=0, help="Trees of last answers to keep.")] = 128,
-    json_logs: Annotated[bool, typer.Option("--json-logs", help="Log JSON, one a line.")] = False,
+    concurrency: Concurrency = 8,
+    queue: QueueSize = 256,
+    max_seconds: MaxSeconds = 300.0,
+    max_tokens: MaxTokens = None,
+    max_body_kib: MaxBody = 1024,
+    trees: TreeCount = 128,
+    json_logs: JsonLogs = False,
 ) -> None:
-    """Serve the OpenAI API; every answer is searched for.
+    """Serve an OpenAI-compatible API that finds every answer by search.
 
-    Clients choose the search by the model's name (rstar, rstar-fast, rstar-mcts16, ...) or by
+    Clients select the search by the model name (rstar, rstar-fast, rstar-mcts16, ...) or by request
     fields; see docs/serving.md.
     """
-    from rstar_math.errors import MissingDependencyError
-
     settings = configure(config, set_, model, discriminator)
-    chosen = one_strategy(strategy, settings, "serve").name
-    search = settings.search.model_copy(update={"strategy": chosen})
+    name = single_strategy(strategy, settings, "serve").name
+    search = settings.search.model_copy(update={"strategy": name})
     settings = settings.model_copy(update={"search": search})
     try:
-        from rstar_math.serve.app import Limits
+        from rstar_math.serve.app import Capacity
         from rstar_math.serve.requests import ServerLimits
-        from rstar_math.serve.server import Options, serve
+        from rstar_math.serve.server import ServerOptions, serve
         from rstar_math.web.access import AccessPolicy, load_keys, normalize_origins
     except ImportError as error:
         raise MissingDependencyError(
-            f"rstar serve needs {error.name}; type: pip install 'rstar-math[serve]'"
+            f"rstar serve requires {error.name}; install it with: pip install 'rstar-math[serve]'"
         ) from error
     origins = normalize_origins(allow_origin or ())
-    options = Options(
+    options = ServerOptions(
         host=host,
         port=port,
-        terms=ServerLimits(search, max_seconds, max_tokens),
-        limits=Limits(concurrency, queue, trees),
-        rules=AccessPolicy(load_keys(api_keys), origins, max_body_kib * 1024),
+        limits=ServerLimits(search, max_seconds, max_tokens),
+        capacity=Capacity(concurrency, queue, trees),
+        access=AccessPolicy(load_keys(api_keys), origins, max_body_kib * 1024),
         json_logs=json_logs,
     )
-    run(serve(settings, options), kept=None, needs=settings)
+    run(serve(settings, options), is_saved=None, download_for=settings)
 
 
 def view(
@@ -100,38 +136,40 @@ def view(
         list[Path],
         typer.Argument(
             metavar="RUN...",
-            help="A run, a folder of runs or the JSON of a tree; two side by side.",
+            help="Run files, folders of runs, or JSON files of trees; two are compared.",
         ),
     ],
     export: Annotated[
         Path | None,
-        typer.Option("--export", metavar="FILE", help="Write one self-contained page instead."),
+        typer.Option(
+            "--export", metavar="FILE", help="Write one self-contained HTML page instead."
+        ),
     ] = None,
     picture: Annotated[
         str | None,
         typer.Option(
-            "--svg", metavar="ID", help="Write the tree of this problem as RUN.svg instead."
+            "--svg",
+            metavar="ID",
+            help="Write the tree of this problem as RUN.svg (or the --export file) instead.",
         ),
     ] = None,
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port on this machine; 0 takes any that is free.")
-    ] = 0,
+    port: Port = 0,
     as_json: AsJson = False,
     open_: Annotated[
         bool | None,
         typer.Option(
             "--open/--no-open",
-            help="Open it in the browser.",
-            show_default="if it is not exported",
+            help="Open the page in the browser.",
+            show_default="open unless exported",
         ),
     ] = None,
 ) -> None:
-    """Show runs in the browser: every problem, its tree and why its answer won.
+    """Show runs in the browser: every problem, its search tree and why its answer won.
 
-    A run that is being written is shown as it grows. Only this machine can reach the page.
+    The page updates while a run is being written. Only this machine can reach it.
     """
     if picture is not None:
-        _draw(runs, picture, export, as_json=as_json)
+        _write_svg(runs, picture, export, as_json=as_json)
     elif export is not None:
         _export(runs, export, as_json=as_json)
         if open_:
@@ -140,37 +178,37 @@ def view(
         _serve(runs, port, as_json=as_json, open_=open_ is not False)
 
 
-def _draw(runs: list[Path], problem: str, target: Path | None, *, as_json: bool) -> None:
-    """Write one tree as a picture."""
+def _write_svg(runs: list[Path], problem: str, target: Path | None, *, as_json: bool) -> None:
+    """Write the tree of one problem as an SVG picture."""
     from rstar_math.runs.store import RunStore
     from rstar_math.viewer.tree_svg import write_picture
 
     if len(runs) > 1:
-        raise InputError("--svg draws a tree of one run; give one.")
+        raise InputError("--svg accepts one run; pass only one.")
     target = target or Path(f"{runs[0]}.svg")
     with RunStore.read(runs[0]) as store:
         write_picture(store, problem, target)
-    _said(target, 1, as_json=as_json)
+    _report_file(target, 1, as_json=as_json)
 
 
 def _export(runs: list[Path], target: Path, *, as_json: bool) -> None:
-    """Write the page."""
+    """Write the self-contained page."""
     from contextlib import ExitStack
 
     from rstar_math.viewer.app import write_page
-    from rstar_math.viewer.sources import files_of, opened
+    from rstar_math.viewer.sources import open_source, run_files
 
-    with ExitStack() as held:
+    with ExitStack() as stack:
         sources = []
-        for path in files_of(runs):
-            sources.append(opened(path))
-            held.callback(sources[-1].close)
+        for path in run_files(runs):
+            sources.append(open_source(path))
+            stack.callback(sources[-1].close)
         trees = write_page(sources, target)
-    _said(target, trees, as_json=as_json)
+    _report_file(target, trees, as_json=as_json)
 
 
-def _said(target: Path, trees: int, *, as_json: bool) -> None:
-    """Say what was written."""
+def _report_file(target: Path, trees: int, *, as_json: bool) -> None:
+    """Print the written file and its number of trees."""
     if as_json:
         print_json({"file": str(target), "trees": trees})
     else:
@@ -178,23 +216,23 @@ def _said(target: Path, trees: int, *, as_json: bool) -> None:
 
 
 def _serve(runs: list[Path], port: int, *, as_json: bool, open_: bool) -> None:
-    """Show the page until Ctrl-C."""
+    """Serve the page until Ctrl-C."""
     try:
         from rstar_math.viewer.app import serve_viewer
     except ImportError as error:
         raise MissingDependencyError(
-            f"rstar view needs {error.name} to show a page; type: pip install "
-            "'rstar-math[serve]', or write the page to a file with --export FILE"
+            f"rstar view requires {error.name}; install it with: pip install 'rstar-math[serve]', "
+            "or write the page to a file with --export FILE"
         ) from error
 
-    def ready(url: str) -> None:
+    def on_ready(url: str) -> None:
         if as_json:
             print_json({"url": url})
             sys.stdout.flush()
         else:
-            typer.echo(f"{url}  (Ctrl-C ends it)", err=True)
+            typer.echo(f"{url}  (press Ctrl-C to stop)", err=True)
         if open_:
             typer.launch(url)
 
     with suppress(KeyboardInterrupt):
-        asyncio.run(serve_viewer(runs, port, ready))
+        asyncio.run(serve_viewer(runs, port, on_ready))

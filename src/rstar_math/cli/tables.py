@@ -1,4 +1,4 @@
-"""The tables of `rstar curate`: counts kept and dropped, pairs by depth, suspect references."""
+"""Tables of `rstar curate`: kept and dropped data, pairs by depth, suspect references."""
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -8,52 +8,52 @@ from rstar_math.cli import display
 from rstar_math.text import sanitize
 from rstar_math.training.curation.records import Curated
 
-_SHOWN = 20
-"""Most doubted problems that are listed; all are in the folder's README."""
+_MAX_SUSPECTS = 20
+"""Maximum number of suspect problems in the table; the folder's README lists all."""
 
 
-def show_curated(found: Curated, *, left_out: int) -> None:
-    """Print what was kept and dropped."""
-    display.out.print(_counts(found, left_out))
-    if found.report.by_depth:
-        display.out.print(_depths(found.report.by_depth))
-    if found.suspects:
-        display.out.print(_suspects(found))
+def print_curated(curated: Curated, *, left_out: int) -> None:
+    """Print the counts of kept and dropped data, pairs by depth, and suspect references."""
+    display.out.print(_counts_table(curated, left_out))
+    if curated.report.by_depth:
+        display.out.print(_depths_table(curated.report.by_depth))
+    if curated.suspects:
+        display.out.print(_suspects_table(curated))
 
 
-def _counts(found: Curated, left_out: int) -> Table:
-    table = _table("what", "outcome", number="count")
-    for group, counts in found.report.as_json().items():
+def _counts_table(curated: Curated, left_out: int) -> Table:
+    table = _table("data", "outcome", number="count")
+    for group, counts in curated.report.as_json().items():
         if group == "step_pairs_by_depth":
             continue
-        head = group.replace("_", " ")
+        name = group.replace("_", " ")
         for reason, count in counts.items():
-            kept = reason == "kept"
-            table.add_row(head, Text(reason, "green" if kept else ""), str(count))
-            head = ""
+            is_kept = reason == "kept"
+            table.add_row(name, Text(reason, "green" if is_kept else ""), str(count))
+            name = ""
     if left_out:
-        table.add_row("trees", "of other step formats, left out", str(left_out))
+        table.add_row("trees", "dropped: other step format", str(left_out))
     return table
 
 
-def _depths(by_depth: dict[int, int]) -> Table:
+def _depths_table(by_depth: dict[int, int]) -> Table:
     table = _table("steps before a step pair", number="pairs")
     for depth in sorted(by_depth):
         table.add_row(str(depth), str(by_depth[depth]))
     return table
 
 
-def _suspects(found: Curated) -> Table:
-    table = _table("probably mislabelled", "reference", "solutions say", number="programs")
-    for one in found.suspects[:_SHOWN]:
+def _suspects_table(curated: Curated) -> Table:
+    table = _table("suspect reference", "reference", "solutions' answer", number="programs")
+    for suspect in curated.suspects[:_MAX_SUSPECTS]:
         table.add_row(
-            Text(sanitize(one.problem)),
-            Text(sanitize(str(one.reference))),
-            Text(f"{sanitize(one.answer)} ({one.share:.0%})"),
-            str(one.programs),
+            Text(sanitize(suspect.problem)),
+            Text(sanitize(str(suspect.reference))),
+            Text(f"{sanitize(suspect.answer)} ({suspect.share:.0%})"),
+            str(suspect.programs),
         )
-    if len(found.suspects) > _SHOWN:
-        table.caption = f"and {len(found.suspects) - _SHOWN} more; all are in the README"
+    if len(curated.suspects) > _MAX_SUSPECTS:
+        table.caption = f"and {len(curated.suspects) - _MAX_SUSPECTS} more, listed in the README"
     return table
 
 

@@ -1,4 +1,4 @@
-"""The API's description, OpenAPI 3.1."""
+"""The OpenAPI 3.1 description of the API."""
 
 from functools import cache
 from typing import Any
@@ -59,52 +59,58 @@ _MODEL = {
     "required": ["id", "object", "created", "owned_by"],
     "properties": {"id": _TEXT, "object": {"const": "model"}, "created": _COUNT},
 }
-_REASONS = {
-    "400": "The request asks for what there is not; the message says what.",
-    "401": "The API key is missing or wrong.",
-    "403": "The request comes from another site or under another host name.",
-    "404": "There is no such model, tree or route.",
-    "408": "The body took too long to arrive.",
+_ERRORS = {
+    "400": "The request is invalid; the message names the field and the error.",
+    "401": "The API key is missing or invalid.",
+    "403": "The request's origin or host name is not allowed.",
+    "404": "The model, tree or route does not exist.",
+    "408": "The body did not arrive in time.",
     "413": "The body is too large.",
     "415": "The body is not JSON.",
-    "429": "Too many requests wait; Retry-After says for how long to stay away.",
-    "502": "The language model behind this server did not answer.",
-    "503": "The server is ending.",
+    "429": "The queue is full; try again after the seconds in Retry-After.",
+    "502": "The language model server did not answer.",
+    "503": "The server is shutting down.",
 }
 
 
 @cache
 def description() -> dict[str, Any]:
-    """The whole description."""
-    asked, definitions = models_json_schema(
+    """The OpenAPI document."""
+    schemas, definitions = models_json_schema(
         [(ChatRequest, "validation"), (TextRequest, "validation")],
         ref_template="#/components/schemas/{model}",
     )
-    chat, text = (asked[kind, "validation"] for kind in (ChatRequest, TextRequest))
+    chat, text = (schemas[kind, "validation"] for kind in (ChatRequest, TextRequest))
     name = {"name": "name", "in": "path", "required": True, "schema": _TEXT}
-    listed = {"type": "object", "properties": {"data": {"type": "array", "items": _MODEL}}}
+    model_list = {"type": "object", "properties": {"data": {"type": "array", "items": _MODEL}}}
     html, plain = {"text/html": {"schema": _TEXT}}, {"text/plain": {"schema": _TEXT}}
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "rstar-math",
             "version": __version__,
-            "description": "An OpenAI-compatible API whose answers are searched for.",
+            "description": "An OpenAI-compatible API that finds every answer by search.",
         },
         "security": [{"key": []}, {}],
         "paths": {
-            "/v1/chat/completions": {"post": _asking("Answer a conversation's question.", chat)},
-            "/v1/completions": {"post": _asking("Answer a question.", text)},
-            "/v1/models": {"get": _getting("The models.", _json(listed))},
+            "/v1/chat/completions": {
+                "post": _post_route("Answer the question of a conversation.", chat)
+            },
+            "/v1/completions": {"post": _post_route("Answer a question.", text)},
+            "/v1/models": {"get": _get_route("List the models.", _json(model_list))},
             "/v1/models/{name}": {
                 "parameters": [name],
-                "get": _getting("One model.", _json(_MODEL), "404"),
+                "get": _get_route("Describe one model.", _json(_MODEL), "404"),
             },
-            "/health": {"get": _getting("Whether it runs.", _json({"type": "object"}), "503")},
-            "/metrics": {"get": _getting("Counts for Prometheus.", plain)},
+            "/health": {
+                "get": _get_route(
+                    "Report whether the server is running.", _json({"type": "object"}), "503"
+                )
+            },
+            "/metrics": {"get": _get_route("Return the Prometheus metrics.", plain)},
             "/trees/{name}": {
                 "parameters": [name],
-                "get": _getting("The page of an answer's tree.", html, "404"),
+                "get": _get_route("Return the HTML page of a search tree.", html, "404"),
             },
         },
         "components": {
@@ -114,33 +120,33 @@ def description() -> dict[str, Any]:
     }
 
 
-def _asking(words: str, schema: Any) -> dict[str, Any]:
-    """A route that answers a question."""
+def _post_route(summary: str, schema: Any) -> dict[str, Any]:
+    """The description of a route that responses questions."""
     content = {**_json(_COMPLETION), "text/event-stream": {"schema": _TEXT}}
     return {
-        "summary": words,
+        "summary": summary,
         "requestBody": {"required": True, "content": _json(schema)},
-        "responses": {"200": _response("The answer.", content), **_errors(*_REASONS)},
+        "responses": {"200": _response("The answer.", content), **_error_responses(*_ERRORS)},
     }
 
 
-def _getting(words: str, content: dict[str, Any], *errors: str) -> dict[str, Any]:
-    """A route that gives something out."""
-    answers = {"200": _response(words, content), **_errors("401", "403", *errors)}
-    return {"summary": words, "responses": answers}
+def _get_route(summary: str, content: dict[str, Any], *errors: str) -> dict[str, Any]:
+    """The description of a GET route."""
+    responses = {"200": _response(summary, content), **_error_responses("401", "403", *errors)}
+    return {"summary": summary, "responses": responses}
 
 
-def _errors(*statuses: str) -> dict[str, Any]:
-    """Responses that are errors."""
+def _error_responses(*statuses: str) -> dict[str, Any]:
+    """The descriptions of error responses by status."""
     content = _json({"$ref": "#/components/schemas/Error"})
-    return {status: _response(_REASONS[status], content) for status in statuses}
+    return {status: _response(_ERRORS[status], content) for status in statuses}
 
 
-def _response(words: str, content: dict[str, Any]) -> dict[str, Any]:
-    """A response."""
-    return {"description": words, "content": content}
+def _response(summary: str, content: dict[str, Any]) -> dict[str, Any]:
+    """The description of a response."""
+    return {"description": summary, "content": content}
 
 
 def _json(schema: Any) -> dict[str, Any]:
-    """JSON content."""
+    """The description of JSON content."""
     return {"application/json": {"schema": schema}}

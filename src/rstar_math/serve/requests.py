@@ -15,100 +15,102 @@ from rstar_math.types import Question
 from rstar_math.web.access import ApiError
 
 MAX_ROLLOUTS = 1024
-"""Most rollouts, chains or runs that one request may ask for; time is limited besides."""
-MOST_ITEMS = 4096
-"""Longest list in a request."""
+"""Maximum number of rollouts, chains or runs per request. Time is limited separately."""
+MAX_ITEMS = 4096
+"""Maximum length of a list in a request."""
 T = TypeVar("T")
 
 
-def _unsaid(schema: dict[str, Any]) -> None:
-    """Leave the length out of the API's description: a body of so many items may be refused for
-    its size first."""
+def _omit_max_items(schema: dict[str, Any]) -> None:
+    """Remove the maximum length from the OpenAPI schema: a body that long may be rejected for its
+    size first."""
     schema.pop("maxItems", None)
 
 
-Items = Annotated[list[T], Field(max_length=MOST_ITEMS, fail_fast=True, json_schema_extra=_unsaid)]
-"""A list that is read up to its first fault: the faults of a large body would take seconds, in
-which nobody else is answered, and a gigabyte."""
+Items = Annotated[
+    list[T], Field(max_length=MAX_ITEMS, fail_fast=True, json_schema_extra=_omit_max_items)
+]
+"""A list that is validated up to its first error. Collecting all errors of a large body would
+block the event loop for seconds and use a gigabyte."""
 
 
-class _Wire(BaseModel):
+class _RequestModel(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="ignore", strict=True, use_attribute_docstrings=True
     )
 
 
-class Part(_Wire):
-    """A part of a message's content."""
+class Part(_RequestModel):
+    """One part of a message's content."""
 
     type: str
     text: str | None = None
 
 
-class Message(_Wire):
-    """One turn of a conversation."""
+class Message(_RequestModel):
+    """One message of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | Items[Part] | None = None
 
 
-class StreamOptions(_Wire):
-    """What a stream carries besides."""
+class StreamOptions(_RequestModel):
+    """Additional content of a stream."""
 
     include_usage: bool | None = None
 
 
-class RstarOptions(_Wire):
-    """How the answer is to be searched for."""
+class RstarOptions(_RequestModel):
+    """Search options of a request."""
 
     model_config = ConfigDict(extra="forbid")
 
     strategy: str | None = Field(None, max_length=40)
-    """As `rstar solve --strategy` takes it: mcts@16, sc@8, greedy, ..."""
+    """Search strategy with its size, as for `rstar solve --strategy`: mcts@16, sc@8, greedy, ..."""
     tokens: int | None = Field(None, ge=1, le=2**31)
-    """Budget of sampled tokens: runs are repeated until it is spent."""
+    """Token budget: the strategy runs repeatedly until it has sampled this many tokens."""
     rollouts: int | None = Field(None, ge=1, le=MAX_ROLLOUTS)
-    """Walks from the root to an end, where the strategy gives no number."""
+    """Number of rollouts if the strategy has no size."""
     candidates: int | None = Field(None, ge=1, le=64)
-    """Next steps sampled at a node."""
+    """Candidate steps sampled per expansion."""
     seconds: float | None = Field(None, gt=0)
-    """The search ends after this time, with the best answer so far; at most what the server
-    allows."""
+    """Time limit of the search; at most the server's limit. The answer is then the best so far."""
     confidence: float | None = Field(None, gt=0.5, le=1)
-    """Stop early when a majority is this sure; at 1 when no vote to come can change it."""
+    """Stop early if the majority answer has at least this probability; 1 stops only when no
+    remaining vote can change the answer."""
     context: bool = False
-    """Whether the earlier turns and the system message are put before the question; by default
-    the question is the last user message alone."""
+    """Put the system message and the earlier messages before the question; by default the question
+    is the last user message alone."""
     tree: bool = True
-    """Whether the tree is kept for its page."""
+    """Keep the search tree, so that its page can be opened."""
 
 
-class _Request(_Wire):
-    """What both routes share."""
+class _Request(_RequestModel):
+    """Fields of both routes."""
 
     model: str = Field(max_length=256)
-    """rstar, or with a suffix for the strategy, as in rstar-mcts, rstar-sc8 or rstar-fast."""
+    """rstar, or rstar with the strategy as a suffix: rstar-mcts, rstar-sc8, rstar-fast."""
     n: int | None = Field(None, ge=1, le=128)
-    """Answers, each searched for under a seed of its own."""
+    """Number of answers; each is a separate search with its own seed."""
     stop: str | Items[str] | None = None
-    """Up to 4 texts before which the answer is cut."""
+    """Up to 4 strings; the answer ends before the first of them."""
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
-    """The same seed gives the same answer, unless a limit of time ends the search; by default the
-    server's seed."""
+    """Seed of the search; the default is the server's seed. Equal seeds give equal answers unless
+    a time limit ends the search."""
     max_tokens: int | None = Field(None, ge=1, le=2**31)
-    """Most tokens of the answer's text."""
+    """Maximum number of tokens of the answer's text."""
     stream: bool | None = None
-    """Whether the answer comes in pieces, and what the search does before it."""
+    """Send server-sent events: first the search's progress, then the answer."""
     stream_options: StreamOptions | None = None
     rstar: RstarOptions | None = None
 
 
 class ChatRequest(_Request):
-    """A request for a chat completion."""
+    """The body of a chat completion request."""
 
     messages: Items[Message] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1, le=2**31)
-    """Most tokens of search and answer together: the search ends when they are sampled."""
+    """Maximum number of tokens of search and answer together; the search ends at this number."""
     tools: list[Any] | None = None
     functions: list[Any] | None = None
     response_format: dict[str, Any] | None = None
@@ -117,10 +119,10 @@ class ChatRequest(_Request):
 
 
 class TextRequest(_Request):
-    """A request for a text completion."""
+    """The body of a text completion request."""
 
     prompt: str | Items[str] | Items[int] | Items[Items[int]]
-    """A question, or several."""
+    """One question, or a list of questions."""
     echo: bool | None = None
     suffix: str | None = None
     logprobs: int | None = None
@@ -131,166 +133,192 @@ MODEL_PROFILES: dict[str, dict[str, Any]] = {
     "fast": {"strategy": "sc@8", "confidence": 0.9},
     "deep": {"strategy": "mcts@64", "confidence": 0.99},
 }
-"""Names for a strategy with a budget: "fast" stops as soon as chains agree, "deep" looks long."""
-LISTED = ("", "fast", "deep", "greedy", "sc8", "mcts", "mcts16")
-"""Suffixes of the model names that are listed; others are taken too."""
-_NAME = re.compile(r"rstar(?:-([a-z]+)(?:@?([0-9]{1,6}))?(?:x([0-9]{1,4}))?)?")
-_MOST_STOPS = 4
-_MOST_FAULTS = 200
-"""Faults of one body that are looked at."""
+"""Search options of the models rstar-fast (stops once chains agree) and rstar-deep (long)."""
+LISTED_SUFFIXES = ("", "fast", "deep", "greedy", "sc8", "mcts", "mcts16")
+"""Suffixes of the model names that /v1/models lists. Other strategies are accepted too."""
+_MODEL_NAME = re.compile(r"rstar(?:-([a-z]+)(?:@?([0-9]{1,6}))?(?:x([0-9]{1,4}))?)?")
+_MAX_STOPS = 4
+_MAX_ERRORS = 200
+"""Maximum number of validation errors of one body that are inspected."""
 R = TypeVar("R", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
 class ServerLimits:
-    """What the server gives and allows."""
+    """The server's default search options and its limits per request."""
 
     search: SearchConfig = field(default_factory=SearchConfig)
     seconds: float = 300.0
-    """Longest search; also where none is asked for."""
+    """Maximum duration of a search, and the default."""
     tokens: int | None = None
-    """Most tokens that one search may sample; None for no limit."""
+    """Maximum number of tokens that one search may sample; None means no limit."""
     searches: int = 8
-    """Most searches of one request: answers times questions."""
+    """Maximum number of searches per request: answers times questions."""
 
 
 @dataclass(frozen=True, slots=True)
 class SearchRequest:
-    """What is to be done for one request."""
+    """A validated request: the questions and how to search for their answers."""
 
     model: str
     questions: tuple[Question, ...]
     n: int
+    """Answers per question."""
     strategy: Strategy
     search: SearchConfig
     seconds: float
-    cap: int | None
-    """Sampled tokens at which a search is ended; None for no end."""
+    """Time limit of each search."""
+    max_search_tokens: int | None
+    """Number of sampled tokens at which a search ends; None means no limit."""
     stop: tuple[str, ...] = ()
-    most: int | None = None
-    """Most tokens of the answer's text."""
+    max_text_tokens: int | None = None
+    """Maximum number of tokens of the answer's text."""
     stream: bool = False
-    usage: bool = False
-    """Whether a stream ends with what it cost."""
-    keep: bool = True
-    """Whether the trees are kept to be looked at."""
+    include_usage: bool = False
+    """Whether a stream ends with the token usage."""
+    keep_trees: bool = True
+    """Whether the trees are kept, so that their pages can be opened."""
 
 
-def read(kind: type[R], body: bytes) -> R:
-    """A request from its JSON; the first fault as a sentence."""
+def parse_body(kind: type[R], body: bytes) -> R:
+    """The request of a JSON body. Raises `ApiError` that describes the first error."""
     try:
         return kind.model_validate_json(body)
     except ValidationError as error:
-        if error.error_count() > _MOST_FAULTS:
-            said = (
-                f"The body has more than {_MOST_FAULTS} faults; see /openapi.json for its fields."
-            )
-            raise ApiError(said, code="too_many_faults") from None
-        fault = error.errors(include_url=False, include_context=False)[0]
-        where = ".".join(str(part) for part in fault["loc"])
-        if fault["type"] == "json_invalid":
-            raise ApiError(f"The body is not JSON ({fault['msg']}).", code="invalid_json") from None
+        if error.error_count() > _MAX_ERRORS:
+            raise ApiError(
+                f"The body has more than {_MAX_ERRORS} errors; see /openapi.json for its fields.",
+                code="too_many_faults",
+            ) from None
+        first = error.errors(include_url=False, include_context=False)[0]
+        if first["type"] == "json_invalid":
+            raise ApiError(f"The body is not JSON ({first['msg']}).", code="invalid_json") from None
+        name = ".".join(str(part) for part in first["loc"])
         raise ApiError(
-            f"{where or 'The body'} will not do: {fault['msg']}.",
-            param=where or None,
-            code=fault["type"],
+            _field_error(name or "the body", first["type"], first["input"], first["msg"]),
+            param=name or None,
+            code=first["type"],
         ) from None
 
 
-def chat_order(request: ChatRequest, terms: ServerLimits) -> SearchRequest:
-    """What a chat request asks for. Raises `ApiError`."""
-    _refuse(request, "tools", "functions", "logprobs")
+def _field_error(name: str, error_type: str, value: object, reason: str) -> str:
+    """The message of one validation error. Lists and objects are not shown: they may be long."""
+    if error_type == "missing":
+        return f"The field {name} is missing."
+    if error_type == "extra_forbidden":
+        return f"Unknown field {name}; see /openapi.json for the fields."
+    reason = reason[:1].lower() + reason[1:]
+    if not isinstance(value, str | int | float | None):
+        return f"Invalid value for {name} ({reason})."
+    shown = repr(value)
+    shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
+    return f"Invalid value for {name}: {shown} ({reason})."
+
+
+def chat_search(request: ChatRequest, limits: ServerLimits) -> SearchRequest:
+    """The search that a chat request asks for. Raises `ApiError`."""
+    _reject_fields(request, "tools", "functions", "logprobs")
     if request.response_format and request.response_format.get("type") != "text":
-        raise _unsupported("response_format", 'only {"type": "text"} can be given')
+        raise _unsupported("response_format", 'use {"type": "text"}')
     if request.modalities and request.modalities != ["text"]:
-        raise _unsupported("modalities", 'only ["text"] can be given')
-    wishes = request.rstar or RstarOptions()
-    text = _asked(request.messages, context=wishes.context)
-    return _order(request, wishes, [text], terms, cap=request.max_completion_tokens)
+        raise _unsupported("modalities", 'use ["text"]')
+    options = request.rstar or RstarOptions()
+    text = _question_text(request.messages, context=options.context)
+    return _search_request(
+        request, options, [text], limits, max_search_tokens=request.max_completion_tokens
+    )
 
 
-def text_order(request: TextRequest, terms: ServerLimits) -> SearchRequest:
-    """What a text request asks for. Raises `ApiError`."""
-    _refuse(request, "echo", "suffix", "logprobs")
+def text_search(request: TextRequest, limits: ServerLimits) -> SearchRequest:
+    """The search that a text request asks for. Raises `ApiError`."""
+    _reject_fields(request, "echo", "suffix", "logprobs")
     if request.best_of is not None and request.best_of != (request.n or 1):
-        raise _unsupported("best_of", "ask for a strategy such as rstar-sc8")
+        raise _unsupported("best_of", "use a model name such as rstar-sc8")
     prompts = [request.prompt] if isinstance(request.prompt, str) else request.prompt
     texts = [prompt for prompt in prompts if isinstance(prompt, str)]
     if len(texts) < len(prompts):
-        raise _unsupported("prompt", "tokens cannot be read; give text")
-    return _order(request, request.rstar or RstarOptions(), texts, terms, cap=None)
+        raise _unsupported("prompt as token ids", "send text", param="prompt")
+    options = request.rstar or RstarOptions()
+    return _search_request(request, options, texts, limits, max_search_tokens=None)
 
 
-def _order(
+def _search_request(
     request: ChatRequest | TextRequest,
-    wishes: RstarOptions,
+    options: RstarOptions,
     texts: Sequence[str],
-    terms: ServerLimits,
+    limits: ServerLimits,
     *,
-    cap: int | None,
+    max_search_tokens: int | None,
 ) -> SearchRequest:
-    """What both routes have in common."""
+    """The search for a request of either route."""
     n = request.n or 1
-    if not 1 <= n * len(texts) <= terms.searches:
+    if not 1 <= n * len(texts) <= limits.searches:
         raise ApiError(
-            f"{n * len(texts)} answers were asked for, and one request gives 1 to "
-            f"{terms.searches}; send several requests.",
+            f"The request asks for {n * len(texts)} answers, but 1 to {limits.searches} are "
+            "allowed; send several requests.",
             param="n",
         )
     stop = [request.stop] if isinstance(request.stop, str) else request.stop or []
-    if len(stop) > _MOST_STOPS:
-        raise ApiError(f"{len(stop)} stops are too many; give up to {_MOST_STOPS}.", param="stop")
-    strategy, search = resolve_strategy(request.model, wishes, terms.search)
+    if len(stop) > _MAX_STOPS:
+        raise ApiError(
+            f"The request has {len(stop)} stop strings; send at most {_MAX_STOPS}.", param="stop"
+        )
+    strategy, search = resolve_strategy(request.model, options, limits.search)
     if request.seed is not None:
         search = search.model_copy(update={"seed": request.seed})
-    caps = [limit for limit in (cap, terms.tokens) if limit is not None]
+    token_limits = [limit for limit in (max_search_tokens, limits.tokens) if limit is not None]
     return SearchRequest(
         model=request.model,
-        questions=tuple(_question(text) for text in texts),
+        questions=tuple(_checked_question(text) for text in texts),
         n=n,
         strategy=strategy,
         search=search,
-        seconds=min(wishes.seconds or terms.seconds, terms.seconds),
-        cap=min(caps) if caps else None,
-        stop=tuple(mark for mark in stop if mark),
-        most=request.max_tokens,
+        seconds=min(options.seconds or limits.seconds, limits.seconds),
+        max_search_tokens=min(token_limits) if token_limits else None,
+        stop=tuple(text for text in stop if text),
+        max_text_tokens=request.max_tokens,
         stream=bool(request.stream),
-        usage=bool(request.stream_options and request.stream_options.include_usage),
-        keep=wishes.tree,
+        include_usage=bool(request.stream_options and request.stream_options.include_usage),
+        keep_trees=options.tree,
     )
 
 
 def resolve_strategy(
-    model: str, wishes: RstarOptions, search: SearchConfig
+    model: str, options: RstarOptions, search: SearchConfig
 ) -> tuple[Strategy, SearchConfig]:
-    """The strategy and its options: the request's fields, else the model's name, else the
-    server's."""
-    named = model_options(model)
-    given = wishes.model_dump(exclude_none=True, include={*SearchConfig.model_fields, "tokens"})
-    if "tokens" in given:
-        given["token_budget"] = given.pop("tokens")
-    options = {**named, **given}
-    spec = options.pop("strategy", search.strategy)
-    param = "model" if wishes.strategy is None else "rstar.strategy"
+    """The strategy and its search options.
+
+    The request's fields take precedence over the model name, which takes precedence over the
+    server's options.
+    """
+    requested = options.model_dump(
+        exclude_none=True, include={*SearchConfig.model_fields, "tokens"}
+    )
+    if "tokens" in requested:
+        requested["token_budget"] = requested.pop("tokens")
+    merged = {**model_options(model), **requested}
+    spec = merged.pop("strategy", search.strategy)
+    param = "model" if options.strategy is None else "rstar.strategy"
     try:
-        chosen, *others = parse_strategies(spec)
+        strategy, *others = parse_strategies(spec)
     except ConfigError as error:
         if param == "model":
             raise unknown_model(model) from None
         raise ApiError(str(error), param=param, code="unknown_strategy") from None
     if others:
-        raise ApiError("Give one strategy; a request has one.", param=param)
-    if max(chosen.n or 1, 1) * (chosen.runs or 1) > MAX_ROLLOUTS:
+        raise ApiError(f"{spec!r} names several strategies; give one.", param=param)
+    if max(strategy.n or 1, 1) * (strategy.runs or 1) > MAX_ROLLOUTS:
         raise ApiError(
-            f"{spec} is too much for one request; the most is {MAX_ROLLOUTS}.", param=param
+            f"The strategy {spec} is too large; the maximum is {MAX_ROLLOUTS} rollouts.",
+            param=param,
         )
-    return chosen, search.model_copy(update=options)
+    return strategy, search.model_copy(update=merged)
 
 
 def model_options(name: str) -> dict[str, Any]:
-    """The search options that a model's name stands for: {} for plain "rstar". Raises `ApiError`
-    (404) for a name that is none of ours."""
-    match = _NAME.fullmatch(name)
+    """The search options that a model name selects; {} for plain "rstar". Raises `ApiError` (404)
+    for an unknown name."""
+    match = _MODEL_NAME.fullmatch(name)
     if match is None:
         raise unknown_model(name)
     kind, size, runs = match.groups()
@@ -307,73 +335,73 @@ def model_options(name: str) -> dict[str, Any]:
 
 
 def model_names() -> list[str]:
-    """The names of models that are listed."""
-    return [f"rstar-{suffix}" if suffix else "rstar" for suffix in LISTED]
+    """The model names that /v1/models lists."""
+    return [f"rstar-{suffix}" if suffix else "rstar" for suffix in LISTED_SUFFIXES]
 
 
 def unknown_model(name: str) -> ApiError:
-    """What is said to a name that is none of ours."""
+    """The error (404) for an unknown model name."""
     shown = name if len(name) <= 60 else f"{name[:60]}…"
     return ApiError(
-        f"The model {shown!r} does not exist; there are {', '.join(model_names())}, and rstar-"
-        "STRATEGY for others.",
+        f"The model {shown!r} does not exist; use one of {', '.join(model_names())}, or "
+        "rstar-STRATEGY.",
         404,
         code="model_not_found",
         param="model",
     )
 
 
-def _asked(messages: Sequence[Message], *, context: bool) -> str:
-    """The question of a conversation: its last user message, or with `context` all of it."""
-    asking = [at for at, message in enumerate(messages) if message.role == "user"]
-    if not asking:
-        raise ApiError("There is no message of the role user; the question is the last.", **_WHERE)
-    last = asking[-1]
+def _question_text(messages: Sequence[Message], *, context: bool) -> str:
+    """The question of a conversation: its last user message, or with `context` all messages up to
+    it."""
+    positions = [at for at, message in enumerate(messages) if message.role == "user"]
+    if not positions:
+        raise ApiError("No message has the role user; send the question as one.", **_NO_QUESTION)
+    last = positions[-1]
     if not context:
-        return _text(messages[last], last)
-    return "\n\n".join(_text(messages[at], at) for at in range(last + 1)).strip()
+        return _message_text(messages[last], last)
+    return "\n\n".join(_message_text(messages[at], at) for at in range(last + 1)).strip()
 
 
-_WHERE: dict[str, Any] = {"param": "messages", "code": "no_question"}
+_NO_QUESTION: dict[str, Any] = {"param": "messages", "code": "no_question"}
 
 
-def _text(message: Message, at: int) -> str:
-    """The text of a message."""
+def _message_text(message: Message, position: int) -> str:
+    """The text of a message. Raises `ApiError` for content that is not text."""
     if message.content is None or isinstance(message.content, str):
         return message.content or ""
     for part in message.content:
         if part.type != "text" or part.text is None:
             raise ApiError(
-                f"A part of the type {part.type[:40]!r} cannot be read here; send text only.",
-                param=f"messages.{at}.content",
+                f"Content of type {part.type[:40]!r} is not supported; send text only.",
+                param=f"messages.{position}.content",
                 code="unsupported_content",
             )
     return "\n".join(part.text or "" for part in message.content)
 
 
-def _question(text: str) -> Question:
-    """A question that can be searched for."""
+def _checked_question(text: str) -> Question:
+    """The text as a Question. Raises `ApiError` if it is empty, invalid or too long."""
     if not text.strip() or "\x00" in text:
-        raise ApiError("The question is empty or no valid text; write one.", **_WHERE)
+        raise ApiError("The question is empty or contains a NUL character.", **_NO_QUESTION)
     if len(text) > MAX_QUESTION_CHARS:
         raise ApiError(
-            f"The question has {len(text)} characters, and the most is {MAX_QUESTION_CHARS}; "
-            "shorten it.",
+            f"The question has {len(text)} characters; shorten it to at most {MAX_QUESTION_CHARS}.",
             param="messages",
             code="context_length_exceeded",
         )
     return Question(question_id(text), text)
 
 
-def _refuse(request: BaseModel, *names: str) -> None:
-    """Refuse fields that ask for what a search does not give."""
+def _reject_fields(request: BaseModel, *names: str) -> None:
+    """Raises `ApiError` if one of the fields is set: a search does not support them."""
     for name in names:
         if getattr(request, name):
-            raise _unsupported(name, "leave it out")
+            raise _unsupported(name, "omit it")
 
 
-def _unsupported(name: str, hint: str) -> ApiError:
-    """What is said to a field that asks for what a search does not give."""
+def _unsupported(name: str, hint: str, *, param: str | None = None) -> ApiError:
+    """The error for a field that a search does not support."""
     return ApiError(
-        f"{name} is not supported by a search; {hint}.", param=name, code="unsupported_parameter"
+        f"{name} is not supported; {hint}.", param=param or name, code="unsupported_parameter"
     )

@@ -13,7 +13,7 @@ from typing import Any
 from rstar_math.runs.store import RunStore
 from rstar_math.search.tree import Tree, from_record, to_record
 from rstar_math.search.voting import Choice
-from rstar_math.serve.jobs import SearchResult, Shown, answer_text, truncate, verdict_line
+from rstar_math.serve.jobs import SearchResult, VisibleText, answer_text, truncate, vote_line
 from rstar_math.serve.requests import SearchRequest
 from rstar_math.text import sanitize
 from rstar_math.types import Cost, Problem
@@ -22,19 +22,19 @@ from rstar_math.viewer.app import write_page
 
 @dataclass(frozen=True, slots=True)
 class ReplyContext:
-    """What all replies to one request have in common."""
+    """Fields of all replies and stream chunks of one request."""
 
     id: str
     created: int
     """Seconds since 1970."""
-    order: SearchRequest
+    request: SearchRequest
     chat: bool
-    """Whether it is a chat completion, and not a text completion."""
+    """Whether this is a chat completion rather than a text completion."""
     fingerprint: str
-    """What the server's answers depend on besides the request, as a hash."""
+    """Hash of everything besides the request that answers depend on."""
 
     def head(self, *, chunk: bool) -> dict[str, Any]:
-        """The fields that every reply and every chunk begins with."""
+        """The first fields of every reply and chunk."""
         kind = "text_completion"
         if self.chat:
             kind = "chat.completion.chunk" if chunk else "chat.completion"
@@ -42,60 +42,63 @@ class ReplyContext:
             "id": self.id,
             "object": kind,
             "created": self.created,
-            "model": self.order.model,
+            "model": self.request.model,
             "system_fingerprint": self.fingerprint,
         }
 
 
-def reply(frame: ReplyContext, found: Sequence[SearchResult]) -> dict[str, Any]:
-    """The whole answer to a request."""
-    texts = [_shown(frame.order, one) for one in found]
+def reply(context: ReplyContext, results: Sequence[SearchResult]) -> dict[str, Any]:
+    """The reply to a request without streaming."""
+    texts = [_visible_text(context.request, result) for result in results]
     choices = []
-    for index, (one, text) in enumerate(zip(found, texts, strict=True)):
+    for index, (result, text) in enumerate(zip(results, texts, strict=True)):
         choice: dict[str, Any] = {"index": index, "logprobs": None}
-        if frame.chat:
+        if context.chat:
             choice["message"] = {
                 "role": "assistant",
                 "content": text.text,
-                "reasoning_content": verdict_line(one.choice),
+                "reasoning_content": vote_line(result.choice),
                 "refusal": None,
             }
         else:
             choice["text"] = text.text
-        choice |= _end(frame.order, one, text)
+        choice |= _final_fields(context.request, result, text)
         choices.append(choice)
-    body = {"choices": choices, "usage": usage(found, texts)}
-    return {**frame.head(chunk=False), **body}
+    return {**context.head(chunk=False), "choices": choices, "usage": usage(results, texts)}
 
 
 def chunk(
-    frame: ReplyContext, index: int, delta: dict[str, Any] | str, **more: Any
+    context: ReplyContext, index: int, delta: dict[str, Any] | str, **more: Any
 ) -> dict[str, Any]:
-    """One piece of a stream: a message's delta, or text."""
-    said = {"delta": delta} if frame.chat else {"text": delta}
-    choice = {"index": index, **said, "logprobs": None, "finish_reason": None, **more}
-    whole = {**frame.head(chunk=True), "choices": [choice]}
-    return {**whole, "usage": None} if frame.order.usage else whole
+    """One chunk of a stream: a message delta, or text."""
+    content = {"delta": delta} if context.chat else {"text": delta}
+    choice = {"index": index, **content, "logprobs": None, "finish_reason": None, **more}
+    whole = {**context.head(chunk=True), "choices": [choice]}
+    return {**whole, "usage": None} if context.request.include_usage else whole
 
 
-def answer_chunks(frame: ReplyContext, found: Sequence[SearchResult]) -> Iterator[dict[str, Any]]:
-    """The rest of a stream once all is found: the answers line by line, and what they cost."""
-    texts = [_shown(frame.order, one) for one in found]
-    for index, (one, text) in enumerate(zip(found, texts, strict=True)):
-        if frame.chat:
-            why = verdict_line(one.choice)
-            yield chunk(frame, index, {"reasoning_content": why})
+def answer_chunks(
+    context: ReplyContext, results: Sequence[SearchResult]
+) -> Iterator[dict[str, Any]]:
+    """The chunks after all searches have ended: the answers line by line, and the usage."""
+    texts = [_visible_text(context.request, result) for result in results]
+    for index, (result, text) in enumerate(zip(results, texts, strict=True)):
+        if context.chat:
+            yield chunk(context, index, {"reasoning_content": vote_line(result.choice)})
         for line in text.text.splitlines(keepends=True):
-            yield chunk(frame, index, {"content": line} if frame.chat else line)
-        yield chunk(frame, index, {} if frame.chat else "", **_end(frame.order, one, text))
-    if frame.order.usage:
-        yield {**frame.head(chunk=True), "choices": [], "usage": usage(found, texts)}
+            yield chunk(context, index, {"content": line} if context.chat else line)
+        final = _final_fields(context.request, result, text)
+        yield chunk(context, index, {} if context.chat else "", **final)
+    if context.request.include_usage:
+        yield {**context.head(chunk=True), "choices": [], "usage": usage(results, texts)}
 
 
-def usage(found: Sequence[SearchResult], texts: Sequence[Shown]) -> dict[str, Any]:
-    """What was consumed: all prompts that the model read and all tokens that it sampled, those of
-    a scorer among them. What is not the answer's text is reasoning."""
-    cost = Cost.total(one.tree.cost for one in found)
+def usage(results: Sequence[SearchResult], texts: Sequence[VisibleText]) -> dict[str, Any]:
+    """Token usage: all prompt tokens, and all tokens sampled by the model and the scorer.
+
+    Sampled tokens that are not in the answer's text count as reasoning tokens.
+    """
+    cost = Cost.total(result.tree.cost for result in results)
     visible = sum(text.tokens for text in texts)
     completion = max(cost.sampled_tokens + cost.scorer_tokens, visible)
     return {
@@ -108,49 +111,52 @@ def usage(found: Sequence[SearchResult], texts: Sequence[Shown]) -> dict[str, An
 
 
 def tree_path(name: str) -> str:
-    """Where a tree is shown."""
+    """The URL path of a tree's page."""
     return f"/trees/{name}"
 
 
-def _shown(order: SearchRequest, found: SearchResult) -> Shown:
-    """An answer's text as the request wants it."""
+def _visible_text(request: SearchRequest, result: SearchResult) -> VisibleText:
+    """An answer's text, cut as the request asks."""
     limit = {
-        "seconds": f"the limit of {order.seconds:g} s",
-        "tokens": f"the limit of {order.cap} tokens",
-        "shutdown": "the server's end",
-    }.get(found.ended)
-    return truncate(answer_text(found.tree, found.choice, limit), order.stop, order.most)
+        "seconds": f"the limit of {request.seconds:g} s",
+        "tokens": f"the limit of {request.max_search_tokens} tokens",
+        "shutdown": "the server's shutdown",
+    }.get(result.end_reason)
+    text = answer_text(result.tree, result.choice, limit)
+    return truncate(text, request.stop, request.max_text_tokens)
 
 
-def _end(order: SearchRequest, found: SearchResult, text: Shown) -> dict[str, Any]:
-    """How a choice ended, and the search behind it."""
-    choice, cost = found.choice, found.tree.cost
+def _final_fields(
+    request: SearchRequest, result: SearchResult, text: VisibleText
+) -> dict[str, Any]:
+    """The finish reason of a choice, and the facts about its search."""
+    choice, cost = result.choice, result.tree.cost
     return {
-        "finish_reason": "length" if text.cut else "stop",
+        "finish_reason": "length" if text.truncated else "stop",
         "rstar": {
             "answer": None if choice.answer is None else sanitize(choice.answer),
             "share": round(choice.share, 6),
             "votes": {sanitize(answer): round(v, 6) for answer, v in choice.votes.items()},
-            "strategy": order.strategy.name,
-            "ended": found.ended,
-            "stopped_early": found.tree.stop_reason,
-            "steps": len(found.tree) - 1,
-            "rollouts": found.tree.rollouts,
+            "strategy": request.strategy.name,
+            "ended": result.end_reason,
+            "stopped_early": result.tree.stop_reason,
+            "steps": len(result.tree) - 1,
+            "rollouts": result.tree.rollouts,
             "calls": cost.calls,
             "sampled_tokens": cost.sampled_tokens,
-            "seconds": round(found.seconds, 3),
-            "tree": tree_path(found.name) if order.keep else None,
+            "seconds": round(result.seconds, 3),
+            "tree": tree_path(result.name) if request.keep_trees else None,
         },
     }
 
 
-MOST_BYTES = 256 * 2**20
-"""Most memory that kept trees take, packed."""
+MAX_CACHE_BYTES = 256 * 2**20
+"""Maximum size of all cached trees, compressed."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
-    """A packed tree."""
+class _CachedTree:
+    """A compressed tree with its result."""
 
     record: bytes
     choice: Choice
@@ -159,45 +165,48 @@ class _Kept:
 
 
 class TreeCache:
-    """The last `room` trees, and fewer where they are large; what is older is thrown away."""
+    """The last `max_trees` trees, or fewer if they exceed `MAX_CACHE_BYTES`."""
 
-    def __init__(self, room: int) -> None:
-        self._room = room
-        self._kept: OrderedDict[str, _Kept] = OrderedDict()
+    def __init__(self, max_trees: int) -> None:
+        self._max_trees = max_trees
+        self._trees: OrderedDict[str, _CachedTree] = OrderedDict()
         self._bytes = 0
 
-    async def put(self, found: SearchResult, strategy: str) -> None:
-        """Keep a tree under its name; packs it in a thread."""
-        record = await asyncio.to_thread(_packed, found.tree)
-        self._kept[found.name] = _Kept(record, found.choice, replace(found.tree.cost), strategy)
+    async def put(self, result: SearchResult, strategy: str) -> None:
+        """Add a tree under its name. Compression runs in a thread."""
+        record = await asyncio.to_thread(_compressed, result.tree)
+        cost = replace(result.tree.cost)
+        self._trees[result.name] = _CachedTree(record, result.choice, cost, strategy)
         self._bytes += len(record)
-        while len(self._kept) > self._room or self._bytes > MOST_BYTES:
-            _, old = self._kept.popitem(last=False)
-            self._bytes -= len(old.record)
+        while len(self._trees) > self._max_trees or self._bytes > MAX_CACHE_BYTES:
+            _, oldest = self._trees.popitem(last=False)
+            self._bytes -= len(oldest.record)
 
     def page(self, name: str) -> bytes | None:
-        """A tree's page, the same that `rstar view` writes for a run; None for a name that is not,
-        or no longer, kept. Takes some milliseconds of a thread."""
-        kept = self._kept.get(name)
-        if kept is None:
+        """The page of a tree, as `rstar view` exports it; None if the tree is not in the cache.
+
+        Takes some milliseconds: call it in a thread.
+        """
+        cached = self._trees.get(name)
+        if cached is None:
             return None
-        tree = from_record(json.loads(zlib.decompress(kept.record)))
-        tree.cost = kept.cost
+        tree = from_record(json.loads(zlib.decompress(cached.record)))
+        tree.cost = cached.cost
         with tempfile.TemporaryDirectory(prefix="rstar-page-") as folder:
             target = Path(folder) / "page.html"
             with RunStore.open(Path(folder) / "answer.rstar", {}) as store:
                 store.add_problems([Problem(tree.question)])
-                store.save(kept.strategy, tree, kept.choice)
+                store.save(cached.strategy, tree, cached.choice)
                 write_page([store], target)
             return target.read_bytes()
 
     def __contains__(self, name: str) -> bool:
-        return name in self._kept
+        return name in self._trees
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._trees)
 
 
-def _packed(tree: Tree) -> bytes:
-    """A tree as few bytes."""
+def _compressed(tree: Tree) -> bytes:
+    """The record of a tree as compressed JSON."""
     return zlib.compress(json.dumps(to_record(tree)).encode(), 1)

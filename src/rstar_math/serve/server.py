@@ -10,79 +10,96 @@ from dataclasses import dataclass, field
 import uvicorn
 
 from rstar_math.config.sections import Config
-from rstar_math.serve.app import Limits, build
+from rstar_math.serve.app import Capacity, build
 from rstar_math.serve.requests import ServerLimits
 from rstar_math.solver.solver import Solver
-from rstar_math.web.access import AccessPolicy, check_open
-from rstar_math.web.server import LOG, bind, close_idle_connections, server_config, set_up, url_of
+from rstar_math.web.access import AccessPolicy, require_keys
+from rstar_math.web.server import (
+    LOG,
+    bind,
+    close_idle_connections,
+    configure_logging,
+    server_config,
+    url_of,
+)
 
-SPARE = 256
-"""Connections besides two for each request that may be searched for or wait."""
+SPARE_CONNECTIONS = 256
+"""Connections above two per running or waiting request."""
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """How the server is run."""
+class ServerOptions:
+    """Address, limits and access rules of a server."""
 
     host: str = "127.0.0.1"
     port: int = 8420
-    """0 for any that is free."""
-    terms: ServerLimits = field(default_factory=ServerLimits)
-    limits: Limits = field(default_factory=Limits)
-    rules: AccessPolicy = field(default_factory=AccessPolicy)
+    """0 selects any free port."""
+    limits: ServerLimits = field(default_factory=ServerLimits)
+    capacity: Capacity = field(default_factory=Capacity)
+    access: AccessPolicy = field(default_factory=AccessPolicy)
     json_logs: bool = False
 
 
-async def serve(config: Config, options: Options) -> None:
-    """Serve until SIGTERM or Ctrl-C: then searches under way are ended, and answered with the best
-    so far. Raises `RstarError` where it cannot begin."""
-    check_open(options.host, options.rules.keys)
+async def serve(config: Config, options: ServerOptions) -> None:
+    """Serve until SIGTERM or Ctrl-C.
+
+    At shutdown, active searches end and their requests get the best answer so far. Raises
+    `RstarError` if the server cannot start.
+    """
+    require_keys(options.host, options.access.keys)
     listener = bind(options.host, options.port)
     with listener:
-        set_up(as_json=options.json_logs)
+        configure_logging(as_json=options.json_logs)
         async with Solver(config) as solver:
-            await _serve(solver, options, listener)
+            await _run(solver, options, listener)
 
 
-async def _serve(solver: Solver, options: Options, listener: socket.socket) -> None:
-    """Serve until told to end."""
+async def _run(solver: Solver, options: ServerOptions, listener: socket.socket) -> None:
+    """Run uvicorn until a signal stops it."""
     server: uvicorn.Server | None = None
 
-    def ending() -> bool:
+    def is_shutting_down() -> bool:
         return server is not None and server.should_exit
 
+    capacity = options.capacity
     app = build(
-        solver, terms=options.terms, limits=options.limits, rules=options.rules, ending=ending
+        solver,
+        limits=options.limits,
+        capacity=capacity,
+        access=options.access,
+        is_shutting_down=is_shutting_down,
     )
-    most = 2 * (options.limits.concurrency + options.limits.queue) + SPARE
-    server = uvicorn.Server(server_config(app, most))
-    _collect_seldom()
-    address = url_of(listener)
-    LOG.info("listening", extra={"facts": {"url": address, "model": solver.model_name or "own"}})
+    max_connections = 2 * (capacity.concurrency + capacity.queue) + SPARE_CONNECTIONS
+    server = uvicorn.Server(server_config(app, max_connections))
+    _reduce_garbage_collection()
+    url = url_of(listener)
+    LOG.info("listening", extra={"fields": {"url": url, "model": solver.model_name or "own"}})
     if not options.json_logs:
         print(
-            f'Point any OpenAI client at {address} with the model "rstar"; Ctrl-C ends it.',
+            f'Point any OpenAI client at {url} with the model "rstar"; press Ctrl-C to stop.',
             file=sys.stderr,
         )
-    # uvicorn raises the signal that ended it once more when it is done.
-    before = signal.signal(signal.SIGTERM, _ended)
-    sweeping = asyncio.create_task(close_idle_connections(server))
+    # When uvicorn stops, it raises the signal that stopped it a second time.
+    previous = signal.signal(signal.SIGTERM, _ignore_signal)
+    closing_idle = asyncio.create_task(close_idle_connections(server))
     try:
         await server.serve(sockets=[listener])
         await asyncio.sleep(0)  # Ctrl-C is delivered here, before the Solver is closed.
     finally:
-        sweeping.cancel()
-        signal.signal(signal.SIGTERM, before)
+        closing_idle.cancel()
+        signal.signal(signal.SIGTERM, previous)
 
 
-def _collect_seldom() -> None:
-    """Let garbage be collected after thousands of chats instead of several times a second: a chat
-    leaves some ten objects in cycles, and each look through the 200 searches under way stops them
-    all for 30 to 90 ms. What is loaded by now stays, and is not looked through again at all."""
+def _reduce_garbage_collection() -> None:
+    """Run the garbage collector once per thousands of requests, not several times a second.
+
+    A request leaves about ten objects in cycles. One collection with 200 active searches stops all
+    of them for 30 to 90 ms. Objects that exist now are excluded from collection.
+    """
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 2, 2)
 
 
-def _ended(number: int, frame: object) -> None:
-    """Do nothing: the server has ended."""
+def _ignore_signal(number: int, frame: object) -> None:
+    """Do nothing: the server has stopped already."""

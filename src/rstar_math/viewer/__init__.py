@@ -1,10 +1,10 @@
-"""The viewer: runs in a browser, live from this machine or as one file.
+"""The viewer: shows runs in a browser, live or as one exported HTML file.
 
-sources    run files and single trees
-pages      fragments by name: what the server sends and what an exported page holds
+sources    reads run files and single trees
+pages      renders HTML and JSON fragments by name, for the server and for the exported page
 overview   accuracy by strategy, rounds of an evolution
 result     one answer and why it won
 steps      steps in outline and in full, formulas as MathML
-tree_svg   a tree as a picture
+tree_svg   a tree as an SVG picture
 app        the web application and the exported page
 """

@@ -1,8 +1,8 @@
 """The viewer's web application, and the exported page.
 
-The door refuses foreign host names (DNS rebinding) and foreign origins; what other sites embed or
-fetch is refused too, and an answer says that it is for nobody else. There is nothing to start here:
-runs are only read.
+The access middleware rejects foreign host names (DNS rebinding) and foreign origins. Requests that
+other sites embed or fetch are rejected too, and response headers forbid cross-origin use. The
+viewer is read-only: no request starts a search or changes a run.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ import zlib
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from hashlib import sha256
 from html import escape
 from importlib.resources import files
@@ -30,7 +30,7 @@ from starlette.routing import Route, Router
 from rstar_math.errors import InputError, RstarError
 from rstar_math.files import write_text
 from rstar_math.viewer.pages import ViewerPages
-from rstar_math.viewer.sources import Source, files_of, opened
+from rstar_math.viewer.sources import Source, open_source, run_files
 from rstar_math.viewer.steps import code_styles
 from rstar_math.viewer.tree_svg import STYLE
 from rstar_math.web.access import (
@@ -46,56 +46,58 @@ from rstar_math.web.server import Metrics, bind, server_config, url_of
 
 _SCRIPTS = ("source.js", "list.js", "tree.js", "panes.js", "viewer.js")
 _KEYS = (
-    ("/", "find a problem"),
-    ("l", "to the list; arrows move in it, Enter opens"),
+    ("/", "search the problems"),
+    ("l", "go to the list; arrow keys move, Enter opens"),
     ("j k", "next and previous problem"),
     ("o", "overview"),
-    ("t", "to the tree; arrows move, open and close, Enter shows the whole step"),
-    ("a x c", "in the tree: next answer, next dead end, the chosen path"),
-    ("*", "in the tree: open all beside this one"),
+    ("t", "go to the tree; arrow keys move, expand and collapse, Enter shows the whole step"),
+    ("a x c", "in the tree: next answer, next failed path, chosen path"),
+    ("*", "in the tree: expand all siblings"),
 )
 
 
 @cache
 def style() -> str:
-    """The style sheet."""
+    """The CSS of the page."""
     return _text("viewer.css") + STYLE + code_styles()
 
 
 @cache
 def script() -> str:
-    """The script, as one function that leaves no names behind."""
+    """The JavaScript of the page, wrapped in a function so that it defines no globals."""
     return f'"use strict";(() => {{\n{"".join(map(_text, _SCRIPTS))}}})();\n'
 
 
 def policy(*, live: bool) -> str:
-    """The content security policy: this style and this script by their hashes and nothing else; a
-    live page may ask its own server."""
-    asks = "connect-src 'self'; " if live else ""
+    """The content security policy. It allows the page's own style and script, by hash.
+
+    A live page may also send requests to its own server.
+    """
+    connect = "connect-src 'self'; " if live else ""
     return (
-        f"default-src 'none'; script-src {_hash(script())}; style-src {_hash(style())}; {asks}"
+        f"default-src 'none'; script-src {_hash(script())}; style-src {_hash(style())}; {connect}"
         "base-uri 'none'; form-action 'none'"
     )
 
 
-def document(title: str, *, live: bool, held: str = "") -> str:
-    """The page. `held` is what an exported page holds besides: script elements of data, which are
-    never run."""
-    name = escape(title)
-    keys = "".join(f"<dt><kbd>{k}</kbd></dt><dd>{escape(w)}</dd>" for k, w in _KEYS)
+def document(title: str, *, live: bool, data: str = "") -> str:
+    """The HTML page. `data` holds the script elements with the data of an exported page; browsers
+    do not run them."""
+    heading = escape(title)
+    keys = "".join(f"<dt><kbd>{k}</kbd></dt><dd>{escape(action)}</dd>" for k, action in _KEYS)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy(live=live)}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
-        f"<title>{name} · rstar</title><style>{style()}</style></head>"
+        f"<title>{heading} · rstar</title><style>{style()}</style></head>"
         f'<body data-live="{int(live)}" data-view="list" data-writing="0">'
-        f'<header><h1><button type="button" id="home" title="Overview">{name}</button></h1>'
+        f'<header><h1><button type="button" id="home" title="Overview">{heading}</button></h1>'
         '<p id="state" role="status"></p>'
         f'<details class="keys"><summary>Keys</summary><dl>{keys}</dl></details></header>'
         '<nav id="side" aria-label="Problems">'
-        '<input type="search" id="find" aria-label="Find in ids and questions" '
-        'placeholder="Find in ids and questions" autocomplete="off" spellcheck="false">'
+        '<input type="search" id="find" aria-label="Search ids and questions" '
+        'placeholder="Search ids and questions" autocomplete="off" spellcheck="false">'
         '<div id="filters" role="group" aria-label="Filters"></div>'
         '<div class="sorting"><span id="count" role="status"></span>'
         '<label>Order <select id="order"></select></label></div>'
@@ -103,58 +105,60 @@ def document(title: str, *, live: bool, held: str = "") -> str:
         '<div id="rows" role="presentation"></div></div></nav>'
         '<main><button type="button" id="back">← Problems</button>'
         '<p id="notice" role="alert" hidden></p><div id="content"></div></main>'
-        "<noscript>This page needs its own script, which loads nothing; please let it run."
-        f"</noscript>{held}<script>{script()}</script></body></html>\n"
+        "<noscript>This page needs JavaScript; its own script is the only one and loads nothing."
+        f"</noscript>{data}<script>{script()}</script></body></html>\n"
     )
 
 
 def _hash(text: str) -> str:
-    """A source expression of the policy."""
+    """A hash source of a content security policy."""
     return f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'"
 
 
 def _text(name: str) -> str:
-    """A file that belongs to this package."""
+    """The text of a file in this package."""
     return (files("rstar_math.viewer") / name).read_text(encoding="utf-8")
 
 
-_PACK = 2**17
-"""Characters of pieces that are packed together: small trees many in a pack, large ones in
+_PACK_CHARS = 2**17
+"""Characters of fragments that are compressed together. Small trees share a pack, large trees use
 several."""
-_LEVEL = 6
+_COMPRESSION_LEVEL = 6
 
 
 def write_page(sources: Sequence[Source], target: Path) -> int:
-    """Write the page of some runs; returns how many trees it shows. The same runs give the same
-    bytes, and the file appears whole or not."""
-    book = ViewerPages(sources)
-    write_text(target, _page(book))
-    return book.trees
+    """Write a self-contained page of runs and return the number of its trees.
+
+    The output is deterministic, and the file is replaced atomically.
+    """
+    pages = ViewerPages(sources)
+    write_text(target, _page(pages))
+    return pages.trees
 
 
-def _page(book: ViewerPages) -> Iterator[str]:
-    """The page in parts: one pack in memory at a time."""
-    index = book.index() | {"edition": 0, "writing": False}
-    before, after = document(book.title, live=False, held="\0").split("\0")
-    yield before
+def _page(pages: ViewerPages) -> Iterator[str]:
+    """Yields the page in parts; only one pack is in memory at a time."""
+    index = pages.index() | {"edition": 0, "writing": False}
+    start, end = document(pages.title, live=False, data="\0").split("\0")
+    yield start
     yield _data("index", index)
     directory: dict[str, int] = {}
-    for number, pack in enumerate(_packs(book)):
+    for number, pack in enumerate(_packs(pages)):
         directory |= dict.fromkeys(pack, number)
-        packed = b64encode(zlib.compress(json.dumps(pack).encode(), _LEVEL)).decode()
+        packed = b64encode(zlib.compress(json.dumps(pack).encode(), _COMPRESSION_LEVEL)).decode()
         yield f'<script type="text/plain" id="pack{number}">{packed}</script>'
     yield _data("directory", directory)
-    yield after
+    yield end
 
 
-def _packs(book: ViewerPages) -> Iterator[dict[str, str]]:
-    """All pieces, in packs."""
+def _packs(pages: ViewerPages) -> Iterator[dict[str, str]]:
+    """Yields all fragments by name, in packs."""
     pack: dict[str, str] = {}
     size = 0
-    for name in book.names():
-        pack[name] = book.fragment(name)
+    for name in pages.names():
+        pack[name] = pages.fragment(name)
         size += len(pack[name])
-        if size >= _PACK:
+        if size >= _PACK_CHARS:
             yield pack
             pack, size = {}, 0
     if pack:
@@ -162,10 +166,11 @@ def _packs(book: ViewerPages) -> Iterator[dict[str, str]]:
 
 
 def _data(name: str, value: Any) -> str:
-    """JSON in a script element of data; no sign in it can end the element."""
+    """JSON in a script element of data. `<`, `>` and `&` are escaped, so it cannot end the
+    element."""
     text = json.dumps(value, separators=(",", ":"))
-    for sign in "<>&":
-        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
     return f'<script type="application/json" id="{name}">{text}</script>'
 
 
@@ -179,116 +184,129 @@ _HEADERS = {
 
 
 def viewer_app(paths: Sequence[Path]) -> App:
-    """The viewer of some runs as an ASGI app, which reads them while others write them.
+    """The viewer as an ASGI app. Runs may be written by other processes at the same time.
 
-    Raises `RstarError` where one cannot be read.
+    Raises `RstarError` if a run cannot be read.
     """
     return AccessMiddleware(_Viewer(paths), AccessPolicy(), Metrics())
 
 
 async def serve_viewer(paths: Sequence[Path], port: int, on_ready: Callable[[str], None]) -> None:
-    """Serve the viewer on the loopback until Ctrl-C or SIGTERM; `on_ready` is told the address.
-    Raises `RstarError` where it cannot begin."""
+    """Serve the viewer on 127.0.0.1 until Ctrl-C or SIGTERM.
+
+    Calls `on_ready` with the URL. Raises `RstarError` if the server cannot start.
+    """
     app = viewer_app(paths)
     with bind("127.0.0.1", port) as listener:
         server = uvicorn.Server(server_config(app))
         loop = asyncio.get_running_loop()
-        loop.call_later(0.1, on_ready, address(listener))
-        before = signal.signal(signal.SIGTERM, lambda number, frame: None)
+        loop.call_later(0.1, on_ready, page_url(listener))
+        previous = signal.signal(signal.SIGTERM, lambda number, frame: None)
         try:
             await server.serve(sockets=[listener])
             await asyncio.sleep(0)  # Ctrl-C is delivered here.
         finally:
-            signal.signal(signal.SIGTERM, before)
+            signal.signal(signal.SIGTERM, previous)
 
 
-def address(listener: socket.socket) -> str:
-    """Where the page is."""
+def page_url(listener: socket.socket) -> str:
+    """The URL of the page."""
     return url_of(listener).removesuffix("v1")
 
 
 class _Viewer:
-    """The routes. All reading is done by one thread, to which the runs belong."""
+    """The routes. One thread reads all runs: their SQLite connections belong to it."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="rstar-view")
-        self._book = self._reader.submit(_book, paths).result()
+        self._viewer_pages = self._reader.submit(_open_pages, paths).result()
         self._router = Router(
             [
                 Route("/", self._page, methods=["GET"]),
                 Route("/index", self._index, methods=["GET"]),
-                Route("/piece/{name:path}", self._piece, methods=["GET"]),
+                Route("/fragment/{name:path}", self._fragment, methods=["GET"]),
             ],
             redirect_slashes=False,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See ASGI. Raises `ApiError`."""
+        """Route an ASGI request. Raises `ApiError`."""
         scope["app"] = self
         try:
             _check_site(Request(scope))
             await self._router(scope, receive, send)
         except HTTPException as error:
-            said = "There is nothing here; the page is at /."
-            raise ApiError(said, error.status_code, code="unknown_route") from None
+            message = "Unknown route; the page is at /."
+            raise ApiError(message, error.status_code, code="unknown_route") from None
         except InputError as error:
-            raise ApiError(str(error), 404, code="unknown_piece") from None
+            raise ApiError(str(error), 404, code="unknown_fragment") from None
 
     async def _page(self, request: Request) -> Response:
-        text = document(await self._read(lambda: self._book.title), live=True)
-        headers = {**_HEADERS, "Content-Security-Policy": f"{policy(live=True)}; {_FRAMES}"}
+        text = document(await self._read(lambda: self._viewer_pages.title), live=True)
+        headers = {**_HEADERS, "Content-Security-Policy": f"{policy(live=True)}; {_FRAME_POLICY}"}
         return HTMLResponse(text, headers=headers)
 
     async def _index(self, request: Request) -> Response:
-        since = request.query_params.get("since", "0")
-        number = int(since) if since.isdecimal() and len(since) < 16 else 0
-        return JSONResponse(await self._read(lambda: self._book.index(number)), headers=_HEADERS)
+        text = request.query_params.get("since", "0")
+        since = int(text) if text.isdecimal() and len(text) < 16 else 0
+        return JSONResponse(
+            await self._read(lambda: self._viewer_pages.index(since)), headers=_HEADERS
+        )
 
-    async def _piece(self, request: Request) -> Response:
+    async def _fragment(self, request: Request) -> Response:
         name = request.path_params["name"]
-        text = await self._read(lambda: self._book.fragment(name))
+        text = await self._read(lambda: self._viewer_pages.fragment(name))
         return PlainTextResponse(text, headers=_HEADERS)
 
     async def _read(self, work: Callable[[], T]) -> T:
-        """Something read in the reader's thread."""
+        """The result of `work` in the reader's thread."""
         return await asyncio.get_running_loop().run_in_executor(self._reader, work)
 
 
-_FRAMES = "frame-ancestors 'none'"
+_FRAME_POLICY = "frame-ancestors 'none'"
 
 
-def _book(paths: Sequence[Path]) -> ViewerPages:
-    """The runs, opened in the thread that will read them; of folders also those that come later."""
-    known: set[Path] = set()
+class _NewRuns:
+    """Finds the runs of paths that were not opened before."""
 
-    def more() -> Iterator[Source]:
-        for path in files_of(paths):
-            if path not in known:
-                try:
-                    found = opened(path)
-                except RstarError:
-                    if not begun:
-                        raise
-                    continue  # it is being made, and looked at again the next time
-                known.add(path)
-                yield found
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = paths
+        self._opened: set[Path] = set()
 
-    begun = False
-    sources = list(more())
-    begun = True
-    return ViewerPages(sources, int(time.time()), more if any(p.is_dir() for p in paths) else _none)
+    def open(self, *, skip_errors: bool) -> list[Source]:
+        """The new runs. Raises `RstarError` if one cannot be read, unless `skip_errors` is set:
+        then the run is tried again in the next call."""
+        sources: list[Source] = []
+        for path in run_files(self._paths):
+            if path in self._opened:
+                continue
+            try:
+                sources.append(open_source(path))
+            except RstarError:
+                if not skip_errors:
+                    raise
+            else:
+                self._opened.add(path)
+        return sources
 
 
-def _none() -> Sequence[Source]:
-    """No more runs."""
-    return ()
+def _open_pages(paths: Sequence[Path]) -> ViewerPages:
+    """The pages of the runs. Folders are checked for new runs later. Call it in the thread that
+    reads the runs."""
+    runs = _NewRuns(paths)
+    sources = runs.open(skip_errors=False)
+    if not any(path.is_dir() for path in paths):
+        return ViewerPages(sources, int(time.time()))
+    return ViewerPages(sources, int(time.time()), partial(runs.open, skip_errors=True))
 
 
 def _check_site(request: Request) -> None:
-    """Refuse what a page of another site makes a browser fetch or embed; following a link is let
-    through. Browsers say so in headers that no page can change."""
+    """Reject requests that pages of other sites fetch or embed. Raises `ApiError` (403).
+
+    Following a link is allowed. Browsers report the source in headers that pages cannot change.
+    """
     site = request.headers.get("sec-fetch-site", "none")
-    link = request.headers.get("sec-fetch-mode") == "navigate"
-    top = request.headers.get("sec-fetch-dest", "document") == "document"
-    if site not in ("none", "same-origin") and not (link and top):
-        raise ApiError("Pages of other sites may not look at runs.", 403, code="foreign_site")
+    is_link = request.headers.get("sec-fetch-mode") == "navigate"
+    is_top_level = request.headers.get("sec-fetch-dest", "document") == "document"
+    if site not in ("none", "same-origin") and not (is_link and is_top_level):
+        raise ApiError("Requests from other sites are not allowed.", 403, code="foreign_site")

@@ -1,67 +1,68 @@
-// The list of problems: filters, search, order; only the rows in sight are in the document.
-const ROW = 62;
+// The list of problems: filters, search, order. Only visible rows are in the document.
+const ROW_HEIGHT = 62; // pixels
 const rows = [];
 const list = {
-  pressed: new Set(),
-  words: "",
+  activeFilters: new Set(),
+  query: "",
   order: "run",
   shown: [],
   active: -1,
-  pair: [null, null],
+  pair: [null, null], // keys of the displayed columns
   filters: [],
   onOpen: () => {},
 };
 const ORDERS = {
   run: ["as in the run", null],
-  share: ["least agreed first", (a, b) => a.share - b.share],
+  share: ["lowest vote share first", (a, b) => a.share - b.share],
   seconds: ["slowest first", (a, b) => b.seconds - a.seconds],
   failed: ["most failed programs first", (a, b) => b.failed - a.failed],
 };
 
-// Whether a row passes a filter; the two that compare are worked out from the two columns shown.
-function passes(row, filter) {
+// Whether a row matches a filter. "gained" and "lost" compare the two displayed columns.
+function matches(row, filter) {
   if (filter !== "gained" && filter !== "lost") return row.flags.includes(filter);
   const [first, second] = list.pair.map((key) => key && row.cells[key] && row.cells[key][0]);
   if (!first || !second || first === "waiting" || second === "waiting") return false;
-  const [then, now] = filter === "gained" ? [first, second] : [second, first];
-  return then !== "right" && now === "right";
+  const [before, after] = filter === "gained" ? [first, second] : [second, first];
+  return before !== "right" && after === "right";
 }
 
 function refilter() {
-  const words = list.words.toLowerCase().split(/\s+/).filter(Boolean);
-  const kept = rows.filter(
+  const words = list.query.toLowerCase().split(/\s+/).filter(Boolean);
+  const matching = rows.filter(
     (row) =>
-      [...list.pressed].every((filter) => passes(row, filter)) &&
+      [...list.activeFilters].every((filter) => matches(row, filter)) &&
       words.every((word) => row.text.includes(word)),
   );
   const order = ORDERS[list.order][1];
-  if (order) kept.sort((a, b) => order(a, b) || a.i - b.i);
-  const held = list.shown[list.active];
-  list.shown = kept;
-  list.active = held ? kept.findIndex((row) => row.i === held.i) : -1;
-  const all = kept.length === rows.length;
-  const count = all ? `${rows.length}` : `${kept.length} of ${rows.length}`;
+  if (order) matching.sort((a, b) => order(a, b) || a.i - b.i);
+  const active = list.shown[list.active];
+  list.shown = matching;
+  list.active = active ? matching.findIndex((row) => row.i === active.i) : -1;
+  const all = matching.length === rows.length;
+  const count = all ? `${rows.length}` : `${matching.length} of ${rows.length}`;
   byId("count").textContent = `${count} problem${rows.length === 1 ? "" : "s"}`;
-  byId("rows").style.height = `${kept.length * ROW}px`;
+  byId("rows").style.height = `${matching.length * ROW_HEIGHT}px`;
   drawFilters();
   drawRows();
 }
 
 function drawFilters() {
   const box = byId("filters");
-  for (const [key, name, what] of list.filters) {
-    const count = rows.filter((row) => passes(row, key)).length;
+  for (const [key, name, description] of list.filters) {
+    const count = rows.filter((row) => matches(row, key)).length;
     let chip = box.querySelector(`[data-filter="${key}"]`);
     if (!chip) {
-      chip = make("button", { type: "button", "data-filter": key, title: what, class: "chip" });
+      const attributes = { "data-filter": key, title: description, class: "chip" };
+      chip = make("button", { type: "button", ...attributes });
       chip.addEventListener("click", () => {
-        if (!list.pressed.delete(key)) list.pressed.add(key);
+        if (!list.activeFilters.delete(key)) list.activeFilters.add(key);
         byId("list").scrollTop = 0;
         refilter();
       });
       box.append(chip);
     }
-    const on = list.pressed.has(key);
+    const on = list.activeFilters.has(key);
     chip.setAttribute("aria-pressed", on);
     chip.textContent = `${name} ${count}`;
     chip.hidden = !count && !on && key !== "solved" && key !== "unsolved";
@@ -70,44 +71,46 @@ function drawFilters() {
 
 function drawRows() {
   const box = byId("list");
-  const from = Math.max(0, Math.floor(box.scrollTop / ROW) - 6);
-  const to = Math.min(list.shown.length, from + Math.ceil(box.clientHeight / ROW) + 13);
+  const from = Math.max(0, Math.floor(box.scrollTop / ROW_HEIGHT) - 6);
+  const to = Math.min(list.shown.length, from + Math.ceil(box.clientHeight / ROW_HEIGHT) + 13);
   const holder = byId("rows");
-  const there = new Map([...holder.children].map((option) => [option.id, option]));
-  const wanted = list.shown.slice(from, to).map((row, at) => option(row, from + at, there));
-  for (const old of there.values()) if (!wanted.includes(old)) old.remove();
-  wanted.forEach((one, at) => {
-    if (holder.children[at] !== one) holder.insertBefore(one, holder.children[at] || null);
+  const existing = new Map([...holder.children].map((option) => [option.id, option]));
+  const visible = list.shown.slice(from, to).map((row, at) => option(row, from + at, existing));
+  for (const old of existing.values()) if (!visible.includes(old)) old.remove();
+  visible.forEach((element, at) => {
+    if (holder.children[at] !== element) holder.insertBefore(element, holder.children[at] || null);
   });
   const active = list.shown[list.active];
   if (active) box.setAttribute("aria-activedescendant", `option${active.i}`);
   else box.removeAttribute("aria-activedescendant");
 }
 
-// A row's element: the one that is there, so that a click or a reader is not interrupted.
-function option(row, at, there) {
-  let one = there.get(`option${row.i}`);
-  if (!one) one = make("div", { role: "option", id: `option${row.i}` });
-  if (one.row !== row) {
-    one.innerHTML = row.html;
-    one.row = row;
+// The element of a row. Reuses the existing element, so that clicks and screen readers are not
+// interrupted.
+function option(row, at, existing) {
+  let element = existing.get(`option${row.i}`);
+  if (!element) element = make("div", { role: "option", id: `option${row.i}` });
+  if (element.row !== row) {
+    element.innerHTML = row.html;
+    element.row = row;
   }
-  one.className = `row${at === list.active ? " active" : ""}`;
-  one.dataset.at = at;
-  one.style.top = `${at * ROW}px`;
-  one.setAttribute("aria-selected", row.i === view.problem);
-  one.setAttribute("aria-posinset", at + 1);
-  one.setAttribute("aria-setsize", list.shown.length);
-  return one;
+  element.className = `row${at === list.active ? " active" : ""}`;
+  element.dataset.at = at;
+  element.style.top = `${at * ROW_HEIGHT}px`;
+  element.setAttribute("aria-selected", row.i === view.problem);
+  element.setAttribute("aria-posinset", at + 1);
+  element.setAttribute("aria-setsize", list.shown.length);
+  return element;
 }
 
 function activate(at) {
   if (!list.shown.length) return;
   list.active = Math.max(0, Math.min(list.shown.length - 1, at));
   const box = byId("list");
-  const top = list.active * ROW;
+  const top = list.active * ROW_HEIGHT;
+  const bottom = top + ROW_HEIGHT - box.clientHeight;
   if (top < box.scrollTop) box.scrollTop = top;
-  else if (top + ROW > box.scrollTop + box.clientHeight) box.scrollTop = top + ROW - box.clientHeight;
+  else if (bottom > box.scrollTop) box.scrollTop = bottom;
   drawRows();
 }
 
@@ -127,7 +130,7 @@ function startList() {
   });
   box.addEventListener("focus", () => list.active < 0 && activate(0));
   box.addEventListener("keydown", (event) => {
-    const page = Math.max(1, Math.floor(box.clientHeight / ROW) - 1);
+    const page = Math.max(1, Math.floor(box.clientHeight / ROW_HEIGHT) - 1);
     const moves = {
       ArrowDown: list.active + 1,
       ArrowUp: list.active - 1,
@@ -143,7 +146,7 @@ function startList() {
     event.preventDefault();
   });
   byId("find").addEventListener("input", (event) => {
-    list.words = event.target.value;
+    list.query = event.target.value;
     box.scrollTop = 0;
     refilter();
   });

@@ -3,11 +3,11 @@
     overview            HTML     figures of the runs
     problem/P           HTML     a question
     result/P/C          HTML     an answer and why it won
-    tree/P/C            JSON     the shape of its tree
-    lines/P/C/B         JSON     a block of lines of the outline
-    steps/P/C/B         JSON     a block of whole steps
+    tree/P/C            JSON     the shape of the result's tree
+    lines/P/C/B         JSON     a block of outline lines
+    steps/P/C/B         JSON     a block of complete steps
 
-P counts problems from 0, C is a column's key, B counts blocks.
+P is a problem's index, C a column's key, B a block's index. Indices start at 0.
 """
 
 from collections import OrderedDict
@@ -27,66 +27,71 @@ from rstar_math.viewer.sources import (
     Source,
     cell,
     columns_of,
-    is_written,
-    names,
+    is_being_written,
+    problem_row,
     problems_of,
-    row,
+    source_names,
 )
-from rstar_math.viewer.steps import LINES, STEPS, blocks, lines_json, shape_json, steps_json
+from rstar_math.viewer.steps import LINES, STEPS, block_count, lines_json, shape_json, steps_json
 
-_KEPT = 3
-"""Trees in memory, the last that were looked at."""
+_MAX_TREES = 3
+"""Maximum number of trees in memory; the least recently used is dropped."""
 
 
 @dataclass(frozen=True, slots=True)
 class _TreePage:
-    """A tree, and each node's share of its votes."""
+    """A tree, and each node's share of its votes in [0, 1]."""
 
     tree: Tree
     shares: list[float] | None
 
 
 class ViewerPages:
-    """Runs to look at. Belongs to one thread, as its sources do. `more` is asked for runs that were
-    begun since."""
+    """The fragments of the pages of some runs.
+
+    Use it in one thread, as its sources. `new_sources` returns runs that were created since the
+    last call.
+    """
 
     def __init__(
         self,
         sources: Sequence[Source],
         edition: int = 0,
-        more: Callable[[], Iterable[Source]] = lambda: (),
+        new_sources: Callable[[], Iterable[Source]] = lambda: (),
     ) -> None:
         self._sources = list(sources)
-        self._more = more
+        self._new_sources = new_sources
         self._versions: list[int] = []
         self._edition = edition
         self._columns: list[Column] = []
         self._problems: list[Problem] = []
         self._rows: list[dict[str, Any]] = []
-        self._since: list[int] = []
-        self._leaves: OrderedDict[tuple[int, str, int], _TreePage] = OrderedDict()
+        self._row_editions: list[int] = []
+        self._tree_pages: OrderedDict[tuple[int, str, int], _TreePage] = OrderedDict()
         self._refresh()
 
     @property
     def title(self) -> str:
-        """The runs' names."""
-        return sanitize(" and ".join(names(self._sources)))
+        """The names of the runs."""
+        return sanitize(" and ".join(source_names(self._sources)))
 
     @property
     def trees(self) -> int:
-        """How many trees there are."""
+        """Number of trees."""
         return sum(len(column.results) for column in self._columns)
 
     def index(self, since: int = 0) -> dict[str, Any]:
-        """The list of problems, as far as it changed after the edition `since`, with the number of
-        this one; only `edition` and `writing` where nothing did."""
+        """The problem list, with only the rows that changed after the edition `since`.
+
+        Contains only `edition` and `writing` if nothing changed. `edition` is a version number.
+        """
         self._refresh()
-        writing = any(is_written(source.path) for source in self._sources)
-        news: dict[str, Any] = {"edition": self._edition, "writing": writing}
+        writing = any(is_being_written(source.path) for source in self._sources)
+        status: dict[str, Any] = {"edition": self._edition, "writing": writing}
         if since == self._edition:
-            return news
+            return status
         since = since if since < self._edition else 0
-        return news | {
+        return status | {
             "title": self.title,
             "columns": [
                 {
@@ -98,81 +103,85 @@ class ViewerPages:
                 }
                 for c in self._columns
             ],
-            "filters": [[key, *words] for key, words in FILTERS.items()],
-            "rows": [row for row, at in zip(self._rows, self._since, strict=True) if at > since],
+            "filters": [[key, *texts] for key, texts in FILTERS.items()],
+            "rows": [
+                row
+                for row, edition in zip(self._rows, self._row_editions, strict=True)
+                if edition > since
+            ],
         }
 
     def fragment(self, name: str) -> str:
-        """A piece as text. Raises `InputError` for a name that is none, `RstarError` where the
-        run cannot be read."""
-        kind, *where = name.split("/")
+        """A fragment as text. Raises `InputError` for an unknown name, and `RstarError` if the run
+        cannot be read."""
+        kind, *path = name.split("/")
         try:
-            if kind == "overview" and not where:
+            if kind == "overview" and not path:
                 return overview_html(self._sources, self._columns, len(self._problems))
-            problem = self._problem(where[0])
-            if kind == "problem" and len(where) == 1:
+            problem = self._problem(path[0])
+            if kind == "problem" and len(path) == 1:
                 return problem_html(self._problems[problem])
-            column = next(c for c in self._columns if c.key == where[1])
-            return self._of_tree(kind, problem, column, [int(part) for part in where[2:]])
+            column = next(c for c in self._columns if c.key == path[1])
+            return self._result_fragment(kind, problem, column, [int(part) for part in path[2:]])
         except (ValueError, IndexError, StopIteration):
-            raise InputError("There is no such part of the page; reload it.") from None
+            raise InputError("Unknown part of the page; reload the page.") from None
 
     def names(self) -> Iterator[str]:
-        """The names of all pieces, those of one tree together."""
+        """Yields the names of all fragments; those of one tree are adjacent."""
         yield "overview"
-        for at, problem in enumerate(self._problems):
-            yield f"problem/{at}"
+        for index, problem in enumerate(self._problems):
+            yield f"problem/{index}"
             for column in self._columns:
                 if problem.id not in column.results:
                     continue
-                size = len(self._leaf(at, column).tree)
-                yield f"result/{at}/{column.key}"
-                yield f"tree/{at}/{column.key}"
+                size = len(self._tree_page(index, column).tree)
+                yield f"result/{index}/{column.key}"
+                yield f"tree/{index}/{column.key}"
                 for kind, block in (("lines", LINES), ("steps", STEPS)):
-                    for number in range(blocks(size, block)):
-                        yield f"{kind}/{at}/{column.key}/{number}"
+                    for number in range(block_count(size, block)):
+                        yield f"{kind}/{index}/{column.key}/{number}"
 
-    def _of_tree(self, kind: str, problem: int, column: Column, rest: list[int]) -> str:
-        """A piece of one result."""
-        leaf = self._leaf(problem, column)
+    def _result_fragment(self, kind: str, problem: int, column: Column, rest: list[int]) -> str:
+        """A fragment of one result. Raises `ValueError` or `IndexError` for an unknown name."""
+        page = self._tree_page(problem, column)
         result = column.results[self._problems[problem].id]
         if kind == "result" and not rest:
-            return result_html(result, leaf.tree, self._sources[column.run].conditions())
+            return result_html(result, page.tree, self._sources[column.run].conditions())
         if kind == "tree" and not rest:
-            return shape_json(leaf.tree, result.choice)
+            return shape_json(page.tree, result.choice)
         (block,) = rest
-        if kind == "lines" and 0 <= block < blocks(len(leaf.tree), LINES):
-            return lines_json(leaf.tree, result.choice, leaf.shares, block)
-        if kind == "steps" and 0 <= block < blocks(len(leaf.tree), STEPS):
-            return steps_json(leaf.tree, block)
+        if kind == "lines" and 0 <= block < block_count(len(page.tree), LINES):
+            return lines_json(page.tree, result.choice, page.shares, block)
+        if kind == "steps" and 0 <= block < block_count(len(page.tree), STEPS):
+            return steps_json(page.tree, block)
         raise IndexError(kind)
 
     def _problem(self, text: str) -> int:
-        """The number of a problem."""
+        """The index of a problem. Raises `ValueError` or `IndexError` if it is invalid."""
         number = int(text)
         if not 0 <= number < len(self._problems):
             raise IndexError(text)
         return number
 
-    def _leaf(self, problem: int, column: Column) -> _TreePage:
-        """A tree, from memory or from its run."""
-        name = self._problems[problem].id
-        if name not in column.results:
-            raise IndexError(name)
+    def _tree_page(self, problem: int, column: Column) -> _TreePage:
+        """The tree of a result, from memory or from its run."""
+        problem_id = self._problems[problem].id
+        if problem_id not in column.results:
+            raise IndexError(problem_id)
         key = (problem, column.key, cell(column, self._problems[problem])[1])
-        if key not in self._leaves:
+        if key not in self._tree_pages:
             source = self._sources[column.run]
-            tree, conditions = source.tree(name, column.strategy), source.conditions()
-            rule = rule_of(column.results[name], tree, conditions)
-            self._leaves[key] = _TreePage(tree, vote_shares(tree, rule, conditions))
-            while len(self._leaves) > _KEPT:
-                self._leaves.popitem(last=False)
-        self._leaves.move_to_end(key)
-        return self._leaves[key]
+            tree, conditions = source.tree(problem_id, column.strategy), source.conditions()
+            rule = rule_of(column.results[problem_id], tree, conditions)
+            self._tree_pages[key] = _TreePage(tree, vote_shares(tree, rule, conditions))
+            while len(self._tree_pages) > _MAX_TREES:
+                self._tree_pages.popitem(last=False)
+        self._tree_pages.move_to_end(key)
+        return self._tree_pages[key]
 
     def _refresh(self) -> None:
-        """Take in what the runs have become; a row's edition is the last that changed it."""
-        self._sources += self._more()
+        """Reload the runs that changed. A row's edition is the last one that changed the row."""
+        self._sources += self._new_sources()
         versions = [source.version() for source in self._sources]
         versions += [file_version(path) for path in rounds_files(s.path for s in self._sources)]
         if versions == self._versions:
@@ -181,10 +190,12 @@ class ViewerPages:
         self._columns = columns_of(self._sources)
         known = {problem.id for problem in self._problems}
         self._problems += [p for p in problems_of(self._sources) if p.id not in known]
-        rows = [row(at, p, self._columns) for at, p in enumerate(self._problems)]
+        rows = [problem_row(index, p, self._columns) for index, p in enumerate(self._problems)]
         self._edition += 1
-        self._since = [
-            self._since[at] if at < len(self._rows) and self._rows[at] == new else self._edition
-            for at, new in enumerate(rows)
+        self._row_editions = [
+            self._row_editions[index]
+            if index < len(self._rows) and self._rows[index] == row
+            else self._edition
+            for index, row in enumerate(rows)
         ]
         self._rows = rows

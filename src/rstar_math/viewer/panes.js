@@ -1,10 +1,10 @@
 // A problem's answers: one column, or two side by side, each with its tree.
 
-// Which columns are shown, where there are several.
+// The selection of the displayed columns; empty if there is only one column.
 function compareBar() {
   const bar = make("div", { class: "compare", role: "group", "aria-label": "Strategies shown" });
   if (view.columns.length < 2) return bar;
-  ["Shown", "beside"].forEach((word, at) => {
+  ["Show", "next to"].forEach((word, at) => {
     const label = make("label", {}, word + " ");
     const select = make("select", { "data-side": at });
     if (at === 1) select.append(make("option", { value: "" }, "nothing"));
@@ -13,10 +13,10 @@ function compareBar() {
     }
     select.value = list.pair[at] || "";
     select.addEventListener("change", () =>
-      guarded(async () => {
+      withNotice(async () => {
         list.pair[at] = select.value || null;
         refilter();
-        place(view.problem);
+        updateAddress(view.problem);
         await drawPanes();
       }),
     );
@@ -26,7 +26,7 @@ function compareBar() {
   return bar;
 }
 
-// Puts the panes of the pair in place; one that shows what it should is left alone.
+// Draws the panes of the pair. Panes that are up to date are kept.
 async function drawPanes() {
   const number = view.problem;
   const box = document.querySelector(".panes");
@@ -40,18 +40,18 @@ async function drawPanes() {
     }
   }
   for (const key of keys) {
-    const stamp = rows[number].cells[key]?.[1] || 0;
+    const version = rows[number].cells[key]?.[1] || 0;
     const old = view.panes.get(key);
-    if (!old || old.stamp !== stamp) {
+    if (!old || old.version !== version) {
       const state = old?.outline?.state();
-      const pane = await makePane(number, key, stamp);
+      const pane = await makePane(number, key, version);
       if (view.problem !== number) return;
-      const before = scrollY;
+      const scroll = scrollY;
       if (old) old.element.replaceWith(pane.element);
       view.panes.set(key, pane);
       if (!old) box.append(pane.element);
       if (state && pane.outline) await pane.outline.restore(state);
-      scrollTo(0, before);
+      scrollTo(0, scroll);
     }
   }
   keys.forEach((key, at) => {
@@ -60,32 +60,36 @@ async function drawPanes() {
   });
 }
 
-async function makePane(number, key, stamp) {
+async function makePane(number, key, version) {
   const label = columnLabel(key);
-  const about = { "data-problem": number, "data-key": key };
-  const element = make("section", { class: "pane", "aria-label": label, ...about });
+  const data = { "data-problem": number, "data-key": key };
+  const element = make("section", { class: "pane", "aria-label": label, ...data });
   if (view.columns.length > 1) element.append(make("h3", { class: "column" }, label));
-  if (!stamp) {
+  if (!version) {
     element.append(make("p", { class: "dim" }, "Not yet searched."));
-    return { element, stamp, outline: null };
+    return { element, version, outline: null };
   }
-  const where = `${number}/${key}`;
-  const [html, shape] = await Promise.all([piece(`result/${where}`), pieceJson(`tree/${where}`)]);
+  const name = `${number}/${key}`;
+  const [html, shape] = await Promise.all([
+    fragment(`result/${name}`),
+    fragmentJson(`tree/${name}`),
+  ]);
   const result = make("div", { class: "result" });
   result.innerHTML = html;
-  const outline = new Outline(where, shape);
+  const outline = new Outline(name, shape);
   element.append(result, treeBox(outline));
   result.querySelector(".picture")?.addEventListener("click", (event) => {
     const dot = event.target.closest("[data-node]");
-    if (dot && dot.dataset.node !== "0") guarded(() => outline.reveal(Number(dot.dataset.node), true));
+    const node = Number(dot?.dataset.node || 0);
+    if (node) withNotice(() => outline.reveal(node, true));
   });
   const holder = make("div", { hidden: "" });
   holder.append(element);
-  document.body.append(holder); // ids are looked up in the document
+  document.body.append(holder); // the outline finds its elements by id in the document
   await outline.start();
   element.remove();
   holder.remove();
-  return { element, stamp, outline };
+  return { element, version, outline };
 }
 
 function treeBox(outline) {
@@ -97,23 +101,24 @@ function treeBox(outline) {
   const buttons = [
     ["Chosen path", outline.shape.chosen.length, () => outline.reveal(outline.shape.chosen.at(-1))],
     ["Next answer", has("a"), () => outline.next("a")],
-    ["Next dead end", has("x"), () => outline.next("x")],
-    ["Expand all", count > outline.children[0].length, () => expandAll(outline, said)],
+    ["Next failed path", has("x"), () => outline.next("x")],
+    ["Expand all", count > outline.children[0].length, () => expandAll(outline, status)],
     ["Collapse", count > outline.children[0].length, () => outline.collapseAll()],
   ];
-  const said = make("span", { class: "dim", role: "status" });
-  for (const [words, wanted, action] of buttons) {
-    if (!wanted) continue;
-    const button = make("button", { type: "button" }, words);
-    button.addEventListener("click", () => guarded(action));
+  const status = make("span", { class: "dim", role: "status" });
+  for (const [text, isUseful, action] of buttons) {
+    if (!isUseful) continue;
+    const button = make("button", { type: "button" }, text);
+    button.addEventListener("click", () => withNotice(action));
     bar.append(button);
   }
-  bar.append(said);
+  bar.append(status);
   box.append(bar, outline.root);
   return box;
 }
 
-async function expandAll(outline, said) {
-  const cut = await outline.expandAll();
-  said.textContent = cut ? `The first ${MOST} lines or so are open.` : "";
+async function expandAll(outline, status) {
+  const truncated = await outline.expandAll();
+  const text = `About ${MAX_OPEN_LINES} lines are expanded; the rest is not.`;
+  status.textContent = truncated ? text : "";
 }

@@ -13,30 +13,38 @@ from rstar_math.search.tree import ROOT, Tree
 from rstar_math.search.voting import VOTE_WEIGHTS, Vote, best_path_per_run, votes_of
 from rstar_math.text import sanitize
 from rstar_math.types import Problem
-from rstar_math.viewer.sources import mark, state
-from rstar_math.viewer.steps import answer_html, bar, chosen_path, prose_html, short, step_html
+from rstar_math.viewer.sources import result_mark, result_state
+from rstar_math.viewer.steps import (
+    answer_html,
+    bar,
+    chosen_path,
+    prose_html,
+    shorten_html,
+    step_html,
+)
 from rstar_math.viewer.tree_svg import MAX_NODES, tree_svg
 
 RULES = {
-    "majority": "The most votes win; a path's vote counts how likely the model is to write it.",
-    "paths": "The answer that most paths end in wins.",
-    "weighted": "The highest sum of values wins: each vote counts more the better its path's value "
-    "is.",
-    "best": "The single path with the highest value wins, however few paths agree.",
-    "top-of-runs": "The path with the highest value wins; of several independent runs, the best "
-    "paths of the best of them vote.",
-    "review": "A second look at the solutions decides: the score is highest where it came to the "
-    "same answer.",
+    "majority": "The answer with the most votes wins. Each vote is weighted by the probability "
+    "of its path under the model.",
+    "paths": "The answer at the end of the most paths wins.",
+    "weighted": "The answer with the highest sum of votes wins. Each vote is weighted by the "
+    "value of its path.",
+    "best": "The answer of the path with the highest value wins.",
+    "top-of-runs": "The path with the highest value wins. With several independent runs, the best "
+    "path of each run votes.",
+    "review": "A second model reviews the solutions. The score is highest if it finds the same "
+    "answer.",
 }
-"""What is said of each rule."""
-SOME_VOTE = ("top-of-runs", "review")
-"""Rules by which not every path with an answer has a vote."""
-_COUNTED = {**VOTE_WEIGHTS, "best": VOTE_WEIGHTS["majority"]}
-_KEEP = "search.top_k"
+"""A description of each rule."""
+PARTIAL_VOTES = ("top-of-runs", "review")
+"""Rules where not every path with an answer has a vote."""
+_VOTE_WEIGHTS = {**VOTE_WEIGHTS, "best": VOTE_WEIGHTS["majority"]}
+_TOP_K = "search.top_k"
 
 
 def rule_of(result: Result, tree: Tree, conditions: Mapping[str, Any]) -> str:
-    """The rule that chose a result's answer, as the run's options and its tree say."""
+    """The rule that chose a result's answer, from the run's options and the tree."""
     if tree.has_discriminator_votes:
         return "review"
     with suppress(RstarError, ValueError):
@@ -47,42 +55,40 @@ def rule_of(result: Result, tree: Tree, conditions: Mapping[str, Any]) -> str:
 
 
 def vote_shares(tree: Tree, rule: str, conditions: Mapping[str, Any]) -> list[float] | None:
-    """For each node, the share in [0, 1] of all votes that the paths through it cast by a rule;
-    None where there are none."""
-    below = [0.0] * len(tree)
-    for vote in _cast(tree, rule, conditions):
-        below[vote.node] += _COUNTED.get(rule, VOTE_WEIGHTS["paths"])(vote)
+    """The share in [0, 1] of all votes that paths through each node have; None without votes."""
+    weights = [0.0] * len(tree)
+    for vote in _counted_votes(tree, rule, conditions):
+        weights[vote.node] += _VOTE_WEIGHTS.get(rule, VOTE_WEIGHTS["paths"])(vote)
     for index in range(len(tree) - 1, ROOT, -1):
-        below[tree.nodes[index].parent] += below[index]
-    if not below[ROOT]:
+        weights[tree.nodes[index].parent] += weights[index]
+    if not weights[ROOT]:
         return None
-    return [weight / below[ROOT] for weight in below]
+    return [weight / weights[ROOT] for weight in weights]
 
 
-def _cast(tree: Tree, rule: str, conditions: Mapping[str, Any]) -> list[Vote]:
-    """The votes that a rule counts (`search.voting.top_k_of_runs`: the best of the best of each
-    run)."""
-    cast = votes_of(tree)
+def _counted_votes(tree: Tree, rule: str, conditions: Mapping[str, Any]) -> list[Vote]:
+    """The votes that a rule counts. The rule top-of-runs counts the best paths of each run."""
+    votes = votes_of(tree)
     if rule != "top-of-runs":
-        return cast
-    keep = conditions.get(_KEEP)
-    return best_path_per_run(cast, keep if isinstance(keep, int) else SearchConfig().top_k)
+        return votes
+    top_k = conditions.get(_TOP_K)
+    return best_path_per_run(votes, top_k if isinstance(top_k, int) else SearchConfig().top_k)
 
 
-_ANSWERS = 12
-"""Answers that are listed with their votes."""
-_SMALLEST_PICTURE, _OPEN_PICTURE = 4, 120
-"""Nodes from which a picture says something, and up to which it is shown unasked."""
+_MAX_ANSWERS = 12
+"""Maximum number of answers in the table of votes."""
+_MIN_PICTURE_NODES, _MAX_OPEN_PICTURE_NODES = 4, 120
+"""Trees in this range have an open picture. Larger ones have a folded picture."""
 
 
 def problem_html(problem: Problem) -> str:
-    """A problem's question and reference."""
+    """The question and the reference answer of a problem."""
     facts = [f"<bdi>{escape(sanitize(problem.id))}</bdi>"]
     facts += [escape(sanitize(fact)) for fact in (problem.source, problem.level) if fact]
     reference = ""
     if problem.reference is not None:
-        held = answer_html(problem.reference)
-        reference = f'<p class="reference">Reference answer <strong>{held}</strong></p>'
+        answer = answer_html(problem.reference)
+        reference = f'<p class="reference">Reference answer <strong>{answer}</strong></p>'
     return (
         f'<h2 class="id" tabindex="-1">{" · ".join(facts)}</h2>'
         f'<p class="question" dir="auto">{prose_html(problem.question.text[:20000])}</p>{reference}'
@@ -90,79 +96,77 @@ def problem_html(problem: Problem) -> str:
 
 
 def result_html(result: Result, tree: Tree, conditions: Mapping[str, Any]) -> str:
-    """A result, without the outline of its tree."""
+    """The page section of a result, without the tree's outline."""
     choice = result.choice
-    sign, words = mark(result)
+    symbol, description = result_mark(result)
     answer = "no answer" if choice.answer is None else answer_html(choice.answer)
     return (
         f'<p class="answer">Answer <strong>{answer}</strong> '
-        f'<span class="verdict {state(result)}">{sign} {words}</span></p>'
+        f'<span class="verdict {result_state(result)}">{symbol} {description}</span></p>'
         f"{_why(result, tree, conditions)}{_path(result, tree)}{_picture(result, tree)}"
         f"{_cost(result, tree)}"
     )
 
 
 def _why(result: Result, tree: Tree, conditions: Mapping[str, Any]) -> str:
-    """Why this answer won: the rule, and what all answers had."""
+    """Why this answer won: the rule, and the votes of all answers."""
     choice = result.choice
     if choice.answer is None:
-        reasons = ", ".join(f"{n} {short(r, 80)}" for r, n in result.failures.items())
-        ended = f" How paths ended: {reasons}." if reasons else ""
-        said = f"<h3>Why there is no answer</h3><p>No path came to one.{ended}</p>"
-        return f'<div class="why">{said}</div>'
+        reasons = ", ".join(f"{n} {shorten_html(r, 80)}" for r, n in result.failures.items())
+        ends = f" How the paths ended: {reasons}." if reasons else ""
+        html = f"<h3>Why there is no answer</h3><p>No path ended with an answer.{ends}</p>"
+        return f'<div class="why">{html}</div>'
     rule = rule_of(result, tree, conditions)
-    said = _sentence(result, tree, rule)
+    summary = _vote_summary(result, tree, rule)
     return (
-        f'<div class="why"><h3>Why this answer won</h3><p>{said} '
-        f'<span class="dim">{RULES[rule]}</span></p>{_table(result, tree, rule)}</div>'
+        f'<div class="why"><h3>Why this answer won</h3><p>{summary} '
+        f'<span class="dim">{RULES[rule]}</span></p>{_vote_table(result, tree, rule)}</div>'
     )
 
 
-def _sentence(result: Result, tree: Tree, rule: str) -> str:
-    """What won, by how much, before what."""
+def _vote_summary(result: Result, tree: Tree, rule: str) -> str:
+    """One sentence: the winner's share of the votes, and the runner-up."""
     choice, unit = result.choice, _unit(rule)
     total = sum(choice.votes.values())
-    ends, many = len(tree.answers()), len(choice.votes)
-    if rule in SOME_VOTE:
-        same = sum(_said(tree, end) == _leader(result) for end in tree.answers())
-        text = f"It had {choice.share:.0%} of the {unit}; {same} of {ends} paths end in its words"
-    elif many == 1:
-        paths = {1: "the one path", 2: "both paths"}.get(ends, f"all {ends} paths")
-        return (
-            f"It had {choice.share:.0%} of the {unit}: {paths} that came to an answer came to "
-            "this one."
-        )
+    paths, answers = len(tree.answers()), len(choice.votes)
+    text = f"The answer has {choice.share:.0%} of the {unit}"
+    if rule in PARTIAL_VOTES:
+        same = sum(_final_answer(tree, end) == _winner(result) for end in tree.answers())
+        text += f"; {same} of {paths} paths end with it"
+    elif answers == 1:
+        every = {1: "the only path", 2: "both paths"}.get(paths, f"all {paths} paths")
+        return f"{text}: {every} with an answer {'ends' if paths == 1 else 'end'} with it."
     else:
-        text = f"It had {choice.share:.0%} of the {unit}, of {many} different answers at the ends "
-        text += f"of {ends} paths"
+        text += f"; {paths} paths end with {answers} different answers"
     others = [(a, v) for a, v in choice.votes.items() if a != choice.answer]
     if others and total:
-        text += f"; next came {answer_html(others[0][0], 60)} with {others[0][1] / total:.0%}"
+        text += f". The next answer is {answer_html(others[0][0], 60)} with "
+        text += f"{others[0][1] / total:.0%}"
         if others[0][1] > choice.share * total + 1e-9:
-            text += ", which had more votes but no path of as high a value"
+            text += "; it has more votes, but no path with as high a value"
         elif others[0][1] >= choice.share * total - 1e-9:
-            text += ", which had as many and was found later or valued less"
+            text += "; it has as many votes, but was found later or has a lower value"
     return f"{text}."
 
 
-def _table(result: Result, tree: Tree, rule: str) -> str:
-    """The votes by answer, with the paths that end in its very words and their best value; by a
-    rule that asks not all paths, also the answers without a vote."""
+def _vote_table(result: Result, tree: Tree, rule: str) -> str:
+    """A table of the votes by answer, with the paths that end with exactly this text and their best
+    value. For rules in `PARTIAL_VOTES` it includes the answers without votes."""
     votes = dict(result.choice.votes)
     paths: dict[str, int] = {}
     values: dict[str, float] = {}
     for end in tree.answers():
-        node, answer = tree.nodes[end], _said(tree, end)
+        node, answer = tree.nodes[end], _final_answer(tree, end)
         paths[answer] = paths.get(answer, 0) + 1
         value = node.q if node.score is None else node.score
         if value is not None:
             values[answer] = max(values.get(answer, -2.0), value)
-    if rule in SOME_VOTE:
+    if rule in PARTIAL_VOTES:
         votes |= {answer: 0.0 for answer in paths if answer not in votes}
     total = sum(votes.values()) or 1.0
     rows = []
-    for answer, count in list(votes.items())[:_ANSWERS]:
-        won = ' class="won"' if answer == _leader(result) else ""
+    for answer, count in list(votes.items())[:_MAX_ANSWERS]:
+        won = ' class="won"' if answer == _winner(result) else ""
         shown = f"{values[answer]:+.2f}" if answer in values else "–"
         rows.append(
             f'<tr{won}><th scope="row">{answer_html(answer, 80)}</th>'
@@ -171,78 +175,82 @@ def _table(result: Result, tree: Tree, rule: str) -> str:
             f'<td class="number">{shown}</td></tr>'
         )
     more = len(votes) - len(rows)
-    rest = f'<p class="dim">and {more} more answers</p>' if more > 0 else ""
+    rest = f'<p class="dim">and {_count(more, "more answer")}</p>' if more > 0 else ""
     return (
         '<div class="scroll"><table class="votes"><thead><tr><th>answer</th>'
         f'<th>share</th><th class="number">{_unit(rule)}</th>'
-        '<th class="number" title="paths that end in these very words">paths</th>'
-        '<th class="number" title="the highest value of such a path, -1 to 1">best value</th>'
+        '<th class="number" title="paths that end with exactly this text">paths</th>'
+        '<th class="number" title="highest value of these paths, -1 to 1">best value</th>'
         f"</tr></thead><tbody>{''.join(rows)}</tbody></table></div>{rest}"
     )
 
 
 def _unit(rule: str) -> str:
-    """What is counted."""
+    """The unit of a rule's votes."""
     return "score" if rule == "review" else "votes"
 
 
-def _said(tree: Tree, end: int) -> str:
+def _final_answer(tree: Tree, end: int) -> str:
     """The answer at the end of a path."""
     step = tree.nodes[end].step
     return (step.answer if step else None) or ""
 
 
-def _leader(result: Result) -> str | None:
-    """The chosen answer in the words in which its votes are listed."""
+def _winner(result: Result) -> str | None:
+    """The chosen answer as spelled in the votes."""
     choice = result.choice
     if choice.answer in choice.votes:
         return choice.answer
     total = sum(choice.votes.values())
-    alike = [a for a, v in choice.votes.items() if total and abs(v / total - choice.share) < 1e-9]
-    return alike[0] if alike else None
+    same_share = [
+        answer
+        for answer, votes in choice.votes.items()
+        if total and abs(votes / total - choice.share) < 1e-9
+    ]
+    return same_share[0] if same_share else None
 
 
 def _path(result: Result, tree: Tree) -> str:
-    """The chosen path, open to read."""
+    """The steps of the chosen path."""
     path = chosen_path(tree, result.choice)
     if not path:
         return ""
     steps = "".join(f"<li>{step_html(tree.nodes[index])}</li>" for index in path)
     return (
         '<details class="chosen-path" open><summary>'
-        f"The chosen path: {_many(len(path), 'step')}</summary>"
+        f"Chosen path: {_count(len(path), 'step')}</summary>"
         f'<ol class="path">{steps}</ol></details>'
     )
 
 
 def _picture(result: Result, tree: Tree) -> str:
-    """The tree drawn, where it is small enough."""
-    if not _SMALLEST_PICTURE <= len(tree) <= MAX_NODES:
+    """A picture of the tree, or "" if it is too small or too large."""
+    if not _MIN_PICTURE_NODES <= len(tree) <= MAX_NODES:
         return ""
-    shown = " open" if len(tree) <= _OPEN_PICTURE else ""
+    is_open = " open" if len(tree) <= _MAX_OPEN_PICTURE_NODES else ""
     return (
-        f'<details class="drawn"{shown}><summary>Picture</summary>'
+        f'<details class="drawn"{is_open}><summary>Picture</summary>'
         f'<div class="picture" tabindex="0" role="region" aria-label="Picture of the tree">'
         f"{tree_svg(tree, result.choice)}</div></details>"
     )
 
 
 def _cost(result: Result, tree: Tree) -> str:
-    """What the search took."""
+    """The cost of the search."""
     cost = result.cost
     counts = ((len(tree) - 1, "step"), (tree.rollouts, "rollout"), (cost.calls, "call"))
-    parts = [_many(count, noun) for count, noun in counts]
-    parts.append(f"{_many(cost.sampled_tokens, 'token')} sampled")
+    parts = [_count(count, noun) for count, noun in counts]
+    parts.append(f"{_count(cost.sampled_tokens, 'token')} sampled")
     if cost.code_runs:
-        parts.append(f"{_many(cost.code_runs, 'program')} run, {cost.code_failures} failed")
+        parts.append(f"{_count(cost.code_runs, 'program')} run, {cost.code_failures} failed")
     if cost.scorer_tokens:
-        parts.append(f"{cost.scorer_tokens} tokens by the scorer")
+        parts.append(f"{cost.scorer_tokens} tokens read by the scorer")
     parts.append(f"{cost.seconds:.1f} s")
     if tree.stop_reason is not None:
         parts.append(f"stopped early: {escape(sanitize(tree.stop_reason))}")
     return f'<p class="cost">{" · ".join(parts)}</p>'
 
 
-def _many(count: int, noun: str) -> str:
+def _count(count: int, noun: str) -> str:
     """A count with its noun."""
     return f"{count} {noun}{'' if count == 1 else 's'}"

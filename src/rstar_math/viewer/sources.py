@@ -1,4 +1,4 @@
-"""What the viewer shows: run files, also while they are written, and single trees."""
+"""Reads run files, also while they are being written, and single trees."""
 
 import json
 import os
@@ -20,17 +20,17 @@ from rstar_math.search.tree import Tree, from_record
 from rstar_math.search.voting import NO_CHOICE, Choice, votes_of
 from rstar_math.text import sanitize
 from rstar_math.types import Problem
-from rstar_math.viewer.steps import short
+from rstar_math.viewer.steps import shorten_html
 
-_SLOW = 2.0
-"""Times the median of its column that a slow search takes."""
+_SLOW_FACTOR = 2.0
+"""A search is slow above this multiple of its column's median time."""
 _MARKS = {"right": "✓", "wrong": "✗", "unknown": "?", "none": "∅", "done": "•", "waiting": "…"}
 _STATES = {
     "right": "right",
     "wrong": "wrong",
-    "unknown": "not to be judged",
+    "unknown": "could not be graded",
     "none": "no answer",
-    "done": "no reference to judge by",
+    "done": "no reference answer",
     "waiting": "not yet searched",
 }
 
@@ -40,23 +40,23 @@ class Column:
     """One strategy of one run."""
 
     key: str
-    """RUN.STRATEGY, both counted from 0; a strategy that comes later changes no other's key."""
+    """RUN.STRATEGY, both indices from 0. New strategies do not change existing keys."""
     run: int
     strategy: str
     label: str
     results: Mapping[str, Result]
-    """By problem."""
+    """Results by problem id."""
     slow_s: float = inf
-    """Seconds above which a search is slow here."""
+    """Seconds above which a search counts as slow."""
 
 
 class Source(Protocol):
-    """One run to look at."""
+    """One run or tree file. Use it in the thread that open_source it."""
 
     path: Path
 
     def version(self) -> int:
-        """A number that changes when the run does."""
+        """A number that changes when the run changes."""
         ...
 
     def problems(self) -> list[Problem]:
@@ -64,7 +64,7 @@ class Source(Protocol):
         ...
 
     def strategies(self) -> list[str]:
-        """The strategies that have results; later ones are put behind."""
+        """The strategies with results; new ones are appended."""
         ...
 
     def results(self, strategy: str) -> Iterable[Result]:
@@ -76,44 +76,43 @@ class Source(Protocol):
         ...
 
     def conditions(self) -> Mapping[str, Any]:
-        """What the run was made with."""
+        """The options of the run."""
         ...
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         ...
 
 
 def columns_of(sources: Sequence[Source]) -> list[Column]:
-    """All columns, run by run."""
-    found: list[Column] = []
-    called = names(sources)
+    """The columns of all runs, in the order of the runs."""
+    columns: list[Column] = []
+    names = source_names(sources)
     for run, source in enumerate(sources):
-        for at, strategy in enumerate(source.strategies()):
-            label = strategy if len(sources) == 1 else f"{called[run]}: {strategy}"
+        for index, strategy in enumerate(source.strategies()):
+            label = strategy if len(sources) == 1 else f"{names[run]}: {strategy}"
             results = {result.problem: result for result in source.results(strategy)}
-            slow_s = _SLOW * median([r.cost.seconds for r in results.values()] or [0.0])
-            found.append(Column(f"{run}.{at}", run, strategy, label, results, slow_s))
-    return found
+            slow_s = _SLOW_FACTOR * median([r.cost.seconds for r in results.values()] or [0.0])
+            columns.append(Column(f"{run}.{index}", run, strategy, label, results, slow_s))
+    return columns
 
 
-def names(sources: Sequence[Source]) -> list[str]:
-    """A name for each run: its file's, with the folder, or else its number, where two are the
-    same."""
+def source_names(sources: Sequence[Source]) -> list[str]:
+    """Unique names of the runs: the file name, with folder or number if two are equal."""
     return unique_names([source.path for source in sources], [s.path.name for s in sources])
 
 
 def problems_of(sources: Sequence[Source]) -> list[Problem]:
-    """The problems of all runs, each once, the first run's first."""
-    found: dict[str, Problem] = {}
+    """The problems of all runs without duplicates, in the order of the runs."""
+    problems: dict[str, Problem] = {}
     for source in sources:
         for problem in source.problems():
-            found.setdefault(problem.id, problem)
-    return list(found.values())
+            problems.setdefault(problem.id, problem)
+    return list(problems.values())
 
 
-def state(result: Result | None) -> str:
-    """What a column came to: a key of the marks and words for it."""
+def result_state(result: Result | None) -> str:
+    """The state of a result, a key of `_MARKS` and `_STATES`."""
     if result is None:
         return "waiting"
     if result.choice.answer is None:
@@ -121,144 +120,151 @@ def state(result: Result | None) -> str:
     return "done" if result.verdict is None else result.verdict.value
 
 
-def mark(result: Result | None) -> tuple[str, str]:
-    """A sign for a state, and words."""
-    return _MARKS[state(result)], _STATES[state(result)]
+def result_mark(result: Result | None) -> tuple[str, str]:
+    """The symbol and the description of a result's state."""
+    return _MARKS[result_state(result)], _STATES[result_state(result)]
 
 
 def cell(column: Column, problem: Problem) -> tuple[str, int, str]:
-    """What the page must know of a result: its state, a number that changes with it, and the name
-    of its place."""
+    """A result for the page: its state, a number that changes with it, and its anchor."""
     result = column.results.get(problem.id)
-    stamp = 0 if result is None else crc32(repr(result).encode("utf-8", "surrogatepass"))
-    return state(result), stamp, result_anchor(column.strategy, problem.id)
+    version = 0 if result is None else crc32(repr(result).encode("utf-8", "surrogatepass"))
+    return result_state(result), version, result_anchor(column.strategy, problem.id)
 
 
-def flags(columns: Sequence[Column], problem: Problem) -> list[str]:
-    """The filters that a problem passes; see `FILTERS`."""
-    held = [(c, c.results[problem.id]) for c in columns if problem.id in c.results]
-    states = {state(result) for _, result in held}
+def matching_filters(columns: Sequence[Column], problem: Problem) -> list[str]:
+    """The filters that match a problem; see `FILTERS`."""
+    pairs = [(c, c.results[problem.id]) for c in columns if problem.id in c.results]
+    states = {result_state(result) for _, result in pairs}
     found = []
     if "right" in states:
         found.append("solved")
     elif states & {"wrong", "none", "unknown"}:
         found.append("unsolved")
-    if _disagreed([result for _, result in held]):
+    if _disagreed([result for _, result in pairs]):
         found.append("disagreed")
-    if any(r.choice.answer is not None and r.choice.share < 0.5 for _, r in held):
+    if any(r.choice.answer is not None and r.choice.share < 0.5 for _, r in pairs):
         found.append("split")
-    if any(r.cost.seconds > c.slow_s for c, r in held):
+    if any(r.cost.seconds > c.slow_s for c, r in pairs):
         found.append("slow")
-    if any(r.cost.code_failures for _, r in held):
+    if any(r.cost.code_failures for _, r in pairs):
         found.append("failures")
     if "none" in states:
         found.append("silent")
-    if len(held) < len(columns) or not held:
+    if len(pairs) < len(columns) or not pairs:
         found.append("waiting")
     return found
 
 
 def _disagreed(results: Sequence[Result]) -> bool:
-    """Whether columns came to different verdicts, or to answers of different words that were not
-    both judged right."""
-    if len({state(r) for r in results}) > 1:
+    """Whether results have different states, or different answers that are not all right."""
+    if len({result_state(r) for r in results}) > 1:
         return True
     answers = {"".join((r.choice.answer or "").split()) for r in results}
-    return len(answers) > 1 and state(results[0]) != "right"
+    return len(answers) > 1 and result_state(results[0]) != "right"
 
 
 FILTERS: dict[str, tuple[str, str]] = {
     "solved": ("solved", "at least one answer is right"),
     "unsolved": ("unsolved", "searched, and no answer is right"),
-    "disagreed": ("disagreed", "strategies or runs came to different answers"),
-    "split": ("split vote", "the answer had less than half of the votes"),
+    "disagreed": ("disagreed", "strategies or runs found different answers"),
+    "split": ("split vote", "the chosen answer has less than half of the votes"),
     "slow": ("slow", "took more than twice the median time of its strategy"),
     "failures": ("code failures", "a program failed in the search"),
-    "silent": ("no answer", "a search came to no answer"),
-    "waiting": ("waiting", "not yet searched by every strategy"),
-    "gained": ("gained", "right in the second of the two that are compared, not in the first"),
-    "lost": ("lost", "right in the first of the two that are compared, not in the second"),
+    "silent": ("no answer", "a search found no answer"),
+    "waiting": ("waiting", "not yet searched with every strategy"),
+    "gained": ("gained", "right in the second of the two compared columns, but not in the first"),
+    "lost": ("lost", "right in the first of the two compared columns, but not in the second"),
 }
-"""Words and explanation of each filter, in their order. The page works out the last two itself."""
-_WORDS = 160
-_SEARCHED = 400
-"""Characters of a question that a search looks through."""
+"""Label and description of each filter, in display order. The page computes the last two."""
+_QUESTION_CHARS = 160
+"""Maximum number of characters of a question in the list."""
+_SEARCHABLE_CHARS = 400
+"""Number of characters of a question that the search box covers."""
 
 
-def row(number: int, problem: Problem, columns: Sequence[Column]) -> dict[str, Any]:
-    """A problem's row: its HTML, the words to search, flags, figures and cells by column."""
-    held = [c.results[problem.id] for c in columns if problem.id in c.results]
-    text = f"{problem.id} {problem.question.text[:_SEARCHED]}"
+def problem_row(number: int, problem: Problem, columns: Sequence[Column]) -> dict[str, Any]:
+    """The JSON of a problem's row: HTML, searchable text, filters, figures, cells by column."""
+    results = [c.results[problem.id] for c in columns if problem.id in c.results]
+    text = f"{problem.id} {problem.question.text[:_SEARCHABLE_CHARS]}"
     return {
         "i": number,
         "html": _html(problem, columns),
         "text": " ".join(sanitize(text).lower().split()),
-        "flags": flags(columns, problem),
-        "seconds": round(max((r.cost.seconds for r in held), default=0.0), 3),
-        "failed": max((r.cost.code_failures for r in held), default=0),
-        "share": round(min((r.choice.share for r in held), default=0.0), 4),
+        "flags": matching_filters(columns, problem),
+        "seconds": round(max((r.cost.seconds for r in results), default=0.0), 3),
+        "failed": max((r.cost.code_failures for r in results), default=0),
+        "share": round(min((r.choice.share for r in results), default=0.0), 4),
         "cells": {c.key: cell(c, problem) for c in columns},
     }
 
 
 def _html(problem: Problem, columns: Sequence[Column]) -> str:
-    """Two lines: the id with a mark for each column, and the beginning of the question."""
+    """The id with a mark for each column, and the beginning of the question."""
     return (
-        f'<span class="line"><bdi class="id">{short(problem.id, 60)}</bdi>'
+        f'<span class="line"><bdi class="id">{shorten_html(problem.id, 60)}</bdi>'
         f'<span class="marks">{_marks(problem, columns)}</span></span>'
-        f'<bdi class="question">{short(problem.question.text, _WORDS)}</bdi>'
+        f'<bdi class="question">{shorten_html(problem.question.text, _QUESTION_CHARS)}</bdi>'
     )
 
 
 def _marks(problem: Problem, columns: Sequence[Column]) -> str:
-    """A sign for each column."""
+    """A symbol for each column."""
     found = []
     for column in columns:
         result = column.results.get(problem.id)
-        sign, words = mark(result)
-        said = escape(f"{sanitize(column.label)}: {words}")
+        symbol, description = result_mark(result)
+        label = escape(f"{sanitize(column.label)}: {description}")
         found.append(
-            f'<span class="mark {state(result)}" role="img" aria-label="{said}" title="{said}">'
-            f"{sign}</span>"
+            f'<span class="mark {result_state(result)}" role="img" aria-label="{label}" '
+            f'title="{label}">'
+            f"{symbol}</span>"
         )
     return "".join(found)
 
 
-_PLAIN = "tree"
-"""The strategy of a tree whose file does not name one."""
-_NO_TREE = (
-    "is neither a run nor the JSON of a tree; make one with: rstar solve --json, or rstar export "
+_DEFAULT_STRATEGY = "tree"
+"""The strategy of a tree if its file does not name one."""
+_NOT_A_TREE = (
+    "is neither a run nor the JSON of a tree; write one with rstar solve --json or rstar export "
     "RUN --trees."
 )
-_OPENINGS = (b"{", b"[")
+_JSON_STARTS = (b"{", b"[")
 
 
-def opened(path: Path) -> Source:
-    """A run file, or the tree that `rstar solve --json` or `rstar export --trees` wrote. Raises
-    `InputError` or `StoreError`. Belongs to the thread that calls."""
-    if path.is_file() and _is_text(path):
+def open_source(path: Path) -> Source:
+    """The source of a run file, or of trees from `rstar solve --json` or `rstar export --trees`.
+
+    Raises `InputError` or `StoreError`. Use the source in the thread that called.
+    """
+    if path.is_file() and _is_json(path):
         return TreeFile(path)
     return RunStore.read(path)
 
 
-def files_of(paths: Sequence[Path]) -> list[Path]:
-    """The runs that are meant: files as they are; of a folder its runs, or for an evolution the
-    searches of its rounds. Raises `InputError` for a folder without any."""
+def run_files(paths: Sequence[Path]) -> list[Path]:
+    """The run files of some paths. A folder stands for its run files; the folder of an evolution
+    stands for the searches of its rounds. Raises `InputError` for a folder without run files."""
     found: list[Path] = []
     for path in paths:
         if not path.is_dir():
             found.append(path)
             continue
-        held = sorted(path.glob("round-*/search.rstar"), key=_round) or sorted(path.glob("*.rstar"))
-        if not held:
-            raise InputError(f"There is no run in the folder {path}; give a run's file.")
-        found += held
+        runs = sorted(path.glob("round-*/search.rstar"), key=_round_order) or sorted(
+            path.glob("*.rstar")
+        )
+        if not runs:
+            raise InputError(f"The folder {path} contains no run; give a run file.")
+        found += runs
     return found
 
 
-def is_written(path: Path) -> bool:
-    """Whether a process is writing a run file now. Asks for no lock, which could be in a writer's
-    way, but reads the kernel's list of them; where there is none it is not known and False."""
+def is_being_written(path: Path) -> bool:
+    """Whether a process is writing a run file now.
+
+    Reads the kernel's list of locks: taking the lock could disturb a writer. Returns False if the
+    list is not available.
+    """
     try:
         inode = os.stat(f"{path.resolve()}-lock").st_ino
         locks = Path("/proc/locks").read_text(encoding="ascii")
@@ -271,7 +277,7 @@ def is_written(path: Path) -> bool:
 
 @dataclass(slots=True)
 class _Entry:
-    """A tree of a file."""
+    """A tree with its problem, strategy and choice."""
 
     problem: Problem
     strategy: str
@@ -281,10 +287,10 @@ class _Entry:
 
 @dataclass
 class TreeFile:
-    """Trees of a JSON or JSONL file, read again when the file changes."""
+    """The trees of a JSON or JSONL file. The file is read again when it changes."""
 
     path: Path
-    _stamp: int = 0
+    _version: int = 0
     _entries: dict[tuple[str, str], _Entry] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -293,13 +299,13 @@ class TreeFile:
     def version(self) -> int:
         """See `Source`."""
         try:
-            stamp = self.path.stat().st_mtime_ns
+            version = self.path.stat().st_mtime_ns
         except OSError as error:
-            raise InputError(f"{self.path} cannot be read ({error.strerror}).") from error
-        if stamp != self._stamp:
+            raise InputError(f"Cannot read {self.path} ({error.strerror}).") from error
+        if version != self._version:
             self._entries = {(e.problem.id, e.strategy): e for e in _read(self.path)}
-            self._stamp = stamp
-        return self._stamp
+            self._version = version
+        return self._version
 
     def problems(self) -> list[Problem]:
         """See `Source`."""
@@ -321,46 +327,48 @@ class TreeFile:
         """See `Source`."""
         entry = self._entries.get((problem, strategy))
         if entry is None:
-            raise InputError(f"{self.path} has no tree of {strategy} on the problem {problem!r}.")
+            raise InputError(
+                f"{self.path} has no tree of the problem {problem!r} with the strategy {strategy}."
+            )
         return entry.tree
 
     def conditions(self) -> Mapping[str, Any]:
-        """See `Source`: a tree does not say."""
+        """See `Source`. Empty: a tree does not store them."""
         return {}
 
     def close(self) -> None:
-        """See `Source`: the file is not held."""
+        """See `Source`. Does nothing: the file is not kept open."""
 
 
-def _round(path: Path) -> tuple[int, str]:
-    """The number of a round's folder, for putting them in order."""
+def _round_order(path: Path) -> tuple[int, str]:
+    """The sort key of a round's run: its number, then its path."""
     number = path.parent.name.rpartition("-")[2]
     return int(number) if number.isdecimal() else 0, str(path)
 
 
-def _is_text(path: Path) -> bool:
-    """Whether a file begins as JSON does."""
+def _is_json(path: Path) -> bool:
+    """Whether a file starts with a JSON object or list."""
     try:
         with path.open("rb") as file:
-            return file.read(64).lstrip().startswith(_OPENINGS)
+            return file.read(64).lstrip().startswith(_JSON_STARTS)
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}).") from error
+        raise InputError(f"Cannot read {path} ({error.strerror}).") from error
 
 
 def _read(path: Path) -> list[_Entry]:
-    """The trees of a file."""
+    """The trees of a file. Raises `InputError`."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}).") from error
+        raise InputError(f"Cannot read {path} ({error.strerror}).") from error
     try:
         return [_entry(path, row) for row in _rows(text)]
     except (ValueError, TypeError, RecursionError) as error:
-        raise InputError(f"{path} {_NO_TREE}") from error
+        raise InputError(f"{path} {_NOT_A_TREE}") from error
 
 
 def _rows(text: str) -> list[Any]:
-    """The values of a JSON or JSONL text."""
+    """The values of a JSON or JSONL text. Raises `ValueError`."""
     try:
         return [json.loads(text)]
     except ValueError:
@@ -368,34 +376,36 @@ def _rows(text: str) -> list[Any]:
 
 
 def _entry(path: Path, row: Any) -> _Entry:
-    """One tree: a record, or what `solve --json` and `export --trees` put around it."""
-    held = row.get("tree", row) if isinstance(row, dict) else None
-    record = json.loads(held) if isinstance(held, str) else held
+    """One tree: a tree record, or an object of `solve --json` or `export --trees` around one."""
+    value = row.get("tree", row) if isinstance(row, dict) else None
+    record = json.loads(value) if isinstance(value, str) else value
     if not isinstance(record, dict) or "nodes" not in record:
-        raise InputError(f"{path} {_NO_TREE}")
+        raise InputError(f"{path} {_NOT_A_TREE}")
     tree = from_record(record)
     choice = _plurality(tree)
-    if row is not held and "votes" in row:
+    if row is not value and "votes" in row:
         choice = _recorded_choice(row, len(tree))
     texts = [row.get(key) for key in ("reference", "source")]
     if not all(isinstance(text, str | None) for text in texts):
-        raise TypeError("a reference and a source are texts")
+        raise TypeError("reference and source must be strings")
     problem = Problem(tree.question, *texts)
-    return _Entry(problem, str(row.get("strategy") or _PLAIN), tree, choice)
+    return _Entry(problem, str(row.get("strategy") or _DEFAULT_STRATEGY), tree, choice)
 
 
 def _recorded_choice(row: dict[str, Any], nodes: int) -> Choice:
-    """The choice that a file tells of. Raises `ValueError` or `TypeError` for one that is none."""
+    """The choice that a file records. Raises `ValueError` or `TypeError` if it is invalid."""
     answer, node, share = row.get("answer"), row.get("node"), row.get("share") or 0.0
     votes = {str(key): float(value) for key, value in dict(row["votes"]).items()}
     if not isinstance(answer, str | None) or not (node is None or node in range(nodes)):
-        raise TypeError("an answer is a text, and its node one of the tree")
+        raise TypeError("answer must be a string, and node a node of the tree")
     return Choice(answer, node, float(share), votes)
 
 
 def _plurality(tree: Tree) -> Choice:
-    """The answer with the most votes, of a tree whose file says nothing of a choice; answers are
-    equal here where their text is."""
+    """The answer with the most votes, for a tree without a recorded choice.
+
+    Answers count as equal only if their text is equal.
+    """
     votes: dict[str, float] = {}
     best: dict[str, tuple[float, int]] = {}
     cast: Sequence[Any] = votes_of(tree)

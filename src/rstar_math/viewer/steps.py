@@ -1,4 +1,4 @@
-"""Renders steps: code, prose and formulas, as an outline and in full."""
+"""Renders steps as HTML: code, prose and formulas, in outline and in full."""
 
 import json
 import re
@@ -18,17 +18,17 @@ from rstar_math.search.voting import Choice
 from rstar_math.text import sanitize
 from rstar_math.types import Step
 
-LONGEST_FORMULA = 600
-"""Characters of a formula that is translated; a longer one is shown as it was written."""
-_DEEPEST = 40
+MAX_FORMULA_CHARS = 600
+"""Maximum length of a formula that is converted; longer ones are shown as source text."""
+_MAX_DEPTH = 40
 _FORMULA = re.compile(
     r"\$\$(?P<a>[^$]{1,600}?)\$\$|\\\[(?P<b>.{1,600}?)\\\]|\\\((?P<c>.{1,600}?)\\\)"
     r"|(?<![\\$\w])\$(?=[^\s$])(?P<d>[^$\n]*?[^\s$\\])\$(?![\d$])"
     r"|(?P<e>\\(?:boxed|[dt]?frac|sqrt)\{)",
     re.DOTALL,
 )
-"""Formulas of at most `LONGEST` characters between signs of TeX (a dollar sign as pandoc reads it:
-"$5 and $6" are prices), and what models often leave without such signs."""
+"""Formulas of at most `MAX_FORMULA_CHARS` between TeX delimiters, and the commands that models
+often write without delimiters. Dollar signs follow pandoc's rules: "$5 and $6" are prices."""
 _ELEMENTS = re.compile(
     "m(row|i|n|o|text|space|frac|sqrt|root|sub|sup|subsup|under|over|underover|table|tr|td|padded"
     "|phantom|style)"
@@ -37,14 +37,14 @@ _ATTRIBUTES = re.compile(
     "stretchy|fence|form|separator|[lr]space|linethickness|accent(under)?|columnalign|mathvariant"
     "|displaystyle|width|(min|max)size|movablelimits"
 )
-_SIGNS = re.compile(r"[\\^]")
-"""What an answer has that is written as a formula."""
+_TEX_SIGNS = re.compile(r"[\\^]")
+"""Characters that show that an answer is a formula."""
 _WORDS = re.compile(r"[A-Za-z]{2,}\s+[A-Za-z]{2,}")
-_HARMLESS = re.compile(r"[\w .%+-]{0,40}\Z")
+_SAFE_VALUE = re.compile(r"[\w .%+-]{0,40}\Z")
 
 
 def prose_html(text: str) -> str:
-    """The text as HTML that holds nothing but text and formulas. Lines stay lines: show it with
+    """The text as HTML with only text and formulas. Line breaks are kept: display it with
     `white-space: pre-wrap`."""
     parts: list[str] = []
     at = 0
@@ -54,87 +54,93 @@ def prose_html(text: str) -> str:
         end = match.end() if match["e"] is None else _closing(text, match.end())
         display = "block" if match["a"] or match["b"] else "inline"
         tex = next((t for t in match.group("a", "b", "c", "d") if t), text[match.start() : end])
-        priced = match["d"] is not None and "\\" not in tex and _WORDS.search(tex)
-        made = None if priced else _boxed(tex.strip()) or formula(tex.strip(), display)
-        parts.append(escape(text[match.start() : end]) if made is None else made)
+        is_price = match["d"] is not None and "\\" not in tex and _WORDS.search(tex)
+        html = None if is_price else _boxed(tex.strip()) or formula(tex.strip(), display)
+        parts.append(escape(text[match.start() : end]) if html is None else html)
         at = end
     parts.append(escape(text[at:]))
     return "".join(parts)
 
 
-def answer_html(answer: str, most: int = 200) -> str:
-    """An answer as HTML: as a formula where it is written as one."""
+def answer_html(answer: str, max_chars: int = 200) -> str:
+    """An answer as HTML, as a formula if it is written in TeX."""
     text = sanitize(answer)
-    if len(text) > most:
-        return escape(f"{text[: most - 1]}…")
-    made = formula(text, "inline") if _SIGNS.search(text) and "$" not in text else None
-    return made or prose_html(text)
+    if len(text) > max_chars:
+        return escape(f"{text[: max_chars - 1]}…")
+    html = formula(text, "inline") if _TEX_SIGNS.search(text) and "$" not in text else None
+    return html or prose_html(text)
 
 
 @lru_cache(4096)
 def formula(tex: str, display: str) -> str | None:
-    """A formula as MathML; None for one that is too long or that cannot be read."""
-    if len(tex) > LONGEST_FORMULA or tex.count("{") > _DEEPEST or tex.count("\\left") > _DEEPEST:
+    """A formula as MathML; None if it is too long or cannot be converted."""
+    if len(tex) > MAX_FORMULA_CHARS:
+        return None
+    if tex.count("{") > _MAX_DEPTH or tex.count("\\left") > _MAX_DEPTH:
         return None
     from latex2mathml.converter import convert_to_element
 
     try:
         tree = convert_to_element(tex)
-        inside = "".join(_written(child) for child in tree)
-    except Exception:  # a formula of a model can break a translator in ways of its own
+        mathml = "".join(_safe_mathml(child) for child in tree)
+    except Exception:  # the converter raises many types for malformed formulas
         return None
-    if "\\" in inside:
+    if "\\" in mathml:
         return None
-    return f'<math display="{display}">{inside}</math>'
+    return f'<math display="{display}">{mathml}</math>'
 
 
 def _boxed(tex: str) -> str | None:
-    """A formula that is one box, with what is in it; words and figures stay words. None for
-    others."""
+    """A single \\boxed{...} as HTML with its content; None for other formulas."""
     inside = tex[7:-1] if tex.startswith("\\boxed{") and tex.endswith("}") else ""
     if not inside or _closing(tex, 7) != len(tex):
         return None
-    made = formula(inside, "inline") if _SIGNS.search(inside) else None
-    return f'<span class="box">{escape(inside) if made is None else made}</span>'
+    html = formula(inside, "inline") if _TEX_SIGNS.search(inside) else None
+    return f'<span class="box">{escape(inside) if html is None else html}</span>'
 
 
-def _written(element: Element) -> str:
-    """An element of MathML, anew."""
+def _safe_mathml(element: Element) -> str:
+    """An element as MathML with only known tags and harmless attributes."""
     tag = element.tag if _ELEMENTS.fullmatch(element.tag) else "mrow"
-    given = "".join(
+    attributes = "".join(
         f' {key}="{value}"'
         for key, value in element.attrib.items()
-        if _ATTRIBUTES.fullmatch(key) and _HARMLESS.match(value)
+        if _ATTRIBUTES.fullmatch(key) and _SAFE_VALUE.match(value)
     )
     text = escape(sanitize(unescape(element.text or "")))
     if text.strip() and tag == "mrow":
         text = f"<mtext>{text}</mtext>"
-    return f"<{tag}{given}>{text}{''.join(_written(child) for child in element)}</{tag}>"
+    return f"<{tag}{attributes}>{text}{''.join(_safe_mathml(child) for child in element)}</{tag}>"
 
 
 def _closing(text: str, at: int) -> int:
-    """The place after the brace that closes the one before `at`, and after a second group in
-    braces; `at` where none does."""
-    found = at
+    """The position after the closing brace of the group that starts before `at`.
+
+    Includes a second group that follows directly. Returns `at` if no brace closes the group.
+    """
+    end = at
     depth = 1
-    for place in range(at, min(len(text), at + LONGEST_FORMULA)):
-        depth += {"{": 1, "}": -1}.get(text[place], 0)
+    for position in range(at, min(len(text), at + MAX_FORMULA_CHARS)):
+        depth += {"{": 1, "}": -1}.get(text[position], 0)
         if depth == 0:
-            found = place + 1
-            if text[found : found + 1] != "{":
-                return found
-    return found
+            end = position + 1
+            if text[end : end + 1] != "{":
+                return end
+    return end
 
 
 LINES = 256
-"""Lines in a block."""
+"""Outline lines per block."""
 STEPS = 32
-"""Whole steps in a block; their code takes time to colour."""
+"""Complete steps per block. Blocks are small because highlighting code takes time."""
 
 
 def shape_json(tree: Tree, choice: Choice) -> str:
-    """The tree without words: `parents` by node; `marks`, a letter for each node (a an answer, x a
-    path that ended without one, i another); the `chosen` path; and the sizes of blocks."""
+    """The shape of a tree without its texts.
+
+    `parents` by node; `marks`, one letter per node (a: answer, x: failed, i: inner); `chosen`, the
+    nodes of the chosen path; `lines` and `steps`, the block sizes.
+    """
     marks = "".join("a" if n.answered else "x" if n.failure is not None else "i" for n in tree)
     shape = {
         "parents": [node.parent for node in tree],
@@ -147,9 +153,9 @@ def shape_json(tree: Tree, choice: Choice) -> str:
 
 
 def lines_json(tree: Tree, choice: Choice, shares: Sequence[float] | None, block: int) -> str:
-    """A block of lines of the outline, as a list of HTML. `shares` come from `choosing`."""
+    """A block of outline lines as a list of HTML. `shares` come from `result.vote_shares`."""
     chosen = set(chosen_path(tree, choice))
-    found = [
+    lines = [
         line_html(
             index,
             tree.nodes[index],
@@ -158,22 +164,22 @@ def lines_json(tree: Tree, choice: Choice, shares: Sequence[float] | None, block
         )
         for index in _block(tree, block, LINES)
     ]
-    return json.dumps(found, ensure_ascii=False)
+    return json.dumps(lines, ensure_ascii=False)
 
 
 def steps_json(tree: Tree, block: int) -> str:
-    """A block of whole steps, as a list of HTML."""
-    found = [step_html(tree.nodes[index]) for index in _block(tree, block, STEPS)]
-    return json.dumps(found, ensure_ascii=False)
+    """A block of complete steps as a list of HTML."""
+    steps = [step_html(tree.nodes[index]) for index in _block(tree, block, STEPS)]
+    return json.dumps(steps, ensure_ascii=False)
 
 
-def blocks(nodes: int, size: int) -> int:
-    """How many blocks of a size there are."""
+def block_count(nodes: int, size: int) -> int:
+    """Number of blocks of a size."""
     return -(-nodes // size)
 
 
 def chosen_path(tree: Tree, choice: Choice) -> list[int]:
-    """The nodes of the chosen path below the root; none where the tree has no such node."""
+    """The nodes of the chosen path below the root; [] if the chosen node is not in the tree."""
     if choice.node is None or not ROOT < choice.node < len(tree):
         return []
     return tree.path(choice.node)
@@ -184,14 +190,14 @@ def _block(tree: Tree, block: int, size: int) -> range:
     return range(block * size, min(len(tree), (block + 1) * size))
 
 
-LONGEST = 4000
-"""Characters of one step's words, code or output that are shown."""
-_LINE = 120
+MAX_TEXT_CHARS = 4000
+"""Maximum length of the prose, code or output of one step."""
+_LINE_CHARS = 120
 _LEXER, _FORMATTER = PythonLexer(), HtmlFormatter(cssclass="code")
 
 
 def code_styles() -> str:
-    """Colours of highlighted code, light and dark."""
+    """CSS of highlighted code, for light and dark colour schemes."""
     light, dark = (
         HtmlFormatter(style=name).get_style_defs(".code")  # type: ignore[no-untyped-call]
         for name in ("friendly", "github-dark")
@@ -200,42 +206,42 @@ def code_styles() -> str:
 
 
 def line_html(index: int, node: Node, share: float | None, *, chosen: bool) -> str:
-    """A node's line in the outline: what it says and its figures. `share` is the part of the votes
-    that ends below it, in [0, 1]."""
-    kind, word = _kind(node)
-    mark = f"{'chosen ' if chosen else ''}{kind}"
-    said = f"{'on the chosen path, ' if chosen else ''}{word}"
+    """The outline line of a node: text and figures. `share` is the share of votes of paths through
+    the node, in [0, 1]."""
+    kind, description = _kind(node)
+    css_class = f"{'chosen ' if chosen else ''}{kind}"
+    label = f"{'on the chosen path, ' if chosen else ''}{description}"
     return (
-        f'<span class="dot {mark}" role="img" aria-label="{said}" title="{said}"></span>'
-        f'<span class="what">{_first_words(index, node)}</span>'
+        f'<span class="dot {css_class}" role="img" aria-label="{label}" title="{label}"></span>'
+        f'<span class="what">{_line_text(index, node)}</span>'
         f'<span class="figures">{_figures(node, share)}</span>'
     )
 
 
 def step_html(node: Node) -> str:
-    """All of a step: words, code, output or error, and what else is known of it."""
+    """A complete step: reasoning, prose, code, output or error, and facts."""
     step = node.step or Step()
-    facts = [made] if (made := label(step)) else []
+    facts = [name] if (name := label(step)) else []
     if node.count > 1:
         facts.append(f"sampled {node.count} times")
     if node.agreement is not None:
-        facts.append(f"{node.agreement[0]} of {node.agreement[1]} second looks agree")
-    known = f'<p class="facts">{escape(" · ".join(facts))}</p>' if facts else ""
+        facts.append(f"{node.agreement[0]} of {node.agreement[1]} reviews agree")
+    facts_html = f'<p class="facts">{escape(" · ".join(facts))}</p>' if facts else ""
     failure = ""
     if node.failure is not None:
         failure = f'<p class="failure">The path ended here: {escape(sanitize(node.failure))}</p>'
-    said = comment_text(step)
-    words = f'<p class="words" dir="auto">{prose_html(_cut(said))}</p>' if said else ""
-    thoughts = _reasoning(step)
-    return f'<div class="step">{thoughts}{words}{_code(step)}{_output(step)}{failure}{known}</div>'
+    prose = comment_text(step)
+    prose = f'<p class="words" dir="auto">{prose_html(_truncated(prose))}</p>' if prose else ""
+    parts = (_reasoning(step), prose, _code(step), _output(step), failure, facts_html)
+    return f'<div class="step">{"".join(parts)}</div>'
 
 
 def _reasoning(step: Step) -> str:
-    """What a reasoning model thought before a step, folded."""
+    """The reasoning of a reasoning model before a step, folded."""
     if not step.reasoning:
         return ""
-    text = escape(sanitize(_cut(step.reasoning)))
-    return f'<details class="reasoning"><summary>Thoughts</summary><p>{text}</p></details>'
+    text = escape(sanitize(_truncated(step.reasoning)))
+    return f'<details class="reasoning"><summary>Reasoning</summary><p>{text}</p></details>'
 
 
 def bar(share: float) -> str:
@@ -247,14 +253,14 @@ def bar(share: float) -> str:
     )
 
 
-def short(text: str, most: int) -> str:
-    """A foreign text on one line of at most `most` characters, escaped."""
-    flat = " ".join(sanitize(text[: 4 * most]).split())
-    return escape(flat if len(flat) <= most else f"{flat[: most - 1]}…")
+def shorten_html(text: str, max_chars: int) -> str:
+    """Untrusted text on one line of at most `max_chars` characters, sanitized and escaped."""
+    line = " ".join(sanitize(text[: 4 * max_chars]).split())
+    return escape(line if len(line) <= max_chars else f"{line[: max_chars - 1]}…")
 
 
 def _kind(node: Node) -> tuple[str, str]:
-    """A node's class, and the word for it."""
+    """The CSS class of a node and its description."""
     if node.answered:
         verdict = "" if node.verdict is None else f", {node.verdict.value}"
         return "answer", f"answer{verdict}"
@@ -263,70 +269,72 @@ def _kind(node: Node) -> tuple[str, str]:
     return "inner", "step"
 
 
-def _first_words(index: int, node: Node) -> str:
-    """The beginning of a step, or its answer."""
+def _line_text(index: int, node: Node) -> str:
+    """The beginning of a step, or its answer, as HTML."""
     step = node.step or Step()
     if node.answered and step.answer is not None:
-        return f'<span class="box">{answer_html(step.answer, 60)}</span> {_tail(step)}'
-    if words := comment_text(step):
-        return f'<bdi class="text">{short(words, _LINE)}</bdi>'
+        return (
+            f'<span class="box">{answer_html(step.answer, 60)}</span> {_prose_beside_answer(step)}'
+        )
+    if prose := comment_text(step):
+        return f'<bdi class="text">{shorten_html(prose, _LINE_CHARS)}</bdi>'
     if step.code.strip():
-        return f"<code>{short(step.code, _LINE)}</code>"
+        return f"<code>{shorten_html(step.code, _LINE_CHARS)}</code>"
     return f'<span class="text">step {index}</span>'
 
 
-def _tail(step: Step) -> str:
-    """The words beside an answer."""
-    said = comment_text(step).replace(f"\\boxed{{{step.answer}}}", step.answer or "")
-    return f'<bdi class="text dim">{short(said, 80)}</bdi>'
+def _prose_beside_answer(step: Step) -> str:
+    """The prose of an answer step, with the box replaced by its content."""
+    prose = comment_text(step).replace(f"\\boxed{{{step.answer}}}", step.answer or "")
+    return f'<bdi class="text dim">{shorten_html(prose, 80)}</bdi>'
 
 
 def _figures(node: Node, share: float | None) -> str:
-    """N, Q, score and share of the votes."""
-    shown = []
+    """Visits N, mean value Q, score and share of the votes."""
+    figures = []
     if node.failure is not None:
-        shown.append(f'<span class="failure">{short(node.failure, 24)}</span>')
+        figures.append(f'<span class="failure">{shorten_html(node.failure, 24)}</span>')
     if node.count > 1:
-        shown.append(f'<span title="equal samples">×{node.count}</span>')
-    shown.append(f'<span title="visits">N {node.visits}</span>')
+        figures.append(f'<span title="number of equal samples">×{node.count}</span>')
+    figures.append(f'<span title="visits">N {node.visits}</span>')
     if node.q is not None:
         sign = "up" if node.q > 0 else "down" if node.q < 0 else "zero"
-        shown.append(f'<span class="{sign}" title="mean value, -1 to 1">Q {node.q:+.2f}</span>')
+        figures.append(f'<span class="{sign}" title="mean value, -1 to 1">Q {node.q:+.2f}</span>')
     if node.score is not None:
-        shown.append(f'<span title="the scorer\'s value, -1 to 1">PPM {node.score:+.2f}</span>')
+        figures.append(f'<span title="score of the PPM, -1 to 1">PPM {node.score:+.2f}</span>')
     if share is not None:
         votes = "&lt;1%" if 0 < share < 0.005 else f"{share:.0%}"
-        shown.append(f'<span class="share" title="share of the votes">{bar(share)}{votes}</span>')
-    return " ".join(shown)
+        figures.append(f'<span class="share" title="share of the votes">{bar(share)}{votes}</span>')
+    return " ".join(figures)
 
 
 def _code(step: Step) -> str:
-    """Highlighted code."""
+    """The highlighted code of a step."""
     if not step.code.strip():
         return ""
-    html: str = highlight(sanitize(_cut(step.code.strip("\n"))), _LEXER, _FORMATTER)
+    html: str = highlight(sanitize(_truncated(step.code.strip("\n"))), _LEXER, _FORMATTER)
     return html
 
 
 def _output(step: Step) -> str:
-    """What the code printed or how it failed."""
+    """The output of the code and its error."""
     run = step.execution
     if run is None:
         return ""
     parts = []
     if run.stdout.strip():
-        printed = escape(sanitize(_cut(run.stdout.rstrip())))
+        printed = escape(sanitize(_truncated(run.stdout.rstrip())))
         parts.append(f'<pre class="output" aria-label="output">{printed}</pre>')
     if not run.ok:
-        said = f"{run.error_type}: {run.message}" if run.error_type else run.message or ""
+        error = f"{run.error_type}: {run.message}" if run.error_type else run.message or ""
         status = escape(run.status.value)
-        text = escape(sanitize(_cut(said)))
+        text = escape(sanitize(_truncated(error)))
         parts.append(f'<pre class="output failure" aria-label="error">{status} {text}</pre>')
     return "".join(parts)
 
 
-def _cut(text: str) -> str:
-    """At most `LONGEST` characters of a text."""
-    if len(text) <= LONGEST:
+def _truncated(text: str) -> str:
+    """At most `MAX_TEXT_CHARS` characters of a text."""
+    if len(text) <= MAX_TEXT_CHARS:
         return text
-    return f"{text[:LONGEST]}\n[{len(text) - LONGEST} more characters]"
+    return f"{text[:MAX_TEXT_CHARS]}\n[{len(text) - MAX_TEXT_CHARS} more characters]"

@@ -1,11 +1,11 @@
-// A tree as an outline. Only what is open is in the document; lines and steps come in blocks.
-const FAN = 200; // children shown at once
-const MOST = 600; // lines that "expand all" opens at most
+// A tree as an outline. Only expanded lines are in the document; lines and steps load in blocks.
+const PAGE_CHILDREN = 200; // children displayed per "Show more"
+const MAX_OPEN_LINES = 600; // maximum number of lines that "Expand all" opens
 let outlines = 0;
 
 class Outline {
-  constructor(where, shape) {
-    this.where = where; // PROBLEM/COLUMN
+  constructor(path, shape) {
+    this.path = path; // PROBLEM/COLUMN
     this.shape = shape;
     this.name = `t${outlines++}`;
     this.children = shape.parents.map(() => []);
@@ -15,15 +15,15 @@ class Outline {
       this.level[node] = this.level[shape.parents[node]] + 1;
     }
     this.blocks = new Map();
-    this.fans = new Map();
+    this.displayed = new Map(); // number of displayed children by node
     this.root = make("ul", { role: "tree", "aria-label": "Steps of the search", class: "outline" });
     this.root.addEventListener("keydown", (event) => this.key(event));
     this.root.addEventListener("click", (event) => this.click(event));
   }
 
   block(kind, number) {
-    const name = `${kind}/${this.where}/${number}`;
-    if (!this.blocks.has(name)) this.blocks.set(name, pieceJson(name));
+    const name = `${kind}/${this.path}/${number}`;
+    if (!this.blocks.has(name)) this.blocks.set(name, fragmentJson(name));
     return this.blocks.get(name);
   }
 
@@ -36,22 +36,22 @@ class Outline {
     return document.getElementById(`${this.name}-${node}`);
   }
 
-  // The children that are shown, those on the way to `target` among them.
-  fan(node, target) {
+  // The displayed children of a node; always includes the child `target`.
+  displayedChildren(node, target) {
     const all = this.children[node];
-    const shown = all.slice(0, this.fans.get(node) || FAN);
+    const shown = all.slice(0, this.displayed.get(node) || PAGE_CHILDREN);
     if (target !== undefined && !shown.includes(target)) shown.push(target);
     return shown;
   }
 
   async list(node, target) {
-    const shown = this.fan(node, target);
+    const shown = this.displayedChildren(node, target);
     const lines = await Promise.all(shown.map((child) => this.html("lines", child)));
     const items = shown.map((child, at) => this.line(child, lines[at]));
     const rest = this.children[node].length - shown.length;
     if (rest > 0) {
       const more = make("li", { role: "treeitem", class: "more", tabindex: -1, "data-more": node });
-      more.textContent = `Show ${Math.min(FAN, rest)} of ${rest} more`;
+      more.textContent = `Show ${Math.min(PAGE_CHILDREN, rest)} of ${rest} more`;
       items.push(more);
     }
     return items;
@@ -74,8 +74,7 @@ class Outline {
     });
     const line = make("div", { class: "line", id: `${this.name}-${node}-line` });
     line.innerHTML = html;
-    const twist = make("span", { class: "twist", "aria-hidden": true });
-    line.prepend(twist);
+    line.prepend(make("span", { class: "twist", "aria-hidden": true }));
     item.append(line);
     return item;
   }
@@ -91,14 +90,14 @@ class Outline {
     if (!item || !this.children[node].length) return;
     const group = item.querySelector(":scope > [role=group]");
     if (group && (target === undefined || this.item(target))) return;
-    const next = this.shape.chosen.includes(node)
+    const nextChosen = this.shape.chosen.includes(node)
       ? this.shape.chosen[this.shape.chosen.indexOf(node) + 1]
       : undefined;
-    const items = await this.list(node, target === undefined ? next : target);
-    const fresh = make("ul", { role: "group" });
-    fresh.append(...items);
+    const items = await this.list(node, target === undefined ? nextChosen : target);
+    const newGroup = make("ul", { role: "group" });
+    newGroup.append(...items);
     item.querySelector(":scope > [role=group]")?.remove();
-    item.append(fresh);
+    item.append(newGroup);
     item.setAttribute("aria-expanded", true);
   }
 
@@ -113,12 +112,12 @@ class Outline {
     else await this.expand(node);
   }
 
-  // The whole step below its line, or away with it.
+  // Shows or hides the complete step below its line; toggles it without `show`.
   async detail(node, show) {
     const item = this.item(node);
-    const there = item.querySelector(":scope > .detail");
-    if (there && show !== true) there.remove();
-    else if (!there && show !== false) {
+    const existing = item.querySelector(":scope > .detail");
+    if (existing && show !== true) existing.remove();
+    else if (!existing && show !== false) {
       const html = await this.html("steps", node);
       if (item.querySelector(":scope > .detail")) return;
       const box = make("div", { class: "detail" });
@@ -139,10 +138,10 @@ class Outline {
     this.focus(this.item(node));
   }
 
-  // To the next node with a mark after the one in focus, all around.
+  // Moves to the next node with a mark after the focused one; wraps around at the end.
   async next(mark) {
-    const held = this.root.querySelector("[tabindex='0']");
-    const from = Number(held?.dataset.node || 0);
+    const current = this.root.querySelector("[tabindex='0']");
+    const from = Number(current?.dataset.node || 0);
     const marks = this.shape.marks;
     let node = marks.indexOf(mark, from + 1);
     if (node < 0) node = marks.indexOf(mark);
@@ -152,14 +151,14 @@ class Outline {
   async expandAll() {
     let open = this.root.querySelectorAll("[role=treeitem]").length;
     const queue = [...this.children[0]];
-    for (let at = 0; at < queue.length && open < MOST; at++) {
+    for (let at = 0; at < queue.length && open < MAX_OPEN_LINES; at++) {
       const node = queue[at];
       if (!this.item(node)) continue;
       await this.expand(node);
-      open += Math.min(this.children[node].length, FAN);
+      open += Math.min(this.children[node].length, PAGE_CHILDREN);
       queue.push(...this.children[node]);
     }
-    return open >= MOST;
+    return open >= MAX_OPEN_LINES;
   }
 
   collapseAll() {
@@ -182,10 +181,11 @@ class Outline {
   async more(item) {
     const node = Number(item.dataset.more);
     const before = item.previousElementSibling;
-    this.fans.set(node, (this.fans.get(node) || FAN) + FAN);
-    const known = new Set([...item.parentElement.children].map((one) => one.dataset.node));
+    this.displayed.set(node, (this.displayed.get(node) || PAGE_CHILDREN) + PAGE_CHILDREN);
+    const present = new Set([...item.parentElement.children].map((child) => child.dataset.node));
     const items = await this.list(node);
-    item.replaceWith(...items.filter((one) => !one.dataset.node || !known.has(one.dataset.node)));
+    const isNew = (child) => !child.dataset.node || !present.has(child.dataset.node);
+    item.replaceWith(...items.filter(isNew));
     this.focus(before.nextElementSibling);
   }
 
@@ -229,21 +229,21 @@ class Outline {
     await actions[event.key]();
   }
 
-  // What is open and where the reader is, to come back to after the tree has grown.
+  // The expanded nodes and the focus, to restore them after the tree has grown.
   state() {
     const items = [...this.root.querySelectorAll("[data-node]")];
-    const of = (chosen) => chosen.map((item) => Number(item.dataset.node));
+    const nodes = (elements) => elements.map((item) => Number(item.dataset.node));
     return {
-      open: of(items.filter((item) => item.getAttribute("aria-expanded") === "true")),
-      details: of(items.filter((item) => item.classList.contains("opened"))),
+      open: nodes(items.filter((item) => item.getAttribute("aria-expanded") === "true")),
+      details: nodes(items.filter((item) => item.classList.contains("opened"))),
       tab: Number(this.root.querySelector("[tabindex='0']")?.dataset.node || 0),
       focused: this.root.contains(document.activeElement),
-      fans: this.fans,
+      displayed: this.displayed,
     };
   }
 
   async restore(state) {
-    this.fans = state.fans;
+    this.displayed = state.displayed;
     for (const node of state.open) await this.expand(node);
     for (const node of state.details) if (this.item(node)) await this.detail(node, true);
     if (this.item(state.tab)) this.tabStop(this.item(state.tab));

@@ -10,11 +10,11 @@ from rstar_math.search.tree import ROOT, Node, Tree
 from rstar_math.search.voting import Choice
 from rstar_math.text import sanitize
 
-_COLUMN = 92
-_ROW = 15
-_LEFT = 16
+_COLUMN_WIDTH = 92
+_ROW_HEIGHT = 15
+_LEFT_MARGIN = 16
 MAX_NODES = 600
-"""Nodes drawn at most: a picture of more shows nothing."""
+"""Maximum number of nodes in a picture; larger pictures are not readable."""
 STYLE = """
 .tree { font: 11px system-ui, sans-serif; }
 .tree text { fill: #24292f; }
@@ -36,41 +36,48 @@ STYLE = """
 
 
 def write_picture(store: RunStore, problem: str, target: Path) -> None:
-    """Write one problem's tree, as the run's first strategy grew it, as an SVG file."""
+    """Write the tree of a problem as an SVG file, from the first strategy with a result.
+
+    Raises `InputError` if there is no result or the tree is too large.
+    """
     for strategy in store.strategies():
         for result in store.results(strategy):
             if result.problem == problem:
                 tree = store.tree(problem, strategy)
                 if len(tree) > MAX_NODES:
                     raise InputError(
-                        f"The tree of {problem!r} has {len(tree) - 1} steps, and at most "
-                        f"{MAX_NODES - 1} can be drawn; see it with: rstar view {store.path}"
+                        f"The tree of {problem!r} has {len(tree) - 1} steps; a picture has at most "
+                        f"{MAX_NODES - 1}. Open the tree with: rstar view {store.path}"
                     )
                 write_text(target, [tree_svg(tree, result.choice, standalone=True)])
                 return
-    raise InputError(f"{store.path} has no result for the problem {problem!r}; see rstar view.")
+    raise InputError(
+        f"{store.path} has no result for the problem {problem!r}; list its problems with: "
+        f"rstar view {store.path}"
+    )
 
 
 def tree_svg(tree: Tree, choice: Choice, *, standalone: bool = False) -> str:
-    """The picture; "" for a tree too large to draw. `standalone` puts the styles in, for a file
-    of its own."""
+    """The picture as SVG; "" if the tree is empty or larger than `MAX_NODES`. `standalone` includes
+    the styles."""
     if not 1 < len(tree) <= MAX_NODES:
         return ""
     rows = _rows(tree)
     chosen = {ROOT, *tree.path(choice.node)} if choice.node is not None else set()
     depth = max(node.depth for node in tree)
-    height = (max(rows) + 2) * _ROW
-    width = _LEFT + depth * _COLUMN + 130
-    place = [
-        (_LEFT + n.depth * _COLUMN, (row + 1) * _ROW) for n, row in zip(tree, rows, strict=True)
+    height = (max(rows) + 2) * _ROW_HEIGHT
+    width = _LEFT_MARGIN + depth * _COLUMN_WIDTH + 130
+    positions = [
+        (_LEFT_MARGIN + n.depth * _COLUMN_WIDTH, (row + 1) * _ROW_HEIGHT)
+        for n, row in zip(tree, rows, strict=True)
     ]
-    marks = [
-        _edge(place[node.parent], place[index], chosen=index in chosen)
+    shapes = [
+        _edge(positions[node.parent], positions[index], chosen=index in chosen)
         for index, node in enumerate(tree)
         if node.parent >= ROOT
     ]
-    marks.sort(key=lambda mark: "chosen" in mark)
-    marks += [_dot(i, node, place[i], chosen=i in chosen) for i, node in enumerate(tree)]
+    shapes.sort(key=lambda shape: "chosen" in shape)  # chosen edges are drawn on top
+    shapes += [_dot(i, node, positions[i], chosen=i in chosen) for i, node in enumerate(tree)]
     title = (
         f"Search tree: {len(tree) - 1} steps, {len(tree.answers())} answers, "
         f"chosen answer {sanitize(choice.answer or 'none')}"
@@ -79,23 +86,23 @@ def tree_svg(tree: Tree, choice: Choice, *, standalone: bool = False) -> str:
     return (
         f'<svg class="tree" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height:.0f}" '
         f'width="{width}" height="{height:.0f}" role="img"><title>{escape(title)}</title>'
-        f"{style}{''.join(marks)}</svg>"
+        f"{style}{''.join(shapes)}</svg>"
     )
 
 
 def _rows(tree: Tree) -> list[float]:
-    """A row for each node: ends take the next free one, inner nodes the middle of their
+    """The row of each node: leaves take the next free row, inner nodes the middle of their
     children."""
     rows = [0.0] * len(tree)
-    following = 0
-    stack: list[tuple[int, bool]] = [(ROOT, False)]
+    next_row = 0
+    stack: list[tuple[int, bool]] = [(ROOT, False)]  # node, whether its children are done
     while stack:
-        index, back = stack.pop()
+        index, children_done = stack.pop()
         children = tree.nodes[index].children
         if not children:
-            rows[index] = float(following)
-            following += 1
-        elif back:
+            rows[index] = float(next_row)
+            next_row += 1
+        elif children_done:
             rows[index] = (rows[children[0]] + rows[children[-1]]) / 2
         else:
             stack.append((index, True))
@@ -104,21 +111,23 @@ def _rows(tree: Tree) -> list[float]:
 
 
 def _edge(start: tuple[int, float], end: tuple[int, float], *, chosen: bool) -> str:
-    """A curve from parent to child."""
+    """The curve from a parent to its child."""
     (x0, y0), (x1, y1) = start, end
     middle = (x0 + x1) / 2
-    mark = "chosen edge" if chosen else "edge"
+    css_class = "chosen edge" if chosen else "edge"
     curve = f"M{x0} {y0:.1f}C{middle} {y0:.1f} {middle} {y1:.1f} {x1} {y1:.1f}"
-    return f'<path class="{mark}" d="{curve}"/>'
+    return f'<path class="{css_class}" d="{curve}"/>'
 
 
-def _dot(index: int, node: Node, place: tuple[int, float], *, chosen: bool) -> str:
-    """A node's circle, and its answer or the reason why it has none."""
-    x, y = place
+def _dot(index: int, node: Node, position: tuple[int, float], *, chosen: bool) -> str:
+    """The circle of a node, with its answer or failure as a label."""
+    x, y = position
     kind = "answer" if node.answered else "failed" if node.failure else "node"
-    mark = f"chosen {kind}" if chosen else kind
+    css_class = f"chosen {kind}" if chosen else kind
     radius = 2.5 + min(4.0, node.visits**0.5)
-    dot = f'<circle class="{mark}" data-node="{index}" cx="{x}" cy="{y:.1f}" r="{radius:.1f}"/>'
+    dot = (
+        f'<circle class="{css_class}" data-node="{index}" cx="{x}" cy="{y:.1f}" r="{radius:.1f}"/>'
+    )
     label = sanitize((node.step.answer if node.answered and node.step else node.failure) or "")
     if not label:
         return dot

@@ -1,13 +1,13 @@
-// The page: what is open, side by side, kept up to date while a run is written.
-const view = { problem: null, columns: [], panes: new Map(), edition: 0, wanted: 0 };
+// The page: the open problem, and updates while a run is being written.
+const view = { problem: null, columns: [], panes: new Map(), edition: 0, request: 0 };
 
-function notice(words) {
-  byId("notice").textContent = words;
-  byId("notice").hidden = !words;
+function notice(text) {
+  byId("notice").textContent = text;
+  byId("notice").hidden = !text;
 }
 
-// Runs what may fail for the reader to see.
-async function guarded(work) {
+// Runs an action and shows its error as a notice.
+async function withNotice(work) {
   try {
     notice("");
     await work();
@@ -21,23 +21,23 @@ function columnLabel(key) {
 }
 
 async function openOverview() {
-  const html = await piece("overview");
+  const html = await fragment("overview");
   if (view.problem === null) byId("content").innerHTML = html;
 }
 
 async function openProblem(number, focus = true) {
-  const mine = ++view.wanted;
+  const request = ++view.request;
   view.problem = number;
   drawRows();
-  const html = await piece(`problem/${number}`);
-  if (mine !== view.wanted) return;
+  const html = await fragment(`problem/${number}`);
+  if (request !== view.request) return; // another problem was opened meanwhile
   const main = byId("content");
   main.innerHTML = html;
   const panes = make("div", { class: "panes" });
   main.append(compareBar(), panes);
   view.panes.clear();
   document.body.dataset.view = "problem";
-  place(number);
+  updateAddress(number);
   if (focus) {
     main.querySelector("h2").focus({ preventScroll: true });
     scrollTo(0, 0);
@@ -45,29 +45,30 @@ async function openProblem(number, focus = true) {
   await drawPanes();
 }
 
-function place(number) {
+// Writes the displayed problem and column into the address.
+function updateAddress(number) {
   const cell = rows[number]?.cells[list.pair[0]];
   if (!cell) return;
   try {
     history.replaceState(null, "", "#" + cell[2]);
   } catch {
-    // A page in a sandbox has no address to change.
+    // A sandboxed page cannot change its address.
   }
 }
 
-// Takes in a list of problems that is newer; the reader stays where they are.
-async function update(news) {
+// Applies a new problem list; the scroll position and the focus are kept.
+async function update(index) {
   const first = view.edition === 0 && !view.columns.length;
-  view.edition = news.edition;
-  if (news.rows) {
-    view.columns = news.columns;
-    list.filters = news.filters;
-    for (const row of news.rows) rows[row.i] = row;
+  view.edition = index.edition;
+  if (index.rows) {
+    view.columns = index.columns;
+    list.filters = index.filters;
+    for (const row of index.rows) rows[row.i] = row;
     choosePair();
     refilter();
   }
-  drawState(news);
-  if (!news.rows || first) return;
+  drawState(index);
+  if (!index.rows || first) return;
   if (view.problem === null) await openOverview();
   else {
     document.querySelector(".compare")?.replaceWith(compareBar());
@@ -75,7 +76,7 @@ async function update(news) {
   }
 }
 
-// With two runs, the first strategy of one beside the same of the other.
+// Selects the displayed columns; with two runs, the same strategy of both.
 function choosePair() {
   const [first] = view.columns;
   if (!first) return;
@@ -89,29 +90,29 @@ function choosePair() {
   }
 }
 
-function drawState(news) {
+function drawState(index) {
   const total = rows.length;
   const parts = view.columns.map((column) => `${column.label} ${column.done}/${total}`);
-  const words = news.writing ? "Running" : live ? "Not running" : "";
-  const few = parts.length <= 6 ? parts.join(", ") : `${parts.length} strategies`;
-  const text = [words, few].filter(Boolean).join(": ");
+  const state = index.writing ? "Running" : live ? "Not running" : "";
+  const columns = parts.length <= 6 ? parts.join(", ") : `${parts.length} strategies`;
+  const text = [state, columns].filter(Boolean).join(": ");
   if (byId("state").textContent !== text) byId("state").textContent = text;
-  document.body.dataset.writing = news.writing ? "1" : "0";
+  document.body.dataset.writing = index.writing ? "1" : "0";
 }
 
 async function poll() {
   let wait = 1000;
   if (!document.hidden) {
-    const began = performance.now();
+    const started = performance.now();
     try {
       await update(await index(view.edition));
-      wait = Math.max(wait, 4 * (performance.now() - began)); // large runs are asked for less often
+      wait = Math.max(wait, 4 * (performance.now() - started)); // polls large runs less often
       if (view.lost) notice("");
       view.lost = false;
     } catch {
       view.lost = true;
       wait = 4000;
-      notice("The viewer does not answer; start it again with rstar view.");
+      notice("The viewer's server does not respond; run rstar view again.");
     }
   }
   setTimeout(poll, wait);
@@ -146,19 +147,19 @@ function showList(focus) {
 
 function home() {
   view.problem = null;
-  view.wanted++;
+  view.request++;
   document.body.dataset.view = "problem";
   try {
     history.replaceState(null, "", "#");
   } catch {
-    // As in place().
+    // See updateAddress.
   }
   drawRows();
-  guarded(() => openOverview());
+  withNotice(() => openOverview());
 }
 
-// The problem and column that the address names.
-function named() {
+// The problem and column in the address, or null.
+function fromAddress() {
   const name = location.hash.slice(1);
   for (const row of name ? rows : []) {
     const found = Object.entries(row.cells).find(([, cell]) => cell[2] === name);
@@ -167,27 +168,28 @@ function named() {
   return null;
 }
 
-function follow() {
-  const found = named();
+// Opens the problem in the address; returns whether there is one.
+function openAddress() {
+  const found = fromAddress();
   if (!found) return false;
   if (rows[found[0]].cells[list.pair[0]]?.[2] !== location.hash.slice(1)) list.pair[0] = found[1];
-  guarded(() => openProblem(found[0]));
+  withNotice(() => openProblem(found[0]));
   return true;
 }
 
-async function begin() {
+async function start() {
   startList();
-  list.onOpen = (number) => guarded(() => openProblem(number));
+  list.onOpen = (number) => withNotice(() => openProblem(number));
   document.addEventListener("keydown", keys);
   byId("home").addEventListener("click", home);
   byId("back").addEventListener("click", () => showList("list"));
-  addEventListener("hashchange", follow);
+  addEventListener("hashchange", openAddress);
   await update(await index(0));
-  if (!follow()) {
+  if (!openAddress()) {
     if (rows.length === 1) await openProblem(0, false);
     else await openOverview();
   }
   if (live) setTimeout(poll, 1000);
 }
 
-guarded(begin);
+withNotice(start);

@@ -1,1 +1,1 @@
-"""What the API server and the viewer share."""
+"""Parts that the API server and the viewer share."""

@@ -1,8 +1,8 @@
 """Access control, request limits and request logging.
 
-Checks come before a body is read. What a page from another site could do in a browser is refused:
-a request from a foreign origin, and, where no key is asked for, one under a foreign host name (DNS
-rebinding).
+All checks run before the body is read. Two checks protect against other sites in a browser:
+requests with a foreign origin are rejected, and, if no API key is set, requests with a foreign
+host name too (DNS rebinding).
 """
 
 import asyncio
@@ -21,14 +21,14 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse, Response
 
 from rstar_math.errors import ConfigError, InputError, RstarError
-from rstar_math.web.server import LOG, Metrics, trace_of
+from rstar_math.web.server import LOG, Metrics, trace_ids
 
 KEYS_ENV = "RSTAR_API_KEYS"
-_SHORTEST = 16
+_MIN_KEY_CHARS = 16
 
 
-class Keys:
-    """Keys that are taken; without any everybody is let in."""
+class ApiKeys:
+    """The accepted API keys. Without any key, every request is accepted."""
 
     def __init__(self, keys: Iterable[str] = ()) -> None:
         self._digests = [sha256(key.encode()).digest() for key in keys]
@@ -36,38 +36,40 @@ class Keys:
     def __bool__(self) -> bool:
         return bool(self._digests)
 
-    def admit(self, authorization: str) -> bool:
-        """Whether an `Authorization` header brings one of the keys. Takes as long for any of
-        them."""
+    def accepts(self, authorization: str) -> bool:
+        """Whether an `Authorization` header contains one of the keys. Runs in constant time."""
         scheme, _, key = authorization.partition(" ")
-        given = sha256(key.strip().encode("utf-8", "surrogateescape")).digest()
-        found = [compare_digest(given, digest) for digest in self._digests]
-        return not found or (scheme.lower() == "bearer" and any(found))
+        digest = sha256(key.strip().encode("utf-8", "surrogateescape")).digest()
+        matches = [compare_digest(digest, accepted) for accepted in self._digests]
+        return not matches or (scheme.lower() == "bearer" and any(matches))
 
 
-def load_keys(file: Path | None) -> Keys:
-    """The keys of a file, one a line, and of the environment variable RSTAR_API_KEYS, separated by
-    commas. Raises `InputError` for a file that cannot be read or holds none, and `ConfigError` for
-    a key that is too easily guessed."""
+def load_keys(file: Path | None) -> ApiKeys:
+    """The keys of a file (one per line) and of RSTAR_API_KEYS (separated by commas).
+
+    Raises `InputError` if the file cannot be read or has no keys, and `ConfigError` if a key is
+    too easy to guess.
+    """
     keys = [key.strip() for key in os.environ.get(KEYS_ENV, "").split(",")]
     if file is not None:
         try:
             lines = file.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(
-                f"The file of keys {file} cannot be read ({error}); give one with a key a line."
+                f"Cannot read the API key file {file} ({error}); give a text file with one key "
+                "per line."
             ) from None
-        listed = [line.strip() for line in lines if not line.lstrip().startswith("#")]
-        if not any(listed):
-            raise InputError(f"{file} holds no keys; put one on each line.")
-        keys += listed
+        file_keys = [line.strip() for line in lines if not line.lstrip().startswith("#")]
+        if not any(file_keys):
+            raise InputError(f"{file} contains no API keys; write one key per line.")
+        keys += file_keys
     keys = [key for key in keys if key]
-    if any(len(key) < _SHORTEST or not key.isascii() for key in keys):
+    if any(len(key) < _MIN_KEY_CHARS or not key.isascii() for key in keys):
         raise ConfigError(
-            f"An API key has fewer than {_SHORTEST} characters or some that are not ASCII; make "
-            "one with: python -c 'import secrets; print(secrets.token_urlsafe(24))'"
+            f"An API key is shorter than {_MIN_KEY_CHARS} characters or not ASCII; generate one "
+            "with: python -c 'import secrets; print(secrets.token_urlsafe(24))'"
         )
-    return Keys(keys)
+    return ApiKeys(keys)
 
 
 def is_loopback(host: str) -> bool:
@@ -80,21 +82,21 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def check_open(host: str, keys: Keys) -> None:
-    """Refuse to let others in without a key. Raises `ConfigError`."""
+def require_keys(host: str, keys: ApiKeys) -> None:
+    """Raises `ConfigError` if other machines can reach the host and no API key is set."""
     if not is_loopback(host) and not keys:
         raise ConfigError(
-            f"--host {host} lets other machines in; give keys with --api-keys FILE or {KEYS_ENV}, "
-            "or leave --host out."
+            f"--host {host} accepts other machines and requires API keys; pass --api-keys FILE, "
+            f"set {KEYS_ENV}, or omit --host."
         )
 
 
-KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-"""The error's `type` by status; other 4xx are "invalid_request_error", 5xx "server_error"."""
+ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+"""The error's `type` by status. Other 4xx are "invalid_request_error", 5xx are "server_error"."""
 
 
 class ApiError(RstarError):
-    """A request that is not served, with what its client is told."""
+    """An error response in the format of the OpenAI API."""
 
     def __init__(
         self,
@@ -109,9 +111,9 @@ class ApiError(RstarError):
         self.status = status
         self.code = code
         self.param = param
-        """The field of the request that is at fault, as in "rstar.seconds"."""
+        """The invalid field of the request, for example "rstar.seconds"."""
         self.headers = dict(headers or {})
-        """Headers that belong to it, as Retry-After."""
+        """Additional response headers, for example Retry-After."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ApiError, (str(self), self.status), self.__dict__
@@ -119,25 +121,28 @@ class ApiError(RstarError):
     @property
     def body(self) -> dict[str, Any]:
         """The JSON of an OpenAI error."""
-        other = "server_error" if self.status >= 500 else "invalid_request_error"
-        kind = KINDS.get(self.status, other)
-        said = {"message": str(self), "type": kind, "param": self.param, "code": self.code}
-        return {"error": said}
+        default = "server_error" if self.status >= 500 else "invalid_request_error"
+        error_type = ERROR_TYPES.get(self.status, default)
+        error = {"message": str(self), "type": error_type, "param": self.param, "code": self.code}
+        return {"error": error}
 
 
 def api_error_of(error: BaseException) -> ApiError:
-    """What a client is told of an error that ended its request: our own sentences whole, of others
-    nothing, since they may hold what is not the client's to know."""
+    """The error response for an exception that ended a request.
+
+    Messages of our own errors are passed on. Messages of other exceptions are hidden: they may
+    contain data that the client must not see.
+    """
     if isinstance(error, ApiError):
         return error
     if isinstance(error, RstarError):
-        wrong = error.exit_code == InputError.exit_code
-        return ApiError(str(error), 400 if wrong else 502, code=_field_name(error))
-    return ApiError("The server failed in an unforeseen way; its log says how.", 500, code="bug")
+        is_input_error = error.exit_code == InputError.exit_code
+        return ApiError(str(error), 400 if is_input_error else 502, code=_error_code(error))
+    return ApiError("Internal server error; see the server's log.", 500, code="bug")
 
 
-def _field_name(error: RstarError) -> str:
-    """The error's class as a code: ModelUnreachableError is model_unreachable."""
+def _error_code(error: RstarError) -> str:
+    """The error's class in snake case: ModelUnreachableError becomes model_unreachable."""
     name = type(error).__name__.removesuffix("Error")
     return "".join(f"_{c.lower()}" if c.isupper() else c for c in name).lstrip("_")
 
@@ -154,114 +159,116 @@ ROUTES = (
     "/metrics",
     "/openapi.json",
 )
-OPEN = ("/health", "/openapi.json", "/trees/")
-"""Paths that need no key: what they tell is no secret, or has a name that cannot be guessed."""
-SEND_S = 60.0
-"""Longest time that a client may take to read a piece of an answer before it counts as gone."""
-GONE = 499
-"""The status that is written down for a client that left before its answer."""
-_ALWAYS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+PUBLIC_PATHS = ("/health", "/openapi.json", "/trees/")
+"""Paths that need no key: their content is not secret, or their names cannot be guessed."""
+SEND_TIMEOUT_S = 60.0
+"""Maximum time for a client to read one part of a response. After it, the client counts as
+disconnected."""
+CLIENT_CLOSED = 499
+"""The status that is logged if the client disconnects before the response."""
+_RESPONSE_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 
 
 @dataclass(frozen=True, slots=True)
 class AccessPolicy:
-    """Who may come in, and with what."""
+    """Which requests the server accepts."""
 
-    keys: Keys = field(default_factory=Keys)
+    keys: ApiKeys = field(default_factory=ApiKeys)
     origins: frozenset[str] = frozenset()
-    """Sites whose pages may ask, as in https://chat.example.org."""
+    """Sites whose pages may send requests, for example https://chat.example.org."""
     body_bytes: int = 2**20
-    """Largest body."""
+    """Maximum size of a request body."""
 
 
-class SlowClient(Exception):
-    """A client did not read what it was sent, for `SEND_S`."""
+class SlowClientError(Exception):
+    """A client did not read its response for `SEND_TIMEOUT_S`."""
 
 
 class AccessMiddleware:
-    """An ASGI app around another, which it lets requests through to."""
+    """ASGI middleware that checks, logs and counts every request."""
 
-    def __init__(self, app: App, rules: AccessPolicy, metrics: Metrics) -> None:
+    def __init__(self, app: App, policy: AccessPolicy, metrics: Metrics) -> None:
         self._app = app
-        self._rules = rules
+        self._policy = policy
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See ASGI; what is no HTTP is not served."""
+        """Handle one ASGI connection. Scopes other than HTTP are ignored."""
         if scope["type"] != "http":
             return
         headers = Headers(scope=scope)
-        visit = RequestLog(scope, send, headers, self._origin(headers))
-        scope["visit"] = visit
+        log = RequestLog(scope, send, headers, self._allowed_origin(headers))
+        scope["request_log"] = log
         self._metrics.in_flight.inc()
         try:
-            await self._admit(scope, receive, visit, headers)
-        except SlowClient:
-            visit.gone = True
+            await self._check_and_forward(scope, receive, log, headers)
+        except SlowClientError:
+            log.disconnected = True
         except Exception as error:
             if not isinstance(error, RstarError):
-                LOG.exception("a bug", extra={"facts": visit.facts})
+                LOG.exception("unexpected error", extra={"fields": log.fields})
             elif not isinstance(error, ApiError):
-                LOG.warning("failed: %s", error, extra={"facts": visit.facts})
-            if not visit.status:
-                await _refusal(api_error_of(error))(scope, receive, visit.send)
+                LOG.warning("failed: %s", error, extra={"fields": log.fields})
+            if not log.status:
+                await _error_response(api_error_of(error))(scope, receive, log.send)
         finally:
             self._metrics.in_flight.dec()
-            status = visit.status or GONE
+            status = log.status or CLIENT_CLOSED
             self._metrics.requests.labels(route_of(scope["path"]), status).inc()
-            visit.log()
-            del scope["visit"]  # It knows uvicorn's request, which knows the scope.
+            log.write()
+            del scope["request_log"]  # breaks the reference cycle scope -> log -> uvicorn -> scope
 
-    async def _admit(
-        self, scope: Scope, receive: Receive, visit: "RequestLog", headers: Headers
+    async def _check_and_forward(
+        self, scope: Scope, receive: Receive, log: "RequestLog", headers: Headers
     ) -> None:
-        """Check a request and let it through."""
-        rules, path = self._rules, scope["path"]
-        _check_source(headers, self._origin(headers), rules)
+        """Check a request and forward it to the app. Raises `ApiError`."""
+        policy, path = self._policy, scope["path"]
+        _check_origin(headers, self._allowed_origin(headers), policy)
         if scope["method"] == "OPTIONS" and "origin" in headers:
-            await Response(status_code=204)(scope, receive, visit.send)
+            await Response(status_code=204)(scope, receive, log.send)
             return
-        if not path.startswith(OPEN) and not rules.keys.admit(headers.get("authorization", "")):
+        authorization = headers.get("authorization", "")
+        if not path.startswith(PUBLIC_PATHS) and not policy.keys.accepts(authorization):
             raise ApiError(
-                "The API key is missing or wrong; send it as Authorization: Bearer KEY.",
+                "The API key is missing or invalid; send the header Authorization: Bearer KEY.",
                 401,
                 code="invalid_api_key",
                 headers={"WWW-Authenticate": "Bearer"},
             )
         length = headers.get("content-length", "0")
-        if length.isdecimal() and int(length) > rules.body_bytes:
-            raise too_large(rules.body_bytes)
-        await self._app(scope, receive, visit.send)
+        if length.isdecimal() and int(length) > policy.body_bytes:
+            raise body_too_large(policy.body_bytes)
+        await self._app(scope, receive, log.send)
 
-    def _origin(self, headers: Headers) -> str | None:
-        """The site that a request comes from, if it may."""
+    def _allowed_origin(self, headers: Headers) -> str | None:
+        """The request's origin if the policy allows it, else None."""
         origin = headers.get("origin")
-        return origin if origin in self._rules.origins else None
+        return origin if origin in self._policy.origins else None
 
 
 class RequestLog:
-    """One request: what is sent back, and what is written down of it."""
+    """Sends the response of one request and collects the fields of its log line."""
 
     def __init__(self, scope: Scope, send: Send, headers: Headers, origin: str | None) -> None:
         self.status = 0
-        """The answer's status; 0 before it began."""
-        self.gone = False
-        """Whether the client left before the end."""
+        """The response's status; 0 before the response starts."""
+        self.disconnected = False
+        """Whether the client disconnected before the response was complete."""
         self._send = send
         self._origin = origin
         self._started = monotonic()
-        self.facts: dict[str, Any] = {"method": scope["method"], "path": _short(scope["path"])}
-        self.facts["request"] = secrets.token_hex(8)
-        self.facts |= trace_of(headers.get("traceparent", ""))
+        self.fields: dict[str, Any] = {"method": scope["method"], "path": _log_path(scope["path"])}
+        self.fields["request"] = secrets.token_hex(8)
+        self.fields |= trace_ids(headers.get("traceparent", ""))
 
     async def send(self, message: MutableMapping[str, Any]) -> None:
-        """Send, with the headers that all answers have. Raises `SlowClient`."""
+        """Send an ASGI message; adds the headers of every response. Raises `SlowClientError`."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
             headers = MutableHeaders(raw=message.setdefault("headers", []))
-            for name, value in _ALWAYS.items():
+            for name, value in _RESPONSE_HEADERS.items():
                 headers.setdefault(name, value)
-            headers["X-Request-Id"] = self.facts["request"]
+            headers["X-Request-Id"] = self.fields["request"]
             if self._origin is not None:
                 headers["Access-Control-Allow-Origin"] = self._origin
                 headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type"
@@ -269,74 +276,75 @@ class RequestLog:
                 headers["Access-Control-Expose-Headers"] = "X-Request-Id, X-Rstar-Tree, Retry-After"
                 headers["Vary"] = "Origin"
         try:
-            async with asyncio.timeout(SEND_S):
+            async with asyncio.timeout(SEND_TIMEOUT_S):
                 await self._send(message)
         except TimeoutError:
-            raise SlowClient from None
+            raise SlowClientError from None
 
-    def log(self) -> None:
-        """Write the visit into the log."""
-        if self.gone:
-            self.facts["gone"] = True
-        self.facts["status"] = self.status or GONE
-        self.facts["seconds"] = round(monotonic() - self._started, 4)
-        LOG.info("request", extra={"facts": self.facts})
+    def write(self) -> None:
+        """Write the log line."""
+        if self.disconnected:
+            self.fields["gone"] = True
+        self.fields["status"] = self.status or CLIENT_CLOSED
+        self.fields["seconds"] = round(monotonic() - self._started, 4)
+        LOG.info("request", extra={"fields": self.fields})
 
 
-def too_large(most: int) -> ApiError:
-    """What is said to a body that is too large."""
+def body_too_large(max_bytes: int) -> ApiError:
+    """The error (413) for a request body of more than `max_bytes`."""
     return ApiError(
-        f"The body has more than {most} bytes, which is the most; shorten it.",
+        f"The request body is larger than {max_bytes} bytes; shorten it.",
         413,
         code="request_too_large",
     )
 
 
 def route_of(path: str) -> str:
-    """The route of a path, for counting: few, whatever is asked for."""
+    """The route of a path as a metric label. The number of labels is bounded."""
     if path in ROUTES:
         return path
-    for start in ("/v1/models/", "/trees/"):
-        if path.startswith(start):
-            return f"{start}{{name}}"
+    for prefix in ("/v1/models/", "/trees/"):
+        if path.startswith(prefix):
+            return f"{prefix}{{name}}"
     return "other"
 
 
-def _check_source(headers: Headers, allowed: str | None, rules: AccessPolicy) -> None:
-    """Refuse what a foreign page makes a browser send."""
+def _check_origin(headers: Headers, allowed: str | None, policy: AccessPolicy) -> None:
+    """Reject requests that pages of other sites send. Raises `ApiError` (403)."""
     host, origin = headers.get("host", ""), headers.get("origin")
-    if not rules.keys and not is_loopback(_name(host)):
+    if not policy.keys and not is_loopback(_host_name(host)):
         raise ApiError(
-            f"The host {host[:60]!r} is not this server; use localhost, or start it with keys.",
+            f"The host name {host[:60]!r} is not allowed; use localhost, or start the server with "
+            "API keys.",
             403,
             code="foreign_host",
         )
     own = (f"http://{host}", f"https://{host}")
     if origin is not None and origin not in own and allowed is None:
         raise ApiError(
-            "Pages of other sites may not ask; start the server with --allow-origin for this one.",
+            f"The origin {origin[:60]!r} is not allowed; start the server with --allow-origin URL.",
             403,
             code="foreign_origin",
         )
 
 
-def _name(host: str) -> str:
+def _host_name(host: str) -> str:
     """A Host header without its port."""
     if host.startswith("["):
         return host.partition("]")[0] + "]"
     return host.partition(":")[0]
 
 
-def _short(path: str) -> str:
-    """A path for the log, without the name that opens a tree."""
+def _log_path(path: str) -> str:
+    """A path for the log, without tree names: whoever knows a name can read the tree."""
     return "/trees/" if path.startswith("/trees/") else path[:200]
 
 
-def _refusal(refusal: ApiError) -> JSONResponse:
-    """A refusal as a response."""
-    return JSONResponse(refusal.body, refusal.status, refusal.headers)
+def _error_response(error: ApiError) -> JSONResponse:
+    """An error as a response."""
+    return JSONResponse(error.body, error.status, error.headers)
 
 
 def normalize_origins(origins: Iterable[str]) -> frozenset[str]:
-    """Sites as browsers name them."""
+    """Origins as browsers send them: lower case, no slash at the end."""
     return frozenset(origin.rstrip("/").lower() for origin in origins)

@@ -15,7 +15,7 @@ import uvicorn
 from rstar_math.config import Config, SearchConfig, load_config
 from rstar_math.costs import add_cost
 from rstar_math.errors import ModelUnreachableError
-from rstar_math.serve.app import Limits, build
+from rstar_math.serve.app import Capacity, build
 from rstar_math.serve.requests import ServerLimits
 from rstar_math.solver.solver import Solver
 from rstar_math.types import Cost, Question, Step
@@ -103,9 +103,9 @@ def live(
     policy: Any = None,
     *,
     config: Config | None = None,
-    terms: ServerLimits | None = None,
-    limits: Limits | None = None,
-    rules: AccessPolicy | None = None,
+    limits: ServerLimits | None = None,
+    capacity: Capacity | None = None,
+    access: AccessPolicy | None = None,
     head_s: float = 30.0,
     most: int = 1024,
 ) -> Iterator[Live]:
@@ -121,10 +121,10 @@ def live(
         async with Solver(config, **parts) as solver:
             app = build(
                 solver,
-                terms=terms or (ServerLimits(config.search if policy is None else SEARCH)),
-                limits=limits,
-                rules=rules,
-                ending=server.end.is_set,
+                limits=limits or (ServerLimits(config.search if policy is None else SEARCH)),
+                capacity=capacity,
+                access=access,
+                is_shutting_down=server.end.is_set,
             )
             uvicorns.append(uvicorn.Server(server_config(app, most)))
             ready.set()

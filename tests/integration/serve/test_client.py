@@ -7,7 +7,7 @@ from typing import Any
 import openai
 import pytest
 
-from rstar_math.web.access import AccessPolicy, Keys
+from rstar_math.web.access import AccessPolicy, ApiKeys
 from tests.integration.serve.live import ASK, Adder, Live, live
 
 KEY = "a-key-of-enough-length"
@@ -222,7 +222,7 @@ def test_the_question_is_the_last_user_message_or_all_of_it() -> None:
 
 
 def test_a_wrong_key_is_an_authentication_error() -> None:
-    with live(Adder(), rules=AccessPolicy(Keys([KEY, "another-key-that-is-taken"]))) as server:
+    with live(Adder(), access=AccessPolicy(ApiKeys([KEY, "another-key-that-is-taken"]))) as server:
         assert client(server).chat.completions.create(model="rstar", messages=ASK).choices
         stranger = openai.OpenAI(base_url=server.url, api_key="not-the-key", max_retries=0)
         with pytest.raises(openai.AuthenticationError) as refused:

@@ -22,7 +22,7 @@ QUESTION = "Ann has 4 boxes of 6 pens. She gives 5 pens away. How many are left?
 @pytest.fixture(scope="module")
 def server() -> Iterator[Live]:
     config = load_config(None, TINY)
-    with live(config=config, terms=ServerLimits(config.search, seconds=100)) as server:
+    with live(config=config, limits=ServerLimits(config.search, seconds=100)) as server:
         yield server
 
 

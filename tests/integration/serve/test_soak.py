@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from rstar_math.serve.app import Limits
+from rstar_math.serve.app import Capacity
 from rstar_math.types import Question, Step
 from tests.integration.serve.live import Adder, Live, live
 
@@ -77,7 +77,7 @@ async def crowd(port: int, numbers: range) -> list[bool]:
 
 def test_clients_that_vanish_leave_nothing_behind() -> None:
     policy: Any = Counting()
-    with live(policy, limits=Limits(concurrency=8, trees=4)) as server:
+    with live(policy, capacity=Capacity(concurrency=8, trees=4)) as server:
         port = int(server.root.rpartition(":")[2])
         assert all(asyncio.run(crowd(port, range(12))))
         before = _left(server)

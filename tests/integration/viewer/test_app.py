@@ -90,7 +90,7 @@ def test_the_page_runs_its_own_script_and_loads_nothing(client: Client) -> None:
         {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "iframe"},
     ],
 )
-@pytest.mark.parametrize("path", ["/", "/index", "/piece/overview"])
+@pytest.mark.parametrize("path", ["/", "/index", "/fragment/overview"])
 def test_other_sites_are_refused(client: Client, path: str, headers: dict[str, str]) -> None:
     answer = client.ask(path, headers=headers)
     assert answer.status_code == 403
@@ -105,7 +105,7 @@ def test_a_link_from_elsewhere_may_be_followed(client: Client) -> None:
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
 def test_nothing_can_be_started_or_changed(client: Client, method: str) -> None:
-    for path in ("/", "/index", "/piece/overview", "/v1/chat/completions"):
+    for path in ("/", "/index", "/fragment/overview", "/v1/chat/completions"):
         assert client.ask(path, method).status_code in (404, 405)
 
 
@@ -126,7 +126,7 @@ def test_nothing_can_be_started_or_changed(client: Client, method: str) -> None:
     ],
 )
 def test_a_piece_that_is_none_is_refused_with_a_sentence(client: Client, name: str) -> None:
-    answer = client.ask(f"/piece/{name}")
+    answer = client.ask(f"/fragment/{name}")
     assert answer.status_code == 404
     assert "reload" in answer.json()["error"]["message"]
 
@@ -137,13 +137,13 @@ def test_the_list_and_the_pieces(client: Client) -> None:
     assert len(index["rows"]) == 8
     assert client.index(index["edition"]).keys() == {"edition", "writing"}
     assert client.ask("/index?since=nonsense").json()["rows"]
-    assert "Why this answer won" in client.ask("/piece/result/0/0.1").text
-    shape = client.ask("/piece/tree/0/0.1").json()
-    lines = client.ask("/piece/lines/0/0.1/0").json()
+    assert "Why this answer won" in client.ask("/fragment/result/0/0.1").text
+    shape = client.ask("/fragment/tree/0/0.1").json()
+    lines = client.ask("/fragment/lines/0/0.1/0").json()
     assert len(lines) == len(shape["parents"]) == len(shape["marks"])
     assert all("N " in line for line in lines)
     assert sum("chosen" in line for line in lines) == len(shape["chosen"])
-    steps = client.ask("/piece/steps/0/0.1/0").json()
+    steps = client.ask("/fragment/steps/0/0.1/0").json()
     assert any('class="code"' in step for step in steps)
 
 
@@ -193,19 +193,19 @@ def test_an_evolution_is_seen_round_by_round(tmp_path: Path) -> None:
     labels = [column["label"] for column in second["columns"]]
     assert labels == ["round-1/search.rstar: mcts", "round-2/search.rstar: mcts"]
     assert second["rows"][0]["cells"].keys() == {"0.0", "1.0"}
-    assert "Rounds" not in client.ask("/piece/overview").text
+    assert "Rounds" not in client.ask("/fragment/overview").text
     rounds = {"rounds": [{"number": 1, "searched": 4, "solved": 1}]}
     (tmp_path / "report.json").write_text(json.dumps(rounds))
     assert client.index(second["edition"])["rows"] == []
-    assert "<h3>Rounds</h3>" in client.ask("/piece/overview").text
+    assert "<h3>Rounds</h3>" in client.ask("/fragment/overview").text
 
 
 def test_a_tree_of_20000_nodes_is_sent_in_pieces(tmp_path: Path) -> None:
     client = Client(write_large(tmp_path / "large.rstar", 20_000))
     before = process_time()
-    shape = client.ask("/piece/tree/0/0.0").json()
-    client.ask("/piece/result/0/0.0")
-    lines = client.ask("/piece/lines/0/0.0/0").json()
+    shape = client.ask("/fragment/tree/0/0.0").json()
+    client.ask("/fragment/result/0/0.0")
+    lines = client.ask("/fragment/lines/0/0.0/0").json()
     assert process_time() - before < 2.0  # measured: 0.4
     assert len(shape["parents"]) == 20_000
     assert len(lines) == 256
@@ -238,5 +238,5 @@ def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
     words.write_text('{"format": 99, "nodes": []}')
     with pytest.raises(StoreError, match="format 99"):
         viewer_app([words])
-    with pytest.raises(InputError, match="no run in the folder"):
+    with pytest.raises(InputError, match="contains no run"):
         viewer_app([tmp_path])

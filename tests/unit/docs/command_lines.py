@@ -132,7 +132,7 @@ def _value_faults(verb: str, command: Any, param: Any, value: str, words: list[s
 def _read_setting(verb: str, words: list[str], setting: str) -> None:
     """Has a setting read as the command reads it."""
     from rstar_math.cli.data import curation_config
-    from rstar_math.cli.options import section_of
+    from rstar_math.cli.options import parse_section
     from rstar_math.training.settings import PolicyTraining, PreferenceTraining, ProbeTraining
 
     if setting.isupper() or setting.endswith("=VALUE"):
@@ -143,7 +143,7 @@ def _read_setting(verb: str, words: list[str], setting: str) -> None:
         curation_config([setting])
     elif verb.startswith("train"):
         ppm = ProbeTraining if "--probe" in words else PreferenceTraining
-        section_of(PolicyTraining if verb.endswith("policy") else ppm, [setting], "epochs=1")
+        parse_section(PolicyTraining if verb.endswith("policy") else ppm, [setting], "epochs=1")
     else:
         load_config("laptop", [setting])
 

@@ -96,12 +96,12 @@ def test_a_plan_fits_a_terminal_of_80_columns(monkeypatch: pytest.MonkeyPatch) -
     console = Console(width=80, record=True, force_terminal=False)
     monkeypatch.setattr(progress, "out", console)
     plan = planned(*WRITER)
-    progress.show_plan(plan)
+    progress.print_plan(plan)
     lines = console.export_text().splitlines()
     assert max(map(len, lines)) <= 80
     text = "\n".join(lines)
     for stage in plan.stages:
         assert stage.stage in text
-    assert "Drafts are reckoned from the recipe" in " ".join(text.split())
-    assert "300 problems to learn from" in " ".join(text.split())
+    assert "Drafts are estimated from the recipe" in " ".join(text.split())
+    assert "300 training problems" in " ".join(text.split())
     assert f"{sum(stage.calls for stage in plan.stages):,}" in text

@@ -54,8 +54,8 @@ def test_standard_input_is_read(
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("{", "Line 2 .* no JSON"),
-        ("[1]", "no JSON object"),
+        ("{", "Line 2 .* not JSON"),
+        ("[1]", "not a JSON object"),
         ('{"gold": "1"}', '"pred"'),
         ('{"gold": 1, "pred": "1"}', '"gold"'),
     ],

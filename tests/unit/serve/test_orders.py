@@ -15,15 +15,15 @@ from pydantic import ValidationError
 from rstar_math.config import SearchConfig
 from rstar_math.errors import ConfigError, ModelUnreachableError
 from rstar_math.search import Choice, Tree
-from rstar_math.serve.jobs import PIECE, SearchQueue, answer_text, progress, truncate
+from rstar_math.serve.jobs import TOKEN, SearchQueue, answer_text, progress, truncate
 from rstar_math.serve.requests import (
     ChatRequest,
     SearchRequest,
     ServerLimits,
-    chat_order,
+    chat_search,
     model_names,
     model_options,
-    read,
+    parse_body,
 )
 from rstar_math.types import Execution, ExecutionStatus, Question, Step
 from rstar_math.web import access
@@ -31,21 +31,23 @@ from rstar_math.web.access import (
     AccessMiddleware,
     AccessPolicy,
     ApiError,
-    Keys,
+    ApiKeys,
     Receive,
     Scope,
     Send,
     api_error_of,
-    check_open,
     is_loopback,
+    require_keys,
 )
-from rstar_math.web.server import BUCKETS_S, Metrics, trace_of
+from rstar_math.web.server import BUCKETS_S, Metrics, trace_ids
 
 
-def order(body: dict[str, Any], terms: ServerLimits | None = None) -> SearchRequest:
+def order(body: dict[str, Any], limits: ServerLimits | None = None) -> SearchRequest:
     """What a chat request asks for."""
     whole = {"model": "rstar", "messages": [{"role": "user", "content": "1 + 1?"}], **body}
-    return chat_order(read(ChatRequest, json.dumps(whole).encode()), terms or ServerLimits())
+    return chat_search(
+        parse_body(ChatRequest, json.dumps(whole).encode()), limits or ServerLimits()
+    )
 
 
 @pytest.mark.parametrize(
@@ -79,14 +81,14 @@ def test_names_that_are_listed_can_be_taken() -> None:
 
 
 def test_fields_come_before_the_name_and_the_name_before_the_server() -> None:
-    terms = ServerLimits(SearchConfig(strategy="sc@4", rollouts=9), seconds=20, tokens=500)
-    assert order({}, terms).strategy.name == "sc@4"
-    fast = order({"model": "rstar-fast", "rstar": {"confidence": 0.8, "tokens": 77}}, terms)
+    limits = ServerLimits(SearchConfig(strategy="sc@4", rollouts=9), seconds=20, tokens=500)
+    assert order({}, limits).strategy.name == "sc@4"
+    fast = order({"model": "rstar-fast", "rstar": {"confidence": 0.8, "tokens": 77}}, limits)
     assert (fast.search.confidence, fast.search.token_budget, fast.search.rollouts) == (0.8, 77, 9)
     wish = {"strategy": "greedy", "seconds": 99}
-    asked = order({"model": "rstar-mcts", "rstar": wish, "max_completion_tokens": 900}, terms)
-    assert (asked.strategy.name, asked.seconds, asked.cap) == ("greedy", 20, 500)
-    assert order({"max_completion_tokens": 90}, terms).cap == 90
+    asked = order({"model": "rstar-mcts", "rstar": wish, "max_completion_tokens": 900}, limits)
+    assert (asked.strategy.name, asked.seconds, asked.max_search_tokens) == ("greedy", 20, 500)
+    assert order({"max_completion_tokens": 90}, limits).max_search_tokens == 90
     assert order({"seed": -5}).search.seed == -5
 
 
@@ -116,9 +118,9 @@ def test_what_is_shown_is_a_beginning_without_a_stop(
     found = truncate(text, stop, most)
     assert text.startswith(found.text)
     assert not any(mark in found.text for mark in stop)
-    assert "".join(PIECE.findall(text)) == text
+    assert "".join(TOKEN.findall(text)) == text
     assert most is None or found.tokens <= most
-    if not stop and not found.cut:
+    if not stop and not found.truncated:
         assert found.text == text
 
 
@@ -141,42 +143,42 @@ def test_a_path_is_told_with_its_program_its_output_and_the_answer_last() -> Non
     assert "before the limit of 2 s ended the search" in nothing
 
 
-def test_the_desk_seats_in_order_and_counts() -> None:
-    desk = SearchQueue(seats=2, line=2)
-    first, second, third, fourth = (desk.enqueue() for _ in range(4))
-    assert (desk.taken, len(desk.waiting), fourth.position) == (2, 2, 1)
-    with pytest.raises(ApiError, match="2 searches are running and 2 wait"):
-        desk.enqueue()
-    desk.leave(third)
-    desk.leave(third)
-    desk.leave(first)
-    desk.leave(first)
-    assert fourth.turn.is_set()
-    assert not third.turn.is_set()
-    assert (desk.taken, len(desk.waiting)) == (2, 0)
-    desk.leave(second)
-    desk.leave(fourth)
-    assert desk.taken == 0
+def test_the_queue_is_first_in_first_out() -> None:
+    queue = SearchQueue(capacity=2, max_waiting=2)
+    first, second, third, fourth = (queue.enqueue() for _ in range(4))
+    assert (queue.running, len(queue.waiting), fourth.position) == (2, 2, 1)
+    with pytest.raises(ApiError, match="queue is full"):
+        queue.enqueue()
+    queue.release(third)
+    queue.release(third)
+    queue.release(first)
+    queue.release(first)
+    assert fourth.ready.is_set()
+    assert not third.ready.is_set()
+    assert (queue.running, len(queue.waiting)) == (2, 0)
+    queue.release(second)
+    queue.release(fourth)
+    assert queue.running == 0
 
 
 def test_keys_are_taken_whole() -> None:
-    keys = Keys(["a-long-enough-key", "another-long-key"])
-    assert keys.admit("Bearer another-long-key")
-    assert keys.admit("bearer  a-long-enough-key ")
+    keys = ApiKeys(["a-long-enough-key", "another-long-key"])
+    assert keys.accepts("Bearer another-long-key")
+    assert keys.accepts("bearer  a-long-enough-key ")
     for wrong in ("", "Bearer", "Bearer a-long-enough-ke", "Basic a-long-enough-key", "Bearer é"):
-        assert not keys.admit(wrong)
-    assert Keys().admit("")
+        assert not keys.accepts(wrong)
+    assert ApiKeys().accepts("")
 
 
 def test_what_is_the_loopback() -> None:
     for host in ("localhost", "127.0.0.1", "127.8.8.8", "::1", "[::1]"):
         assert is_loopback(host)
-        check_open(host, Keys())
+        require_keys(host, ApiKeys())
     for host in ("0.0.0.0", "::", "", "example.org", "127.0.0.1.evil.example", "192.168.1.2"):
         assert not is_loopback(host)
-        with pytest.raises(ConfigError, match="give keys"):
-            check_open(host, Keys())
-        check_open(host, Keys(["a-long-enough-key"]))
+        with pytest.raises(ConfigError, match="API keys"):
+            require_keys(host, ApiKeys())
+        require_keys(host, ApiKeys(["a-long-enough-key"]))
 
 
 def test_metrics_are_cumulative() -> None:
@@ -194,14 +196,14 @@ def test_metrics_are_cumulative() -> None:
 
 def test_traces_are_read_strictly() -> None:
     found = {"trace_id": "a" * 32, "span_id": "b" * 16, "trace_flags": "01"}
-    assert trace_of(f"00-{'a' * 32}-{'b' * 16}-01") == found
+    assert trace_ids(f"00-{'a' * 32}-{'b' * 16}-01") == found
     for trace, span, version in (
         ("a" * 31, "b" * 16, "00"),
         ("0" * 32, "b" * 16, "00"),
         ("a" * 32, "0" * 16, "00"),
         ("a" * 32, "b" * 16, "ff"),
     ):
-        assert trace_of(f"{version}-{trace}-{span}-01") == {}
+        assert trace_ids(f"{version}-{trace}-{span}-01") == {}
 
 
 def test_the_command_s_help_loads_no_server() -> None:
@@ -225,7 +227,7 @@ def test_of_a_body_full_of_faults_the_first_is_told(field: str, item: str) -> No
         ChatRequest.model_validate_json(body)
     assert fault.value.error_count() < 5, "it reads on after a fault"
     with pytest.raises(ApiError) as refused:
-        read(ChatRequest, body.encode())
+        parse_body(ChatRequest, body.encode())
     assert refused.value.status == 400
 
 
@@ -233,7 +235,7 @@ def test_lists_and_unknown_wishes_without_end_are_refused() -> None:
     turns = [{"role": "user", "content": "1?"}] * 5000
     with pytest.raises(ApiError, match="at most 4096"):
         order({"messages": turns})
-    with pytest.raises(ApiError, match="more than 200 faults"):
+    with pytest.raises(ApiError, match="more than 200"):
         order({"rstar": {f"k{i}": 1 for i in range(1000)}})
 
 
@@ -244,7 +246,7 @@ def test_a_model_s_name_is_ascii() -> None:
 
 
 def test_a_client_that_does_not_read_counts_as_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(access, "SEND_S", 0.02)
+    monkeypatch.setattr(access, "SEND_TIMEOUT_S", 0.02)
     metrics = Metrics()
     ended = []
 
@@ -271,9 +273,9 @@ def test_progress_is_told_to_people_and_programs() -> None:
     tree = Tree(Question("q", "1 + 1?"))
     asked = order({"model": "rstar-sc4"})
     begun = progress(tree, None, 1.0, asked)
-    assert begun.facts == {"steps": 0, "answers": 0, "answer": None, "share": None}
+    assert begun.fields == {"steps": 0, "answers": 0, "answer": None, "share": None}
     tree.add(0, Step(prose="\\boxed{2}", kind="answer", answer="2"))
     led = progress(tree, Choice("2", 1, 2 / 3, {"2": 2.0, "3": 1.0}), 2.0, asked)
-    assert led.facts == {"steps": 1, "answers": 1, "answer": "2", "share": 0.666667}
+    assert led.fields == {"steps": 1, "answers": 1, "answer": "2", "share": 0.666667}
     assert "Best so far: 2 (67% of the votes)." in led.line
-    assert led.news != begun.news
+    assert led.state != begun.state

@@ -17,7 +17,7 @@ from rstar_math.types import Cost, Execution, ExecutionStatus, Problem, Question
 from rstar_math.viewer.app import document, policy, write_page
 from rstar_math.viewer.overview import read_rounds, rounds_files, rounds_html
 from rstar_math.viewer.result import result_html, rule_of, vote_shares
-from rstar_math.viewer.sources import Column, TreeFile, flags, opened
+from rstar_math.viewer.sources import Column, TreeFile, matching_filters, open_source
 from rstar_math.viewer.steps import answer_html, prose_html, step_html
 
 MATHML = {"math", "mrow", "mi", "mn", "mo", "mtext", "mspace", "mfrac", "msqrt", "mroot", "msub"}
@@ -152,14 +152,14 @@ def test_why_an_answer_won_counts_those_that_voted() -> None:
     votes = {"3": 0.75, "4": 0.25}
     all_vote = Result("q", "sc@8", Choice("3", 2, 0.75, votes), None, Cost(), {})
     html = result_html(all_vote, tree, {})
-    assert "It had 75% of the votes, of 2 different answers at the ends of 3 paths" in html
-    assert "next came 4 with 25%" in html
+    assert "75% of the votes; 3 paths" in html
+    assert "next answer is 4 with 25%" in html
     best_votes = Result("q", "mcts", Choice("3", 2, 1.0, {"3": 1.0}), None, Cost(), {})
     html = result_html(best_votes, tree, {"search.answer": "top-of-runs"})
-    assert "It had 100% of the votes; 2 of 3 paths end in its words." in html
+    assert "100% of the votes; 2 of 3 paths" in html
     assert re.findall(r'<th scope="row">(\d)</th>.*?(\d+)%', html) == [("3", "100"), ("4", "0")]
     nothing = Result("q", "mcts", Choice(None, None, 0.0, {}), None, Cost(), {"<cut>": 2})
-    assert "How paths ended: 2 &lt;cut&gt;." in result_html(nothing, Tree(Question("q", "?")), {})
+    assert "2 &lt;cut&gt;" in result_html(nothing, Tree(Question("q", "?")), {})
 
 
 def result(answer: str | None, verdict: Verdict | None = None, **more: float) -> Result:
@@ -208,7 +208,7 @@ def test_filters(results: list[Result | None], expected: set[str]) -> None:
         others = {f"other{i}": result("1") for i in range(3)}
         held = others if one is None else others | {"p": one}
         columns.append(Column(f"0.{at}", 0, f"s{at}", f"s{at}", held, slow_s=2.0))
-    assert set(flags(columns, Problem(Question("p", "?")))) == expected
+    assert set(matching_filters(columns, Problem(Question("p", "?")))) == expected
 
 
 def test_the_policy_names_this_style_and_this_script() -> None:
@@ -239,7 +239,7 @@ def test_a_tree_of_a_file_is_shown_in_all_three_shapes(tmp_path: Path) -> None:
     }
     for name, text in shapes.items():
         (tmp_path / name).write_text(text)
-    bare, solved, rows = (opened(tmp_path / name) for name in shapes)
+    bare, solved, rows = (open_source(tmp_path / name) for name in shapes)
     (one,) = bare.results("tree")
     assert (one.choice.answer, one.choice.share, one.choice.node) == ("3", 0.75, 2)
     (one,) = solved.results("tree")
