@@ -109,7 +109,7 @@ def measure(spread: float | None, servers: int, trees: int, blocks: int) -> dict
     queried = sum(cache.queried_tokens for cache in caches.values())
     return {
         "cache_hit_rate": round(sum(cache.hit_tokens for cache in caches.values()) / queried, 3),
-        "moved": round(chooser.rerouted / world.requests, 3),
+        "rerouted": round(chooser.rerouted / world.requests, 3),
         "utilisation": round(
             sum(one.busy_s for one in slots.values()) / (SLOTS * servers * world.now), 3
         ),

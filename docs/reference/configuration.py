@@ -42,7 +42,7 @@ def configuration_page() -> str:
         ),
         ("Training a probe", "rstar train ppm --probe --set KEY=VALUE; in a recipe", ProbeTraining),
     ):
-        key = {PolicyTraining: "sft", PreferenceTraining: "preference", ProbeTraining: "head"}[
+        key = {PolicyTraining: "sft", PreferenceTraining: "preference", ProbeTraining: "probe"}[
             model
         ]
         lines += [f"## {title}", "", f"`{where}: [{key}]`", "", *table("", model)]

@@ -35,7 +35,7 @@ def test_the_embedded_model_proposes_steps_of_all_actions() -> None:
         model = await connect(SMALL)
         try:
             async with Grader(GradingConfig(workers=1)) as grader:
-                policy = ActionPolicy(model, CONFIG, group=grader.group, depth=5)
+                policy = ActionPolicy(model, CONFIG, group=grader.group, max_depth=5)
                 for prefix in ((), (ASKED,)):
                     with track_cost() as cost:
                         steps = await policy.propose(QUESTION, prefix, 2, seed=3)

@@ -99,6 +99,31 @@ def test_a_slow_consumer_holds_back_the_search() -> None:
     assert len(begun) == 40
 
 
+def test_a_question_and_a_strategy_may_be_plain_text() -> None:
+    async def once() -> None:
+        async with Solver(config(1), policy=ScriptedPolicy(script)) as solver:
+            solution = await solver.solve("Add 3, 5, 7 and 2.", "sc@4")
+            same = await solver.solve(solution.question, Strategy("sc", 4))
+            assert solution.answer == same.answer is not None
+            assert solution.question.text == "Add 3, 5, 7 and 2."
+            with pytest.raises(ConfigError, match="Unknown strategy"):
+                await solver.solve("1 + 1?", "magic")
+            with pytest.raises(InputError, match="surrogates"):
+                await solver.solve("half \ud83d")
+
+    asyncio.run(once())
+
+
+def test_a_policy_and_a_discriminator_of_your_own() -> None:
+    async def once() -> str | None:
+        peer = ScriptedCompleter(lambda prompt, n, seed: [" The answer is 4."] * n)
+        policy = ScriptedPolicy(script)
+        async with Solver(config(1), policy=policy, discriminator=peer) as solver:
+            return (await solver.solve("2 + 2?", "peer")).answer
+
+    assert asyncio.run(once()) == "4"
+
+
 def test_judging_is_a_thing_of_its_own() -> None:
     async def once() -> None:
         async with Solver(config(1), policy=ScriptedPolicy(script)) as solver:

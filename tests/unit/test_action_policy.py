@@ -62,7 +62,7 @@ def propose(
     seed: int = 7,
 ) -> list[Step]:
     config = CONFIG.model_copy(update={"enabled": tuple(allowed.split())})
-    policy = ActionPolicy(completer, config, group=by_text, depth=depth)
+    policy = ActionPolicy(completer, config, group=by_text, max_depth=depth)
     return asyncio.run(policy.propose(APPLES, prefix, k, seed=seed))
 
 

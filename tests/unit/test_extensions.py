@@ -2,11 +2,13 @@
 
 import asyncio
 import math
+from dataclasses import replace
 
 import pytest
 
 from rstar_math.config import Config, SearchConfig
 from rstar_math.errors import ConfigError
+from rstar_math.prompts.actions import ACTIONS, load_actions
 from rstar_math.search import SearchComponents, Tree, grow, run_strategy, to_record
 from rstar_math.search.sampling import sample_chains
 from rstar_math.search.selection import RULES, ChildStats, selection_rule
@@ -33,6 +35,7 @@ async def _twice(
 
 TWICE = StrategySpec("twice as many programs as asked for", _twice, default_size=3)
 NO_SPEC = "no strategy"
+SECOND_A1 = replace(ACTIONS["A1"])
 
 
 def least_visited(child: ChildStats, parent_visits: int, exploration: float) -> float:
@@ -103,3 +106,13 @@ def test_an_unknown_scorer_is_refused() -> None:
     with pytest.raises(ConfigError, match="module:factory"):
         scorer_factory("best")
     assert Config().search.scorer == "none"
+
+
+def test_an_action_that_cannot_be_loaded_is_named() -> None:
+    with pytest.raises(ConfigError, match="Unknown action 'A9'"):
+        load_actions(["A1", "A9"])
+    with pytest.raises(ConfigError, match="not an Action"):
+        load_actions([f"{__name__}:NO_SPEC"])
+    with pytest.raises(ConfigError, match="name of another action"):
+        load_actions([f"{__name__}:SECOND_A1"])
+    assert "A9" not in ACTIONS

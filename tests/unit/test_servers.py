@@ -55,7 +55,7 @@ def test_only_what_a_run_added_counts_also_when_a_server_began_again() -> None:
     use.last[URLS[1]] = MetricsSample(0, 0, 1100, 100)
     assert use.hit_rate == pytest.approx(300 / 400)
     use.running, use.waiting = [2.0, 4.0], [0.0, 1.0]
-    assert use.as_json()["running"] == {"mean": 3.0, "most": 4.0}
+    assert use.as_json()["running"] == {"mean": 3.0, "max": 4.0}
     summary = use.summary()
     assert "3 running" in summary
     assert "75%" in summary

@@ -15,11 +15,11 @@ from rstar_math.evolution import problem_sets
 from rstar_math.evolution.context import EvolutionContext
 from rstar_math.evolution.manifest import StageResult, digest
 from rstar_math.evolution.stages import Models, ModelVersion
+from rstar_math.grading import Grader
 from rstar_math.protocols import Scorer, Verifier
 from rstar_math.runs.store import RunStore
 from rstar_math.search.strategies import Strategy
 from rstar_math.search.tree import Tree
-from rstar_math.solver.components import grader
 from rstar_math.types import Problem, Question, Step
 
 RESAMPLES = 10_000
@@ -109,7 +109,7 @@ async def rerank(
     Without a scorer all samples have the same value.
     """
     with RunStore.read(path) as store:
-        async with grader(grading) as judges:
+        async with Grader(grading) as judges:
 
             async def trees() -> AsyncIterator[tuple[Tree, Verifier]]:
                 for problem in problems:

@@ -21,6 +21,7 @@ from rstar_math.evolution.problem_sets import (
     unreliable_in_earlier_rounds,
 )
 from rstar_math.evolution.recipe import Recipe
+from rstar_math.grading import Grader
 from rstar_math.models.downloads import resolve_model
 from rstar_math.models.loading import bundled_checkpoint, load_policy
 from rstar_math.models.names import parse_base
@@ -35,7 +36,6 @@ from rstar_math.runs.results import (
 )
 from rstar_math.runs.store import RunStore
 from rstar_math.search.strategies import Strategy
-from rstar_math.solver.components import grader
 from rstar_math.training.curation.curate import curate
 from rstar_math.training.dataset import DatasetSource, write_folder
 from rstar_math.training.rows import PreferenceRow, SftRow, annotated_rows, read_rows
@@ -301,7 +301,7 @@ async def _curate_runs(
     manifests: ManifestStore, recipe: Recipe, number: int, runs: Sequence[Path]
 ) -> StageResult:
     """Curate runs into `round-N/data`; the counts."""
-    async with grader(recipe.grading) as judges:
+    async with Grader(recipe.grading) as judges:
         curated = await curate(read_searches(runs), judges.group, recipe.curation)
     with RunStore.read(runs[0]) as store:
         source = DatasetSource(

@@ -93,8 +93,8 @@ class ServerMetrics:
         """Returns a summary as JSON values."""
         return {
             "servers": len(self.replicas.all),
-            "in_trouble": self._failed_servers,
-            "moved": self.replicas.rerouted,
+            "failed_servers": self._failed_servers,
+            "rerouted": self.replicas.rerouted,
             "running": _mean_and_maximum(self.running),
             "waiting": _mean_and_maximum(self.waiting),
             "cache_hit_rate": self.hit_rate,
@@ -162,4 +162,4 @@ async def _fetch(replica: Replica) -> MetricsSample | None:
 
 
 def _mean_and_maximum(values: Sequence[float]) -> dict[str, float] | None:
-    return {"mean": sum(values) / len(values), "most": max(values)} if values else None
+    return {"mean": sum(values) / len(values), "max": max(values)} if values else None

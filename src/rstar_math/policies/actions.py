@@ -39,20 +39,20 @@ class ActionPolicy:
     expansion's A2 votes that agree with it; without such votes, the share of this expansion's
     thoughts that state an answer.
 
-    A path has at most `depth` steps; see `prompts.actions.allowed_actions` for the last one. An
+    A path has at most `max_depth` steps; see `prompts.actions.allowed_actions` for the last one. An
     action whose request the server refuses proposes no steps. If all actions are refused, the
     first error is raised.
     """
 
     def __init__(
-        self, completer: Completer, config: ActionsConfig, *, group: AnswerGrouper, depth: int
+        self, completer: Completer, config: ActionsConfig, *, group: AnswerGrouper, max_depth: int
     ) -> None:
         self._completer = completer
         self._config = config
         self._prompts = load_action_prompts(config.prompt_set)
         self._enabled = load_actions(config.enabled)
         self._group = group
-        self._depth = depth
+        self._max_depth = max_depth
 
     async def propose(
         self, question: Question, prefix: Sequence[Step], k: int, *, seed: int
@@ -64,12 +64,12 @@ class ActionPolicy:
             prompts=self._prompts,
             config=self._config,
             k=k,
-            is_last=len(prefix) + 1 >= self._depth,
+            is_last=len(prefix) + 1 >= self._max_depth,
             seed=seed,
             completer=self._completer,
             group=self._group,
         )
-        names = allowed_actions(prefix, self._enabled, depth=self._depth)
+        names = allowed_actions(prefix, self._enabled, depth=self._max_depth)
         outcomes = await gather(_try_action(name, expansion) for name in names)
         results: dict[str, ActionResult] = {}
         errors: list[ModelError] = []

@@ -448,9 +448,9 @@ def run_snippet(
 ) -> Execution:
     """The result of running one program in the strict sandbox.
 
-    `wall_s` is the wall time in seconds; the processor time is limited to `SandboxConfig.cpu_s`
-    at most. `memory_mb` is in MiB above the pre-loaded interpreter. `output_bytes` limits what the
-    program prints. Failing code gives a status, never an exception.
+    `wall_s` limits the wall time in seconds; the processor time is limited to at most
+    `SandboxConfig.cpu_s`. `memory_mb` is in MiB above the pre-loaded interpreter. `output_bytes`
+    limits what the program prints. Failing code gives a status, never an exception.
 
     The first call starts a pool of interpreters that all callers share until the process ends. The
     call blocks. Any thread may call it, also one with a running event loop, and a forked copy of

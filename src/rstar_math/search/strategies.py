@@ -54,6 +54,8 @@ class StrategySpec:
     """Whether the size is a number of independent runs of size 1."""
     policy: str = "steps"
     """Policy that proposes steps: a key of `solver.components.POLICIES`."""
+    few_shot: bool = True
+    """Whether the prompts of policy "chain" contain worked examples."""
     scorer: Literal["none", "optional", "required"] | str = "optional"
     """Use of the configured scorer, or the name of a scorer in `solver.components.SCORERS`."""
     answer_rule: str = "majority"
@@ -182,6 +184,7 @@ STRATEGIES: dict[str, StrategySpec] = {
         sized=False,
         is_chain=True,
         policy="chain",
+        few_shot=False,
         scorer="none",
     ),
     "cot": StrategySpec(
@@ -253,7 +256,7 @@ class Strategy:
 
     @property
     def name(self) -> str:
-        """The text form that `parse_strategies` accepts, for example "mcts@16x4"."""
+        """The text form that `parse_strategy` accepts, for example "mcts@16x4"."""
         size = "" if self.n is None else f"@{self.n}"
         return f"{self.kind}{size}" + ("" if self.runs is None else f"x{self.runs}")
 
@@ -305,14 +308,14 @@ def parse_strategies(text: str) -> list[Strategy]:
     """
     strategies: list[Strategy] = []
     for name in (part.strip() for part in text.split(",")):
-        strategy = _parse_strategy(name)
+        strategy = parse_strategy(name)
         if strategy in strategies:
             raise ConfigError(f"Strategy {strategy.name} is listed twice; list it once.")
         strategies.append(strategy)
     return strategies
 
 
-def _parse_strategy(text: str) -> Strategy:
+def parse_strategy(text: str) -> Strategy:
     """Parse one strategy, for example "mcts@16x4". Raises `ConfigError`."""
     match = _NAME.match(text)
     if match is None or "0" in (match[2], match[3]):

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from rstar_math.config.loading import import_object
-from rstar_math.config.sections import Config, GradingConfig, SearchConfig
+from rstar_math.config.sections import Config, SearchConfig
 from rstar_math.errors import ConfigError
-from rstar_math.grading.grader import Grader
 from rstar_math.models.prompting import conversation_for, prompting_of
 from rstar_math.policies.actions import ActionPolicy
 from rstar_math.policies.completions import ChainDiscriminator, ChainPolicy, SubQuestionPolicy
@@ -106,7 +105,7 @@ def _chain_policy(components: Components, strategy: Strategy, search: SearchConf
     return ChainPolicy(
         model,
         components.config.actions,
-        few_shot=strategy.spec.sized,
+        few_shot=strategy.spec.few_shot,
         temperature=0.0 if strategy.is_greedy else None,
         conversation=conversation_for(components.config.policy, prompting_of(model)),
     )
@@ -115,7 +114,7 @@ def _chain_policy(components: Components, strategy: Strategy, search: SearchConf
 def _actions_policy(components: Components, strategy: Strategy, search: SearchConfig) -> Policy:
     depth = components.search_config(strategy, search).max_depth
     model = components.require_model(strategy.kind)
-    return ActionPolicy(model, components.config.actions, group=components.group, depth=depth)
+    return ActionPolicy(model, components.config.actions, group=components.group, max_depth=depth)
 
 
 def _subquestions_policy(
@@ -221,8 +220,3 @@ def scorer_factory(name: str) -> ScorerFactory:
         raise ConfigError(f"Unknown search.scorer {name!r}; use {known} or module:factory.")
     factory: ScorerFactory = import_object(name)
     return factory
-
-
-def grader(config: GradingConfig) -> Grader:
-    """Return a grader, for stages of an evolution that compare answers without a model."""
-    return Grader(config)

@@ -17,7 +17,7 @@ from rstar_math.protocols import AnswerGrouper, Completer, Executor, Policy, Sco
 from rstar_math.runs.results import PackedResult, pack_result
 from rstar_math.search.runner import choose, run_strategy
 from rstar_math.search.selection import selection_rule
-from rstar_math.search.strategies import Strategy, answer_rule
+from rstar_math.search.strategies import Strategy, answer_rule, parse_strategies, parse_strategy
 from rstar_math.search.tree import Tree
 from rstar_math.search.voting import Choice
 from rstar_math.solver.components import Components, scorer_factory
@@ -114,7 +114,13 @@ class Solver:
         if self._policy is not None:
             scorer = scorer or await self._open_scorer(None)
             self._components = Components(
-                self.config, self._policy, self._policy, executor, self.group, scorer
+                self.config,
+                self._policy,
+                self._policy,
+                executor,
+                self.group,
+                scorer,
+                discriminator=self._discriminator,
             )
             return
         model, discriminator = self._model, self._discriminator
@@ -190,8 +196,8 @@ class Solver:
 
     async def solve(
         self,
-        question: Question,
-        strategy: Strategy = MCTS,
+        question: Question | str,
+        strategy: Strategy | str = MCTS,
         *,
         tree: Tree | None = None,
         verifier: Verifier | None = None,
@@ -200,10 +206,15 @@ class Solver:
     ) -> Solution:
         """Search one question, or continue the search of `tree`, and return the solution.
 
-        A `verifier` makes the search terminal-guided; use it only for training data. `search`
-        replaces the configuration's section. Raises `ModelError` if the model cannot be called.
-        After an error or a cancellation, `tree` holds everything found so far.
+        `question` may be plain text, and `strategy` a name such as "sc@8". A `verifier` makes the
+        search terminal-guided; use it only for training data. `search` replaces the configuration's
+        section. After an error or a cancellation, `tree` holds everything found so far.
+
+        Raises `ModelError` if the model cannot be called, `ConfigError` for an unknown strategy,
+        and `InputError` for invalid text.
         """
+        question = _as_question(question) if isinstance(question, str) else question
+        strategy = parse_strategy(strategy) if isinstance(strategy, str) else strategy
         tree = tree or Tree(question)
         search = search or self.config.search
         with request_affinity(question.id):
@@ -228,7 +239,7 @@ class Solver:
         return await choose(tree, rule, search, self.group)
 
     async def map(
-        self, problems: Iterable[Problem], strategy: Strategy = MCTS, *, guided: bool = False
+        self, problems: Iterable[Problem], strategy: Strategy | str = MCTS, *, guided: bool = False
     ) -> AsyncGenerator[tuple[Problem, Solution], None]:
         """Solve problems concurrently, and yield each solution as soon as it is found.
 
@@ -237,18 +248,20 @@ class Solver:
         error is raised. Closing the generator cancels all searches.
         """
 
+        chosen = parse_strategy(strategy) if isinstance(strategy, str) else strategy
+
         async def solve_problem(problem: Problem) -> tuple[Problem, Solution]:
             verifier = None
             if guided and problem.reference is not None:
                 verifier = self._grader.verifier(problem.reference)
-            return problem, await self.solve(problem.question, strategy, verifier=verifier)
+            return problem, await self.solve(problem.question, chosen, verifier=verifier)
 
         remaining = iter(problems)
         running: set[asyncio.Task[tuple[Problem, Solution]]] = set()
         failure: RstarError | None = None
         try:
             while True:
-                while failure is None and len(running) < self.max_concurrent_searches(strategy):
+                while failure is None and len(running) < self.max_concurrent_searches(chosen):
                     problem = next(remaining, None)
                     if problem is None:
                         break
@@ -305,9 +318,6 @@ def solve(
     `model` and `strategy` have the same form as for `rstar solve`. The default strategy is the
     configuration's. `model` and `config` exclude each other. Raises `RstarError`.
     """
-    from rstar_math.problems.jsonl import question_id
-    from rstar_math.search.strategies import parse_strategies
-
     if config is not None and model is not None:
         raise ConfigError(
             "solve accepts a model or a config, not both; set config.model.url instead of model."
@@ -316,14 +326,23 @@ def solve(
     chosen, *others = parse_strategies(strategy or config.search.strategy)
     if others:
         raise ConfigError("solve accepts one strategy; compare several with rstar eval.")
-    if replace_surrogates(question) != question:
-        raise InputError("The question contains invalid characters (surrogates); remove them.")
+
+    as_question = _as_question(question)
 
     async def solve_once(config: Config) -> Solution:
         async with Solver(config) as solver:
-            return await solver.solve(Question(question_id(question), question), chosen)
+            return await solver.solve(as_question, chosen)
 
     return asyncio.run(solve_once(config))
+
+
+def _as_question(text: str) -> Question:
+    """Return a text as a question with a stable id. Raises `InputError` for invalid text."""
+    from rstar_math.problems.jsonl import question_id
+
+    if replace_surrogates(text) != text:
+        raise InputError("The question contains invalid characters (surrogates); remove them.")
+    return Question(question_id(text), text)
 
 
 class LocalSearcher:
