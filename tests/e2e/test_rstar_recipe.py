@@ -50,7 +50,7 @@ def test_solve_shows_actions_votes_and_the_second_look(
     assert run.returncode == 0, run.stderr
     assert re.search(r"\d% of the votes", run.stdout)
     assert "discriminator score" in run.stdout
-    assert "of them to check the work" in " ".join(run.stdout.split())
+    assert "of them by the discriminator" in " ".join(run.stdout.split())
     assert second.requests
     assert all("Answer:" in request["prompt"] for request in second.requests)
 
@@ -73,7 +73,7 @@ def test_eval_has_the_second_model_in_the_bill_and_goes_on(
     asked = len(first.requests), len(second.requests)
     again = rstar(*verb)
     assert (len(first.requests), len(second.requests)) == asked
-    assert "tokens of these by the second model" in " ".join(again.stdout.split())
+    assert "of the tokens by the discriminator" in " ".join(again.stdout.split())
     more = {"problem": sum_problem(9).question.text, "answer": sum_problem(9).reference}
     file.write_text(file.read_text() + json.dumps(more) + "\n")
     other = rstar(*verb[:-4], "--run", kept)

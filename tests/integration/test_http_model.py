@@ -218,8 +218,8 @@ def test_connect_settles_the_models_name(monkeypatch: pytest.MonkeyPatch) -> Non
     [
         ("http://127.0.0.1:9/v1", ModelUnreachableError, "nothing listens there"),
         ("http://no-such-host.invalid/v1", ModelUnreachableError, "No model server answers"),
-        ("ftp://127.0.0.1/v1", ConfigError, "no model"),
-        ("smollm", ConfigError, "no model"),
+        ("ftp://127.0.0.1/v1", ConfigError, "Unknown model"),
+        ("smollm", ConfigError, "Unknown model"),
         ("http://[::/v1", ConfigError, "not an address"),
     ],
 )

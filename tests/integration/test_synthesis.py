@@ -308,7 +308,7 @@ def test_the_same_folder_goes_on(place: Place, six: tuple[Path, Synthesis]) -> N
     assert {one.problem.id for one in fewer.kept} <= {one.problem.id for one in found.kept}
     stricter = asyncio.run(synthesize(order(place, min_agreement=4), folder))
     assert all(one.agreement.agreeing >= 4 for one in stricter.kept)
-    with pytest.raises(ConfigError, match="made with shots = 3 and now it is 2"):
+    with pytest.raises(ConfigError, match="created with shots = 3, not 2"):
         asyncio.run(synthesize(order(place, shots=2), folder))
     assert (place.drafter.drafts, len(place.drafter.asked)) == (drafts, asked)
 
@@ -355,7 +355,7 @@ def test_errors_are_one_sentence(place: Place, tmp_path: Path) -> None:
     few = write(tmp_path / "few.jsonl", TRAIN[:2])
     common = ("--out", str(tmp_path / "out.jsonl"), "--run", str(tmp_path / "run"))
     for args, said in (
-        ((str(few),), "Each request shows 3 seed problems and there are 2"),
+        ((str(few),), "needs 3 seed problems but there are only 2"),
         ((str(place.train), "--min-agreement", "11"), "min_agreement = 11 is above solutions = 10"),
     ):
         line = ["synthesize", *args, *common, "--requests", "1", "--model", place.server.url]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rstar_math.errors import InputError
-from rstar_math.grading import extract_answer
+from rstar_math.extraction import extract_stated_answer
 from rstar_math.prompts import FENCED, TAGS, few_shot_prompt, prompt_text
 from rstar_math.prompts.grammar import comment_text, program_output, split_code
 from rstar_math.types import Execution, ExecutionStatus, Question, Step
@@ -33,7 +33,7 @@ def solutions(draw: st.DrawFn) -> list[Step]:
     ends: bool = draw(st.booleans())
     if steps and ends:
         text = draw(body.filter(lambda t: bool(t.strip())))
-        steps.append(Step(prose=text, kind="answer", answer=extract_answer(text)))
+        steps.append(Step(prose=text, kind="answer", answer=extract_stated_answer(text)))
     return steps
 
 

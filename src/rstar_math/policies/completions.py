@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from rstar_math.config.sections import ActionsConfig, MutualConfig, PolicyConfig
 from rstar_math.costs import add_cost
-from rstar_math.extraction import extract_answer
+from rstar_math.extraction import extract_stated_answer
 from rstar_math.models.prompting import prompting_of, renderer_for
 from rstar_math.prompts.action_parsing import ANSWER_STOPS, parse_answer
 from rstar_math.prompts.families import chain_messages, chain_prompt, load_action_prompts
@@ -244,7 +244,9 @@ class ChainPolicy:
         )
         steps = []
         for c in completions:
-            step = parse_answer(c.text, kind="A2", finished=c.finished, stops=stop).step
+            step = parse_answer(
+                c.text, kind="A2", finished=c.finished, stops=stop, stated_only=False
+            ).step
             if step is not None:
                 steps.append(replace(step, reasoning=c.reasoning))
         _charge_unusable(completions, len(completions) - len(steps))
@@ -298,12 +300,12 @@ class ChainDiscriminator:
             temperature=self._config.temperature,
             seed=seed,
         )
-        already_answered = extract_answer(partial) is not None
+        already_answered = extract_stated_answer(partial) is not None
         answers: list[str | None] = []
         for c in completions:
-            answer = extract_answer(c.text) if c.finished else None
+            answer = extract_stated_answer(c.text) if c.finished else None
             if answer is None and c.finished and not already_answered:
-                answer = extract_answer(partial.rstrip() + c.text)
+                answer = extract_stated_answer(partial.rstrip() + c.text)
             answers.append(answer)
         _charge_unusable(completions, answers.count(None))
         return answers

@@ -23,7 +23,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from rstar_math.errors import InputError, MissingDependencyError
-from rstar_math.extraction import extract_answer
+from rstar_math.extraction import extract_stated_answer
 from rstar_math.problems.generated import MAX_TASKS, Task, generate, toy_tasks
 from rstar_math.problems.jsonl import COLUMNS, Columns, parse_problem, read_problems
 from rstar_math.types import Problem, Question
@@ -302,4 +302,4 @@ def _final_answer(reference: str | None) -> str | None:
     """The final answer of a whole solution; any other text unchanged."""
     if reference is None or (_SOLUTION not in reference and "\\boxed" not in reference):
         return reference
-    return extract_answer(reference) or reference
+    return extract_stated_answer(reference) or reference

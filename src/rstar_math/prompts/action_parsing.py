@@ -6,7 +6,7 @@ A parser returns a `ParsedSample`: a `Step`, or the reason why the sample is not
 import re
 from collections.abc import Sequence
 
-from rstar_math.extraction import extract_answer
+from rstar_math.extraction import extract_answer, extract_stated_answer
 from rstar_math.prompts.grammar import ParsedSample
 from rstar_math.prompts.subquestions import STOPS
 from rstar_math.types import Step
@@ -39,15 +39,22 @@ def states_answer(text: str) -> bool:
 
 
 def parse_answer(
-    text: str, *, kind: str, finished: bool, stops: Sequence[str] = ANSWER_STOPS
+    text: str,
+    *,
+    kind: str,
+    finished: bool,
+    stops: Sequence[str] = ANSWER_STOPS,
+    stated_only: bool = True,
 ) -> ParsedSample:
     """Parse a text that ends by stating an answer.
 
     `Step.answer` is the stated answer, even if the step does not end its path. `stops` are the
-    stop strings that the text was sampled with.
+    stop strings that the text was sampled with. Without `stated_only`, the value of the last
+    sentence counts as the answer of a text that states none.
     """
     prose, problem = _prose(text, finished=finished, stops=stops)
-    answer = None if problem else extract_answer(prose)
+    find = extract_stated_answer if stated_only else extract_answer
+    answer = None if problem else find(prose)
     if answer is None:
         return ParsedSample(None, problem or "no answer stated")
     return ParsedSample(Step(prose=prose, kind=kind, answer=answer))
@@ -64,7 +71,7 @@ def parse_thought(text: str, *, finished: bool) -> ParsedSample:
         return ParsedSample(None, problem)
     if not states_answer(prose):
         return ParsedSample(Step(prose=prose, kind="A1"))
-    answer = extract_answer(prose)
+    answer = extract_stated_answer(prose)
     if answer is None:
         return ParsedSample(None, "no answer stated")
     return ParsedSample(Step(prose=prose, kind="A1", answer=answer))

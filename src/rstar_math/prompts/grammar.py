@@ -51,7 +51,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from rstar_math.errors import InputError
-from rstar_math.extraction import extract_answer
+from rstar_math.extraction import extract_stated_answer
 from rstar_math.types import Execution, ExecutionStatus, Step
 
 OUTPUT_CHARS = 1024
@@ -187,7 +187,7 @@ class TaggedSteps:
         if mark is None and text.endswith("<"):
             return ParsedSample(None, "broken mark")
         if not in_code:
-            return ParsedSample(Step(prose=body, kind="answer", answer=extract_answer(body)))
+            return ParsedSample(Step(prose=body, kind="answer", answer=extract_stated_answer(body)))
         prose, code = split_code(body)
         return ParsedSample(Step(prose=prose, code=code, kind=kind))
 
@@ -285,7 +285,7 @@ class FencedSteps:
             return ParsedSample(None, problem)
         lead, body, kind = parts
         if kind == "answer":
-            return ParsedSample(Step(prose=body, kind="answer", answer=extract_answer(body)))
+            return ParsedSample(Step(prose=body, kind="answer", answer=extract_stated_answer(body)))
         prose, code = split_code(body)
         return ParsedSample(Step(prose=lead + prose, code=code, kind=kind))
 
@@ -299,7 +299,7 @@ class FencedSteps:
             return [], problem
         lead, body, kind = parts
         if kind == "answer":
-            return [Step(prose=body, kind="answer", answer=extract_answer(body))], None
+            return [Step(prose=body, kind="answer", answer=extract_stated_answer(body))], None
         steps: list[Step] = []
         pieces = _split_into_steps(body)
         for number, piece in enumerate(pieces, 1):
@@ -356,7 +356,7 @@ class FencedSteps:
             answer = text.rstrip()
             if not answer:
                 return None, "empty"
-            if stop == "```\n" and extract_answer(answer) is None:
+            if stop == "```\n" and extract_stated_answer(answer) is None:
                 return None, "code fence without a language"
             return ("", answer, "answer"), None
         body, kind = _code_end(body, stop)

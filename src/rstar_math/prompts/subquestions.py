@@ -18,7 +18,7 @@ from functools import cache
 from importlib.resources import files
 
 from rstar_math.errors import InputError
-from rstar_math.extraction import extract_answer
+from rstar_math.extraction import extract_stated_answer
 from rstar_math.prompts.grammar import ParsedSample
 from rstar_math.types import Question, Step
 
@@ -65,7 +65,7 @@ def parse_subquestion(question: Question, text: str, *, finished: bool) -> Parse
     pair = _PAIR.fullmatch(prose)
     if pair is None:
         return ParsedSample(None, "no sub-question with an answer")
-    stated = extract_answer(pair["answer"])
+    stated = extract_stated_answer(pair["answer"])
     if stated is None:
         return ParsedSample(None, "no answer stated")
     last = is_final_subquestion(question, pair["asked"])

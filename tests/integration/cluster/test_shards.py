@@ -35,9 +35,13 @@ def test_two_drivers_and_a_merge_come_to_one_run(tmp_path: Path) -> None:
         "problems": 5,
         "results": 5,
         "added": 5,
-        "twice": 0,
+        "duplicates": 0,
         "differing": 0,
     }
     with RunStore.read(out) as one, RunStore.read(runs["whole"]) as whole:
         assert one.digest() == whole.digest()
-    assert rstar("merge", out, runs["whole"]).stdout.splitlines()[1].startswith("5 were there")
+    assert (
+        rstar("merge", out, runs["whole"])
+        .stdout.splitlines()[1]
+        .startswith("5 results were present")
+    )

@@ -300,5 +300,5 @@ def test_addresses_may_be_a_list() -> None:
     config = Config.model_validate({"model": {"url": ["http://a/v1", "http://b/v1"]}})
     assert config.model.url == "http://a/v1,http://b/v1"
     assert (config.model.embedded, config.policy_server_count) == (False, 2)
-    with pytest.raises(ConfigError, match="no model"):
+    with pytest.raises(ConfigError, match="Unknown model"):
         asyncio.run(connect(ModelConfig(url="http://a/v1,local")))

@@ -169,7 +169,7 @@ def test_the_measuring_command_takes_either(models: Path, tmp_path: Path) -> Non
     for other in found[1:]:
         assert other["calibration_error"] == pytest.approx(found[0]["calibration_error"], abs=1e-2)
     args = ["eval-ppm", str(models / "ppm.gguf"), "--pairs", str(pairs)]
-    with pytest.raises(InputError, match="add --all"):
+    with pytest.raises(InputError, match="add --include-training-problems"):
         CliRunner().invoke(app, args, catch_exceptions=False)
 
 
@@ -234,7 +234,7 @@ def test_files_that_do_not_fit_are_refused(models: Path, tmp_path: Path) -> None
             RemotePPM.load(file)
     with pytest.raises(InputError, match="trained on another model"):
         RemotePPM.load(models / "ppm-adapter.gguf", base=str(other))
-    with pytest.raises(ConfigError, match="a server loads adapters itself"):
+    with pytest.raises(ConfigError, match="for the embedded model only"):
         asyncio.run(connect(ModelConfig(url="http://127.0.0.1:9/v1", adapter=str(lora))))
 
 

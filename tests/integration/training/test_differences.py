@@ -151,7 +151,7 @@ def test_the_command_says_how_much_the_adapter_holds(rounds: Path, tmp_path: Pat
     told = CliRunner().invoke(app, [*args, "--adapter", "--rank", "4", "--json"])
     assert told.exit_code == 0, told.output
     assert json.loads(told.stdout)["share_of_change"] == pytest.approx(1.0, abs=1e-5)
-    with pytest.raises(ConfigError, match="give --adapter too"):
+    with pytest.raises(ConfigError, match="requires --adapter"):
         CliRunner().invoke(app, args, catch_exceptions=False)
 
 

@@ -93,7 +93,7 @@ def test_what_is_missing_is_said(policy: str, tmp_path: Path) -> None:
         fails("train", "policy", str(tmp_path), "--out", str(tmp_path / "x"))
     with pytest.raises(ConfigError, match="epochs"):
         fails("train", "policy", str(tmp_path), "--out", "x", "--set", "epochs=-1")
-    with pytest.raises(InputError, match="nothing to measure"):
+    with pytest.raises(InputError, match="No data to evaluate on"):
         fails("eval-ppm", policy)
 
 
@@ -121,7 +121,7 @@ def test_choosing_by_a_ppm_is_held_against_votes_on_the_same_samples(
     assert (weighted["difference"], weighted["p"]) == (0, 1)
     shown = CliRunner().invoke(app, ["eval-ppm", str(tmp_path / "ppm"), "--run", str(run)])
     assert "no evidence that selection by weighted vote beats" in " ".join(shown.output.split())
-    with pytest.raises(InputError, match="sc@4; name one with --strategy"):
+    with pytest.raises(InputError, match=r"sc@4\. Select one with --strategy"):
         call("eval-ppm", str(tmp_path / "ppm"), "--run", str(run), "--strategy", "mcts")
 
 
@@ -130,7 +130,7 @@ def test_a_folder_without_pairs_says_what_it_has(policy: str, tmp_path: Path) ->
     from rstar_math.training.dataset import DatasetSource, write_folder
 
     write_folder(tmp_path / "data", Curated(), DatasetSource("r", "0", {}, ()), CurationConfig())
-    with pytest.raises(InputError, match="has no preference data as jsonl"):
+    with pytest.raises(InputError, match="has no preference data in JSONL"):
         call("train", "ppm", str(tmp_path / "data"), "--base", policy, "--out", str(tmp_path / "x"))
     assert not (tmp_path / "x").exists()
 
