@@ -3,29 +3,23 @@
 import time
 from collections.abc import Callable
 
-_START, _MOST = 500, 64_000
-_MEASURABLE_S = 0.004
+_MEASURABLE_S = 0.01
 
 
-def assert_linear(function: Callable[[str], object], text: Callable[[int], str]) -> None:
-    """Fail if doubling a text makes the function more than three times slower.
+def assert_linear(function: Callable[[str], object], piece: str, *, most: int) -> None:
+    """Fail if doubling a text of repeated pieces makes the function more than three times slower.
 
-    The smallest of several times counts, so that other processes do not matter. A function that
-    stays too fast to measure at the longest text passes.
+    Texts have at most `most` characters. A function that takes less than 10 ms for the longest
+    text passes. The smallest of several times counts, so that other processes do not matter.
     """
-    size = _START
-    while size < _MOST and _best(function, text(size)) < _MEASURABLE_S:
-        size *= 2
-    short = _best(function, text(size))
-    if short >= _MEASURABLE_S:
-        ratios = [_best(function, text(2 * size)) / _best(function, text(size)) for _ in range(3)]
-        assert min(ratios) < 3, f"{size} repetitions: {short:.4f} s, twice as many: x {ratios}"
+    long, short = piece * (most // len(piece)), piece * (most // len(piece) // 2)
+    if _time(function, long) < _MEASURABLE_S:
+        return
+    ratios = [_time(function, long) / max(_time(function, short), 1e-6) for _ in range(5)]
+    assert min(ratios) < 3, f"{piece!r}: twice the text takes {ratios} times as long"
 
 
-def _best(function: Callable[[str], object], text: str) -> float:
-    times = []
-    for _ in range(2):
-        start = time.process_time()
-        function(text)
-        times.append(time.process_time() - start)
-    return min(times)
+def _time(function: Callable[[str], object], text: str) -> float:
+    start = time.process_time()
+    function(text)
+    return time.process_time() - start

@@ -8,7 +8,7 @@ _BOX = re.compile(r"\\f?boxed\b|\\fbox\b")
 _NESTED_BOX = re.compile(r"\s{0,20}\\(?:f?boxed|fbox)\b")
 _SPACE = re.compile(r"\s{0,20}")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
-_UNBRACED_CONTENT = re.compile(r"\s*(\\[A-Za-z]+\{[^{}\n]{0,200}\}|[^\s{}$\\,;]+)")
+_UNBRACED_CONTENT = re.compile(r"\s{0,20}(\\[A-Za-z]{1,40}\{[^{}\n]{0,200}\}|[^\s{}$\\,;]+)")
 _BETWEEN_BOXES = re.compile(
     r"(?:[\s$*,;，；、&]|\\[()\[\],;!]|\\q?quad\b|\b(?:and|or)\b|和|或"
     r"|\\text\s*\{\s*(?:and|or)\s*\}|[A-Za-z](?:_\{?\w{1,4}\}?)?\s{0,3}=)*"
@@ -43,7 +43,8 @@ _CHOSEN_OPTION = re.compile(
     r"\b(?:choice|option|choose|select|pick)\s+(?:is\s+)?(?:\\text\s*\{\s*)?\(?([A-J])\)?(?![A-Za-z0-9])"
 )
 _SUBORDINATE_CLAUSE = re.compile(
-    r",?\s+(?:because|since|which|so that|where|as required|as desired)\b|,\s+(?:so|as|but|not)\b"
+    r",?\s{1,20}(?:because|since|which|so that|where|as required|as desired)\b"
+    r"|,\s{1,20}(?:so|as|but|not)\b"
 )
 _REMARK_AFTER_VALUE = re.compile(
     r"([-+]?[$€£¥]?\s?[-+]?\d(?:[\d.,/:]{0,30}\d)?\s?%?(?:\s+[A-Za-z/°²³]{1,20}){0,3}),\s+([a-z]{2,})\b(.?)"
@@ -61,7 +62,9 @@ _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
 _WRAPPED = re.compile(
     r"(?:\*\*(.+?)\*\*|__(.+?)__|`(.+?)`|\"([^\"]+)\"|“([^”]+)”|'([^']+)'|「([^」]+)」)", re.DOTALL
 )
-_VALUE_START = re.compile(r"(?:about\s+|approximately\s+)?[-+$€£¥(\[{\\√π∞]*\s?(?:\d|\\|[√π∞∅])")
+_VALUE_START = re.compile(
+    r"(?:(?:about|approximately)\s{1,20})?[-+$€£¥(\[{\\√π∞]{0,20}\s?(?:\d|\\|[√π∞∅])"
+)
 _VERB = re.compile(
     r"(?:\b(?:is|are|was|were|be|been|equals?|has|have|had|gets?|got|costs?|makes?|made|earns?|"
     r"earned|needs?|takes?|took|can|will|spends?|spent|pays?|paid|comes|totals?|gives?)\b|=)",
@@ -80,8 +83,8 @@ _CIRCUMSTANCE = re.compile(
 )
 """Words before a number that is not the result of a sentence, such as "in 12 days"."""
 _SENTENCE_END = re.compile(r"(?<=[^\s.])[.!?。！？](?=\s|\*|\"|$)|\n")
-_MAX_MATCHES = 20
-"""Number of answer phrases that are tried, from the last one backwards."""
+_MAX_MATCHES = 50
+"""Number of boxes or answer phrases that are tried, from the last one backwards."""
 _CONCLUSION_CHARS = 20_000
 """Length of the end of a text in which conclusions ("therefore x is ...") are searched."""
 _SENTENCE_CHARS = 2000
@@ -157,7 +160,7 @@ def boxed(text: str) -> str | None:
 
     Boxes that are separated only by commas, "and" or "or" form one answer: "2, 4, 9".
     """
-    matches = list(_BOX.finditer(text))
+    matches = _last_matches(_BOX, text)
     if not matches:
         return None
     closing = _closing_braces(text, matches[0].end())
@@ -242,14 +245,14 @@ def stated(text: str) -> str | None:
 
 def _statements(text: str) -> Iterator[_Statement]:
     """Yield the last statements of each kind."""
-    for match in list(_ANSWER_PHRASE.finditer(text))[-_MAX_MATCHES:]:
+    for match in _last_matches(_ANSWER_PHRASE, text):
         phrase = match.group().lower()
         is_final = phrase.startswith(("final", "####"))
         rank = 3 if is_final else 2 if "answer" in phrase or "答案" in phrase else 1
         yield from _statement(
             _first_clause(text[match.end() :][:_SENTENCE_CHARS]), rank, match.end()
         )
-    for match in list(_PHRASE_AFTER_VALUE.finditer(text))[-_MAX_MATCHES:]:
+    for match in _last_matches(_PHRASE_AFTER_VALUE, text):
         before = text[max(0, match.start() - 200) : match.start()]
         clause = _CONNECTIVE.sub("", _SENTENCE_END.split(before)[-1].strip(), count=1)
         for statement in _statement(_first_clause(clause), 2, match.end()):
@@ -258,6 +261,12 @@ def _statements(text: str) -> Iterator[_Statement]:
     offset = max(0, len(text) - _CONCLUSION_CHARS)
     for match in list(_CONCLUSION.finditer(text, offset))[-_MAX_MATCHES:]:
         yield from _statement(_first_clause(text[match.end() :][:_SENTENCE_CHARS]), 0, match.end())
+
+
+def _last_matches(pattern: re.Pattern[str], text: str) -> list[re.Match[str]]:
+    """Return the last matches at the end of a text; in the whole text if there are none."""
+    matches = list(pattern.finditer(text, max(0, len(text) - _CONCLUSION_CHARS)))
+    return (matches or list(pattern.finditer(text)))[-_MAX_MATCHES:]
 
 
 def _statement(answer: str, rank: int, position: int) -> Iterator[_Statement]:
@@ -388,7 +397,7 @@ def _sentence_value(sentence: str) -> str | None:
     return chosen[-1].group().strip() if chosen else None
 
 
-MAX_PROSE_CHARS = 4_000_000
+MAX_PROSE_CHARS = 200_000
 """Maximum number of characters that `extract_answer` reads, counted from the end of the text."""
 CALLS = frozenset(
     [

@@ -51,7 +51,7 @@ _TOKEN = re.compile(
 _FONT_COMMAND = re.compile(
     r"\\(text(?:bf|it|rm|normal|sf|tt)?|math(?:rm|sf|it|cal|scr)|mbox|rm)\s*\{([^{}]*)\}"
 )
-_ARGUMENT_START = re.compile(r"\s*[({\\a-z]")
+_ARGUMENT_START = re.compile(r"\s{0,20}[({\\a-z]")
 _VECTOR_COMMAND = re.compile(
     r"\\(?:mathbf|boldsymbol|vec|hat|bm|overrightarrow|bar|overline|widehat|tilde)\s*"
     r"\{?\s*\\?([A-Za-z]+)\s*\}?"

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from rstar_math.extraction import boxed, stated
+from rstar_math.extraction import MAX_PROSE_CHARS, boxed, stated
 from rstar_math.grading import exact
 from rstar_math.grading.equality import equal
 from rstar_math.grading.exact import approximate, rational_value
@@ -72,6 +72,7 @@ _HEDGE = re.compile(
     r"|answer\s*:|\\therefore|\\implies|\\Rightarrow|:|\\boxed)\s*",
     re.IGNORECASE,
 )
+_MAX_HEDGES = 4
 _SENTENCE = re.compile(
     r"^(?:[\w',\s$-]+?)\s(?:is|are|was|were|equals|has|have|had|costs?|be|gets?|makes?|earns?"
     r"|needs?|spent|saved|left with|is equal to|total is)\s+(?:equal to\s+|exactly\s+|about\s+"
@@ -80,7 +81,9 @@ _SENTENCE = re.compile(
 )
 _NEGATION = re.compile(r"\b(?:not|no|never|n't|cannot|isn't)\b", re.IGNORECASE)
 _TEXT_COMMAND = re.compile(r"\\text[a-z]*\s*\{([^{}$]*)\}")
-_NUMBER_IN_BASE = re.compile(r"([0-9A-Fa-f]+)(?:_\{? ?| ?\(?base )([0-9]{1,2}|[a-z]+) ?\}?\)?")
+_NUMBER_IN_BASE = re.compile(
+    r"([0-9A-Fa-f]{1,100})(?:_\{? ?| ?\(?base )([0-9]{1,2}|[a-z]+) ?\}?\)?"
+)
 _PROSE = re.compile(r"[A-Za-z]{3,}|^[A-Za-z]{2}$")
 _LISTED_NUMBER = re.compile(r"\d{1,3}(?:,\d{3})+")
 
@@ -132,11 +135,12 @@ def _parse_or_none(text: str) -> Node | None:
 def _candidates(text: str) -> list[str]:
     """The texts to parse in turn: without a unit, as it is, without a hedge or a sentence."""
     candidates = [text]
-    hedge = _HEDGE.match(text)
-    while hedge and hedge.end() < len(text):
+    for _ in range(_MAX_HEDGES):
+        hedge = _HEDGE.match(text)
+        if not hedge or hedge.end() == len(text):
+            break
         text = text[hedge.end() :]
         candidates.append(text)
-        hedge = _HEDGE.match(text)
     bare = strip_unit(text)
     if bare != text:
         candidates.insert(0, bare)
@@ -266,6 +270,8 @@ def _operation_form(name: str, args: tuple[Node, ...]) -> str:
     return f"{name}({', '.join(map(canonical_form, args))})"
 
 
+MAX_EXACT_CHARS = 500
+"""Longer answers are left to the numeric engine, which has a time limit."""
 NO_ANSWER = wrong("The answer is empty.")
 NO_REFERENCE = unknown("The reference is empty.")
 SAME_TEXT = right("The two are the same text.")
@@ -300,19 +306,22 @@ class ExactScalars:
 def grade_exactly(pred: str, gold: str) -> Grade | None:
     """The grade if exact arithmetic can decide it, else None.
 
-    The work is bounded: no number exceeds the limits, and no loop is longer than the texts.
+    The work is bounded: no number exceeds the limits, no loop is longer than the texts, and no
+    answer of more than `MAX_EXACT_CHARS` characters is parsed.
     """
     try:
-        return grade_pair(pred, gold, ExactScalars())
+        return grade_pair(pred, gold, ExactScalars(), max_chars=MAX_EXACT_CHARS)
     except (NeedsNumericEngine, ParseError):
         return None
 
 
-def grade_pair(pred: str, gold: str, scalars: ScalarComparer) -> Grade:
+def grade_pair(
+    pred: str, gold: str, scalars: ScalarComparer, *, max_chars: int = MAX_ANSWER_CHARS
+) -> Grade:
     """The grade of a pair of answers, with the given comparison of scalars.
 
-    Raises `NeedsNumericEngine` if that cannot decide, `ParseError` if one side is not mathematics
-    that the parser knows.
+    Raises `NeedsNumericEngine` if that cannot decide or an answer has more than `max_chars`
+    characters, `ParseError` if one side is not mathematics that the parser knows.
     """
     answer, reference = extract_core(pred), extract_core(gold)
     if not _CONTENT.search(answer):
@@ -324,6 +333,8 @@ def grade_pair(pred: str, gold: str, scalars: ScalarComparer) -> Grade:
         _strip_spaces(clean(gold[: MAX_ANSWER_CHARS + 1])),
     ):
         return SAME_TEXT
+    if max_chars < max(len(answer), len(reference)) <= MAX_ANSWER_CHARS:
+        raise NeedsNumericEngine
     try:
         pred_node, gold_node = parse_answer(answer), parse_answer(reference)
         same = equal(pred_node, gold_node, scalars) or (
@@ -360,6 +371,7 @@ def extract_core(text: str) -> str:
 
     It is the content of the last \\boxed, else the answer that a sentence states, else the text.
     """
+    text = text[-MAX_PROSE_CHARS:]
     found = boxed(text) if "box" in text else None
     if found is None and len(text) >= 6:
         found = stated(_TEXT.sub(r"\1", text) if "\\text" in text else text)
@@ -387,9 +399,12 @@ def _grade_for(reference: Node, same: bool) -> Grade:
 
 
 def canonical_key(answer: str) -> object:
-    """A key that only equal answers share; None for an answer that cannot be parsed."""
+    """A key that only equal answers share; None for an answer that is long or cannot be parsed."""
+    core = extract_core(answer)
+    if len(core) > MAX_EXACT_CHARS:
+        return None
     try:
-        node = parse_answer(extract_core(answer))
+        node = parse_answer(core)
     except (ParseError, LimitExceeded):
         return None
     number = exact.rational_value(node)
@@ -403,8 +418,11 @@ def could_be_equal(a: str, b: str) -> bool:
 
     True if that is unknown.
     """
+    cores = extract_core(a), extract_core(b)
+    if max(map(len, cores)) > MAX_EXACT_CHARS:
+        return True
     try:
-        first, second = parse_answer(extract_core(a)), parse_answer(extract_core(b))
+        first, second = map(parse_answer, cores)
     except (ParseError, LimitExceeded):
         return True
     if isinstance(first, Word) != isinstance(second, Word):

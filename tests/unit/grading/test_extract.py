@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rstar_math.extraction import extract_answer, extract_stated_answer
-from tests.growth import assert_linear
 
 _FOUND = [
     ("So the answer is \\boxed{42}.", "42"),
@@ -153,32 +152,6 @@ def test_the_answer_of_a_whole_output_is_found(text: str, answer: str | None) ->
 def test_a_part_of_a_solution_has_no_answer_yet(text: str) -> None:
     assert extract_answer(text) is not None
     assert extract_stated_answer(text) is None
-
-
-@pytest.mark.parametrize(
-    "piece",
-    [
-        "the answer is ",
-        "so x is ",
-        "\\boxed{1}, ",
-        "wait, ",
-        "48 is the answer. ",
-        "1 = ",
-        "**1** ",
-        "$1$ ",
-        "<|end|> ",
-        "in 1 ",
-        "is the answer ",
-        "1,",
-        "<|",
-        "\\boxed",
-        '"1',
-        "\n",
-        "and ",
-    ],
-)
-def test_time_grows_linearly(piece: str) -> None:
-    assert_linear(extract_answer, lambda n: piece * n + "the answer is " + piece * n)
 
 
 @given(st.text(alphabet="\\boxed{} 5$answeri\n.:#*", max_size=200))
