@@ -1,22 +1,29 @@
-"""Speed of grading with one worker: pairs per second, median, 99th percentile and maximum.
+"""Speed and accuracy of grading with one worker, beside math-verify on the same rows.
 
     python benchmarks/grading.py [--json] [--pairs N]
 
-The pairs are generated, half of them equal: numbers as in GSM8K, expressions as in MATH. No pair is
-in the grader's cache, and the start of the worker is not timed.
+Rows: generated pairs, half of them equal (numbers as in GSM8K, expressions as in MATH), and the
+hand-written table of the tests. Every row is new to the grader's cache, and no start of a process
+is timed. math-verify runs in this process, without its time limit; it is skipped if missing.
 """
 
 import argparse
 import asyncio
+import gc
 import json
 import random
 import statistics
 import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from rstar_math.config import GradingConfig
 from rstar_math.grading import Grader
+from rstar_math.types import Verdict
 
 Pair = tuple[str, str]
+"""An answer and its reference."""
+TABLE = Path(__file__).parents[1] / "tests" / "data" / "grading_cases.json"
 
 
 def number_pair(rng: random.Random) -> Pair:
@@ -79,6 +86,86 @@ async def measure(pairs: list[Pair]) -> dict[str, float]:
     }
 
 
+def table_rows() -> list[tuple[Pair, bool]]:
+    """The rows of the tests, and whether the answer is right."""
+    table = json.loads(TABLE.read_text(encoding="utf-8"))
+    rows = [((pred, gold), want == "right") for part in table.values() for gold, pred, want in part]
+    return list(dict(rows).items())
+
+
+def generated_rows(count: int) -> list[Pair]:
+    """Numbers and expressions, in turn."""
+    rng = random.Random(1)
+    makers = (number_pair, expression_pair)
+    return list(dict.fromkeys(makers[i % 2](rng) for i in range(count)))
+
+
+def math_verify_judge() -> Callable[[Pair], bool] | None:
+    """Whether math-verify accepts a pair; None if it is not installed."""
+    try:
+        from math_verify import parse, verify
+    except ImportError:
+        return None
+
+    def accepts(pair: Pair) -> bool:
+        pred, gold = pair
+        # The reference is given as a formula, which its authors recommend.
+        reference = parse(
+            gold if "$" in gold or "boxed" in gold else f"${gold}$", parsing_timeout=None
+        )
+        return bool(verify(reference, parse(pred, parsing_timeout=None), timeout_seconds=None))
+
+    return accepts
+
+
+async def ours(pairs: Sequence[Pair]) -> tuple[list[bool], float]:
+    """Decisions on the pairs and the seconds they took together."""
+    async with Grader(GradingConfig(workers=1)) as grader:
+        await grader.compare("\\sqrt{8}", "2\\sqrt{2}")
+        start = time.perf_counter()
+        grades = await grader.compare_many(pairs)
+        seconds = time.perf_counter() - start
+    return [grade.verdict is Verdict.RIGHT for grade in grades], seconds
+
+
+def theirs(accepts: Callable[[Pair], bool], pairs: Sequence[Pair]) -> tuple[list[bool], float]:
+    """The same for math-verify. A pair on which it fails counts as not accepted."""
+    accepts(("2\\sqrt{2}", "\\sqrt{8}"))
+    decisions = []
+    start = time.perf_counter()
+    for pair in pairs:
+        try:
+            decisions.append(accepts(pair))
+        except Exception:
+            decisions.append(False)
+    return decisions, time.perf_counter() - start
+
+
+def compare(count: int) -> dict[str, float]:
+    """Rates on generated rows, and decisions on the table, of both graders."""
+    rows, table = generated_rows(count), table_rows()
+    pairs, wanted = [pair for pair, _ in table], [right for _, right in table]
+    graders: dict[str, Callable[[Sequence[Pair]], tuple[list[bool], float]]] = {
+        "ours": lambda some: asyncio.run(ours(some))
+    }
+    if (accepts := math_verify_judge()) is not None:
+        graders["math_verify"] = lambda some: theirs(accepts, some)
+    figures: dict[str, float] = {"table_rows": len(table), "generated_rows": len(rows)}
+    for name, grader in graders.items():
+        gc.collect()
+        _, seconds = grader(rows)
+        decisions, table_s = grader(pairs)
+        false_rights = sum(d and not w for d, w in zip(decisions, wanted, strict=True))
+        agreed = sum(d == w for d, w in zip(decisions, wanted, strict=True))
+        figures |= {
+            f"{name}_rows_per_s": round(len(rows) / seconds, 1),
+            f"{name}_table_rows_per_s": round(len(pairs) / table_s, 1),
+            f"{name}_table_accuracy": round(agreed / len(table), 4),
+            f"{name}_table_false_rights": false_rights,
+        }
+    return figures
+
+
 def main() -> None:
     """Measure and print the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -92,6 +179,9 @@ def main() -> None:
         for key, value in asyncio.run(measure(pairs)).items():
             figures[f"{name}_{key}"] = value
             print(f"{name:8}{key:14}{value:>12}")
+    for key, value in compare(2 * options.pairs).items():
+        figures[key] = value
+        print(f"{key:32}{value:>12}")
     if options.json:
         print(json.dumps(figures))
 

@@ -19,6 +19,7 @@ from rstar_math.grading.nodes import (
     contains_operation,
     symbols,
 )
+from rstar_math.grading.residues import equal_residues
 from rstar_math.grading.rules import (
     UNREADABLE,
     UNREADABLE_REFERENCE,
@@ -61,10 +62,9 @@ class NumericScalars:
         x, y = exact.rational_value(a), exact.rational_value(b)
         if x is not None and y is not None:
             return exact.equal_numbers(x, y)
-        if not (symbols(a) or symbols(b)):
-            same = exact.equal_residues(a, b)
-            if same is not None:
-                return same
+        same = equal_residues(a, b)
+        if same is not None:
+            return same
         approximate = _has_decimal(a) or _has_decimal(b)
         verdicts = [
             _equal_at_points(_with_log(a, name), _with_log(b, name), approximate)

@@ -1,4 +1,4 @@
-"""Computes exact rational values of bounded size, residues of larger ones, and rough values."""
+"""Computes exact rational values of bounded size, and rough values."""
 
 import cmath
 import math
@@ -9,17 +9,12 @@ from math import comb, factorial, gcd, isqrt, lcm
 
 from rstar_math.grading.nodes import (
     MAX_BITS,
-    MAX_EXPONENT,
     MAX_FACTORIAL,
-    LimitExceeded,
     Node,
     Num,
     Operation,
     Sym,
 )
-
-_PRIMES = (2**61 - 1, 2**89 - 1, 2**107 - 1)
-"""Moduli of the residues. Different values agree in all three with probability < 2^-200."""
 
 
 def rational_value(node: Node) -> Num | None:
@@ -143,75 +138,6 @@ def equal_numbers(a: Num, b: Num) -> bool:
     return abs(a.value - b.value) * 10**6 <= max(abs(a.value), abs(b.value))
 
 
-def equal_residues(left: Node, right: Node) -> bool | None:
-    """Whether two rational expressions are equal, even if their values are too large to compute.
-
-    Each is evaluated modulo three Mersenne primes, so 9^{9^9} takes as long as 9^9. None if either
-    has no residue. Raises `LimitExceeded` for an exponent above the limit.
-    """
-    try:
-        for prime in _PRIMES:
-            a, b = _residue(left, prime), _residue(right, prime)
-            if a is None or b is None:
-                return None
-            if a != b:
-                return False
-    except ValueError:  # The prime divides a denominator.
-        return None
-    return True
-
-
-_WITH_RESIDUE = frozenset(("add", "mul", "div", "neg", "pow", "fact"))
-MAX_MODULAR_FACTORIAL = 10**6
-"""Largest argument of a factorial that is computed modulo the primes; it takes half a second."""
-
-
-@lru_cache(maxsize=64)
-def _factorial_residues(number: int) -> int:
-    """The factorial modulo the product of the three primes."""
-    modulus = _PRIMES[0] * _PRIMES[1] * _PRIMES[2]
-    result = 1
-    for factor in range(2, number + 1):
-        result = result * factor % modulus
-    return result
-
-
-def _residue(node: Node, prime: int) -> int | None:
-    if isinstance(node, Num):
-        if not node.exact:
-            return None
-        return node.value.numerator * pow(node.value.denominator, -1, prime) % prime
-    if not isinstance(node, Operation) or node.name not in _WITH_RESIDUE:
-        return None
-    if node.name == "fact":
-        number = rational_value(node.args[0])
-        if number is None or number.value.denominator != 1 or number.value < 0:
-            return None
-        if number.value > MAX_MODULAR_FACTORIAL:
-            raise LimitExceeded("A factorial is too large.")
-        return _factorial_residues(number.value.numerator) % prime
-    if node.name == "pow":
-        base, exponent = _residue(node.args[0], prime), rational_value(node.args[1])
-        if base is None or exponent is None or exponent.value.denominator != 1:
-            return None
-        if abs(exponent.value) > MAX_EXPONENT:
-            raise LimitExceeded("An exponent is too large.")
-        return pow(base, exponent.value.numerator, prime)
-    args = [_residue(arg, prime) for arg in node.args]
-    total = 0 if node.name == "add" else 1
-    for index, arg in enumerate(args):
-        if arg is None:
-            return None
-        if node.name == "add":
-            total += arg
-        elif node.name == "neg":
-            total = -arg
-        else:
-            total *= pow(arg, -1, prime) if node.name == "div" and index else arg
-        total %= prime
-    return total
-
-
 _UNARY: Mapping[str, Callable[[complex], complex]] = {
     "neg": lambda z: -z, "deg": lambda z: z, "abs": lambda z: complex(abs(z)), "ln": cmath.log,
     "log": cmath.log, "sin": cmath.sin, "cos": cmath.cos, "tan": cmath.tan,
@@ -273,3 +199,52 @@ def _evaluate(node: Node, variables: Mapping[str, complex]) -> complex:
     if node.name == "fact":
         return complex(math.gamma(args[0].real + 1))
     return _UNARY[node.name](args[0])
+
+
+_SAFE = frozenset((
+    "add", "mul", "div", "neg", "deg", "abs", "pow", "root", "ln", "sin", "cos", "tan", "atan",
+))  # fmt: skip
+_MAX_SAFE_VALUE = 1e8
+_MAX_SAFE_POWER = 100
+
+
+def differ_clearly(left: Node, right: Node) -> bool:
+    """Whether two constants certainly have different values.
+
+    False if they may be equal, or if their rough values cannot be trusted: with functions, powers
+    or intermediate values that magnify rounding errors.
+    """
+    try:
+        (a, a_scale), (b, b_scale) = _trusted_value(left), _trusted_value(right)
+    except (ArithmeticError, ValueError, KeyError, TypeError, RecursionError):
+        return False
+    return abs(a - b) > 1e-4 * max(a_scale, b_scale)
+
+
+def _trusted_value(node: Node) -> tuple[complex, float]:
+    """The value of a constant, and the largest absolute value that occurred on the way.
+
+    Raises `ValueError` if the value cannot be trusted to 8 digits of the latter, and what
+    `_evaluate` raises.
+    """
+    if isinstance(node, Operation) and node.args and node.name not in _SAFE:
+        raise ValueError
+    if not isinstance(node, Operation) or not node.args:
+        value, scale = _evaluate(node, {}), 0.0
+    else:
+        parts = [_trusted_value(arg) for arg in node.args]
+        scale = max(size for _, size in parts)
+        first = abs(parts[0][0])
+        if node.name in ("pow", "root", "ln") and first < 1e-6 * scale:
+            raise ValueError
+        if node.name in ("pow", "root") and abs(parts[1][0]) > _MAX_SAFE_POWER:
+            raise ValueError
+        if node.name == "div" and abs(parts[1][0]) < 1e-6 * scale:
+            raise ValueError
+        numbers = [Sym(str(index)) for index in range(len(parts))]
+        known = {str(index): part for index, (part, _) in enumerate(parts)}
+        value = _evaluate(Operation(node.name, tuple(numbers)), known)
+    scale = max(scale, abs(value))
+    if not scale < _MAX_SAFE_VALUE:
+        raise ValueError
+    return value, scale

@@ -11,6 +11,7 @@ from rstar_math.grading.exact import approximate, rational_value
 from rstar_math.grading.lexer import parse_in_base, tokenize
 from rstar_math.grading.nodes import (
     MAX_ANSWER_CHARS,
+    MAX_FACTORIAL,
     SCALARS,
     BracketedList,
     Choice,
@@ -38,6 +39,7 @@ from rstar_math.grading.normalize import clean, join_thousands
 from rstar_math.grading.parser import Parser
 from rstar_math.grading.phrases import parse_option, parse_phrase, plain_words
 from rstar_math.grading.relations import ScalarComparer
+from rstar_math.grading.residues import equal_residues, have_constant_ratio
 from rstar_math.grading.units import strip_unit
 from rstar_math.types import Verdict
 
@@ -284,23 +286,46 @@ _INSIGNIFICANT_SPACE = re.compile(r"(?<!\w) | (?!\w)")
 
 
 class ExactScalars:
-    """Compares scalars by their exact values and canonical forms only."""
+    """Compares scalars by their exact values, canonical forms, residues and rough values."""
 
     def equal(self, a: Node, b: Node) -> bool:
-        """Whether two scalars are equal. Raises `NeedsNumericEngine` if values and forms cannot
-        decide."""
+        """Whether two scalars are equal. Raises `NeedsNumericEngine` if these cannot decide."""
         x, y = exact.rational_value(a), exact.rational_value(b)
         if x is not None and y is not None:
             return exact.equal_numbers(x, y)
         if canonical_form(a) == canonical_form(b):
             return True
-        raise NeedsNumericEngine
+        same = equal_residues(a, b, max_factorial=MAX_FACTORIAL)
+        if same is None and not symbols(a) | symbols(b) and exact.differ_clearly(a, b):
+            return False
+        if same is None:
+            raise NeedsNumericEngine
+        return same
 
     def ratio_sign(self, a: Node, b: Node) -> int:
-        """1 for two scalars with the same form. Raises `NeedsNumericEngine` for all others."""
+        """The sign of a / b if it is a constant, else 0. Raises `NeedsNumericEngine` if unsure."""
         if canonical_form(a) == canonical_form(b):
             return 1
+        is_constant = have_constant_ratio(a, b)
+        if is_constant is None:
+            raise NeedsNumericEngine
+        return _sign_of_ratio(a, b) if is_constant else 0
+
+
+def _sign_of_ratio(a: Node, b: Node) -> int:
+    """The sign of a constant ratio, from rough values at three points."""
+    names = sorted(symbols(a) | symbols(b))
+    ratios = []
+    for shift in (0.37, 1.41, -0.73):
+        point = {name: complex(shift + 0.59 * k) for k, name in enumerate(names)}
+        x, y = approximate(a, point), approximate(b, point)
+        if x is None or y is None or abs(y) < 1e-6:
+            raise NeedsNumericEngine
+        ratios.append(x / y)
+    size = abs(ratios[0])
+    if size < 1e-6 or any(abs(r - ratios[0].real) > 1e-6 * size for r in ratios):
         raise NeedsNumericEngine
+    return 1 if ratios[0].real > 0 else -1
 
 
 def grade_exactly(pred: str, gold: str) -> Grade | None:
