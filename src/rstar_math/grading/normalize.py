@@ -43,6 +43,7 @@ _DELIMITERS = (
     ("$$", "$$"), ("$", "$"), (r"\[", r"\]"), (r"\(", r"\)"), ("**", "**"), ("```", "```"),
     ("`", "`"), ('"', '"'), ("'", "'"), ("``", "''"),
 )  # fmt: skip
+_FIRST_CHARS = frozenset(opening[0] for opening, _ in _DELIMITERS)
 _WRAPPER_COMMAND = re.compile(
     r"\\(?:boxed|fbox|text|textbf|textit|textrm|mathrm|mathbf|mbox|displaystyle|ensuremath)\s*(?=\{)"
 )
@@ -50,39 +51,48 @@ _LAYOUT_COMMAND = re.compile(
     r"\\(?:left|right)\s*\.(?!\d)|\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|nolimits"
     r"|hfill|hspace\{[^{}]*\}|vspace\{[^{}]*\}|phantom\{[^{}]*\}|label\{[^{}]*\}|tag\{[^{}]*\})(?![a-zA-Z])"
 )
-_REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
-        (r"\\[dt]binom(?![a-zA-Z])", r"\\binom"),
-        (r"\\operatorname\*?\s*\{\s*([a-zA-Z]+)\s*\}", r"\\\1 "),
-        (r"\^\s*\{\s*\\circ\s*\}|\^\s*\\circ(?![a-zA-Z])|\\degrees?(?![a-zA-Z])|\\textdegree", "°"),
-        (r"\bUS\s?(?=\d)", ""),
-        (rf"(?<![A-Za-z])(?:{'|'.join(CURRENCY_CODES)})\.?\s?(?=-?\d)", ""),
-        (r"(?<![\d.])(\d+(?:\.\d+)?)万", r"(\1*10000)"),
-        (r"(?<![\d.])(\d+(?:\.\d+)?)亿", r"(\1*100000000)"),
-        (rf"(?<=[\d}})°%])\s{{0,3}}(?:{MEASURE_WORDS})$", ""),
-        (r"或者?", " or "),
-        (r"[和且与及]", " and "),
-        (r"^(-?\d+) and (\d+/\d+)$", r"\1 \2"),
-        (r"(?<=\d)\s*[xX]\s*(?=10\s*(?:\^|\*\*))", r"\\times "),
-        (r"(?<=\d)(?:\\[,!;: ]|\{,\})\s?(?=\d{3}(?!\d))", ","),
-        (r"(?<=\d),\\!\s{0,3}(?=\d{3}(?!\d))", ","),
-        (r"(?<!\\)\\[,;:!> ]|~|\\(?:quad|qquad|enspace|thinspace)(?![a-zA-Z])|(?<!\\)\\\n", " "),
-        (r"\\[$€£]|\\(?:pounds|euro|textdollar)(?![a-zA-Z])", ""),
-        (r"(?<=\d)_(?=\d{3}(?!\d))", ""),
-        (r"\.(\d*)\\dot\s*\{?(\d)\}?(\d*)\\dot\s*\{?(\d)\}?", r".\1¦\2\3\4"),
-        (r"\.(\d*)\\(?:overline|bar|dot|overbar)\s*\{?\s*(\d+)\s*\}?", r".\1¦\2"),
-        (r"\.(\d*)\((\d+)\)(?!\w)", r".\1¦\2"),
-        (r"\.(\d{0,20}?)(\d)\2{2,}(?:\\[lc]?dots|\.\.\.)", r".\1¦\2"),
-        (r"\.(\d{0,20}?)(\d{2,6}?)\2+(?:\\[lc]?dots|\.\.\.)", r".\1¦\2"),
-        (r"\\text[a-z]*\s*\{\s*[.,;:]?\s*\}", " "),
-        (r"(\d)(?:\\[lc]?dots|\.\.\.)$", r"\1"),
-        (r"\bnp\.(?:float|int)\d*\(([^()]*)\)", r"\1"),
-        (r"\bInterval\.(open|Lopen|Ropen)\b", r"Interval\1"),
-        (r"\b(?:S|sp|sympy|math|np|numpy|fractions)\.(?=[A-Za-z])", ""),
+_REWRITES: tuple[tuple[str, re.Pattern[str], str], ...] = tuple(
+    (needed, re.compile(pattern), replacement)
+    for needed, pattern, replacement in (
+        ("\\", r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
+        ("\\", r"\\[dt]binom(?![a-zA-Z])", r"\\binom"),
+        ("\\", r"\\operatorname\*?\s*\{\s*([a-zA-Z]+)\s*\}", r"\\\1 "),
+        (
+            "\\",
+            r"\^\s*\{\s*\\circ\s*\}|\^\s*\\circ(?![a-zA-Z])|\\degrees?(?![a-zA-Z])|\\textdegree",
+            "°",
+        ),
+        ("US", r"\bUS\s?(?=\d)", ""),
+        ("", rf"(?<![A-Za-z])(?:{'|'.join(CURRENCY_CODES)})\.?\s?(?=-?\d)", ""),
+        ("万", r"(?<![\d.])(\d+(?:\.\d+)?)万", r"(\1*10000)"),
+        ("亿", r"(?<![\d.])(\d+(?:\.\d+)?)亿", r"(\1*100000000)"),
+        ("", rf"(?<=[\d}})°%])\s{{0,3}}(?:{MEASURE_WORDS})$", ""),
+        ("或", r"或者?", " or "),
+        ("", r"[和且与及]", " and "),
+        (" and ", r"^(-?\d+) and (\d+/\d+)$", r"\1 \2"),
+        ("10", r"(?<=\d)\s*[xX]\s*(?=10\s*(?:\^|\*\*))", r"\\times "),
+        ("", r"(?<=\d)(?:\\[,!;: ]|\{,\})\s?(?=\d{3}(?!\d))", ","),
+        ("\\", r"(?<=\d),\\!\s{0,3}(?=\d{3}(?!\d))", ","),
+        (
+            "",
+            r"(?<!\\)\\[,;:!> ]|~|\\(?:quad|qquad|enspace|thinspace)(?![a-zA-Z])|(?<!\\)\\\n",
+            " ",
+        ),
+        ("\\", r"\\[$€£]|\\(?:pounds|euro|textdollar)(?![a-zA-Z])", ""),
+        ("_", r"(?<=\d)_(?=\d{3}(?!\d))", ""),
+        ("\\", r"\.(\d*)\\dot\s*\{?(\d)\}?(\d*)\\dot\s*\{?(\d)\}?", r".\1¦\2\3\4"),
+        ("\\", r"\.(\d*)\\(?:overline|bar|dot|overbar)\s*\{?\s*(\d+)\s*\}?", r".\1¦\2"),
+        ("(", r"\.(\d*)\((\d+)\)(?!\w)", r".\1¦\2"),
+        ("", r"\.(\d{0,20}?)(\d)\2{2,}(?:\\[lc]?dots|\.\.\.)", r".\1¦\2"),
+        ("", r"\.(\d{0,20}?)(\d{2,6}?)\2+(?:\\[lc]?dots|\.\.\.)", r".\1¦\2"),
+        ("\\", r"\\text[a-z]*\s*\{\s*[.,;:]?\s*\}", " "),
+        ("", r"(\d)(?:\\[lc]?dots|\.\.\.)$", r"\1"),
+        ("np.", r"\bnp\.(?:float|int)\d*\(([^()]*)\)", r"\1"),
+        ("Interval.", r"\bInterval\.(open|Lopen|Ropen)\b", r"Interval\1"),
+        (".", r"\b(?:S|sp|sympy|math|np|numpy|fractions)\.(?=[A-Za-z])", ""),
     )
 )
+"""Text that an answer must contain, pattern and replacement."""
 _LETTERED_DOLLAR = re.compile(r"(?<![A-Za-z])(?:US|CA|AU|HK|NZ|NT|MX|[ACSR])\\?\$")
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 _SPACED_THOUSANDS = re.compile(r"(?<![\d.,] )(?<![\d.,])\d{1,3}(?: \d{3})+(?! ?\d)")
@@ -93,8 +103,9 @@ def clean(text: str) -> str:
     text = unwrap(unicode_to_latex(text))
     text = _LETTERED_DOLLAR.sub("", text).replace("$", " ")
     text = _LAYOUT_COMMAND.sub(" ", text)
-    for pattern, replacement in _REWRITES:
-        text = pattern.sub(replacement, text)
+    for needed, pattern, replacement in _REWRITES:
+        if needed in text:
+            text = pattern.sub(replacement, text)
     return unwrap(re.sub(r"\s+", " ", text))
 
 
@@ -129,19 +140,21 @@ def unwrap(text: str) -> str:
         if text.endswith(".") and not text.endswith(".."):
             text = text[:-1].rstrip()
         text = text.removesuffix("\\").rstrip() if not text.endswith("\\\\") else text[:-2].rstrip()
-        for opening, end in _DELIMITERS:
-            inner = text[len(opening) : -len(end)]
-            if (
-                len(text) > len(opening) + len(end)
-                and text.startswith(opening)
-                and text.endswith(end)
-                and opening not in inner
-            ):
-                text = inner
-                break
-        text = _unwrap_command(text)
+        if text[:1] in _FIRST_CHARS:
+            text = _unwrap_delimiters(text)
+        if text[:1] == "\\":
+            text = _unwrap_command(text)
         if text == before:
             return text
+
+
+def _unwrap_delimiters(text: str) -> str:
+    for opening, end in _DELIMITERS:
+        if text.startswith(opening) and text.endswith(end) and len(text) > len(opening + end):
+            inner = text[len(opening) : -len(end)]
+            if opening not in inner:
+                return inner
+    return text
 
 
 def _unwrap_command(text: str) -> str:
