@@ -199,6 +199,7 @@ def served(at: Model, *more: str) -> Iterator[Served]:
     """Run the command with its log in a file, during a `with` block."""
     command = [sys.executable, "-m", "rstar_math.cli", "serve", "--json-logs", "--port", "0"]
     command += ["--model", f"http://127.0.0.1:{at.port}/v1", "--set", "model.concurrency=4096"]
+    command += ["--set", "policy.mode=completion"]  # the scripted model knows no chat
     with tempfile.NamedTemporaryFile(suffix=".log") as log:
         process = subprocess.Popen([*command, *more], stderr=log)
         try:
