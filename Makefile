@@ -42,7 +42,7 @@ docs: .venv-docs/.done
 
 .venv-docs/.done: pyproject.toml
 	$(PYTHON) -m venv .venv-docs
-	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check 'mkdocs-material>=9.6,<10' 'mkdocstrings[python]>=1' ruff httpx numpy pydantic typer
+	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check 'mkdocs-material>=9.6,<10' 'mkdocstrings[python]>=1' ruff aiohttp numpy pydantic typer
 	@touch $@
 
 $(VENV)/.python:

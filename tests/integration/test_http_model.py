@@ -171,7 +171,7 @@ def test_the_loopback_is_not_reached_through_a_proxy(monkeypatch: pytest.MonkeyP
 
 
 def test_a_key_that_is_no_ascii_is_named() -> None:
-    with pytest.raises(ConfigError, match="not ASCII"):
+    with pytest.raises(ConfigError, match="cannot be sent"):
         OpenAIClient("http://127.0.0.1:9/v1", key="cl\u00e9")
 
 

@@ -14,7 +14,7 @@ import pytest
 import rstar_math
 from tests import structure
 
-HEAVY = {"torch", "transformers", "ray", "sympy", "xllamacpp", "numpy", "pydantic", "httpx"}
+HEAVY = {"torch", "transformers", "ray", "sympy", "xllamacpp", "numpy", "pydantic", "aiohttp"}
 
 
 def test_a_package_imports_only_from_the_layers_below() -> None:
@@ -43,7 +43,7 @@ def test_the_search_and_curation_know_no_transport_no_torch_and_no_prompt() -> N
     for name in pure:
         text = structure.MODULES[name].read_text(encoding="utf-8")
         words = {n.id for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Name)}
-        assert not words & {"httpx", "torch", "transformers"}, name
+        assert not words & {"aiohttp", "torch", "transformers"}, name
 
 
 def concrete_classes() -> set[type]:

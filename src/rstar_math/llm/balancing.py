@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from hashlib import blake2b
 from types import TracebackType
 
-import httpx
+import aiohttp
 
 from rstar_math.errors import ModelRejectedError
 from rstar_math.llm.transport import ConnectionPool, HttpRequest, Reply, retry_after_s
@@ -126,8 +126,8 @@ class AdaptiveLimiter:
                 admitted.set_result(None)
 
 
-TIMEOUT_ERRORS = (TimeoutError, httpx.TimeoutException)
-TRANSIENT_ERRORS = (httpx.RequestError, TimeoutError)
+TIMEOUT_ERRORS = (TimeoutError,)
+TRANSIENT_ERRORS = (aiohttp.ClientError, TimeoutError)
 _OVERLOAD_STATUSES = frozenset({429, 503})
 _MAX_REPLY_BYTES = 64 << 20
 """Maximum size of a reply: enough for hundreds of samples of thousands of tokens."""
@@ -203,8 +203,8 @@ class Replica:
                 f"{self.url} sent more than {_MAX_REPLY_BYTES >> 20} MiB for one request; "
                 "check that it is a model server."
             )
-        pause_s = retry_after_s(response.headers.get("retry-after"))
-        return Reply(response.status, bytes(response.body), pause_s)
+        pause_s = retry_after_s(response.retry_after)
+        return Reply(response.status, response.body, pause_s)
 
 
 class Replicas:

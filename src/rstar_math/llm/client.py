@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import httpx
+import aiohttp
 
 from rstar_math.concurrency import gather
 from rstar_math.costs import add_cost
@@ -133,7 +133,7 @@ class OpenAIClient:
     async def _check_replica(self, replica: Replica) -> None:
         try:
             reply = await replica.get(f"{replica.url}/models", 30.0)
-        except (httpx.InvalidURL, ValueError) as error:
+        except ValueError as error:  # aiohttp's InvalidURL is one
             raise ConfigError(f"{replica.url} is not an address ({error}).") from error
         except TRANSIENT_ERRORS as error:
             raise ModelUnreachableError(
@@ -400,7 +400,7 @@ def _describe(error: Exception) -> str:
     """Returns a short description of a transport error."""
     if isinstance(error, TIMEOUT_ERRORS):
         return "it did not answer in time"
-    if isinstance(error, httpx.ConnectError):
+    if isinstance(error, aiohttp.ClientConnectorError):
         return f"nothing listens there: {error}"
     return sanitize(str(error)) or "the connection was lost"
 
