@@ -1,8 +1,10 @@
-"""Atomic writes and file locks."""
+"""Atomic writes, file locks, and reading of files from elsewhere within limits."""
 
 import fcntl
+import gzip
 import json
 import os
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,3 +86,47 @@ def write_json(path: Path, value: object) -> None:
             f"{path} cannot be written ({error.strerror}); free disk space, then run the same "
             "command again."
         ) from error
+
+
+MAX_LINE_BYTES = 4_000_000
+"""Maximum length of a line of a JSONL file."""
+_MIN_UNPACKED_BYTES = 64 << 20
+_MAX_RATIO = 100
+"""A gzip file may unpack to 64 MiB, or to 100 times its size. JSON lines reach about 10 times."""
+
+
+def iter_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines of a text file, plain or gzipped (.gz), with their numbers from 1.
+
+    Raises `InputError` for a line of more than `MAX_LINE_BYTES`, and for a gzip file that unpacks
+    to far more than text does; and `OSError`, `EOFError` or `zlib.error` if reading fails.
+    """
+    is_packed = path.suffix == ".gz"
+    limit = max(_MIN_UNPACKED_BYTES, _MAX_RATIO * path.stat().st_size) if is_packed else None
+    total = number = 0
+    with gzip.open(path) if is_packed else path.open("rb") as file:
+        while line := file.readline(MAX_LINE_BYTES + 1):
+            number += 1
+            total += len(line)
+            if len(line) > MAX_LINE_BYTES:
+                raise InputError(
+                    f"{path}, line {number} is longer than {MAX_LINE_BYTES} bytes; "
+                    "write one JSON object per line, not a JSON array."
+                )
+            if limit is not None and total > limit:
+                raise InputError(
+                    f"{path} unpacks to more than {limit >> 20} MiB, which no text of its size "
+                    "does; unpack it yourself if you trust it."
+                )
+            yield number, line
+
+
+def inflate(data: bytes, limit: int) -> bytes:
+    """Return zlib-compressed data unpacked. Raises `ValueError` above `limit` bytes."""
+    unpacker = zlib.decompressobj()
+    content = unpacker.decompress(data, limit + 1)
+    if len(content) > limit:
+        raise ValueError(f"it unpacks to more than {limit >> 20} MiB")
+    if not unpacker.eof:
+        raise ValueError("its compressed data is cut off")
+    return content

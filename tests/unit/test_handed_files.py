@@ -1,0 +1,167 @@
+"""Files from somebody else: reading them changes nothing, fills no memory and runs nothing."""
+
+import gzip
+import shutil
+import sqlite3
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rstar_math.config import load_config
+from rstar_math.errors import InputError, StoreError
+from rstar_math.evaluation.processbench import read_solutions
+from rstar_math.problems.jsonl import read_problems
+from rstar_math.runs import store
+from rstar_math.runs.results import run_conditions
+from rstar_math.runs.store import RunStore
+from rstar_math.search import Choice, Tree
+from rstar_math.training.rows import SftRow, read_rows
+from rstar_math.types import Problem, Question, Step, Verdict
+
+CONDITIONS = run_conditions(load_config(), guided=False)
+PROBLEM = Problem(Question("p", "What is 1?"), "1")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    path = tmp_path / "handed" / "run.rstar"
+    with RunStore.open(path, CONDITIONS) as opened:
+        opened.add_problems([PROBLEM])
+        save(opened, "mcts")
+    return path
+
+
+def save(opened: RunStore, strategy: str) -> None:
+    tree = Tree(PROBLEM.question)
+    tree.add(0, Step(prose="It is \\boxed{1}", kind="answer", answer="1"))
+    opened.save(strategy, tree, Choice("1", 1, 1.0, {"1": 1.0}), Verdict.RIGHT)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def journal_that_deletes(victim: Path, database: bytes) -> bytes:
+    """A hot rollback journal whose super-journal is a file of the user."""
+    magic = bytes.fromhex("d9d505f920a163d7")
+    numbers = (0, 0, len(database) // 4096, 512, 4096)
+    header = magic + b"".join(n.to_bytes(4) for n in numbers)
+    name = str(victim).encode()
+    checksum = sum(name).to_bytes(4)
+    super_journal = b"\0\0\0\x01" + name + len(name).to_bytes(4) + checksum + magic
+    return header.ljust(512, b"\0") + super_journal
+
+
+def test_reading_a_run_touches_nothing(run: Path, tmp_path: Path) -> None:
+    victim = tmp_path / "diary.txt"
+    victim.write_bytes(b"mine")
+    journal = Path(f"{run}-journal")
+    journal.write_bytes(journal_that_deletes(victim, run.read_bytes()))
+    before = contents(tmp_path)
+    naive = tmp_path / "naive" / "run.rstar"
+    naive.parent.mkdir()
+    other = tmp_path / "naive" / "diary.txt"
+    other.write_bytes(b"mine")
+    naive.write_bytes(run.read_bytes())
+    Path(f"{naive}-journal").write_bytes(journal_that_deletes(other, naive.read_bytes()))
+    sqlite3.connect(naive).execute("SELECT count(*) FROM results")
+    assert not other.exists()  # what SQLite does by itself
+    shutil.rmtree(naive.parent)
+    with RunStore.read(run) as opened:
+        assert opened.strategies() == ["mcts"]
+        assert len(opened.tree("p", "mcts")) == 2
+    assert contents(tmp_path) == before
+
+
+def test_writing_to_a_run_with_a_foreign_journal_is_refused(run: Path, tmp_path: Path) -> None:
+    victim = tmp_path / "diary.txt"
+    victim.write_bytes(b"mine")
+    Path(f"{run}-journal").write_bytes(journal_that_deletes(victim, run.read_bytes()))
+    with pytest.raises(StoreError, match=r"-journal was not written by rstar-math; delete it"):
+        RunStore.open(run, CONDITIONS)
+    assert victim.read_bytes() == b"mine"
+
+
+def test_a_reader_sees_what_a_later_writer_adds(run: Path) -> None:
+    with RunStore.read(run) as reader:
+        first = reader.version()
+        assert reader.version() == first
+        with RunStore.open(run, CONDITIONS) as writer:
+            save(writer, "sc@8")
+            second = reader.version()
+            assert second != first
+            assert reader.strategies() == ["mcts", "sc@8"]
+            save(writer, "greedy")
+            assert reader.version() != second
+            assert reader.strategies() == ["mcts", "sc@8", "greedy"]
+        reader.version()
+        assert reader.strategies() == ["mcts", "sc@8", "greedy"]
+    assert not Path(f"{run}-wal").exists() or Path(f"{run}-wal").stat().st_size == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "DROP TABLE results; CREATE VIEW results AS WITH RECURSIVE r(n) AS "
+        "(SELECT 1 UNION ALL SELECT n + 1 FROM r) SELECT n AS problem FROM r",
+        "CREATE TRIGGER t AFTER INSERT ON results BEGIN DELETE FROM problems; END",
+        "CREATE VIRTUAL TABLE f USING fts5(x)",
+        "CREATE TABLE more (a)",
+        "ALTER TABLE meta ADD COLUMN a TEXT",
+        "CREATE INDEX i ON results (upper(answer))",
+        "DROP TABLE meta",
+    ],
+)
+def test_other_tables_are_refused(run: Path, change: str) -> None:
+    db = sqlite3.connect(run)
+    db.executescript(change)
+    db.close()
+    for opened in (lambda: RunStore.read(run), lambda: RunStore.open(run, CONDITIONS)):
+        with pytest.raises(StoreError, match="other tables than rstar-math writes"):
+            opened()
+
+
+def test_a_tree_that_inflates_without_bound_is_refused(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "MAX_TREE_BYTES", 1 << 20)
+    bomb = zlib.compress(b'{"x": "' + b" " * (64 << 20) + b'"}', 9)
+    db = sqlite3.connect(run)
+    db.execute("UPDATE results SET tree = ?", (bomb,))
+    db.commit()
+    db.close()
+    with RunStore.read(run) as opened, pytest.raises(StoreError, match="unpacks to more than 1 MiB"):
+        opened.tree("p", "mcts")
+
+
+def test_a_tree_that_is_cut_off_is_damaged(run: Path) -> None:
+    db = sqlite3.connect(run)
+    db.execute("UPDATE results SET tree = substr(tree, 1, length(tree) - 6)")
+    db.commit()
+    db.close()
+    with RunStore.read(run) as opened, pytest.raises(StoreError, match="cut off"):
+        opened.tree("p", "mcts")
+
+
+READERS: list[Callable[[Path], object]] = [
+    read_problems,
+    read_solutions,
+    lambda path: read_rows(path, SftRow),
+]
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_a_gzip_bomb_is_refused_early(read: Callable[[Path], object], tmp_path: Path) -> None:
+    row = b'{"problem": "1?", "id": "x%d", "steps": ["a"], "label": 0, "extra": "%s"}\n'
+    row = row.replace(b"%s", b" " * 3_900_000)
+    if read is not read_problems and read is not read_solutions:
+        row = b" " * 3_900_000 + b"\n"
+    path = tmp_path / "bomb.jsonl.gz"
+    path.write_bytes(b"".join(gzip.compress(row.replace(b"%d", b"%d" % n)) for n in range(18)))
+    with pytest.raises(InputError, match="unpacks to more than"):
+        read(path)
+    path.write_bytes(gzip.compress(b" " * 5_000_000))
+    with pytest.raises(InputError, match="longer than"):
+        read(path)
