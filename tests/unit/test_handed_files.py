@@ -5,13 +5,15 @@ import shutil
 import sqlite3
 import zlib
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
 
-from rstar_math.config import load_config
-from rstar_math.errors import InputError, StoreError
+from rstar_math.config import Config, load_config
+from rstar_math.errors import ConfigError, InputError, StoreError
 from rstar_math.evaluation.processbench import read_solutions
+from rstar_math.evolution.recipe import load_recipe
 from rstar_math.problems.jsonl import read_problems
 from rstar_math.runs import store
 from rstar_math.runs.results import run_conditions
@@ -118,9 +120,10 @@ def test_other_tables_are_refused(run: Path, change: str) -> None:
     db = sqlite3.connect(run)
     db.executescript(change)
     db.close()
-    for opened in (lambda: RunStore.read(run), lambda: RunStore.open(run, CONDITIONS)):
-        with pytest.raises(StoreError, match="other tables than rstar-math writes"):
-            opened()
+    with pytest.raises(StoreError, match="other tables than rstar-math writes"):
+        RunStore.read(run)
+    with pytest.raises(StoreError, match="other tables than rstar-math writes"):
+        RunStore.open(run, CONDITIONS)
 
 
 def test_a_tree_that_inflates_without_bound_is_refused(
@@ -132,7 +135,10 @@ def test_a_tree_that_inflates_without_bound_is_refused(
     db.execute("UPDATE results SET tree = ?", (bomb,))
     db.commit()
     db.close()
-    with RunStore.read(run) as opened, pytest.raises(StoreError, match="unpacks to more than 1 MiB"):
+    with (
+        RunStore.read(run) as opened,
+        pytest.raises(StoreError, match="unpacks to more than 1 MiB"),
+    ):
         opened.tree("p", "mcts")
 
 
@@ -165,3 +171,74 @@ def test_a_gzip_bomb_is_refused_early(read: Callable[[Path], object], tmp_path: 
     path.write_bytes(gzip.compress(b" " * 5_000_000))
     with pytest.raises(InputError, match="longer than"):
         read(path)
+
+
+DANGEROUS = [
+    ('[servers]\nvllm_command = ["sh", "-c", "id"]', "servers.vllm_command", "runs a program"),
+    ('[servers]\nargs = ["--trust-remote-code"]', "servers.args", "a server program its options"),
+    ('[servers]\nhardware_args = ["-x"]', "servers.hardware_args", "a server program its options"),
+    ('[sandbox]\nmode = "external"', "sandbox.mode", "weakens the sandbox"),
+    ('[sandbox]\nmode = "namespaces"', "sandbox.mode", "weakens the sandbox"),
+    ('[model]\napi_key_env = "AWS_SECRET"', "model.api_key_env", "a variable of your environment"),
+    ('[discriminator]\napi_key_env = "A"', "discriminator.api_key_env", "a variable"),
+    ('[model]\nurl = "https://evil.example/v1"', "model.url", "receive the key in OPENAI_API_KEY"),
+    ('[model]\nurl = "http://127.0.0.1/v1,http://10.0.0.1/v1"', "model.url", "receive the key"),
+    ('[search]\nscorer = "evil:factory"', "search.scorer", "imports code"),
+    ('[search]\nselection = "os.path:join"', "search.selection", "imports code"),
+    ('[search]\nstrategy = "sc@8,evil:SPEC@4"', "search.strategy", "imports code"),
+    ('[actions]\nenabled = ["A1", "evil:ACTION"]', "actions.enabled", "imports code"),
+]
+
+
+@pytest.mark.parametrize(("text", "key", "reason"), DANGEROUS)
+def test_a_configuration_file_is_data(
+    text: str, key: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    file = tmp_path / "theirs.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=f"sets {key}, which .*{reason}.*--trust-config"):
+        load_config(str(file))
+    section = text.partition("]")[0].removeprefix("[")
+    assert getattr(load_config(str(file), trusted=True), section) != getattr(Config(), section)
+
+
+def test_what_the_command_line_says_is_the_users_word(tmp_path: Path) -> None:
+    file = tmp_path / "theirs.toml"
+    file.write_text('[sandbox]\nmode = "external"\n[search]\nrollouts = 3\n')
+    config = load_config(str(file), ["sandbox.mode=strict"])
+    assert (config.sandbox.mode, config.search.rollouts) == ("strict", 3)
+    assert load_config(None, ["sandbox.mode=external"]).sandbox.mode == "external"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[model]\nurl = "http://localhost:8000/v1"',
+        '[model]\nurl = "http://[::1]:8000/v1"',
+        '[model]\nurl = "hf:Org/Name"',
+        '[search]\nscorer = "self"\nstrategy = "mcts@16x4,sc@8"',
+    ],
+)
+def test_harmless_files_need_no_word(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    file = tmp_path / "mine.toml"
+    file.write_text(text)
+    load_config(str(file))
+
+
+def test_a_recipe_is_data_too(tmp_path: Path) -> None:
+    file = tmp_path / "theirs.toml"
+    recipe = Path(str(files("rstar_math.evolution") / "recipes" / "smoke.toml")).read_text()
+    for text, key in (
+        ('launcher = ["sh", "-c", "id"]\n' + recipe, "launcher"),
+        (recipe + '\n[sandbox]\nmode = "external"\n', "sandbox.mode"),
+    ):
+        file.write_text(text)
+        with pytest.raises(ConfigError, match=f"sets {key}, which"):
+            load_recipe(str(file))
+        load_recipe(str(file), trusted=True)
+    file.write_text(recipe)
+    load_recipe(str(file))

@@ -205,6 +205,8 @@ def _how_to_revert(key: str, value: Any) -> str:
         return "add --guided" if value else "remove --guided"
     if "." not in key:
         return "change it back"
+    if key.startswith("sandbox."):
+        return "remove your own setting, if there is one"
     if value is None:
         return f"remove {key}"
     return f"set it back with --set {key}={value if isinstance(value, str) else json.dumps(value)}"
