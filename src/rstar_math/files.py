@@ -4,9 +4,11 @@ import fcntl
 import gzip
 import json
 import os
+import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from secrets import token_hex
 
@@ -73,6 +75,20 @@ def unique_names(
     numbered = [f"{number}{number_end}{name}" for number, name in enumerate(with_folder, 1)]
     options = (list(names), with_folder, numbered)
     return next(option for option in options if len({*option}) == len(option))
+
+
+def file_name(text: str) -> str:
+    """Return a file name made from data, such as a strategy's name.
+
+    Letters, digits, "." and "-" stay, everything else becomes "-"; it never names a folder, a
+    hidden file or a path, and is at most 100 characters long.
+    """
+    name = re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.")
+    if len(name) > 100:
+        name = (
+            f"{name[:80].rstrip('-.')}-{sha256(text.encode('utf-8', 'replace')).hexdigest()[:16]}"
+        )
+    return name or "unnamed"
 
 
 def write_json(path: Path, value: object) -> None:

@@ -1,6 +1,7 @@
 """Files from somebody else: reading them changes nothing, fills no memory and runs nothing."""
 
 import gzip
+import json
 import shutil
 import sqlite3
 import zlib
@@ -12,8 +13,11 @@ import pytest
 
 from rstar_math.config import Config, load_config
 from rstar_math.errors import ConfigError, InputError, StoreError
+from rstar_math.evaluation.interchange import write_inspect_logs
 from rstar_math.evaluation.processbench import read_solutions
 from rstar_math.evolution.recipe import load_recipe
+from rstar_math.files import file_name
+from rstar_math.models.loading import resolve_checkpoint
 from rstar_math.problems.jsonl import read_problems
 from rstar_math.runs import store
 from rstar_math.runs.results import run_conditions
@@ -242,3 +246,66 @@ def test_a_recipe_is_data_too(tmp_path: Path) -> None:
         load_recipe(str(file), trusted=True)
     file.write_text(recipe)
     load_recipe(str(file))
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("sc@8", "sc-8"),
+        ("mcts@16x4", "mcts-16x4"),
+        ("../../etc/passwd", "etc-passwd"),
+        ("/root/.ssh/id", "root-.ssh-id"),
+        ("..", "unnamed"),
+        (".hidden", "hidden"),
+        ("a\x00b\nc", "a-b-c"),
+        ("module:SPEC@8", "module-SPEC-8"),
+    ],
+)
+def test_a_file_name_from_data_is_only_a_name(text: str, name: str) -> None:
+    assert file_name(text) == name
+
+
+def test_long_file_names_stay_different() -> None:
+    names = {file_name("x" * 500 + end) for end in "ab"}
+    assert len(names) == 2
+    assert max(map(len, names)) <= 100
+
+
+def test_reports_stay_in_their_folder(run: Path, tmp_path: Path) -> None:
+    with RunStore.open(run, CONDITIONS) as opened:
+        save(opened, "../../../outside@8")
+    before = {str(p) for p in tmp_path.rglob("*")}
+    folder = tmp_path / "deep" / "report"
+    written = write_inspect_logs(run, folder)
+    assert len(written) == 2
+    new = {str(p) for p in tmp_path.rglob("*")} - before
+    assert new == {str(tmp_path / "deep"), str(folder), *map(str, written)}
+    assert all(path.parent == folder for path in written)
+
+
+CONFIGS: list[tuple[dict[str, object], str]] = [
+    ({"model_type": "llama", "num_hidden_layers": 10_000_000}, "num_hidden_layers"),
+    ({"model_type": "llama", "vocab_size": 10**12}, "vocab_size"),
+    ({"model_type": "llama", "hidden_size": -1}, "hidden_size"),
+    ({"text_config": {"num_hidden_layers": 10**9}}, "num_hidden_layers"),
+]
+
+
+@pytest.mark.parametrize(("content", "key"), CONFIGS)
+def test_sizes_that_no_model_has_are_refused(
+    content: dict[str, object], key: str, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=f"has {key} = .*, which no model has"):
+        resolve_checkpoint(str(tmp_path))
+
+
+@pytest.mark.parametrize("text", ["{", "[" * 100_000, "\xff", '"text"', "[1]"])
+def test_a_broken_config_is_one_sentence(text: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(text, encoding="latin-1")
+    try:
+        resolve_checkpoint(str(tmp_path))
+    except InputError as error:
+        assert "\n" not in str(error)
+        return
+    assert text in ('"text"', "[1]")  # transformers refuses these itself
