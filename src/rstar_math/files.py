@@ -85,9 +85,8 @@ def file_name(text: str) -> str:
     """
     name = re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.")
     if len(name) > 100:
-        name = (
-            f"{name[:80].rstrip('-.')}-{sha256(text.encode('utf-8', 'replace')).hexdigest()[:16]}"
-        )
+        digest = sha256(text.encode("utf-8", "replace")).hexdigest()
+        name = f"{name[:80].rstrip('-.')}-{digest[:16]}"
     return name or "unnamed"
 
 

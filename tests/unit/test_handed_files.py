@@ -303,9 +303,5 @@ def test_sizes_that_no_model_has_are_refused(
 @pytest.mark.parametrize("text", ["{", "[" * 100_000, "\xff", '"text"', "[1]"])
 def test_a_broken_config_is_one_sentence(text: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(text, encoding="latin-1")
-    try:
+    with pytest.raises(InputError, match=r"config.json cannot be read \([^\n]*\)"):
         resolve_checkpoint(str(tmp_path))
-    except InputError as error:
-        assert "\n" not in str(error)
-        return
-    assert text in ('"text"', "[1]")  # transformers refuses these itself
