@@ -1,10 +1,14 @@
-"""Atomic writes and file locks."""
+"""Atomic writes, file locks, and reading of files from elsewhere within limits."""
 
 import fcntl
+import gzip
 import json
 import os
+import re
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from secrets import token_hex
 
@@ -73,6 +77,19 @@ def unique_names(
     return next(option for option in options if len({*option}) == len(option))
 
 
+def file_name(text: str) -> str:
+    """Return a file name made from data, such as a strategy's name.
+
+    Letters, digits, "." and "-" stay, everything else becomes "-"; it never names a folder, a
+    hidden file or a path, and is at most 100 characters long.
+    """
+    name = re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.")
+    if len(name) > 100:
+        digest = sha256(text.encode("utf-8", "replace")).hexdigest()
+        name = f"{name[:80].rstrip('-.')}-{digest[:16]}"
+    return name or "unnamed"
+
+
 def write_json(path: Path, value: object) -> None:
     """Write a JSON file atomically. Raises `StoreError` if it cannot be written."""
     text = json.dumps(value, ensure_ascii=False, indent=1) + "\n"
@@ -84,3 +101,47 @@ def write_json(path: Path, value: object) -> None:
             f"{path} cannot be written ({error.strerror}); free disk space, then run the same "
             "command again."
         ) from error
+
+
+MAX_LINE_BYTES = 4_000_000
+"""Maximum length of a line of a JSONL file."""
+_MIN_UNPACKED_BYTES = 64 << 20
+_MAX_RATIO = 100
+"""A gzip file may unpack to 64 MiB, or to 100 times its size. JSON lines reach about 10 times."""
+
+
+def iter_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines of a text file, plain or gzipped (.gz), with their numbers from 1.
+
+    Raises `InputError` for a line of more than `MAX_LINE_BYTES`, and for a gzip file that unpacks
+    to far more than text does; and `OSError`, `EOFError` or `zlib.error` if reading fails.
+    """
+    is_packed = path.suffix == ".gz"
+    limit = max(_MIN_UNPACKED_BYTES, _MAX_RATIO * path.stat().st_size) if is_packed else None
+    total = number = 0
+    with gzip.open(path) if is_packed else path.open("rb") as file:
+        while line := file.readline(MAX_LINE_BYTES + 1):
+            number += 1
+            total += len(line)
+            if len(line) > MAX_LINE_BYTES:
+                raise InputError(
+                    f"{path}, line {number} is longer than {MAX_LINE_BYTES} bytes; "
+                    "write one JSON object per line, not a JSON array."
+                )
+            if limit is not None and total > limit:
+                raise InputError(
+                    f"{path} unpacks to more than {limit >> 20} MiB, which no text of its size "
+                    "does; unpack it yourself if you trust it."
+                )
+            yield number, line
+
+
+def inflate(data: bytes, limit: int) -> bytes:
+    """Return zlib-compressed data unpacked. Raises `ValueError` above `limit` bytes."""
+    unpacker = zlib.decompressobj()
+    content = unpacker.decompress(data, limit + 1)
+    if len(content) > limit:
+        raise ValueError(f"it unpacks to more than {limit >> 20} MiB")
+    if not unpacker.eof:
+        raise ValueError("its compressed data is cut off")
+    return content

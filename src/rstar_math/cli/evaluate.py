@@ -16,6 +16,7 @@ from rstar_math.cli.options import (
     Model,
     Settings,
     ShardOption,
+    TrustConfig,
     configure,
     print_json,
     run,
@@ -222,6 +223,7 @@ def evaluate(
     shard: ShardOption = None,
     limit: Limit = None,
     config: ConfigSource = None,
+    trust_config: TrustConfig = False,
     set_: Settings = None,
     as_json: AsJson = False,
 ) -> None:
@@ -234,7 +236,9 @@ def evaluate(
     from rstar_math.search.strategies import parse_strategies
 
     published_share = _published_share(published, check=check)
-    settings = configure(config, [*(set_ or []), *_budget(budget)], model, discriminator)
+    settings = configure(
+        config, [*(set_ or []), *_budget(budget)], model, discriminator, trusted=trust_config
+    )
     strategies = parse_strategies(strategy or f"greedy,sc@8,{settings.search.strategy}")
     problems, name = _load_dataset(file, dataset, data, limit)
     job = jobs.Job(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rstar_math.cli.options import AsJson, Cluster, print_json, run
+from rstar_math.cli.options import AsJson, Cluster, TrustConfig, print_json, run
 
 if TYPE_CHECKING:
     from rstar_math.evolution.capacity import ClusterEstimate
@@ -49,6 +49,7 @@ def evolve(
     ],
     folder: Folder = None,
     set_: Options = None,
+    trust_config: TrustConfig = False,
     budget: Budget = None,
     plan: Annotated[
         bool,
@@ -69,7 +70,7 @@ def evolve(
     from rstar_math.evolution.recipe import load_recipe
     from rstar_math.evolution.report import summary_json, write_summary
 
-    loaded = load_recipe(recipe, set_ or ())
+    loaded = load_recipe(recipe, set_ or (), trusted=trust_config)
     run_budget = _parse_budget(budget or [])
     if plan:
         _download_models(loaded)
@@ -232,7 +233,7 @@ def estimate_cluster(
         programs_per_s=programs_per_second,
     )
     workloads = capacity.search_workloads(
-        load_recipe(recipe).rounds, problems, profile, unsolved=unsolved_share
+        load_recipe(recipe, trusted=True).rounds, problems, profile, unsolved=unsolved_share
     )
     estimate = capacity.ClusterEstimate(
         searches=[

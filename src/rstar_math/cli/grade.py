@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from rstar_math.errors import InputError
+from rstar_math.text import sanitize
 
 if TYPE_CHECKING:
     from rstar_math.grading.rules import Grade
@@ -58,7 +59,7 @@ def grade(
         return
     typer.echo(f"{result.verdict.value}: {result.reason}")
     for name, form in zip(("answer", "reference"), forms, strict=True):
-        typer.echo(f"  {name} parsed as: {form if form is not None else '(not understood)'}")
+        typer.echo(f"  {name} parsed as: {sanitize(form) if form else '(not understood)'}")
 
 
 async def _grade_pair(pred: str, gold: str) -> "Grade":

@@ -48,6 +48,14 @@ ConfigSource = Annotated[
         "default.",
     ),
 ]
+TrustConfig = Annotated[
+    bool,
+    typer.Option(
+        "--trust-config",
+        help="Let the --config file run programs, import code, weaken the sandbox and use API "
+        "keys. Only for files whose author you trust.",
+    ),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option(
@@ -93,11 +101,15 @@ def configure(
     settings: list[str] | None,
     model: str | None,
     discriminator: str | None = None,
+    *,
+    trusted: bool = False,
 ) -> "Config":
     """The configuration of a command line. Raises `ConfigError`."""
     from rstar_math.config.loading import load_config
 
-    return load_config(source, settings or (), model=model, discriminator=discriminator)
+    return load_config(
+        source, settings or (), model=model, discriminator=discriminator, trusted=trusted
+    )
 
 
 def parse_section(kind: type[S], settings: Sequence[str], example: str, prefix: str = "") -> S:

@@ -14,6 +14,7 @@ from rstar_math.cli.options import (
     ConfigSource,
     Model,
     Settings,
+    TrustConfig,
     configure,
     print_json,
     run,
@@ -326,6 +327,7 @@ def synthesize(
     seed: Seed = 0,
     cluster: Cluster = None,
     config: ConfigSource = None,
+    trust_config: TrustConfig = False,
     set_: Settings = None,
     as_json: AsJson = False,
 ) -> None:
@@ -345,7 +347,7 @@ def synthesize(
         max_tokens=max_tokens,
         seed=seed,
     )
-    settings = configure(config, set_, model)
+    settings = configure(config, set_, model, trusted=trust_config)
     job = _synthesis_job(
         options, settings, sources, (exclude or [], exclude_templates), cluster=cluster
     )

@@ -14,6 +14,7 @@ from rstar_math.cli.options import (
     Discriminator,
     Model,
     Settings,
+    TrustConfig,
     configure,
     print_json,
     run,
@@ -88,6 +89,7 @@ def serve(
     discriminator: Discriminator = None,
     strategy: ServedStrategy = None,
     config: ConfigSource = None,
+    trust_config: TrustConfig = False,
     set_: Settings = None,
     host: Host = "127.0.0.1",
     port: Port = 8420,
@@ -106,7 +108,7 @@ def serve(
     Clients select the search by the model name (rstar, rstar-fast, rstar-mcts16, ...) or by request
     fields; see docs/serving.md.
     """
-    settings = configure(config, set_, model, discriminator)
+    settings = configure(config, set_, model, discriminator, trusted=trust_config)
     name = single_strategy(strategy, settings, "serve").name
     search = settings.search.model_copy(update={"strategy": name})
     settings = settings.model_copy(update={"search": search})

@@ -17,6 +17,7 @@ from rstar_math.cli.options import (
     ProblemFile,
     Settings,
     ShardOption,
+    TrustConfig,
     configure,
     print_json,
     run,
@@ -41,6 +42,7 @@ def solve(
         ),
     ] = None,
     config: ConfigSource = None,
+    trust_config: TrustConfig = False,
     set_: Settings = None,
     as_json: AsJson = False,
 ) -> None:
@@ -51,7 +53,7 @@ def solve(
     from rstar_math.text import replace_surrogates
     from rstar_math.types import Question
 
-    settings = configure(config, set_, model, discriminator)
+    settings = configure(config, set_, model, discriminator, trusted=trust_config)
     selected = single_strategy(strategy, settings, "solve")
     if replace_surrogates(question) != question:
         raise InputError(
@@ -127,6 +129,7 @@ def search(
     cluster: Cluster = None,
     shard: ShardOption = None,
     config: ConfigSource = None,
+    trust_config: TrustConfig = False,
     set_: Settings = None,
     as_json: AsJson = False,
 ) -> None:
@@ -136,7 +139,7 @@ def search(
     """
     from rstar_math.cli import jobs
 
-    settings = configure(config, set_, model, discriminator)
+    settings = configure(config, set_, model, discriminator, trusted=trust_config)
     selected = single_strategy(strategy, settings, "search")
     job = jobs.Job(
         file,

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from rstar_math.config.sections import HF, LOCAL, TRAINED, VLLM, Config, normalize_url
+from rstar_math.config.trust import require_trust
 from rstar_math.errors import ConfigError
 
 _DEFAULT_PRESETS = {LOCAL: "laptop", TRAINED: "trained"}
@@ -35,13 +36,17 @@ def load_config(
     *,
     model: str | None = None,
     discriminator: str | None = None,
+    trusted: bool = False,
 ) -> Config:
     """Return the configuration of a TOML file or preset, with overrides applied.
 
     `settings` are `section.key=value` strings; `model` and `discriminator` are addresses. Both
     override the source. Without a source, the embedded model uses the preset `laptop`, its trained
-    version uses the preset `trained`, and any other model uses the papers' defaults. Raises
-    `ConfigError` with the option, the value seen and the expected value.
+    version uses the preset `trained`, and any other model uses the papers' defaults.
+
+    A file that is not `trusted` may not run programs, import code, weaken the sandbox or name the
+    variable of an API key (see `config.trust`). Raises `ConfigError` with the option, the value
+    seen and the expected value.
     """
     overrides: dict[str, Any] = {}
     for setting in settings:
@@ -59,6 +64,9 @@ def load_config(
         url = normalize_url(str(overrides.get("model", {}).get("url", LOCAL)))
         source = _DEFAULT_PRESETS.get(url.removeprefix(HF).removeprefix(VLLM))
     tables: dict[str, Any] = _read_tables(source) if source else {}
+    if source and not trusted and source not in presets():
+        given = {f"{section}.{name}" for section, values in overrides.items() for name in values}
+        require_trust(tables, source, overridden=given)
     for section, values in overrides.items():
         table = tables.setdefault(section, {})
         if isinstance(table, dict):

@@ -15,7 +15,7 @@ from typing import Any
 from rstar_math import __version__
 from rstar_math.evaluation.metrics import Summary, summarize
 from rstar_math.evaluation.results import problems_hash
-from rstar_math.files import unique_names, write_text
+from rstar_math.files import file_name, unique_names, write_text
 from rstar_math.prompts.grammar import TAGS
 from rstar_math.runs.results import Result
 from rstar_math.runs.store import RunStore
@@ -42,8 +42,7 @@ def write_inspect_logs(path: Path, folder: Path, name: str | None = None) -> lis
     written = []
     with RunStore.read(path) as store:
         for strategy in store.strategies():
-            suffix = strategy.replace("@", "-")
-            written.append(folder / f"{name or path.stem}-{suffix}.json")
+            written.append(folder / f"{name or path.stem}-{file_name(strategy)}.json")
             text = json.dumps(inspect_log(store, strategy), ensure_ascii=False)
             write_text(written[-1], [text])
     return written

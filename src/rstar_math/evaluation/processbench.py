@@ -11,7 +11,6 @@ The steps are prose, but our PPM is trained on code. Each step is therefore show
 and the result is a lower bound of the PPM's ability.
 """
 
-import gzip
 import json
 import zlib
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rstar_math.config.loading import explain
 from rstar_math.errors import InputError
+from rstar_math.files import iter_lines
 from rstar_math.types import Step
 
 
@@ -63,12 +63,11 @@ def read_solutions(path: Path, limit: int | None = None) -> list[Solution]:
     """The solutions of a file, plain or gzipped, at most `limit`. Raises `InputError`."""
     solutions: list[Solution] = []
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            for line in file:
-                if limit is not None and len(solutions) >= limit:
-                    break
-                solutions.append(Solution.model_validate(json.loads(line)))
-    except (ValidationError, ValueError) as error:
+        for _, line in iter_lines(path):
+            if limit is not None and len(solutions) >= limit:
+                break
+            solutions.append(Solution.model_validate(json.loads(line)))
+    except (ValidationError, ValueError, RecursionError) as error:
         reason = explain(error).message if isinstance(error, ValidationError) else error
         raise InputError(
             f"{path}, line {len(solutions) + 1} is not a ProcessBench solution ({reason}); it "

@@ -24,6 +24,7 @@ from rstar_math.config.sections import (
     Section,
     ServersConfig,
 )
+from rstar_math.config.trust import require_trust
 from rstar_math.errors import ConfigError
 from rstar_math.problems.synthesis import SynthesisConfig
 from rstar_math.training.curation.records import CurationConfig
@@ -257,13 +258,17 @@ def recipe_names() -> list[str]:
     return sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml"))
 
 
-def load_recipe(source: str, settings: Sequence[str] = ()) -> Recipe:
+def load_recipe(source: str, settings: Sequence[str] = (), *, trusted: bool = False) -> Recipe:
     """The recipe of a TOML file, or of the package by name, with `settings` applied.
 
-    A setting is `section.key=value`, `rounds.1.key=value` for a round, or `key=value`. Raises
-    `ConfigError` with the option, its value and what is valid.
+    A setting is `section.key=value`, `rounds.1.key=value` for a round, or `key=value`. A file that
+    is not `trusted` is limited as in `config.load_config`. Raises `ConfigError` with the option,
+    its value and what is valid.
     """
     tree = _read_toml(source)
+    if not trusted and source not in recipe_names():
+        given = {setting.partition("=")[0].strip() for setting in settings}
+        require_trust(tree, source, overridden=given)
     for setting in settings:
         _apply_setting(tree, setting)
     return validate_recipe(tree, source)

@@ -262,6 +262,7 @@ async def _launch(
     log = log_path(config.log_dir, spec.name, port)
     address = ["--host", "127.0.0.1", "--port", str(port)]
     environment = {**os.environ, "VLLM_API_KEY": key, "PYTHONUNBUFFERED": "1"}
+    environment.pop("RSTAR_API_KEYS", None)
     environment["VLLM_NO_USAGE_STATS"] = "1"
     if spec.gpus is not None:
         environment["CUDA_VISIBLE_DEVICES"] = spec.gpus

@@ -75,7 +75,10 @@ def is_low_precision(base: str) -> bool:
     with suppress(InputError):
         return WeightFiles(Path(source)).bytes_per_weight() < 3
     with convert_load_errors(base):
-        return AutoConfig.from_pretrained(source).dtype in (torch.bfloat16, torch.float16)
+        return AutoConfig.from_pretrained(source, **options).dtype in (
+            torch.bfloat16,
+            torch.float16,
+        )
 
 
 def _require_causal_lm(base: str, source: str, options: Mapping[str, Any]) -> None:
@@ -163,7 +166,35 @@ def resolve_checkpoint(base: str) -> tuple[str, dict[str, Any]]:
             "repository as hf:ORG/NAME."
         )
     read_notes(path)
+    _check_sizes(path)
     return str(path), options
+
+
+_MAX_SIZES = {"layers": 2_000, "experts": 4_096, "vocab_size": 10_000_000, "size": 1_000_000}
+"""Largest plausible values in a config.json, by a part of their name."""
+_MAX_CONFIG_BYTES = 16 << 20
+
+
+def _check_sizes(folder: Path) -> None:
+    """Raise `InputError` for a config.json that no model has, before anything is built from it."""
+    file = folder / "config.json"
+    if not file.is_file():
+        return
+    try:
+        if file.stat().st_size > _MAX_CONFIG_BYTES:
+            raise ValueError("it is larger than 16 MiB")
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("it is not a JSON object")
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{file} cannot be read ({error}); give a complete checkpoint.") from error
+    for table in (content, *content.values()):
+        for key, value in table.items() if isinstance(table, dict) else ():
+            limit = next((most for part, most in _MAX_SIZES.items() if part in key), None)
+            if limit is not None and isinstance(value, int | float) and not 0 <= value <= limit:
+                raise InputError(
+                    f"{file} has {key} = {value}, which no model has; give another checkpoint."
+                )
 
 
 def bundled_checkpoint(kind: Literal["policy", "ppm"] = "policy") -> Path:

@@ -16,14 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from rstar_math.errors import InputError
-from rstar_math.files import atomic_write
+from rstar_math.files import atomic_write, iter_lines
 from rstar_math.seeding import derive
 from rstar_math.types import Problem, Question
 
 MAX_QUESTION_CHARS = 20_000
 """Maximum length of a question in characters."""
-MAX_LINE_BYTES = 4_000_000
-"""Maximum length of a line in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +66,10 @@ def read_problems(
 def _entries(path: Path, columns: Columns) -> Iterator[tuple[int, Problem]]:
     """Pairs of line number and problem."""
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            number = 0
-            while line := file.readline(MAX_LINE_BYTES + 1):
-                number += 1
-                if len(line) > MAX_LINE_BYTES:
-                    raise InputError(
-                        f"{path}, line {number} is longer than {MAX_LINE_BYTES} bytes; "
-                        "write one JSON object per line, not a JSON array."
-                    )
-                if line.strip():
-                    where = f"{path}, line {number}"
-                    yield number, parse_problem(_object(line, where), where, columns)
+        for number, line in iter_lines(path):
+            if line.strip():
+                where = f"{path}, line {number}"
+                yield number, parse_problem(_object(line, where), where, columns)
     except FileNotFoundError:
         raise InputError(f"File {path} not found; pass a JSONL file of problems.") from None
     except IsADirectoryError:

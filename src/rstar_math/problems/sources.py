@@ -11,7 +11,6 @@
 taken.
 """
 
-import gzip
 import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,6 +23,7 @@ from urllib.parse import parse_qsl
 
 from rstar_math.errors import InputError, MissingDependencyError
 from rstar_math.extraction import extract_stated_answer
+from rstar_math.files import iter_lines
 from rstar_math.problems.generated import MAX_TASKS, Task, generate, toy_tasks
 from rstar_math.problems.jsonl import COLUMNS, Columns, parse_problem, read_problems
 from rstar_math.types import Problem, Question
@@ -195,13 +195,12 @@ def _annotated(
 def _json_objects(path: Path) -> Iterator[dict[str, Any]]:
     """The objects of a JSONL file, plain or gzipped."""
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    row = json.loads(line)
-                    if not isinstance(row, dict):
-                        raise ValueError(f"line {number} is not an object")
-                    yield row
+        for number, line in iter_lines(path):
+            if line.strip():
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise ValueError(f"line {number} is not an object")
+                yield row
     except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
         raise InputError(
             f"{path} is not a JSONL file of problems with answer and solution ({error})."

@@ -10,16 +10,17 @@ import os
 import sqlite3
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from itertools import repeat
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import quote
 
 from rstar_math import __version__
 from rstar_math.errors import ConfigError, InputError, StoreError
-from rstar_math.files import lock_file
+from rstar_math.files import inflate, lock_file
 from rstar_math.runs.results import PackedResult, Result, pack_result, read_result
 from rstar_math.search.tree import Tree, from_record
 from rstar_math.search.voting import Choice
@@ -42,6 +43,16 @@ CREATE TABLE results (
     tree BLOB NOT NULL,
     PRIMARY KEY (problem, strategy)) STRICT;
 """
+_OBJECTS = {
+    ("table", " ".join(statement.split()[2:3]), " ".join(statement.split()))
+    for statement in SCHEMA.split(";")
+    if statement.strip()
+}
+"""Type, name and definition of everything in a run."""
+MAX_VALUE_BYTES = 512 << 20
+"""Maximum size of one stored value, such as a compressed tree."""
+MAX_TREE_BYTES = 1 << 30
+"""Maximum size of a tree's JSON: 1,000 times the trees of the papers."""
 _INSERT_RESULT = "INSERT INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _SELECT_TREE = "SELECT tree FROM results WHERE problem = ? AND strategy = ?"
 _NOT_A_RUN = (
@@ -72,7 +83,7 @@ def _acquire_writer_lock(path: Path) -> int:
     return lock
 
 
-def _open_database(path: Path) -> sqlite3.Connection:
+def _open_database(path: Path, *, read_only: bool) -> sqlite3.Connection:
     """Return a connection to an existing run or to a new, empty file.
 
     Raises `StoreError` for any other file, which is left unchanged.
@@ -80,10 +91,59 @@ def _open_database(path: Path) -> sqlite3.Connection:
     if path.is_dir():
         raise StoreError(f"{path} is a folder, but a run is a file; give a file in it.")
     with convert_sqlite_errors(path):
-        db = sqlite3.connect(path, timeout=30.0)
+        if read_only:
+            db = sqlite3.connect(_read_only_uri(path), uri=True, timeout=30.0)
+        else:
+            _refuse_rollback_journal(path)
+            db = sqlite3.connect(path, timeout=30.0)
+        # A run may come from somebody else: nothing that its schema contains is run.
+        db.execute("PRAGMA trusted_schema = OFF")
+        db.execute(f"PRAGMA query_only = {'ON' if read_only else 'OFF'}")
+        db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_VALUE_BYTES)
         if not _is_empty(db):
             _check_format(path, db)
         return db
+
+
+def _file_state(path: Path) -> tuple[bool, int, int]:
+    """Return whether the run is being written, and, if not, what changes when it is written."""
+    if _has_log(path):
+        return True, 0, 0
+    try:
+        stat = path.stat()
+    except OSError:
+        return False, 0, 0
+    return False, stat.st_mtime_ns, stat.st_size
+
+
+def _has_log(path: Path) -> bool:
+    """Return whether the run has a write-ahead log with content."""
+    log = Path(f"{path}-wal")
+    return log.is_file() and log.stat().st_size > 0
+
+
+def _read_only_uri(path: Path) -> str:
+    """Return the URI with which SQLite reads a run and changes no file.
+
+    A run that is being written has a write-ahead log, which readers share with the writer. Any
+    other run is opened as immutable: SQLite then neither looks for a journal nor locks the file.
+    """
+    mode = "mode=ro" if _has_log(path) else "mode=ro&immutable=1"
+    return f"file:{quote(str(path.absolute()))}?{mode}"
+
+
+def _refuse_rollback_journal(path: Path) -> None:
+    """Raise `StoreError` if there is a rollback journal beside the run.
+
+    Runs have a write-ahead log instead. SQLite would apply the journal and delete the files that
+    it names.
+    """
+    journal = Path(f"{path}-journal")
+    if journal.exists():
+        raise StoreError(
+            f"{journal} was not written by rstar-math; delete it if you do not know it, then run "
+            "the same command again."
+        )
 
 
 def _make_durable(db: sqlite3.Connection) -> None:
@@ -107,6 +167,13 @@ def _check_format(path: Path, db: sqlite3.Connection) -> None:
             f"The run {path} has format {version}, but this version reads format {FORMAT}; "
             "read it with the version that wrote it (format 1: 0.1), or give a new --run."
         )
+    objects = {
+        (kind, name, " ".join((sql or "").split()))
+        for kind, name, sql in db.execute("SELECT type, name, sql FROM sqlite_master")
+        if not name.startswith("sqlite_autoindex_")
+    }
+    if objects != _OBJECTS:
+        raise StoreError(f"The run {path} has other tables than rstar-math writes; do not use it.")
 
 
 @contextmanager
@@ -138,6 +205,8 @@ def _how_to_revert(key: str, value: Any) -> str:
         return "add --guided" if value else "remove --guided"
     if "." not in key:
         return "change it back"
+    if key.startswith("sandbox."):
+        return "remove your own setting, if there is one"
     if value is None:
         return f"remove {key}"
     return f"set it back with --set {key}={value if isinstance(value, str) else json.dumps(value)}"
@@ -163,6 +232,8 @@ class RunStore:
         self.path = path
         self._db = db
         self._lock = lock
+        self._file_state = _file_state(path)
+        self._reopened = 0
 
     @classmethod
     def open(
@@ -177,7 +248,7 @@ class RunStore:
         """
         lock = _acquire_writer_lock(path)
         try:
-            db = _open_database(path)
+            db = _open_database(path, read_only=False)
             store = cls(path, db, lock)
             with convert_sqlite_errors(path):
                 _make_durable(db)
@@ -199,7 +270,7 @@ class RunStore:
             raise InputError(
                 f"There is no run {path}; make one with: rstar search FILE --run {path}."
             )
-        db = _open_database(path)
+        db = _open_database(path, read_only=True)
         if _is_empty(db):
             raise StoreError(f"{path} is empty, not a run of rstar-math; give another --run.")
         return cls(path, db, None)
@@ -216,7 +287,10 @@ class RunStore:
         self.close()
 
     def close(self) -> None:
-        """Close the file and release the writer's lock."""
+        """Close the file and release the writer's lock. A writer's results are in the one file."""
+        if self._lock is not None:
+            with suppress(sqlite3.Error):
+                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._db.close()
         lock, self._lock = self._lock, None
         if lock is not None:
@@ -328,7 +402,7 @@ class RunStore:
         if not rows:
             raise InputError(f"{self.path} has no result of {strategy} for problem {problem!r}.")
         try:
-            record = json.loads(zlib.decompress(rows[0][0]))
+            record = json.loads(inflate(rows[0][0], MAX_TREE_BYTES))
         except (zlib.error, ValueError, RecursionError) as error:
             raise StoreError(
                 f"The tree of {problem!r} in {self.path} is damaged ({error})."
@@ -336,9 +410,18 @@ class RunStore:
         return from_record(record)
 
     def version(self) -> int:
-        """Return a number that changes when another connection or process writes the run."""
+        """Return a number that changes when another connection or process writes the run.
+
+        For a reader this also makes the changes visible, if the run was not being written before.
+        """
+        state = _file_state(self.path)
+        if self._lock is None and state != self._file_state:
+            db = _open_database(self.path, read_only=True)
+            self._db.close()
+            self._db, self._file_state = db, state
+            self._reopened += 1
         number: int = self._rows("PRAGMA data_version")[0][0]
-        return number
+        return (self._reopened << 32) + number
 
     def conditions(self) -> dict[str, Any]:
         """Return the conditions that were passed to `open` when the run was created."""

@@ -92,9 +92,14 @@ def progress(tree: Tree, choice: Choice | None, seconds: float, request: SearchR
         answer = choice.answer
         if len(answer) > _MAX_ANSWER_CHARS:
             answer = f"{answer[:_MAX_ANSWER_CHARS]}…"
-        line += f" Best so far: {sanitize(answer)} ({choice.share:.0%} of the votes)."
+        line += f" Best so far: {_one_line(answer)} ({choice.share:.0%} of the votes)."
     state = f"{steps} {answers} {tree.cost.calls} {fields['share']} {fields['answer']}"
     return Progress(f"{line}\n", fields, state)
+
+
+def _one_line(answer: str) -> str:
+    """An answer without line breaks, so that it cannot look like further lines of progress."""
+    return " ".join(sanitize(answer).split())
 
 
 def vote_line(choice: Choice) -> str:
@@ -102,7 +107,7 @@ def vote_line(choice: Choice) -> str:
     if choice.answer is None:
         return "No path ended with an answer.\n"
     total = sum(choice.votes.values()) or 1.0
-    votes = [f"{sanitize(a)[:_MAX_ANSWER_CHARS]} {v / total:.0%}" for a, v in choice.votes.items()]
+    votes = [f"{_one_line(a)[:_MAX_ANSWER_CHARS]} {v / total:.0%}" for a, v in choice.votes.items()]
     more = f" and {len(votes) - 5} more" if len(votes) > 5 else ""
     return f"Votes: {', '.join(votes[:5])}{more}.\n"
 

@@ -134,7 +134,8 @@ def read_model_shape(base: str) -> ModelShape:
         from transformers import AutoConfig, AutoModelForCausalLM
 
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path))
+            config = AutoConfig.from_pretrained(path, **options)
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         return shape_from_tensors({n: tuple(p.shape) for n, p in model.named_parameters()})
 
 

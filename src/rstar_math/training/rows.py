@@ -1,6 +1,5 @@
 """Row schemas of training data, reading them, and rendering their prompts for a model."""
 
-import gzip
 import json
 import zlib
 from collections import Counter
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rstar_math.config.loading import explain
 from rstar_math.errors import InputError
+from rstar_math.files import iter_lines
 from rstar_math.models.prompting import prompting_of_tokenizer
 from rstar_math.problems.annotated import parse_solution
 from rstar_math.problems.jsonl import question_id
@@ -358,9 +358,7 @@ def read_rows(path: Path, model: type[R]) -> list[R]:
     """
     rows: list[R] = []
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            lines = list(file)
-        for number, line in enumerate(lines, 1):
+        for number, line in iter_lines(path):
             if line.strip():
                 rows.append(_parse_row(line, model, f"{path}, line {number}"))
     except (OSError, EOFError, zlib.error) as error:

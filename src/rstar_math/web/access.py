@@ -7,6 +7,7 @@ host name too (DNS rebinding).
 
 import asyncio
 import os
+import re
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field
@@ -16,11 +17,19 @@ from ipaddress import ip_address
 from pathlib import Path
 from time import monotonic
 from typing import Any
+from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse, Response
 
-from rstar_math.errors import ConfigError, InputError, RstarError
+from rstar_math.errors import (
+    ConfigError,
+    ContextLengthError,
+    InputError,
+    ModelError,
+    ModelUnreachableError,
+    RstarError,
+)
 from rstar_math.web.server import LOG, Metrics, trace_ids
 
 KEYS_ENV = "RSTAR_API_KEYS"
@@ -54,6 +63,8 @@ def load_keys(file: Path | None) -> ApiKeys:
     if file is not None:
         try:
             lines = file.read_text(encoding="utf-8").splitlines()
+            if file.stat().st_mode & 0o077:
+                LOG.warning("%s is open to other users; run: chmod 600 %s", file, file)
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(
                 f"Cannot read the API key file {file} ({error}); give a text file with one key "
@@ -130,14 +141,24 @@ class ApiError(RstarError):
 def api_error_of(error: BaseException) -> ApiError:
     """The error response for an exception that ended a request.
 
-    Messages of our own errors are passed on. Messages of other exceptions are hidden: they may
-    contain data that the client must not see.
+    Only messages about the request itself are passed on. Others may contain what a model server
+    said, its address, or data that the client must not see; they are in the server's log.
     """
     if isinstance(error, ApiError):
         return error
+    if isinstance(error, ContextLengthError):
+        message = "The question is too long for the model; shorten it."
+        return ApiError(message, 400, code="context_length_exceeded")
+    if isinstance(error, InputError | ConfigError):
+        return ApiError(str(error), 400, code=_error_code(error))
+    if isinstance(error, ModelUnreachableError):
+        message = "The model behind this server does not answer; try again later."
+        return ApiError(message, 502, code=_error_code(error))
+    if isinstance(error, ModelError):
+        message = "The model behind this server did not answer the request; see the server's log."
+        return ApiError(message, 502, code=_error_code(error))
     if isinstance(error, RstarError):
-        is_input_error = error.exit_code == InputError.exit_code
-        return ApiError(str(error), 400 if is_input_error else 502, code=_error_code(error))
+        return ApiError("The search failed; see the server's log.", 500, code=_error_code(error))
     return ApiError("Internal server error; see the server's log.", 500, code="bug")
 
 
@@ -257,7 +278,7 @@ class RequestLog:
         self._send = send
         self._origin = origin
         self._started = monotonic()
-        self.fields: dict[str, Any] = {"method": scope["method"], "path": _log_path(scope["path"])}
+        self.fields: dict[str, Any] = {"method": scope["method"], "path": log_path(scope["path"])}
         self.fields["request"] = secrets.token_hex(8)
         self.fields |= trace_ids(headers.get("traceparent", ""))
 
@@ -312,7 +333,7 @@ def route_of(path: str) -> str:
 def _check_origin(headers: Headers, allowed: str | None, policy: AccessPolicy) -> None:
     """Reject requests that pages of other sites send. Raises `ApiError` (403)."""
     host, origin = headers.get("host", ""), headers.get("origin")
-    if not policy.keys and not is_loopback(_host_name(host)):
+    if not policy.keys and not is_loopback(host_name(host)):
         raise ApiError(
             f"The host name {host[:60]!r} is not allowed; use localhost, or start the server with "
             "API keys.",
@@ -328,16 +349,18 @@ def _check_origin(headers: Headers, allowed: str | None, policy: AccessPolicy) -
         )
 
 
-def _host_name(host: str) -> str:
-    """A Host header without its port."""
-    if host.startswith("["):
-        return host.partition("]")[0] + "]"
-    return host.partition(":")[0]
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:]*)(?::[0-9]+)?")
 
 
-def _log_path(path: str) -> str:
+def host_name(host: str) -> str:
+    """A Host header without its port; "" if it is not valid."""
+    match = _HOST.fullmatch(host)
+    return match[1] if match else ""
+
+
+def log_path(path: str) -> str:
     """A path for the log, without tree names: whoever knows a name can read the tree."""
-    return "/trees/" if path.startswith("/trees/") else path[:200]
+    return "/trees/" if path.startswith("/trees/") else quote(path[:200], safe="/:@!$&'()*+,;=~")
 
 
 def _error_response(error: ApiError) -> JSONResponse:

@@ -68,7 +68,7 @@ _TRACEPARENT = re.compile(
 def configure_logging(*, as_json: bool) -> None:
     """Send the logs of the server and of uvicorn to stderr."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonFormatter() if as_json else _TextFormatter())
+    handler.setFormatter(_JsonFormatter() if as_json else TextFormatter())
     for name, level in (("rstar_math.serve", logging.INFO), ("uvicorn.error", logging.WARNING)):
         log = logging.getLogger(name)
         log.handlers[:] = [handler]
@@ -98,14 +98,14 @@ class _JsonFormatter(logging.Formatter):
         return json.dumps(entry, default=str)
 
 
-class _TextFormatter(logging.Formatter):
+class TextFormatter(logging.Formatter):
     """Formats a record as time, message and key=value fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields = getattr(record, "fields", {})
-        pairs = " ".join(f"{key}={sanitize(str(value))}" for key, value in fields.items())
+        pairs = " ".join(f"{key}={value}" for key, value in fields.items())
         time = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
-        line = f"{time} {sanitize(record.getMessage())} {pairs}".rstrip()
+        line = " ".join(sanitize(f"{time} {record.getMessage()} {pairs}").split())
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 

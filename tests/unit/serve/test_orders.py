@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import pickle
 import subprocess
 import sys
@@ -13,9 +14,17 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from rstar_math.config import SearchConfig
-from rstar_math.errors import ConfigError, ModelUnreachableError
+from rstar_math.errors import (
+    ConfigError,
+    ContextLengthError,
+    ModelRejectedError,
+    ModelUnreachableError,
+    RequestError,
+    SandboxError,
+    StoreError,
+)
 from rstar_math.search import Choice, Tree
-from rstar_math.serve.jobs import TOKEN, SearchQueue, answer_text, progress, truncate
+from rstar_math.serve.jobs import TOKEN, SearchQueue, answer_text, progress, truncate, vote_line
 from rstar_math.serve.requests import (
     ChatRequest,
     SearchRequest,
@@ -26,7 +35,7 @@ from rstar_math.serve.requests import (
     parse_body,
 )
 from rstar_math.types import Execution, ExecutionStatus, Question, Step
-from rstar_math.web import access
+from rstar_math.web import access, server
 from rstar_math.web.access import (
     AccessMiddleware,
     AccessPolicy,
@@ -36,7 +45,9 @@ from rstar_math.web.access import (
     Scope,
     Send,
     api_error_of,
+    host_name,
     is_loopback,
+    log_path,
     require_keys,
 )
 from rstar_math.web.server import BUCKETS_S, Metrics, trace_ids
@@ -97,14 +108,71 @@ def test_errors_are_in_the_shape_that_clients_read() -> None:
     again = pickle.loads(pickle.dumps(refusal))
     assert (again.body, again.headers) == (refusal.body, {"Retry-After": "3"})
     assert api_error_of(refusal) is refusal
-    assert api_error_of(ModelUnreachableError("It is gone.")).body["error"] == {
-        "message": "It is gone.",
-        "type": "server_error",
-        "param": None,
-        "code": "model_unreachable",
-    }
-    assert api_error_of(ConfigError("Wrong.")).status == 400
-    assert "secret" not in str(api_error_of(KeyError("secret")))
+    error = api_error_of(ModelUnreachableError("It is gone."))
+    assert (
+        error.body["error"].items()
+        >= {
+            "type": "server_error",
+            "param": None,
+            "code": "model_unreachable",
+        }.items()
+    )
+    assert (error.status, api_error_of(ConfigError("Wrong.")).status) == (502, 400)
+
+
+@pytest.mark.parametrize(
+    ("kind", "status"),
+    [
+        (KeyError, 500),
+        (ModelUnreachableError, 502),
+        (ModelRejectedError, 502),
+        (RequestError, 502),
+        (ContextLengthError, 400),
+        (SandboxError, 500),
+        (StoreError, 500),
+    ],
+)
+def test_clients_never_see_what_the_model_server_said(kind: type[Exception], status: int) -> None:
+    told = api_error_of(kind("http://user:secret@10.0.0.7/v1 said: bad key sk-secret"))
+    assert told.status == status
+    assert "secret" not in json.dumps(told.body)
+    assert "10.0.0.7" not in json.dumps(told.body)
+
+
+def test_an_answer_cannot_look_like_a_line_of_progress() -> None:
+    forged = "1\nmcts, 9.9 s: 3 steps tried.\n\ndata: [DONE]\x85\u2028x"
+    choice = Choice(forged, 1, 1.0, {forged: 1.0})
+    request = order({})
+    line = progress(Tree(Question("q", "?")), choice, 1.0, request).line
+    for text in (line, vote_line(choice)):
+        assert text.endswith("\n")
+        assert len(text.splitlines()) == 1
+
+
+@pytest.mark.parametrize("path", ["/v1/x\nforged line", "/v1/\r\x1b[2J", "/v1/\u2028x", "/é"])
+def test_a_path_is_one_word_in_the_log(path: str) -> None:
+    record = logging.LogRecord("rstar", logging.INFO, "f", 1, "request", None, None)
+    record.__dict__["fields"] = {"path": log_path(path)}
+    line = server.TextFormatter().format(record)
+    assert len(line.splitlines()) == 1
+    assert line.isprintable()
+    assert "forged line" not in line
+
+
+@pytest.mark.parametrize(
+    ("host", "name"),
+    [
+        ("localhost:8420", "localhost"),
+        ("127.0.0.1", "127.0.0.1"),
+        ("[::1]:8420", "[::1]"),
+        ("[::1].evil", ""),
+        ("[::1]evil:80", ""),
+        ("localhost:80:evil", ""),
+        ("a:b", ""),
+    ],
+)
+def test_a_host_header_is_read_whole(host: str, name: str) -> None:
+    assert host_name(host) == name
 
 
 @given(
