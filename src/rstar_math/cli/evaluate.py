@@ -257,13 +257,9 @@ def evaluate(
         rows = [opened.summary(s) for s in strategies]
         checks = _run_checks(opened, settings, published_share) if check else None
     if as_json:
-        report = {
-            "file": name,
-            "run": run_file and str(run_file),
-            "strategies": [row.as_json() for row in rows],
-            **opened.cluster_json(),
-            **opened.servers_json(),
-        }
+        report: dict[str, Any] = {"file": name, "run": run_file and str(run_file)}
+        report["strategies"] = [row.as_json() for row in rows]
+        report |= opened.cluster_json() | opened.servers_json()
         if checks is not None:
             report["check"] = [result.as_json() for result in checks]
         print_json(report)
