@@ -210,6 +210,9 @@ class Cost:
     """Requests that failed after the last retry."""
     seconds: float = 0.0
     """Wall time, in seconds."""
+    estimated_tokens: int = 0
+    """The part of the prompt and sampled tokens that the server did not report, so that it was
+    estimated from the length of the texts."""
     saved_tokens: int = 0
     """Estimated tokens saved by early stopping: the unused token budget, or the skipped rollouts
     times the mean tokens per finished rollout."""

@@ -88,7 +88,8 @@ def test_usage_is_counted_where_it_is_sound(usage: object) -> None:
     cost = COMPLETIONS.parse(ASK, choices({"text": "a"}, usage=usage))[1]
     sound = isinstance(usage, dict) and usage["prompt_tokens"] == 9
     counted = (cost.prompt_tokens, cost.cached_tokens, cost.sampled_tokens)
-    assert counted == ((9, 4, 5) if sound else (0, 0, 0))
+    assert counted == ((9, 4, 5) if sound else (1, 0, 1))
+    assert cost.estimated_tokens == (0 if sound else 2)
     assert cost.calls == 1
 
 

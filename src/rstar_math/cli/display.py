@@ -156,6 +156,8 @@ def cost_line(cost: Cost, steps: int) -> str:
     other = f", {cost.scorer_tokens} scorer tokens" if cost.scorer_tokens else ""
     if cost.discriminator_tokens:
         other = f" ({cost.discriminator_tokens} of them by the discriminator){other}"
+    if cost.estimated_tokens:
+        other = f" (estimated){other}"
     return (
         f"{steps} steps tried, {cost.code_runs} programs run ({cost.code_failures} failed), "
         f"{cost.calls} calls, {cost.sampled_tokens} tokens sampled{other}, {cost.seconds:.1f} s "
@@ -243,6 +245,10 @@ def summary_table(rows: Sequence[Summary]) -> Table:
         if row.cost.discriminator_tokens:
             tokens = row.cost.discriminator_tokens / max(row.problems, 1)
             table.caption += f"\n{row.strategy}: {tokens:.0f} of the tokens by the discriminator."
+        if row.cost.estimated_tokens:
+            total = row.cost.prompt_tokens + row.cost.sampled_tokens
+            share = row.cost.estimated_tokens / max(total, 1)
+            table.caption += f"\n{row.strategy}: {share:.0%} of the tokens are estimated; the server reports none."
         if row.cost.unscorable:
             table.caption += f"\n{row.strategy}: {row.cost.unscorable} steps could not be scored."
         if row.cost.scorer_tokens:

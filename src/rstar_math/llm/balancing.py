@@ -12,7 +12,9 @@ from types import TracebackType
 import aiohttp
 
 from rstar_math.errors import ModelRejectedError
-from rstar_math.llm.transport import ConnectionPool, HttpRequest, Reply, retry_after_s
+from rstar_math.llm.replies import Reply, retry_after_s
+from rstar_math.llm.transport import ConnectionPool, HttpRequest
+from rstar_math.llm.workarounds import Workarounds
 
 _current_tree: ContextVar[str | None] = ContextVar("rstar_math_tree", default=None)
 _QUESTION = "\nQuestion:"
@@ -150,6 +152,7 @@ class Replica:
         self.consecutive_failures = 0
         self.probe_at = 0.0
         """Time of the next probe of a failed server (`time.monotonic`); 0 for a healthy server."""
+        self.workarounds = Workarounds(self.url)
         self._connections = ConnectionPool(self.url, key)
 
     @property

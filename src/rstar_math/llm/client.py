@@ -43,7 +43,13 @@ from rstar_math.llm.formats import (
     context_length,
     raw_format,
 )
-from rstar_math.llm.transport import Reply, RouteNotFoundError, check_reply
+from rstar_math.llm.replies import (
+    Reply,
+    RouteNotFoundError,
+    check_reply,
+    error_in_body,
+    is_context_length_error,
+)
 from rstar_math.models.prompting import NOTHING_KNOWN, Prompting
 from rstar_math.prompts.chat_templates import ChatTemplate
 from rstar_math.prompts.rendering import ChatPrompt
@@ -52,7 +58,7 @@ from rstar_math.seeding import derive
 from rstar_math.text import sanitize
 from rstar_math.types import Cost
 
-_RETRIED_STATUSES = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
+_RETRIED_STATUSES = frozenset({408, 409, 425, 429, *range(500, 600)})
 _BUSY_STATUSES = frozenset({408, 409, 425, 429})
 """Statuses of a healthy server that is only busy. They do not take the server out of use."""
 
@@ -300,7 +306,7 @@ class OpenAIClient:
         try:
             reply = await replica.post(
                 _address(replica, request_format),
-                request_format.build(request),
+                replica.workarounds.apply(request_format.build(request)),
                 min(30.0, self._retry.timeout_s),
             )
             request_format.parse(request, self._check_reply(reply, replica.url, request_format))
@@ -331,7 +337,7 @@ class OpenAIClient:
         attempts = self._retry.max_retries + len(self.replicas.all)
         for remaining in range(attempts - 1, -1, -1):
             reply, failure = await self._attempt(replica, request_format, body, tokens)
-            if reply is not None and reply.status not in _RETRIED_STATUSES:
+            if reply is not None and not failure:
                 return self._check_reply(reply, replica.url, request_format)
             if remaining:
                 add_cost(Cost(retries=1))
@@ -348,22 +354,34 @@ class OpenAIClient:
         )
 
     async def _attempt(
-        self, replica: Replica, request_format: RequestFormat, body: object, tokens: int
+        self, replica: Replica, request_format: RequestFormat, body: dict[str, Any], tokens: int
     ) -> tuple[Reply | None, str]:
-        """Returns the reply to one attempt, or None, and a description of the failure, if any."""
+        """Returns the reply to one attempt, or None, and a description of a transient failure."""
         address = _address(replica, request_format)
         try:
-            reply = await replica.post_limited(address, body, self._retry.timeout_s, tokens)
+            reply = await self._send_accepted(replica, address, body, tokens)
         except TRANSIENT_ERRORS as error:
             self.replicas.mark_failed(replica)
             return None, _describe(error)
-        if reply.status in _RETRIED_STATUSES - _BUSY_STATUSES:
-            self.replicas.mark_failed(replica)
-        elif reply.status < 300:
-            self.replicas.mark_healthy(replica)
-        if reply.status in _RETRIED_STATUSES:
+        if reply.status < 300 and (fault := error_in_body(reply)) is not None:
+            return reply, fault
+        if reply.status in _RETRIED_STATUSES and not is_context_length_error(reply):
+            if reply.status not in _BUSY_STATUSES:
+                self.replicas.mark_failed(replica)
             return reply, f"status {reply.status}: {reply.message}"
+        if reply.status < 300:
+            self.replicas.mark_healthy(replica)
         return reply, ""
+
+    async def _send_accepted(
+        self, replica: Replica, address: str, body: dict[str, Any], tokens: int
+    ) -> Reply:
+        """Returns the reply to a request, without the fields that the server refuses."""
+        while True:
+            sent = replica.workarounds.apply(body)
+            reply = await replica.post_limited(address, sent, self._retry.timeout_s, tokens)
+            if not replica.workarounds.learn(reply, sent):
+                return reply
 
     def _check_reply(
         self, reply: Reply, url: str, request_format: RequestFormat | None = None

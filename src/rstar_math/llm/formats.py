@@ -7,6 +7,7 @@ counts the tokens of the first of n samples only, and does not report which stop
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 from typing import Any
 
 from rstar_math.errors import ModelRejectedError
@@ -121,37 +122,83 @@ def _parse_openai(request: CompletionRequest, body: object) -> tuple[list[Comple
     choices = body.get("choices") if isinstance(body, dict) else None
     if not isinstance(choices, list):
         raise ModelRejectedError("The server answered without choices; is it OpenAI-compatible?")
-    completions = [_parse_choice(choice, request.stop) for choice in choices]
     usage = body.get("usage") if isinstance(body, dict) else None
     counts = usage if isinstance(usage, dict) else {}
     details = counts.get("prompt_tokens_details")
+    sampled = _count(counts.get("completion_tokens"))
     cost = Cost(
         calls=1,
         samples=len(choices),
         prompt_tokens=_count(counts.get("prompt_tokens")),
         cached_tokens=_count(details.get("cached_tokens")) if isinstance(details, dict) else 0,
-        sampled_tokens=_count(counts.get("completion_tokens")),
+        sampled_tokens=sampled,
     )
-    return [c for c in completions if c is not None], cost
+    reached_limit = bool(sampled) and sampled >= request.max_tokens * len(choices)
+    found = [_parse_choice(choice, request.stop, reached_limit) for choice in choices]
+    completions = [completion for completion in found if completion is not None]
+    if not cost.sampled_tokens:
+        texts = [completion.reasoning + completion.text for completion in completions]
+        cost.sampled_tokens = sum(map(estimate_tokens, texts))
+        cost.estimated_tokens += cost.sampled_tokens
+    if not cost.prompt_tokens:
+        cost.prompt_tokens = estimate_tokens(request.prompt)
+        cost.estimated_tokens += cost.prompt_tokens
+    return completions, cost
 
 
-def _parse_choice(choice: object, stop: Sequence[str]) -> Completion | None:
+_CHARS_PER_TOKEN = 3.5
+"""Characters per token of mathematics in English, for servers that report no usage."""
+_UNFINISHED = frozenset(
+    ["length", "max_tokens", "model_length", "max_output_tokens", "token_limit", "content_filter",
+     "abort", "aborted", "error", "cancelled", "safety", "recitation",
+     "insufficient_system_resource"]
+)  # fmt: skip
+"""Finish reasons, in lower case, of a text that does not end by itself."""
+
+
+def estimate_tokens(text: str) -> int:
+    """Returns roughly the number of tokens of a text; at least 1 if it is not empty."""
+    return ceil(len(text) / _CHARS_PER_TOKEN)
+
+
+def is_finished(reason: object, *, reached_limit: bool) -> bool:
+    """Whether a text ended by itself, from a server's finish reason.
+
+    Servers have many words for that: stop, eos, eos_token, end_turn, STOP, stop_sequence. So only
+    the words for other ends count. Without a reason, the token limit decides.
+    """
+    if isinstance(reason, str) and reason:
+        return reason.lower() not in _UNFINISHED
+    return not reached_limit
+
+
+def _parse_choice(choice: object, stop: Sequence[str], reached_limit: bool) -> Completion | None:
     """Returns a choice of the completions or chat route, or None if it has no text."""
     if not isinstance(choice, dict):
         return None
     text, reasoning = choice.get("text"), None
     if text is None and isinstance(message := choice.get("message"), dict):
-        text = message.get("content")
-        reasoning = message.get("reasoning_content") or message.get("reasoning")
-        if text is None and isinstance(reasoning, str):
-            text = ""
+        text, reasoning = _message_text(message)
     if not isinstance(text, str):
         return None
     met_stop = choice.get("stop_reason") or choice.get("matched_stop")
-    completion = _completion(text, choice.get("finish_reason") == "stop", met_stop, stop)
+    finished = is_finished(choice.get("finish_reason"), reached_limit=reached_limit)
+    completion = _completion(text, finished, met_stop, stop)
     if isinstance(reasoning, str):
         return replace(completion, reasoning=replace_surrogates(reasoning))
     return completion
+
+
+def _message_text(message: dict[str, Any]) -> tuple[object, object]:
+    """Returns the text and the reasoning of a message, whose content may be a list of parts."""
+    content = message.get("content")
+    reasoning = message.get("reasoning_content") or message.get("reasoning")
+    if isinstance(content, list):
+        parts = [part for part in content if isinstance(part, dict)]
+        texts = [part["text"] for part in parts if isinstance(part.get("text"), str)]
+        thoughts = [str(part["thinking"]) for part in parts if part.get("thinking")]
+        return "".join(texts), "".join(thoughts) or reasoning
+    return ("" if content is None and isinstance(reasoning, str) else content), reasoning
 
 
 def split_reasoning(text: str) -> tuple[str, str, bool]:

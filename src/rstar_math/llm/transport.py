@@ -1,82 +1,11 @@
-"""Requests to model servers: an aiohttp session per server, and what its replies mean."""
+"""HTTP requests to one model server, with an aiohttp session."""
 
 import json
 from dataclasses import dataclass
 
 import aiohttp
 
-from rstar_math.errors import ConfigError, ContextLengthError, ModelError, ModelRejectedError
-from rstar_math.text import sanitize
-
-
-class RouteNotFoundError(ModelError):
-    """The server does not have a route."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """A server's complete reply to one request."""
-
-    status: int
-    body: bytes
-    retry_after_s: float = 0.0
-    """Seconds to wait before the next request, from Retry-After; 0 if the server sent none."""
-
-    def json(self) -> object:
-        """Returns the parsed body, or None if it is not JSON."""
-        try:
-            return json.loads(self.body)
-        except (ValueError, RecursionError):
-            return None
-
-    @property
-    def message(self) -> str:
-        """The error message in the body, sanitized and at most 200 characters long."""
-        body = self.json() or self.body[:2000].decode("utf-8", "replace")
-        error = body.get("error", body) if isinstance(body, dict) else body
-        message = error.get("message", error) if isinstance(error, dict) else error
-        return sanitize(" ".join(str(message)[:2000].split()))[:200]
-
-
-def retry_after_s(header: str | None) -> float:
-    """Returns the seconds of a Retry-After header; 0 if it is missing or holds a date."""
-    try:
-        return max(0.0, float(header or "0"))
-    except ValueError:
-        return 0.0
-
-
-def check_reply(reply: Reply, url: str, route: str) -> object:
-    """Returns the JSON of a successful reply.
-
-    Raises `RouteNotFoundError` if the server lacks the route or offers the model for chat only.
-    Raises `ContextLengthError` if the prompt is too long, and `ModelRejectedError` otherwise.
-    """
-    status = reply.status
-    if status < 300:
-        body = reply.json()
-        if body is None:
-            raise ModelRejectedError(
-                f"{url} did not answer in JSON; is it an OpenAI-compatible server, "
-                "and does the address end in /v1?"
-            )
-        return body
-    message = reply.message
-    if status < 400:
-        raise ModelRejectedError(
-            f"{url} redirects to another address (status {status}); use that address."
-        )
-    if status in (401, 403):
-        raise ModelRejectedError(
-            f"{url} rejected the API key ({message}); set the right key in the environment "
-            "variable named by model.api_key_env."
-        )
-    chat_only = "chat/completions" in message or "chat model" in message
-    if status in (404, 405) and (chat_only or "model" not in message.lower()):
-        raise RouteNotFoundError(f"{url} has no {route}; does the address end in /v1?")
-    if status == 400 and ("context" in message.lower() or "too long" in message.lower()):
-        raise ContextLengthError(f"The prompt does not fit the model's context ({message}).")
-    raise ModelRejectedError(f"{url} rejected the request (status {status}: {message}).")
+from rstar_math.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
