@@ -15,7 +15,7 @@ from rstar_math.runs.results import Result
 from rstar_math.runs.store import RunStore
 from rstar_math.search.strategies import parse_strategies
 from rstar_math.search.tree import ROOT, Tree
-from rstar_math.search.voting import RULES, Vote, top_k_of_runs, votes_of
+from rstar_math.search.voting import ANSWER_RULES, Vote, top_k_of_runs, votes_of
 from rstar_math.types import Problem, Verdict
 
 JudgeAnswer = Callable[[str, str], Awaitable[Verdict]]
@@ -155,7 +155,7 @@ class _GradedTree:
         if rule == TOP_OF_RUNS:
             choice = await top_k_of_runs(votes, group, keep=keep)
         else:
-            choice = await RULES[rule](votes, group)
+            choice = await ANSWER_RULES[rule](votes, group)
         nodes = [vote.node for vote in votes]
         return choice.node is not None and self.right[nodes.index(choice.node)]
 
@@ -166,7 +166,7 @@ async def _right_by_rule(graded: _GradedTree, terms: RunTerms) -> dict[str, bool
     if count < 2:
         return {}
     valued = any(vote.value is not None for vote in graded.votes)
-    rules = [*RULES, TOP_OF_RUNS] if valued else _RULES_WITHOUT_VALUES
+    rules = [*ANSWER_RULES, TOP_OF_RUNS] if valued else _RULES_WITHOUT_VALUES
     return {rule: await graded.chooses_right(rule, terms.keep, count) for rule in rules}
 
 
@@ -185,7 +185,7 @@ def _attempts(graded: _GradedTree, terms: RunTerms) -> tuple[Attempt, ...]:
         for index in indices:
             weights[groups[index]] = weights.get(groups[index], 0.0) + votes[index].weight
         if scored:
-            chosen = max(indices, key=lambda index: votes[index].rank)
+            chosen = max(indices, key=lambda index: votes[index].value_or_lowest)
         else:
             chosen = max(indices, key=lambda index: weights[groups[index]])
         value = votes[chosen].value if scored else None
@@ -206,7 +206,7 @@ async def _progress(
     votes = graded.votes
     total = float(result.cost.sampled_tokens)
     final = ProgressPoint(total, right, right or any(graded.right))
-    known = terms.rule in RULES or terms.rule == TOP_OF_RUNS
+    known = terms.rule in ANSWER_RULES or terms.rule == TOP_OF_RUNS
     if not votes or not known or not (graded.scored or terms.rule in _RULES_WITHOUT_VALUES):
         return (final,)
     tokens = _tokens_by_node(graded.tree, total)
@@ -349,8 +349,8 @@ async def _grade_strategy(
 def run_terms(strategy: str, conditions: dict[str, Any], *, scored: bool) -> RunTerms:
     """The terms of a strategy under the conditions of its run.
 
-    The answer rule is chosen as in `search.strategies.answer_rule`. An unknown strategy gets the
-    rule "unknown" unless the conditions name one.
+    The answer rule is chosen as in `search.strategies.answer_rule_name`. An unknown strategy gets
+    the rule "unknown" unless the conditions name one.
     """
     rule = conditions.get("search.answer")
     keep = int(conditions.get("search.top_k") or 4)
@@ -362,8 +362,8 @@ def run_terms(strategy: str, conditions: dict[str, Any], *, scored: bool) -> Run
         return RunTerms(None, str(rule or "unknown"), keep, budgeted)
     if rule is None:
         rule = spec.scored_rule if scored and spec.scored_rule else "majority"
-    chains = (parsed.n or 1) if spec.is_chain else None
-    return RunTerms(chains, str(rule), keep, budgeted, spec.policy == "actions")
+    chains = (parsed.size or 1) if spec.is_chain else None
+    return RunTerms(chains, str(rule), keep, budgeted, spec.uses_actions)
 
 
 def group_by_seed(runs: Sequence[Run], series: Sequence[Series]) -> list[list[Series]]:

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rstar_math.search import Tree
-from rstar_math.search.programs import normalized_program
+from rstar_math.search.equivalence import normalized_program
 from rstar_math.training.curation import CurationConfig, SelectedSolution
 from rstar_math.training.curation.curate import cap_per_source, select_solutions
 from rstar_math.training.curation.pairs import TreeValues, edit_distance

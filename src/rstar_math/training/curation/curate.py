@@ -6,15 +6,15 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from rstar_math.protocols import AnswerGrouper
 from rstar_math.runs.results import SearchedProblem
-from rstar_math.search.programs import normalized_program
+from rstar_math.search.equivalence import normalized_program
 from rstar_math.search.tree import ROOT
 from rstar_math.search.voting import path_probabilities
 from rstar_math.seeding import derive
 from rstar_math.training.curation.pairs import (
     JudgedPath,
     TreeValues,
-    best_first,
     final_pairs,
+    highest_q_first,
     step_pairs,
 )
 from rstar_math.training.curation.records import (
@@ -102,7 +102,7 @@ def select_solutions(
     kept: list[SelectedSolution] = []
     programs: set[str] = set()
     checked = 0
-    for path in best_first(clean):
+    for path in highest_q_first(clean):
         if len(kept) == config.solutions:
             break
         checked += 1

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from rstar_math.search.programs import normalized_program
+from rstar_math.search.equivalence import normalized_program
 from rstar_math.search.tree import ROOT, Tree
 from rstar_math.training.curation.records import (
     CurationConfig,
@@ -174,7 +174,7 @@ class TreeValues:
             node = self.tree.nodes[node].parent
 
 
-def best_first(paths: Iterable[JudgedPath]) -> Iterator[JudgedPath]:
+def highest_q_first(paths: Iterable[JudgedPath]) -> Iterator[JudgedPath]:
     """Paths by mean Q, then by lowest Q, highest first.
 
     Text breaks ties, so the input order does not matter. Paths without a Q come last.
@@ -182,7 +182,7 @@ def best_first(paths: Iterable[JudgedPath]) -> Iterator[JudgedPath]:
     return _sorted_paths(paths, lambda path: (-_q_or(path.mean_q, -2), -_q_or(path.min_q, -2)))
 
 
-def worst_first(paths: Iterable[JudgedPath]) -> Iterator[JudgedPath]:
+def lowest_q_first(paths: Iterable[JudgedPath]) -> Iterator[JudgedPath]:
     """Paths by mean Q, then by lowest Q, lowest first.
 
     Text breaks ties, so the input order does not matter. Paths without a Q come last.
@@ -243,8 +243,8 @@ def final_pairs(
     """
     right = (path for values in trees for path in values.right_paths if not path.failed)
     wrong = (path for values in trees for path in values.wrong_paths)
-    preferred = _first_distinct(best_first(right), config.final_pairs)
-    others = _first_distinct(worst_first(wrong), config.final_pairs)
+    preferred = _first_distinct(highest_q_first(right), config.final_pairs)
+    others = _first_distinct(lowest_q_first(wrong), config.final_pairs)
     pairs = [
         (chosen, rejected)
         for chosen in preferred
