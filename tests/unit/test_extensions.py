@@ -8,7 +8,7 @@ import pytest
 
 from rstar_math.config import Config, SearchConfig
 from rstar_math.errors import ConfigError
-from rstar_math.prompts.actions import ACTIONS, load_actions
+from rstar_math.prompts.actions import ACTIONS, check_actions, load_actions
 from rstar_math.search import SearchComponents, Tree, grow, run_strategy, to_record
 from rstar_math.search.sampling import sample_chains
 from rstar_math.search.selection import SELECTION_RULES, ChildStats, selection_rule
@@ -111,6 +111,8 @@ def test_an_unknown_scorer_is_refused() -> None:
 def test_an_action_that_cannot_be_loaded_is_named() -> None:
     with pytest.raises(ConfigError, match="Unknown action 'A9'"):
         load_actions(["A1", "A9"])
+    with pytest.raises(ConfigError, match="A1, A2, A3"):
+        check_actions(["A4", "A5"])
     with pytest.raises(ConfigError, match="not an Action"):
         load_actions([f"{__name__}:NO_SPEC"])
     with pytest.raises(ConfigError, match="name of another action"):

@@ -13,8 +13,8 @@ from rstar_math.errors import ConfigError, InputError, ModelError, RstarError
 from rstar_math.llm.balancing import request_affinity
 from rstar_math.llm.connect import connect
 from rstar_math.policies.completions import StepPolicy
+from rstar_math.prompts.actions import check_actions
 from rstar_math.protocols import AnswerGrouper, Completer, Executor, Policy, Scorer, Verifier
-from rstar_math.runs.results import PackedResult, pack_result
 from rstar_math.search.mcts import RolloutCallback
 from rstar_math.search.runner import choose, run_strategy
 from rstar_math.search.selection import selection_rule
@@ -111,7 +111,9 @@ class Solver:
         from rstar_math.grading.grader import Grader
         from rstar_math.sandbox.executor import Sandbox
 
-        selection_rule(self.config.search.selection)  # fail early if the rule is unknown
+        # Fail early if one of these is unknown.
+        selection_rule(self.config.search.selection)
+        check_actions(self.config.actions.enabled)
         self._grader = await self._stack.enter_async_context(Grader(self.config.grading))
         executor, scorer = self._executor, self._scorer
         if executor is None:
@@ -350,38 +352,3 @@ def _as_question(text: str) -> Question:
     if replace_surrogates(text) != text:
         raise InputError("The question contains invalid characters (surrogates); remove them.")
     return Question(question_id(text), text)
-
-
-class LocalSearcher:
-    """A `Searcher` that uses an open solver in this process."""
-
-    def __init__(self, solver: Solver) -> None:
-        self._solver = solver
-        self.config = solver.config
-        self.servers = solver.servers
-        self.prompting = solver.prompting
-        self.library_versions = solver.library_versions
-
-    @property
-    def model_name(self) -> str | None:
-        """See `Searcher`."""
-        return self._solver.model_name
-
-    @property
-    def discriminator_name(self) -> str | None:
-        """See `Searcher`."""
-        return self._solver.discriminator_name
-
-    async def iter_results(
-        self, problems: Iterable[Problem], strategy: Strategy, *, guided: bool
-    ) -> AsyncGenerator[tuple[Problem, PackedResult], None]:
-        """See `Searcher`. A reference is used during a search only if `guided`, else only after."""
-        solutions = self._solver.map(problems, strategy, guided=guided)
-        try:
-            async for problem, solution in solutions:
-                verdict = None
-                if problem.reference is not None:
-                    verdict = await self._solver.judge(solution.answer, problem.reference)
-                yield problem, pack_result(strategy.name, solution.tree, solution.choice, verdict)
-        finally:
-            await solutions.aclose()

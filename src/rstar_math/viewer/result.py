@@ -120,7 +120,8 @@ def _why(result: Result, tree: Tree, conditions: Mapping[str, Any]) -> str:
     summary = _vote_summary(result, tree, rule)
     return (
         f'<div class="why"><h3>Why this answer won</h3><p>{summary} '
-        f'<span class="dim">{RULE_DESCRIPTIONS[rule]}</span></p>{_vote_table(result, tree, rule)}</div>'
+        f'<span class="dim">{RULE_DESCRIPTIONS[rule]}</span></p>'
+        f"{_vote_table(result, tree, rule)}</div>"
     )
 
 
