@@ -222,7 +222,8 @@ STRATEGIES: dict[str, StrategySpec] = {
     ),
 }
 """The strategies of this package, by name."""
-_NAME = re.compile(r"([a-z][a-z0-9_]*|[\w.]+:\w+)(?:@(\d{1,6}))?(?:x(\d{1,4}))?\Z")
+_NAME = re.compile(r"([a-z][a-z0-9_]*?|[\w.]+:\w+)(?:@(\d{1,6}))?(?:x(\d{1,4}))?\Z")
+"""Name, size and runs. "x4" at the end is always a number of runs, so no name ends like that."""
 
 
 def spec_of(name: str) -> StrategySpec:
