@@ -8,12 +8,13 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from rstar_math.config.sections import SearchConfig
 from rstar_math.errors import ConfigError, InputError
 from rstar_math.evaluation.metrics import Attempt, Summary, summarize
 from rstar_math.protocols import AnswerGrouper
 from rstar_math.runs.results import Result
 from rstar_math.runs.store import RunStore
-from rstar_math.search.strategies import parse_strategies
+from rstar_math.search.strategies import answer_rule_name, parse_strategies
 from rstar_math.search.tree import ROOT, Tree
 from rstar_math.search.voting import ANSWER_RULES, Vote, top_k_of_runs, votes_of
 from rstar_math.types import Problem, Verdict
@@ -275,7 +276,7 @@ class Run:
     problems: dict[str, Problem]
     """By id."""
     problems_hash: str
-    """SHA-256 of ids, questions and references in their order."""
+    """SHA-256 of ids, questions and references in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,7 +362,7 @@ def run_terms(strategy: str, conditions: dict[str, Any], *, scored: bool) -> Run
     except ConfigError:
         return RunTerms(None, str(rule or "unknown"), keep, budgeted)
     if rule is None:
-        rule = spec.scored_rule if scored and spec.scored_rule else "majority"
+        rule = answer_rule_name(parsed, SearchConfig(), scored=scored)
     chains = (parsed.size or 1) if spec.is_chain else None
     return RunTerms(chains, str(rule), keep, budgeted, spec.uses_actions)
 
@@ -394,7 +395,7 @@ def _run(store: RunStore, label: str) -> Run:
 
 
 def problems_hash(problems: Iterable[Problem]) -> str:
-    """The SHA-256 of ids, questions and references in their order, in hexadecimal."""
+    """The SHA-256 of ids, questions and references in order, in hexadecimal."""
     digest = sha256()
     for problem in problems:
         row = [problem.id, problem.question.text, problem.reference]

@@ -49,7 +49,12 @@ class StepPolicy:
         steps = []
         parse = self.renderer.format.parse_step
         completions = await self._sample(
-            question, prefix, k, (self._config.max_step_tokens, self.renderer.stops), seed
+            question,
+            prefix,
+            k,
+            max_tokens=self._config.max_step_tokens,
+            stops=self.renderer.stops,
+            seed=seed,
         )
         for c in completions:
             step = parse(prefix, c.text, finished=c.finished, stop=c.stop).step
@@ -65,7 +70,12 @@ class StepPolicy:
         answer. Sends one request instead of one per step. Raises as `propose` does."""
         parse = self.renderer.format.parse_block
         completions = await self._sample(
-            question, prefix, k, (self._config.max_solution_tokens, self.renderer.block_stops), seed
+            question,
+            prefix,
+            k,
+            max_tokens=self._config.max_solution_tokens,
+            stops=self.renderer.block_stops,
+            seed=seed,
         )
         blocks = []
         for c in completions:
@@ -80,15 +90,16 @@ class StepPolicy:
         question: Question,
         prefix: Sequence[Step],
         k: int,
-        limits: tuple[int, tuple[str, ...]],
+        *,
+        max_tokens: int,
+        stops: tuple[str, ...],
         seed: int,
     ) -> list[Completion]:
-        """Returns `k` continuations of a prefix; `limits` is the token limit and the stop strings.
+        """Returns `k` continuations of a prefix.
 
         If the configuration allows thinking, each continuation of the question follows its own
         reasoning.
         """
-        max_tokens, stops = limits
         temperature = self._config.temperature
         if prefix or not self._config.max_thinking_tokens:
             return await self._completer.complete(
@@ -137,7 +148,7 @@ def _with_reasoning(step: Step, completion: Completion) -> Step:
 
 
 def _charge_unusable(completions: Sequence[Completion], unusable: int) -> None:
-    """Charges unusable samples: truncated ones as `truncated`, the others as `malformed`."""
+    """Adds unusable samples to the cost: truncated ones as `truncated`, others as `malformed`."""
     truncated = sum(not completion.finished for completion in completions)
     add_cost(Cost(truncated=truncated, malformed=max(0, unusable - truncated)))
 

@@ -214,7 +214,7 @@ async def curate(
     config: CurationConfig | None = None,
     data: Collection[Data] = ("sft", "preference"),
 ) -> Curated:
-    """Select training data from searched problems, in their order, and count what is dropped.
+    """Select training data from searched problems, in order, and count what is dropped.
 
     `group` is called with the answers of problems that have no right path. Problems are read one by
     one, so a run need not fit into memory. Raises what `group` raises.
