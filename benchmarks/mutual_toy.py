@@ -31,7 +31,7 @@ from rstar_math.evaluation.metrics import wilson
 from rstar_math.search import (
     SearchComponents,
     Tree,
-    check_candidates,
+    check_solutions,
     choose_by_agreement,
     one_vote_per_path,
     sample_chains,
@@ -94,7 +94,7 @@ async def answered(problem: Problem, world: ToyPeers, config: MutualConfig) -> l
     parts = SearchComponents(world.generating(), ToyExecutor())
     await sample_chains(tree, N, parts=parts, config=SearchConfig())
     by_vote = await one_vote_per_path(votes_of(tree), same_text)
-    await check_candidates(
+    await check_solutions(
         tree, discriminator=peer, segments=toy_units, group=same_text, config=config, seed=0
     )
     mutual = await choose_by_agreement(tree, same_text, config)

@@ -52,7 +52,8 @@ from rstar_math.runs.store import RunStore
 from rstar_math.search import Choice, Tree
 from rstar_math.search.strategies import Strategy
 from rstar_math.seeding import derive
-from rstar_math.solver.solver import LocalSearcher, Solver
+from rstar_math.solver.local import LocalSearcher
+from rstar_math.solver.solver import Solver
 from rstar_math.testing import serving
 from rstar_math.types import Execution, ExecutionStatus, Problem, Question, Step, Verdict
 

@@ -169,7 +169,7 @@ class Expected:
 
 
 def toy_units(question: Question, steps: Sequence[Step]) -> list[str]:
-    """The lines of a toy solution, for `search.mutual.check_candidates`."""
+    """The lines of a toy solution, for `search.mutual.check_solutions`."""
     return [line for step in steps for line in step.text.splitlines(keepends=True)]
 
 

@@ -48,7 +48,7 @@ async def main() -> None:
     config = load_config(None, ["search.rollouts=40", "search.max_depth=9", "search.answer=paths"])
     async with Solver(config, policy=Change()) as solver:
         tree = (await solver.solve(Question("change", "Give change of 30 cents."))).tree
-    paths = [tree.trajectory(node) for node in tree.answers()]
+    paths = [tree.trajectory(node) for node in tree.answer_nodes()]
     print(f"{len(tree) - 1} steps tried, {len(paths)} ways found")
     best = min(paths, key=lambda path: len(path.steps))
     print(*(step.prose.strip().removeprefix("# ") for step in best.steps), sep="\n")

@@ -38,7 +38,7 @@ SMALL = ["search.rollouts=1", "search.candidates=8", "search.parallel_rollouts=1
 def main() -> None:
     """Search, then print the answer and the chosen path."""
     solution = solve(QUESTION, config=load_config("laptop", SMALL))
-    print(f"{len(solution.tree) - 1} steps tried, {len(solution.tree.answers())} answers")
+    print(f"{len(solution.tree) - 1} steps tried, {len(solution.tree.answer_nodes())} answers")
     print(f"answer: {solution.answer}")
     if solution.choice.node is None:
         return

@@ -5,7 +5,7 @@ from docs.reference.markdown import cell
 
 def strategies_page() -> str:
     """The page of strategies, selection rules and scorers, from their tables."""
-    from rstar_math.search.selection import RULES
+    from rstar_math.search.selection import SELECTION_RULES
     from rstar_math.search.strategies import STRATEGIES
     from rstar_math.solver.components import SCORER_FACTORIES
 
@@ -29,7 +29,7 @@ def strategies_page() -> str:
         f"`search.scorer`: {', '.join(f'`{name}`' for name in SCORER_FACTORIES)}, or "
         "`module:factory`.",
         "",
-        f"`search.selection`: `auto`, {', '.join(f'`{name}`' for name in RULES)}, or "
+        f"`search.selection`: `auto`, {', '.join(f'`{name}`' for name in SELECTION_RULES)}, or "
         "`module:rule`.",
         "",
     ]

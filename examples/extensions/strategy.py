@@ -6,14 +6,14 @@ PYTHONPATH=examples rstar solve "..." --strategy extensions.strategy:SPEC@8
 from rstar_math.config import SearchConfig
 from rstar_math.search import SearchComponents, Tree, grow
 from rstar_math.search.sampling import sample_chains
-from rstar_math.search.strategies import RunHooks, StrategySpec
+from rstar_math.search.strategies import SearchHooks, StrategySpec
 
 
 async def chains_then_tree(
-    tree: Tree, n: int | None, parts: SearchComponents, config: SearchConfig, hooks: RunHooks
+    tree: Tree, size: int | None, parts: SearchComponents, config: SearchConfig, hooks: SearchHooks
 ) -> None:
     """N/2 chains and N/2 rollouts, in one tree."""
-    half = max(1, (n or config.rollouts) // 2)
+    half = max(1, (size or config.rollouts) // 2)
     search = Tree(tree.question)
     await grow(
         search,

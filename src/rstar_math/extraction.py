@@ -1,4 +1,10 @@
-"""Finds the final answer in a model's text, in linear time."""
+"""Finds the final answer in a model's text, in linear time.
+
+- `extract_answer` reads whole outputs, which must contain an answer: chains of thought
+  (`policies.completions.ChainPolicy`) and the check of a bare model (`evaluation.sanity`).
+- `extract_stated_answer` reads parts of solutions, which may have no answer yet: the steps of a
+  search (`prompts.grammar`, `prompts.action_parsing`) and the discriminator's completions.
+"""
 
 import re
 from collections.abc import Iterator

@@ -16,7 +16,7 @@ import pytest
 from rstar_math.config import GradingConfig
 from rstar_math.errors import GradingError
 from rstar_math.grading import Grade, Grader, grade, grade_many
-from rstar_math.grading import grader as pool_module
+from rstar_math.grading import pool as pool_module
 from rstar_math.types import Verdict
 
 _NEEDS_ENGINE = ("\\sqrt{8}", "2\\sqrt{2}")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from rstar_math.config import GradingConfig, MutualConfig
 from rstar_math.grading import Grader
-from rstar_math.search import ROOT, Choice, Tree, check_candidates, choose_by_agreement
+from rstar_math.search import ROOT, Choice, Tree, check_solutions, choose_by_agreement
 from rstar_math.types import Question, Step
 
 
@@ -36,7 +36,7 @@ def test_equal_answers_agree_however_they_are_written() -> None:
 
     async def solved() -> Choice:
         async with Grader(GradingConfig(workers=1)) as grader:
-            await check_candidates(
+            await check_solutions(
                 tree,
                 discriminator=HalfEveryTime(),
                 segments=lines,

@@ -202,8 +202,13 @@ def test_a_peer_that_was_shown_the_answer_agrees_only_if_it_says_so() -> None:
 
 @pytest.mark.parametrize("allowed", ["[]", "['A4']", "['A4','A5']"])
 def test_actions_that_can_never_end_a_path_are_refused(allowed: str) -> None:
+    async def once() -> None:
+        settings = config(f"actions.enabled={allowed}")
+        async with Solver(settings, model=ScriptedCompleter(Talker(1.0))):
+            pass
+
     with pytest.raises(ConfigError, match="A1, A2"):
-        config(f"actions.enabled={allowed}")
+        asyncio.run(once())
 
 
 def test_the_verdict_belongs_to_the_grader_not_to_the_search() -> None:

@@ -80,7 +80,7 @@ def check(tree: Tree) -> None:
     record = to_record(tree)
     assert to_record(from_record(json.loads(json.dumps(record)))) == record
     below = [0] * len(tree)
-    for end in tree.answers():
+    for end in tree.answer_nodes():
         for index in (ROOT, *tree.path(end)):
             below[index] += 1
     for index, node in enumerate(tree):
@@ -230,7 +230,7 @@ def test_a_server_that_repeats_itself_has_one_child_a_node() -> None:
     for tree in trees:
         assert [node.count for node in tree][1:] == [K] * 4
         assert tree.nodes[ROOT].closed
-        assert (tree.rollouts, len(tree.answers())) == (1, 1)
+        assert (tree.rollouts, len(tree.answer_nodes())) == (1, 1)
 
 
 @pytest.mark.parametrize(

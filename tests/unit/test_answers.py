@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from rstar_math.search import Choice, Tree, majority, one_vote_per_path, votes_of
-from rstar_math.search.voting import unexplored_probability
+from rstar_math.search.stopping import unexplored_probability
 from rstar_math.types import Question, Step
 from tests.unit.toy import same_text
 

@@ -46,7 +46,6 @@ def test_every_preset_loads() -> None:
         ("search.zzz=3", "search has strategy"),
         ("search.rollouts=0", "Invalid value for search.rollouts: 0"),
         ("servers.gpus=0", 'Invalid value for servers.gpus: 0 (expected a list, as ["a", "b"]).'),
-        ("actions.enabled=['A4']", "A1, A2"),
         ("rollouts=3", "not section.key=value"),
         ("search.rollouts", "not section.key=value"),
     ],

@@ -8,13 +8,13 @@ import pytest
 
 from rstar_math.config import Config, SearchConfig
 from rstar_math.errors import ConfigError
-from rstar_math.prompts.actions import ACTIONS, load_actions
+from rstar_math.prompts.actions import ACTIONS, check_actions, load_actions
 from rstar_math.search import SearchComponents, Tree, grow, run_strategy, to_record
 from rstar_math.search.sampling import sample_chains
-from rstar_math.search.selection import RULES, ChildStats, selection_rule
+from rstar_math.search.selection import SELECTION_RULES, ChildStats, selection_rule
 from rstar_math.search.strategies import (
     STRATEGIES,
-    RunHooks,
+    SearchHooks,
     StrategySpec,
     known_strategies,
     parse_strategies,
@@ -28,9 +28,9 @@ PROBLEM = WORLD.problems(1)[0]
 
 
 async def _twice(
-    tree: Tree, n: int | None, parts: SearchComponents, config: SearchConfig, hooks: RunHooks
+    tree: Tree, size: int | None, parts: SearchComponents, config: SearchConfig, hooks: SearchHooks
 ) -> None:
-    await sample_chains(tree, 2 * (n or 1), parts=parts, config=config)
+    await sample_chains(tree, 2 * (size or 1), parts=parts, config=config)
 
 
 TWICE = StrategySpec("twice as many programs as asked for", _twice, default_size=3)
@@ -95,9 +95,9 @@ def test_a_selection_rule_from_another_module_or_as_a_function() -> None:
 
 
 def test_auto_is_uct_with_values_and_puct_without() -> None:
-    assert selection_rule("auto", valued=True) is RULES["uct"]
-    assert selection_rule("auto", valued=False) is RULES["puct"]
-    assert RULES["uct"](ChildStats(None, 0), 3, 2.0) == math.inf
+    assert selection_rule("auto", valued=True) is SELECTION_RULES["uct"]
+    assert selection_rule("auto", valued=False) is SELECTION_RULES["puct"]
+    assert SELECTION_RULES["uct"](ChildStats(None, 0), 3, 2.0) == math.inf
     with pytest.raises(ConfigError, match="uct-zero"):
         selection_rule("last")
 
@@ -111,6 +111,8 @@ def test_an_unknown_scorer_is_refused() -> None:
 def test_an_action_that_cannot_be_loaded_is_named() -> None:
     with pytest.raises(ConfigError, match="Unknown action 'A9'"):
         load_actions(["A1", "A9"])
+    with pytest.raises(ConfigError, match="A1, A2, A3"):
+        check_actions(["A4", "A5"])
     with pytest.raises(ConfigError, match="not an Action"):
         load_actions([f"{__name__}:NO_SPEC"])
     with pytest.raises(ConfigError, match="name of another action"):

@@ -58,7 +58,7 @@ def test_visits_are_the_ends_below_and_a_first_score(
 ) -> None:
     config = SearchConfig(rollouts=rollouts, candidates=k, seed=seed)
     tree = grown(config, verifier=Equals("17"), scorer=Shrinking() if scored else None)
-    ends = [tree.path(end) for end in tree.answers()]
+    ends = [tree.path(end) for end in tree.answer_nodes()]
     for index, node in enumerate(tree):
         below = [tree.nodes[child] for child in node.children]
         first = int(scored and index != ROOT and not node.answered and node.failure is None)
@@ -72,7 +72,7 @@ def test_visits_are_the_ends_below_and_a_first_score(
 def test_ends_are_worth_what_the_verifier_says() -> None:
     verifier = Equals("17")
     tree = grown(SearchConfig(rollouts=60, candidates=4), verifier=verifier)
-    ends = [tree.nodes[end] for end in tree.answers()]
+    ends = [tree.nodes[end] for end in tree.answer_nodes()]
     assert verifier.asked == len(ends) > 3
     for node in ends:
         assert node.step is not None
@@ -89,7 +89,7 @@ def test_an_undecided_end_is_not_backed_up() -> None:
             return Verdict.UNKNOWN
 
     tree = grown(verifier=Undecided())
-    assert tree.answers()
+    assert tree.answer_nodes()
     assert tree.nodes[ROOT].visits == 0
 
 
@@ -146,7 +146,7 @@ def test_a_policy_with_nothing_to_say_ends_the_path() -> None:
     tree = grown(policy=ScriptedPolicy(silent))
     assert tree.failures() == {"no next step": 1}
     assert tree.rollouts == 1
-    assert not tree.answers()
+    assert not tree.answer_nodes()
 
 
 def test_a_full_context_ends_the_path_and_a_dead_server_the_search() -> None:
@@ -168,12 +168,12 @@ def test_a_full_context_ends_the_path_and_a_dead_server_the_search() -> None:
         grown(policy=Failing(ModelUnreachableError("gone")), tree=half)
     assert len(half) == 3
     assert not half.nodes[1].expanded
-    assert grown(tree=half).answers()
+    assert grown(tree=half).answer_nodes()
 
 
 def test_a_scorer_gives_first_values_and_ends() -> None:
     tree = grown(SearchConfig(rollouts=2, candidates=4), scorer=Shrinking())
-    for end in tree.answers():
+    for end in tree.answer_nodes():
         node = tree.nodes[end]
         assert node.q == node.score == pytest.approx(0.5 - 0.1 * node.depth)
     fresh = next(n for n in tree.nodes[1:] if not n.closed and not n.expanded)
@@ -211,7 +211,7 @@ def test_a_branch_that_only_fails_does_not_hold_the_search() -> None:
 
     tree = grown(SearchConfig(rollouts=8, candidates=4), policy=ScriptedPolicy(trap))
     assert all(tree.nodes[child].rollouts for child in tree.nodes[ROOT].children)
-    assert len(tree.answers()) == 3
+    assert len(tree.answer_nodes()) == 3
 
 
 class Broken:
@@ -240,7 +240,7 @@ def test_an_error_in_a_scorer_or_verifier_leaves_a_tree_to_go_on_with(part: str)
     parts: dict[str, Any] = {part: Broken()}
     with pytest.raises(ModelUnreachableError):
         grown(tree=tree, **parts)
-    assert all(tree.nodes[end].closed for end in tree.answers())
+    assert all(tree.nodes[end].closed for end in tree.answer_nodes())
     assert all(node.expanded == bool(node.children) for node in tree if not node.closed)
     grown(tree=tree, **parts)
     for index, node in enumerate(tree):
@@ -284,5 +284,5 @@ def test_chains_finished_before_an_error_are_kept() -> None:
                 config=SearchConfig(max_depth=4),
             )
         )
-    assert (len(tree.answers()), tree.rollouts) == (1, 1)
+    assert (len(tree.answer_nodes()), tree.rollouts) == (1, 1)
     assert policy.calls <= 3

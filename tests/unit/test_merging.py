@@ -8,7 +8,7 @@ import pytest
 
 from rstar_math.config import Config, SearchConfig
 from rstar_math.search import ROOT, SearchComponents, Tree, grow, sample_chains
-from rstar_math.search.programs import step_key
+from rstar_math.search.equivalence import step_key
 from rstar_math.search.strategies import Strategy
 from rstar_math.solver.components import Components
 from rstar_math.testing import ScriptedPolicy

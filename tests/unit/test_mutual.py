@@ -18,17 +18,17 @@ from rstar_math.search import (
     ROOT,
     Choice,
     Tree,
-    check_candidates,
+    check_solutions,
     choose_by_agreement,
     from_record,
     to_record,
 )
 from rstar_math.search.mutual import (
-    candidate_votes,
     excluded_paths,
     is_kept,
-    mask_fractions,
+    solution_votes,
     visible_prefix,
+    visible_shares,
 )
 from rstar_math.types import Cost, Question, Step, Verdict
 from tests.unit.toy import same_text
@@ -63,7 +63,7 @@ def test_the_beginning_that_a_peer_is_shown(units: list[str], share: float, show
 
 def test_of_20_words_the_codes_shares_show_4_6_8_and_10() -> None:
     words = [f"w{at} " for at in range(20)]
-    assert [len(visible_prefix(words, share).split()) for share in mask_fractions(CODE, 0)] == [
+    assert [len(visible_prefix(words, share).split()) for share in visible_shares(CODE, 0)] == [
         4,
         6,
         8,
@@ -82,12 +82,12 @@ def test_something_is_shown_and_something_is_hidden(units: list[str], share: flo
 
 
 def test_shares() -> None:
-    assert mask_fractions(CODE, 0) == mask_fractions(CODE, 1) == pytest.approx([0.2, 0.3, 0.4, 0.5])
-    drawn = [share for seed in range(300) for share in mask_fractions(MutualConfig(), seed)]
+    assert visible_shares(CODE, 0) == visible_shares(CODE, 1) == pytest.approx([0.2, 0.3, 0.4, 0.5])
+    drawn = [share for seed in range(300) for share in visible_shares(MutualConfig(), seed)]
     assert 0.2 <= min(drawn) < 0.22
     assert 0.78 < max(drawn) <= 0.8
     assert sum(drawn) / 300 == pytest.approx(0.5, abs=0.03)
-    assert mask_fractions(MutualConfig(min_visible=0.4, max_visible=0.4), 3) == [0.4]
+    assert visible_shares(MutualConfig(min_visible=0.4, max_visible=0.4), 3) == [0.4]
     with pytest.raises(ConfigError, match="is above max_visible"):
         load_config(settings=["mutual.min_visible=0.6", "mutual.max_visible=0.5"])
 
@@ -234,7 +234,7 @@ def test_where_all_rewards_are_0_the_kept_are_counted() -> None:
 def test_candidates_are_dropped_for_a_reason() -> None:
     tree = tree_of(Row("7"), Row("x" * 100), Row("x" * 101), Row("\n"))
     assert excluded_paths(tree) == {6: "long answer", 8: "blank answer"}
-    assert [(ballot.answer, ballot.weight) for ballot in candidate_votes(tree)] == [
+    assert [(ballot.answer, ballot.weight) for ballot in solution_votes(tree)] == [
         ("7", 1.0),
         ("x" * 100, 1.0),
     ]
@@ -299,7 +299,11 @@ def test_what_peers_said_stays_with_the_path() -> None:
     whole = tree_of(Row("C", (4, 4)))
     whole.merge(run)
     again = from_record(to_record(whole))
-    assert [again.trajectory(end).agreement for end in again.answers()] == [(4, 4), (1, 4), None]
+    assert [again.trajectory(end).agreement for end in again.answer_nodes()] == [
+        (4, 4),
+        (1, 4),
+        None,
+    ]
     assert "peers" not in str(to_record(tree_of(Row("B"))))
 
 
@@ -343,7 +347,7 @@ def examined(
     tree: Tree, peer: Reader, config: MutualConfig = CODE, seed: int = 0
 ) -> dict[str, int]:
     return asyncio.run(
-        check_candidates(
+        check_solutions(
             tree, discriminator=peer, segments=lines, group=same_text, config=config, seed=seed
         )
     )
@@ -453,7 +457,7 @@ def test_a_cancelled_examination_leaves_nothing_behind() -> None:
     tree, peer = solutions("7", "8"), Never(lambda partial: "7")
 
     async def cancelled() -> int:
-        work = check_candidates(
+        work = check_solutions(
             tree, discriminator=peer, segments=lines, group=same_text, config=CODE, seed=0
         )
         with pytest.raises(TimeoutError):

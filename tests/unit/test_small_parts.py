@@ -12,7 +12,7 @@ from rstar_math.costs import add_cost, as_scorer_cost, reclassify_cost, track_co
 from rstar_math.evaluation.metrics import summarize, wilson
 from rstar_math.runs.results import Result
 from rstar_math.search import Choice
-from rstar_math.search.strategies import Strategy, parse_strategies
+from rstar_math.search.strategies import STRATEGIES, Strategy, parse_strategies
 from rstar_math.seeding import derive
 from rstar_math.types import Cost, Verdict
 
@@ -133,7 +133,24 @@ def test_strategies_are_read_and_written_alike() -> None:
     assert parse_strategies("sc") == [Strategy("sc", 8)]
 
 
-@pytest.mark.parametrize("text", ["", "beams", "sc@", "sc@0", "greedy@2", "mcts,mcts", "sc@-1"])
+def test_a_strategy_name_may_contain_digits_and_underscores(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("mcts2", "best_of"):
+        monkeypatch.setitem(STRATEGIES, name, STRATEGIES["mcts"])
+    found = parse_strategies("mcts2,mcts@2,mcts2@3x4,best_of,mctsx4")
+    assert [(s.kind, s.size, s.runs) for s in found] == [
+        ("mcts2", None, None),
+        ("mcts", 2, None),
+        ("mcts2", 3, 4),
+        ("best_of", None, None),
+        ("mcts", None, 4),
+    ]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "mcts2", "beams", "sc@", "sc@0", "greedy@2", "mcts,mcts", "sc@-1"]
+)
 def test_a_wrong_strategy_is_refused(text: str) -> None:
     with pytest.raises(errors.ConfigError):
         parse_strategies(text)

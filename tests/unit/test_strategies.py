@@ -22,17 +22,10 @@ from rstar_math.search import (
     run_strategy,
     to_record,
 )
+from rstar_math.search.budget import TokenBudget
+from rstar_math.search.stopping import is_decided, lead_probability
 from rstar_math.search.strategies import Strategy, parse_strategies
-from rstar_math.search.voting import (
-    TokenBudget,
-    Vote,
-    best,
-    confidence,
-    is_decided,
-    majority,
-    top_k_of_runs,
-    weighted,
-)
+from rstar_math.search.voting import Vote, best, majority, top_k_of_runs, weighted
 from rstar_math.seeding import derive
 from rstar_math.testing import ToyWorld
 from rstar_math.types import Cost, Question, Step
@@ -77,7 +70,7 @@ def test_every_strategy_gives_a_valid_tree_and_the_same_one_again(name: str) -> 
     assert tree.cost.sampled_tokens > 0
     if name != "greedy":
         assert choice.answer is not None
-        assert choice.node in tree.answers()
+        assert choice.node in tree.answer_nodes()
 
 
 @pytest.mark.parametrize("name", [name for name in EVERY_RUN if name != "greedy"])
@@ -154,7 +147,7 @@ def test_runs_are_kept_apart_and_under_seeds_of_their_own() -> None:
         for run in runs
     ]
     assert firsts[0] != firsts[1] != firsts[2]
-    assert tree.nodes[ROOT].visits == len(tree.answers())
+    assert tree.nodes[ROOT].visits == len(tree.answer_nodes())
     alone, _ = pursued("mcts@4")
     assert alone.nodes[ROOT].closed is False
 
@@ -193,7 +186,7 @@ def test_a_beam_keeps_the_best_and_narrows_with_each_end() -> None:
             scores = [tree.nodes[i].score or 0.0 for i in went_on]
             assert min(scores) >= max(tree.nodes[i].score or 0.0 for i in left_out)
     assert 1 <= tree.rollouts <= 3
-    top = max(tree.answers(), key=lambda end: tree.nodes[end].score or -2)
+    top = max(tree.answer_nodes(), key=lambda end: tree.nodes[end].score or -2)
     assert choice.node == top
 
 
@@ -246,16 +239,16 @@ def test_decided_is_exactly_that_no_votes_to_come_can_change_it(
     assert is_decided(votes, more) == (ranked[0] > max(others) + more)
 
 
-def test_confidence_by_hand() -> None:
-    assert confidence([]) == 0.0
-    assert confidence([3, 3]) == pytest.approx(0.5)
-    assert confidence([3, 1]) == pytest.approx(0.8125)
-    assert confidence([3.9, 0.2]) == confidence([3, 1])
-    assert confidence([20, 1]) > 0.999
+def test_the_probability_of_the_lead_by_hand() -> None:
+    assert lead_probability([]) == 0.0
+    assert lead_probability([3, 3]) == pytest.approx(0.5)
+    assert lead_probability([3, 1]) == pytest.approx(0.8125)
+    assert lead_probability([3.9, 0.2]) == lead_probability([3, 1])
+    assert lead_probability([20, 1]) > 0.999
     grid = [(p + 0.5) / 20_000 for p in range(20_000)]
     mass = [p**5 * (1 - p) ** 2 for p in grid]
     upper = sum(m for p, m in zip(grid, mass, strict=True) if p > 0.5)
-    assert confidence([5, 2]) == pytest.approx(upper / sum(mass), abs=1e-4)
+    assert lead_probability([5, 2]) == pytest.approx(upper / sum(mass), abs=1e-4)
 
 
 def agreeing(steps: int = 1) -> SearchComponents:

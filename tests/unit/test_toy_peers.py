@@ -12,7 +12,7 @@ from rstar_math.errors import ConfigError, InputError
 from rstar_math.search import (
     SearchComponents,
     Tree,
-    check_candidates,
+    check_solutions,
     choose_by_agreement,
     majority,
     sample_chains,
@@ -41,7 +41,7 @@ def shares(world: ToyPeers, config: MutualConfig, n: int, problems: int) -> tupl
     async def one(tree: Tree) -> tuple[str | None, str | None]:
         parts = SearchComponents(world.generating(), ToyExecutor())
         await sample_chains(tree, n, parts=parts, config=SearchConfig())
-        await check_candidates(
+        await check_solutions(
             tree,
             discriminator=world.discriminating(),
             segments=toy_units,

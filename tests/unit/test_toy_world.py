@@ -83,7 +83,7 @@ def test_value_is_the_mean_of_random_chains(world: ToyWorld) -> None:
             config=SearchConfig(seed=3),
         )
     )
-    answers = [tree.nodes[end].step for end in tree.answers()]
+    answers = [tree.nodes[end].step for end in tree.answer_nodes()]
     right = sum(step is not None and step.answer == problem.reference for step in answers)
     share = ((world.value() or 0.0) + 1) / 2
     bound = 3.5 * (share * (1 - share) / len(answers)) ** 0.5
@@ -112,7 +112,7 @@ def test_every_q_of_an_exhausted_tree_is_the_closed_form(world: ToyWorld) -> Non
 
 def below(tree: Tree, index: int) -> list[int]:
     """The answers at or below a node."""
-    return [end for end in tree.answers() if index in (ROOT, *tree.path(end))]
+    return [end for end in tree.answer_nodes() if index in (ROOT, *tree.path(end))]
 
 
 @pytest.mark.parametrize("k", [1, 2, 6])
@@ -158,7 +158,7 @@ def root_error(trees: Sequence[Tree], value: float | None) -> float:
 def test_a_search_guided_by_answers_finds_the_right_one() -> None:
     for problem in WORLD.problems(10):
         tree = grown(WORLD, problem, SearchConfig(rollouts=64))
-        best = max(tree.answers(), key=lambda end: tree.nodes[end].q or 0.0)
+        best = max(tree.answer_nodes(), key=lambda end: tree.nodes[end].q or 0.0)
         assert tree.trajectory(best).answer == problem.reference
         assert WORLD.best_value(tree.prefix(best)) == WORLD.best_value() == 1.0
 
@@ -167,7 +167,7 @@ def test_a_search_guided_by_the_scorer_finds_the_right_one() -> None:
     for problem in WORLD.problems(10):
         config = SearchConfig(rollouts=64)
         tree = grown(WORLD, problem, config, scorer=WORLD.scorer())
-        best = max(tree.answers(), key=lambda end: tree.nodes[end].q or 0.0)
+        best = max(tree.answer_nodes(), key=lambda end: tree.nodes[end].q or 0.0)
         assert tree.trajectory(best).answer == problem.reference
         assert tree.cost.scorer_tokens > tree.cost.sampled_tokens
 
@@ -179,7 +179,7 @@ def test_traps_cost_a_scorer_that_does_not_see_them() -> None:
         for problem in world.problems(20):
             scorer = world.scorer(blind_steps=blind)
             tree = grown(world, problem, SearchConfig(rollouts=4), scorer=scorer)
-            answers = [tree.trajectory(end).answer for end in tree.answers()]
+            answers = [tree.trajectory(end).answer for end in tree.answer_nodes()]
             found[blind] += problem.reference in answers
     assert found[0] > 2 * found[2]
 

@@ -64,14 +64,14 @@ def test_visits_are_walks_and_values_are_those_of_the_ends_walked_to(
 
 def test_an_end_that_no_walk_came_to_has_no_value() -> None:
     tree = grown(RSTAR.model_copy(update={"rollouts": 1}))
-    ends = [tree.nodes[index] for index in tree.answers()]
+    ends = [tree.nodes[index] for index in tree.answer_nodes()]
     assert sum(end.visits for end in ends) <= 1 < len(ends)
 
 
 def test_a_good_end_is_walked_to_again_and_again() -> None:
     shallow = RSTAR.model_copy(update={"exploration": 0.1, "max_depth": 9})
     tree = grown(shallow, {"!": 1.0})
-    best = max((tree.nodes[index] for index in tree.answers()), key=lambda node: node.visits)
+    best = max((tree.nodes[index] for index in tree.answer_nodes()), key=lambda node: node.visits)
     assert best.depth == 1
     assert best.visits > 10
     assert best.q == 1.0
@@ -106,7 +106,7 @@ def test_two_calls_of_grow_are_one_call() -> None:
 
 def test_a_discount_makes_far_ends_worth_less() -> None:
     tree = grown(RSTAR.model_copy(update={"rollouts": 1, "discount": 0.5, "max_depth": 9}))
-    end = next(index for index in tree.answers() if tree.nodes[index].visits)
+    end = next(index for index in tree.answer_nodes() if tree.nodes[index].visits)
     path = tree.path(end)
     assert [tree.nodes[i].value_sum for i in reversed(path)] == [
         0.5 * 0.5**up for up in range(len(path))

@@ -26,8 +26,9 @@ from rstar_math.evaluation.metrics import Summary
 from rstar_math.evaluation.sanity import SanityCheck
 from rstar_math.prompts.actions import label
 from rstar_math.prompts.grammar import comment_text, program_output
+from rstar_math.search.mcts import RolloutCallback
 from rstar_math.search.tree import Tree
-from rstar_math.solver.solver import ProgressCallback, Solution
+from rstar_math.solver.solver import Solution
 from rstar_math.text import sanitize
 from rstar_math.types import Cost, Execution, Problem, Step, Verdict
 
@@ -46,8 +47,8 @@ _VERDICTS = {Verdict.RIGHT: "[green]right[/]", Verdict.WRONG: "[red]wrong[/]"}
 
 
 @contextmanager
-def search_progress(rollouts: int) -> Iterator[ProgressCallback]:
-    """Shows the progress of a search as a line on stderr. Pass the value as `on_progress`."""
+def search_progress(rollouts: int) -> Iterator[RolloutCallback]:
+    """Shows the progress of a search as a line on stderr. Pass the value as `on_rollout`."""
     started = monotonic()
     with Live(Text("waiting for the model ..."), console=err, transient=True) as live:
 
@@ -57,7 +58,8 @@ def search_progress(rollouts: int) -> Iterator[ProgressCallback]:
             live.update(
                 Text(
                     f"rollout {tree.rollouts}/{rollouts}   {len(tree) - 1} steps   "
-                    f"{len(tree.answers())} answers   {tree.cost.code_failures} failed programs   "
+                    f"{len(tree.answer_nodes())} answers   "
+                    f"{tree.cost.code_failures} failed programs   "
                     f"{rate:.0f} tokens/s   {seconds:.0f} s"
                 )
             )

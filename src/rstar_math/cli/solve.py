@@ -69,12 +69,12 @@ def solve(
         from rstar_math.cli import display
 
         async with Solver(settings) as solver:
-            rollouts = selected.n or settings.search.rollouts
+            rollouts = selected.size or settings.search.rollouts
             has_progress = selected.kind in ("mcts", "gen", "rstar") and not as_json
             progress = display.search_progress(rollouts) if has_progress else nullcontext(None)
             with progress as update:
                 parsed = Question(question_id(question), question)
-                return await solver.solve(parsed, selected, on_progress=update)
+                return await solver.solve(parsed, selected, on_rollout=update)
 
     solution = run(solve_once(), is_saved=False, download_for=settings)
     if as_json:
@@ -89,7 +89,7 @@ def _solution_json(solution: "Solution") -> dict[str, object]:
     """A solution as JSON."""
     from dataclasses import asdict
 
-    from rstar_math.search.tree import to_record
+    from rstar_math.search.records import to_record
 
     return {
         "question": solution.question.text,

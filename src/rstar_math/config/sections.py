@@ -273,18 +273,6 @@ class ActionsConfig(Section):
     """Enabled actions: A1 one-step thought, A2 rest of the solution, A3 next sub-question with its
     answer, A4 re-answer the sub-question, A5 rephrase the question, or "module:NAME" for your own.
     The paper's ablation leaves some out."""
-
-    @field_validator("enabled")
-    @classmethod
-    def _require_ending_action(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        builtin = {"A1", "A2", "A3", "A4", "A5"}
-        unknown = [name for name in value if name not in builtin and ":" not in name]
-        if unknown:
-            raise ValueError(f"unknown action {unknown[0]!r}; use A1 to A5 or module:NAME")
-        if set(value) <= {"A4", "A5"}:
-            raise ValueError("A4 and A5 cannot end a path; enable A1, A2 or A3 as well")
-        return value
-
     depth: int | None = Field(None, ge=1)
     """Maximum number of steps per path. Default: the prompt set's depth (paper: 5, and 8 for
     competition mathematics)."""

@@ -15,7 +15,8 @@ from contextlib import asynccontextmanager
 from rstar_math.config.sections import Config
 from rstar_math.distributed.dispatch import Progress
 from rstar_math.runs.execute import Searcher
-from rstar_math.solver.solver import LocalSearcher, Solver
+from rstar_math.solver.local import LocalSearcher
+from rstar_math.solver.solver import Solver
 
 
 @asynccontextmanager

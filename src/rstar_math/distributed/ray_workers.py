@@ -17,7 +17,8 @@ from rstar_math.distributed.dispatch import WorkerLost
 from rstar_math.errors import ClusterError, MissingDependencyError, RstarError
 from rstar_math.runs.results import PackedResult
 from rstar_math.search.strategies import Strategy
-from rstar_math.solver.solver import LocalSearcher, Solver
+from rstar_math.solver.local import LocalSearcher
+from rstar_math.solver.solver import Solver
 from rstar_math.types import Problem
 
 

@@ -267,7 +267,7 @@ def mean_over_subsets(
     draws: int = 2_000,
     seed: int = 0,
 ) -> float:
-    """The mean of a rule, in [0, 1], over subsets of k attempts in their order.
+    """The mean of a rule, in [0, 1], over subsets of k attempts in order.
 
     Uses all subsets if there are at most `exact_up_to`, otherwise `draws` random ones. Equal seeds
     draw equal subsets.

@@ -31,7 +31,7 @@ from rstar_math.evaluation.results import TOP_OF_RUNS, AnswerJudge, Run, Series,
 from rstar_math.evaluation.statistics import bootstrap
 from rstar_math.files import write_text
 from rstar_math.runs.store import RunStore
-from rstar_math.search.voting import RULES
+from rstar_math.search.voting import ANSWER_RULES
 
 
 def attempts_section(series: Sequence[Series]) -> list[Block]:
@@ -72,7 +72,7 @@ def attempts_section(series: Sequence[Series]) -> list[Block]:
 
 def rules_section(series: Sequence[Series]) -> list[Block]:
     """The right answers of each answer rule on the same trees."""
-    names = [*RULES, TOP_OF_RUNS]
+    names = [*ANSWER_RULES, TOP_OF_RUNS]
     rows: list[list[str]] = []
     for item in series:
         # All rules agree on a problem with fewer than two answers.

@@ -8,14 +8,15 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from rstar_math.config.sections import SearchConfig
 from rstar_math.errors import ConfigError, InputError
 from rstar_math.evaluation.metrics import Attempt, Summary, summarize
 from rstar_math.protocols import AnswerGrouper
 from rstar_math.runs.results import Result
 from rstar_math.runs.store import RunStore
-from rstar_math.search.strategies import parse_strategies
+from rstar_math.search.strategies import answer_rule_name, parse_strategies
 from rstar_math.search.tree import ROOT, Tree
-from rstar_math.search.voting import RULES, Vote, top_k_of_runs, votes_of
+from rstar_math.search.voting import ANSWER_RULES, Vote, top_k_of_runs, votes_of
 from rstar_math.types import Problem, Verdict
 
 JudgeAnswer = Callable[[str, str], Awaitable[Verdict]]
@@ -155,7 +156,7 @@ class _GradedTree:
         if rule == TOP_OF_RUNS:
             choice = await top_k_of_runs(votes, group, keep=keep)
         else:
-            choice = await RULES[rule](votes, group)
+            choice = await ANSWER_RULES[rule](votes, group)
         nodes = [vote.node for vote in votes]
         return choice.node is not None and self.right[nodes.index(choice.node)]
 
@@ -166,7 +167,7 @@ async def _right_by_rule(graded: _GradedTree, terms: RunTerms) -> dict[str, bool
     if count < 2:
         return {}
     valued = any(vote.value is not None for vote in graded.votes)
-    rules = [*RULES, TOP_OF_RUNS] if valued else _RULES_WITHOUT_VALUES
+    rules = [*ANSWER_RULES, TOP_OF_RUNS] if valued else _RULES_WITHOUT_VALUES
     return {rule: await graded.chooses_right(rule, terms.keep, count) for rule in rules}
 
 
@@ -185,7 +186,7 @@ def _attempts(graded: _GradedTree, terms: RunTerms) -> tuple[Attempt, ...]:
         for index in indices:
             weights[groups[index]] = weights.get(groups[index], 0.0) + votes[index].weight
         if scored:
-            chosen = max(indices, key=lambda index: votes[index].rank)
+            chosen = max(indices, key=lambda index: votes[index].value_or_lowest)
         else:
             chosen = max(indices, key=lambda index: weights[groups[index]])
         value = votes[chosen].value if scored else None
@@ -206,7 +207,7 @@ async def _progress(
     votes = graded.votes
     total = float(result.cost.sampled_tokens)
     final = ProgressPoint(total, right, right or any(graded.right))
-    known = terms.rule in RULES or terms.rule == TOP_OF_RUNS
+    known = terms.rule in ANSWER_RULES or terms.rule == TOP_OF_RUNS
     if not votes or not known or not (graded.scored or terms.rule in _RULES_WITHOUT_VALUES):
         return (final,)
     tokens = _tokens_by_node(graded.tree, total)
@@ -275,7 +276,7 @@ class Run:
     problems: dict[str, Problem]
     """By id."""
     problems_hash: str
-    """SHA-256 of ids, questions and references in their order."""
+    """SHA-256 of ids, questions and references in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,8 +350,8 @@ async def _grade_strategy(
 def run_terms(strategy: str, conditions: dict[str, Any], *, scored: bool) -> RunTerms:
     """The terms of a strategy under the conditions of its run.
 
-    The answer rule is chosen as in `search.strategies.answer_rule`. An unknown strategy gets the
-    rule "unknown" unless the conditions name one.
+    The answer rule is chosen as in `search.strategies.answer_rule_name`. An unknown strategy gets
+    the rule "unknown" unless the conditions name one.
     """
     rule = conditions.get("search.answer")
     keep = int(conditions.get("search.top_k") or 4)
@@ -361,9 +362,9 @@ def run_terms(strategy: str, conditions: dict[str, Any], *, scored: bool) -> Run
     except ConfigError:
         return RunTerms(None, str(rule or "unknown"), keep, budgeted)
     if rule is None:
-        rule = spec.scored_rule if scored and spec.scored_rule else "majority"
-    chains = (parsed.n or 1) if spec.is_chain else None
-    return RunTerms(chains, str(rule), keep, budgeted, spec.policy == "actions")
+        rule = answer_rule_name(parsed, SearchConfig(), scored=scored)
+    chains = (parsed.size or 1) if spec.is_chain else None
+    return RunTerms(chains, str(rule), keep, budgeted, spec.uses_actions)
 
 
 def group_by_seed(runs: Sequence[Run], series: Sequence[Series]) -> list[list[Series]]:
@@ -394,7 +395,7 @@ def _run(store: RunStore, label: str) -> Run:
 
 
 def problems_hash(problems: Iterable[Problem]) -> str:
-    """The SHA-256 of ids, questions and references in their order, in hexadecimal."""
+    """The SHA-256 of ids, questions and references in order, in hexadecimal."""
     digest = sha256()
     for problem in problems:
         row = [problem.id, problem.question.text, problem.reference]

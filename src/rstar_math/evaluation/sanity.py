@@ -20,7 +20,8 @@ from rstar_math.evaluation.metrics import Summary, wilson
 from rstar_math.evaluation.statistics import mcnemar
 from rstar_math.extraction import extract_answer
 from rstar_math.protocols import Completer, Completion
-from rstar_math.search.tree import Tree, to_record
+from rstar_math.search.records import to_record
+from rstar_math.search.tree import Tree
 from rstar_math.search.voting import Choice
 from rstar_math.types import Cost, Problem, Question
 

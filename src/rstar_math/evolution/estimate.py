@@ -120,7 +120,7 @@ async def run_pilot(manifests: ManifestStore, recipe: Recipe, listener: Progress
         listener.begin("0/pilot", "a short search", len(problems), 0)
         search = await _time_strategy(solver, problems, strategy, listener)
     return Pilot(
-        rollout=search.times(1 / (strategy.n or 1)),
+        rollout=search.times(1 / (strategy.size or 1)),
         candidates=section.candidates,
         greedy=greedy,
         startup_s=startup_s,
@@ -360,8 +360,8 @@ class _Estimator:
         if strategy.is_greedy:
             return self.pilot.greedy
         if strategy.spec.is_chain:
-            return self.pilot.samples(strategy.n or 1)
-        rollouts = (strategy.n or section.rollouts) * (strategy.runs or 1)
+            return self.pilot.samples(strategy.size or 1)
+        rollouts = (strategy.size or section.rollouts) * (strategy.runs or 1)
         factor = section.candidates / self.pilot.candidates
         return self.pilot.rollout.with_samples(factor).times(rollouts)
 

@@ -191,7 +191,7 @@ def summary_json(manifests: ManifestStore) -> dict[str, Any]:
 
 
 def report_blocks(manifests: ManifestStore) -> Iterator[Block]:
-    """The blocks of the report, in their order."""
+    """The blocks of the report, in order."""
     recipe = validate_recipe(manifests.recipe(), str(manifests.folder))
     state = evolution_state(manifests)
     yield Paragraph(_introduction(recipe, state))

@@ -353,7 +353,7 @@ def _assigned_values(items: tuple[Node, ...]) -> tuple[Node, ...]:
 
 
 def _values(equations: tuple[Node, ...]) -> tuple[Node, ...]:
-    """The values of assignments, in their order."""
+    """The values of assignments, in order."""
     found = (stated_values(each)[-1:] for each in equations if isinstance(each, Relation))
     return tuple(value for values in found for value in values)
 

@@ -14,7 +14,7 @@ from rstar_math.prompts.actions import (
     ACTIONS,
     ActionResult,
     Parser,
-    Vote,
+    SampleVote,
     allowed_actions,
     load_actions,
 )
@@ -26,14 +26,14 @@ from rstar_math.types import Cost, Question, Step
 class ActionPolicy:
     """Proposes the steps of all actions that may follow a prefix, sampled concurrently.
 
-    For `k`, an expansion holds up to `k` thoughts (A1) and up to `k` sub-questions (A3), and one
-    step of each other action (paper: k = 5); so it may hold more than `k` steps. Every answer
-    except that of a thought is chosen by a vote: `votes` samples for the rest of the solution (A2)
-    and for the problem's own question, `sub_votes` for other sub-questions and for a re-answer
-    (A4). `group` sorts answers into classes. The step is the first sample of the largest class (the
-    class seen first wins a tie), and its `confidence` is the class's share of all samples that
-    state an answer. Samples that are cut off or malformed do not vote; the cost counts them
-    (`truncated`, `malformed`).
+    An expansion has up to `k` thoughts (A1), up to `k` sub-questions (A3), and one step of each
+    other action, so it may have more than `k` steps (paper: k = 5). Every answer except that of a
+    thought is chosen by a vote: `votes` samples for the rest of the solution (A2) and for the
+    problem's own question, `sub_votes` for other sub-questions and for a re-answer (A4). `group`
+    sorts answers into classes. The step is the first sample of the largest class (ties go to the
+    class seen first), and its `confidence` is the class's share of all samples that state an
+    answer. Samples that are cut off or malformed do not vote; the cost counts them (`truncated`,
+    `malformed`).
 
     A thought that states the final answer ends its path. Its confidence is the share of this
     expansion's A2 votes that agree with it; without such votes, the share of this expansion's
@@ -57,7 +57,7 @@ class ActionPolicy:
     async def propose(
         self, question: Question, prefix: Sequence[Step], k: int, *, seed: int
     ) -> list[Step]:
-        """See `protocols.Policy`; but there may be more than `k` steps, and equal ones."""
+        """See `protocols.Policy`. The result may contain more than `k` steps, and equal ones."""
         expansion = _Expansion(
             question=question,
             prefix=prefix,
@@ -80,11 +80,14 @@ class ActionPolicy:
                 results[name] = outcome
         if errors and not results:
             raise errors[0]
-        if "A1" in results:
-            votes = results["A2"].answers if "A2" in results else ()
-            thoughts = await _with_confidence(results["A1"].steps, votes, self._group)
-            results["A1"] = ActionResult(tuple(thoughts))
-        return [step for result in results.values() for step in result.steps]
+        votes = [answer for result in results.values() for answer in result.answers]
+        steps: list[Step] = []
+        for name, result in results.items():
+            if ACTIONS[name].uses_votes:
+                steps += await _with_confidence(result.steps, votes, self._group)
+            else:
+                steps += result.steps
+        return steps
 
 
 async def _try_action(name: str, expansion: "_Expansion") -> ActionResult | ModelError:
@@ -96,17 +99,17 @@ async def _try_action(name: str, expansion: "_Expansion") -> ActionResult | Mode
 
 
 async def _with_confidence(
-    thoughts: Sequence[Step], votes: Sequence[str], group: AnswerGrouper
+    steps: Sequence[Step], votes: Sequence[str], group: AnswerGrouper
 ) -> list[Step]:
-    """Thoughts (A1) with a confidence if they state the final answer: the share of `votes`
-    (those of A2), or without any the share of the thoughts."""
-    stated = [step.answer for step in thoughts if step.answer is not None]
+    """The steps of an action. Those that state the final answer get a confidence: the share of
+    `votes` for their answer, or without votes the share of these steps."""
+    stated = [step.answer for step in steps if step.answer is not None]
     if not stated:
-        return list(thoughts)
+        return list(steps)
     classes = await group([*stated, *votes])
     counts = Counter(classes[len(stated) :] if votes else classes)
     shares = iter(counts[each] / counts.total() for each in classes[: len(stated)])
-    return [s if s.answer is None else replace(s, confidence=next(shares)) for s in thoughts]
+    return [s if s.answer is None else replace(s, confidence=next(shares)) for s in steps]
 
 
 @dataclass(slots=True)
@@ -141,7 +144,9 @@ class _Expansion:
         add_cost(Cost(truncated=truncated, malformed=len(bad) - truncated))
         return tuple(sample.step for sample in samples if sample.step is not None)
 
-    async def vote(self, prompt: str, *, kind: str, n: int, max_tokens: int, seed: int) -> Vote:
+    async def vote(
+        self, prompt: str, *, kind: str, n: int, max_tokens: int, seed: int
+    ) -> SampleVote:
         """See `ActionContext`."""
         steps = await self.sample(
             prompt,
@@ -153,8 +158,8 @@ class _Expansion:
         )
         answers = tuple(step.answer for step in steps if step.answer is not None)
         if not answers:
-            return Vote(None)
+            return SampleVote(None)
         classes = await self.group(answers)
         [(winner, size)] = Counter(classes).most_common(1)
         step = replace(steps[classes.index(winner)], confidence=size / len(answers))
-        return Vote(step, answers)
+        return SampleVote(step, answers)

@@ -49,7 +49,12 @@ class StepPolicy:
         steps = []
         parse = self.renderer.format.parse_step
         completions = await self._sample(
-            question, prefix, k, (self._config.max_step_tokens, self.renderer.stops), seed
+            question,
+            prefix,
+            k,
+            max_tokens=self._config.max_step_tokens,
+            stops=self.renderer.stops,
+            seed=seed,
         )
         for c in completions:
             step = parse(prefix, c.text, finished=c.finished, stop=c.stop).step
@@ -62,10 +67,15 @@ class StepPolicy:
         self, question: Question, prefix: Sequence[Step], k: int, *, seed: int
     ) -> list[list[Step]]:
         """Returns up to `k` lists of steps. Each list ends where a program has to run, or with the
-        answer. Takes one request in place of one per step. Raises as `propose` does."""
+        answer. Sends one request instead of one per step. Raises as `propose` does."""
         parse = self.renderer.format.parse_block
         completions = await self._sample(
-            question, prefix, k, (self._config.max_solution_tokens, self.renderer.block_stops), seed
+            question,
+            prefix,
+            k,
+            max_tokens=self._config.max_solution_tokens,
+            stops=self.renderer.block_stops,
+            seed=seed,
         )
         blocks = []
         for c in completions:
@@ -80,15 +90,16 @@ class StepPolicy:
         question: Question,
         prefix: Sequence[Step],
         k: int,
-        limits: tuple[int, tuple[str, ...]],
+        *,
+        max_tokens: int,
+        stops: tuple[str, ...],
         seed: int,
     ) -> list[Completion]:
-        """Returns `k` continuations of a prefix; `limits` is the token limit and the stop strings.
+        """Returns `k` continuations of a prefix.
 
         If the configuration allows thinking, each continuation of the question follows its own
         reasoning.
         """
-        max_tokens, stops = limits
         temperature = self._config.temperature
         if prefix or not self._config.max_thinking_tokens:
             return await self._completer.complete(
@@ -108,11 +119,11 @@ class StepPolicy:
             seed=derive(seed, "thinking"),
         )
         counts = Counter(completion.text.strip() for completion in thinking)
-        opening = self.renderer.format.opening(())
+        step_opening = self.renderer.format.opening(())
         requests = [
             self._completer.complete(
                 self.renderer.prompt(
-                    question, (), f"{START_OF_THINKING}{reasoning}{END_OF_THINKING}{opening}"
+                    question, (), f"{START_OF_THINKING}{reasoning}{END_OF_THINKING}{step_opening}"
                 ),
                 n=count,
                 stop=stops,
@@ -137,7 +148,7 @@ def _with_reasoning(step: Step, completion: Completion) -> Step:
 
 
 def _charge_unusable(completions: Sequence[Completion], unusable: int) -> None:
-    """Charges unusable samples: truncated ones as `truncated`, the others as `malformed`."""
+    """Adds unusable samples to the cost: truncated ones as `truncated`, others as `malformed`."""
     truncated = sum(not completion.finished for completion in completions)
     add_cost(Cost(truncated=truncated, malformed=max(0, unusable - truncated)))
 
@@ -196,18 +207,19 @@ class SubQuestionPolicy:
 
 
 _ZERO_SHOT_STOPS = ("\nQuestion:",)
-"""Stop strings without examples. An empty line is not one: nothing taught the model to avoid it."""
+"""Stop strings without examples. An empty line is none of them, because no example taught the model
+to avoid it."""
 
 
 class ChainPolicy:
-    """Proposes whole solutions, each a step of kind "A2" with its answer.
+    """Proposes whole solutions. Each is one step of kind "A2" with its answer.
 
     The prompt is few-shot chain of thought or, with `few_shot=False`, the prompt set's instruction
     alone. `temperature` defaults to the config's. With a `conversation`, the model gets messages in
     its own chat format. Truncated samples and samples without an answer are left out, and counted
     in the cost (`truncated`, `malformed`). There is no vote, so `confidence` is None. A zero-shot
-    sample may contain empty lines, so only `config.solution_tokens` stops a model that never stops
-    by itself.
+    sample may contain empty lines, so a model that never
+    stops by itself is stopped only by `config.solution_tokens`.
     """
 
     def __init__(

@@ -3,8 +3,8 @@
 Their tokens are charged as a scorer's (`Cost.scorer_tokens`), whatever the Completer charges. Only
 `calls`, `retries` and `failures` are charged unchanged. Seeds derive from `seed` and the prompt, so
 the same prefix gives the same request. A prefix is unscorable if its prompt exceeds the model's
-context, its request fails alone, or no judgement can be parsed. It then gets 0 and counts in
-`Cost.unscorable`. Any other `ModelError` is raised.
+context, if the server refuses only this request, or if no judgement can be parsed. It then gets 0
+and counts in `Cost.unscorable`. Any other `ModelError` is raised.
 """
 
 from collections.abc import Callable, Sequence
@@ -176,7 +176,8 @@ class _JudgementSampler:
     async def sample(self, question: Question, prompt: str) -> list[str]:
         """Returns the samples' texts, including truncated ones: they may contain the verdict.
 
-        Returns none if the prompt does not fit the model's context or the request fails alone.
+        Returns none if the prompt does not fit the model's context, or if the server refuses only
+        this request.
         """
         try:
             completions = await self.completer.complete(

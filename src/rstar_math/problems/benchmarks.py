@@ -199,7 +199,7 @@ def _call_function(name: str) -> Iterable[Problem]:
 def problems_from_rows(
     rows: Iterable[Mapping[str, Any]], hub: HubDataset, name: str
 ) -> list[Problem]:
-    """The problems of a data set's rows in their order, with ids `name/split/row`.
+    """The problems of a data set's rows in order, with ids `name/split/row`.
 
     Raises `InputError` with the number of the first invalid row.
     """

@@ -101,7 +101,7 @@ class DraftFile:
         self.responses[response.request] = response
 
     def first(self, requests: int) -> list[DraftResponse]:
-        """The available responses to the first `requests` requests, in their order."""
+        """The available responses to the first `requests` requests, in order."""
         return [self.responses[number] for number in range(requests) if number in self.responses]
 
     def require_model(self, name: str) -> None:

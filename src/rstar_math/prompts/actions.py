@@ -1,8 +1,8 @@
 """rStar's actions (Qi et al. 2024, arXiv:2408.06195, section 3.1): one table, `ACTIONS`.
 
 An entry says how the action is sampled, which steps it may follow and how its step reads as part of
-a solution. To add an action, write one entry; it may also live outside the package, see
-`load_actions`. A path is a list of `Step`s whose `kind` is the name of an action. Their prose:
+a solution. To add an action, write one entry, here or outside the package
+(`load_actions`). A path is a list of `Step`s whose `kind` is the name of an action. Their prose:
 
     A1  a thought, one line:             He has 3 * 4 = 12 apples.
     A2  the rest of the solution:        He eats 2 of the 12, so 10 are left. The answer is 10.
@@ -54,14 +54,14 @@ class Parser(Protocol):
 
 
 class ActionContext(Protocol):
-    """What an action can see and use while it proposes steps."""
+    """The inputs and the sampling functions of an action."""
 
     question: Question
     prefix: Sequence[Step]
     prompts: ActionPrompts
     config: ActionsConfig
     k: int
-    """Most thoughts and sub-questions to sample (K)."""
+    """Maximum number of thoughts, and of sub-questions, to sample (K)."""
     is_last: bool
     """Whether the proposed step is the last one that the path may have."""
     seed: int
@@ -70,16 +70,18 @@ class ActionContext(Protocol):
     async def sample(
         self, prompt: str, parse: Parser, *, n: int, max_tokens: int, stop: Sequence[str], seed: int
     ) -> tuple[Step, ...]:
-        """Sample `n` completions and parse them. Those that are not steps are counted in the
-        cost."""
+        """Sample `n` completions and return the parsed steps. The cost counts those that do not
+        parse."""
 
-    async def vote(self, prompt: str, *, kind: str, n: int, max_tokens: int, seed: int) -> "Vote":
-        """Sample `n` solutions that end by stating an answer, and take the majority's."""
+    async def vote(
+        self, prompt: str, *, kind: str, n: int, max_tokens: int, seed: int
+    ) -> "SampleVote":
+        """Sample `n` solutions that end by stating an answer, and take a majority vote."""
 
 
 @dataclass(frozen=True, slots=True)
-class Vote:
-    """The result of a majority vote over samples."""
+class SampleVote:
+    """The result of a majority vote over the samples of one prompt."""
 
     step: Step | None
     """The first sample of the largest class, with that class's share as its confidence. None if
@@ -90,10 +92,11 @@ class Vote:
 
 @dataclass(frozen=True, slots=True)
 class ActionResult:
-    """The steps that an action proposes, and the answers of its vote on the whole problem."""
+    """What an action proposes."""
 
     steps: tuple[Step, ...] = ()
     answers: tuple[str, ...] = ()
+    """Sampled answers to the whole problem. They are votes for `Action.uses_votes`."""
 
 
 def _plain_text(step: Step) -> str:
@@ -122,13 +125,19 @@ class Action:
     """Whether its step takes the place of the question. Such a step is the path's first."""
     revises: bool = False
     """Whether its step takes the place of the answer of the sub-question before it."""
+    asks_subquestion: bool = False
+    """Whether its step is a sub-question with its answer, as the prompt for the next sub-question
+    shows them."""
+    uses_votes: bool = False
+    """Whether a step that states the final answer gets its confidence from the votes of the other
+    actions of the same expansion; without votes, from the action's own steps."""
 
 
-# What a path says.
+# Paths.
 
 
 def label(step: Step) -> str:
-    """The action that made a step and its share of the votes; "" for steps of other policies."""
+    """The label of a step's action, with the step's share of the votes; "" without an action."""
     action = ACTIONS.get(step.kind)
     if action is None:
         return ""
@@ -144,6 +153,15 @@ def load_actions(names: Sequence[str]) -> tuple[str, ...]:
     of another one.
     """
     return tuple(_load_action(name) for name in names)
+
+
+def check_actions(names: Sequence[str]) -> None:
+    """Raise `ConfigError` if `load_actions` would, or if no selected action can end a path."""
+    if all(ACTIONS[name].ends == "never" for name in load_actions(names)):
+        ending = ", ".join(name for name, action in ACTIONS.items() if action.ends != "never")
+        raise ConfigError(
+            f"No action in actions.enabled can end a path; add at least one of {ending}."
+        )
 
 
 def _load_action(name: str) -> str:
@@ -170,9 +188,9 @@ def allowed_actions(
 ) -> tuple[str, ...]:
     """The enabled actions that may follow a prefix, in the order of `ACTIONS`; none after its end.
 
-    A path has at most `depth` steps, a rephrasing (A5) included. Its last step must be able to end
-    it: A2, or A3 on the problem's own question; if neither may follow, A1, which may state the
-    answer.
+    A path has at most `depth` steps, including a rephrasing (A5). Its last step must be able to end
+    it: A2, or A3 on the problem's own question. If neither may follow, it is A1, which may state
+    the answer.
     """
     if len(prefix) >= depth or (prefix and ends_path(prefix[-1])):
         return ()
@@ -215,6 +233,10 @@ def with_revised_answers(steps: Sequence[Step]) -> list[Step]:
     return kept
 
 
+def _asks_subquestion(step: Step) -> bool:
+    return step.kind in ACTIONS and ACTIONS[step.kind].asks_subquestion
+
+
 def as_solution_text(step: Step) -> str:
     """A step as part of a whole solution; "" for a rephrased question."""
     action = ACTIONS.get(step.kind)
@@ -249,33 +271,33 @@ _NUMBER = re.compile(r"\d")
 
 
 def completion_prompt(prompts: ActionPrompts, question: Question, prefix: Sequence[Step]) -> str:
-    """A2: asks for the rest of the solution, which begins with what the prefix says."""
-    begun = "".join(solution_segments(question, prefix))
-    return chain_prompt(prompts, effective_question(question, prefix), begun)
+    """A2: asks for the rest of the solution, after the text of the prefix."""
+    partial = "".join(solution_segments(question, prefix))
+    return chain_prompt(prompts, effective_question(question, prefix), partial)
 
 
 def reanswer_prompt(prompts: ActionPrompts, question: Question, prefix: Sequence[Step]) -> str:
     """A4: asks for the answer of the last sub-question, by a chain of thought.
 
-    The answer begins with what the earlier steps say.
+    The answer begins with the text of the earlier steps.
     """
     *before, last = prefix
-    about = f"{_facts(effective_question(question, prefix))} {subquestion_of(last)}"
-    begun = "".join(solution_segments(question, before))
-    return chain_prompt(prompts, Question(question.id, about), begun)
+    asked = f"{_facts(effective_question(question, prefix))} {subquestion_of(last)}"
+    partial = "".join(solution_segments(question, before))
+    return chain_prompt(prompts, Question(question.id, asked), partial)
 
 
 def thought_prompt(prompts: ActionPrompts, question: Question, prefix: Sequence[Step]) -> str:
-    """A1: asks for the next line of a solution in steps; sub-questions show their answers."""
+    """A1: asks for the next line of a solution. Sub-questions are shown as their answers."""
     lines = (" ".join(as_solution_text(step).split()) for step in with_revised_answers(prefix))
     shown = "".join(f"{line}\n" for line in lines if line)
     return f"{prompts.thoughts}{question_line(effective_question(question, prefix))}Steps:\n{shown}"
 
 
 def subquestion_prompt(prompts: ActionPrompts, question: Question, prefix: Sequence[Step]) -> str:
-    """A3: asks for the next sub-question; a re-answer (A4) replaces the first answer."""
+    """A3: asks for the next sub-question. A re-answer (A4) replaces the first answer."""
     shown = render_subquestions(
-        [step for step in with_revised_answers(prefix) if step.kind == "A3"]
+        [step for step in with_revised_answers(prefix) if _asks_subquestion(step)]
     )
     problem = effective_question(question, prefix).text.strip()
     return f"{prompts.subquestions}Problem: {problem}\n{shown}Question:"
@@ -301,12 +323,13 @@ def rephrase_prompt(prompts: ActionPrompts, question: Question) -> str:
 def verify_prompt(prompts: ActionPrompts, question: Question, steps: Sequence[Step]) -> str:
     """Asks whether a whole solution is right, yes or no."""
     solution = "".join(solution_segments(question, steps))
-    asked = question_line(effective_question(question, steps))
-    return f"{prompts.verify}{asked}Answer: {solution}\n{VERIFY_QUESTION}"
+    problem = question_line(effective_question(question, steps))
+    return f"{prompts.verify}{problem}Answer: {solution}\n{VERIFY_QUESTION}"
 
 
 def _facts(question: Question) -> str:
-    """A question's text without its last sentence, unless that is all of it or has a number."""
+    """A question's text without its last sentence; the whole text if that sentence has a number or
+    is the only one."""
     last = last_sentence(question)
     text = " ".join(question.text.split())
     facts = text.removesuffix(last).rstrip()
@@ -342,7 +365,7 @@ async def _propose_rest(context: ActionContext) -> ActionResult:
 
 async def _propose_subquestions(context: ActionContext) -> ActionResult:
     if context.is_last:
-        asked = [final_subquestion(context.question, context.prefix)]
+        subquestions = [final_subquestion(context.question, context.prefix)]
     else:
         samples = await context.sample(
             subquestion_prompt(context.prompts, context.question, context.prefix),
@@ -352,8 +375,8 @@ async def _propose_subquestions(context: ActionContext) -> ActionResult:
             stop=LINE_STOPS,
             seed=derive(context.seed, "A3"),
         )
-        asked = list(dict.fromkeys(step.text for step in samples))
-    steps = await gather(_answer_subquestion(context, each) for each in asked)
+        subquestions = list(dict.fromkeys(step.text for step in samples))
+    steps = await gather(_answer_subquestion(context, each) for each in subquestions)
     return ActionResult(tuple(step for step in steps if step is not None))
 
 
@@ -405,8 +428,8 @@ _STATEMENT = re.compile(
 
 
 def _subquestion_text(step: Step) -> str:
-    """The answer of a sub-question without its statement, or the sub-question with what it
-    states if nothing else is left."""
+    """The answer to a sub-question without "The answer is ..."; if nothing else is left, the
+    sub-question with the stated value."""
     answer = step.text.partition("\n")[2].strip().removeprefix("Answer:").strip()
     if step.answer is not None:
         return answer
@@ -422,6 +445,7 @@ ACTIONS: dict[str, Action] = {
             _propose_thoughts,
             follows=frozenset({None, "A1", "A3", "A4", "A5"}),
             ends="if stated",
+            uses_votes=True,
         ),
         Action(
             "A2",
@@ -437,6 +461,7 @@ ACTIONS: dict[str, Action] = {
             follows=frozenset({None, "A3", "A4", "A5"}),
             ends="if last",
             solution_text=_subquestion_text,
+            asks_subquestion=True,
         ),
         Action(
             "A4",
@@ -455,5 +480,5 @@ ACTIONS: dict[str, Action] = {
         ),
     )
 }
-"""All actions by name, in the order in which an expansion asks for them. What may follow what is
-the table of rStar's public code."""
+"""All actions by name, in the order in which an expansion requests them. The order of actions on a
+path (`follows`) is that of rStar's public code."""

@@ -25,9 +25,9 @@ from rstar_math.types import Question, Step
 KIND = "A3"
 """`Step.kind` of a sub-question with its answer."""
 FINAL_PREFIX = "Now we can answer the question:"
-"""How a sub-question begins that is the problem's own question."""
+"""Beginning of the sub-question that repeats the problem's own question."""
 STOPS = ("\nQuestion:", "\n\n", "\nProblem:")
-"""Stop strings to sample one sub-question and its answer with; an empty line ends a problem."""
+"""Stop strings for one sub-question with its answer. An empty line ends a problem."""
 _PAIR = re.compile(r"(?P<asked>[^\n]*\S)\s*\n\s*Answer:\s*(?P<answer>\S.*)", re.DOTALL)
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
@@ -38,8 +38,8 @@ def subquestion_prompt(question: Question) -> str:
 
 
 def opening(question: Question, *, last: bool = False) -> str:
-    """Text that leads into the next step. With `last` it asks the problem's question, so that
-    only the answer is left to write."""
+    """The beginning of the next step, which the model continues. With `last`, it contains the
+    problem's own question, so the model writes only the answer."""
     return f"Question: {FINAL_PREFIX} {last_sentence(question)}\nAnswer:" if last else "Question:"
 
 
@@ -49,11 +49,11 @@ def render_subquestions(steps: Sequence[Step]) -> str:
 
 
 def parse_subquestion(question: Question, text: str, *, finished: bool) -> ParsedSample:
-    """The step that a text sampled after "Question:" holds.
+    """Parse a text that was sampled after "Question:".
 
-    A step must state its answer ("The answer is 12."), else it is malformed: the papers' code has
-    no use for other ones either. The step's `answer` is that answer if the sub-question is the
-    problem's own, and None for those on the way there, since a step with an answer ends its path.
+    A step must state its answer ("The answer is 12."), else it is malformed; the papers' code drops
+    such samples too. `Step.answer` is that answer if the sub-question is the problem's own, else
+    None, since a step with an answer ends its path.
     """
     if not finished:
         return ParsedSample(None, "cut off at the token limit")
@@ -75,7 +75,7 @@ def parse_subquestion(question: Question, text: str, *, finished: bool) -> Parse
 def parse_subquestions(question: Question, text: str) -> list[Step]:
     """The steps of a solution's text: the inverse of `render_subquestions`.
 
-    Raises `InputError` for a text that it cannot have written.
+    Raises `InputError` for a text of another form.
     """
     if text and not (text.startswith("Question: ") and text.endswith("\n")):
         raise InputError(
@@ -104,7 +104,7 @@ def subquestion_of(step: Step) -> str:
 
 def is_final_subquestion(question: Question, subquestion: str) -> bool:
     """Whether a sub-question is the problem's own: it begins with `FINAL_PREFIX` without its last
-    words, or ends in the problem's last sentence; letter case, space and end marks aside."""
+    words, or ends in the problem's last sentence. Case, whitespace and end marks are ignored."""
     said = _plain(subquestion)
     if said.startswith("now we can answer"):
         return True
@@ -117,13 +117,13 @@ def last_sentence(question: Question) -> str:
 
 
 def _plain(text: str) -> str:
-    """A sentence in lower case, its space single and its end mark gone."""
+    """A sentence in lower case, with single blanks and without its end mark."""
     return " ".join(text.casefold().split()).rstrip(".?! ")
 
 
 def check_subquestions(text: str) -> None:
-    """Nothing, for worked examples that are all well formed and end in their problem's own
-    question; else raises `InputError`."""
+    """Raise `InputError` unless all worked examples are well formed and end in their problem's own
+    question."""
     for number, example in enumerate(text.removeprefix("Problem: ").split("\n\nProblem: ")):
         problem, _, solution = example.partition("\n")
         steps = parse_subquestions(Question(str(number), problem), solution.rstrip("\n") + "\n")

@@ -18,7 +18,8 @@ from rstar_math.files import atomic_write
 from rstar_math.prompts.grammar import CODE_STEP_KINDS
 from rstar_math.runs.results import SearchedProblem
 from rstar_math.runs.store import RunStore
-from rstar_math.search.tree import Tree, to_record
+from rstar_math.search.records import to_record
+from rstar_math.search.tree import Tree
 from rstar_math.types import Step
 
 Format = Literal["jsonl", "parquet"]

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rstar_math.config.sections import VLLM, Config
-from rstar_math.search.tree import Tree, to_record
+from rstar_math.search.records import to_record
+from rstar_math.search.tree import Tree
 from rstar_math.search.voting import Choice
 from rstar_math.text import replace_surrogates
 from rstar_math.types import Cost, Problem, Verdict

@@ -32,7 +32,8 @@ from rstar_math.runs.database import (
     open_database,
 )
 from rstar_math.runs.results import PackedResult, Result, pack_result, read_result
-from rstar_math.search.tree import Tree, from_record
+from rstar_math.search.records import from_record
+from rstar_math.search.tree import Tree
 from rstar_math.search.voting import Choice
 from rstar_math.types import Problem, Question, Verdict
 

@@ -5,6 +5,16 @@
     processes   starts a zygote and talks to it
     child/      runs inside the sandbox: standard library only
 
+How the code of one step is run:
+
+    caller      Sandbox.run -> run_program -> _dispatch -> _send -> processes.Zygote.submit
+    zygote      child.supervisor: Supervisor._accept -> _start -> fork
+    new process child.execution: run_program -> replay_prefix -> run_step -> report_and_exit
+    zygote      Supervisor._finish -> child.run.build_reply
+    caller      Zygote._receive -> Sandbox._on_reply -> programs.parse_reply
+
+Several next steps of one prefix go through `child.fanout` instead, which runs the prefix once.
+
 `docs/security.md` lists the layers, what each one stops and what none of them covers.
 """
 

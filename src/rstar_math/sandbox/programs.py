@@ -10,13 +10,12 @@ from typing import Any
 
 from rstar_math.config.sections import SandboxConfig
 from rstar_math.sandbox import processes
-from rstar_math.sandbox.child.protocol import Limits
+from rstar_math.sandbox.child.protocol import MESSAGE_CHARS, Limits
 from rstar_math.text import replace_surrogates
 from rstar_math.types import Execution, ExecutionStatus, Step
 
 MAX_CODE_CHARS = 4 << 20
 """Longest program in characters, including its prefix."""
-MESSAGE_CHARS = 300
 NOT_REPLAYED = frozenset(
     {
         ExecutionStatus.TIMEOUT,

@@ -7,10 +7,11 @@ torch and no prompts.
 from rstar_math.search.beam import beam, best_first
 from rstar_math.search.expansion import SearchComponents
 from rstar_math.search.mcts import grow
-from rstar_math.search.mutual import check_candidates, choose_by_agreement
+from rstar_math.search.mutual import check_solutions, choose_by_agreement
+from rstar_math.search.records import from_record, to_record
 from rstar_math.search.runner import run_strategy
 from rstar_math.search.sampling import sample_chains
-from rstar_math.search.tree import ROOT, Node, Tree, from_record, to_record
+from rstar_math.search.tree import ROOT, Node, Tree
 from rstar_math.search.voting import (
     Choice,
     Vote,
@@ -32,7 +33,7 @@ __all__ = [
     "beam",
     "best",
     "best_first",
-    "check_candidates",
+    "check_solutions",
     "choose_by_agreement",
     "from_record",
     "grow",

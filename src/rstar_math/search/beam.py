@@ -8,9 +8,9 @@ from heapq import heappop, heappush
 
 from rstar_math.concurrency import gather
 from rstar_math.config.sections import SearchConfig
+from rstar_math.search.budget import TokenBudget, spent_tokens, track_tree_cost
 from rstar_math.search.expansion import Expansion, SearchComponents, add_children, expand
 from rstar_math.search.tree import ROOT, Tree
-from rstar_math.search.voting import TokenBudget, spent_tokens, track_tree_cost
 from rstar_math.seeding import derive
 
 
@@ -51,7 +51,7 @@ async def best_first(
 ) -> None:
     """Grow a tree by best-first search until it has found `answers` answers.
 
-    The open path with the highest score is expanded next; of equal ones, the deepest. An answer
+    The open path with the highest score is expanded next; ties go to the deepest. An answer
     counts once its score is the highest of all open paths. The search also stops with the request
     that spends `config.token_budget`, and after `config.rollouts` x `config.max_depth` expansions
     per answer. Source: MindStar, arXiv:2405.16265.

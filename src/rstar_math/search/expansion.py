@@ -16,15 +16,13 @@ from rstar_math.config.sections import Duplicates, SearchConfig
 from rstar_math.costs import add_cost, track_cost
 from rstar_math.errors import ContextLengthError, ModelError, RequestError
 from rstar_math.protocols import Executor, Policy, Scorer, Verifier
-from rstar_math.search.programs import step_key
-from rstar_math.search.tree import Node, Tree
-from rstar_math.search.voting import track_tree_cost
-from rstar_math.seeding import derive
+from rstar_math.search.equivalence import step_key
+from rstar_math.search.tree import Node, PathFailure, Tree
 from rstar_math.types import Cost, Question, Step, Verdict
 
-PATH_ERRORS: dict[type[BaseException], str] = {
-    ContextLengthError: "context exceeded",
-    RequestError: "request failed",
+PATH_ERRORS: dict[type[BaseException], PathFailure] = {
+    ContextLengthError: PathFailure.CONTEXT_EXCEEDED,
+    RequestError: PathFailure.REQUEST_FAILED,
 }
 """Errors that end only one path, each with the reason stored in `Node.failure`."""
 _REWARD = {Verdict.RIGHT: 1.0, Verdict.WRONG: -1.0}
@@ -56,7 +54,7 @@ class Expansion:
     """The result of expanding one node."""
 
     candidates: tuple[Candidate, ...]
-    failure: str | None
+    failure: PathFailure | None
     """Why there are no candidates; None if there are some."""
     cost: Cost
     guided: bool
@@ -90,7 +88,8 @@ async def expand(
     counts = [count for _, count in unique]
     columns = zip(steps, counts, scores, verdicts, strict=True)
     candidates = tuple(Candidate(*values) for values in columns)
-    return Expansion(candidates, None if candidates else "no next step", cost, guided)
+    failure = None if candidates else PathFailure.NO_NEXT_STEP
+    return Expansion(candidates, failure, cost, guided)
 
 
 def merge_equal(samples: Sequence[Step], duplicates: Duplicates) -> list[tuple[Step, int]]:
@@ -120,7 +119,7 @@ def add_children(tree: Tree, index: int, expansion: Expansion, config: SearchCon
     return children
 
 
-def fail_path(tree: Tree, index: int, reason: str) -> None:
+def fail_path(tree: Tree, index: int, reason: PathFailure) -> None:
     """End a path without an answer. Its value stays unknown, because only answers have values."""
     tree.nodes[index].failure = reason
     tree.close(index)
@@ -168,11 +167,11 @@ def _close_or_value(tree: Tree, index: int, config: SearchConfig, *, guided: boo
             tree.backup(index, value, config.discount)
         tree.close(index)
     elif step.kind == "answer":
-        fail_path(tree, index, "no answer stated")
+        fail_path(tree, index, PathFailure.NO_ANSWER_STATED)
     elif _consecutive_failures(tree, index) >= config.max_code_errors:
-        fail_path(tree, index, "code failed")
+        fail_path(tree, index, PathFailure.CODE_FAILED)
     elif node.depth >= config.max_depth:
-        fail_path(tree, index, "too deep")
+        fail_path(tree, index, PathFailure.TOO_DEEP)
     elif node.score is not None and config.backup == "all":
         tree.backup(index, node.score, config.discount)
     elif node.score is not None:
@@ -216,32 +215,3 @@ async def run_code(executor: Executor, prefix: Sequence[Step], step: Step) -> St
     execution = await executor.run(prefix, step)
     add_cost(Cost(code_runs=1, code_failures=0 if execution.ok else 1))
     return replace(step, execution=execution)
-
-
-async def complete_best_path(tree: Tree, *, parts: SearchComponents, config: SearchConfig) -> None:
-    """Extend the deepest open path one step at a time until a path ends with an answer.
-
-    Of equally deep paths, the one with the highest score is extended. If a path fails, the next one
-    follows, up to `config.max_depth` new steps in total. Does nothing if the tree has an answer.
-    Raises `ModelError`.
-    """
-    with track_tree_cost(tree):
-        for _ in range(config.max_depth):
-            leaf = None if tree.answers() else _deepest_open_leaf(tree)
-            if leaf is None:
-                return
-            seed = derive(config.seed, tree.question.id, leaf)
-            expansion = await expand(tree.question, tree.prefix(leaf), parts, 1, seed)
-            for child in add_children(tree, leaf, expansion, config):
-                tree.rollouts += tree.nodes[child].answered
-
-
-def _deepest_open_leaf(tree: Tree) -> int | None:
-    """Return the deepest leaf that can be expanded, or None if every path has ended."""
-    leaves = [i for i, node in enumerate(tree) if not node.expanded and not node.closed]
-
-    def rank(index: int) -> tuple[int, float, int]:
-        node = tree.nodes[index]
-        return node.depth, -1.0 if node.leaf_value is None else node.leaf_value, -index
-
-    return max(leaves, key=rank, default=None)

@@ -6,6 +6,14 @@ rStar-Math has no separate simulation phase: every answer that is found is backe
 (arXiv:2408.06195, section 3.2), the part of a rollout below the known tree is its simulation, with
 random moves. Only the answer at its end is backed up (`search.tie_break`, `search.backup`).
 
+The path of one rollout through the code, `_Search.rollout`:
+
+- select: `descend` walks to a leaf; `choose_child` picks each child by the selection rule.
+- expand: `request_expansion` starts `expansion.expand` on the leaf; `add_expansion` waits for it
+  and adds the children with `expansion.add_children`.
+- back up: `add_children` calls `expansion._close_or_value` for each child, which passes the value
+  of an answer up to the root. With `search.backup` = "rollout", `finish_rollout` does it instead.
+
 Several rollouts may be in flight at once. They continue in the order in which they started to wait,
 not in the order in which model answers arrive. The tree therefore depends on the model's answers
 and on the number of rollouts in flight, but not on timing.
@@ -18,20 +26,20 @@ from typing import NamedTuple
 
 from rstar_math.config.sections import SearchConfig
 from rstar_math.protocols import Executor, Policy, Scorer, Verifier
-from rstar_math.search.expansion import Expansion, SearchComponents, add_children, end_value, expand
-from rstar_math.search.selection import SelectionRule, best_children, selection_rule
-from rstar_math.search.tree import ROOT, Tree
-from rstar_math.search.voting import (
-    StopCondition,
+from rstar_math.search.budget import (
     TokenBudget,
     record_savings,
     spent_tokens,
     track_tree_cost,
-    unexplored_probability,
 )
+from rstar_math.search.expansion import Expansion, SearchComponents, add_children, end_value, expand
+from rstar_math.search.selection import SelectionRule, best_children, selection_rule
+from rstar_math.search.stopping import StopCondition, unexplored_probability
+from rstar_math.search.tree import ROOT, Tree
 from rstar_math.seeding import derive
 
 RolloutCallback = Callable[[Tree], None]
+"""Receives the tree after each rollout."""
 
 
 async def grow(
@@ -57,8 +65,8 @@ async def grow(
     node's first value is its score (PPM-augmented, the paper's later rounds).
 
     A `ModelError` or a cancellation leaves the tree valid, with all steps found so far. Steps that
-    were already requested when the search stops on its own are still added, because they are paid
-    for.
+    were already requested when the search stops on its own are awaited and added, since their
+    tokens are already spent.
     """
     search = _Search(tree, SearchComponents(policy, executor, scorer, verifier), config, select)
     waiting: deque[_WaitingRollout] = deque()
@@ -66,20 +74,20 @@ async def grow(
         try:
             while True:
                 while search.may_start(len(waiting)):
-                    steps = search.rollout(search.next_number())
-                    waiting.append(_WaitingRollout(steps, next(steps)))
+                    leaves = search.rollout(search.next_number())
+                    waiting.append(_WaitingRollout(leaves, next(leaves)))
                 if not waiting:
                     return
                 rollout = waiting.popleft()
                 await search.add_expansion(rollout.leaf)
                 finished_before = search.finished
-                leaf = next(rollout.steps, None)
+                leaf = next(rollout.leaves, None)
                 if leaf is not None:
-                    waiting.append(_WaitingRollout(rollout.steps, leaf))
+                    waiting.append(_WaitingRollout(rollout.leaves, leaf))
                 elif search.finished > finished_before:
                     if on_rollout is not None:
                         on_rollout(tree)
-                    if stop_condition is not None and await search.is_decided(stop_condition):
+                    if stop_condition is not None and await search.may_stop(stop_condition):
                         search.stopping = True
         finally:
             await search.cancel_pending()
@@ -88,7 +96,7 @@ async def grow(
 class _WaitingRollout(NamedTuple):
     """A rollout in flight that waits for an expansion."""
 
-    steps: Iterator[int]
+    leaves: Iterator[int]
     """Continues the rollout; yields the next leaf to expand."""
     leaf: int
     """The node whose expansion the rollout waits for."""
@@ -139,6 +147,8 @@ class _Search:
         """
         path = [ROOT]
         self.in_flight_visits[ROOT] += 1
+        # If the path ends here already (backup = "rollout"), nothing is pending for the node below;
+        # the rollout still yields once, and the next `descend` ends it.
         self.descend(number, path)
         while True:
             yield path[-1]
@@ -221,7 +231,7 @@ class _Search:
         self.tree.rollouts += 1
         self.finished += 1
 
-    async def is_decided(self, stop_condition: StopCondition) -> bool:
+    async def may_stop(self, stop_condition: StopCondition) -> bool:
         """Return whether the search may stop early, and record the savings if it may."""
         if self.stopping or self.finished == self.config.rollouts:
             return False
@@ -234,7 +244,7 @@ class _Search:
         return True
 
     async def cancel_pending(self) -> None:
-        """Cancel the expansions that no rollout waits for."""
+        """Cancel expansions that are still pending after an error or a cancellation."""
         tasks = [task for _, task in self.expansions.values()]
         for task in tasks:
             task.cancel()

@@ -3,11 +3,11 @@
 The discriminator, a second model, completes partly hidden solutions. Solutions that it completes to
 the same answer are kept.
 
-    await check_candidates(tree, discriminator=discriminator, segments=segments, group=group,
-                           config=config, seed=seed)
+    await check_solutions(tree, discriminator=discriminator, segments=segments, group=group,
+                          config=config, seed=seed)
     choice = await choose_by_agreement(tree, group, config)
 
-`check_candidates` calls the discriminator and stores the result in the tree. `choose_by_agreement`
+`check_solutions` calls the discriminator and stores the result in the tree. `choose_by_agreement`
 only reads the tree, so another rule can choose again without new requests. Neither uses verdicts or
 reference answers.
 """
@@ -25,16 +25,10 @@ from rstar_math.concurrency import gather
 from rstar_math.config.sections import MutualConfig
 from rstar_math.costs import add_cost, track_cost
 from rstar_math.protocols import AnswerGrouper, Discriminator
+from rstar_math.search.budget import track_tree_cost
 from rstar_math.search.expansion import PATH_ERRORS
-from rstar_math.search.tree import ROOT, Tree
-from rstar_math.search.voting import (
-    NO_CHOICE,
-    Choice,
-    Vote,
-    one_vote_per_path,
-    track_tree_cost,
-    votes_of,
-)
+from rstar_math.search.tree import ROOT, PathFailure, Tree
+from rstar_math.search.voting import NO_CHOICE, Choice, Vote, one_vote_per_path, votes_of
 from rstar_math.seeding import derive
 from rstar_math.types import Cost, Question, Step
 
@@ -51,7 +45,8 @@ Segments = Callable[[Question, Sequence[Step]], list[str]]
 the whitespace after it."""
 _WORD = re.compile(r"\S+\s*")
 _TOLERANCE = 1e-9
-"""Tolerance for floating-point products: 0.3 of 20 segments are 6, not 7."""
+"""Tolerance for floating-point products: a share computed as 0.2 + 0.6 * 2 / 3, which is slightly
+above 0.6, of 5 segments is 3 segments, not 4."""
 
 
 def visible_prefix(segments: Sequence[str], share: float) -> str:
@@ -73,7 +68,7 @@ def visible_prefix(segments: Sequence[str], share: float) -> str:
     return text.rstrip()
 
 
-def mask_fractions(config: MutualConfig, seed: int) -> list[float]:
+def visible_shares(config: MutualConfig, seed: int) -> list[float]:
     """Return the visible share of a candidate per split, in [`min_visible`, `max_visible`].
 
     One split is drawn uniformly (the paper). Several splits are evenly spaced over the range
@@ -97,18 +92,18 @@ def excluded_paths(tree: Tree) -> dict[int, str]:
             reasons[vote.node] = "blank answer"
         elif len(vote.answer) > MAX_ANSWER_CHARS:
             reasons[vote.node] = "long answer"
-    if len(reasons) == len(tree.answers()):
+    if len(reasons) == len(tree.answer_nodes()):
         reasons = {node: reason for node, reason in reasons.items() if reason == "blank answer"}
     return reasons
 
 
-def candidate_votes(tree: Tree) -> list[Vote]:
+def solution_votes(tree: Tree) -> list[Vote]:
     """Return one vote of weight 1 per candidate solution, in order of creation."""
     excluded = excluded_paths(tree)
     return [replace(vote, weight=1.0) for vote in votes_of(tree) if vote.node not in excluded]
 
 
-async def check_candidates(
+async def check_solutions(
     tree: Tree,
     *,
     discriminator: Discriminator,
@@ -121,11 +116,11 @@ async def check_candidates(
     """Check all unchecked candidates of a tree, and store the result in `Node.agreement`.
 
     Returns the number of completions without an answer, by reason. Each candidate is cut at its
-    shares, and the discriminator completes each beginning once. Equal beginnings, also of different
-    candidates, are requested only once. A completion agrees if `group` puts its answer into the
-    class of the candidate's answer. A failed request (`PATH_ERRORS`) is not counted as requested;
-    it is recorded as `Cost.unscorable`. If all candidates have one answer, nothing is requested,
-    because no check could change the choice.
+    shares, and the discriminator completes each beginning once. Identical beginnings share one
+    request, even across candidates. A completion agrees if `group` puts its answer into the class
+    of the candidate's answer. A failed request (`PATH_ERRORS`) is not counted as requested; it is
+    recorded as `Cost.unscorable`. If all candidates have one answer, nothing is requested, because
+    no check could change the choice.
 
     All requests of a tree run concurrently. With `max_tokens`, four candidates are checked at a
     time until that many tokens are sampled; the others stay unchecked. The requests depend only on
@@ -133,7 +128,7 @@ async def check_candidates(
     cannot be called. After an error or a cancellation, results so far are kept, and a second call
     checks the rest.
     """
-    votes, failures = candidate_votes(tree), Counter[str]()
+    votes, failures = solution_votes(tree), Counter[str]()
     if not votes or _unanimous(await group([vote.answer for vote in votes])):
         return {}
     unchecked = [
@@ -180,15 +175,15 @@ async def choose_by_agreement(tree: Tree, group: AnswerGrouper, config: MutualCo
     - "paper": the highest product of reward and confidence over its kept candidates. The paper does
       not define the two further. Here, the reward is the mean Q over the path's nodes with a Q; if
       there are none, the root's Q; if the tree has no values, 1. The confidence is that of the last
-      step if it was chosen by a vote, else the share of the candidates with this answer. rStar has
-      no rewards below 0; they would reverse the order by confidence.
+      step if it was chosen by a vote, else the share of the candidates with this answer. Negative
+      rewards would rank confident candidates last; rStar has none.
     - "code": the answer's share of the kept candidates, plus the share of its candidates that were
       kept. (rStar's code intends to weight each candidate by a reward, but the reward is always 1.)
 
     `Choice.votes` holds the scores of all answers with a kept candidate. `Choice.share` is the
     leader's share of their sum.
     """
-    votes = candidate_votes(tree)
+    votes = solution_votes(tree)
     if not votes:
         return NO_CHOICE
     groups = await group([vote.answer for vote in votes])
@@ -205,7 +200,7 @@ async def choose_by_agreement(tree: Tree, group: AnswerGrouper, config: MutualCo
         values = {i: _value(tree, votes[i], groups.count(groups[i]) / len(votes)) for i in kept}
         scores = {g: max(values[i] for i in kept if groups[i] == g) for g in kept_count}
     else:
-        values = {i: votes[i].rank for i in kept}
+        values = {i: votes[i].value_or_lowest for i in kept}
         scores = {g: n / len(kept) + n / groups.count(g) for g, n in kept_count.items()}
     leader = max(kept_count, key=lambda g: (round(scores[g], 12), kept_count[g]))
     shown = votes[max((i for i in kept if groups[i] == leader), key=lambda i: values[i])]
@@ -238,7 +233,7 @@ def _visible_prefixes(
 ) -> list[str]:
     """Return the distinct beginnings of a candidate that the discriminator completes."""
     pieces = segments(tree.question, tree.prefix(node))
-    shares = mask_fractions(config, derive(seed, tree.question.id, "split", node))
+    shares = visible_shares(config, derive(seed, tree.question.id, "split", node))
     return list(dict.fromkeys(visible_prefix(pieces, share) for share in shares))
 
 
@@ -263,7 +258,7 @@ async def _complete(
         add_cost(Cost(unscorable=1))
         return _REQUEST_FAILED
     if not answers or not answers[0]:
-        failures["no answer stated"] += 1
+        failures[PathFailure.NO_ANSWER_STATED] += 1
         return None
     return answers[0]
 

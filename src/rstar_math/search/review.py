@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from rstar_math.config.sections import MutualConfig
 from rstar_math.costs import as_discriminator_cost, reclassify_cost
 from rstar_math.protocols import AnswerGrouper, Discriminator, Scorer
+from rstar_math.search.budget import track_tree_cost
 from rstar_math.search.expansion import score_prefixes
-from rstar_math.search.mutual import Segments, check_candidates, choose_by_agreement
+from rstar_math.search.mutual import Segments, check_solutions, choose_by_agreement
 from rstar_math.search.tree import Tree
-from rstar_math.search.voting import Choice, best, track_tree_cost, votes_of
+from rstar_math.search.voting import Choice, best, votes_of
 from rstar_math.types import Question
 
 
@@ -38,7 +39,7 @@ def discriminator_review(
     """
 
     async def review(tree: Tree, max_tokens: int | None) -> Choice:
-        await check_candidates(
+        await check_solutions(
             tree,
             discriminator=_DiscriminatorCost(discriminator),
             segments=segments,
@@ -60,7 +61,7 @@ def scorer_review(scorer: Scorer, *, group: AnswerGrouper) -> Reviewer:
     """
 
     async def review(tree: Tree, max_tokens: int | None) -> Choice:
-        ends = [end for end in tree.answers() if tree.nodes[end].score is None]
+        ends = [end for end in tree.answer_nodes() if tree.nodes[end].score is None]
         with track_tree_cost(tree):
             values = await score_prefixes(tree.question, scorer, [tree.prefix(end) for end in ends])
         for end, value in zip(ends, values, strict=True):

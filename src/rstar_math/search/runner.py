@@ -9,29 +9,25 @@ from typing import Any
 
 from rstar_math.config.sections import SearchConfig
 from rstar_math.protocols import AnswerGrouper
-from rstar_math.search.expansion import SearchComponents, complete_best_path
+from rstar_math.search.budget import (
+    MAX_EMPTY_RUNS,
+    record_savings,
+    spent_tokens,
+    track_tree_cost,
+)
+from rstar_math.search.expansion import SearchComponents, add_children, expand
 from rstar_math.search.mcts import RolloutCallback
 from rstar_math.search.review import Reviewer
+from rstar_math.search.stopping import StopCondition, majority_is_decided
 from rstar_math.search.strategies import (
-    RunHooks,
+    SearchHooks,
     Strategy,
     StrategySpec,
-    answer_rule,
+    answer_rule_name,
     missing_scorer_error,
 )
 from rstar_math.search.tree import Tree
-from rstar_math.search.voting import (
-    MAX_EMPTY_RUNS,
-    RULES,
-    Choice,
-    StopCondition,
-    majority_is_decided,
-    record_savings,
-    spent_tokens,
-    top_k_of_runs,
-    track_tree_cost,
-    votes_of,
-)
+from rstar_math.search.voting import ANSWER_RULES, Choice, top_k_of_runs, votes_of
 from rstar_math.seeding import derive
 
 MAX_CONCURRENT_RUNS = 4
@@ -52,49 +48,59 @@ async def run_strategy(
     *,
     group: AnswerGrouper,
     on_rollout: RolloutCallback | None = None,
-    review: Reviewer | None = None,
+    reviewer: Reviewer | None = None,
 ) -> Choice:
     """Search a tree (new or loaded) with a strategy, and return the chosen answer.
 
-    `strategy.n` is the size of one run. With `config.token_budget`, runs with new seeds are
-    repeated until the budget is spent, so that strategies can be compared at equal budgets.
-    Requests in flight when the budget ends are still used. If no path has an answer by then, one
-    path is completed. A `review` replaces the answer rule. Raises `ModelError`; the tree then holds
+    With `config.token_budget`, runs with new seeds are repeated until the budget is spent, so that
+    strategies can be compared at equal budgets. Requests in flight when the budget ends are still
+    used. If no path has an answer by then, one path is completed. A `reviewer` replaces the answer
+    rule. Raises `ModelError`; the tree then holds
     everything found so far.
     """
     spec = strategy.spec
     if parts.scorer is None and spec.scorer not in ("none", "optional"):
         raise missing_scorer_error(strategy.kind)
     tree.stop_reason = None
-    rule = answer_rule(strategy, config, scored=parts.scorer is not None)
+    rule = answer_rule_name(strategy, config, scored=parts.scorer is not None)
     # Early stopping assumes independent samples from one distribution. Answers chosen by a review
     # and votes among actions are not.
-    samples_answers = rule == "majority" and review is None and spec.policy != "actions"
-    min_confidence = config.confidence if samples_answers else None
+    samples_answers = rule == "majority" and reviewer is None and not spec.uses_actions
+    stop = None
+    if samples_answers and config.confidence is not None:
+        stop = majority_is_decided(group, config.confidence)
 
     async def search(config: SearchConfig) -> None:
-        stop = None if min_confidence is None else majority_is_decided(group, min_confidence)
         has_budget = config.token_budget is not None
-        max_runs = strategy.max_runs(unlimited=has_budget)
-        if spec.is_chain or max_runs == 1:
-            n = strategy.run_size
-            if spec.is_chain:
-                n = 1 if strategy.is_greedy else None if has_budget else n
-            await _SingleRun(spec, n, parts, RunHooks(on_rollout, stop))(tree, config)
+        max_runs = strategy.max_runs(has_budget=has_budget)
+        if spec.is_chain:
+            size = _number_of_chains(strategy, has_budget=has_budget)
+            await _SingleRun(spec, size, parts, SearchHooks(on_rollout, stop))(tree, config)
+        elif max_runs == 1:
+            hooks = SearchHooks(on_rollout, stop)
+            await _SingleRun(spec, strategy.run_size, parts, hooks)(tree, config)
         else:
-            run = _SingleRun(spec, strategy.run_size, parts, RunHooks(on_rollout))
+            run = _SingleRun(spec, strategy.run_size, parts, SearchHooks(on_rollout))
             await repeat_runs(tree, run, max_runs, config, stop)
-        if has_budget and not spec.is_chain and spec.policy != "actions":
-            await complete_best_path(tree, parts=parts, config=config)
+        if has_budget and not spec.is_chain and not spec.uses_actions:
+            await complete_deepest_path(tree, parts=parts, config=config)
 
-    if review is not None and config.token_budget is not None:
+    if reviewer is not None and config.token_budget is not None:
+        # A number of runs (xM) fixes the amount of search, so a second turn would exceed it.
         return await _alternate_search_and_review(
-            tree, search, review, config, single_turn=strategy.runs is not None
+            tree, search, reviewer, config, single_turn=strategy.runs is not None
         )
     await search(config)
-    if review is not None:
-        return await review.review(tree, None)
+    if reviewer is not None:
+        return await reviewer.review(tree, None)
     return await choose(tree, rule, config, group)
+
+
+def _number_of_chains(strategy: Strategy, *, has_budget: bool) -> int | None:
+    """Return the number of chains to sample; None means as many as the token budget allows."""
+    if strategy.is_greedy:
+        return 1
+    return None if has_budget else strategy.run_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,19 +108,19 @@ class _SingleRun:
     """One run of a strategy, with the options that its paper prescribes."""
 
     spec: StrategySpec
-    n: int | None
+    size: int | None
     parts: SearchComponents
-    hooks: RunHooks
+    hooks: SearchHooks
 
     async def __call__(self, tree: Tree, config: SearchConfig) -> None:
         run_config = config.model_copy(update=self.spec.overrides)
-        await self.spec.run(tree, self.n, self.parts, run_config, self.hooks)
+        await self.spec.search(tree, self.size, self.parts, run_config, self.hooks)
 
 
 async def _alternate_search_and_review(
     tree: Tree,
     search: Callable[[SearchConfig], Awaitable[None]],
-    review: Reviewer,
+    reviewer: Reviewer,
     config: SearchConfig,
     *,
     single_turn: bool,
@@ -126,25 +132,58 @@ async def _alternate_search_and_review(
     """
     assert config.token_budget is not None
     budget, cost_before = config.token_budget, spent_tokens(tree.cost, config)
-    reserved = round(review.budget_share * budget)
+    reserved = round(reviewer.budget_share * budget)
     spent = 0
     for turn in range(_MAX_TURNS):
         spent_before = spent
-        search_budget = max(1, round((budget - spent) * (1 - review.budget_share)))
+        search_budget = max(1, round((budget - spent) * (1 - reviewer.budget_share)))
         await search(config.model_copy(update={"token_budget": search_budget}))
         spent = spent_tokens(tree.cost, config) - cost_before
-        choice = await review.review(tree, max(budget - spent, 0 if turn else reserved))
+        # Only the first review has a reserved share. Later ones get what is left, perhaps nothing.
+        minimum = reserved if turn == 0 else 0
+        choice = await reviewer.review(tree, max(budget - spent, minimum))
         spent = spent_tokens(tree.cost, config) - cost_before
         if single_turn or spent == spent_before or budget - spent < _MIN_TURN_SHARE * budget:
             break
     return choice
 
 
+async def complete_deepest_path(
+    tree: Tree, *, parts: SearchComponents, config: SearchConfig
+) -> None:
+    """Extend the deepest open path one step at a time until a path ends with an answer.
+
+    Of equally deep paths, the one with the highest score is extended. If a path fails, the next one
+    follows, up to `config.max_depth` new steps in total. Does nothing if the tree has an answer.
+    Raises `ModelError`.
+    """
+    with track_tree_cost(tree):
+        for _ in range(config.max_depth):
+            leaf = None if tree.answer_nodes() else _deepest_open_leaf(tree)
+            if leaf is None:
+                return
+            seed = derive(config.seed, tree.question.id, leaf)
+            expansion = await expand(tree.question, tree.prefix(leaf), parts, 1, seed)
+            for child in add_children(tree, leaf, expansion, config):
+                tree.rollouts += tree.nodes[child].answered
+
+
+def _deepest_open_leaf(tree: Tree) -> int | None:
+    """Return the deepest leaf that can be expanded, or None if every path has ended."""
+    leaves = [i for i, node in enumerate(tree) if not node.expanded and not node.closed]
+
+    def rank(index: int) -> tuple[int, float, int]:
+        node = tree.nodes[index]
+        return node.depth, -1.0 if node.leaf_value is None else node.leaf_value, -index
+
+    return max(leaves, key=rank, default=None)
+
+
 async def choose(tree: Tree, rule: str, config: SearchConfig, group: AnswerGrouper) -> Choice:
-    """Return the answer of a tree by a rule: a key of `voting.RULES`, or "top-of-runs"."""
+    """Return the answer of a tree by a rule: a key of `voting.ANSWER_RULES`, or "top-of-runs"."""
     if rule == "top-of-runs":
         return await top_k_of_runs(votes_of(tree), group, keep=config.top_k)
-    return await RULES[rule](votes_of(tree), group)
+    return await ANSWER_RULES[rule](votes_of(tree), group)
 
 
 async def repeat_runs(

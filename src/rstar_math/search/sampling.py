@@ -8,6 +8,13 @@ from rstar_math.concurrency import gather
 from rstar_math.config.sections import SearchConfig
 from rstar_math.costs import track_cost
 from rstar_math.protocols import BlockPolicy
+from rstar_math.search.budget import (
+    MAX_EMPTY_RUNS,
+    record_savings,
+    spent_tokens,
+    track_tree_cost,
+)
+from rstar_math.search.equivalence import step_key
 from rstar_math.search.expansion import (
     PATH_ERRORS,
     SearchComponents,
@@ -16,15 +23,8 @@ from rstar_math.search.expansion import (
     run_code,
     score_prefixes,
 )
-from rstar_math.search.programs import step_key
-from rstar_math.search.tree import ROOT, Tree
-from rstar_math.search.voting import (
-    MAX_EMPTY_RUNS,
-    StopCondition,
-    record_savings,
-    spent_tokens,
-    track_tree_cost,
-)
+from rstar_math.search.stopping import StopCondition
+from rstar_math.search.tree import ROOT, PathFailure, Tree
 from rstar_math.seeding import derive
 from rstar_math.types import Cost, Question, Step, Verdict
 
@@ -41,7 +41,7 @@ async def sample_chains(
 
     With n = None, `config.token_budget` determines the number of chains. All chains are requested
     at once. If a token budget or `stop_condition` may end the sampling, they are requested in
-    blocks of at most `config.candidates`. A chain ends at its answer, at the first step whose code
+    batches of at most `config.candidates`. A chain ends at its answer, at the first step whose code
     fails, or after `config.max_depth` steps. With a scorer, answers are scored. Chains that
     finished before an error or a cancellation are kept. The tree is closed, so `grow` cannot
     continue it.
@@ -53,17 +53,17 @@ async def sample_chains(
     is backed up. Chains then share the nodes of equal first steps (`step_key`). A node's Q is the
     mean value of the chains that begin with it. Without a verifier, equal chains are kept separate.
     """
-    started, tokens, empty_blocks, runs_before = 0, 0, 0, tree.runs
+    started, tokens, empty_batches, runs_before = 0, 0, 0, tree.runs
     tree.nodes[ROOT].expanded = tree.nodes[ROOT].closed = True
     with track_tree_cost(tree):
         while n is None or started < n:
-            size = _block_size(started, tokens, n, config, stoppable=stop_condition is not None)
-            cost = await _sample_block(tree, runs_before + started, size, parts, config)
+            size = _batch_size(started, tokens, n, config, stoppable=stop_condition is not None)
+            cost = await _sample_batch(tree, runs_before + started, size, parts, config)
             started += size
             tokens += spent_tokens(cost, config)
-            empty_blocks = 0 if cost.sampled_tokens else empty_blocks + 1
+            empty_batches = 0 if cost.sampled_tokens else empty_batches + 1
             if config.token_budget is not None and (
-                tokens >= config.token_budget or empty_blocks == MAX_EMPTY_RUNS
+                tokens >= config.token_budget or empty_batches == MAX_EMPTY_RUNS
             ):
                 return
             remaining = inf if n is None else n - started
@@ -72,12 +72,12 @@ async def sample_chains(
                 return
 
 
-def _block_size(
+def _batch_size(
     started: int, tokens: int, n: int | None, config: SearchConfig, *, stoppable: bool
 ) -> int:
     """Return the number of chains to request next.
 
-    With a token budget, the first block is one chain, whose cost sizes the next block.
+    With a token budget, the first batch is one chain, whose cost sizes the next batch.
     """
     remaining = config.candidates if n is None else n - started
     if config.token_budget is not None:
@@ -89,7 +89,7 @@ def _block_size(
     return min(remaining, config.candidates) if stoppable else remaining
 
 
-async def _sample_block(
+async def _sample_batch(
     tree: Tree, first_run: int, size: int, parts: SearchComponents, config: SearchConfig
 ) -> Cost:
     """Add up to `size` chains to a tree, numbered from `first_run`, and return their cost."""
@@ -130,7 +130,7 @@ class _Chain:
     """A finished chain."""
 
     steps: list[Step]
-    failure: str | None
+    failure: PathFailure | None
     """Why the chain ended without an answer; None if it has one."""
     verdict: Verdict | None = None
 
@@ -201,18 +201,18 @@ def _equal_child(tree: Tree, parent: int, step: Step, *, last: bool) -> int | No
     return None
 
 
-def _failure(step: Step, depth: int, max_depth: int) -> str | None:
+def _failure(step: Step, depth: int, max_depth: int) -> PathFailure | None:
     """Return why a chain ends at a step without an answer, or None if it continues."""
     if step.kind == "answer":
-        return "no answer stated"
+        return PathFailure.NO_ANSWER_STATED
     if step.failed:
-        return "code failed"
-    return "too deep" if depth >= max_depth else None
+        return PathFailure.CODE_FAILED
+    return PathFailure.TOO_DEEP if depth >= max_depth else None
 
 
 async def _continuations(
     question: Question, parts: SearchComponents, prefix: Sequence[Step], n: int, seed: int
-) -> tuple[list[Sequence[Step]], str | None]:
+) -> tuple[list[Sequence[Step]], PathFailure | None]:
     """Return up to `n` continuations of a prefix, or the reason why there are none.
 
     A `BlockPolicy` samples each continuation up to the next code execution, any other policy one
@@ -227,4 +227,4 @@ async def _continuations(
             blocks = [[step] for step in steps]
     except tuple(PATH_ERRORS) as error:
         return [], PATH_ERRORS[type(error)]
-    return blocks, None if blocks else "no next step"
+    return blocks, None if blocks else PathFailure.NO_NEXT_STEP

@@ -58,21 +58,21 @@ def puct(child: ChildStats, parent_visits: int, c: float) -> float:
 
 SelectionRule = Callable[[ChildStats, int, float], float]
 """Returns a child's priority from its statistics, its parent's visits and `search.exploration`."""
-RULES: Mapping[str, SelectionRule] = {"uct": uct, "uct-zero": uct_zero, "puct": puct}
+SELECTION_RULES: Mapping[str, SelectionRule] = {"uct": uct, "uct-zero": uct_zero, "puct": puct}
 """Selection rules by the value of `search.selection`."""
 
 
 def selection_rule(name: str, *, valued: bool = True) -> SelectionRule:
-    """Return the rule with a name: a key of `RULES`, "module:rule" or "auto".
+    """Return the rule with a name: a key of `SELECTION_RULES`, "module:rule" or "auto".
 
     "auto" is UCT if nodes have values (`valued`), else PUCT. Raises `ConfigError`.
     """
     if name == "auto":
         return uct if valued else puct
-    if name in RULES:
-        return RULES[name]
+    if name in SELECTION_RULES:
+        return SELECTION_RULES[name]
     if ":" not in name:
-        known = ", ".join(("auto", *RULES))
+        known = ", ".join(("auto", *SELECTION_RULES))
         raise ConfigError(f"Unknown search.selection {name!r}; use {known} or module:rule.")
     rule: SelectionRule = import_object(name)
     return rule
@@ -87,7 +87,7 @@ def best_children(
     in_flight: Mapping[int, int],
     exploration: float,
 ) -> list[int]:
-    """Return the children of a node with the highest priority by a rule, in their order.
+    """Return the children of a node with the highest priority by a rule, in sibling order.
 
     A visited child without a value gets Q = -1 here, so that the search turns to its siblings; the
     stored Q stays unknown. Each rollout in flight through a child counts as one more visit with
@@ -100,6 +100,7 @@ def best_children(
     def priority(child: int) -> float:
         node = tree.nodes[child]
         virtual_losses = in_flight[child]
+        # A branch that only failed has rollouts but no values.
         visits = max(node.visits, node.rollouts)
         q = node.q if node.q is not None else -1.0 if visits else None
         if virtual_losses:

@@ -17,22 +17,22 @@ from rstar_math.search.beam import beam, best_first
 from rstar_math.search.expansion import SearchComponents
 from rstar_math.search.mcts import RolloutCallback, grow
 from rstar_math.search.sampling import sample_chains
+from rstar_math.search.stopping import StopCondition
 from rstar_math.search.tree import Tree
-from rstar_math.search.voting import StopCondition
 
 
 @dataclass(frozen=True, slots=True)
-class RunHooks:
-    """Callbacks of a run: `on_rollout` reports progress, `stop_condition` may stop it early."""
+class SearchHooks:
+    """Callbacks of a search: `on_rollout` reports progress, `stop_condition` may stop it early."""
 
     on_rollout: RolloutCallback | None = None
     stop_condition: StopCondition | None = None
 
 
-RunFunction = Callable[
-    [Tree, int | None, SearchComponents, SearchConfig, RunHooks], Awaitable[None]
+SearchFunction = Callable[
+    [Tree, int | None, SearchComponents, SearchConfig, SearchHooks], Awaitable[None]
 ]
-"""Runs a strategy once and adds paths to a tree. The number is the strategy's size; None (chains
+"""Searches once and adds paths to a tree. The number is the size of the search; None (chains
 only) means as many chains as `config.token_budget` allows."""
 
 
@@ -42,7 +42,8 @@ class StrategySpec:
 
     summary: str
     """One line for the help text; N stands for the size."""
-    run: RunFunction
+    search: SearchFunction
+    """One search of the strategy."""
     default_size: int | None = None
     """Size if no number follows @. None means `search.rollouts`, or one greedy chain."""
     sized: bool = True
@@ -59,7 +60,7 @@ class StrategySpec:
     scorer: Literal["none", "optional", "required"] | str = "optional"
     """Use of the configured scorer, or the name of a scorer in `solver.components.SCORERS`."""
     answer_rule: str = "majority"
-    """Answer rule without a scorer: a key of `voting.RULES`, or "top-of-runs"."""
+    """Answer rule without a scorer: a key of `voting.ANSWER_RULES`, or "top-of-runs"."""
     scored_rule: str | None = None
     """Answer rule with a scorer; None means `answer_rule`."""
     overrides: Mapping[str, Any] = field(default_factory=dict)
@@ -72,29 +73,34 @@ class StrategySpec:
     @property
     def uses_prompt_set(self) -> bool:
         """Whether the strategy reasons in words, with the prompts of `actions.prompt_set`."""
-        return self.policy in ("chain", "actions")
+        return self.policy == "chain" or self.uses_actions
+
+    @property
+    def uses_actions(self) -> bool:
+        """Whether the steps are rStar's actions."""
+        return self.policy == "actions"
 
 
 async def _sample(
-    tree: Tree, n: int | None, parts: SearchComponents, config: SearchConfig, hooks: RunHooks
+    tree: Tree, size: int | None, parts: SearchComponents, config: SearchConfig, hooks: SearchHooks
 ) -> None:
-    await sample_chains(tree, n, parts=parts, config=config, stop_condition=hooks.stop_condition)
+    await sample_chains(tree, size, parts=parts, config=config, stop_condition=hooks.stop_condition)
 
 
 async def _beam(
-    tree: Tree, n: int | None, parts: SearchComponents, config: SearchConfig, hooks: RunHooks
+    tree: Tree, size: int | None, parts: SearchComponents, config: SearchConfig, hooks: SearchHooks
 ) -> None:
-    await beam(tree, n or 1, parts=parts, config=config)
+    await beam(tree, size or 1, parts=parts, config=config)
 
 
 async def _best_first(
-    tree: Tree, n: int | None, parts: SearchComponents, config: SearchConfig, hooks: RunHooks
+    tree: Tree, size: int | None, parts: SearchComponents, config: SearchConfig, hooks: SearchHooks
 ) -> None:
-    await best_first(tree, n or 1, parts=parts, config=config)
+    await best_first(tree, size or 1, parts=parts, config=config)
 
 
 async def _mcts(
-    tree: Tree, n: int | None, parts: SearchComponents, config: SearchConfig, hooks: RunHooks
+    tree: Tree, size: int | None, parts: SearchComponents, config: SearchConfig, hooks: SearchHooks
 ) -> None:
     await grow(
         tree,
@@ -102,14 +108,14 @@ async def _mcts(
         executor=parts.executor,
         scorer=parts.scorer,
         verifier=parts.verifier,
-        config=config if n is None else config.model_copy(update={"rollouts": n}),
+        config=config if size is None else config.model_copy(update={"rollouts": size}),
         on_rollout=hooks.on_rollout,
         stop_condition=hooks.stop_condition,
     )
 
 
 _RSTAR: dict[str, Any] = {
-    "run": _mcts,
+    "search": _mcts,
     "default_size": 32,
     "policy": "actions",
     "scorer": "none",
@@ -216,7 +222,8 @@ STRATEGIES: dict[str, StrategySpec] = {
     ),
 }
 """The strategies of this package, by name."""
-_NAME = re.compile(r"([a-z]+|[\w.]+:\w+)(?:@(\d{1,6}))?(?:x(\d{1,4}))?\Z")
+_NAME = re.compile(r"([a-z][a-z0-9_]*?|[\w.]+:\w+)(?:@(\d{1,6}))?(?:x(\d{1,4}))?\Z")
+"""Name, size and runs. "x4" at the end is always a number of runs, so no name ends like that."""
 
 
 def spec_of(name: str) -> StrategySpec:
@@ -249,16 +256,18 @@ class Strategy:
 
     kind: str
     """A key of `STRATEGIES`, or "module:SPEC"."""
-    n: int | None = None
-    """Size of one run; None means `search.rollouts`, or one greedy chain."""
+    size: int | None = None
+    """The number after @: the size of one run, or with `StrategySpec.size_is_runs` the number of
+    runs. None means `search.rollouts`, or one greedy chain."""
     runs: int | None = None
     """Number of independent runs; None means one, or as many as a token budget allows."""
 
     @property
     def name(self) -> str:
         """The text form that `parse_strategy` accepts, for example "mcts@16x4"."""
-        size = "" if self.n is None else f"@{self.n}"
-        return f"{self.kind}{size}" + ("" if self.runs is None else f"x{self.runs}")
+        size = "" if self.size is None else f"@{self.size}"
+        runs = "" if self.runs is None else f"x{self.runs}"
+        return f"{self.kind}{size}{runs}"
 
     @property
     def spec(self) -> StrategySpec:
@@ -268,21 +277,22 @@ class Strategy:
     @property
     def is_greedy(self) -> bool:
         """Whether the strategy is one chain at temperature 0."""
-        return self.spec.is_chain and self.n is None
+        return self.spec.is_chain and self.size is None
 
     @property
     def run_size(self) -> int | None:
-        """Size of one run."""
-        return 1 if self.spec.size_is_runs else self.n
+        """Size of one run; None means `search.rollouts`, or one greedy chain."""
+        return 1 if self.spec.size_is_runs else self.size
 
-    def max_runs(self, *, unlimited: bool) -> int | None:
-        """Return the number of runs; None means any number.
+    def max_runs(self, *, has_budget: bool) -> int | None:
+        """Return the number of runs; None means as many as the token budget allows.
 
-        If `runs` is not set, it is 1, or with `unlimited` (a token budget) any number.
+        If `runs` is not set, it is 1, or with a token budget unlimited.
         """
-        if self.spec.size_is_runs and (self.runs or not unlimited):
-            return (self.n or 1) * (self.runs or 1)
-        return self.runs if self.runs is not None or unlimited else 1
+        if self.runs is None and has_budget:
+            return None
+        runs = self.runs or 1
+        return runs * (self.size or 1) if self.spec.size_is_runs else runs
 
 
 def missing_scorer_error(kind: str) -> ConfigError:
@@ -293,12 +303,14 @@ def missing_scorer_error(kind: str) -> ConfigError:
     )
 
 
-def answer_rule(strategy: Strategy, config: SearchConfig, *, scored: bool) -> str:
+def answer_rule_name(strategy: Strategy, config: SearchConfig, *, scored: bool) -> str:
     """Return the name of the answer rule: `config.answer` if set, else the strategy's rule."""
     spec = strategy.spec
     if config.answer is not None:
         return config.answer
-    return spec.scored_rule or spec.answer_rule if scored else spec.answer_rule
+    if scored and spec.scored_rule is not None:
+        return spec.scored_rule
+    return spec.answer_rule
 
 
 def parse_strategies(text: str) -> list[Strategy]:
@@ -328,5 +340,4 @@ def parse_strategy(text: str) -> Strategy:
         raise ConfigError(
             f"Strategy {kind} takes no runs; use a larger size, such as {kind}@8, not {text!r}."
         )
-    n = int(size) if size else spec.default_size
-    return Strategy(kind, n, int(runs) if runs else None)
+    return Strategy(kind, int(size) if size else spec.default_size, int(runs) if runs else None)

@@ -11,16 +11,25 @@ values these are depends on `search.backup`:
 This module is independent of models, prompts and code execution.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
 
-from rstar_math.costs import ENVIRONMENT_FIELDS
-from rstar_math.errors import StoreError
-from rstar_math.types import Cost, Execution, ExecutionStatus, Question, Step, Trajectory, Verdict
+from rstar_math.types import Cost, Question, Step, Trajectory, Verdict
 
 ROOT = 0
 """Index of the root in `Tree.nodes`."""
+
+
+class PathFailure(StrEnum):
+    """Why a path ended without an answer, as stored in `Node.failure`."""
+
+    CONTEXT_EXCEEDED = "context exceeded"
+    REQUEST_FAILED = "request failed"
+    NO_NEXT_STEP = "no next step"
+    NO_ANSWER_STATED = "no answer stated"
+    CODE_FAILED = "code failed"
+    TOO_DEEP = "too deep"
 
 
 @dataclass(slots=True)
@@ -43,7 +52,8 @@ class Node:
     closed: bool = False
     """Whether nothing below is left to explore: the path ends here, or all children are closed."""
     failure: str | None = None
-    """Why a path ended here without an answer; None for answers and inner nodes."""
+    """Why a path ended here without an answer, usually a `PathFailure`; None for answers and inner
+    nodes."""
     verdict: Verdict | None = None
     """The Verifier's verdict on the answer; None if there was no Verifier or no answer."""
     score: float | None = None
@@ -51,7 +61,8 @@ class Node:
     rollouts: int = 0
     """Number of rollouts through this node, including rollouts that ended without a value."""
     visits: int = 0
-    """Number of values backed up through this node."""
+    """N of the papers: the number of values backed up through this node. Rollouts that only passed
+    through it count in `rollouts`."""
     value_sum: float = 0.0
     """Sum of the values backed up through this node, each in [-1, 1]."""
     agreement: tuple[int, int] | None = None
@@ -163,7 +174,7 @@ class Tree:
             node.closed = True
             parent = node.parent
 
-    def answers(self) -> list[int]:
+    def answer_nodes(self) -> list[int]:
         """Return the indices of the nodes that end a path with an answer, in order of creation."""
         return [index for index, node in enumerate(self.nodes) if node.answered]
 
@@ -194,161 +205,3 @@ class Tree:
 
     def __len__(self) -> int:
         return len(self.nodes)
-
-
-FORMAT = 2
-"""Version of the record format."""
-
-
-def to_record(tree: Tree) -> dict[str, Any]:
-    """Return the tree as JSON-compatible data. Fields with default values are omitted."""
-    cost = {k: v for k, v in asdict(tree.cost).items() if v and k not in ENVIRONMENT_FIELDS}
-    return {
-        "format": FORMAT,
-        "question": {"id": tree.question.id, "text": tree.question.text},
-        "rollouts": tree.rollouts,
-        "stop_reason": tree.stop_reason,
-        "cost": cost,
-        "nodes": [_node_record(node) for node in tree.nodes],
-    }
-
-
-def from_record(record: Mapping[str, Any]) -> Tree:
-    """Return the tree of a record. Raises `StoreError` if it is damaged or of another format."""
-    if not isinstance(record, Mapping):
-        raise StoreError("A stored tree is damaged (it is not a JSON object).")
-    version = record.get("format")
-    if version != FORMAT:
-        raise StoreError(
-            f"This tree has format {version!r}, but this version of rstar-math reads format "
-            f"{FORMAT}; use the version that wrote it."
-        )
-    try:
-        question = record["question"]
-        tree = Tree(
-            Question(*(_checked_value(question, key, (str,), None) for key in ("id", "text")))
-        )
-        tree.rollouts = record["rollouts"]
-        tree.stop_reason = record.get("stop_reason")
-        tree.cost = Cost(**record["cost"])
-        tree.nodes = [_node(entry) for entry in record["nodes"]]
-        if not tree.nodes or tree.nodes[0].parent != -1 or tree.nodes[0].step is not None:
-            raise StoreError("A stored tree is damaged (it has no root node).")
-        for index, node in enumerate(tree.nodes[1:], start=1):
-            if not 0 <= node.parent < index:
-                raise StoreError(
-                    f"A stored tree is damaged (node {index} has the parent {node.parent})."
-                )
-            node.depth = tree.nodes[node.parent].depth + 1
-            tree.nodes[node.parent].children.append(index)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise StoreError(f"A stored tree is damaged ({type(error).__name__}: {error}).") from error
-    return tree
-
-
-def _node_record(node: Node) -> dict[str, Any]:
-    record: dict[str, Any] = {"parent": node.parent}
-    if node.step is not None:
-        record["step"] = _step_record(node.step)
-    for key, default in _FIELD_DEFAULTS.items():
-        value = getattr(node, key)
-        if value != default:
-            record[key] = value
-    if node.verdict is not None:
-        record["verdict"] = node.verdict.value
-    if node.agreement is not None:
-        record["agreement"] = list(node.agreement)
-    return record
-
-
-_NUMBER, _NONE = (int, float), type(None)
-_FIELD_TYPES: dict[str, tuple[type, ...]] = {
-    "count": (int,),
-    "run": (int,),
-    "rollouts": (int,),
-    "visits": (int,),
-    "value_sum": _NUMBER,
-    "expanded": (bool,),
-    "closed": (bool,),
-    "failure": (str, _NONE),
-    "score": (*_NUMBER, _NONE),
-}
-_FIELD_DEFAULTS: dict[str, Any] = {
-    "count": 1,
-    "run": 0,
-    "rollouts": 0,
-    "visits": 0,
-    "value_sum": 0.0,
-    "expanded": False,
-    "closed": False,
-    "failure": None,
-    "score": None,
-}
-
-
-def _node(record: Mapping[str, Any]) -> Node:
-    verdict, agreement = record.get("verdict"), record.get("agreement")
-    return Node(
-        parent=record["parent"],
-        step=_step(record["step"]) if "step" in record else None,
-        verdict=None if verdict is None else Verdict(verdict),
-        agreement=None if agreement is None else _agreement(*agreement),
-        **{
-            key: _checked_value(record, key, _FIELD_TYPES[key], default)
-            for key, default in _FIELD_DEFAULTS.items()
-        },
-    )
-
-
-def _checked_value(
-    record: Mapping[str, Any], key: str, types: tuple[type, ...], default: Any
-) -> Any:
-    """Return a value of a record. Raises `TypeError` if it has none of the expected types."""
-    value = record.get(key, default)
-    if not isinstance(value, types):
-        raise TypeError(f"{key} has type {type(value).__name__}")
-    return value
-
-
-def _agreement(agreeing: int, requested: int) -> tuple[int, int]:
-    if not 0 <= agreeing <= requested:
-        raise StoreError(f"A stored tree is damaged ({agreeing} of {requested} agree).")
-    return agreeing, requested
-
-
-def _step_record(step: Step) -> dict[str, Any]:
-    record: dict[str, Any] = {"kind": step.kind}
-    for key in ("prose", "code", "reasoning"):
-        if value := getattr(step, key):
-            record[key] = value
-    for key in ("answer", "confidence"):
-        if (value := getattr(step, key)) is not None:
-            record[key] = value
-    if step.execution is not None:
-        execution = {"status": step.execution.status.value, "stdout": step.execution.stdout}
-        for key in ("error_type", "message"):
-            if (value := getattr(step.execution, key)) is not None:
-                execution[key] = value
-        record["execution"] = execution
-    return record
-
-
-def _step(record: Mapping[str, Any]) -> Step:
-    entry = record.get("execution")
-    execution = None
-    if entry is not None:
-        execution = Execution(
-            status=ExecutionStatus(entry["status"]),
-            stdout=_checked_value(entry, "stdout", (str,), None),
-            error_type=_checked_value(entry, "error_type", (str, _NONE), None),
-            message=_checked_value(entry, "message", (str, _NONE), None),
-        )
-    return Step(
-        prose=_checked_value(record, "prose", (str,), ""),
-        code=_checked_value(record, "code", (str,), ""),
-        kind=_checked_value(record, "kind", (str,), None),
-        answer=_checked_value(record, "answer", (str, _NONE), None),
-        confidence=_checked_value(record, "confidence", (*_NUMBER, _NONE), None),
-        execution=execution,
-        reasoning=_checked_value(record, "reasoning", (str,), ""),
-    )

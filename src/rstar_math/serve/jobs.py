@@ -79,7 +79,7 @@ class Progress:
 
 def progress(tree: Tree, choice: Choice | None, seconds: float, request: SearchRequest) -> Progress:
     """The state of a search: counts, rate, and the leading answer with its share of the votes."""
-    steps, answers = len(tree) - 1, len(tree.answers())
+    steps, answers = len(tree) - 1, len(tree.answer_nodes())
     rate = tree.cost.sampled_tokens / max(seconds, 1e-9)
     line = (
         f"{request.strategy.name}, {seconds:.1f} s: {_count(steps, 'step')} tried, "
@@ -303,7 +303,7 @@ class Job:
         tree = self.trees[index]
         if not self._slot.ready.is_set():
             return Progress(f"In the queue; requests before this one: {self._slot.position}.\n")
-        answers = len(tree.answers())
+        answers = len(tree.answer_nodes())
         voted_answers, choice = self._leaders.get(index, (0, None))
         if result is not None:
             choice = result.choice

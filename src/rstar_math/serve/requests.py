@@ -307,7 +307,7 @@ def resolve_strategy(
         raise ApiError(str(error), param=param, code="unknown_strategy") from None
     if others:
         raise ApiError(f"{spec!r} names several strategies; give one.", param=param)
-    if max(strategy.n or 1, 1) * (strategy.runs or 1) > MAX_ROLLOUTS:
+    if max(strategy.size or 1, 1) * (strategy.runs or 1) > MAX_ROLLOUTS:
         raise ApiError(
             f"The strategy {spec} is too large; the maximum is {MAX_ROLLOUTS} rollouts.",
             param=param,

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from rstar_math.runs.store import RunStore
-from rstar_math.search.tree import Tree, from_record, to_record
+from rstar_math.search.records import from_record, to_record
+from rstar_math.search.tree import Tree
 from rstar_math.search.voting import Choice
 from rstar_math.serve.jobs import SearchResult, VisibleText, answer_text, truncate, vote_line
 from rstar_math.serve.requests import SearchRequest

@@ -30,7 +30,7 @@ class Components:
 
     config: Config
     policy: Policy
-    greedy: Policy
+    greedy_policy: Policy
     """The policy at temperature 0."""
     executor: Executor
     group: AnswerGrouper
@@ -45,13 +45,13 @@ class Components:
     ) -> SearchComponents:
         """Return the components with which a strategy searches. Raises `ConfigError`."""
         spec = strategy.spec
-        policy = _entry(POLICIES, spec.policy, "policy")(self, strategy, search)
+        policy = _lookup(POLICIES, spec.policy, "policy")(self, strategy, search)
         scorer = self.scorer
         if spec.scorer == "none":
             scorer = None
         elif spec.scorer not in ("optional", "required"):
             model = self.require_model(strategy.kind)
-            scorer = _entry(SCORERS, spec.scorer, "scorer")(model, search)
+            scorer = _lookup(SCORERS, spec.scorer, "scorer")(model, search)
         return SearchComponents(policy, self.executor, scorer, verifier)
 
     def search_config(self, strategy: Strategy, search: SearchConfig) -> SearchConfig:
@@ -60,7 +60,7 @@ class Components:
         For rStar's actions, the depth and the number of candidates come from section `actions`.
         """
         actions = self.config.actions
-        if strategy.spec.policy != "actions":
+        if not strategy.spec.uses_actions:
             return search
         depth = actions.depth or load_action_prompts(actions.prompt_set).depth
         return search.model_copy(update={"max_depth": depth, "candidates": actions.candidates})
@@ -70,7 +70,7 @@ class Components:
         name = strategy.spec.review
         if name is None:
             return None
-        return _entry(REVIEWERS, name, "review")(self, strategy, search)
+        return _lookup(REVIEWERS, name, "review")(self, strategy, search)
 
     def require_model(self, kind: str, *, discriminator: bool = False) -> Completer:
         """Return the policy's or the discriminator's model, for a strategy with its own prompts.
@@ -89,7 +89,7 @@ class Components:
 T = TypeVar("T")
 
 
-def _entry(table: Mapping[str, T], name: str, field: str) -> T:
+def _lookup(table: Mapping[str, T], name: str, field: str) -> T:
     """Return an entry of a table. Raises `ConfigError` for an unknown name of a spec's `field`."""
     if name not in table:
         raise ConfigError(f"Unknown {field} {name!r} of a strategy; use {', '.join(table)}.")
@@ -97,7 +97,7 @@ def _entry(table: Mapping[str, T], name: str, field: str) -> T:
 
 
 def _steps_policy(components: Components, strategy: Strategy, search: SearchConfig) -> Policy:
-    return components.greedy if strategy.is_greedy else components.policy
+    return components.greedy_policy if strategy.is_greedy else components.policy
 
 
 def _chain_policy(components: Components, strategy: Strategy, search: SearchConfig) -> Policy:
@@ -164,8 +164,8 @@ def _discriminator(components: Components, strategy: Strategy, search: SearchCon
 
 def _verification(components: Components, strategy: Strategy, search: SearchConfig) -> Reviewer:
     model, prompts = components.require_model(strategy.kind), components.config.actions.prompt_set
-    verifier = SolutionVerifierScorer(model, prompts, seed=search.seed)
-    return scorer_review(verifier, group=components.group)
+    scorer = SolutionVerifierScorer(model, prompts, seed=search.seed)
+    return scorer_review(scorer, group=components.group)
 
 
 REVIEWERS: dict[str, Callable[[Components, Strategy, SearchConfig], Reviewer]] = {

@@ -1,7 +1,7 @@
 """Builds the components of a configuration and solves questions and problems with them."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from types import TracebackType
@@ -13,11 +13,17 @@ from rstar_math.errors import ConfigError, InputError, ModelError, RstarError
 from rstar_math.llm.balancing import request_affinity
 from rstar_math.llm.connect import connect
 from rstar_math.policies.completions import StepPolicy
+from rstar_math.prompts.actions import check_actions
 from rstar_math.protocols import AnswerGrouper, Completer, Executor, Policy, Scorer, Verifier
-from rstar_math.runs.results import PackedResult, pack_result
+from rstar_math.search.mcts import RolloutCallback
 from rstar_math.search.runner import choose, run_strategy
 from rstar_math.search.selection import selection_rule
-from rstar_math.search.strategies import Strategy, answer_rule, parse_strategies, parse_strategy
+from rstar_math.search.strategies import (
+    Strategy,
+    answer_rule_name,
+    parse_strategies,
+    parse_strategy,
+)
 from rstar_math.search.tree import Tree
 from rstar_math.search.voting import Choice
 from rstar_math.solver.components import Components, scorer_factory
@@ -26,8 +32,6 @@ from rstar_math.types import Problem, Question, Verdict
 
 MCTS = Strategy("mcts")
 """The default strategy."""
-ProgressCallback = Callable[[Tree], None]
-"""Receives the tree after each rollout."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +77,11 @@ class Solver:
         self._model = model
         self._discriminator = discriminator
         self.model_name: str | None = None
-        """Name of the policy's model, as reported by its server; None if the model or the policy
+        """Name of the policy's model, as reported by its server; None if the model or policy
         was passed in."""
         self.discriminator_name: str | None = None
-        """Name of the discriminator's model, which may be the policy's model; None as above."""
+        """Name of the discriminator's model, which may be the policy's model; None if the model or
+        policy was passed in."""
         self.servers: dict[str, Any] = {}
         """`llm.balancing.Replicas` of each model that runs on servers, by its use: "policy",
         "discriminator" or "ppm"."""
@@ -106,7 +111,9 @@ class Solver:
         from rstar_math.grading.grader import Grader
         from rstar_math.sandbox.executor import Sandbox
 
-        selection_rule(self.config.search.selection)  # fail early if the rule is unknown
+        # Fail early if one of these is unknown.
+        selection_rule(self.config.search.selection)
+        check_actions(self.config.actions.enabled)
         self._grader = await self._stack.enter_async_context(Grader(self.config.grading))
         executor, scorer = self._executor, self._scorer
         if executor is None:
@@ -136,7 +143,7 @@ class Solver:
         self._components = Components(
             config=self.config,
             policy=policy,
-            greedy=StepPolicy(model, greedy_config, policy.renderer),
+            greedy_policy=StepPolicy(model, greedy_config, policy.renderer),
             executor=executor,
             group=self.group,
             scorer=scorer,
@@ -158,13 +165,15 @@ class Solver:
 
     async def _open_discriminator(self, policy_model: Completer) -> Completer:
         """Return the discriminator's model: the policy's model, or a newly connected one."""
-        second, first = self.config.discriminator, self.config.model
-        same_address = second.url == first.url and second.adapter == first.adapter
-        if (same_address or second.url == "same") and second.name in (None, first.name):
+        discriminator, policy = self.config.discriminator, self.config.model
+        same_model = discriminator.url == "same" or (
+            discriminator.url == policy.url and discriminator.adapter == policy.adapter
+        )
+        if same_model and discriminator.name in (None, policy.name):
             self.discriminator_name = self.model_name
             return policy_model
         try:
-            model, self.discriminator_name = await self._connect(second, "discriminator")
+            model, self.discriminator_name = await self._connect(discriminator, "discriminator")
         except ModelError as error:
             raise type(error)(str(error).replace("--model", "--discriminator")) from error
         return model
@@ -202,7 +211,7 @@ class Solver:
         tree: Tree | None = None,
         verifier: Verifier | None = None,
         search: SearchConfig | None = None,
-        on_progress: ProgressCallback | None = None,
+        on_rollout: RolloutCallback | None = None,
     ) -> Solution:
         """Search one question, or continue the search of `tree`, and return the solution.
 
@@ -224,8 +233,8 @@ class Solver:
                 self._components.search_components(strategy, search, verifier),
                 self._components.search_config(strategy, search),
                 group=self.group,
-                on_rollout=on_progress,
-                review=self._components.reviewer(strategy, search),
+                on_rollout=on_rollout,
+                reviewer=self._components.reviewer(strategy, search),
             )
         return Solution(question, tree, choice)
 
@@ -235,7 +244,7 @@ class Solver:
         """Return the answer of a tree whose search is unfinished, by votes and without review."""
         search = search or self.config.search
         scored = self._components.search_components(strategy, search, None).scorer is not None
-        rule = answer_rule(strategy, search, scored=scored)
+        rule = answer_rule_name(strategy, search, scored=scored)
         return await choose(tree, rule, search, self.group)
 
     async def map(
@@ -297,8 +306,8 @@ class Solver:
         if search.parallel_problems is not None:
             return search.parallel_problems
         if strategy.spec.is_chain:
-            per_search = strategy.n or (2 if model.embedded else 1)
-        elif strategy.spec.policy == "actions":
+            per_search = strategy.size or (2 if model.embedded else 1)
+        elif strategy.spec.uses_actions:
             actions = self.config.actions
             per_search = actions.votes + 2 * actions.candidates if model.embedded else 4
         else:
@@ -343,38 +352,3 @@ def _as_question(text: str) -> Question:
     if replace_surrogates(text) != text:
         raise InputError("The question contains invalid characters (surrogates); remove them.")
     return Question(question_id(text), text)
-
-
-class LocalSearcher:
-    """A `Searcher` that uses an open solver in this process."""
-
-    def __init__(self, solver: Solver) -> None:
-        self._solver = solver
-        self.config = solver.config
-        self.servers = solver.servers
-        self.prompting = solver.prompting
-        self.library_versions = solver.library_versions
-
-    @property
-    def model_name(self) -> str | None:
-        """See `Searcher`."""
-        return self._solver.model_name
-
-    @property
-    def discriminator_name(self) -> str | None:
-        """See `Searcher`."""
-        return self._solver.discriminator_name
-
-    async def iter_results(
-        self, problems: Iterable[Problem], strategy: Strategy, *, guided: bool
-    ) -> AsyncGenerator[tuple[Problem, PackedResult], None]:
-        """See `Searcher`. A reference is used during a search only if `guided`, else only after."""
-        solutions = self._solver.map(problems, strategy, guided=guided)
-        try:
-            async for problem, solution in solutions:
-                verdict = None
-                if problem.reference is not None:
-                    verdict = await self._solver.judge(solution.answer, problem.reference)
-                yield problem, pack_result(strategy.name, solution.tree, solution.choice, verdict)
-        finally:
-            await solutions.aclose()

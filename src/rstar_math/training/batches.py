@@ -29,7 +29,7 @@ class MicroBatchLimits:
     """Maximum size of a micro-batch."""
 
     examples: int
-    """Maximum number of examples, taken in their order. Used only without a token limit."""
+    """Maximum number of examples, taken in order. Used only without a token limit."""
     tokens: int | None = None
     """Maximum number of tokens with padding. Examples are sorted by length; one that is longer runs
     alone."""

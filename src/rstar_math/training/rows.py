@@ -383,7 +383,7 @@ def _parse_row(line: bytes, model: type[R], place: str) -> R:
 
 
 def fingerprint(rows: Iterable[BaseModel]) -> str:
-    """A hash of the rows in their order. Checkpoints record it as the training data."""
+    """A hash of the rows in order. Checkpoints record it as the training data."""
     digest = blake2b(digest_size=16)
     for row in rows:
         digest.update(row.model_dump_json().encode("utf-8", "replace") + b"\n")

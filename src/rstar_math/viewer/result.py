@@ -8,7 +8,7 @@ from typing import Any
 from rstar_math.config.sections import SearchConfig
 from rstar_math.errors import RstarError
 from rstar_math.runs.results import Result
-from rstar_math.search.strategies import answer_rule, parse_strategies
+from rstar_math.search.strategies import answer_rule_name, parse_strategies
 from rstar_math.search.tree import ROOT, Tree
 from rstar_math.search.voting import VOTE_WEIGHTS, Vote, best_path_per_run, votes_of
 from rstar_math.text import sanitize
@@ -24,7 +24,7 @@ from rstar_math.viewer.steps import (
 )
 from rstar_math.viewer.tree_svg import MAX_NODES, tree_svg
 
-RULES = {
+RULE_DESCRIPTIONS = {
     "majority": "The answer with the most votes wins. Each vote is weighted by the probability "
     "of its path under the model.",
     "paths": "The answer at the end of the most paths wins.",
@@ -50,7 +50,7 @@ def rule_of(result: Result, tree: Tree, conditions: Mapping[str, Any]) -> str:
     with suppress(RstarError, ValueError):
         config = SearchConfig(answer=conditions.get("search.answer"))
         (strategy,) = parse_strategies(result.strategy)
-        return answer_rule(strategy, config, scored=any(n.score is not None for n in tree))
+        return answer_rule_name(strategy, config, scored=any(n.score is not None for n in tree))
     return "majority"
 
 
@@ -120,7 +120,8 @@ def _why(result: Result, tree: Tree, conditions: Mapping[str, Any]) -> str:
     summary = _vote_summary(result, tree, rule)
     return (
         f'<div class="why"><h3>Why this answer won</h3><p>{summary} '
-        f'<span class="dim">{RULES[rule]}</span></p>{_vote_table(result, tree, rule)}</div>'
+        f'<span class="dim">{RULE_DESCRIPTIONS[rule]}</span></p>'
+        f"{_vote_table(result, tree, rule)}</div>"
     )
 
 
@@ -128,10 +129,10 @@ def _vote_summary(result: Result, tree: Tree, rule: str) -> str:
     """One sentence: the winner's share of the votes, and the runner-up."""
     choice, unit = result.choice, _unit(rule)
     total = sum(choice.votes.values())
-    paths, answers = len(tree.answers()), len(choice.votes)
+    paths, answers = len(tree.answer_nodes()), len(choice.votes)
     text = f"The answer has {choice.share:.0%} of the {unit}"
     if rule in PARTIAL_VOTES:
-        same = sum(_final_answer(tree, end) == _winner(result) for end in tree.answers())
+        same = sum(_final_answer(tree, end) == _winner(result) for end in tree.answer_nodes())
         text += f"; {same} of {paths} paths end with it"
     elif answers == 1:
         every = {1: "the only path", 2: "both paths"}.get(paths, f"all {paths} paths")
@@ -155,7 +156,7 @@ def _vote_table(result: Result, tree: Tree, rule: str) -> str:
     votes = dict(result.choice.votes)
     paths: dict[str, int] = {}
     values: dict[str, float] = {}
-    for end in tree.answers():
+    for end in tree.answer_nodes():
         node, answer = tree.nodes[end], _final_answer(tree, end)
         paths[answer] = paths.get(answer, 0) + 1
         value = node.q if node.score is None else node.score

@@ -16,7 +16,8 @@ from rstar_math.evaluation.document import result_anchor
 from rstar_math.files import unique_names
 from rstar_math.runs.results import Result
 from rstar_math.runs.store import RunStore
-from rstar_math.search.tree import Tree, from_record
+from rstar_math.search.records import from_record
+from rstar_math.search.tree import Tree
 from rstar_math.search.voting import NO_CHOICE, Choice, votes_of
 from rstar_math.text import sanitize
 from rstar_math.types import Problem
@@ -411,8 +412,8 @@ def _plurality(tree: Tree) -> Choice:
     cast: Sequence[Any] = votes_of(tree)
     for vote in cast:
         votes[vote.answer] = votes.get(vote.answer, 0.0) + vote.weight
-        if vote.answer not in best or vote.rank > best[vote.answer][0]:
-            best[vote.answer] = (vote.rank, vote.node)
+        if vote.answer not in best or vote.value_or_lowest > best[vote.answer][0]:
+            best[vote.answer] = (vote.value_or_lowest, vote.node)
     if not votes:
         return NO_CHOICE
     ranked = sorted(votes.items(), key=lambda item: -item[1])

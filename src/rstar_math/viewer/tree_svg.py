@@ -79,7 +79,7 @@ def tree_svg(tree: Tree, choice: Choice, *, standalone: bool = False) -> str:
     shapes.sort(key=lambda shape: "chosen" in shape)  # chosen edges are drawn on top
     shapes += [_dot(i, node, positions[i], chosen=i in chosen) for i, node in enumerate(tree)]
     title = (
-        f"Search tree: {len(tree) - 1} steps, {len(tree.answers())} answers, "
+        f"Search tree: {len(tree) - 1} steps, {len(tree.answer_nodes())} answers, "
         f"chosen answer {sanitize(choice.answer or 'none')}"
     )
     style = f"<style>{STYLE}</style>" if standalone else ""

@@ -49,7 +49,7 @@ def grown(size: int, fan: int = 6) -> Tree:
 
 def chosen(tree: Tree) -> Choice:
     """The last answer of a tree, with all votes."""
-    end = tree.answers()[-1]
+    end = tree.answer_nodes()[-1]
     step = tree.nodes[end].step
     assert step is not None
     assert step.answer is not None
@@ -87,7 +87,7 @@ def write_harm(path: Path) -> Path:
     with RunStore.open(path, {"<b>key</b>": sound}) as store:
         store.add_problems([Problem(tree.question, sound, "<i>source</i>", "<u>level</u>")])
         votes = {sound: 1.0, "<script>window.harmed = 1</script>": 0.5}
-        choice = Choice(sound, tree.answers()[0], 0.67, votes)
+        choice = Choice(sound, tree.answer_nodes()[0], 0.67, votes)
         store.save("mcts", Tree(tree.question), choice, Verdict.RIGHT)
     blob = zlib.compress(json.dumps(to_record(tree)).encode())
     with closing(sqlite3.connect(path)) as db, db:

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rstar_math.sandbox import programs
-from rstar_math.sandbox.child import execution
 from rstar_math.sandbox.child.protocol import Limits
+from rstar_math.sandbox.child.run import Run, build_reply
 from rstar_math.types import Execution, ExecutionStatus, Step
 
 LIMITS = Limits(wall_s=2, cpu_s=1, memory_bytes=64 << 20, output_bytes=100)
@@ -36,10 +36,10 @@ REPORTS = (
 
 
 def verdict(report: bytes, wait_status: int = 0, kill_reason: str | None = None) -> Execution:
-    run = execution.Run(7, LIMITS)
+    run = Run(7, LIMITS)
     run.report += report
     run.kill_reason = kill_reason
-    reply = execution.build_reply(run, wait_status, 0.1)
+    reply = build_reply(run, wait_status, 0.1)
     assert reply["id"] == 7
     return programs.parse_reply(json.loads(json.dumps(reply)), b"out")
 

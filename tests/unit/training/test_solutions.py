@@ -8,10 +8,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rstar_math.search import Tree
-from rstar_math.search.programs import normalized_program
+from rstar_math.search.equivalence import normalized_program
 from rstar_math.training.curation import CurationConfig, SelectedSolution
 from rstar_math.training.curation.curate import cap_per_source, select_solutions
-from rstar_math.training.curation.pairs import TreeValues, edit_distance
+from rstar_math.training.curation.edit_distance import edit_distance
+from rstar_math.training.curation.pairs import TreeValues
 from rstar_math.types import Step
 from tests.unit.training.trees import Spec, grown, names, shuffled, specs
 

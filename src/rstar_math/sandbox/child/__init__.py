@@ -5,8 +5,9 @@ Trusted:
     zygote        preloads libraries, confines itself and serves requests
     supervisor    forks a process per run, enforces the limits, reaps, replies
     fanout        runs one prefix and forks it once for each of many next steps
+    run           one run as the supervisor sees it: pipes, clocks, and how its end is classified
 Trusted until the first line of a snippet runs, hostile from then on:
-    execution     the code of a forked child: run a snippet, report; and how its end is classified
+    execution     the code of a forked child: run a snippet and report
 Parts:
     confinement   the layers of confinement
     seccomp, kernel, protocol

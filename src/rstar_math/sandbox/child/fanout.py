@@ -20,8 +20,8 @@ from typing import NoReturn, Protocol
 
 from . import execution, kernel
 from .confinement import Layers, answer_fork, close_all_but
-from .execution import Reply, Run, build_reply, has_ended, kill_group, reap_group
 from .protocol import Limits
+from .run import Reply, Run, build_reply, has_ended, kill_group, reap_group
 
 MAX_FAST_RUNNING = 1
 """Candidates that run at once and are not slow yet."""

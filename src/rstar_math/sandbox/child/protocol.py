@@ -25,6 +25,8 @@ class Limits:
 LENGTHS = struct.Struct(">II")
 MAX_HEADER_BYTES = 64 << 20
 MAX_BODY_BYTES = 1 << 30
+MESSAGE_CHARS = 300
+"""Maximum length of a message about a failed run."""
 
 
 class WireError(Exception):

@@ -15,9 +15,9 @@ from typing import Any
 
 from . import execution, kernel, protocol
 from .confinement import Layers
-from .execution import CHUNK_BYTES, Reply, Run, build_reply, has_ended, kill_group, reap_group
 from .fanout import ForkServer
 from .protocol import Limits
+from .run import CHUNK_BYTES, Reply, Run, build_reply, has_ended, kill_group, reap_group
 
 MAX_WAIT_S = 60.0
 

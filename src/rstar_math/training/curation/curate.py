@@ -6,15 +6,15 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from rstar_math.protocols import AnswerGrouper
 from rstar_math.runs.results import SearchedProblem
-from rstar_math.search.programs import normalized_program
+from rstar_math.search.equivalence import normalized_program
 from rstar_math.search.tree import ROOT
 from rstar_math.search.voting import path_probabilities
 from rstar_math.seeding import derive
 from rstar_math.training.curation.pairs import (
     JudgedPath,
     TreeValues,
-    best_first,
     final_pairs,
+    highest_q_first,
     step_pairs,
 )
 from rstar_math.training.curation.records import (
@@ -102,7 +102,7 @@ def select_solutions(
     kept: list[SelectedSolution] = []
     programs: set[str] = set()
     checked = 0
-    for path in best_first(clean):
+    for path in highest_q_first(clean):
         if len(kept) == config.solutions:
             break
         checked += 1
@@ -214,7 +214,7 @@ async def curate(
     config: CurationConfig | None = None,
     data: Collection[Data] = ("sft", "preference"),
 ) -> Curated:
-    """Select training data from searched problems, in their order, and count what is dropped.
+    """Select training data from searched problems, in order, and count what is dropped.
 
     `group` is called with the answers of problems that have no right path. Problems are read one by
     one, so a run need not fit into memory. Raises what `group` raises.

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from rstar_math.search.programs import normalized_program
+from rstar_math.search.equivalence import normalized_program
 from rstar_math.search.tree import ROOT, Tree
+from rstar_math.training.curation.edit_distance import edit_distance
 from rstar_math.training.curation.records import (
     CurationConfig,
     SelectedPair,
@@ -15,33 +16,6 @@ from rstar_math.training.curation.records import (
     add_count,
 )
 from rstar_math.types import ExecutionStatus, Step, StepPair, Verdict
-
-
-def edit_distance(first: str, second: str) -> int:
-    """Minimum number of characters to insert, delete or replace to turn one text into the other.
-
-    Bit-parallel algorithm: Myers, J. ACM 46, 1999, in Hyyro's form. It takes one addition of a
-    long integer per character.
-    """
-    if not first or not second:
-        return len(first) + len(second)
-    positions: dict[str, int] = {}
-    for index, char in enumerate(first):
-        positions[char] = positions.get(char, 0) | 1 << index
-    full = (1 << len(first)) - 1
-    last = 1 << (len(first) - 1)
-    up, down, distance = full, 0, len(first)
-    for char in second:
-        match = positions.get(char, 0)
-        diagonal = (((match & up) + up) ^ up) | match | down
-        right_up = down | ~(diagonal | up) & full
-        right_down = up & diagonal
-        distance += bool(right_up & last) - bool(right_down & last)
-        right_up = (right_up << 1 | 1) & full
-        right_down = right_down << 1 & full
-        up = right_down | ~(diagonal | right_up) & full
-        down = right_up & diagonal
-    return distance
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +148,7 @@ class TreeValues:
             node = self.tree.nodes[node].parent
 
 
-def best_first(paths: Iterable[JudgedPath]) -> Iterator[JudgedPath]:
+def highest_q_first(paths: Iterable[JudgedPath]) -> Iterator[JudgedPath]:
     """Paths by mean Q, then by lowest Q, highest first.
 
     Text breaks ties, so the input order does not matter. Paths without a Q come last.
@@ -182,7 +156,7 @@ def best_first(paths: Iterable[JudgedPath]) -> Iterator[JudgedPath]:
     return _sorted_paths(paths, lambda path: (-_q_or(path.mean_q, -2), -_q_or(path.min_q, -2)))
 
 
-def worst_first(paths: Iterable[JudgedPath]) -> Iterator[JudgedPath]:
+def lowest_q_first(paths: Iterable[JudgedPath]) -> Iterator[JudgedPath]:
     """Paths by mean Q, then by lowest Q, lowest first.
 
     Text breaks ties, so the input order does not matter. Paths without a Q come last.
@@ -243,8 +217,8 @@ def final_pairs(
     """
     right = (path for values in trees for path in values.right_paths if not path.failed)
     wrong = (path for values in trees for path in values.wrong_paths)
-    preferred = _first_distinct(best_first(right), config.final_pairs)
-    others = _first_distinct(worst_first(wrong), config.final_pairs)
+    preferred = _first_distinct(highest_q_first(right), config.final_pairs)
+    others = _first_distinct(lowest_q_first(wrong), config.final_pairs)
     pairs = [
         (chosen, rejected)
         for chosen in preferred
