@@ -250,7 +250,7 @@ def summary_table(rows: Sequence[Summary]) -> Table:
         if row.cost.estimated_tokens:
             total = row.cost.prompt_tokens + row.cost.sampled_tokens
             share = row.cost.estimated_tokens / max(total, 1)
-            table.caption += f"\n{row.strategy}: {share:.0%} of the tokens are estimated; the server reports none."
+            table.caption += f"\n{row.strategy}: {share:.0%} of the tokens are estimated."
         if row.cost.unscorable:
             table.caption += f"\n{row.strategy}: {row.cost.unscorable} steps could not be scored."
         if row.cost.scorer_tokens:

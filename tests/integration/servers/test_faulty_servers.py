@@ -236,7 +236,7 @@ def test_a_full_context_is_read_in_every_wording(body: object, status: int) -> N
 def test_nothing_else_is_taken_for_a_full_context(message: str) -> None:
     refused = Answer(said(message), 400)
     with (
-        scripted(lambda body, number: refused) as server,
+        scripted(lambda body, number: refused) as at,
         pytest.raises(ModelRejectedError) as told,
     ):
         ask(at.url)
