@@ -233,7 +233,7 @@ class ForkServer:
     def _only_slow_left(self, now: float) -> bool:
         """Whether everything that still runs is slow, so that the zygote can accept more work."""
         if self.exit is None:
-            return not self.prefix_done and now >= self.prefix.slow_at
+            return not self.prefix_done and self.prefix.slow
         return all(c.done or (c.running and c.run.slow) for c in self.candidates)
 
     def _check_prefix(self, now: float) -> None:
@@ -254,6 +254,7 @@ class ForkServer:
                 prefix.kill("wall")
         else:
             prefix.enforce_times(now)
+            prefix.slow = prefix.slow or now >= prefix.slow_at
 
     def _fail_all(self) -> None:
         """Reply to every candidate with the failure of the prefix."""
