@@ -5,12 +5,14 @@ import gzip
 import json
 import os
 import re
+import tomllib
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from secrets import token_hex
+from typing import Any
 
 from rstar_math.errors import InputError, StoreError
 
@@ -145,3 +147,33 @@ def inflate(data: bytes, limit: int) -> bytes:
     if not unpacker.eof:
         raise ValueError("its compressed data is cut off")
     return content
+
+
+_MAX_TOML_CHARS = 4_000_000
+_MAX_TOML_DEPTH = 32
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """Return the tables of a TOML text.
+
+    Raises `ValueError` if it is not valid, too long, or nested too deeply to be data of a person.
+    """
+    if len(text) > _MAX_TOML_CHARS:
+        raise ValueError(f"it has more than {_MAX_TOML_CHARS} characters")
+    if any(line.partition("=")[0].count(".") > _MAX_TOML_DEPTH for line in text.splitlines()):
+        raise ValueError("it is nested too deeply")
+    try:
+        tables = tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    level: list[Any] = [tables]
+    for _ in range(_MAX_TOML_DEPTH):
+        level = [
+            inner
+            for value in level
+            if isinstance(value, dict | list)
+            for inner in (value.values() if isinstance(value, dict) else value)
+        ]
+    if level:
+        raise ValueError("it is nested too deeply")
+    return tables

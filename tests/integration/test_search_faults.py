@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from rstar_math.config import Config, load_config
-from rstar_math.errors import ModelRejectedError, ModelUnreachableError
+from rstar_math.errors import ModelUnreachableError
 from rstar_math.search import ROOT, Tree, from_record, to_record
 from rstar_math.seeding import derive
 from rstar_math.solver.solver import Solver
@@ -153,7 +153,7 @@ def test_a_tree_that_a_dead_server_cut_short_can_go_on() -> None:
 
 
 def test_a_tree_that_garbage_cut_short_can_go_on() -> None:
-    gone_on("garbage", ModelRejectedError)
+    gone_on("garbage", ModelUnreachableError)
 
 
 def for_task(number: int, fault: Fault, fake: FakeServer) -> None:
@@ -176,7 +176,7 @@ def test_garbage_for_one_task_is_data(fault: Fault) -> None:
         trees = searched(fake)
     assert len(trees) == len(PROBLEMS)
     hit = next(tree for tree in trees if tree.question.id == "p3")
-    assert hit.failures() or hit.cost.failures
+    assert hit.failures() or hit.cost.failures or hit.cost.retries
     assert {k: v for k, v in records(trees).items() if k != "p3"} == {
         k: v for k, v in undisturbed().items() if k != "p3"
     }

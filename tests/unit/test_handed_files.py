@@ -19,6 +19,7 @@ from rstar_math.evolution.recipe import load_recipe
 from rstar_math.files import file_name
 from rstar_math.models.loading import resolve_checkpoint
 from rstar_math.problems.jsonl import read_problems
+from rstar_math.prompts.prompt_sets import load_prompt_set
 from rstar_math.runs import store
 from rstar_math.runs.results import run_conditions
 from rstar_math.runs.store import RunStore
@@ -305,3 +306,16 @@ def test_a_broken_config_is_one_sentence(text: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(text, encoding="latin-1")
     with pytest.raises(InputError, match=r"config.json cannot be read \([^\n]*\)"):
         resolve_checkpoint(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a = " + "[" * 9_000, "a = " + "{a=" * 9_000, "a." * 9_000 + "b = 1", f"[{'a.' * 9_000}a]"],
+    ids=["arrays", "tables", "a dotted key", "a dotted table"],
+)
+def test_deep_toml_is_one_sentence(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "deep.toml"
+    file.write_text(text)
+    for load in (load_config, load_recipe, load_prompt_set):
+        with pytest.raises(ConfigError, match="nested too deeply"):
+            load(str(file))

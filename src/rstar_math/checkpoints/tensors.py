@@ -27,6 +27,20 @@ GGML_F32 = 0
 """ggml's number of the tensor type float32."""
 _MAX_COUNT = 1 << 24
 """Maximum number of entries, array elements or string bytes; larger counts mean a damaged file."""
+_MAX_DEPTH = 3
+"""Maximum depth of arrays in arrays."""
+_MAX_BLOCK = 256
+"""No GGUF type stores more values per byte of a file."""
+_MALFORMED = (
+    ValueError,
+    KeyError,
+    IndexError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+)
+"""What reading a malformed file raises."""
 PROMPTING_KEYS = {
     "prompt": "rstar.prompt",
     "format": "rstar.prompt.format",
@@ -118,12 +132,15 @@ def read_header(path: Path) -> GgufHeader:
         raise InputError(
             f"{path} cannot be read ({error.strerror}); give a .gguf file that rstar deploy wrote."
         ) from error
-    except (struct.error, UnicodeDecodeError, KeyError, ValueError, MemoryError) as error:
+    except (*_MALFORMED, struct.error, MemoryError) as error:
         raise InputError(
             f"{path} is damaged or not a GGUF model file; copy it again, or write it with rstar "
             "deploy."
         ) from error
-    if any(tensor.offset >= size for tensor in header.tensors.values()):
+    if any(
+        tensor.offset >= size or math.prod(tensor.shape) > _MAX_BLOCK * size
+        for tensor in header.tensors.values()
+    ):
         raise InputError(f"{path} is incomplete ({size} bytes); copy it again.")
     return header
 
@@ -144,6 +161,8 @@ def _parse_header(path: Path, file: BinaryIO) -> GgufHeader:
         ggml_type, offset = struct.unpack("<IQ", file.read(12))
         table.append((name, shape, ggml_type, offset))
     alignment = int(metadata.get("general.alignment", 32))
+    if not 0 < alignment <= 1 << 20:
+        raise ValueError("alignment")
     start = -(-file.tell() // alignment) * alignment  # the data section begins at a multiple
     tensors = {name: TensorInfo(shape, kind, start + at) for name, shape, kind, at in table}
     return GgufHeader(path, metadata, tensors)
@@ -170,7 +189,9 @@ def _read_shape(file: BinaryIO) -> tuple[int, ...]:
     return struct.unpack(f"<{dimensions}Q", file.read(8 * dimensions))
 
 
-def _read_value(file: BinaryIO, kind: int) -> Any:
+def _read_value(file: BinaryIO, kind: int, depth: int = 0) -> Any:
+    if depth > _MAX_DEPTH:
+        raise ValueError("nested arrays")
     if kind == _STRING:
         return _read_string(file)
     if kind != _ARRAY:
@@ -179,7 +200,7 @@ def _read_value(file: BinaryIO, kind: int) -> Any:
     element_kind, count = struct.unpack("<IQ", file.read(12))
     _checked_count(count)
     if element_kind in (_STRING, _ARRAY):
-        return [_read_value(file, element_kind) for _ in range(count)]
+        return [_read_value(file, element_kind, depth + 1) for _ in range(count)]
     layout = f"<{count}{_SCALARS[element_kind][1]}"
     return list(struct.unpack(layout, file.read(struct.calcsize(layout))))
 
@@ -193,7 +214,10 @@ class GgufTensors:
     def __init__(self, path: Path) -> None:
         read_header(path)
         self._path, self._gguf = path, require_gguf()
-        self._tensors = {tensor.name: tensor for tensor in self._gguf.GGUFReader(path).tensors}
+        try:
+            self._tensors = {tensor.name: tensor for tensor in self._gguf.GGUFReader(path).tensors}
+        except (*_MALFORMED, OSError) as error:
+            raise InputError(f"{path} is damaged ({error}); copy it again.") from error
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
@@ -245,7 +269,7 @@ class WeightFiles:
         for file in files:
             try:
                 self._entries |= _read_entries(file)
-            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            except (*_MALFORMED, OSError) as error:
                 raise InputError(
                     f"{file} is damaged or incomplete; copy it again or train again."
                 ) from error
@@ -300,8 +324,10 @@ def _read_entries(file: Path) -> dict[str, _SafetensorsEntry]:
     size = file.stat().st_size
     for name, entry in entries.items():
         shape = tuple(map(int, entry["shape"]))
-        begin, end = entry["data_offsets"]
-        if end - begin != math.prod(shape) * _DTYPES[entry["dtype"]][1] or 8 + length + end > size:
+        begin, end = map(int, entry["data_offsets"])
+        if begin < 0 or min(shape, default=0) < 0 or 8 + length + end > size:
+            raise ValueError(name)
+        if end - begin != math.prod(shape) * _DTYPES[entry["dtype"]][1]:
             raise ValueError(name)
         tensors[name] = _SafetensorsEntry(file, entry["dtype"], shape, 8 + length + begin)
     return tensors

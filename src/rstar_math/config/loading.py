@@ -1,6 +1,5 @@
 """Loads options from TOML files, presets and `--set section.key=value`."""
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -14,6 +13,7 @@ from pydantic import ValidationError
 from rstar_math.config.sections import HF, LOCAL, TRAINED, VLLM, Config, normalize_url
 from rstar_math.config.trust import require_trust
 from rstar_math.errors import ConfigError
+from rstar_math.files import parse_toml
 
 _DEFAULT_PRESETS = {LOCAL: "laptop", TRAINED: "trained"}
 """Preset of each packaged model, used if no configuration is given."""
@@ -99,16 +99,16 @@ def _read_tables(source: str) -> dict[str, Any]:
                 f"({', '.join(presets())})."
             ) from error
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        return parse_toml(text)
+    except ValueError as error:
         raise ConfigError(f"{source} is not valid TOML: {error}.") from error
 
 
 def setting_value(text: str) -> Any:
     """Parse a setting's value as TOML; text that is not valid TOML is a string."""
     try:
-        return tomllib.loads(f"v = {text}")["v"]
-    except tomllib.TOMLDecodeError:
+        return parse_toml(f"v = {text}")["v"]
+    except ValueError:
         return text
 
 

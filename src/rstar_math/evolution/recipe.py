@@ -3,7 +3,6 @@
 Recipes in the package: `paper-7b`, `single-gpu`, `laptop`, `smoke`.
 """
 
-import tomllib
 from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib.resources import files
@@ -26,6 +25,7 @@ from rstar_math.config.sections import (
 )
 from rstar_math.config.trust import require_trust
 from rstar_math.errors import ConfigError
+from rstar_math.files import parse_toml
 from rstar_math.problems.synthesis import SynthesisConfig
 from rstar_math.training.curation.records import CurationConfig
 from rstar_math.training.settings import PolicyTraining, PreferenceTraining, ProbeTraining
@@ -301,8 +301,8 @@ def _read_toml(source: str) -> dict[str, Any]:
                 f"{source!r} is neither a readable file nor a recipe ({', '.join(recipe_names())})."
             ) from error
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        return parse_toml(text)
+    except ValueError as error:
         raise ConfigError(f"{source} is not valid TOML: {error}.") from error
 
 

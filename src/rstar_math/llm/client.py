@@ -419,7 +419,7 @@ def _describe(error: Exception) -> str:
     if isinstance(error, TIMEOUT_ERRORS):
         return "it did not answer in time"
     if isinstance(error, aiohttp.ClientConnectorError):
-        return f"nothing listens there: {error}"
+        return f"nothing listens there: {error.os_error}"
     return sanitize(str(error)) or "the connection was lost"
 
 

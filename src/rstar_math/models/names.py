@@ -13,7 +13,6 @@ hf:NAME                       a catalogue model                           transf
 
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -24,6 +23,7 @@ from typing import Any, Literal
 
 from rstar_math.config.sections import HF, LOCAL, TRAINED
 from rstar_math.errors import ConfigError, InputError
+from rstar_math.files import parse_toml
 
 ModelKind = Literal["packaged", "catalogue", "file", "folder", "hub-file", "hub-checkpoint"]
 DEFAULT_TAG = "Q4_K_M"
@@ -228,7 +228,7 @@ def _read_catalogue(path: str | None) -> dict[str, CatalogueModel]:
     """Read a catalogue; None selects the packaged one. Returns the models by name."""
     source = Path(path) if path else files("rstar_math.models") / "models.toml"
     try:
-        tables = tomllib.loads(source.read_text(encoding="utf-8"))
+        tables = parse_toml(source.read_text(encoding="utf-8"))
         return {name.lower(): _parse_entry(name.lower(), table) for name, table in tables.items()}
     except (OSError, UnicodeDecodeError, ValueError, TypeError, KeyError) as error:
         raise ConfigError(

@@ -19,6 +19,7 @@ from typing import Any
 
 from rstar_math.config.loading import import_object
 from rstar_math.errors import InputError
+from rstar_math.files import parse_toml
 from rstar_math.problems.jsonl import parse_problem, read_problems
 from rstar_math.problems.sources import is_source, load_hub_dataset, read_source
 from rstar_math.types import Problem
@@ -107,7 +108,7 @@ def _packaged_benchmarks() -> tuple[Benchmark, ...]:
 def _read_benchmarks(path: Path) -> tuple[Benchmark, ...]:
     """The benchmarks of a user's file."""
     try:
-        entries = tomllib.loads(path.read_text(encoding="utf-8"))["benchmark"]
+        entries = parse_toml(path.read_text(encoding="utf-8"))["benchmark"]
         return tuple(_parse_benchmark(dict(entry)) for entry in entries)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(

@@ -1,6 +1,5 @@
 """Prompts of rStar's actions. Each family is a folder of worked examples for one kind of task."""
 
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rstar_math.config.loading import explain
 from rstar_math.errors import ConfigError, InputError
+from rstar_math.files import parse_toml
 from rstar_math.prompts.action_parsing import parse_answer, parse_rephrasing, parse_thought
 from rstar_math.prompts.subquestions import check_subquestions
 from rstar_math.types import Question
@@ -106,8 +106,8 @@ def load_action_prompts(name: str) -> ActionPrompts:
 def _read_settings(folder: Traversable) -> _ActionPromptsFile:
     text = _read_text(folder, "family.toml")
     try:
-        return _ActionPromptsFile.model_validate(tomllib.loads(text))
-    except (tomllib.TOMLDecodeError, ValidationError) as error:
+        return _ActionPromptsFile.model_validate(parse_toml(text))
+    except ValueError as error:
         reason = explain(error).message if isinstance(error, ValidationError) else error
         raise ConfigError(
             f"Invalid family.toml in {folder}: {reason}; it needs a description, an instruction "

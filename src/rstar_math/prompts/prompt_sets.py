@@ -21,7 +21,6 @@ A solution may use either step format (see `grammar`). It is parsed into steps, 
 rendered in both formats.
 """
 
-import tomllib
 from dataclasses import replace
 from functools import lru_cache
 from importlib.resources import files
@@ -31,6 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rstar_math.config.loading import explain
 from rstar_math.errors import ConfigError, InputError
+from rstar_math.files import parse_toml
 from rstar_math.prompts.grammar import FENCED, TAGS
 from rstar_math.types import Step
 
@@ -104,11 +104,11 @@ def load_prompt_set(name: str) -> PromptSet:
 def _parse(text: str, name: str) -> PromptSet:
     """Parse the text of a prompt file. Raises `ConfigError`."""
     try:
-        content = _PromptSetFile.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"The prompt file {name} is not valid TOML: {error}.") from error
+        content = _PromptSetFile.model_validate(parse_toml(text))
     except ValidationError as error:
         raise ConfigError(f"The prompt file {name}: {explain(error).message}.") from error
+    except ValueError as error:
+        raise ConfigError(f"The prompt file {name} is not valid TOML: {error}.") from error
     examples = []
     for number, example in enumerate(content.examples, 1):
         steps = _parse_solution(example.solution, f"The prompt file {name}: example {number}")

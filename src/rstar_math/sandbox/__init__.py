@@ -8,7 +8,7 @@
 How the code of one step is run:
 
     caller      Sandbox.run -> run_program -> _dispatch -> _send -> processes.Zygote.submit
-    zygote      child.supervisor: Supervisor._accept -> _start -> fork
+    zygote      child.supervisor: Supervisor._accept -> _start -> child.forker
     new process child.execution: run_program -> replay_prefix -> run_step -> report_and_exit
     zygote      Supervisor._finish -> child.run.build_reply
     caller      Zygote._receive -> Sandbox._on_reply -> programs.parse_reply

@@ -219,7 +219,7 @@ START_TIMEOUT_S = 120.0
 SILENCE_TIMEOUT_S = 3.0
 """Time without a message, beyond a run's wall limit, after which a zygote is killed."""
 MAX_RUNNING = 4
-"""Programs that a zygote runs at once."""
+"""Requests that a zygote handles at once. A fan-out is one request."""
 _sockets: "weakref.WeakSet[socket.socket]" = weakref.WeakSet()
 
 
@@ -246,8 +246,10 @@ class Zygote(asyncio.Protocol):
         self.setup = setup
         self.busy: dict[int, float] = {}
         """The wall limits, in seconds, of the runs without a reply, by run id."""
-        self.fast_requests: dict[int, set[int]] = {}
-        """The unfinished run ids of each request not yet known to be slow, by its first run id."""
+        self.requests: dict[int, set[int]] = {}
+        """The unfinished run ids of each request, by its first run id."""
+        self.fast_requests: set[int] = set()
+        """The first run ids of the requests not yet known to be slow."""
         self.alive = False
         self._on_reply = on_reply
         self._on_death = on_death
@@ -307,7 +309,7 @@ class Zygote(asyncio.Protocol):
                 self._started.set_exception(SandboxError(message))
             return
         if "slow" in header:
-            self.fast_requests.pop(header["slow"], None)
+            self.fast_requests.discard(header["slow"])
             self._on_reply(self, header, b"")
         elif header["id"] in self.busy:
             del self.busy[header["id"]]
@@ -315,10 +317,11 @@ class Zygote(asyncio.Protocol):
             self._on_reply(self, header, body)
 
     def _remove_from_request(self, run_id: int) -> None:
-        for first, ids in list(self.fast_requests.items()):
+        for first, ids in list(self.requests.items()):
             ids.discard(run_id)
             if not ids:
-                del self.fast_requests[first]
+                del self.requests[first]
+                self.fast_requests.discard(first)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by asyncio when the zygote is gone or the connection is closed here."""
@@ -338,13 +341,14 @@ class Zygote(asyncio.Protocol):
     @property
     def has_room(self) -> bool:
         """Whether it can accept another request now."""
-        return self.alive and not self.fast_requests and len(self.busy) < MAX_RUNNING
+        return self.alive and not self.fast_requests and len(self.requests) < MAX_RUNNING
 
     def submit(self, ids: list[int], request: dict[str, object], wall_s: float) -> None:
         """Send a request for these run ids. They count as busy until their replies arrive."""
         self._last_message_at = time.monotonic()
         self.busy |= dict.fromkeys(ids, wall_s)
-        self.fast_requests[ids[0]] = set(ids)
+        self.requests[ids[0]] = set(ids)
+        self.fast_requests.add(ids[0])
         self._write(request)
         if self._watchdog is None:
             self._watch()

@@ -3,7 +3,8 @@
 Trusted:
     __main__      starts a zygote: a fresh interpreter with one socket and a fixed environment
     zygote        preloads libraries, confines itself and serves requests
-    supervisor    forks a process per run, enforces the limits, reaps, replies
+    supervisor    starts a process per run, enforces the limits, reaps, replies
+    forker        the process that forks all others; it never holds code or output
     fanout        runs one prefix and forks it once for each of many next steps
     run           one run as the supervisor sees it: pipes, clocks, and how its end is classified
 Trusted until the first line of a snippet runs, hostile from then on:

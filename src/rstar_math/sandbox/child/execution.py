@@ -58,6 +58,25 @@ def detach(report: int, keep: Sequence[int], zygote: int, layers: Layers) -> Non
     random.seed(SEED)
 
 
+def code_file(codes: Sequence[str]) -> int:
+    """The descriptor of an anonymous file with the code of a run, at its start. Raises OSError."""
+    data = json.dumps(list(codes)).encode("ascii")
+    fd = os.memfd_create("code", os.MFD_CLOEXEC)
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd
+
+
+def read_codes(fd: int) -> list[str]:
+    """The code in such a file, which is closed."""
+    data = b"".join(iter(lambda: os.read(fd, 1 << 20), b""))
+    os.close(fd)
+    codes: list[str] = json.loads(data)
+    return codes
+
+
 def _new_main_module() -> types.ModuleType:
     """A fresh `__main__` module, where pickle, dataclasses and typing look names up."""
     module = types.ModuleType("__main__")

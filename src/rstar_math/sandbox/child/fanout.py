@@ -14,7 +14,7 @@ import random
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NoReturn, Protocol
 
@@ -34,18 +34,34 @@ Endpoints = tuple[int, int, int]
 """A candidate's descriptors in its process: channel, stdout, stderr."""
 
 
+class PrefixStarter(Protocol):
+    """The method of the forker that a fork server uses."""
+
+    def start_prefix(
+        self,
+        report: int,
+        listener_sender: int,
+        endpoints: Sequence[Endpoints],
+        code: int,
+        limits: Limits,
+    ) -> int:
+        """The pid of a new process that runs the prefix of a fan-out. Raises OSError."""
+        ...
+
+
 class Host(Protocol):
     """The methods of the supervisor that a fork server uses."""
 
     layers: Layers
     fork_servers: "set[ForkServer]"
 
-    def pipe(self, write_ends: contextlib.ExitStack) -> tuple[int, int]:
-        """A pipe whose read end does not block. Closing the stack closes the write end."""
+    @property
+    def forker(self) -> PrefixStarter:
+        """Starts the process of a prefix."""
         ...
 
-    def fork(self, report: int, keep: tuple[int, ...], child_main: Callable[[], None]) -> int:
-        """The pid of a child in a new session that runs `child_main` and exits."""
+    def pipe(self, write_ends: contextlib.ExitStack) -> tuple[int, int]:
+        """A pipe whose read end does not block. Closing the stack closes the write end."""
         ...
 
     def listen(self, fd: int, callback: Callable[[], object]) -> None:
@@ -121,11 +137,10 @@ class ForkServer:
         listener_receiver, listener_sender = socket.socketpair()
         child_ends.callback(listener_receiver.close)
         child_ends.callback(listener_sender.close)
-        keep = (listener_sender.fileno(), *(fd for fds in endpoints for fd in fds))
-        pid = supervisor.fork(
-            report,
-            keep,
-            lambda: run_prefix(codes, endpoints, listener_sender, limits, supervisor.layers),
+        code = execution.code_file(codes)
+        child_ends.callback(os.close, code)
+        pid = supervisor.forker.start_prefix(
+            report, listener_sender.fileno(), endpoints, code, limits
         )
         listener_sender.close()
         self.prefix.start_clocks(pid, wall_s=limits.wall_s, cpu_s=limits.cpu_s)
@@ -218,7 +233,7 @@ class ForkServer:
     def _only_slow_left(self, now: float) -> bool:
         """Whether everything that still runs is slow, so that the zygote can accept more work."""
         if self.exit is None:
-            return not self.prefix_done and now >= self.prefix.slow_at
+            return not self.prefix_done and self.prefix.slow
         return all(c.done or (c.running and c.run.slow) for c in self.candidates)
 
     def _check_prefix(self, now: float) -> None:
@@ -239,6 +254,7 @@ class ForkServer:
                 prefix.kill("wall")
         else:
             prefix.enforce_times(now)
+            prefix.slow = prefix.slow or now >= prefix.slow_at
 
     def _fail_all(self) -> None:
         """Reply to every candidate with the failure of the prefix."""

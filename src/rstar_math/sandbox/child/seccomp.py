@@ -310,7 +310,7 @@ EACCES = 13
 SIGKILL = 9
 _SIMPLE = """
 read write close munmap brk futex fstat newfstatat lseek stat lstat readv writev pread64 statx
-access faccessat faccessat2 readlink readlinkat getcwd getdents64 mremap madvise mincore
+access faccessat faccessat2 getcwd getdents64 mremap madvise mincore
 rt_sigaction rt_sigprocmask rt_sigreturn rt_sigsuspend rt_sigtimedwait rt_sigpending sigaltstack
 pause alarm setitimer getitimer poll ppoll select pselect6 nanosleep clock_nanosleep clock_gettime
 clock_getres gettimeofday time getpid getppid gettid getuid geteuid getgid getegid getgroups

@@ -13,9 +13,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from . import execution, kernel, protocol
+from . import execution, protocol
 from .confinement import Layers
 from .fanout import ForkServer
+from .forker import Forker
 from .protocol import Limits
 from .run import CHUNK_BYTES, Reply, Run, build_reply, has_ended, kill_group, reap_group
 
@@ -28,7 +29,7 @@ class Supervisor:
     def __init__(self, control: socket.socket, layers: Layers) -> None:
         self.control = control
         self.layers = layers
-        self.pid = os.getpid()
+        self.forker = Forker(layers)
         self.runs: dict[int, Run] = {}
         """Runs outside fan-outs, by run id."""
         self.fork_servers: set[ForkServer] = set()
@@ -135,13 +136,10 @@ class Supervisor:
         with contextlib.ExitStack() as write_ends:
             pipes = [self.pipe(write_ends) for _ in range(3)]
             (run.stdout_fd, stdout), (run.stderr_fd, stderr), (run.report_fd, report) = pipes
-            outputs = (stdout, stderr)
             try:
-                pid = self.fork(
-                    report,
-                    outputs,
-                    lambda: execution.run_program(prefix, step, outputs, limits, self.layers),
-                )
+                code = execution.code_file([*prefix, step])
+                write_ends.callback(os.close, code)
+                pid = self.forker.start_program(report, (stdout, stderr), code, limits)
             except OSError:
                 run.close()
                 raise
@@ -160,27 +158,6 @@ class Supervisor:
         os.set_blocking(read, False)
         write_ends.callback(os.close, write)
         return read, write
-
-    def fork(self, report: int, keep: tuple[int, ...], child_main: Callable[[], None]) -> int:
-        """The pid of a child in a new session that runs `child_main` and exits.
-
-        The child keeps the descriptors `report` and `keep`. This call never returns in the child.
-        Raises OSError if the system refuses the process.
-        """
-        pid = kernel.fork()
-        if pid:
-            return pid
-        try:
-            for fd in (0, 1, 2):
-                # Descriptor 3 is /dev/null until `detach` puts the report there.
-                os.dup2(execution.REPORT_FD, fd)
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            execution.detach(report, keep, self.pid, self.layers)
-            child_main()
-        finally:
-            os._exit(71)
 
     def read_once(self, fd: int, read: Callable[[], int]) -> None:
         """Call `read`; stop listening to the descriptor at its end."""

@@ -11,6 +11,7 @@ test's command line | open('/proc/@SELF@/cmdline', 'rb').read()
 mounts | open('/proc/self/mounts').read()
 network addresses | open('/proc/net/tcp').read()
 machine id | open('/etc/machine-id').read()
+target of a link | os.readlink('@DIR@/link')
 processes | os.listdir('/proc')
 users | __import__('pwd').getpwnam('root') and open('/etc/passwd')
 """
