@@ -14,7 +14,7 @@ import pytest
 from rstar_math.runs.store import RunStore
 from rstar_math.serve.app import _PAGE_POLICY
 from rstar_math.types import Cost, Problem, Question, Verdict
-from rstar_math.viewer.app import write_page
+from rstar_math.viewer.export import write_page
 from rstar_math.viewer.sources import columns_of, open_source
 from tests.e2e.rstar import COMMAND
 from tests.integration.viewer.runs import chosen, grown, write_harm, write_large, write_pair

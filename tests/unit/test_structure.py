@@ -165,3 +165,22 @@ def test_names_in_docstrings_and_comments_exist() -> None:
 def is_docstring(text: str) -> bool:
     """Whether a token is a string in three quotes, as docstrings are."""
     return text.startswith(('"""', 'f"""', 'r"""'))
+
+
+EXTRAS = ["starlette", "uvicorn", "prometheus_client", "torch", "transformers", "trl", "peft"]
+EXTRAS += ["datasets", "matplotlib", "ray", "xllamacpp", "reasoning_gym"]
+WITHOUT_EXTRAS = [
+    "viewer.export", "evaluation.report", "evaluation.interchange", "runs.store", "cli.solve",
+    "cli.evaluate", "cli.jobs", "grading.grader", "sandbox.executor", "solver.solver",
+    "search.mcts", "llm.client", "problems.sources", "training.curation.curate", "evolution.recipe",
+]  # fmt: skip
+"""What a bare installation can do: search with a server, grade, report, export."""
+
+
+def test_a_bare_installation_needs_no_extra() -> None:
+    code = (
+        "import importlib, sys\n"
+        f"for name in {EXTRAS}: sys.modules[name] = None\n"
+        f"for name in {WITHOUT_EXTRAS}: importlib.import_module('rstar_math.' + name)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

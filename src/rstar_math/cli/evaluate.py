@@ -137,7 +137,7 @@ async def _write(runs: list[Path], out: Path, *, plots: bool, trees: bool) -> li
     from rstar_math.evaluation.results import AnswerJudge
     from rstar_math.grading.grader import Grader
     from rstar_math.types import Verdict
-    from rstar_math.viewer.app import write_page
+    from rstar_math.viewer.export import write_page
 
     async with Grader() as grader:
 

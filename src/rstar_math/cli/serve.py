@@ -197,7 +197,7 @@ def _export(runs: list[Path], target: Path, *, as_json: bool) -> None:
     """Write the self-contained page."""
     from contextlib import ExitStack
 
-    from rstar_math.viewer.app import write_page
+    from rstar_math.viewer.export import write_page
     from rstar_math.viewer.sources import open_source, run_files
 
     with ExitStack() as stack:

@@ -244,7 +244,7 @@ def demo(
     """
     from rstar_math.cli import jobs
     from rstar_math.solver.solver import MCTS
-    from rstar_math.viewer.app import write_page
+    from rstar_math.viewer.export import write_page
 
     model = model or _demo_model()
     is_offline = model == OFFLINE_MODEL

@@ -122,7 +122,7 @@ async def write_report(
 ) -> list[Path]:
     """Write the report on runs into a folder and return the files.
 
-    The files are `report.md`, `report.html` and, with `write_trees` (`viewer.app.write_page`),
+    The files are `report.md`, `report.html` and, with `write_trees` (`viewer.export.write_page`),
     `trees-N.html` for the Nth run. Equal runs give equal bytes. Raises `MissingDependencyError` if
     `plots` is set without matplotlib, and `InputError` or `StoreError` if a run cannot be read.
     """

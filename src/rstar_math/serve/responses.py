@@ -18,7 +18,7 @@ from rstar_math.serve.jobs import SearchResult, VisibleText, answer_text, trunca
 from rstar_math.serve.requests import SearchRequest
 from rstar_math.text import sanitize
 from rstar_math.types import Cost, Problem
-from rstar_math.viewer.app import write_page
+from rstar_math.viewer.export import write_page
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,5 +6,6 @@ overview   accuracy by strategy, rounds of an evolution
 result     one answer and why it won
 steps      steps in outline and in full, formulas as MathML
 tree_svg   a tree as an SVG picture
-app        the web application and the exported page
+export     the page, and its export to one file; needs no web server
+app        the web application
 """

@@ -13,7 +13,8 @@ import pytest
 from rstar_math.errors import InputError, StoreError
 from rstar_math.runs.store import RunStore
 from rstar_math.types import Problem, Question, Verdict
-from rstar_math.viewer.app import policy, viewer_app
+from rstar_math.viewer.app import viewer_app
+from rstar_math.viewer.export import policy
 from tests.integration.viewer.runs import chosen, grown, write_large, write_pair
 
 LOCKS = Path("/proc/locks")

@@ -28,7 +28,7 @@ from rstar_math.runs.results import Result
 from rstar_math.runs.store import RunStore
 from rstar_math.search import Tree, majority, votes_of
 from rstar_math.types import Problem, Question, Step, Verdict
-from rstar_math.viewer.app import write_page
+from rstar_math.viewer.export import write_page
 from tests.unit.evaluation.toyruns import GRADING, HOSTILE, problems, write_run
 from tests.unit.toy import same_text
 

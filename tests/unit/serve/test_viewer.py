@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rstar_math.runs.results import Result
 from rstar_math.search import Choice, Tree, to_record
 from rstar_math.types import Cost, Execution, ExecutionStatus, Problem, Question, Step, Verdict
-from rstar_math.viewer.app import document, policy, write_page
+from rstar_math.viewer.export import document, policy, write_page
 from rstar_math.viewer.overview import read_rounds, rounds_files, rounds_html
 from rstar_math.viewer.result import result_html, rule_of, vote_shares
 from rstar_math.viewer.sources import Column, TreeFile, matching_filters, open_source
