@@ -2,7 +2,7 @@
 
 The client uses text completions with stop strings if the server has them. Otherwise it sends the
 prompt as a chat message that asks for its continuation. It retries refused and dropped connections
-and the statuses 408, 409, 425, 429, 500 and 502 to 504 with growing pauses. An overloaded or slow
+and the statuses 408, 409, 425, 429 and 5xx with growing pauses. An overloaded or slow
 server gets fewer requests at a time. Several servers of one model share its requests (`replicas`);
 a request that one server fails goes to another without a pause.
 """
@@ -344,8 +344,9 @@ class OpenAIClient:
                 failed.append(replica)
                 replica = self.replicas.select(tree, tokens, failed)
                 if replica in failed:
-                    wait_s = max(pause_s, reply.retry_after_s if reply else 0.0)
-                    await asyncio.sleep(min(wait_s, 30.0) * random.uniform(0.5, 1.0))
+                    wait_s = min(pause_s, 30.0) * random.uniform(0.5, 1.0)
+                    requested_s = min(reply.retry_after_s, 60.0) if reply else 0.0
+                    await asyncio.sleep(max(wait_s, requested_s))
                     pause_s *= 2
                     failed = []
         raise ModelUnreachableError(
