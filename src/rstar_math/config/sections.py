@@ -114,8 +114,8 @@ class ModelConfig(Section):
     """Maximum time in seconds for one attempt of a request to a server. The embedded model has no
     time limit."""
     max_retries: int = Field(4, ge=0)
-    """Maximum number of retries after a refused or dropped connection or a 408, 409, 425, 429 or 5xx
-    answer."""
+    """Maximum number of retries after a refused or dropped connection, or an answer with status
+    408, 409, 425, 429 or 5xx."""
     affinity: bool = True
     """With several servers, send all requests of a tree to the server whose cache holds the tree's
     prefixes. If that server has more than its share of the load, or if false, a request goes to the
