@@ -24,6 +24,8 @@ from rstar_math.runs import store
 from rstar_math.runs.results import run_conditions
 from rstar_math.runs.store import RunStore
 from rstar_math.search import Choice, Tree
+from rstar_math.training.curation import Curated, CurationConfig
+from rstar_math.training.dataset import DatasetSource, write_folder
 from rstar_math.training.rows import SftRow, read_rows
 from rstar_math.types import Problem, Question, Step, Verdict
 
@@ -319,3 +321,24 @@ def test_deep_toml_is_one_sentence(text: str, tmp_path: Path) -> None:
     for load in (load_config, load_recipe, load_prompt_set):
         with pytest.raises(ConfigError, match="nested too deeply"):
             load(str(file))
+
+
+def test_a_planted_manifest_lets_nothing_be_deleted(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    origin = DatasetSource("r", "0", {}, ())
+    write_folder(folder, Curated(), origin, CurationConfig())
+    write_folder(folder, Curated(), origin, CurationConfig())  # its own files may be replaced
+    manifest = json.loads((folder / "curation.json").read_text())
+    for name, content in (("diary.txt", "mine"), ("README.md", "my notes")):
+        (folder / name).write_text(content)
+        manifest["files"] = {name: {"data": "sft", "rows": 1, "sha256": "0" * 64}}
+        (folder / "curation.json").write_text(json.dumps(manifest))
+        with pytest.raises(InputError, match="other files"):
+            write_folder(folder, Curated(), origin, CurationConfig())
+        assert (folder / name).read_text() == content
+        (folder / name).unlink()
+    (folder / "photos").mkdir()
+    manifest["files"] = {"photos": {"data": "sft", "rows": 1, "sha256": "0" * 64}}
+    (folder / "curation.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match="other files"):
+        write_folder(folder, Curated(), origin, CurationConfig())

@@ -269,12 +269,28 @@ def _check_replaceable(target: Path) -> None:
 
 
 def _own_files(target: Path) -> set[str]:
-    """Names of the files that curation wrote into a folder; empty without a manifest."""
+    """Names of the files that curation wrote into a folder; empty without a manifest.
+
+    The manifest may come from somebody else, so a file counts only with the content that it had.
+    """
     try:
-        files = json.loads((target / MANIFEST_FILE).read_text(encoding="utf-8"))["files"]
-        return {"README.md", MANIFEST_FILE, *files}
-    except (OSError, ValueError, TypeError, KeyError):
+        manifest = json.loads((target / MANIFEST_FILE).read_text(encoding="utf-8"))
+        names = {MANIFEST_FILE}
+        names |= {
+            name
+            for name, entry in manifest["files"].items()
+            if _is_plain_file(target / name) and _sha256(target / name) == entry["sha256"]
+        }
+        card = target / "README.md"
+        if _is_plain_file(card) and card.read_text(encoding="utf-8") == dataset_card(manifest):
+            names.add(card.name)
+        return names
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return set()
+
+
+def _is_plain_file(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()
 
 
 def _replace(partial: Path, target: Path) -> None:
