@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from secrets import token_hex
-from typing import Any
+from typing import Any, BinaryIO
 
 from rstar_math.errors import InputError, StoreError
 
@@ -35,6 +35,16 @@ def atomic_write(target: Path) -> Iterator[Path]:
         os.replace(part, target)
     finally:
         part.unlink(missing_ok=True)
+
+
+def open_own(path: Path) -> BinaryIO:
+    """Return a file opened for appending; it is created if there is none.
+
+    A symbolic link is refused with `OSError`: in a folder that others can write to, it could name
+    one of the user's files.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+    return os.fdopen(os.open(path, flags, 0o644), "ab")
 
 
 def lock_file(descriptor: int, message: str) -> None:

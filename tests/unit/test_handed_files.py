@@ -16,7 +16,7 @@ from rstar_math.errors import ConfigError, InputError, StoreError
 from rstar_math.evaluation.interchange import write_inspect_logs
 from rstar_math.evaluation.processbench import read_solutions
 from rstar_math.evolution.recipe import load_recipe
-from rstar_math.files import file_name
+from rstar_math.files import file_name, open_own
 from rstar_math.models.loading import resolve_checkpoint
 from rstar_math.problems.jsonl import read_problems
 from rstar_math.prompts.prompt_sets import load_prompt_set
@@ -342,3 +342,19 @@ def test_a_planted_manifest_lets_nothing_be_deleted(tmp_path: Path) -> None:
     (folder / "curation.json").write_text(json.dumps(manifest))
     with pytest.raises(InputError, match="other files"):
         write_folder(folder, Curated(), origin, CurationConfig())
+
+
+def test_a_symbolic_link_in_a_shared_folder_is_not_followed(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.write_text("mine")
+    (tmp_path / "lock").symlink_to(mine)
+    (tmp_path / "dangling").symlink_to(tmp_path / "absent")
+    for name in ("lock", "dangling"):
+        with pytest.raises(OSError, match="symbolic links"):
+            open_own(tmp_path / name)
+    assert mine.read_text() == "mine"
+    assert not (tmp_path / "absent").exists()
+    for _ in range(2):
+        with open_own(tmp_path / "own") as file:
+            file.write(b"a")
+    assert (tmp_path / "own").read_bytes() == b"aa"

@@ -23,6 +23,7 @@ from rstar_math.checkpoints.folders import cache_dir
 from rstar_math.concurrency import gather
 from rstar_math.config.sections import TRAINED, VLLM, ServersConfig
 from rstar_math.errors import ConfigError, InputError, MissingDependencyError, ModelUnreachableError
+from rstar_math.files import open_own
 from rstar_math.llm.balancing import TRANSIENT_ERRORS, Replica
 from rstar_math.models.loading import bundled_checkpoint
 from rstar_math.models.names import find_model
@@ -266,7 +267,7 @@ async def _launch(
     environment["VLLM_NO_USAGE_STATS"] = "1"
     if spec.gpus is not None:
         environment["CUDA_VISIBLE_DEVICES"] = spec.gpus
-    with log.open("ab") as file:
+    with open_own(log) as file:
         process = await asyncio.create_subprocess_exec(
             *with_watchdog([*command, *vllm_arguments(spec), *address]),
             stdin=asyncio.subprocess.DEVNULL,

@@ -21,6 +21,7 @@ from rstar_math.errors import (
     ModelUnreachableError,
     RstarError,
 )
+from rstar_math.files import open_own
 from rstar_math.models import hub, mirror
 from rstar_math.models.embedded import weights_file
 from rstar_math.models.hub import disk_error, endpoint
@@ -213,7 +214,7 @@ def _download_lock(name: ModelName, label: str, report: DownloadCallback) -> Ite
     path = lock_path(name)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w") as lock:
+        with open_own(path) as lock:
             while True:
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -25,7 +25,7 @@ from rstar_math.errors import (
     RstarError,
     StoreError,
 )
-from rstar_math.files import atomic_write
+from rstar_math.files import atomic_write, open_own
 from rstar_math.progress import megabytes
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -384,7 +384,7 @@ def _fetch_blob(source: HubRepo, file: HubFile, folder: Path, on_bytes: OnBytes)
     part.parent.mkdir(parents=True, exist_ok=True)
     if part.is_file() and part.stat().st_size > file.size_bytes:
         part.unlink()
-    with part.open("ab") as stream:
+    with open_own(part) as stream:
         resume_at = stream.tell()
         on_bytes(resume_at)
         http_get(

