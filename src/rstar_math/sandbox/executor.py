@@ -26,6 +26,7 @@ from rstar_math.sandbox.programs import (
     code_to_replay,
     limits_of,
     parse_reply,
+    python_in,
 )
 from rstar_math.types import Execution, ExecutionStatus, Step
 
@@ -178,7 +179,9 @@ class Sandbox:
         """
         if not step.code:
             return Execution(ExecutionStatus.OK)
-        return await self.run_program(Program(code_to_replay(prefix), step.code, self._limits))
+        return await self.run_program(
+            Program(code_to_replay(prefix), python_in(step.code), self._limits)
+        )
 
     async def run_program(self, program: Program) -> Execution:
         """Like `run`, for a program with its own limits."""
@@ -458,5 +461,5 @@ def run_snippet(
     """
     limits = Limits(wall_s, min(_DEFAULTS.cpu_s, wall_s), memory_mb << 20, output_bytes)
     background = _shared_background()
-    coroutine = background.sandbox.run_program(Program((), code, limits))
+    coroutine = background.sandbox.run_program(Program((), python_in(code), limits))
     return asyncio.run_coroutine_threadsafe(coroutine, background.loop).result()

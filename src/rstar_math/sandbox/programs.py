@@ -1,6 +1,7 @@
 """Defines programs, limits and results and caches results; tests the sandbox's layers."""
 
 import json
+import re
 import subprocess
 import sys
 from collections import OrderedDict
@@ -61,13 +62,42 @@ def limits_of(config: SandboxConfig) -> Limits:
     )
 
 
+_FENCE = re.compile(r"[ \t]{0,3}```[ \t]{0,9}(\w{0,20})[ \t]*")
+_NOT_PYTHON = frozenset(["output", "text", "txt", "bash", "sh", "json", "console"])
+
+
+def python_in(text: str) -> str:
+    """The program in a model's text: without reasoning, Markdown fences and prose around them.
+
+    A text without fences is returned unchanged.
+    """
+    if "</think>" in text:
+        text = text.rpartition("</think>")[2]
+    if "```" not in text:
+        return text
+    blocks: list[list[str]] = []
+    current: list[str] | None = None
+    for line in text.splitlines():
+        fence = _FENCE.fullmatch(line)
+        if fence is None:
+            if current is not None:
+                current.append(line)
+        elif current is not None:
+            current = None
+        else:
+            current = []
+            if fence[1].lower() not in _NOT_PYTHON:
+                blocks.append(current)
+    return "\n".join("\n".join(block) for block in blocks) if blocks else text
+
+
 def code_to_replay(prefix: Sequence[Step]) -> tuple[str, ...]:
     """The code of the prefix's steps, without the steps that were killed.
 
     A killed step left an unfinished state and would end the next run too.
     """
     return tuple(
-        step.code
+        python_in(step.code)
         for step in prefix
         if step.code and not (step.execution and step.execution.status in NOT_REPLAYED)
     )

@@ -1,0 +1,70 @@
+"""Programs as models write them: what runs and how the rest fails, as docs/security.md says."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from rstar_math.sandbox import run_snippet
+from rstar_math.sandbox.programs import python_in
+
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "security.md"
+FENCED = "Here is the program:\n```python\nx = 3\nprint(x)\n```\nIt prints 3.\n```output\n3\n```\n"
+CASES: dict[str, tuple[str, str, str | None]] = {
+    "Markdown fences and prose around a program": (FENCED, "3\n", None),
+    "reasoning before a program": ("<think>Let me see.</think>\nprint(4)", "4\n", None),
+    '`if __name__ == "__main__"`': (
+        'def main():\n    print(5)\nif __name__ == "__main__":\n    main()', "5\n", None
+    ),
+    "`exit()`, `quit()`, `sys.exit()`": ("import sys\nprint(6)\nsys.exit(1)", "6\n", None),
+    "`input()`": ("print(7)\nx = input('n? ')", "7\nn? ", "EOFError"),
+    "numpy, sympy, scipy, pandas and other installed packages": (
+        "import numpy, sympy\nprint(sympy.Integer(8) + numpy.int64(0))", "8\n", None
+    ),
+    "deep recursion after `sys.setrecursionlimit`": (
+        "import sys\nsys.setrecursionlimit(10**6)\n"
+        "def f(n): return 0 if n == 0 else 1 + f(n - 1)\nprint(f(20000))", "20000\n", None
+    ),
+    "integers of any length": ("print(len(str(2**100000)))", "30103\n", None),
+    "alarms and signal handlers": ("import signal\nsignal.alarm(9)\nprint(9)", "9\n", None),
+    "a last line that is an expression": ("x = 3\nx * 2", "", None),
+    "threads": (
+        "import threading\nthreading.Thread(target=print).start()", "", "RuntimeError"
+    ),
+    "processes": ("import subprocess\nsubprocess.run(['true'])", "", "PermissionError"),
+    "asyncio": ("import asyncio\nasync def f(): pass\nasyncio.run(f())", "", "PermissionError"),
+    "files and temporary files": ("open('a.txt', 'w')", "", "PermissionError"),
+    "plots with matplotlib": ("import matplotlib.pyplot", "", None),
+    "the network": ("import socket\nsocket.socket()", "", "PermissionError"),
+}  # fmt: skip
+NO_MATPLOTLIB = {"ModuleNotFoundError", "OSError"}
+"""It is not installed, or cannot write its cache."""
+
+
+@pytest.mark.parametrize("what", CASES)
+def test_a_program_as_models_write_it(what: str) -> None:
+    code, printed, error = CASES[what]
+    result = run_snippet(code)
+    assert result.stdout == printed
+    if what.startswith("plots"):
+        assert result.error_type in NO_MATPLOTLIB
+    else:
+        assert result.error_type == error
+    assert result.ok == (result.error_type is None)
+
+
+def test_the_page_has_a_row_for_each_case() -> None:
+    part = PAGE.read_text(encoding="utf-8").partition("## Code as models write it")[2]
+    rows = re.findall(r"^\| (.+?) \| ", part.partition("\n## ")[0], re.MULTILINE)
+    assert set(CASES) <= set(rows)
+    assert len(rows) == len(CASES) + 1  # the head
+
+
+def test_a_program_that_only_mentions_fences_is_left_as_it_is() -> None:
+    for code in ("print('```python')", "x = 1", "s = 'a ``` b'\nprint(s)"):
+        assert python_in(code) == code
+
+
+def test_several_blocks_are_one_program() -> None:
+    text = "First:\n```python\nx = 1\n```\nThen\n```py\nprint(x + 1)\n```\n```text\nnot code\n```"
+    assert run_snippet(text).stdout == "2\n"
