@@ -1,12 +1,15 @@
 """Programs as models write them: what runs and how the rest fails, as docs/security.md says."""
 
+import asyncio
 import re
 from pathlib import Path
 
 import pytest
 
-from rstar_math.sandbox import run_snippet
+from rstar_math.config.sections import SandboxConfig
+from rstar_math.sandbox import Sandbox, run_snippet
 from rstar_math.sandbox.programs import python_in
+from rstar_math.types import Step
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "security.md"
 FENCED = "Here is the program:\n```python\nx = 3\nprint(x)\n```\nIt prints 3.\n```output\n3\n```\n"
@@ -68,3 +71,24 @@ def test_a_program_that_only_mentions_fences_is_left_as_it_is() -> None:
 def test_several_blocks_are_one_program() -> None:
     text = "First:\n```python\nx = 1\n```\nThen\n```py\nprint(x + 1)\n```\n```text\nnot code\n```"
     assert run_snippet(text).stdout == "2\n"
+
+
+LEFT = """
+import signal
+def late(*_): raise TimeoutError("late")
+signal.signal(signal.SIGALRM, late)
+signal.setitimer(signal.ITIMER_REAL, 0.2)
+"""
+
+
+@pytest.mark.parametrize("candidates", [1, 5])
+def test_an_alarm_of_an_earlier_step_does_not_end_a_later_one(candidates: int) -> None:
+    async def once() -> list[str]:
+        async with Sandbox(SandboxConfig(workers=1)) as sandbox:
+            first = Step(prose="", code=LEFT, kind="code")
+            codes = [f"import time\ntime.sleep(0.5)\nprint({n})" for n in range(candidates)]
+            steps = [Step(prose="", code=code, kind="code") for code in codes]
+            results = await asyncio.gather(*(sandbox.run([first], step) for step in steps))
+            return [result.stdout for result in results]
+
+    assert asyncio.run(once()) == [f"{n}\n" for n in range(candidates)]

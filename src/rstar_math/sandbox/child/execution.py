@@ -10,6 +10,7 @@ import json
 import os
 import random
 import re
+import signal
 import sys
 import time
 import types
@@ -165,6 +166,7 @@ def replay_prefix(codes: Sequence[str], scope: dict[str, Any]) -> float:
 def run_step(step: str, scope: dict[str, Any], outputs: tuple[int, int]) -> Report:
     """Run the step with its stdout and stderr sent to `outputs`, and return its report."""
     stdout, stderr = outputs
+    _reset_signals()
     _dup2(stdout, 1)
     _dup2(stderr, 2)
     _close(stdout)
@@ -179,6 +181,22 @@ def run_step(step: str, scope: dict[str, Any], outputs: tuple[int, int]) -> Repo
         report.pop("value", None)
     _flush()
     return report
+
+
+_TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
+_HANDLED = (signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF, signal.SIGUSR1, signal.SIGUSR2)
+_set_timer, _set_handler, _DEFAULT = signal.setitimer, signal.signal, signal.SIG_DFL
+
+
+def _reset_signals() -> None:
+    """Stop the timers and remove the signal handlers that earlier steps left."""
+    for timer in _TIMERS:
+        try:
+            _set_timer(timer, 0)
+        except BaseException:  # a handler that runs here raises what it likes
+            continue
+    for number in _HANDLED:
+        _set_handler(number, _DEFAULT)
 
 
 def _run_guarded(function: Callable[[], Any]) -> Report:
