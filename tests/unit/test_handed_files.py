@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from rstar_math.config import Config, load_config
+from rstar_math.config.trust import require_trust
 from rstar_math.errors import ConfigError, InputError, StoreError
 from rstar_math.evaluation.interchange import write_inspect_logs
 from rstar_math.evaluation.processbench import read_solutions
@@ -236,7 +237,8 @@ def test_harmless_files_need_no_word(
     load_config(str(file))
 
 
-def test_a_recipe_is_data_too(tmp_path: Path) -> None:
+def test_a_recipe_is_data_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
     file = tmp_path / "theirs.toml"
     recipe = Path(str(files("rstar_math.evolution") / "recipes" / "smoke.toml")).read_text()
     for text, key in (
@@ -249,6 +251,19 @@ def test_a_recipe_is_data_too(tmp_path: Path) -> None:
         load_recipe(str(file), trusted=True)
     file.write_text(recipe)
     load_recipe(str(file))
+    for key, value in (
+        ("evaluation.system", ["sc@8,evil:SPEC"]),
+        ("evaluation.policy", ["evil:SPEC@4"]),
+        ("evaluation.benchmarks.source", "evil:function"),
+        ("synthesis.model.url", "https://evil.example/v1"),
+        ("base_model", "https://evil.example/v1"),
+    ):
+        table: object = value
+        for name in reversed(key.split(".")):
+            table = {name: table}
+        assert isinstance(table, dict)
+        with pytest.raises(ConfigError, match=f"sets {key}, which"):
+            require_trust(table, "theirs.toml")
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,18 @@ from rstar_math.errors import ConfigError
 
 _PROGRAMS = {"vllm_command", "launcher"}
 _PROGRAM_OPTIONS = {"servers.args", "servers.hardware_args"}
-_EXTENSIONS = {"scorer", "selection", "strategy", "enabled", "benchmarks", "sets"}
-_ADDRESSES = {"url", "ppm", "base_url"}
-_IMPORT = re.compile(r"(?!(?:hf|gym|toy|vllm):)[A-Za-z_][\w.]*:[A-Za-z_]\w*(?:@.*)?")
+_EXTENSIONS = {
+    "scorer",
+    "selection",
+    "strategy",
+    "enabled",
+    "system",
+    "policy",
+    "source",
+    "sources",
+}
+_EXTENSIONS |= {"benchmarks"}
+_IMPORT = re.compile(r"(?!(?:hf|gym|toy|stories|vllm):)[A-Za-z_][\w.]*:[A-Za-z_]\w*(?:@.*)?")
 _DEFAULT_KEY = "OPENAI_API_KEY"
 
 
@@ -63,7 +72,7 @@ def _danger(key: str, value: Any) -> str | None:
         return "weakens the sandbox"
     if name in _EXTENSIONS and any(_imports_code(each) for each in texts):
         return "imports code"
-    if name in _ADDRESSES and os.environ.get(_DEFAULT_KEY):
+    if os.environ.get(_DEFAULT_KEY):  # models are named under many keys, also of a recipe's rounds
         for each in texts:
             if isinstance(each, str) and any(map(_is_remote, each.split(","))):
                 return f"would receive the key in {_DEFAULT_KEY}"

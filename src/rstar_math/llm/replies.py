@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from rstar_math.errors import ContextLengthError, ModelError, ModelRejectedError
@@ -13,7 +14,7 @@ class RouteNotFoundError(ModelError):
     """The server does not have a route."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Reply:
     """A server's complete reply to one request."""
 
@@ -23,7 +24,11 @@ class Reply:
     """Seconds to wait before the next request, from Retry-After; 0 if the server sent none."""
 
     def json(self) -> object:
-        """Returns the parsed body, or None if it is not JSON."""
+        """Returns the parsed body, or None if it is not JSON. The body is parsed once."""
+        return self._parsed
+
+    @cached_property
+    def _parsed(self) -> object:
         try:
             return json.loads(self.body)
         except (ValueError, RecursionError):
