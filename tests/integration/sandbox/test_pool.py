@@ -283,3 +283,18 @@ def test_whoever_needs_no_scipy_does_not_wait_for_it(monkeypatch: pytest.MonkeyP
     assert [one.stdout for one in others if isinstance(one, Execution)] == [
         f"{n}\n" for n in range(1, 5)
     ]
+
+
+def test_a_killed_forker_is_replaced_with_its_zygote() -> None:
+    async def main() -> list[str]:
+        async with Sandbox(QUICK) as sandbox:
+            await sandbox.run((), Step(code="print(0)"))
+            before = zygote_pids(sandbox)
+            # The newest descendant of an idle zygote is its forker.
+            os.kill(max(descendants()), signal.SIGKILL)
+            await asyncio.sleep(0.2)
+            found = [(await sandbox.run((), Step(code=f"print({n})"))).stdout for n in (1, 2)]
+            assert zygote_pids(sandbox) != before
+            return found
+
+    assert asyncio.run(main()) == ["1\n", "2\n"]

@@ -24,6 +24,10 @@ MAX_DESCRIPTORS = 253
 _TASK_BYTES = 1 << 12
 
 
+class ForkerEndedError(Exception):
+    """The forker is gone, for example killed for memory. Its zygote is of no use any more."""
+
+
 class Forker:
     """The supervisor's side: it asks for processes."""
 
@@ -42,7 +46,10 @@ class Forker:
     def start_program(
         self, report: int, outputs: tuple[int, int], code: int, limits: Limits
     ) -> int:
-        """The pid of a new process that runs a program. Raises OSError if there can be none."""
+        """The pid of a new process that runs a program.
+
+        Raises OSError if there can be none, and `ForkerEndedError`.
+        """
         return self._ask({"kind": "program"}, [report, code, *outputs], limits)
 
     def start_prefix(
@@ -53,17 +60,20 @@ class Forker:
         code: int,
         limits: Limits,
     ) -> int:
-        """The pid of a new process that runs the prefix of a fan-out. Raises OSError."""
+        """The pid of a new process that runs the prefix of a fan-out. Raises as above."""
         fds = [report, code, listener_sender, *(fd for each in endpoints for fd in each)]
         return self._ask({"kind": "prefix"}, fds, limits)
 
     def _ask(self, task: dict[str, Any], fds: list[int], limits: Limits) -> int:
         values = {name: getattr(limits, name) for name in Limits.__slots__}
         message = json.dumps(task | {"limits": values}).encode("ascii")
-        socket.send_fds(self._channel, [message], fds)
-        answer = self._channel.recv(_PID.size)
+        try:
+            socket.send_fds(self._channel, [message], fds)
+            answer = self._channel.recv(_PID.size)
+        except ConnectionError as error:
+            raise ForkerEndedError from error
         if len(answer) < _PID.size:
-            raise OSError(0, "the process that forks others has ended")
+            raise ForkerEndedError
         pid: int = _PID.unpack(answer)[0]
         if pid < 0:
             raise OSError(-pid, os.strerror(-pid))

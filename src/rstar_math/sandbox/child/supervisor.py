@@ -16,7 +16,7 @@ from typing import Any
 from . import execution, protocol
 from .confinement import Layers
 from .fanout import ForkServer
-from .forker import Forker
+from .forker import Forker, ForkerEndedError
 from .protocol import Limits
 from .run import CHUNK_BYTES, Reply, Run, build_reply, has_ended, kill_group, reap_group
 
@@ -120,6 +120,8 @@ class Supervisor:
                 self._start(ids[0], prefix, steps[0], limits)
             else:
                 self.fork_servers.add(ForkServer(self, ids, prefix, steps, limits))
+        except ForkerEndedError:
+            self.stop()  # the parent starts another zygote and repeats what was running
         except OSError as e:
             # The system has no process or memory for it. The parent decides whether to try again.
             for run_id in ids:
