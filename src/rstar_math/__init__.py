@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     from rstar_math.config.sections import Config as Config
     from rstar_math.errors import RstarError as RstarError
     from rstar_math.problems.jsonl import read_problems as read_problems
+    from rstar_math.runs.table import RunTable as RunTable
+    from rstar_math.runs.table import read_run as read_run
     from rstar_math.search.mcts import grow as grow
     from rstar_math.search.tree import Tree as Tree
     from rstar_math.solver.solver import Solution as Solution
@@ -27,6 +29,8 @@ _EXPORTS: dict[str, str] = {
     "load_config": "config",
     "RstarError": "errors",
     "read_problems": "problems",
+    "RunTable": "runs.table",
+    "read_run": "runs.table",
     "Tree": "search",
     "grow": "search",
     "Solution": "solver",
@@ -43,6 +47,7 @@ __all__ = [
     "Problem",
     "Question",
     "RstarError",
+    "RunTable",
     "Solution",
     "Solver",
     "Step",
@@ -50,6 +55,7 @@ __all__ = [
     "grow",
     "load_config",
     "read_problems",
+    "read_run",
     "solve",
 ]
 
@@ -61,3 +67,8 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     return getattr(import_module(f"rstar_math.{_EXPORTS[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """The public names and the imported modules, for completion in a shell or a notebook."""
+    return sorted({*globals(), *__all__})

@@ -119,6 +119,7 @@ def test_the_public_names_are_these() -> None:
         "Problem",
         "Question",
         "RstarError",
+        "RunTable",
         "Solution",
         "Solver",
         "Step",
@@ -126,6 +127,7 @@ def test_the_public_names_are_these() -> None:
         "grow",
         "load_config",
         "read_problems",
+        "read_run",
         "solve",
     ]
     for public in rstar_math.__all__:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from rstar_math.runs.export import SearchedProblems
+    from rstar_math.runs.store import RunStore
     from rstar_math.training.curation.records import Curated, CurationConfig, Data
 
 Format = Annotated[
@@ -136,6 +137,9 @@ def export(
     trajectories: Annotated[
         bool, typer.Option("--trajectories", help="Export all complete paths.")
     ] = False,
+    results: Annotated[
+        bool, typer.Option("--results", help="Export one row per problem and strategy.")
+    ] = False,
     pairs: Annotated[
         bool,
         typer.Option(
@@ -149,14 +153,14 @@ def export(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Export a run's trees, paths or preference pairs to one file."""
-    from rstar_math.runs.export import SearchedProblems, atomic_output, require_parquet, write_rows
+    """Export a run's results, trees, paths or preference pairs to one file."""
+    from rstar_math.runs.export import atomic_output, require_parquet, write_rows
     from rstar_math.runs.store import RunStore
 
-    kinds = {"trees": trees, "trajectories": trajectories, "pairs": pairs}
+    kinds = {"results": results, "trees": trees, "trajectories": trajectories, "pairs": pairs}
     selected = [kind for kind, is_selected in kinds.items() if is_selected]
     if len(selected) != 1:
-        raise ConfigError("Pass exactly one of --trees, --trajectories and --pairs.")
+        raise ConfigError("Pass exactly one of --results, --trees, --trajectories and --pairs.")
     kind = selected[0]
     target = out or Path(f"{run_file}.{kind}.{format}")
     if target.suffix != f".{format}":
@@ -164,7 +168,7 @@ def export(
     if format == "parquet":
         require_parquet()
     with RunStore.read(run_file) as store:
-        model, rows = _rows(kind, SearchedProblems(store, any_grammar=kind != "pairs"))
+        model, rows = _rows(kind, store)
         with atomic_output(target) as path:
             count = write_rows(path, model, rows)
     if as_json:
@@ -173,14 +177,22 @@ def export(
         typer.echo(f"{target}: {count} row{'' if count == 1 else 's'}")
 
 
-def _rows(
-    kind: str, problems: "SearchedProblems"
-) -> tuple[type["BaseModel"], Iterator["BaseModel"]]:
+def _rows(kind: str, store: "RunStore") -> tuple[type["BaseModel"], Iterator["BaseModel"]]:
     """The pydantic model of the rows, and the rows."""
-    from rstar_math.runs.export import TrajectoryRow, TreeRow, trajectory_rows, tree_rows
+    from rstar_math.runs.export import (
+        SearchedProblems,
+        TrajectoryRow,
+        TreeRow,
+        trajectory_rows,
+        tree_rows,
+    )
+    from rstar_math.runs.table import ResultRow, result_rows
     from rstar_math.training.curation.records import CurationConfig
     from rstar_math.training.rows import PreferenceRow, rows_of
 
+    problems = SearchedProblems(store, any_grammar=kind != "pairs")
+    if kind == "results":
+        return ResultRow, result_rows(store)
     if kind == "trees":
         return TreeRow, tree_rows(problems)
     if kind == "trajectories":

@@ -183,7 +183,7 @@ def view(
 def _write_svg(runs: list[Path], problem: str, target: Path | None, *, as_json: bool) -> None:
     """Write the tree of one problem as an SVG picture."""
     from rstar_math.runs.store import RunStore
-    from rstar_math.viewer.tree_svg import write_picture
+    from rstar_math.viewer.export import write_picture
 
     if len(runs) > 1:
         raise InputError("--svg accepts one run; pass only one.")

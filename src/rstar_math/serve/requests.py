@@ -40,6 +40,12 @@ class _RequestModel(BaseModel):
     )
 
 
+MAX_IGNORED = 20
+"""Maximum number of ignored fields that a reply names."""
+_IGNORED_WITHOUT_NOTE = frozenset({"user", "metadata", "store", "safety_identifier"})
+"""Fields that do not concern the answer."""
+
+
 class Part(_RequestModel):
     """One part of a message's content."""
 
@@ -78,15 +84,17 @@ class RstarOptions(_RequestModel):
     confidence: float | None = Field(None, gt=0.5, le=1)
     """Stop early if the majority answer has at least this probability; 1 stops only when no
     remaining vote can change the answer."""
-    context: bool = False
-    """Put the system message and the earlier messages before the question; by default the question
+    context: bool = True
+    """Put the system message and the earlier messages before the question; if false, the question
     is the last user message alone."""
     tree: bool = True
     """Keep the search tree, so that its page can be opened."""
 
 
 class _Request(_RequestModel):
-    """Fields of both routes."""
+    """Fields of both routes. The reply names other fields as ignored."""
+
+    model_config = ConfigDict(extra="allow")
 
     model: str = Field(max_length=256)
     """rstar, or rstar with the strategy as a suffix: rstar-mcts, rstar-sc8, rstar-fast."""
@@ -178,6 +186,8 @@ class SearchRequest:
     """Whether a stream ends with the token usage."""
     keep_trees: bool = True
     """Whether the trees are kept, so that their pages can be opened."""
+    ignored: tuple[str, ...] = ()
+    """Fields of the request that have no effect."""
 
 
 def parse_body(kind: type[R], body: bytes) -> R:
@@ -280,7 +290,17 @@ def _search_request(
         stream=bool(request.stream),
         include_usage=bool(request.stream_options and request.stream_options.include_usage),
         keep_trees=options.tree,
+        ignored=_ignored_fields(request, options),
     )
+
+
+def _ignored_fields(request: ChatRequest | TextRequest, options: RstarOptions) -> tuple[str, ...]:
+    """The names of the fields that a search does not use, `MAX_IGNORED` at most."""
+    extra = request.model_extra or {}
+    names = [name for name in extra if name not in _IGNORED_WITHOUT_NOTE and name.isidentifier()]
+    if isinstance(request, ChatRequest) and not options.context and len(request.messages) > 1:
+        names.append("messages before the last")
+    return tuple(sorted(name[:60] for name in names)[:MAX_IGNORED])
 
 
 def resolve_strategy(
@@ -352,15 +372,36 @@ def unknown_model(name: str) -> ApiError:
 
 
 def _question_text(messages: Sequence[Message], *, context: bool) -> str:
-    """The question of a conversation: its last user message, or with `context` all messages up to
-    it."""
-    positions = [at for at, message in enumerate(messages) if message.role == "user"]
-    if not positions:
-        raise ApiError("No message has the role user; send the question as one.", **_NO_QUESTION)
-    last = positions[-1]
-    if not context:
-        return _message_text(messages[last], last)
-    return "\n\n".join(_message_text(messages[at], at) for at in range(last + 1)).strip()
+    """The question of a conversation: all its messages, or without `context` the last one.
+
+    The last message must be the user's. Raises `ApiError`.
+    """
+    last = messages[-1]
+    if last.role != "user":
+        raise ApiError(
+            f"The last message has the role {last.role}; send the question as a user message after "
+            "it.",
+            **_NO_QUESTION,
+        )
+    question = _message_text(last, len(messages) - 1)
+    if not context or len(messages) == 1:
+        return question
+    instructions = [
+        _message_text(message, at)
+        for at, message in enumerate(messages)
+        if message.role in ("system", "developer")
+    ]
+    turns = [
+        f"{message.role.capitalize()}: {text}"
+        for at, message in enumerate(messages[:-1])
+        if message.role not in ("system", "developer") and (text := _message_text(message, at))
+    ]
+    parts = [text for text in instructions if text.strip()]
+    if turns:
+        parts += ["Earlier in this conversation:", *turns, f"User: {question}"]
+    else:
+        parts.append(question)
+    return "\n\n".join(parts)
 
 
 _NO_QUESTION: dict[str, Any] = {"param": "messages", "code": "no_question"}

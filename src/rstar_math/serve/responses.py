@@ -146,6 +146,7 @@ def _final_fields(
             "calls": cost.calls,
             "sampled_tokens": cost.sampled_tokens,
             "seconds": round(result.seconds, 3),
+            "ignored": list(request.ignored),
             "tree": tree_path(result.name) if request.keep_trees else None,
         },
     }

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
+from rstar_math.concurrency import run_blocking
 from rstar_math.config.loading import load_config
 from rstar_math.config.sections import Config, ModelConfig, SearchConfig
 from rstar_math.errors import ConfigError, InputError, ModelError, RstarError
@@ -27,6 +28,7 @@ from rstar_math.search.strategies import (
 from rstar_math.search.tree import Tree
 from rstar_math.search.voting import Choice
 from rstar_math.solver.components import Components, scorer_factory
+from rstar_math.solver.notebook import solution_html
 from rstar_math.text import replace_surrogates
 from rstar_math.types import Problem, Question, Verdict
 
@@ -46,6 +48,17 @@ class Solution:
     def answer(self) -> str | None:
         """The chosen answer, or None if no path ended with an answer."""
         return self.choice.answer
+
+    def __repr__(self) -> str:
+        steps, tokens = len(self.tree) - 1, self.tree.cost.sampled_tokens
+        return (
+            f"Solution(answer={self.answer!r}, share={self.choice.share:.2f}, steps={steps}, "
+            f"answers={len(self.tree.answer_nodes())}, sampled_tokens={tokens})"
+        )
+
+    def _repr_html_(self) -> str:
+        """The answer, the votes, the chosen path and the tree, for notebooks."""
+        return solution_html(self.tree, self.choice)
 
 
 class Solver:
@@ -322,10 +335,11 @@ def solve(
     strategy: str | None = None,
     config: Config | None = None,
 ) -> Solution:
-    """Return the solution of one question. Use `Solver` inside an event loop.
+    """Return the solution of one question. Also works in a notebook.
 
     `model` and `strategy` have the same form as for `rstar solve`. The default strategy is the
-    configuration's. `model` and `config` exclude each other. Raises `RstarError`.
+    configuration's. `model` and `config` exclude each other. In a coroutine, use `Solver`, which
+    does not block the event loop. Raises `RstarError`.
     """
     if config is not None and model is not None:
         raise ConfigError(
@@ -342,7 +356,7 @@ def solve(
         async with Solver(config) as solver:
             return await solver.solve(as_question, chosen)
 
-    return asyncio.run(solve_once(config))
+    return run_blocking(solve_once(config))
 
 
 def _as_question(text: str) -> Question:

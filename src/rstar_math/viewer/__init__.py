@@ -5,7 +5,6 @@ pages      renders HTML and JSON fragments by name, for the server and for the e
 overview   accuracy by strategy, rounds of an evolution
 result     one answer and why it won
 steps      steps in outline and in full, formulas as MathML
-tree_svg   a tree as an SVG picture
 export     the page, and its export to one file; needs no web server
 app        the web application
 """

@@ -11,11 +11,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from rstar_math.errors import InputError
 from rstar_math.files import write_text
+from rstar_math.runs.store import RunStore
+from rstar_math.search.tree_svg import MAX_NODES, STYLE, tree_svg
 from rstar_math.viewer.pages import ViewerPages
 from rstar_math.viewer.sources import Source
 from rstar_math.viewer.steps import code_styles
-from rstar_math.viewer.tree_svg import STYLE
 
 _SCRIPTS = ("source.js", "list.js", "tree.js", "panes.js", "viewer.js")
 _KEYS = (
@@ -145,3 +147,25 @@ def _data(name: str, value: Any) -> str:
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return f'<script type="application/json" id="{name}">{text}</script>'
+
+
+def write_picture(store: RunStore, problem: str, target: Path) -> None:
+    """Write the tree of a problem as an SVG file, from the first strategy with a result.
+
+    Raises `InputError` if there is no result or the tree is too large.
+    """
+    for strategy in store.strategies():
+        for result in store.results(strategy):
+            if result.problem == problem:
+                tree = store.tree(problem, strategy)
+                if len(tree) > MAX_NODES:
+                    raise InputError(
+                        f"The tree of {problem!r} has {len(tree) - 1} steps; a picture has at most "
+                        f"{MAX_NODES - 1}. Open the tree with: rstar view {store.path}"
+                    )
+                write_text(target, [tree_svg(tree, result.choice, standalone=True)])
+                return
+    raise InputError(
+        f"{store.path} has no result for the problem {problem!r}; list its problems with: "
+        f"rstar view {store.path}"
+    )

@@ -10,6 +10,7 @@ from rstar_math.errors import RstarError
 from rstar_math.runs.results import Result
 from rstar_math.search.strategies import answer_rule_name, parse_strategies
 from rstar_math.search.tree import ROOT, Tree
+from rstar_math.search.tree_svg import MAX_NODES, tree_svg
 from rstar_math.search.voting import VOTE_WEIGHTS, Vote, best_path_per_run, votes_of
 from rstar_math.text import sanitize
 from rstar_math.types import Problem
@@ -22,7 +23,6 @@ from rstar_math.viewer.steps import (
     shorten_html,
     step_html,
 )
-from rstar_math.viewer.tree_svg import MAX_NODES, tree_svg
 
 RULE_DESCRIPTIONS = {
     "majority": "The answer with the most votes wins. Each vote is weighted by the probability "

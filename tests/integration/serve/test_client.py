@@ -204,7 +204,7 @@ def test_fields_of_ours_choose_the_search(server: Live) -> None:
         assert refused.value.param == param
 
 
-def test_the_question_is_the_last_user_message_or_all_of_it() -> None:
+def test_the_question_is_the_conversation_or_its_last_message() -> None:
     policy = Adder()
     turns: Any = [
         {"role": "system", "content": "Be brief."},
@@ -215,10 +215,30 @@ def test_the_question_is_the_last_user_message_or_all_of_it() -> None:
     with live(policy) as server:
         api = client(server).chat.completions
         api.create(model="rstar-greedy", messages=turns)
-        assert set(policy.questions) == {"Add 4 and 5."}
+        (asked,) = set(policy.questions)
+        parts = ("Be brief.", "User: Add 1 and 2.", "Assistant: 3", "User: Add 4 and 5.")
+        places = [asked.index(part) for part in parts]
+        assert places == sorted(places)
         policy.questions.clear()
-        api.create(model="rstar-greedy", messages=turns, extra_body={"rstar": {"context": True}})
-        assert set(policy.questions) == {"Be brief.\n\nAdd 1 and 2.\n\n3\n\nAdd 4 and 5."}
+        api.create(model="rstar-greedy", messages=[turns[0], turns[3]])
+        assert set(policy.questions) == {"Be brief.\n\nAdd 4 and 5."}
+        policy.questions.clear()
+        reply = api.create(
+            model="rstar-greedy", messages=turns, extra_body={"rstar": {"context": False}}
+        )
+        assert set(policy.questions) == {"Add 4 and 5."}
+        assert "messages before the last" in reply.choices[0].rstar["ignored"]  # type: ignore[attr-defined]
+        with pytest.raises(openai.BadRequestError) as refused:
+            api.create(model="rstar-greedy", messages=turns[:3])
+        assert refused.value.param == "messages"
+
+
+def test_the_reply_names_the_fields_that_have_no_effect() -> None:
+    with live(Adder()) as server:
+        reply = client(server).chat.completions.create(
+            model="rstar-greedy", messages=ASK, temperature=0.2, top_p=0.9, user="u", seed=1
+        )
+        assert reply.choices[0].rstar["ignored"] == ["temperature", "top_p"]  # type: ignore[attr-defined]
 
 
 def test_a_wrong_key_is_an_authentication_error() -> None:

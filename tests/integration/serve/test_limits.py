@@ -172,7 +172,7 @@ def test_questions_that_cannot_be_asked() -> None:
             refused = server.post({**CHAT, "messages": [{"role": "user", "content": text}]})
             assert refused.status_code == 400
         only = [{"role": "system", "content": "Add 1 and 2."}]
-        assert "role user" in server.post({**CHAT, "messages": only}).text
+        assert server.post({**CHAT, "messages": only}).json()["error"]["code"] == "no_question"
         fields: tuple[dict[str, Any], ...] = (
             {"tools": [{}]},
             {"logprobs": True},

@@ -1,11 +1,7 @@
 """Renders a tree as SVG: root on the left, one column per depth."""
 
 from html import escape
-from pathlib import Path
 
-from rstar_math.errors import InputError
-from rstar_math.files import write_text
-from rstar_math.runs.store import RunStore
 from rstar_math.search.tree import ROOT, Node, Tree
 from rstar_math.search.voting import Choice
 from rstar_math.text import sanitize
@@ -33,28 +29,6 @@ STYLE = """
   .tree .answer { fill: #6cb6ff; }
 }
 """
-
-
-def write_picture(store: RunStore, problem: str, target: Path) -> None:
-    """Write the tree of a problem as an SVG file, from the first strategy with a result.
-
-    Raises `InputError` if there is no result or the tree is too large.
-    """
-    for strategy in store.strategies():
-        for result in store.results(strategy):
-            if result.problem == problem:
-                tree = store.tree(problem, strategy)
-                if len(tree) > MAX_NODES:
-                    raise InputError(
-                        f"The tree of {problem!r} has {len(tree) - 1} steps; a picture has at most "
-                        f"{MAX_NODES - 1}. Open the tree with: rstar view {store.path}"
-                    )
-                write_text(target, [tree_svg(tree, result.choice, standalone=True)])
-                return
-    raise InputError(
-        f"{store.path} has no result for the problem {problem!r}; list its problems with: "
-        f"rstar view {store.path}"
-    )
 
 
 def tree_svg(tree: Tree, choice: Choice, *, standalone: bool = False) -> str:
