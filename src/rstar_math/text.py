@@ -1,4 +1,4 @@
-"""Makes text from models, servers and files safe to display and to store."""
+"""Makes text from models, servers and files safe to display and to store, and writes counts."""
 
 import re
 
@@ -20,3 +20,8 @@ def sanitize(text: str) -> str:
 def replace_surrogates(text: str) -> str:
     """Return the text with each lone surrogate replaced by U+FFFD, so that UTF-8 can encode it."""
     return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+
+
+def count_noun(count: int, noun: str) -> str:
+    """Return a count with its noun, such as "1 problem" or "1,200 problems"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -10,6 +10,7 @@ import typer
 
 from rstar_math.cli.options import AsJson, parse_section, print_json, run
 from rstar_math.errors import ConfigError
+from rstar_math.text import count_noun
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -86,7 +87,7 @@ def curate(
     from rstar_math.cli import tables
 
     tables.print_curated(curated, left_out=problems.left_out)
-    counts = ", ".join(f"{rows} rows in {name}" for name, rows in files.items())
+    counts = ", ".join(f"{count_noun(rows, 'row')} in {name}" for name, rows in files.items())
     typer.echo(f"{out}: {counts or 'no rows, because no data in the run qualifies'}")
 
 
@@ -174,7 +175,7 @@ def export(
     if as_json:
         print_json({"file": str(target), "rows": count})
     else:
-        typer.echo(f"{target}: {count} row{'' if count == 1 else 's'}")
+        typer.echo(f"{target}: {count_noun(count, 'row')}")
 
 
 def _rows(kind: str, store: "RunStore") -> tuple[type["BaseModel"], Iterator["BaseModel"]]:

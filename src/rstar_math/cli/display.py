@@ -29,7 +29,7 @@ from rstar_math.prompts.grammar import comment_text, program_output
 from rstar_math.search.mcts import RolloutCallback
 from rstar_math.search.tree import Tree
 from rstar_math.solver.solver import Solution
-from rstar_math.text import sanitize
+from rstar_math.text import count_noun, sanitize
 from rstar_math.types import Cost, Execution, Problem, Step, Verdict
 
 err = Console(stderr=True, highlight=False)
@@ -57,8 +57,8 @@ def search_progress(rollouts: int) -> Iterator[RolloutCallback]:
             rate = tree.cost.sampled_tokens / seconds
             live.update(
                 Text(
-                    f"rollout {tree.rollouts}/{rollouts}   {len(tree) - 1} steps   "
-                    f"{len(tree.answer_nodes())} answers   "
+                    f"rollout {tree.rollouts}/{rollouts}   {count_noun(len(tree) - 1, 'step')}   "
+                    f"{count_noun(len(tree.answer_nodes()), 'answer')}   "
                     f"{tree.cost.code_failures} failed programs   "
                     f"{rate:.0f} tokens/s   {seconds:.0f} s"
                 )
@@ -161,7 +161,8 @@ def cost_line(cost: Cost, steps: int) -> str:
     if cost.estimated_tokens:
         other = f" (estimated){other}"
     return (
-        f"{steps} steps tried, {cost.code_runs} programs run ({cost.code_failures} failed), "
+        f"{count_noun(steps, 'step')} tried, {count_noun(cost.code_runs, 'program')} run "
+        f"({cost.code_failures} failed), "
         f"{cost.calls} calls, {cost.sampled_tokens} tokens sampled{other}, {cost.seconds:.1f} s "
         f"({rate:.0f} tokens/s)"
     )
@@ -252,7 +253,9 @@ def summary_table(rows: Sequence[Summary]) -> Table:
             share = row.cost.estimated_tokens / max(total, 1)
             table.caption += f"\n{row.strategy}: {share:.0%} of the tokens are estimated."
         if row.cost.unscorable:
-            table.caption += f"\n{row.strategy}: {row.cost.unscorable} steps could not be scored."
+            table.caption += (
+                f"\n{row.strategy}: {count_noun(row.cost.unscorable, 'step')} could not be scored."
+            )
         if row.cost.scorer_tokens:
             tokens = row.cost.scorer_tokens / max(row.problems, 1)
             table.caption += f"\n{row.strategy}: {tokens:.0f} additional tokens by the scorer."

@@ -19,7 +19,7 @@ from rstar_math.cli.options import (
     print_json,
     run,
 )
-from rstar_math.text import sanitize
+from rstar_math.text import count_noun, sanitize
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -94,7 +94,7 @@ def prepare(
     display.out.print(prepared.table())
     for line in prepared.examples():
         display.out.print(sanitize(line), markup=False)
-    typer.echo(f"{len(prepared.kept)} problems are in {out}.")
+    typer.echo(f"{out} has {count_noun(len(prepared.kept), 'problem')}.")
 
 
 @dataclass(slots=True)
@@ -356,7 +356,7 @@ def synthesize(
         print_json({"run": str(run_folder), "out": str(out), **result.as_json()})
         return
     _print_synthesis(result)
-    typer.echo(f"{len(result.kept)} problems are in {out}.")
+    typer.echo(f"{out} has {count_noun(len(result.kept), 'problem')}.")
 
 
 def _run_synthesis(job: "SynthesisJob", folder: Path, out: Path) -> "Synthesis":

@@ -192,14 +192,18 @@ def merge(
     if as_json:
         print_json({"run": str(out), **asdict(merged)})
         return
+    from rstar_math.text import count_noun
+
     typer.echo(
-        f"{out} contains {merged.problems:,} problems and {merged.results:,} results, "
+        f"{out} contains {count_noun(merged.problems, 'problem')} and "
+        f"{count_noun(merged.results, 'result')}, "
         f"{merged.added:,} of them new."
     )
     if merged.duplicates:
+        results = count_noun(merged.duplicates, "result")
         typer.echo(
-            f"{merged.duplicates:,} results were present already; {merged.differing:,} of them "
-            "differ, and the first one was kept."
+            f"{results} present already; {merged.differing:,} of them differ, and the first one "
+            "was kept."
         )
 
 

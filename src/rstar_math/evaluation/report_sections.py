@@ -32,6 +32,7 @@ from rstar_math.evaluation.statistics import (
     detectable,
     detectable_unpaired,
 )
+from rstar_math.text import count_noun
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +163,8 @@ def results_note(series: Sequence[Series]) -> str:
         "detectable (80 % power at the 5 % level)"
     )
     return (
-        f"{text}With {n} problems {paired}. Against a published accuracy without results per "
-        f"problem, the limit is {100 * detectable_unpaired(n):.1f} points."
+        f"{text}With {count_noun(n, 'problem')} {paired}. Against a published accuracy without "
+        f"results per problem, the limit is {100 * detectable_unpaired(n):.1f} points."
     )
 
 
@@ -312,11 +313,13 @@ def problem_by_problem(series: Sequence[Series], *, linked: bool) -> list[Block]
     header = ["problem", "question", "reference", *(item.label for item in series)]
     blocks: list[Block] = []
     if disagreeing:
-        text = f"{len(disagreeing)} problems on which the strategies disagree"
+        text = f"{count_noun(len(disagreeing), 'problem')} on which the strategies disagree"
         blocks.append(Paragraph(f"{text}{'; each answer links to its tree' if linked else ''}."))
         blocks.append(_problem_table(header, disagreeing))
     if agreeing:
-        title = f"{len(agreeing)} problems on which all strategies agree, right or wrong"
+        title = (
+            f"{count_noun(len(agreeing), 'problem')} on which all strategies agree, right or wrong"
+        )
         blocks.append(_problem_table(header, agreeing, folded=title))
     return [Heading("Problem by problem"), *blocks] if blocks else []
 
@@ -357,7 +360,9 @@ def published_results(runs: Sequence[Run], series: Sequence[Series]) -> list[Blo
             outcomes = [r.right for r in item.graded if benchmark_of(r.problem.id) == benchmark]
             if outcomes:
                 low, high = wilson(sum(outcomes), len(outcomes))
-                interval = f"{100 * low:.1f}–{100 * high:.1f}, {len(outcomes)} problems"
+                interval = (
+                    f"{100 * low:.1f}–{100 * high:.1f}, {count_noun(len(outcomes), 'problem')}"
+                )
                 share = f"{100 * sum(outcomes) / len(outcomes):.1f}"
                 model = runs[item.run].facts.get("model") or "model not recorded"
                 rows.append(["ours", item.label, model, share, interval])

@@ -14,6 +14,7 @@ from rstar_math.evaluation.statistics import Comparison, compare
 from rstar_math.protocols import AnswerGrouper, Scorer, Verifier
 from rstar_math.search.tree import Tree
 from rstar_math.search.voting import best, majority, path_probabilities, votes_of, weighted
+from rstar_math.text import count_noun
 from rstar_math.training.batches import ranking_accuracy
 from rstar_math.types import Verdict
 
@@ -144,7 +145,7 @@ def conclusion(name: str, comparison: Comparison) -> str:
     low, high = comparison.interval or (-1.0, 1.0)
     details = (
         f"{100 * comparison.difference:+.1f} points, 95 % interval {100 * low:+.1f} to "
-        f"{100 * high:+.1f}, p = {comparison.p:.3g}, {comparison.problems} problems"
+        f"{100 * high:+.1f}, p = {comparison.p:.3g}, {count_noun(comparison.problems, 'problem')}"
     )
     if comparison.p < 0.05 and comparison.difference > 0:
         return f"Selection by {name} beats majority voting on the same samples ({details})."

@@ -27,6 +27,7 @@ from rstar_math.problems.sources import (
     read_sources,
 )
 from rstar_math.seeding import derive
+from rstar_math.text import count_noun
 from rstar_math.types import Problem, Verdict
 
 TRAIN, HELD_OUT, SOLUTIONS = "train.jsonl", "held-out.jsonl", "solutions.jsonl"
@@ -156,7 +157,7 @@ def filter_name(section: RoundSection) -> str:
     """The name of a count: training problems that fit a round's restrictions; "" without any."""
     parts = [f"of {', '.join(section.sources)}"] if section.sources else []
     if section.max_solution_steps:
-        parts.append(f"solved in at most {section.max_solution_steps} steps")
+        parts.append(f"solved in at most {count_noun(section.max_solution_steps, 'step')}")
     return " ".join(parts)
 
 

@@ -24,6 +24,7 @@ from rstar_math.evolution.manifest import ROUND, ManifestStore, StageResult
 from rstar_math.evolution.problem_sets import unique_titles
 from rstar_math.evolution.recipe import Recipe, validate_recipe
 from rstar_math.files import write_text
+from rstar_math.text import count_noun
 
 
 @dataclass(slots=True)
@@ -208,9 +209,9 @@ def _introduction(recipe: Recipe, state: EvolutionState) -> str:
     done = sum(rnd.done for rnd in state.rounds[1:])
     progress = "all are complete" if state.complete else f"{done} are complete so far"
     return (
-        f"{len(recipe.rounds)} rounds from the base model {recipe.base_model}: {progress}. "
-        "Intervals are 95 % confidence intervals. The paper's figures are for a 7B policy and "
-        "other problems: compare trends, not values."
+        f"{count_noun(len(recipe.rounds), 'round')} from the base model {recipe.base_model}: "
+        f"{progress}. Intervals are 95 % confidence intervals. The paper's figures are for a 7B "
+        "policy and other problems: compare trends, not values."
     )
 
 

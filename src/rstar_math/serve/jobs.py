@@ -20,7 +20,7 @@ from rstar_math.search.voting import Choice
 from rstar_math.seeding import derive
 from rstar_math.serve.requests import SearchRequest
 from rstar_math.solver.solver import Solver
-from rstar_math.text import sanitize
+from rstar_math.text import count_noun, sanitize
 from rstar_math.types import Step
 from rstar_math.web.access import ApiError
 
@@ -82,8 +82,8 @@ def progress(tree: Tree, choice: Choice | None, seconds: float, request: SearchR
     steps, answers = len(tree) - 1, len(tree.answer_nodes())
     rate = tree.cost.sampled_tokens / max(seconds, 1e-9)
     line = (
-        f"{request.strategy.name}, {seconds:.1f} s: {_count(steps, 'step')} tried, "
-        f"{_count(answers, 'answer')}, {_count(tree.cost.code_failures, 'program')} "
+        f"{request.strategy.name}, {seconds:.1f} s: {count_noun(steps, 'step')} tried, "
+        f"{count_noun(answers, 'answer')}, {count_noun(tree.cost.code_failures, 'program')} "
         f"failed, {rate:.0f} tokens/s."
     )
     fields: dict[str, Any] = {"steps": steps, "answers": answers, "answer": None, "share": None}
@@ -114,7 +114,7 @@ def vote_line(choice: Choice) -> str:
 
 def _no_answer_text(tree: Tree, limit: str | None) -> str:
     """Why there is no answer, and what the user can do."""
-    tried = f"{_count(len(tree) - 1, 'step')} tried"
+    tried = f"{count_noun(len(tree) - 1, 'step')} tried"
     if reasons := ", ".join(f"{count} {reason}" for reason, count in tree.failures().items()):
         tried += f"; paths ended: {reasons}"
     if limit is not None:
@@ -157,11 +157,6 @@ def _fenced(text: str, language: str) -> str:
     longest = max((len(fence) for fence in re.findall(r"`{3,}", text)), default=2)
     fence = "`" * (longest + 1)
     return f"{fence}{language}\n{text}\n{fence}"
-
-
-def _count(count: int, noun: str) -> str:
-    """A count with its noun, in the plural if needed."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 POLL_S = 0.5

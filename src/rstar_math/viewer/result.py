@@ -12,7 +12,7 @@ from rstar_math.search.strategies import answer_rule_name, parse_strategies
 from rstar_math.search.tree import ROOT, Tree
 from rstar_math.search.tree_svg import MAX_NODES, tree_svg
 from rstar_math.search.voting import VOTE_WEIGHTS, Vote, best_path_per_run, votes_of
-from rstar_math.text import sanitize
+from rstar_math.text import count_noun, sanitize
 from rstar_math.types import Problem
 from rstar_math.viewer.sources import result_mark, result_state
 from rstar_math.viewer.steps import (
@@ -176,7 +176,7 @@ def _vote_table(result: Result, tree: Tree, rule: str) -> str:
             f'<td class="number">{shown}</td></tr>'
         )
     more = len(votes) - len(rows)
-    rest = f'<p class="dim">and {_count(more, "more answer")}</p>' if more > 0 else ""
+    rest = f'<p class="dim">and {count_noun(more, "more answer")}</p>' if more > 0 else ""
     return (
         '<div class="scroll"><table class="votes"><thead><tr><th>answer</th>'
         f'<th>share</th><th class="number">{_unit(rule)}</th>'
@@ -219,7 +219,7 @@ def _path(result: Result, tree: Tree) -> str:
     steps = "".join(f"<li>{step_html(tree.nodes[index])}</li>" for index in path)
     return (
         '<details class="chosen-path" open><summary>'
-        f"Chosen path: {_count(len(path), 'step')}</summary>"
+        f"Chosen path: {count_noun(len(path), 'step')}</summary>"
         f'<ol class="path">{steps}</ol></details>'
     )
 
@@ -240,18 +240,13 @@ def _cost(result: Result, tree: Tree) -> str:
     """The cost of the search."""
     cost = result.cost
     counts = ((len(tree) - 1, "step"), (tree.rollouts, "rollout"), (cost.calls, "call"))
-    parts = [_count(count, noun) for count, noun in counts]
-    parts.append(f"{_count(cost.sampled_tokens, 'token')} sampled")
+    parts = [count_noun(count, noun) for count, noun in counts]
+    parts.append(f"{count_noun(cost.sampled_tokens, 'token')} sampled")
     if cost.code_runs:
-        parts.append(f"{_count(cost.code_runs, 'program')} run, {cost.code_failures} failed")
+        parts.append(f"{count_noun(cost.code_runs, 'program')} run, {cost.code_failures} failed")
     if cost.scorer_tokens:
         parts.append(f"{cost.scorer_tokens} tokens read by the scorer")
     parts.append(f"{cost.seconds:.1f} s")
     if tree.stop_reason is not None:
         parts.append(f"stopped early: {escape(sanitize(tree.stop_reason))}")
     return f'<p class="cost">{" · ".join(parts)}</p>'
-
-
-def _count(count: int, noun: str) -> str:
-    """A count with its noun."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
