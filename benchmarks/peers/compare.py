@@ -5,7 +5,7 @@
 
 PROBLEMS is a JSONL file with `id`, `problem` and `answer`. Each package talks to the model through
 a proxy that counts tokens as the server reports them. All answers are read and graded by the same
-reader. Packages that take a number of samples get `--tokens` divided by the mean tokens of one plain
+reader. Packages that take a number of samples get `--tokens` divided by the mean tokens of a plain
 chain of thought, which is measured first. The other arms run at their default size; read their
 tokens beside their accuracy.
 

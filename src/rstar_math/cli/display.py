@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from threading import Event, Thread
 from time import monotonic
 from typing import Any
 
@@ -14,6 +15,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -79,9 +81,57 @@ def progress_bar(description: str, total: int, done: int) -> Iterator[Progress]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=err, transient=True) as progress:
+    with Progress(*columns, console=err, transient=True) as progress, progress_lines(progress):
         progress.add_task(description, total=total, completed=done, note="")
         yield progress
+
+
+LINE_INTERVAL_S = 60.0
+"""Interval between progress lines where stderr is not a terminal."""
+
+
+@contextmanager
+def progress_lines(progress: Progress) -> Iterator[None]:
+    """Prints a line per task at intervals if stderr is not a terminal, where no bar is shown."""
+    if progress.console.is_terminal:
+        yield
+        return
+    ended = Event()
+
+    def print_lines() -> None:
+        while not ended.wait(LINE_INTERVAL_S):
+            for task in progress.tasks:
+                line = sanitize(progress_line(task))
+                progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    thread = Thread(target=print_lines, daemon=True, name="progress-lines")
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def progress_line(task: Task) -> str:
+    """A task's counts, time, remaining time and note in one line."""
+    parts = [f"{task.description}: {task.completed:,.0f}"]
+    if task.total is not None:
+        parts[0] += f"/{task.total:,.0f}"
+    if task.elapsed is not None:
+        parts.append(f"{_duration(task.elapsed)} elapsed")
+    if task.time_remaining is not None:
+        parts.append(f"about {_duration(task.time_remaining)} left")
+    if note := task.fields.get("note"):
+        parts.append(str(note))
+    return ", ".join(parts)
+
+
+def _duration(seconds: float) -> str:
+    """A time span in hours, minutes or seconds."""
+    if seconds >= 5400:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
 
 
 def solution_view(solution: Solution) -> RenderableType:

@@ -17,7 +17,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from rstar_math.cli.display import err, out
+from rstar_math.cli.display import err, out, progress_lines
 from rstar_math.evolution.estimate import Plan
 from rstar_math.text import sanitize
 from rstar_math.types import Problem
@@ -108,7 +108,7 @@ def watch_rounds() -> Iterator[EvolutionDisplay]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=err, transient=True) as progress:
+    with Progress(*columns, console=err, transient=True) as progress, progress_lines(progress):
         display = EvolutionDisplay(progress)
         try:
             yield display

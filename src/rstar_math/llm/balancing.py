@@ -1,6 +1,7 @@
 """Balances requests over several servers of one model: affinity, rate limits, failover."""
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,6 +17,7 @@ from rstar_math.llm.replies import Reply, retry_after_s
 from rstar_math.llm.transport import ConnectionPool, HttpRequest
 from rstar_math.llm.workarounds import Workarounds
 
+LOG = logging.getLogger("rstar_math")
 _current_tree: ContextVar[str | None] = ContextVar("rstar_math_tree", default=None)
 _QUESTION = "\nQuestion:"
 
@@ -106,15 +108,17 @@ class AdaptiveLimiter:
         self._limit = min(self._limit + 1.0 / self._limit, float(self.maximum))
         self._admit_waiting()
 
-    def on_overload(self, reductions: int) -> None:
+    def on_overload(self, reductions: int) -> bool:
         """Halves the limit after the server rejected a request or was too slow for it.
 
         `reductions` is the counter's value when the request was sent. Of all requests that were in
-        flight together, only the first to fail halves the limit.
+        flight together, only the first to fail halves the limit. Returns whether it was halved.
         """
-        if reductions == self.reductions:
-            self.reductions += 1
-            self._limit = max(1.0, self._limit / 2.0)
+        if reductions != self.reductions:
+            return False
+        self.reductions += 1
+        self._limit = max(1.0, self._limit / 2.0)
+        return True
 
     def _release(self) -> None:
         self._in_flight -= 1
@@ -188,7 +192,14 @@ class Replica:
                 try:
                     reply = await self._send(request, timeout_s)
                 except TIMEOUT_ERRORS:
-                    self.limiter.on_overload(reductions)
+                    if self.limiter.on_overload(reductions):
+                        LOG.warning(
+                            "%s gave no answer within %.0f s; from now on it gets at most %d "
+                            "requests at once (raise model.timeout_s for a slow server)",
+                            self.url,
+                            timeout_s,
+                            self.limiter.limit,
+                        )
                     raise
                 if reply.status in _OVERLOAD_STATUSES:
                     self.limiter.on_overload(reductions)

@@ -9,19 +9,19 @@ from hypothesis import strategies as st
 
 from rstar_math.search import Tree
 from rstar_math.search.equivalence import normalized_program
-from rstar_math.training.curation import CurationConfig, SelectedSolution
+from rstar_math.training.curation import CurationConfig, Report, SelectedSolution
 from rstar_math.training.curation.curate import cap_per_source, select_solutions
 from rstar_math.training.curation.edit_distance import edit_distance
 from rstar_math.training.curation.pairs import TreeValues
-from rstar_math.types import Step
+from rstar_math.types import Question, Step, Verdict
 from tests.unit.training.trees import Spec, grown, names, shuffled, specs
 
 
 def best(*trees: Tree, **options: Any) -> tuple[list[str], dict[str, int]]:
-    counts: dict[str, int] = {}
+    report = Report()
     values = [TreeValues(f"t{index}", tree) for index, tree in enumerate(trees)]
-    kept = select_solutions(values, CurationConfig(**options), counts)
-    return [names(one.trajectory.steps) for one in kept], counts
+    kept = select_solutions(values, CurationConfig(**options), report)
+    return [names(one.trajectory.steps) for one in kept], report.solutions
 
 
 MIXED: Spec = {
@@ -85,7 +85,7 @@ def solutions_of(problems: int) -> list[SelectedSolution]:
     found: list[SelectedSolution] = []
     for index in range(problems):
         tree = grown({"a": {"1": "+"}, "b": {"2": "+", "3": "-"}}, problem=f"p{index}")
-        found.extend(select_solutions([TreeValues("t", tree)], CurationConfig(), {}))
+        found.extend(select_solutions([TreeValues("t", tree)], CurationConfig(), Report()))
     return found
 
 
@@ -183,3 +183,19 @@ def plain_distance(one: str, other: str) -> int:
 @given(st.text("abc", max_size=40), st.text("abcd", max_size=40))
 def test_the_edit_distance_is_that_of_the_textbook(one: str, other: str) -> None:
     assert edit_distance(one, other) == plain_distance(one, other)
+
+
+def test_false_arithmetic_in_words_is_flagged_or_dropped() -> None:
+    tree = Tree(Question("q", "52 - 18?"))
+    for words in ("52 - 18 = 28", "52 - 18 = 34"):
+        step = Step(prose=f"{words}, so it is 34.", answer="34", kind="answer")
+        tree.nodes[tree.add(0, step)].verdict = Verdict.RIGHT
+    trees = [TreeValues("t", tree)]
+    report = Report()
+    assert len(select_solutions(trees, CurationConfig(solutions=2), report)) >= 1
+    dropped = Report()
+    (kept,) = select_solutions(trees, CurationConfig(drop_false_arithmetic=True), dropped)
+    assert "34" in kept.trajectory.steps[0].prose
+    assert "28" not in kept.trajectory.steps[0].prose
+    assert dropped.solutions["false arithmetic in words"] == 1
+    assert dropped.flags == {}

@@ -1,8 +1,9 @@
 """Curation: pure functions that select training data from search trees.
 
-curate    selects solutions, outcomes, values and step labels; detects wrong references
-pairs     builds preference pairs of steps and of whole solutions
-records   options and results
+arithmetic  finds false calculations in the words of a solution
+curate      selects solutions, outcomes, values and step labels; detects wrong references
+pairs       builds preference pairs of steps and of whole solutions
+records     options and results
 """
 
 from rstar_math.runs.results import SearchedProblem

@@ -10,6 +10,7 @@ from rstar_math.search.equivalence import normalized_program
 from rstar_math.search.tree import ROOT
 from rstar_math.search.voting import path_probabilities
 from rstar_math.seeding import derive
+from rstar_math.training.curation.arithmetic import false_statements
 from rstar_math.training.curation.pairs import (
     JudgedPath,
     TreeValues,
@@ -24,6 +25,7 @@ from rstar_math.training.curation.records import (
     LabelledSteps,
     Outcome,
     PrefixValue,
+    Report,
     SelectedSolution,
     SuspectLabel,
     TreeNodeRef,
@@ -85,20 +87,26 @@ async def find_label_noise(
 
 
 def select_solutions(
-    trees: Sequence[TreeValues], config: CurationConfig, counts: dict[str, int]
+    trees: Sequence[TreeValues], config: CurationConfig, report: Report
 ) -> list[SelectedSolution]:
     """The best right solutions of one problem over all its trees, best first.
 
-    Paths with failed code are dropped before ranking. A path that runs the same program as a better
+    Paths with failed code, and with `drop_false_arithmetic` those with a false calculation in their
+    words, are dropped before ranking. A path that runs the same program as a better
     one is a duplicate; paths after the last kept one are not checked for that. Every finished path
-    is added to `counts`, as kept or by the reason why not.
+    is added to `report.solutions`, as kept or by the reason why not.
     """
+    counts = report.solutions
     clean = [path for values in trees for path in values.right_paths if not path.failed]
     add_count(counts, "no answer", sum(values.unanswered for values in trees))
     add_count(counts, "not judged", sum(values.unjudged for values in trees))
     add_count(counts, "wrong", sum(len(values.wrong_paths) for values in trees))
     right = sum(len(values.right_paths) for values in trees)
     add_count(counts, "failed code", right - len(clean))
+    if config.drop_false_arithmetic:
+        sound = [path for path in clean if not false_statements(path.steps)]
+        add_count(counts, "false arithmetic in words", len(clean) - len(sound))
+        clean = sound
     kept: list[SelectedSolution] = []
     programs: set[str] = set()
     checked = 0
@@ -113,6 +121,7 @@ def select_solutions(
         programs.add(program)
         trajectory = path.tree_values.tree.trajectory(path.node)
         kept.append(SelectedSolution(trajectory, path.last_node, path.mean_q, path.min_q))
+        add_count(report.flags, "false arithmetic in words", bool(false_statements(path.steps)))
     add_count(counts, "kept", len(kept))
     add_count(counts, f"not among the best {config.solutions}", len(clean) - checked)
     return kept
@@ -248,7 +257,7 @@ def _add_problem(
     """Add the requested data of one problem."""
     report = curated.report
     if "sft" in data:
-        curated.solutions.extend(select_solutions(trees, config, report.solutions))
+        curated.solutions.extend(select_solutions(trees, config, report))
     if "preference" in data:
         for values in trees:
             pairs = step_pairs(values, config, report.step_pairs)

@@ -21,6 +21,9 @@ class CurationConfig(Section):
     per_source: int | None = Field(None, ge=1)
     """Maximum number of right solutions kept per problem source, spread over its problems. Default:
     no maximum (the paper names none)."""
+    drop_false_arithmetic: bool = False
+    """Drop right solutions whose words state a false calculation, such as "52 - 18 = 28" (paper: no
+    such rule). The report counts them in any case."""
     positives: int = Field(2, ge=1)
     """Number of preferred children per node, highest Q first (paper: 2)."""
     negatives: int = Field(2, ge=1)
@@ -165,6 +168,8 @@ class Report:
     """Problems by the verdicts of their paths."""
     solutions: dict[str, int] = field(default_factory=dict)
     """Finished paths: kept as solutions to imitate, or the reason why not."""
+    flags: dict[str, int] = field(default_factory=dict)
+    """Kept solutions that deserve a look, by reason."""
     step_pairs: dict[str, int] = field(default_factory=dict)
     """Candidate pairs of sibling steps: kept, or the reason why not."""
     final_pairs: dict[str, int] = field(default_factory=dict)
@@ -179,6 +184,7 @@ class Report:
             "solutions": self.solutions,
             "step_pairs": self.step_pairs,
             "final_pairs": self.final_pairs,
+            **({"flags": self.flags} if self.flags else {}),
         }
         ordered: dict[str, Any] = {
             name: dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
