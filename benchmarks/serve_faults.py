@@ -18,7 +18,10 @@ The last line with --json is one object:
     memory_start_mb, memory_end_mb, memory_growth   private memory of our server and all its
                                   processes after the warm-up and at the end (medians over a tenth
                                   of the time), and the growth as a share
+    memory_by_tenth_mb            medians of all tenths: a filling cache flattens out, a leak does
+                                  not
     processes_left, descriptors_left, files_left    when idle, compared with the start
+    sockets_left                  the part of the descriptors that are connections
     survivors                     processes alive after the server has ended
 """
 
@@ -34,7 +37,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -246,6 +249,15 @@ def all_memory_mb(pid: int) -> float:
     return total
 
 
+def socket_count(pid: int) -> int:
+    """Number of open connections of a process."""
+    names = []
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):
+            names.append(os.readlink(descriptor))
+    return sum(name.startswith("socket:") for name in names)
+
+
 async def run_load(server: Served, clients: int, seconds: float) -> Load:
     """Ask for a time with a number of clients, and observe the memory."""
     load, end = Load(), time.monotonic() + seconds
@@ -282,7 +294,7 @@ def settle(server: Served, processes: int) -> None:
     time.sleep(20)
 
 
-def soak(minutes: float, clients: int, share: float, folder: Path) -> dict[str, float]:
+def soak(minutes: float, clients: int, share: float, folder: Path) -> dict[str, Any]:
     """Run everything and return the results."""
     more = ("--concurrency", str(clients), "--trees", "64")
     with faulty_model(share) as upstream:
@@ -291,25 +303,31 @@ def soak(minutes: float, clients: int, share: float, folder: Path) -> dict[str, 
             asyncio.run(run_load(server, clients, 60 * minutes / 6))
             settle(server, 0)
             processes, files = len(descendants(pid)), descriptors(pid)
+            sockets = socket_count(pid)
             load = asyncio.run(run_load(server, clients, 60 * minutes))
             settle(server, processes)
             below = descendants(pid)
             left = {
                 "processes_left": max(0, len(below) - processes),
                 "descriptors_left": max(0, descriptors(pid) - files),
+                "sockets_left": max(0, socket_count(pid) - sockets),
             }
         upstream_counts = upstream.counts()
     time.sleep(2)
     tenth = max(1, len(load.memory) // 10)
-    start = statistics.median(load.memory[:tenth])
-    end = statistics.median(load.memory[-tenth:])
+    tenths = [
+        round(statistics.median(load.memory[at : at + tenth]), 1)
+        for at in range(0, 10 * tenth, tenth)
+    ]
+    start, end = tenths[0], tenths[-1]
     names = ("requests", "answered", "refused", "lost", "wrong", "no answer found")
     return {
         **{name.replace(" ", "_"): load.counts[name] for name in names},
         **{name: upstream_counts[name] for name in ("model_requests", "faults", "hostile")},
-        "memory_start_mb": round(start, 1),
-        "memory_end_mb": round(end, 1),
+        "memory_start_mb": start,
+        "memory_end_mb": end,
         "memory_growth": round(end / start - 1, 4),
+        "memory_by_tenth_mb": tenths,
         **left,
         "files_left": len(list(folder.iterdir())),
         "survivors": sum(Path(f"/proc/{each}").exists() for each in (pid, *below)),
@@ -330,11 +348,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tempfile.tempdir = None
         figures = soak(options.minutes, options.clients, options.faults, Path(folder))
     for name, value in figures.items():
-        print(f"{name:20} {value:10.4g}")
+        print(f"{name:20} {value}")
     if options.json:
         print(json.dumps(figures | where))
-    none = ("lost", "processes_left", "descriptors_left", "files_left", "survivors")
-    return int(any(figures[name] for name in none) or figures["memory_growth"] > 0.05)
+    none = ("lost", "processes_left", "files_left", "survivors")
+    files = figures["descriptors_left"] - figures["sockets_left"]
+    return int(any(figures[name] for name in none) or files > 0 or figures["memory_growth"] > 0.05)
 
 
 if __name__ == "__main__":
