@@ -35,6 +35,7 @@ SYSTEM_PATHS = (
     "/usr/share/zoneinfo",
     "/etc/ld.so.cache",
     "/dev/urandom",
+    "/dev/null",
 )
 LIBRARIES = ("sympy", "mpmath", "numpy", "scipy")
 
@@ -44,8 +45,8 @@ class ZygoteSetup:
     """The kind of zygote to start."""
 
     mode: str = "strict"
-    scipy: bool = False
-    """Whether scipy is loaded in advance."""
+    preload: str = ""
+    """The library that is loaded in advance, besides sympy and numpy: one of `PRELOADED`."""
     skip: frozenset[str] = frozenset()
     """Layers to leave out, for tests that check that a layer is necessary."""
 
@@ -53,7 +54,7 @@ class ZygoteSetup:
         """The header of the first frame to the zygote."""
         return {
             "mode": self.mode,
-            "scipy": self.scipy,
+            "preload": self.preload,
             "skip": sorted(self.skip),
             "libraries": libraries(),
             "readable": readable(),
@@ -120,6 +121,7 @@ def environment() -> dict[str, str]:
         "OPENBLAS_NUM_THREADS": "1",
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
+        "MPLBACKEND": "Agg",
     }
     if "LD_LIBRARY_PATH" in os.environ:
         variables["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]

@@ -263,7 +263,7 @@ def test_whoever_needs_no_scipy_does_not_wait_for_it(monkeypatch: pytest.MonkeyP
     start = Zygote.start
 
     async def without_scipy(self: Zygote) -> None:
-        if self.setup.scipy:
+        if self.setup.preload:
             raise SandboxError("no scipy today")
         await start(self)
 

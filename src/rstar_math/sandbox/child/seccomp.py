@@ -1,6 +1,7 @@
-"""Builds the seccomp filters: an assembler, the system-call tables and three programs.
+"""Builds the seccomp filters: an assembler, the system-call tables and four programs.
 
-`strict` is for a process that runs a snippet. In a fan-out, the process that runs the prefix must
+`strict` is for a process that runs a snippet. `writing` is for one that has a scratch folder:
+`strict` plus the calls that write files. In a fan-out, the process that runs the prefix must
 fork once per candidate. `gate` stops each of its forks until the supervisor grants it. `forking` is
 `strict` plus the calls that forking needs. Every candidate then installs `strict` on top of both.
 """
@@ -204,6 +205,23 @@ X86_64: dict[str, int] = {
     "socket": 41,
     "kill": 62,
     "tgkill": 234,
+    "mkdir": 83,
+    "mkdirat": 258,
+    "rmdir": 84,
+    "unlink": 87,
+    "unlinkat": 263,
+    "rename": 82,
+    "renameat": 264,
+    "renameat2": 316,
+    "ftruncate": 77,
+    "fallocate": 285,
+    "fsync": 74,
+    "fdatasync": 75,
+    "pwrite64": 18,
+    "pwritev": 296,
+    "sendfile": 40,
+    "copy_file_range": 326,
+    "flock": 73,
 }
 AARCH64: dict[str, int] = {
     "read": 63,
@@ -293,6 +311,19 @@ AARCH64: dict[str, int] = {
     "socket": 198,
     "kill": 129,
     "tgkill": 131,
+    "mkdirat": 34,
+    "unlinkat": 35,
+    "renameat": 38,
+    "renameat2": 276,
+    "ftruncate": 46,
+    "fallocate": 47,
+    "fsync": 82,
+    "fdatasync": 83,
+    "pwrite64": 68,
+    "pwritev": 70,
+    "sendfile": 71,
+    "copy_file_range": 285,
+    "flock": 32,
 }
 TABLES = {"x86_64": X86_64, "aarch64": AARCH64}
 
@@ -321,6 +352,13 @@ membarrier wait4 waitid fadvise64
 """
 SIMPLE = tuple(_SIMPLE.split())
 """Calls allowed with any arguments. `uname` is not among them: it reveals the host name."""
+_WRITE = """
+mkdir mkdirat rmdir unlink unlinkat rename renameat renameat2 ftruncate fallocate fsync fdatasync
+pwrite64 pwritev sendfile copy_file_range flock
+"""
+WRITE = tuple(_WRITE.split())
+"""Calls that a process with a scratch folder may make too. Landlock limits them to that folder.
+Those that change metadata are not among them: Landlock does not restrict them."""
 O_ACCMODE = 0o3
 O_CREAT, O_TRUNC, O_APPEND, O_ASYNC, O_TMPFILE = 0o100, 0o1000, 0o2000, 0o20000, 0o20000000
 FORBIDDEN_OPEN = O_ACCMODE | O_CREAT | O_TRUNC | O_APPEND | O_ASYNC | O_TMPFILE
@@ -330,6 +368,8 @@ IOCTLS = (0x5401, 0x5413, 0x541B, 0x5450, 0x5451)
 FCNTLS = (0, 1, 2, 3, 1030)
 """F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_DUPFD_CLOEXEC; F_SETOWN and F_SETSIG are forbidden
 because they signal other processes without `kill`; F_SETFL because it can switch O_ASYNC on."""
+FILE_LOCKS = (5, 6, 7, 36, 37, 38)
+"""F_GETLK, F_SETLK, F_SETLKW and those of open file descriptions."""
 FORK_FLAGS = 0x01200011
 """CLONE_CHILD_CLEARTID | CLONE_CHILD_SETTID | SIGCHLD: the flags of the C library's `fork`."""
 
@@ -348,6 +388,21 @@ def _mapping() -> Rule:
         low_word(3),
         any_bit(MAP_ANONYMOUS, 0, 1),
         ret(refuse(EPERM)),
+        ret(ALLOW),
+    ]
+
+
+def _open_to_write(argument: int) -> Rule:
+    """Allow `open` to write, but not to truncate a file that is opened to read.
+
+    Landlock restricts that only from ABI 3 on.
+    """
+    return [
+        low_word(argument),
+        any_bit(O_ASYNC | O_TMPFILE, 2, 0),
+        any_bit(O_TRUNC, 0, 2),
+        any_bit(O_ACCMODE, 1, 0),
+        ret(refuse(EACCES)),
         ret(ALLOW),
     ]
 
@@ -400,6 +455,22 @@ def strict() -> bytes:
     It forbids new processes and threads, sockets, opening files for writing, and signals.
     """
     return _program(_rules(), refuse(EPERM))
+
+
+def writing() -> bytes:
+    """The filter of a process that runs a snippet and has a scratch folder.
+
+    It is `strict` plus opening files to write, writing, renaming and removing them. Links, special
+    files, metadata and extended attributes stay forbidden.
+    """
+    allow = [ret(ALLOW)]
+    calls: dict[str, Rule] = dict.fromkeys(WRITE, allow)
+    rules: dict[str, Rule] = {
+        "open": _open_to_write(1),
+        "openat": _open_to_write(2),
+        "fcntl": one_of(1, FCNTLS + FILE_LOCKS, EPERM),
+    }
+    return _program(_rules() | calls | rules, refuse(EPERM))
 
 
 def forking() -> bytes:
