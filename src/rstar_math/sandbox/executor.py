@@ -11,13 +11,13 @@ import os
 import threading
 from collections import deque
 from collections.abc import Collection, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from types import TracebackType
 from typing import Any
 
 from rstar_math.config.sections import SandboxConfig
 from rstar_math.errors import SandboxError
-from rstar_math.sandbox.child.protocol import NEEDS_SCRATCH, Limits
+from rstar_math.sandbox.child.protocol import NEEDS_SCRATCH
 from rstar_math.sandbox.processes import Zygote, ZygoteSetup
 from rstar_math.sandbox.programs import (
     MAX_CODE_CHARS,
@@ -391,7 +391,13 @@ def run_snippet(
     call blocks. Any thread may call it, also one with a running event loop, and a forked copy of
     the process. Raises `SandboxError` if code cannot be run safely.
     """
-    limits = Limits(wall_s, min(_DEFAULTS.cpu_s, wall_s), memory_mb << 20, output_bytes)
+    limits = replace(
+        limits_of(_DEFAULTS),
+        wall_s=wall_s,
+        cpu_s=min(_DEFAULTS.cpu_s, wall_s),
+        memory_bytes=memory_mb << 20,
+        output_bytes=output_bytes,
+    )
     background = _shared_background()
     coroutine = background.sandbox.run_program(Program((), python_in(code), limits))
     return asyncio.run_coroutine_threadsafe(coroutine, background.loop).result()

@@ -10,7 +10,7 @@ from rstar_math.sandbox.scheduling import (
     plan_batches,
 )
 
-LIMITS = Limits(2, 1, 1 << 26, 100)
+LIMITS = Limits(2, 1, 1 << 26, 100, 1 << 20, 16)
 
 
 def jobs(count: int, prefix: tuple[str, ...] = ("x = 1",), code: str = "") -> list[Job]:
@@ -43,7 +43,7 @@ def test_a_fan_out_is_spread_over_idle_zygotes_and_bounded() -> None:
 
 def test_long_candidates_and_other_limits_go_alone() -> None:
     assert sizes(jobs(4, code="#" * FAN_OUT_MAX_STEP_CHARS)) == [1] * 4
-    other = Job(Program(("x = 1",), "9", Limits(3, 1, 1 << 26, 100)), 9)
+    other = Job(Program(("x = 1",), "9", Limits(3, 1, 1 << 26, 100, 1 << 20, 16)), 9)
     assert sizes([*jobs(4), other]) == [4, 1]
 
 

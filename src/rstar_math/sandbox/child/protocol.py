@@ -20,9 +20,9 @@ class Limits:
     memory_bytes: int
     """Address space above that of the pre-loaded interpreter."""
     output_bytes: int
-    scratch_bytes: int = 16 << 20
+    scratch_bytes: int
     """Size of the scratch folder."""
-    scratch_files: int = 256
+    scratch_files: int
     """Files and folders in it."""
 
 

@@ -54,7 +54,7 @@ def prepare(readable: Iterable[str]) -> str | None:
 
 def choose_mount_point(readable: Iterable[str]) -> str | None:
     """The first mount point that neither holds a readable path nor lies below one."""
-    paths = [f"{path}/" for path in readable]
+    paths = [f"{path.rstrip('/')}/" for path in readable]
     for point in MOUNT_POINTS:
         apart = not any(p.startswith(f"{point}/") or f"{point}/".startswith(p) for p in paths)
         if apart and os.path.isdir(point) and not os.path.islink(point):

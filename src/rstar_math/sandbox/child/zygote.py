@@ -236,7 +236,7 @@ def _try_in_child(layers: Layers, *, writes: bool) -> int:
     if pid == 0:
         leaks = 128
         try:
-            layers.confine_child(Limits(10, 10, 256 << 20, 1024), writes=writes)
+            layers.confine_child(Limits(10, 10, 256 << 20, 1024, 1 << 20, 16), writes=writes)
             leaks = _leaks(layers, writes=writes)
         finally:
             os._exit(leaks)
@@ -312,7 +312,7 @@ def try_landlock() -> Finding:
 
 def try_rlimits() -> Finding:
     """Makes an allocation above the limit fail."""
-    limits = Limits(5, 5, 64 << 20, 1)
+    limits = Limits(5, 5, 64 << 20, 1, 1 << 20, 16)
     confinement.lower_limits(limits, confinement.address_space(), files=32, processes=0)
     try:
         bytearray(256 << 20)
