@@ -51,9 +51,9 @@ def test_who_writes_asks(code: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("code", OTHERS)
 def test_who_does_not_write_there_does_not_ask(code: str, tmp_path: Path) -> None:
-    assert not asked(
-        code, tmp_path / "folder" if (tmp_path / "folder").mkdir() is None else tmp_path
-    )
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    assert not asked(code, folder)
 
 
 def test_the_folder_hides_no_library() -> None:
