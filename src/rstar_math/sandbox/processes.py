@@ -22,6 +22,7 @@ from typing import Any
 
 from rstar_math.errors import SandboxError
 from rstar_math.sandbox.child import protocol
+from rstar_math.sandbox.child.scratch import MOUNT_POINTS
 
 CHILD_FOLDER = Path(__file__).parent / "child"
 PACKAGE_FOLDER_NAMES = frozenset({"site-packages", "dist-packages"})
@@ -35,7 +36,6 @@ SYSTEM_PATHS = (
     "/usr/share/zoneinfo",
     "/etc/ld.so.cache",
     "/dev/urandom",
-    "/dev/null",
 )
 LIBRARIES = ("sympy", "mpmath", "numpy", "scipy")
 
@@ -153,10 +153,14 @@ def bwrap_arguments() -> list[str]:
         if os.path.islink(name)
         for part in ("--symlink", os.readlink(name), name)
     ]
+    points = [part for point in MOUNT_POINTS for part in ("--dir", point)]
     return [
         *(program, "--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc"),
         *("--unshare-uts", "--unshare-cgroup-try", "--hostname", "sandbox", "--as-pid-1"),
         *("--die-with-parent", "--cap-drop", "ALL", "--dev", "/dev", "--chdir", "/"),
+        # In its own user namespace: the zygote mounts the scratch folders. Programs do not have it.
+        *("--cap-add", "CAP_SYS_ADMIN"),
+        *points,
         *binds,
         *links,
     ]

@@ -182,7 +182,8 @@ class Layers:
             _apply("seccomp", self._assemble_programs)
 
     def _create_ruleset(self) -> None:
-        paths = (*self.readable, self.scratch) if self.scratch else self.readable
+        more = (self.scratch, os.devnull) if self.scratch else ()
+        paths = (*self.readable, *more)
         self.ruleset = create_ruleset(self.abi, paths, scoped=True)
 
     def _assemble_programs(self) -> None:
