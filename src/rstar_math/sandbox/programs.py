@@ -191,7 +191,7 @@ UNPROTECTED = (
     "A snippet's own result: it can print anything and claim success. It cannot change the result "
     "of another snippet.",
     "The total memory of all snippets: each has its own limit, so the machine needs up to "
-    "4 x workers x sandbox.memory_mb.",
+    "4 x workers x (sandbox.memory_mb + sandbox.scratch_mb).",
     "Results that depend on the system's randomness (`secrets`, `random.SystemRandom`, unseeded "
     "`numpy.random.default_rng()`), on the clock or on time-outs: they are not repeatable.",
     "macOS and Windows: the sandbox does not run there in any mode.",
@@ -200,11 +200,12 @@ _LAYERS = {
     "descriptors": "inherited files and sockets, the environment",
     "capabilities": "privileges of root: mounts, raw devices, raising limits, reading any file",
     "dumpable": "reading the zygote's memory and descriptors (ptrace, /proc/PID/mem)",
-    "landlock": "reading files other than Python's own, writing files, TCP, signals to outside",
+    "landlock": "reading files other than Python's own, writing other files than a program's own, "
+    "TCP, signals to outside",
     "rlimits": "memory, descriptors, file sizes, core dumps, processes of an ordinary user",
     "seccomp": "processes, threads, sockets, signals, kernel interfaces, changes to files",
     "supervisor": "running too long, printing too much, leaving processes behind",
-    "scratch": "nothing; it gives each program a private folder for files, with a quota",
+    "scratch": "programs from seeing the files of others (optional; without it they write none)",
     "bwrap": "seeing that other files and processes exist (optional, in addition to Landlock)",
 }
 """The layers and what each one stops."""

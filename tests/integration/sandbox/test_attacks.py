@@ -54,6 +54,8 @@ def targets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Canaries]:
 
 @pytest.fixture(scope="module", params=PREFIXES)
 def results(targets: Canaries, request: pytest.FixtureRequest) -> dict[str, Sequence[Execution]]:
+    if request.param == "writing":
+        request.getfixturevalue("scratch_works")
     return asyncio.run(run_all(targets, PREFIXES[request.param]))
 
 

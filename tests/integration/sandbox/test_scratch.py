@@ -17,6 +17,7 @@ from rstar_math.sandbox import Sandbox, executor
 from rstar_math.types import Execution, ExecutionStatus, Step
 from tests.integration.sandbox.runs import QUICK, gather, steps
 
+pytestmark = pytest.mark.usefixtures("scratch_works")
 OK = ExecutionStatus.OK
 LIST = "import os\nprint(sorted(os.listdir('.')))"
 

@@ -356,8 +356,8 @@ def run_prefix(
 ) -> NoReturn:
     """The main function of the prefix's process: run the prefix, fork per candidate, exit.
 
-    A prefix that wants to write files, or leaves descriptors open, is not fanned out: its forks
-    would share them. Then each candidate runs alone, after a run of the prefix of its own.
+    A prefix that wants to write files, or leaves descriptors open, is not fanned out, so that no
+    fork shares them with others. Each candidate then runs alone, after the prefix.
     """
     zygote = os.getppid()
     files = 3 * len(endpoints) + 64

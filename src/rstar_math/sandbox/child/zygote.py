@@ -342,8 +342,8 @@ def try_scratch() -> Finding:
         return False, "programs cannot write files: the folder needs Landlock"
     point = scratch.prepare(["/usr", sys.prefix, sys.base_prefix])
     if point is None:
-        return False, "programs cannot write files: the folder needs user namespaces"
-    return True, f"programs can write files below {point}"
+        return False, "programs cannot write files: this system allows no user namespaces"
+    return True, f"each program has a private, writable {point} in memory"
 
 
 TRIALS: dict[str, Callable[[], Finding]] = {
