@@ -60,7 +60,14 @@ def results(targets: Canaries, request: pytest.FixtureRequest) -> dict[str, Sequ
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_holds(case: Case, results: dict[str, Sequence[Execution]], targets: Canaries) -> None:
+def test_holds(
+    case: Case,
+    results: dict[str, Sequence[Execution]],
+    targets: Canaries,
+    request: pytest.FixtureRequest,
+) -> None:
+    if case.group == "scratch":
+        request.getfixturevalue("scratch_works")
     executions = results[case.name]
     for execution in executions:
         assert ESCAPED not in execution.stdout

@@ -1,6 +1,7 @@
 """The scratch folder: what it holds, who sees it, its quota, and its end."""
 
 import asyncio
+import fcntl
 import os
 import signal
 import subprocess
@@ -14,6 +15,8 @@ import pytest
 
 from rstar_math.config import SandboxConfig
 from rstar_math.sandbox import Sandbox, executor
+from rstar_math.sandbox.programs import Program
+from rstar_math.sandbox.scheduling import WritingPrograms
 from rstar_math.types import Execution, ExecutionStatus, Step
 from tests.integration.sandbox.runs import QUICK, gather, steps
 
@@ -284,6 +287,35 @@ def test_without_the_namespaces_nothing_can_be_written() -> None:
     assert not fourth.ok
 
 
+def test_locks_of_a_program_reach_no_file_outside() -> None:
+    code = """
+    import fcntl, os, time
+    open("a", "w").close()
+    for name in ("a", os.__file__):
+        with open(name) as f:
+            fcntl.flock(f, fcntl.LOCK_EX)
+            fcntl.lockf(f, fcntl.LOCK_SH)
+            if name == os.__file__:
+                time.sleep(1.5)
+                print("held")
+    """
+
+    def lock_and_unlock() -> None:
+        """Raises BlockingIOError if somebody else has the lock."""
+        with open(os.__file__) as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    async def main() -> Execution:
+        async with Sandbox(QUICK) as sandbox:
+            task = asyncio.create_task(sandbox.run((), Step(code=textwrap.dedent(code))))
+            while not task.done():
+                lock_and_unlock()
+                await asyncio.sleep(0.1)
+            return await task
+
+    assert asyncio.run(main()) == Execution(OK, "held\n")
+
+
 FORGES = 'import os\nos.write(3, b\'{"status": "needs_scratch"}\')\nos._exit(0)'
 
 
@@ -302,8 +334,8 @@ def test_what_runs_twice_prints_once_and_draws_the_same_numbers() -> None:
 def test_a_program_that_writes_is_known_later(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
 
-    class Counting(executor.WritingPrograms):
-        def add(self, program: executor.Program) -> None:
+    class Counting(WritingPrograms):
+        def add(self, program: Program) -> None:
             asked.append(program)
             super().add(program)
 

@@ -88,8 +88,10 @@ def test_with_a_scratch_folder_files_are_opened_to_write(writing: bytes) -> None
 
 def test_the_scratch_folder_adds_only_calls_for_files(strict: bytes, writing: bytes) -> None:
     more = {n for n in range(500) if run(writing, n) != run(strict, n)}
-    assert more == {CALL[name] for name in seccomp.WRITE}
-    assert run(writing, CALL["fcntl"], 1, 6) == seccomp.ALLOW, "a lock"
+    assert more == {CALL[name] for name in (*seccomp.WRITE, "flock")}
+    assert run(writing, CALL["fcntl"], 1, 5) == run(writing, CALL["fcntl"], 1, 3) == seccomp.ALLOW
+    for command in (6, 7, 37, 38):  # setting a lock succeeds and does nothing
+        assert run(writing, CALL["fcntl"], 1, command) == seccomp.refuse(0)
     for command in (4, 8, 10, 1024, 1033):  # F_SETFL, F_SETOWN, F_SETSIG, F_SETLEASE, F_ADD_SEALS
         assert run(writing, CALL["fcntl"], 1, command) == EPERM
 

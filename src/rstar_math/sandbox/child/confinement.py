@@ -148,11 +148,13 @@ class Layers:
         """Whether the layer is applied."""
         return layer not in self.skip
 
-    def prepare_scratch(self) -> None:
-        """Enter the namespaces of the scratch folders, if this system allows it.
+    def prepare(self) -> None:
+        """Before anything is loaded: the out-of-memory score, then, where this system allows it,
+        the namespaces of the scratch folders, in which /proc is read-only.
 
         Without Landlock or seccomp nothing else would confine writing, so there is no folder.
         """
+        _raise_oom_score()
         needed = ("scratch", "landlock", "seccomp", "capabilities", "rlimits")
         if all(map(self.enabled, needed)) and landlock_abi():
             self.scratch = scratch.prepare(self.readable)
@@ -163,7 +165,6 @@ class Layers:
         Prepares what they need. Raises `ConfinementError` if a layer fails.
         """
         _apply("subreaper", lambda: kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1))
-        _raise_oom_score()
         self.base_memory = address_space()
         _apply("no_new_privs", lambda: kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1))
         if self.enabled("capabilities"):

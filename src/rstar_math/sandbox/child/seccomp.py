@@ -133,7 +133,7 @@ SIMPLE = tuple(_SIMPLE.split())
 """Calls allowed with any arguments. `uname` is not among them: it reveals the host name."""
 _WRITE = """
 mkdir mkdirat rmdir unlink unlinkat rename renameat renameat2 ftruncate fallocate fsync fdatasync
-pwrite64 pwritev sendfile copy_file_range flock
+pwrite64 pwritev sendfile copy_file_range
 """
 WRITE = tuple(_WRITE.split())
 """Calls that a process with a scratch folder may make too. Landlock limits them to that folder.
@@ -147,8 +147,9 @@ IOCTLS = (0x5401, 0x5413, 0x541B, 0x5450, 0x5451)
 FCNTLS = (0, 1, 2, 3, 1030)
 """F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_DUPFD_CLOEXEC; F_SETOWN and F_SETSIG are forbidden
 because they signal other processes without `kill`; F_SETFL because it can switch O_ASYNC on."""
-FILE_LOCKS = (5, 6, 7, 36, 37, 38)
-"""F_GETLK, F_SETLK, F_SETLKW and those of open file descriptions."""
+GET_LOCK = (5, 36)
+SET_LOCK = (6, 7, 37, 38)
+"""F_GETLK; F_SETLK and F_SETLKW; the same of open file descriptions."""
 FORK_FLAGS = 0x01200011
 """CLONE_CHILD_CLEARTID | CLONE_CHILD_SETTID | SIGCHLD: the flags of the C library's `fork`."""
 
@@ -240,14 +241,17 @@ def writing() -> bytes:
     """The filter of a process that runs a snippet and has a scratch folder.
 
     It is `strict` plus opening files to write, writing, renaming and removing them. Links, special
-    files, metadata and extended attributes stay forbidden.
+    files, metadata and extended attributes stay forbidden. Locking a file succeeds without effect:
+    nobody else has the files of the folder, and locks on other files would reach other processes.
     """
-    allow = [ret(ALLOW)]
+    allow, succeed = [ret(ALLOW)], [ret(refuse(0))]
+    locks = [instruction for n in SET_LOCK for instruction in (equal(n, 0, 1), *succeed)]
     calls: dict[str, Rule] = dict.fromkeys(WRITE, allow)
     rules: dict[str, Rule] = {
         "open": _open_to_write(1),
         "openat": _open_to_write(2),
-        "fcntl": one_of(1, FCNTLS + FILE_LOCKS, EPERM),
+        "fcntl": [low_word(1), *locks, *one_of(1, FCNTLS + GET_LOCK, EPERM)],
+        "flock": succeed,
     }
     return _program(_rules() | calls | rules, refuse(EPERM))
 

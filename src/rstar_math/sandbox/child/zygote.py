@@ -103,7 +103,7 @@ def _prepare(setup: dict[str, Any]) -> Layers:
     """Load the libraries and confine this process. Raises `ConfinementError`."""
     os.chdir("/")
     layers = Layers(setup["mode"], setup["skip"], setup["readable"])
-    layers.prepare_scratch()
+    layers.prepare()
     # Needed to start this interpreter; snippets must not see them.
     for name in ("LD_LIBRARY_PATH", "RSTAR_FIXED_LAYOUT"):
         os.environ.pop(name, None)

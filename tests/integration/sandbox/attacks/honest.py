@@ -127,11 +127,6 @@ _PROGRAMS = (
         "import asyncio\nasync def f(n):\n    await asyncio.sleep(n / 100)\n    return n\nasync def g(): return await asyncio.gather(f(2), f(1))\nprint(asyncio.run(g()))",
         "[2, 1]\n",
     ),
-    (
-        "file",
-        "with open('x.txt', 'w') as f: f.write('a')\nprint(open('x.txt').read())",
-        "a\n",
-    ),
     ("warning", "import warnings\nwarnings.warn('careful')\nprint(1)", "1\n"),
     ("set order", "print(list({'a', 'b', 'c', 'd'}) == list({'a', 'b', 'c', 'd'}))", "True\n"),
 )
