@@ -36,7 +36,7 @@ class _PipeEnd:
 
 
 def _make_self_pipe(loop: Any) -> None:
-    """Replaces `BaseSelectorEventLoop._make_self_pipe`."""
+    """Replaces the method of the event loop with this name."""
     # Setting O_NONBLOCK later would need F_SETFL, which is refused.
     read_end, write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     loop._ssock, loop._csock = _PipeEnd(read_end), _PipeEnd(write_end)
