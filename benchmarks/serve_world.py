@@ -266,12 +266,16 @@ def cpu_s(pid: int) -> float:
 
 def below_cpu_s(pid: int) -> float:
     """Processor time of the processes that a process started, including finished ones."""
-    total, found = sum(_times(pid)[2:]), [pid]
-    while found:
-        for child in _children(found.pop()):
-            total += sum(_times(child))
-            found.append(child)
+    total = sum(_times(pid)[2:]) + sum(sum(_times(child)) for child in descendants(pid))
     return total / os.sysconf("SC_CLK_TCK")
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes that a process started, and those that they started."""
+    found = _children(pid)
+    for child in found:  # grows
+        found += _children(child)
+    return found
 
 
 def memory_mb(pid: int) -> float:
@@ -301,11 +305,15 @@ def _times(pid: int) -> list[int]:
 
 
 def _children(pid: int) -> list[int]:
-    """The processes started by a process, from any thread."""
+    """The processes started by a process, from any thread; [] if it has ended."""
     found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return found
+    for thread in threads:
         try:
-            found += map(int, task.read_text().split())
+            found += map(int, Path(f"/proc/{pid}/task/{thread}/children").read_text().split())
         except OSError:
             continue
     return found

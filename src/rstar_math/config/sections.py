@@ -352,6 +352,11 @@ class SandboxConfig(Section):
     """Memory limit of one step's code in MiB, in addition to the memory of the interpreter."""
     output_bytes: int = Field(65536, ge=1)
     """Maximum number of bytes that one step may print; a step that prints more is ended."""
+    scratch_mb: int = Field(16, ge=1, le=65536)
+    """Size in MiB of the private folder in which one step's code, with its prefix, may write
+    files. The files are kept in memory until the code ends, in addition to `memory_mb`."""
+    scratch_files: int = Field(256, ge=1, le=1_000_000)
+    """Maximum number of files and folders in that folder."""
 
 
 class GradingConfig(Section):

@@ -57,7 +57,7 @@ async def _matching_group(
     return None
 
 
-_MAX_CACHED_PAIRS = 50_000
+_MAX_CACHED_PAIRS = 10_000
 _MAX_CACHED_CHARS = 400
 """Longer pairs are not cached."""
 _MAX_LOOP_CHARS = 20_000

@@ -1,6 +1,7 @@
 """Runs model-written code safely and fast.
 
     executor    Sandbox, the Executor of a search; run_snippet for a single program
+    scheduling  decides which programs share a fan-out
     programs    programs, limits, results and their cache; tests the layers of confinement
     processes   starts a zygote and talks to it
     child/      runs inside the sandbox: standard library only

@@ -9,18 +9,19 @@ import atexit
 import contextlib
 import os
 import threading
-from collections import OrderedDict, deque
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections import deque
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, replace
 from types import TracebackType
 from typing import Any
 
 from rstar_math.config.sections import SandboxConfig
 from rstar_math.errors import SandboxError
-from rstar_math.sandbox.child.protocol import Limits
+from rstar_math.sandbox.child.protocol import NEEDS_SCRATCH
 from rstar_math.sandbox.processes import Zygote, ZygoteSetup
 from rstar_math.sandbox.programs import (
     MAX_CODE_CHARS,
+    PRELOADED,
     Program,
     ResultCache,
     code_to_replay,
@@ -28,86 +29,11 @@ from rstar_math.sandbox.programs import (
     parse_reply,
     python_in,
 )
+from rstar_math.sandbox.scheduling import Batch, Job, PrefixTimes, WritingPrograms, plan_batches
 from rstar_math.types import Execution, ExecutionStatus, Step
 
-FAN_OUT_MIN = 4
-"""Smallest number of candidates for which a fan-out is faster, whatever the prefix takes."""
-FAN_OUT_MAX = 32
-"""Largest number of candidates in one fan-out."""
-FAN_OUT_MAX_STEP_CHARS = 8000
-"""Longest candidate that is fanned out: a twelfth of what its socket holds."""
-SLOW_PREFIX_S = 0.1
-"""A prefix that took longer than this is fanned out for two candidates already."""
 MAX_ZYGOTE_DEATHS = 3
 """Number of zygotes that may die while running a program before the program is blamed."""
-
-
-@dataclass(slots=True, eq=False)
-class Job:
-    """A program that has at least one waiting caller."""
-
-    program: Program
-    id: int
-    waiters: list["asyncio.Future[Execution]"] = field(default_factory=list)
-    batch: "Batch | None" = None
-    zygote_deaths: int = 0
-    failed_forks: int = 0
-
-
-@dataclass(slots=True, eq=False)
-class Batch:
-    """Jobs that are sent in one request. Several jobs have the same prefix and limits."""
-
-    jobs: list[Job]
-    zygote: Zygote | None = None
-
-    @property
-    def needs_scipy(self) -> bool:
-        """Whether any of its programs mentions scipy."""
-        return any(job.program.needs_scipy for job in self.jobs)
-
-
-class PrefixTimes:
-    """The last measured time of each prefix, in seconds. Keeps the latest `size` prefixes."""
-
-    def __init__(self, size: int = 4096) -> None:
-        self._times: OrderedDict[tuple[str, ...], float] = OrderedDict()
-        self._size = size
-
-    def put(self, prefix: tuple[str, ...], seconds: float) -> None:
-        """Store a measurement."""
-        self._times[prefix] = seconds
-        self._times.move_to_end(prefix)
-        if len(self._times) > self._size:
-            self._times.popitem(last=False)
-
-    def slow(self, prefix: tuple[str, ...]) -> bool:
-        """Whether the prefix is known to be slow."""
-        return self._times.get(prefix, 0.0) > SLOW_PREFIX_S
-
-
-def plan_batches(jobs: Iterable[Job], times: PrefixTimes, idle: int) -> list[Batch]:
-    """The batches for jobs that arrived together, in order of arrival.
-
-    Jobs with the same prefix and limits are fanned out if there are enough of them, spread over
-    the `idle` zygotes. Every other job gets a batch of its own.
-    """
-    groups: dict[object, list[Job]] = {}
-    for job in jobs:
-        program = job.program
-        fits = any(program.prefix) and len(program.code) <= FAN_OUT_MAX_STEP_CHARS
-        groups.setdefault(program.fan_out_key if fits else job, []).append(job)
-    batches = []
-    for group in groups.values():
-        smallest = 2 if times.slow(group[0].program.prefix) else FAN_OUT_MIN
-        if len(group) < smallest:
-            batches += [Batch([job]) for job in group]
-            continue
-        size = min(max(-(-len(group) // max(idle, 1)), smallest), FAN_OUT_MAX)
-        batches += [Batch(group[i : i + size]) for i in range(0, len(group), size)]
-    return batches
-
-
 CACHE_SIZE = 20_000
 MAX_FAILED_FORKS = 6
 """Number of failed attempts to fork a process for a run before the caller gets an error; they take
@@ -131,13 +57,14 @@ class Sandbox:
         self._workers = self.config.workers or len(os.sched_getaffinity(0))
         self._cache = ResultCache(CACHE_SIZE)
         self._times = PrefixTimes()
+        self._writing = WritingPrograms()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._reset()
 
     def _reset(self) -> None:
         self._zygotes: list[Zygote] = []
-        self._starting: dict[asyncio.Task[None], bool] = {}
-        """Tasks that start a zygote, and whether it has scipy."""
+        self._starting: dict[asyncio.Task[None], str] = {}
+        """Tasks that start a zygote, and the library that it preloads."""
         self._stopping: set[asyncio.Task[None]] = set()
         self._jobs: dict[Program, Job] = {}
         self._jobs_by_id: dict[int, Job] = {}
@@ -218,7 +145,7 @@ class Sandbox:
         self._loop = loop
 
     def _add(self, program: Program) -> Job:
-        job = Job(program, self._next_id)
+        job = Job(program, self._next_id, writes=program in self._writing)
         self._next_id += 1
         self._jobs[program] = job
         self._jobs_by_id[job.id] = job
@@ -250,29 +177,29 @@ class Sandbox:
     def _dispatch(self) -> None:
         """Send as many batches of the queue as the zygotes have room for."""
         unsent: deque[Batch] = deque()
-        full: set[bool] = set()
+        full: set[str] = set()
         while self._queue:
             batch = self._queue.popleft()
             batch.jobs = [job for job in batch.jobs if job.id in self._jobs_by_id]
             if not batch.jobs:
                 continue
-            scipy = batch.needs_scipy
-            zygote = None if scipy in full else self._zygote_with_room(scipy)
+            library = batch.library
+            zygote = None if library in full else self._zygote_with_room(library)
             if zygote is None:
-                full.add(scipy)
+                full.add(library)
                 unsent.append(batch)
-                if len(full) == 2:
+                if len(full) == len(PRELOADED):
                     break
             else:
                 self._send(batch, zygote)
         self._queue.extendleft(reversed(unsent))
-        for scipy in full:
-            self._start_more(scipy)
+        for library in full:
+            self._start_more(library)
 
-    def _zygote_with_room(self, scipy: bool) -> Zygote | None:
+    def _zygote_with_room(self, library: str) -> Zygote | None:
         if sum(bool(zygote.fast_requests) for zygote in self._zygotes) >= self._workers:
             return None
-        available = [z for z in self._zygotes if z.setup.scipy == scipy and z.has_room]
+        available = [z for z in self._zygotes if z.setup.preload == library and z.has_room]
         return min(available, key=lambda zygote: len(zygote.busy), default=None)
 
     def _send(self, batch: Batch, zygote: Zygote) -> None:
@@ -284,27 +211,28 @@ class Sandbox:
             "prefix": program.prefix,
             "steps": [job.program.code for job in batch.jobs],
             "limits": asdict(program.limits),
+            "writes": batch.jobs[0].writes,
         }
         zygote.submit(ids, request, program.limits.wall_s)
 
-    def _start_more(self, scipy: bool) -> None:
+    def _start_more(self, library: str) -> None:
         """Start zygotes for the queue, up to the number of workers."""
-        existing = sum(z.setup.scipy == scipy for z in self._zygotes)
-        existing += sum(has_scipy == scipy for has_scipy in self._starting.values())
-        wanted = sum(batch.needs_scipy == scipy for batch in self._queue)
+        existing = sum(z.setup.preload == library for z in self._zygotes)
+        existing += sum(preload == library for preload in self._starting.values())
+        wanted = sum(batch.library == library for batch in self._queue)
         for _ in range(min(self._workers - existing, wanted)):
-            task = asyncio.get_running_loop().create_task(self._start(scipy))
-            self._starting[task] = scipy
+            task = asyncio.get_running_loop().create_task(self._start(library))
+            self._starting[task] = library
             task.add_done_callback(lambda done: self._starting.pop(done, None))
 
-    async def _start(self, scipy: bool) -> None:
-        setup = ZygoteSetup(self.config.mode, scipy, self._skip)
+    async def _start(self, library: str) -> None:
+        setup = ZygoteSetup(self.config.mode, library, self._skip)
         zygote = Zygote(setup, self._on_reply, self._on_death)
         try:
             await zygote.start()
         except SandboxError as e:
-            if not any(z.setup.scipy == scipy for z in self._zygotes):
-                self._fail_all(e, scipy)
+            if not any(z.setup.preload == library for z in self._zygotes):
+                self._fail_all(e, library)
                 self._dispatch()
             return
         self._zygotes.append(zygote)
@@ -316,6 +244,10 @@ class Sandbox:
             if job is not None:
                 if "refused" in header:
                     self._on_failed_fork(job, str(header["refused"]))
+                elif NEEDS_SCRATCH in header:
+                    self._writing.add(job.program)
+                    job.writes = True
+                    self._requeue(job)
                 else:
                     self._on_result(job, header, body)
         self._dispatch()
@@ -380,10 +312,10 @@ class Sandbox:
                 self._requeue(job)
         self._dispatch()
 
-    def _fail_all(self, error: SandboxError, scipy: bool | None = None) -> None:
-        """Fail all jobs, or only those that need scipy or do not."""
+    def _fail_all(self, error: SandboxError, library: str | None = None) -> None:
+        """Fail all jobs, or only those of one kind of zygote."""
         for job in list(self._jobs_by_id.values()):
-            if scipy is None or job.program.needs_scipy == scipy:
+            if library is None or job.program.library == library:
                 self._finish(job, error)
 
 
@@ -459,7 +391,13 @@ def run_snippet(
     call blocks. Any thread may call it, also one with a running event loop, and a forked copy of
     the process. Raises `SandboxError` if code cannot be run safely.
     """
-    limits = Limits(wall_s, min(_DEFAULTS.cpu_s, wall_s), memory_mb << 20, output_bytes)
+    limits = replace(
+        limits_of(_DEFAULTS),
+        wall_s=wall_s,
+        cpu_s=min(_DEFAULTS.cpu_s, wall_s),
+        memory_bytes=memory_mb << 20,
+        output_bytes=output_bytes,
+    )
     background = _shared_background()
     coroutine = background.sandbox.run_program(Program((), python_in(code), limits))
     return asyncio.run_coroutine_threadsafe(coroutine, background.loop).result()

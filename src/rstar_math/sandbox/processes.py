@@ -22,6 +22,7 @@ from typing import Any
 
 from rstar_math.errors import SandboxError
 from rstar_math.sandbox.child import protocol
+from rstar_math.sandbox.child.scratch import MOUNT_POINTS
 
 CHILD_FOLDER = Path(__file__).parent / "child"
 PACKAGE_FOLDER_NAMES = frozenset({"site-packages", "dist-packages"})
@@ -44,8 +45,8 @@ class ZygoteSetup:
     """The kind of zygote to start."""
 
     mode: str = "strict"
-    scipy: bool = False
-    """Whether scipy is loaded in advance."""
+    preload: str = ""
+    """The library that is loaded in advance, besides sympy and numpy: one of `PRELOADED`."""
     skip: frozenset[str] = frozenset()
     """Layers to leave out, for tests that check that a layer is necessary."""
 
@@ -53,7 +54,7 @@ class ZygoteSetup:
         """The header of the first frame to the zygote."""
         return {
             "mode": self.mode,
-            "scipy": self.scipy,
+            "preload": self.preload,
             "skip": sorted(self.skip),
             "libraries": libraries(),
             "readable": readable(),
@@ -120,6 +121,7 @@ def environment() -> dict[str, str]:
         "OPENBLAS_NUM_THREADS": "1",
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
+        "MPLBACKEND": "Agg",
     }
     if "LD_LIBRARY_PATH" in os.environ:
         variables["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
@@ -151,10 +153,14 @@ def bwrap_arguments() -> list[str]:
         if os.path.islink(name)
         for part in ("--symlink", os.readlink(name), name)
     ]
+    points = [part for point in MOUNT_POINTS for part in ("--dir", point)]
     return [
         *(program, "--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc"),
         *("--unshare-uts", "--unshare-cgroup-try", "--hostname", "sandbox", "--as-pid-1"),
         *("--die-with-parent", "--cap-drop", "ALL", "--dev", "/dev", "--chdir", "/"),
+        # In its own user namespace: the zygote mounts the scratch folders. Programs do not have it.
+        *("--cap-add", "CAP_SYS_ADMIN"),
+        *points,
         *binds,
         *links,
     ]

@@ -7,6 +7,8 @@ import sys
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 from rstar_math.config.sections import SandboxConfig
@@ -28,6 +30,16 @@ NOT_REPLAYED = frozenset(
 )
 
 
+PRELOADED = ("", "scipy", "matplotlib")
+"""The kinds of zygotes, by the library that they load in advance. Each has those before it too."""
+_PLOTTING = ("plot", "seaborn")
+
+
+@cache
+def _has_matplotlib() -> bool:
+    return find_spec("matplotlib") is not None
+
+
 @dataclass(frozen=True, slots=True)
 class Program:
     """A step's code, the code of its prefix, and limits. Equal programs have equal results."""
@@ -42,9 +54,12 @@ class Program:
         return self.prefix, self.limits
 
     @property
-    def needs_scipy(self) -> bool:
-        """Whether the code mentions scipy. It then runs in a zygote that has scipy loaded."""
-        return "scipy" in self.code or any("scipy" in code for code in self.prefix)
+    def library(self) -> str:
+        """The one of `PRELOADED` that its zygote has loaded, by the words in the code."""
+        codes = (self.code, *self.prefix)
+        if any(word in code for word in _PLOTTING for code in codes) and _has_matplotlib():
+            return "matplotlib"
+        return "scipy" if any("scipy" in code for code in codes) else ""
 
     @property
     def size(self) -> int:
@@ -59,6 +74,8 @@ def limits_of(config: SandboxConfig) -> Limits:
         cpu_s=min(config.cpu_s, config.timeout_s),
         memory_bytes=config.memory_mb << 20,
         output_bytes=config.output_bytes,
+        scratch_bytes=config.scratch_mb << 20,
+        scratch_files=config.scratch_files,
     )
 
 
@@ -174,7 +191,7 @@ UNPROTECTED = (
     "A snippet's own result: it can print anything and claim success. It cannot change the result "
     "of another snippet.",
     "The total memory of all snippets: each has its own limit, so the machine needs up to "
-    "4 x workers x sandbox.memory_mb.",
+    "4 x workers x (sandbox.memory_mb + sandbox.scratch_mb).",
     "Results that depend on the system's randomness (`secrets`, `random.SystemRandom`, unseeded "
     "`numpy.random.default_rng()`), on the clock or on time-outs: they are not repeatable.",
     "macOS and Windows: the sandbox does not run there in any mode.",
@@ -183,10 +200,12 @@ _LAYERS = {
     "descriptors": "inherited files and sockets, the environment",
     "capabilities": "privileges of root: mounts, raw devices, raising limits, reading any file",
     "dumpable": "reading the zygote's memory and descriptors (ptrace, /proc/PID/mem)",
-    "landlock": "reading files other than Python's own, writing files, TCP, signals to outside",
+    "landlock": "reading files other than Python's own, writing other files than a program's own, "
+    "TCP, signals to outside",
     "rlimits": "memory, descriptors, file sizes, core dumps, processes of an ordinary user",
     "seccomp": "processes, threads, sockets, signals, kernel interfaces, changes to files",
     "supervisor": "running too long, printing too much, leaving processes behind",
+    "scratch": "programs from seeing the files of others (optional; without it they write none)",
     "bwrap": "seeing that other files and processes exist (optional, in addition to Landlock)",
 }
 """The layers and what each one stops."""

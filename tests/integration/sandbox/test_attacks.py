@@ -15,25 +15,35 @@ from tests.integration.sandbox.canaries import Canaries, canaries
 CONFIG = SandboxConfig(timeout_s=8, cpu_s=2.5)
 
 
-async def run_case(sandbox: Sandbox, case: Case, targets: Canaries) -> Sequence[Execution]:
+WRITES = Step(code="open('first', 'w').close()")
+"""As a prefix, it makes every program run with a scratch folder."""
+PREFIXES = {"reading": (), "writing": (WRITES,)}
+
+
+async def run_case(
+    sandbox: Sandbox, prefix: Sequence[Step], case: Case, targets: Canaries
+) -> Sequence[Execution]:
     codes = [targets.fill(code) for code in (case.code, case.then) if code]
-    return [await sandbox.run((), Step(code=code)) for code in codes]
+    return [await sandbox.run(prefix, Step(code=code)) for code in codes]
 
 
 async def run_some(
-    config: SandboxConfig, cases: Sequence[Case], targets: Canaries
+    config: SandboxConfig, prefix: Sequence[Step], cases: Sequence[Case], targets: Canaries
 ) -> dict[str, Sequence[Execution]]:
     async with Sandbox(config) as sandbox, asyncio.timeout(240):
-        results = await asyncio.gather(*(run_case(sandbox, case, targets) for case in cases))
+        runs = (run_case(sandbox, prefix, case, targets) for case in cases)
+        results = await asyncio.gather(*runs)
     return {case.name: result for case, result in zip(cases, results, strict=True)}
 
 
-async def run_all(targets: Canaries) -> dict[str, Sequence[Execution]]:
+async def run_all(targets: Canaries, prefix: Sequence[Step]) -> dict[str, Sequence[Execution]]:
     # Little memory for those that eat it: on a busy machine they would run out of time first.
     small = CONFIG.model_copy(update={"memory_mb": 128})
     eaters = [case for case in CASES if case.group == "memory"]
     others = [case for case in CASES if case.group != "memory"]
-    return await run_some(small, eaters, targets) | await run_some(CONFIG, others, targets)
+    return await run_some(small, prefix, eaters, targets) | await run_some(
+        CONFIG, prefix, others, targets
+    )
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +52,22 @@ def targets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Canaries]:
         yield made
 
 
-@pytest.fixture(scope="module")
-def results(targets: Canaries) -> dict[str, Sequence[Execution]]:
-    return asyncio.run(run_all(targets))
+@pytest.fixture(scope="module", params=PREFIXES)
+def results(targets: Canaries, request: pytest.FixtureRequest) -> dict[str, Sequence[Execution]]:
+    if request.param == "writing":
+        request.getfixturevalue("scratch_works")
+    return asyncio.run(run_all(targets, PREFIXES[request.param]))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_holds(case: Case, results: dict[str, Sequence[Execution]], targets: Canaries) -> None:
+def test_holds(
+    case: Case,
+    results: dict[str, Sequence[Execution]],
+    targets: Canaries,
+    request: pytest.FixtureRequest,
+) -> None:
+    if case.group == "scratch":
+        request.getfixturevalue("scratch_works")
     executions = results[case.name]
     for execution in executions:
         assert ESCAPED not in execution.stdout

@@ -263,7 +263,7 @@ def test_whoever_needs_no_scipy_does_not_wait_for_it(monkeypatch: pytest.MonkeyP
     start = Zygote.start
 
     async def without_scipy(self: Zygote) -> None:
-        if self.setup.scipy:
+        if self.setup.preload:
             raise SandboxError("no scipy today")
         await start(self)
 
@@ -283,6 +283,19 @@ def test_whoever_needs_no_scipy_does_not_wait_for_it(monkeypatch: pytest.MonkeyP
     assert [one.stdout for one in others if isinstance(one, Execution)] == [
         f"{n}\n" for n in range(1, 5)
     ]
+
+
+def test_the_out_of_memory_killer_prefers_programs_and_zygotes() -> None:
+    def score(pid: int) -> str:
+        return Path(f"/proc/{pid}/oom_score_adj").read_text()
+
+    async def main() -> set[str]:
+        async with Sandbox(QUICK) as sandbox:
+            await sandbox.run((), Step(code="print(0)"))
+            return {score(pid) for pid in zygote_pids(sandbox)}
+
+    if not processes.bwrap_works():  # it hides /proc
+        assert asyncio.run(main()) == {"800\n"}
 
 
 def test_a_killed_forker_is_replaced_with_its_zygote() -> None:

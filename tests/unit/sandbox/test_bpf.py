@@ -4,7 +4,7 @@ import struct
 
 import pytest
 
-from rstar_math.sandbox.child import seccomp
+from rstar_math.sandbox.child import seccomp, system_calls
 
 EPERM, EACCES = seccomp.refuse(1), seccomp.refuse(13)
 X86_64 = seccomp.AUDIT_ARCH["x86_64"]
@@ -44,7 +44,13 @@ def forking(monkeypatch: pytest.MonkeyPatch) -> bytes:
     return seccomp.forking()
 
 
-CALL = seccomp.X86_64
+@pytest.fixture
+def writing(monkeypatch: pytest.MonkeyPatch) -> bytes:
+    monkeypatch.setattr(seccomp, "machine", lambda: "x86_64")
+    return seccomp.writing()
+
+
+CALL = system_calls.X86_64
 
 
 def test_plain_calls_are_allowed_and_unknown_ones_fail(strict: bytes) -> None:
@@ -70,6 +76,24 @@ def test_opening_to_write_is_refused(strict: bytes, flags: int) -> None:
 
 def test_opening_to_read_is_allowed(strict: bytes) -> None:
     assert run(strict, CALL["openat"], 0, 0, 0o2000000 | 0o200000) == seccomp.ALLOW
+
+
+def test_with_a_scratch_folder_files_are_opened_to_write(writing: bytes) -> None:
+    for flags in (0, 1, 2, 0o101, 0o1101, 0o2102, 0o1001, 0o200000):
+        assert run(writing, CALL["open"], 0, flags) == seccomp.ALLOW
+        assert run(writing, CALL["openat"], 0, 0, flags) == seccomp.ALLOW
+    for flags in (0o1000, 0o1100, 0o20001, 0o20200002):  # truncating reads, O_ASYNC, O_TMPFILE
+        assert run(writing, CALL["openat"], 0, 0, flags) == EACCES
+
+
+def test_the_scratch_folder_adds_only_calls_for_files(strict: bytes, writing: bytes) -> None:
+    more = {n for n in range(500) if run(writing, n) != run(strict, n)}
+    assert more == {CALL[name] for name in (*seccomp.WRITE, "flock")}
+    assert run(writing, CALL["fcntl"], 1, 5) == run(writing, CALL["fcntl"], 1, 3) == seccomp.ALLOW
+    for command in (6, 7, 37, 38):  # setting a lock succeeds and does nothing
+        assert run(writing, CALL["fcntl"], 1, command) == seccomp.refuse(0)
+    for command in (4, 8, 10, 1024, 1033):  # F_SETFL, F_SETOWN, F_SETSIG, F_SETLEASE, F_ADD_SEALS
+        assert run(writing, CALL["fcntl"], 1, command) == EPERM
 
 
 def test_executable_memory_comes_only_from_files_and_is_never_writable(strict: bytes) -> None:
@@ -106,16 +130,17 @@ def test_a_fan_out_may_fork_but_not_clone_otherwise(forking: bytes) -> None:
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
 def test_every_program_fits_both_machines(machine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(seccomp, "machine", lambda: machine)
-    for build in (seccomp.strict, seccomp.forking, seccomp.gate):
+    for build in (seccomp.strict, seccomp.writing, seccomp.forking, seccomp.gate):
         program = build()
-        number = seccomp.TABLES[machine]["read"]
+        number = system_calls.TABLES[machine]["read"]
         architecture = seccomp.AUDIT_ARCH[machine]
         assert run(program, number, architecture=architecture) == seccomp.ALLOW
 
 
 def test_names_in_the_filter_are_in_the_table() -> None:
-    known = set(seccomp.X86_64) | {"socket", "kill"}
+    known = set(CALL) | {"socket", "kill"}
     assert set(seccomp.SIMPLE) <= known
+    assert set(seccomp.WRITE) <= known
 
 
 def test_programs_that_the_kernel_would_not_take_are_refused() -> None:

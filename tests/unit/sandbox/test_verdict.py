@@ -12,7 +12,14 @@ from rstar_math.sandbox.child.protocol import Limits
 from rstar_math.sandbox.child.run import Run, build_reply
 from rstar_math.types import Execution, ExecutionStatus, Step
 
-LIMITS = Limits(wall_s=2, cpu_s=1, memory_bytes=64 << 20, output_bytes=100)
+LIMITS = Limits(
+    wall_s=2,
+    cpu_s=1,
+    memory_bytes=64 << 20,
+    output_bytes=100,
+    scratch_bytes=1 << 20,
+    scratch_files=16,
+)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),

@@ -9,9 +9,11 @@ Trusted:
     run           one run as the supervisor sees it: pipes, clocks, and how its end is classified
 Trusted until the first line of a snippet runs, hostile from then on:
     execution     the code of a forked child: run a snippet and report
+    event_loop    asyncio without sockets
 Parts:
     confinement   the layers of confinement
-    seccomp, kernel, protocol
+    scratch       the private folder of a program that writes files
+    seccomp, system_calls, kernel, protocol
 
 The parent starts this folder by path and it registers itself as the package `rstar_sandbox_child`.
 So a zygote imports neither the project nor its dependencies before it is confined.

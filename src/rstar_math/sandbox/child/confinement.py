@@ -1,8 +1,11 @@
 """Applies the layers of confinement. Each layer has a name, so that a test can leave it out.
 
-Once in a zygote: `capabilities`, `dumpable`, `landlock`. In every child: `descriptors`, `rlimits`,
-`landlock` (its own domain), `seccomp`. The last layer, `supervisor`, is the zygote's main loop with
-its limits on time and output.
+Once in a zygote: `scratch`, `dumpable`, then `capabilities` and `landlock` for the supervisor. In
+every child: `descriptors`, `capabilities`, `rlimits`, `landlock`, `seccomp`. The last layer,
+`supervisor`, is the zygote's main loop with its limits on time and output.
+
+The forker is in no Landlock domain and keeps CAP_SYS_ADMIN in its user namespace, because it mounts
+the scratch folders. It never runs a program. Its children give up both before they run one.
 """
 
 import ctypes
@@ -16,7 +19,7 @@ import socket
 import struct
 from collections.abc import Callable, Collection, Iterable
 
-from . import kernel, seccomp
+from . import kernel, scratch, seccomp
 from .protocol import Limits
 
 SYS_LANDLOCK_CREATE_RULESET = 444
@@ -24,8 +27,11 @@ SYS_LANDLOCK_ADD_RULE = 445
 SYS_LANDLOCK_RESTRICT_SELF = 446
 LANDLOCK_VERSION = 1
 PATH_BENEATH = 1
-READ_FILE = 1 << 2
-READ_DIR = 1 << 3
+WRITE_FILE, READ_FILE, READ_DIR = 1 << 1, 1 << 2, 1 << 3
+REMOVE_DIR, REMOVE_FILE, MAKE_DIR, MAKE_REG = 1 << 4, 1 << 5, 1 << 7, 1 << 8
+REFER, TRUNCATE = 1 << 13, 1 << 14
+WRITING = WRITE_FILE | REMOVE_DIR | REMOVE_FILE | MAKE_DIR | MAKE_REG | REFER | TRUNCATE
+"""What a program may do in its scratch folder, besides reading: regular files and folders only."""
 FS_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
 """ABI -> number of file-system rights that it can restrict. Later ABIs are treated like 5."""
 NET_TCP = 0b11
@@ -40,25 +46,43 @@ def landlock_abi() -> int:
         return 0
 
 
-def _restrict(attributes: bytes, readable: Iterable[str]) -> None:
-    """Enter a Landlock domain in which only the paths `readable` can be read."""
+def rights_of(abi: int) -> int:
+    """The file-system rights that the ABI can restrict, as a bit set."""
+    return (1 << FS_RIGHTS.get(abi, 16)) - 1
+
+
+def create_ruleset(abi: int, readable: Iterable[str], *, scoped: bool) -> int:
+    """The descriptor of a ruleset that allows only reading, below the paths. Raises OSError.
+
+    It forbids all other access to files and all TCP. `scoped` adds abstract sockets and signals to
+    processes outside. An old ABI cannot restrict all of these.
+    """
+    fields = [rights_of(abi)]
+    if abi >= 4:
+        fields.append(NET_TCP)
+    if abi >= 6:
+        fields.append(SCOPE_SOCKETS_AND_SIGNALS if scoped else 0)
+    attributes = struct.pack(f"={len(fields)}Q", *fields)
     buffer = ctypes.create_string_buffer(attributes, len(attributes))
     ruleset = kernel.syscall(SYS_LANDLOCK_CREATE_RULESET, ctypes.addressof(buffer), len(attributes))
     try:
         for path in readable:
-            _allow_reading(ruleset, path)
-        kernel.syscall(SYS_LANDLOCK_RESTRICT_SELF, ruleset, 0)
-    finally:
+            add_rule(ruleset, path, READ_FILE | READ_DIR)
+    except OSError:
         os.close(ruleset)
+        raise
+    return ruleset
 
 
-def _allow_reading(ruleset: int, path: str) -> None:
+def add_rule(ruleset: int, path: str, rights: int) -> None:
+    """Allow rights below a path. Does nothing if the path does not exist. Raises OSError."""
     try:
         fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except OSError:
-        return  # The path does not exist.
+        return
     try:
-        rights = READ_FILE | READ_DIR if os.path.isdir(path) else READ_FILE
+        if not os.path.isdir(path):
+            rights &= READ_FILE | WRITE_FILE
         rule = struct.pack("=QI", rights, fd)
         buffer = ctypes.create_string_buffer(rule, len(rule))
         kernel.syscall(SYS_LANDLOCK_ADD_RULE, ruleset, PATH_BENEATH, ctypes.addressof(buffer), 0)
@@ -66,30 +90,12 @@ def _allow_reading(ruleset: int, path: str) -> None:
         os.close(fd)
 
 
-def restrict_to_reading(abi: int, readable: Iterable[str]) -> None:
-    """Allow only reading below the paths. Raises OSError.
-
-    Forbids all other access to files, all TCP, and abstract sockets and signals to processes
-    outside. An old ABI cannot restrict all of these.
-    """
-    rights = (1 << FS_RIGHTS.get(abi, 16)) - 1
-    fields = [rights]
-    if abi >= 4:
-        fields.append(NET_TCP)
-    if abi >= 6:
-        fields.append(SCOPE_SOCKETS_AND_SIGNALS)
-    _restrict(struct.pack(f"={len(fields)}Q", *fields), readable)
-
-
-def enter_own_domain(abi: int) -> None:
-    """Enter a new Landlock domain. It forbids ptrace, signals and abstract sockets to the zygote.
-
-    Before ABI 6 it forbids only ptrace. Raises OSError.
-    """
-    if abi >= 6:
-        _restrict(struct.pack("=3Q", 0, 0, SCOPE_SOCKETS_AND_SIGNALS), ())
-    elif abi >= 1:
-        _restrict(struct.pack("=Q", 1), ("/lib", "/usr/lib"))
+def enter_domain(ruleset: int) -> None:
+    """Enter a new Landlock domain with these rules, and close the ruleset. Raises OSError."""
+    try:
+        kernel.syscall(SYS_LANDLOCK_RESTRICT_SELF, ruleset, 0)
+    finally:
+        os.close(ruleset)
 
 
 SECCOMP_MODE_FILTER = 2
@@ -130,7 +136,11 @@ class Layers:
         if mode == "namespaces":
             self.skip |= {"landlock"}
         self.readable = tuple(readable)
+        self.scratch: str | None = None
+        """The path of the scratch folders; None if programs cannot have one."""
         self.abi = 0
+        self.ruleset = -1
+        """The Landlock rules of a program without a scratch folder."""
         self.base_memory = 0
         self.programs: dict[str, SeccompProgram] = {}
 
@@ -138,46 +148,108 @@ class Layers:
         """Whether the layer is applied."""
         return layer not in self.skip
 
-    def confine_zygote(self) -> None:
-        """Confine the calling process for good. Raises `ConfinementError` if a layer fails."""
-        _apply("subreaper", lambda: kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1))
+    def prepare(self) -> None:
+        """Before anything is loaded: the out-of-memory score, then, where this system allows it,
+        the namespaces of the scratch folders, in which /proc is read-only.
+
+        Without Landlock or seccomp nothing else would confine writing, so there is no folder.
+        """
         _raise_oom_score()
+        needed = ("scratch", "landlock", "seccomp", "capabilities", "rlimits")
+        if all(map(self.enabled, needed)) and landlock_abi():
+            self.scratch = scratch.prepare(self.readable)
+
+    def confine_zygote(self) -> None:
+        """Confine the calling process for good, as far as its forker and its children allow.
+
+        Prepares what they need. Raises `ConfinementError` if a layer fails.
+        """
+        _apply("subreaper", lambda: kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1))
         self.base_memory = address_space()
         _apply("no_new_privs", lambda: kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1))
         if self.enabled("capabilities"):
-            _apply("capabilities", kernel.drop_capabilities)
+            kept = 1 << kernel.CAP_SYS_ADMIN if self.scratch else 0
+            _apply("capabilities", lambda: kernel.drop_capabilities(keep=kept))
         if self.enabled("dumpable"):
             _apply("dumpable", lambda: kernel.prctl(kernel.PR_SET_DUMPABLE, 0))
+        if self.scratch:
+            _apply("scratch", lambda: scratch.seal(self.scratch or ""))
         if self.enabled("landlock"):
             self.abi = landlock_abi()
             if not self.abi:
                 raise ConfinementError("Landlock: this kernel lacks it or does not allow it")
-            _apply("Landlock", lambda: restrict_to_reading(self.abi, self.readable))
+            _apply("Landlock", self._create_ruleset)
         if self.enabled("seccomp"):
             _apply("seccomp", self._assemble_programs)
+
+    def _create_ruleset(self) -> None:
+        more = (self.scratch, os.devnull) if self.scratch else ()
+        paths = (*self.readable, *more)
+        self.ruleset = create_ruleset(self.abi, paths, scoped=True)
 
     def _assemble_programs(self) -> None:
         for name, build in _PROGRAMS.items():
             self.programs[name] = SeccompProgram(build())
 
-    def confine_child(self, limits: Limits) -> None:
-        """Confine a child that does not fork. Raises OSError if a layer fails."""
-        if self.enabled("rlimits"):
-            lower_limits(limits, self.base_memory, files=CHILD_FILES, processes=0)
+    def confine_supervisor(self) -> None:
+        """Confine the zygote's main loop, after its forker was forked.
+
+        It may signal the children, which are outside its domain. Raises `ConfinementError`.
+        """
+        if self.enabled("capabilities"):
+            _apply("capabilities", kernel.drop_capabilities)
         if self.enabled("landlock"):
-            enter_own_domain(self.abi)
+            rules = create_ruleset(self.abi, self.readable, scoped=False)
+            _apply("Landlock", lambda: enter_domain(rules))
+            os.close(self.ruleset)
+
+    @property
+    def descriptors(self) -> list[int]:
+        """The descriptors that a child needs until it is confined."""
+        return [self.ruleset] if self.ruleset >= 0 else []
+
+    def confine_child(self, limits: Limits, *, writes: bool = False) -> None:
+        """Confine a child that does not fork. Raises OSError if a layer fails.
+
+        `writes` gives it a scratch folder. `self.scratch` must be set.
+        """
+        if writes:
+            scratch.enter(self.scratch or "", limits.scratch_bytes, limits.scratch_files)
+        self._drop_capabilities()
+        if self.enabled("rlimits"):
+            size = limits.scratch_bytes if writes else 0
+            lower_limits(limits, self.base_memory, files=CHILD_FILES, processes=0, file_bytes=size)
+        self._enter_domain(writes=writes)
         if self.enabled("seccomp"):
-            self.programs["strict"].install()
+            self.programs["writing" if writes else "strict"].install()
+
+    def _drop_capabilities(self) -> None:
+        if self.scratch:
+            kernel.drop_capabilities()
+
+    def _enter_domain(self, *, writes: bool) -> None:
+        """Enter a Landlock domain, which also forbids ptrace and signals to the zygote."""
+        if not self.enabled("landlock"):
+            return
+        if not writes:
+            enter_domain(self.ruleset)
+            return
+        os.close(self.ruleset)
+        ruleset = create_ruleset(self.abi, self.readable, scoped=True)
+        rights = (READ_FILE | READ_DIR | WRITING) & rights_of(self.abi)
+        add_rule(ruleset, self.scratch or "", rights)
+        add_rule(ruleset, os.devnull, READ_FILE | WRITE_FILE)
+        enter_domain(ruleset)
 
     def confine_forking(self, limits: Limits, files: int, control: socket.socket) -> None:
         """Confine the process of a fan-out's prefix. Raises OSError if a layer fails.
 
         Sends the descriptor on which its forks are granted or refused over `control`.
         """
+        self._drop_capabilities()
         if self.enabled("rlimits"):
             lower_limits(limits, self.base_memory, files=files, processes=None)
-        if self.enabled("landlock"):
-            enter_own_domain(self.abi)
+        self._enter_domain(writes=False)
         if self.enabled("seccomp"):
             number = SYS_SECCOMP[seccomp.machine()]
             listener = self.programs["gate"].install_with_listener(number)
@@ -199,6 +271,7 @@ class Layers:
 
 _PROGRAMS: dict[str, Callable[[], bytes]] = {
     "strict": seccomp.strict,
+    "writing": seccomp.writing,
     "forking": seccomp.forking,
     "gate": seccomp.gate,
 }
@@ -227,15 +300,17 @@ def _lower_limit(kind: int, value: int) -> None:
     resource.setrlimit(kind, (value, value))
 
 
-def lower_limits(limits: Limits, base: int, *, files: int, processes: int | None) -> None:
-    """Set the resource limits of this process.
+def lower_limits(
+    limits: Limits, base: int, *, files: int, processes: int | None, file_bytes: int = 0
+) -> None:
+    """Set the resource limits of this process. `file_bytes` limits each file that it writes.
 
     The processor limit is a fallback, at least one second above the limit that the supervisor
     enforces.
     """
     _lower_limit(resource.RLIMIT_AS, base + limits.memory_bytes)
     _lower_limit(resource.RLIMIT_CPU, int(limits.cpu_s) + 2)
-    _lower_limit(resource.RLIMIT_FSIZE, 0)
+    _lower_limit(resource.RLIMIT_FSIZE, file_bytes)
     _lower_limit(resource.RLIMIT_CORE, 0)
     _lower_limit(resource.RLIMIT_MEMLOCK, 0)
     _lower_limit(resource.RLIMIT_MSGQUEUE, 0)

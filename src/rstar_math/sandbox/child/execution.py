@@ -17,9 +17,9 @@ import types
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from . import kernel
+from . import kernel, scratch
 from .confinement import Layers, close_all_but
-from .protocol import MESSAGE_CHARS, Limits
+from .protocol import MESSAGE_CHARS, NEEDS_SCRATCH, Limits
 
 REPORT_FD = 3
 """The descriptor of the report in every child."""
@@ -53,7 +53,7 @@ def detach(report: int, keep: Sequence[int], zygote: int, layers: Layers) -> Non
             _exit(0)
     if layers.enabled("descriptors"):
         _dup2(report, REPORT_FD)
-        close_all_but([REPORT_FD, *keep])
+        close_all_but([REPORT_FD, *layers.descriptors, *keep])
     elif report != REPORT_FD:
         _dup2(report, REPORT_FD)
     random.seed(SEED)
@@ -136,16 +136,36 @@ def _compiles(code: str) -> bool:
 
 
 def run_program(
-    prefix: Sequence[str], step: str, outputs: tuple[int, int], limits: Limits, layers: Layers
+    codes: Sequence[str],
+    outputs: tuple[int, int],
+    limits: Limits,
+    layers: Layers,
+    *,
+    writes: bool,
 ) -> NoReturn:
     """Confine this process, run a prefix and a step in it, report and exit.
 
-    `outputs` are the descriptors for the step's stdout and stderr.
+    `outputs` are the descriptors for the step's stdout and stderr. `writes` gives it a scratch
+    folder; without one, it ends as soon as it needs one.
     """
-    layers.confine_child(limits)
+    layers.confine_child(limits, writes=writes)
+    if not writes:
+        end_when_it_writes(layers)
+    *prefix, step = codes
     scope, (*prefix, step) = new_namespace([*prefix, step])
     prefix_s = replay_prefix(prefix, scope)
     report_and_exit(run_step(step, scope, outputs) | {"prefix_s": prefix_s})
+
+
+def end_when_it_writes(layers: Layers) -> None:
+    """End this process, asking for a scratch folder, when its code first wants to write a file."""
+    if layers.scratch:
+        scratch.ask_when_needed(layers.scratch, ask_for_scratch)
+
+
+def ask_for_scratch() -> NoReturn:
+    """End this process and ask for a new run of its code, alone and with a scratch folder."""
+    report_and_exit({"status": NEEDS_SCRATCH})
 
 
 def replay_prefix(codes: Sequence[str], scope: dict[str, Any]) -> float:

@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import random
+import select
 import socket
 import struct
 import time
@@ -20,8 +21,8 @@ from typing import NoReturn, Protocol
 
 from . import execution, kernel
 from .confinement import Layers, answer_fork, close_all_but
-from .protocol import Limits
-from .run import Reply, Run, build_reply, has_ended, kill_group, reap_group
+from .protocol import NEEDS_SCRATCH, Limits
+from .run import Reply, Run, build_reply, has_ended, kill_group, parse_report, reap_group
 
 MAX_FAST_RUNNING = 1
 """Candidates that run at once and are not slow yet."""
@@ -176,7 +177,8 @@ class ForkServer:
     def _read_prefix_report(self) -> None:
         if self.prefix.read_report() == 0:
             self.supervisor.unlisten(self.prefix.report_fd)
-        if self.prefix.report and not self.prefix_done:
+        report = parse_report(bytes(self.prefix.report))
+        if "prefix_s" in report and not self.prefix_done:
             self.prefix_done = True
             self.prefix.prefix_cpu_s = self.prefix.cpu_used()
             now = time.monotonic()
@@ -259,7 +261,8 @@ class ForkServer:
     def _fail_all(self) -> None:
         """Reply to every candidate with the failure of the prefix."""
         assert self.exit is not None
-        self.prefix.report.clear()
+        if parse_report(bytes(self.prefix.report)).get("status") != NEEDS_SCRATCH:
+            self.prefix.report.clear()
         for candidate in self.candidates:
             if not candidate.done:
                 self._reply(candidate, build_reply(self.prefix, *self.exit))
@@ -351,15 +354,24 @@ def run_prefix(
     limits: Limits,
     layers: Layers,
 ) -> NoReturn:
-    """The main function of the prefix's process: run the prefix, fork per candidate, exit."""
+    """The main function of the prefix's process: run the prefix, fork per candidate, exit.
+
+    A prefix that wants to write files, or leaves descriptors open, is not fanned out, so that no
+    fork shares them with others. Each candidate then runs alone, after the prefix.
+    """
     zygote = os.getppid()
-    layers.confine_forking(limits, 3 * len(endpoints) + 64, listener_sender)
+    files = 3 * len(endpoints) + 64
+    layers.confine_forking(limits, files, listener_sender)
     listener_sender.close()
+    execution.end_when_it_writes(layers)
+    descriptors = open_descriptors(files)
     # Bound before the hostile code runs, which could replace them in their modules.
     fork, write, exit_process, dumps = os.fork, os.write, os._exit, json.dumps
     get_state, set_state = random.getstate, random.setstate
     scope, codes = execution.new_namespace(codes)
     prefix_s = execution.replay_prefix(codes, scope)
+    if open_descriptors(files) != descriptors:
+        execution.ask_for_scratch()
     write(execution.REPORT_FD, dumps({"prefix_s": prefix_s}).encode("ascii"))
     random_state = get_state()
     for fds in endpoints:
@@ -368,6 +380,19 @@ def run_prefix(
             run_candidate(fds, scope, zygote, layers)
     while True:
         exit_process(0)
+
+
+_NOT_OPEN = select.POLLNVAL
+_poll = select.poll
+
+
+def open_descriptors(limit: int) -> list[int]:
+    """The descriptors below `limit` that are open in this process."""
+    poll = _poll()
+    for fd in range(limit):
+        poll.register(fd, 0)
+    closed = {fd for fd, event in poll.poll(0) if event & _NOT_OPEN}
+    return [fd for fd in range(limit) if fd not in closed]
 
 
 def run_candidate(

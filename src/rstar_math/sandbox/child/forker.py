@@ -44,13 +44,13 @@ class Forker:
         other.close()
 
     def start_program(
-        self, report: int, outputs: tuple[int, int], code: int, limits: Limits
+        self, report: int, outputs: tuple[int, int], code: int, limits: Limits, *, writes: bool
     ) -> int:
-        """The pid of a new process that runs a program.
+        """The pid of a new process that runs a program; `writes` gives it a scratch folder.
 
         Raises OSError if there can be none, and `ForkerEndedError`.
         """
-        return self._ask({"kind": "program"}, [report, code, *outputs], limits)
+        return self._ask({"kind": "program", "writes": writes}, [report, code, *outputs], limits)
 
     def start_prefix(
         self,
@@ -113,7 +113,8 @@ def _run(task: dict[str, Any], fds: list[int], supervisor: int, layers: Layers) 
         codes = execution.read_codes(code)
         if task["kind"] == "program":
             stdout, stderr = keep
-            execution.run_program(codes[:-1], codes[-1], (stdout, stderr), limits, layers)
+            writes = task["writes"]
+            execution.run_program(codes, (stdout, stderr), limits, layers, writes=writes)
         listener_sender, *ends = keep
         endpoints = list(zip(ends[::3], ends[1::3], ends[2::3], strict=True))
         fanout.run_prefix(codes, endpoints, socket.socket(fileno=listener_sender), limits, layers)

@@ -5,6 +5,7 @@ import gc
 import os
 import platform
 import signal
+import struct
 import sys
 
 PR_SET_PDEATHSIG = 1
@@ -83,8 +84,49 @@ def fork_sibling() -> int:
     return pid
 
 
-def drop_capabilities() -> None:
-    """Drop every capability for good. Does nothing in a process that has none."""
+CLONE_NEWNS = 0x20000
+CLONE_NEWUSER = 0x10000000
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
+MS_REC, MS_PRIVATE = 1 << 14, 1 << 18
+_SYS_MOUNT_SETATTR = 442
+_AT_FDCWD, _AT_RECURSIVE, _MOUNT_ATTR_RDONLY = -100, 0x8000, 1
+
+
+def unshare(flags: int) -> None:
+    """Call `unshare(2)`. Raises OSError."""
+    if _libc.unshare(flags) < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"unshare: {os.strerror(code)}")
+
+
+def mount(kind: str, target: str, flags: int, options: str = "") -> None:
+    """Mount a file system of a kind; with an empty kind, change the flags of a mount.
+
+    Raises OSError.
+    """
+    name = kind.encode() or None
+    data = options.encode() or None
+    if _libc.mount(name, target.encode(), name, ctypes.c_ulong(flags), data) < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"mount {target}: {os.strerror(code)}")
+
+
+def make_mounts_read_only() -> None:
+    """Make every mount of this mount namespace read-only. Raises OSError."""
+    attributes = ctypes.create_string_buffer(struct.pack("=4Q", _MOUNT_ATTR_RDONLY, 0, 0, 0), 32)
+    root = ctypes.create_string_buffer(b"/")
+    arguments = (ctypes.addressof(root), _AT_RECURSIVE, ctypes.addressof(attributes), 32)
+    syscall(_SYS_MOUNT_SETATTR, _AT_FDCWD, *arguments)
+
+
+CAP_SYS_ADMIN = 21
+
+
+def drop_capabilities(keep: int = 0) -> None:
+    """Drop every capability except those in the bit set `keep`, for good.
+
+    Does nothing in a process that has none.
+    """
     for capability in range(64):
         try:
             prctl(PR_CAPBSET_DROP, capability)
@@ -93,7 +135,8 @@ def drop_capabilities() -> None:
             break
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)
-    if _capset(header, (ctypes.c_uint32 * 6)()) < 0:
+    kept = keep & capabilities()
+    if _capset(header, (ctypes.c_uint32 * 6)(kept, kept)) < 0:
         code = ctypes.get_errno()
         raise OSError(code, f"capset: {os.strerror(code)}")
 

@@ -20,6 +20,10 @@ class Limits:
     memory_bytes: int
     """Address space above that of the pre-loaded interpreter."""
     output_bytes: int
+    scratch_bytes: int
+    """Size of the scratch folder."""
+    scratch_files: int
+    """Files and folders in it."""
 
 
 LENGTHS = struct.Struct(">II")
@@ -27,6 +31,10 @@ MAX_HEADER_BYTES = 64 << 20
 MAX_BODY_BYTES = 1 << 30
 MESSAGE_CHARS = 300
 """Maximum length of a message about a failed run."""
+
+
+NEEDS_SCRATCH = "needs_scratch"
+"""The status in the report of a program that must run again, alone and with a scratch folder."""
 
 
 class WireError(Exception):

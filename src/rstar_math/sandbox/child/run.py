@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from .protocol import MESSAGE_CHARS, Limits
+from .protocol import MESSAGE_CHARS, NEEDS_SCRATCH, Limits
 
 MAX_REPORT_BYTES = 8192
 CHUNK_BYTES = 1 << 16
@@ -26,6 +26,8 @@ class Run:
 
     id: int
     limits: Limits
+    writes: bool = False
+    """Whether it has a scratch folder."""
     stdout_fd: int = -1
     stderr_fd: int = -1
     report_fd: int = -1
@@ -148,8 +150,13 @@ def _read(fd: int) -> bytes | None:
 
 
 def build_reply(run: Run, wait_status: int, cpu_s: float) -> Reply:
-    """The reply to the parent. Facts come from the kernel; the report only adds details."""
-    report = _parse_report(bytes(run.report))
+    """The reply to the parent. Facts come from the kernel; the report only adds details.
+
+    A program without a scratch folder may ask for one, and then runs once more.
+    """
+    report = parse_report(bytes(run.report))
+    if report.get("status") == NEEDS_SCRATCH and not run.writes and run.kill_reason is None:
+        return {"id": run.id, NEEDS_SCRATCH: True}
     status, error_type, message = _classify(run, wait_status, cpu_s, report)
     prefix_s = report.get("prefix_s")
     return {
@@ -196,7 +203,7 @@ def _timeout_message(run: Run) -> str:
     return f"took longer than {limits.wall_s:g} s"
 
 
-def _parse_report(data: bytes) -> Reply:
+def parse_report(data: bytes) -> Reply:
     """The report as a dict; empty if it is malformed."""
     if len(data) > MAX_REPORT_BYTES:
         return {}

@@ -1,6 +1,7 @@
-"""Builds the seccomp filters: an assembler, the system-call tables and three programs.
+"""Builds the seccomp filters: an assembler and four programs.
 
-`strict` is for a process that runs a snippet. In a fan-out, the process that runs the prefix must
+`strict` is for a process that runs a snippet. `writing` is for one that has a scratch folder:
+`strict` plus the calls that write files. In a fan-out, the process that runs the prefix must
 fork once per candidate. `gate` stops each of its forks until the supervisor grants it. `forking` is
 `strict` plus the calls that forking needs. Every candidate then installs `strict` on top of both.
 """
@@ -10,6 +11,7 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 
 from . import kernel
+from .system_calls import TABLES
 
 Instruction = tuple[int, int, int, int]
 Rule = Sequence[Instruction]
@@ -103,198 +105,6 @@ def assemble(program: Sequence[Instruction]) -> bytes:
 AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 X32_BIT = 0x40000000
 """Set in the number of an x32 call, which has the same architecture value as x86_64."""
-X86_64: dict[str, int] = {
-    "read": 0,
-    "write": 1,
-    "readv": 19,
-    "writev": 20,
-    "pread64": 17,
-    "lseek": 8,
-    "close": 3,
-    "fstat": 5,
-    "stat": 4,
-    "lstat": 6,
-    "newfstatat": 262,
-    "statx": 332,
-    "access": 21,
-    "faccessat": 269,
-    "faccessat2": 439,
-    "readlink": 89,
-    "readlinkat": 267,
-    "getcwd": 79,
-    "open": 2,
-    "openat": 257,
-    "getdents64": 217,
-    "mmap": 9,
-    "munmap": 11,
-    "mremap": 25,
-    "mprotect": 10,
-    "madvise": 28,
-    "brk": 12,
-    "mincore": 27,
-    "rt_sigaction": 13,
-    "rt_sigprocmask": 14,
-    "rt_sigreturn": 15,
-    "rt_sigsuspend": 130,
-    "rt_sigtimedwait": 128,
-    "rt_sigpending": 127,
-    "sigaltstack": 131,
-    "pause": 34,
-    "alarm": 37,
-    "setitimer": 38,
-    "getitimer": 36,
-    "poll": 7,
-    "ppoll": 271,
-    "select": 23,
-    "pselect6": 270,
-    "nanosleep": 35,
-    "clock_nanosleep": 230,
-    "clock_gettime": 228,
-    "clock_getres": 229,
-    "gettimeofday": 96,
-    "time": 201,
-    "getpid": 39,
-    "getppid": 110,
-    "gettid": 186,
-    "getuid": 102,
-    "geteuid": 107,
-    "getgid": 104,
-    "getegid": 108,
-    "getgroups": 115,
-    "getresuid": 118,
-    "getresgid": 120,
-    "getpgrp": 111,
-    "getpgid": 121,
-    "getsid": 124,
-    "getpriority": 140,
-    "getrlimit": 97,
-    "prlimit64": 302,
-    "getrusage": 98,
-    "times": 100,
-    "sysinfo": 99,
-    "uname": 63,
-    "sched_yield": 24,
-    "sched_getaffinity": 204,
-    "sched_getparam": 143,
-    "sched_getscheduler": 145,
-    "getcpu": 309,
-    "futex": 202,
-    "getrandom": 318,
-    "exit": 60,
-    "exit_group": 231,
-    "dup": 32,
-    "dup2": 33,
-    "dup3": 292,
-    "fcntl": 72,
-    "ioctl": 16,
-    "pipe": 22,
-    "pipe2": 293,
-    "restart_syscall": 219,
-    "rseq": 334,
-    "set_robust_list": 273,
-    "get_robust_list": 274,
-    "set_tid_address": 218,
-    "membarrier": 324,
-    "wait4": 61,
-    "waitid": 247,
-    "fadvise64": 221,
-    "clone": 56,
-    "prctl": 157,
-    "seccomp": 317,
-    "socket": 41,
-    "kill": 62,
-    "tgkill": 234,
-}
-AARCH64: dict[str, int] = {
-    "read": 63,
-    "write": 64,
-    "readv": 65,
-    "writev": 66,
-    "pread64": 67,
-    "lseek": 62,
-    "close": 57,
-    "fstat": 80,
-    "newfstatat": 79,
-    "statx": 291,
-    "faccessat": 48,
-    "faccessat2": 439,
-    "readlinkat": 78,
-    "getcwd": 17,
-    "openat": 56,
-    "getdents64": 61,
-    "mmap": 222,
-    "munmap": 215,
-    "mremap": 216,
-    "mprotect": 226,
-    "madvise": 233,
-    "brk": 214,
-    "mincore": 232,
-    "rt_sigaction": 134,
-    "rt_sigprocmask": 135,
-    "rt_sigreturn": 139,
-    "rt_sigsuspend": 133,
-    "rt_sigtimedwait": 137,
-    "rt_sigpending": 136,
-    "sigaltstack": 132,
-    "setitimer": 103,
-    "getitimer": 102,
-    "ppoll": 73,
-    "pselect6": 72,
-    "nanosleep": 101,
-    "clock_nanosleep": 115,
-    "clock_gettime": 113,
-    "clock_getres": 114,
-    "gettimeofday": 169,
-    "getpid": 172,
-    "getppid": 173,
-    "gettid": 178,
-    "getuid": 174,
-    "geteuid": 175,
-    "getgid": 176,
-    "getegid": 177,
-    "getgroups": 158,
-    "getresuid": 148,
-    "getresgid": 150,
-    "getpgid": 155,
-    "getsid": 156,
-    "getpriority": 141,
-    "getrlimit": 163,
-    "prlimit64": 261,
-    "getrusage": 165,
-    "times": 153,
-    "sysinfo": 179,
-    "uname": 160,
-    "sched_yield": 124,
-    "sched_getaffinity": 123,
-    "sched_getparam": 121,
-    "sched_getscheduler": 120,
-    "getcpu": 168,
-    "futex": 98,
-    "getrandom": 278,
-    "exit": 93,
-    "exit_group": 94,
-    "dup": 23,
-    "dup3": 24,
-    "fcntl": 25,
-    "ioctl": 29,
-    "pipe2": 59,
-    "restart_syscall": 128,
-    "rseq": 293,
-    "set_robust_list": 99,
-    "get_robust_list": 100,
-    "set_tid_address": 96,
-    "membarrier": 283,
-    "wait4": 260,
-    "waitid": 95,
-    "fadvise64": 223,
-    "clone": 220,
-    "prctl": 167,
-    "seccomp": 277,
-    "socket": 198,
-    "kill": 129,
-    "tgkill": 131,
-}
-TABLES = {"x86_64": X86_64, "aarch64": AARCH64}
 
 
 def machine() -> str:
@@ -321,6 +131,13 @@ membarrier wait4 waitid fadvise64
 """
 SIMPLE = tuple(_SIMPLE.split())
 """Calls allowed with any arguments. `uname` is not among them: it reveals the host name."""
+_WRITE = """
+mkdir mkdirat rmdir unlink unlinkat rename renameat renameat2 ftruncate fallocate fsync fdatasync
+pwrite64 pwritev sendfile copy_file_range
+"""
+WRITE = tuple(_WRITE.split())
+"""Calls that a process with a scratch folder may make too. Landlock limits them to that folder.
+Those that change metadata are not among them: Landlock does not restrict them."""
 O_ACCMODE = 0o3
 O_CREAT, O_TRUNC, O_APPEND, O_ASYNC, O_TMPFILE = 0o100, 0o1000, 0o2000, 0o20000, 0o20000000
 FORBIDDEN_OPEN = O_ACCMODE | O_CREAT | O_TRUNC | O_APPEND | O_ASYNC | O_TMPFILE
@@ -330,6 +147,9 @@ IOCTLS = (0x5401, 0x5413, 0x541B, 0x5450, 0x5451)
 FCNTLS = (0, 1, 2, 3, 1030)
 """F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_DUPFD_CLOEXEC; F_SETOWN and F_SETSIG are forbidden
 because they signal other processes without `kill`; F_SETFL because it can switch O_ASYNC on."""
+GET_LOCK = (5, 36)
+SET_LOCK = (6, 7, 37, 38)
+"""F_GETLK; F_SETLK and F_SETLKW; the same of open file descriptions."""
 FORK_FLAGS = 0x01200011
 """CLONE_CHILD_CLEARTID | CLONE_CHILD_SETTID | SIGCHLD: the flags of the C library's `fork`."""
 
@@ -348,6 +168,21 @@ def _mapping() -> Rule:
         low_word(3),
         any_bit(MAP_ANONYMOUS, 0, 1),
         ret(refuse(EPERM)),
+        ret(ALLOW),
+    ]
+
+
+def _open_to_write(argument: int) -> Rule:
+    """Allow `open` to write, but not to truncate a file that is opened to read.
+
+    Landlock restricts that only from ABI 3 on.
+    """
+    return [
+        low_word(argument),
+        any_bit(O_ASYNC | O_TMPFILE, 2, 0),
+        any_bit(O_TRUNC, 0, 2),
+        any_bit(O_ACCMODE, 1, 0),
+        ret(refuse(EACCES)),
         ret(ALLOW),
     ]
 
@@ -400,6 +235,25 @@ def strict() -> bytes:
     It forbids new processes and threads, sockets, opening files for writing, and signals.
     """
     return _program(_rules(), refuse(EPERM))
+
+
+def writing() -> bytes:
+    """The filter of a process that runs a snippet and has a scratch folder.
+
+    It is `strict` plus opening files to write, writing, renaming and removing them. Links, special
+    files, metadata and extended attributes stay forbidden. Locking a file succeeds without effect:
+    nobody else has the files of the folder, and locks on other files would reach other processes.
+    """
+    allow, succeed = [ret(ALLOW)], [ret(refuse(0))]
+    locks = [instruction for n in SET_LOCK for instruction in (equal(n, 0, 1), *succeed)]
+    calls: dict[str, Rule] = dict.fromkeys(WRITE, allow)
+    rules: dict[str, Rule] = {
+        "open": _open_to_write(1),
+        "openat": _open_to_write(2),
+        "fcntl": [low_word(1), *locks, *one_of(1, FCNTLS + GET_LOCK, EPERM)],
+        "flock": succeed,
+    }
+    return _program(_rules() | calls | rules, refuse(EPERM))
 
 
 def forking() -> bytes:

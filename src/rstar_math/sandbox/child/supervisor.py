@@ -30,10 +30,11 @@ class Supervisor:
         self.control = control
         self.layers = layers
         self.forker = Forker(layers)
+        layers.confine_supervisor()
         self.runs: dict[int, Run] = {}
         """Runs outside fan-outs, by run id."""
         self.fork_servers: set[ForkServer] = set()
-        self.selector = selectors.DefaultSelector()
+        self.selector = selectors.EpollSelector()
         self._decoder = protocol.Decoder()
         self._outgoing = bytearray()
         self._open = True
@@ -117,7 +118,8 @@ class Supervisor:
         ids, prefix, steps = request["ids"], request["prefix"], request["steps"]
         try:
             if len(ids) == 1:
-                self._start(ids[0], prefix, steps[0], limits)
+                writes = request["writes"] and self.layers.scratch is not None
+                self._start(Run(ids[0], limits, writes=writes), [*prefix, *steps])
             else:
                 self.fork_servers.add(ForkServer(self, ids, prefix, steps, limits))
         except ForkerEndedError:
@@ -133,20 +135,22 @@ class Supervisor:
         for server in self.fork_servers:
             server.cancel(run_id)
 
-    def _start(self, run_id: int, prefix: list[str], step: str, limits: Limits) -> None:
-        run = Run(run_id, limits)
+    def _start(self, run: Run, codes: list[str]) -> None:
+        limits = run.limits
         with contextlib.ExitStack() as write_ends:
             pipes = [self.pipe(write_ends) for _ in range(3)]
             (run.stdout_fd, stdout), (run.stderr_fd, stderr), (run.report_fd, report) = pipes
             try:
-                code = execution.code_file([*prefix, step])
+                code = execution.code_file(codes)
                 write_ends.callback(os.close, code)
-                pid = self.forker.start_program(report, (stdout, stderr), code, limits)
+                pid = self.forker.start_program(
+                    report, (stdout, stderr), code, limits, writes=run.writes
+                )
             except OSError:
                 run.close()
                 raise
         run.start_clocks(pid, wall_s=limits.wall_s, cpu_s=limits.cpu_s)
-        self.runs[run_id] = run
+        self.runs[run.id] = run
         for fd, read in (
             (run.stdout_fd, run.read_stdout),
             (run.stderr_fd, run.read_stderr),

@@ -11,10 +11,11 @@ import signal
 import site
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from . import confinement, execution, kernel, protocol, seccomp
+from . import confinement, event_loop, execution, kernel, protocol, scratch, seccomp
 from .confinement import ConfinementError, Layers
 from .protocol import Limits
 from .supervisor import Supervisor
@@ -26,7 +27,7 @@ math cmath decimal fractions statistics random itertools functools operator coll
 collections.abc heapq bisect string re json datetime time calendar copy dataclasses enum typing
 types abc contextlib array struct textwrap pprint numbers hashlib zlib base64 binascii io inspect
 traceback warnings platform locale unicodedata secrets queue graphlib concurrent.futures
-subprocess multiprocessing threading mpmath sympy sympy.abc sympy.stats sympy.combinatorics
+subprocess multiprocessing threading asyncio mpmath sympy sympy.abc sympy.stats sympy.combinatorics
 sympy.geometry sympy.ntheory sympy.functions sympy.parsing.sympy_parser numpy numpy.random
 numpy.linalg numpy.fft numpy.polynomial
 """
@@ -34,6 +35,7 @@ _SCIPY = """
 scipy scipy.optimize scipy.integrate scipy.stats scipy.linalg scipy.special scipy.interpolate
 scipy.sparse scipy.spatial
 """
+_MATPLOTLIB = "matplotlib matplotlib.pyplot matplotlib.backends.backend_agg"
 WARM_UP = """
 from sympy import *
 x, y, n = symbols("x y n")
@@ -100,6 +102,8 @@ def _receive_setup(control: socket.socket) -> dict[str, Any]:
 def _prepare(setup: dict[str, Any]) -> Layers:
     """Load the libraries and confine this process. Raises `ConfinementError`."""
     os.chdir("/")
+    layers = Layers(setup["mode"], setup["skip"], setup["readable"])
+    layers.prepare()
     # Needed to start this interpreter; snippets must not see them.
     for name in ("LD_LIBRARY_PATH", "RSTAR_FIXED_LAYOUT"):
         os.environ.pop(name, None)
@@ -109,8 +113,8 @@ def _prepare(setup: dict[str, Any]) -> Layers:
     sys.set_int_max_str_digits(0)
     site.setquit()
     site.sethelper()
-    _preload((_PRELOAD + (_SCIPY if setup["scipy"] else "")).split())
-    _warm_up()
+    _preload_and_warm_up(setup["preload"], plots=layers.scratch is not None)
+    event_loop.replace()
     _seed_generators()
     if "prepared" not in setup["skip"]:
         execution.prepare_sympy_main()
@@ -118,7 +122,6 @@ def _prepare(setup: dict[str, Any]) -> Layers:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     files = 8192 if hard == resource.RLIM_INFINITY else min(hard, 8192)
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
-    layers = Layers(setup["mode"], setup["skip"], setup["readable"])
     if layers.enabled("huge_pages"):
         kernel.use_huge_pages()
     layers.confine_zygote()
@@ -144,19 +147,45 @@ def _stream(fd: int) -> io.TextIOWrapper:
     return io.TextIOWrapper(buffer, "utf-8", "backslashreplace", "\n", line_buffering=True)
 
 
+def _preload_and_warm_up(libraries: str, *, plots: bool) -> None:
+    """Import libraries and call them once: the first `solve` in a process takes at least 100 ms.
+
+    matplotlib is imported only if it can write its list of fonts. It draws nothing here: its fonts
+    would keep descriptors, which a child closes.
+    """
+    _preload((_PRELOAD + (_SCIPY if libraries else "")).split())
+    _run_lines(WARM_UP)
+    _run_lines(WARM_UP_NUMPY)
+    if libraries == "matplotlib" and plots:
+        _preload(_MATPLOTLIB.split())
+        _forget_unreadable_fonts()
+
+
+def _forget_unreadable_fonts() -> None:
+    """Leave matplotlib only the fonts that it brings along: programs cannot read others."""
+    fonts = sys.modules.get("matplotlib.font_manager")
+    if fonts is None:
+        return
+    own = f"{sys.modules['matplotlib'].get_data_path()}{os.sep}"
+    for name in ("ttflist", "afmlist"):
+        found = getattr(fonts.fontManager, name)
+        found[:] = [font for font in found if font.fname.startswith(own)]
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread():
+            thread.join(5)  # A fork copies only one thread.
+
+
 def _preload(names: Iterable[str]) -> None:
     for name in names:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
 
 
-def _warm_up() -> None:
-    """Run typical calls once: the first `solve` in a process takes at least 100 ms."""
-    for lines in (WARM_UP, WARM_UP_NUMPY):
-        scope: dict[str, object] = {}
-        for line in lines:
-            with contextlib.suppress(Exception):
-                exec(line, scope)
+def _run_lines(lines: Iterable[str]) -> None:
+    scope: dict[str, object] = {}
+    for line in lines:
+        with contextlib.suppress(Exception):
+            exec(line, scope)
 
 
 def _seed_generators() -> None:
@@ -167,29 +196,32 @@ def _seed_generators() -> None:
             getattr(module, function)(execution.SEED)
 
 
+def _write_library() -> None:
+    os.close(os.open(str(os.__file__), os.O_WRONLY))
+
+
 _FORBIDDEN: tuple[tuple[str, str, Callable[[], object]], ...] = (
     ("read a file", "landlock", lambda: os.open("/etc/passwd", os.O_RDONLY)),
     ("open a socket", "seccomp", socket.socket),
     ("start a process", "seccomp", os.fork),
+    ("change a library", "seccomp", _write_library),
+    ("mount a file system", "seccomp", lambda: kernel.mount("tmpfs", "/", 0)),
 )
 """Actions that must fail in a confined child: name, layer that stops it, function."""
+_CANNOT_WRITE = 1 << len(_FORBIDDEN)
 
 
 def verify_confinement(layers: Layers) -> None:
-    """Try forbidden actions in a throw-away child.
+    """Try forbidden actions in throw-away children, with and without a scratch folder.
 
-    Raises `ConfinementError` naming those that succeed.
+    Raises `ConfinementError` naming those that succeed. If the folder does not work, programs get
+    none.
     """
-    pid = os.fork()
-    if pid == 0:
-        leaks = 64
-        try:
-            layers.confine_child(Limits(10, 10, 256 << 20, 1024))
-            leaks = _leaks(layers)
-        finally:
-            os._exit(leaks)
-    status = os.waitpid(pid, 0)[1]
-    leaks = os.waitstatus_to_exitcode(status)
+    leaks = _try_in_child(layers, writes=False)
+    if layers.scratch and not leaks:
+        leaks = _try_in_child(layers, writes=True)
+        if leaks == _CANNOT_WRITE:
+            layers.scratch, leaks = None, 0
     if leaks:
         names = [
             name for bit, (name, *_) in enumerate(_FORBIDDEN) if leaks > 0 and leaks & 1 << bit
@@ -198,8 +230,20 @@ def verify_confinement(layers: Layers) -> None:
         raise ConfinementError(f"a trial run could {found}")
 
 
-def _leaks(layers: Layers) -> int:
-    """The forbidden actions that succeed, as a bit set."""
+def _try_in_child(layers: Layers, *, writes: bool) -> int:
+    """The forbidden actions that succeed in a child, as a bit set."""
+    pid = os.fork()
+    if pid == 0:
+        leaks = 128
+        try:
+            layers.confine_child(Limits(10, 10, 256 << 20, 1024, 1 << 20, 16), writes=writes)
+            leaks = _leaks(layers, writes=writes)
+        finally:
+            os._exit(leaks)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def _leaks(layers: Layers, *, writes: bool) -> int:
     leaks = 0
     for bit, (_, layer, action) in enumerate(_FORBIDDEN):
         if layers.enabled(layer):
@@ -208,6 +252,12 @@ def _leaks(layers: Layers) -> int:
                 leaks |= 1 << bit
             except OSError:
                 continue
+    if writes:
+        try:
+            with open("trial", "wb") as file:
+                file.write(b"x")
+        except OSError:
+            leaks |= _CANNOT_WRITE
     return leaks
 
 
@@ -252,7 +302,7 @@ def try_landlock() -> Finding:
     if not abi:
         return False, "this kernel does not have it or has it switched off"
     kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
-    confinement.restrict_to_reading(abi, ["/usr/lib"])
+    confinement.enter_domain(confinement.create_ruleset(abi, ["/usr/lib"], scoped=True))
     try:
         os.close(os.open("/", os.O_RDONLY))
     except PermissionError:
@@ -262,7 +312,7 @@ def try_landlock() -> Finding:
 
 def try_rlimits() -> Finding:
     """Makes an allocation above the limit fail."""
-    limits = Limits(5, 5, 64 << 20, 1)
+    limits = Limits(5, 5, 64 << 20, 1, 1 << 20, 16)
     confinement.lower_limits(limits, confinement.address_space(), files=32, processes=0)
     try:
         bytearray(256 << 20)
@@ -286,6 +336,16 @@ def try_seccomp() -> Finding:
     return False, "installed, but a socket could be opened"
 
 
+def try_scratch() -> Finding:
+    """Gives a process a folder of its own."""
+    if not confinement.landlock_abi():
+        return False, "programs cannot write files: the folder needs Landlock"
+    point = scratch.prepare(["/usr", sys.prefix, sys.base_prefix])
+    if point is None:
+        return False, "programs cannot write files: this system allows no user namespaces"
+    return True, f"each program has a private, writable {point} in memory"
+
+
 TRIALS: dict[str, Callable[[], Finding]] = {
     "descriptors": try_descriptors,
     "capabilities": try_capabilities,
@@ -293,6 +353,7 @@ TRIALS: dict[str, Callable[[], Finding]] = {
     "landlock": try_landlock,
     "rlimits": try_rlimits,
     "seccomp": try_seccomp,
+    "scratch": try_scratch,
 }
 
 

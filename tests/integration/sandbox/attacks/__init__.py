@@ -9,6 +9,7 @@ from .kernel import KERNEL
 from .network import NETWORK
 from .processes import PROCESSES
 from .resources import EXITS, MEMORY, OUTPUT, PARSING, TIME
+from .scratch import SCRATCH
 
 CASES: tuple[Case, ...] = (
     *FILES,
@@ -23,6 +24,7 @@ CASES: tuple[Case, ...] = (
     *OUTPUT,
     *PARSING,
     *HONEST,
+    *SCRATCH,
 )
 
 __all__ = ["CASES", "Case"]

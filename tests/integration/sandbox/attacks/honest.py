@@ -122,6 +122,11 @@ _PROGRAMS = (
         "import pickle\nclass A: pass\nprint(type(pickle.loads(pickle.dumps(A()))) is A)",
         "True\n",
     ),
+    (
+        "event loop",
+        "import asyncio\nasync def f(n):\n    await asyncio.sleep(n / 100)\n    return n\nasync def g(): return await asyncio.gather(f(2), f(1))\nprint(asyncio.run(g()))",
+        "[2, 1]\n",
+    ),
     ("warning", "import warnings\nwarnings.warn('careful')\nprint(1)", "1\n"),
     ("set order", "print(list({'a', 'b', 'c', 'd'}) == list({'a', 'b', 'c', 'd'}))", "True\n"),
 )

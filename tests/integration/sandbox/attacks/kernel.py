@@ -19,9 +19,12 @@ timer | call(222, 1, 0, (ctypes.c_int * 1)())
 host name | os.uname()
 executable memory | __import__('mmap').mmap(-1, 4096, prot=7)
 executable memory later | _libc.mprotect(ctypes.c_void_p(ctypes.addressof(ctypes.create_string_buffer(8192)) & -4096), 4096, 5) and os.memfd_create('y')
-be traced | call(101, 0, 0, 0, 0)
 descriptor flags | __import__('fcntl').fcntl(0, 4, 0)
 name the process | call(157, 15, b'x')
+"""
+
+OUTSIDE_THE_DOMAIN = """
+be traced | call(101, 0, 0, 0, 0)
 """
 
 HARMFUL = """
@@ -44,5 +47,6 @@ kernel log | call(103, 10, 0, 0)
 
 KERNEL = (
     *attempts("kernel", "seccomp", OPEN_TO_ALL),
+    *attempts("kernel", "seccomp landlock", OUTSIDE_THE_DOMAIN),
     *attempts("kernel", "seccomp capabilities", HARMFUL, teeth=False),
 )

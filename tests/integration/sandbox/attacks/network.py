@@ -11,7 +11,7 @@ netlink | socket.socket(16, 3, 0)
 pair | socket.socketpair()
 Unix path | socket.socket(socket.AF_UNIX).connect('@SOCKET@')
 listen | socket.socket().listen()
-event loop | __import__('asyncio').new_event_loop().close()
+datagram pair | socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
 """
 
 CONNECTIONS = """
