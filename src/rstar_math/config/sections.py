@@ -201,6 +201,12 @@ class SearchConfig(Section):
     """Stop a majority vote early. 1 stops when no remaining vote can change the answer. A lower
     value also stops when the votes so far make the leading answer this probable. Default: never
     stop early."""
+    particle_temperature: float = Field(1.0, gt=0)
+    """Temperature of the weights of particle filtering: a higher one resamples more evenly (paper:
+    1)."""
+    resample_below: float = Field(1.0, ge=0, le=1)
+    """Particle filtering resamples if the effective number of particles is at most this share of
+    their number. 1 resamples after each step (paper); 0.5 is usual elsewhere."""
     candidates: int = Field(8, ge=1)
     """Number of next steps sampled per node, K (paper: 8; bootstrap round 5, test time 32)."""
     duplicates: Duplicates = "text"

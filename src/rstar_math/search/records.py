@@ -59,10 +59,23 @@ def from_record(record: Mapping[str, Any]) -> Tree:
     return tree
 
 
+def preview(tree: Tree) -> dict[str, Any]:
+    """Return the record of a tree with the paths that are not yet merged into it.
+
+    Node numbers of paths in progress may change from one call to the next.
+    """
+    if not tree.in_progress:
+        return to_record(tree)
+    copy = from_record(to_record(tree))
+    for draft in tree.in_progress:
+        copy.merge(from_record(preview(draft())))
+    return to_record(copy)
+
+
 def _node_record(node: Node) -> dict[str, Any]:
     record: dict[str, Any] = {"parent": node.parent}
     if node.step is not None:
-        record["step"] = _step_record(node.step)
+        record["step"] = step_record(node.step)
     for key, default in _FIELD_DEFAULTS.items():
         value = getattr(node, key)
         if value != default:
@@ -103,7 +116,7 @@ def _node(record: Mapping[str, Any]) -> Node:
     verdict, agreement = record.get("verdict"), record.get("agreement")
     return Node(
         parent=record["parent"],
-        step=_step(record["step"]) if "step" in record else None,
+        step=step_of(record["step"]) if "step" in record else None,
         verdict=None if verdict is None else Verdict(verdict),
         agreement=None if agreement is None else _agreement(*agreement),
         **{
@@ -129,7 +142,8 @@ def _agreement(agreeing: int, requested: int) -> tuple[int, int]:
     return agreeing, requested
 
 
-def _step_record(step: Step) -> dict[str, Any]:
+def step_record(step: Step) -> dict[str, Any]:
+    """Return a step as JSON-compatible data."""
     record: dict[str, Any] = {"kind": step.kind}
     for key in ("prose", "code", "reasoning"):
         if value := getattr(step, key):
@@ -146,7 +160,8 @@ def _step_record(step: Step) -> dict[str, Any]:
     return record
 
 
-def _step(record: Mapping[str, Any]) -> Step:
+def step_of(record: Mapping[str, Any]) -> Step:
+    """Return the step of a record. Raises `TypeError`, `ValueError` or `KeyError`."""
     entry = record.get("execution")
     execution = None
     if entry is not None:

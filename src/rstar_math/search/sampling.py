@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 
 from rstar_math.concurrency import gather
@@ -95,11 +96,12 @@ async def _sample_batch(
     """Add up to `size` chains to a tree, numbered from `first_run`, and return their cost."""
     question = tree.question
     chains: list[_Chain | None] = []
+    drafts: list[list[Step]] = []
 
     async def complete(index: int, first_steps: Sequence[Step]) -> None:
         seed = derive(config.seed, question.id, first_run + index)
         chains[index] = await _complete_chain(
-            question, parts, first_steps, max_depth=config.max_depth, seed=seed
+            question, parts, drafts[index], first_steps, max_depth=config.max_depth, seed=seed
         )
 
     with track_cost() as cost:
@@ -109,8 +111,11 @@ async def _sample_batch(
             root = tree.nodes[ROOT]
             root.failure = None if beginnings or root.children else failure
             chains.extend([None] * len(beginnings))
+            drafts.extend([] for _ in beginnings)
+            tree.in_progress = [partial(_draft_tree, question, draft) for draft in drafts]
             await gather(complete(index, steps) for index, steps in enumerate(beginnings))
         finally:
+            tree.in_progress = []
             ends = [
                 _add_chain(
                     tree, chain, first_run + index, config, guided=parts.verifier is not None
@@ -138,13 +143,13 @@ class _Chain:
 async def _complete_chain(
     question: Question,
     parts: SearchComponents,
+    steps: list[Step],
     first_steps: Sequence[Step],
     *,
     max_depth: int,
     seed: int,
 ) -> _Chain:
-    """Run and extend a chain until it ends."""
-    steps: list[Step] = []
+    """Run and extend a chain until it ends. Its steps are appended to `steps`."""
     block = first_steps
     while True:
         for step in block:
@@ -160,6 +165,14 @@ async def _complete_chain(
         if not blocks:
             return _Chain(steps, failure)
         block = blocks[0]
+
+
+def _draft_tree(question: Question, steps: Sequence[Step]) -> Tree:
+    """Return a tree with the steps of an unfinished chain."""
+    tree, index = Tree(question), ROOT
+    for step in steps:
+        index = tree.add(index, step)
+    return tree
 
 
 def _add_chain(tree: Tree, chain: _Chain, run: int, config: SearchConfig, *, guided: bool) -> int:

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from rstar_math.config.loading import import_object
@@ -19,6 +19,13 @@ from rstar_math.policies.self_evaluation import (
 from rstar_math.prompts.actions import solution_segments
 from rstar_math.prompts.families import load_action_prompts
 from rstar_math.protocols import AnswerGrouper, Completer, Executor, Policy, Scorer, Verifier
+from rstar_math.runs.journal import Journal
+from rstar_math.runs.recording import (
+    RecordedCompleter,
+    RecordedExecutor,
+    RecordedScorer,
+    record_policy,
+)
 from rstar_math.search.expansion import SearchComponents
 from rstar_math.search.review import Reviewer, discriminator_review, scorer_review
 from rstar_math.search.strategies import Strategy
@@ -71,6 +78,22 @@ class Components:
         if name is None:
             return None
         return _lookup(REVIEWERS, name, "review")(self, strategy, search)
+
+    def recorded(self, journal: Journal) -> "Components":
+        """Return the components of one search that records all answers in a journal."""
+
+        def record(model: Completer | None) -> Completer | None:
+            return None if model is None else RecordedCompleter(model, journal)
+
+        return replace(
+            self,
+            policy=record_policy(self.policy, journal),
+            greedy_policy=record_policy(self.greedy_policy, journal),
+            executor=RecordedExecutor(self.executor, journal),
+            scorer=None if self.scorer is None else RecordedScorer(self.scorer, journal),
+            model=record(self.model),
+            discriminator=record(self.discriminator),
+        )
 
     def require_model(self, kind: str, *, discriminator: bool = False) -> Completer:
         """Return the policy's or the discriminator's model, for a strategy with its own prompts.

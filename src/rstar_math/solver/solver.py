@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -15,6 +15,8 @@ from rstar_math.llm.connect import connect
 from rstar_math.policies.completions import StepPolicy
 from rstar_math.prompts.actions import check_actions
 from rstar_math.protocols import AnswerGrouper, Completer, Executor, Policy, Scorer, Verifier
+from rstar_math.runs.journal import GrowingTrees, Journal
+from rstar_math.runs.recording import RecordedVerifier
 from rstar_math.search.mcts import RolloutCallback
 from rstar_math.search.runner import choose, run_strategy
 from rstar_math.search.selection import selection_rule
@@ -212,12 +214,14 @@ class Solver:
         verifier: Verifier | None = None,
         search: SearchConfig | None = None,
         on_rollout: RolloutCallback | None = None,
+        journal: Journal | None = None,
     ) -> Solution:
         """Search one question, or continue the search of `tree`, and return the solution.
 
         `question` may be plain text, and `strategy` a name such as "sc@8". A `verifier` makes the
         search terminal-guided; use it only for training data. `search` replaces the configuration's
-        section. After an error or a cancellation, `tree` holds everything found so far.
+        section. After an error or a cancellation, `tree` holds everything found so far. With a
+        `journal`, all answers are recorded, and those that it already holds are not requested.
 
         Raises `ModelError` if the model cannot be called, `ConfigError` for an unknown strategy,
         and `InputError` for invalid text.
@@ -226,16 +230,22 @@ class Solver:
         strategy = parse_strategy(strategy) if isinstance(strategy, str) else strategy
         tree = tree or Tree(question)
         search = search or self.config.search
+        components = self._components
+        if journal is not None:
+            journal.tree, components = tree, components.recorded(journal)
+            verifier = verifier and RecordedVerifier(verifier, journal)
         with request_affinity(question.id):
             choice = await run_strategy(
                 tree,
                 strategy,
-                self._components.search_components(strategy, search, verifier),
-                self._components.search_config(strategy, search),
+                components.search_components(strategy, search, verifier),
+                components.search_config(strategy, search),
                 group=self.group,
                 on_rollout=on_rollout,
-                reviewer=self._components.reviewer(strategy, search),
+                reviewer=components.reviewer(strategy, search),
             )
+        if journal is not None:
+            tree.cost.seconds += journal.seconds_before
         return Solution(question, tree, choice)
 
     async def current_choice(
@@ -248,11 +258,17 @@ class Solver:
         return await choose(tree, rule, search, self.group)
 
     async def map(
-        self, problems: Iterable[Problem], strategy: Strategy | str = MCTS, *, guided: bool = False
+        self,
+        problems: Iterable[Problem],
+        strategy: Strategy | str = MCTS,
+        *,
+        guided: bool = False,
+        growing: GrowingTrees | None = None,
     ) -> AsyncGenerator[tuple[Problem, Solution], None]:
         """Solve problems concurrently, and yield each solution as soon as it is found.
 
-        `guided` gives each search a verifier, for training data. After the first `RstarError`, no
+        `guided` gives each search a verifier, for training data. `growing` keeps the searches on
+        disk, so that a second call after a kill continues them. After the first `RstarError`, no
         new search starts, finished solutions are yielded, running searches are cancelled, and the
         error is raised. Closing the generator cancels all searches.
         """
@@ -263,7 +279,12 @@ class Solver:
             verifier = None
             if guided and problem.reference is not None:
                 verifier = self._grader.verifier(problem.reference)
-            return problem, await self.solve(problem.question, chosen, verifier=verifier)
+            if growing is None:
+                return problem, await self.solve(problem.question, chosen, verifier=verifier)
+            with closing(growing.open(problem.id, chosen.name)) as journal:
+                return problem, await self.solve(
+                    problem.question, chosen, verifier=verifier, journal=journal
+                )
 
         remaining = iter(problems)
         running: set[asyncio.Task[tuple[Problem, Solution]]] = set()
