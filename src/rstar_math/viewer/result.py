@@ -13,7 +13,7 @@ from rstar_math.search.tree import ROOT, Tree
 from rstar_math.search.voting import VOTE_WEIGHTS, Vote, best_path_per_run, votes_of
 from rstar_math.text import sanitize
 from rstar_math.types import Problem
-from rstar_math.viewer.sources import result_mark, result_state
+from rstar_math.viewer.sources import result_state, state_mark
 from rstar_math.viewer.steps import (
     answer_html,
     bar,
@@ -95,16 +95,38 @@ def problem_html(problem: Problem) -> str:
     )
 
 
-def result_html(result: Result, tree: Tree, conditions: Mapping[str, Any]) -> str:
-    """The page section of a result, without the tree's outline."""
+def result_html(
+    result: Result, tree: Tree, conditions: Mapping[str, Any], *, finished: bool = True
+) -> str:
+    """The page section of a result, without the tree's outline.
+
+    Of an unfinished search (`finished=False`) it shows the votes so far.
+    """
     choice = result.choice
-    symbol, description = result_mark(result)
+    if not finished:
+        return _unfinished(result, tree, conditions)
+    symbol, description = state_mark(result_state(result))
     answer = "no answer" if choice.answer is None else answer_html(choice.answer)
     return (
         f'<p class="answer">Answer <strong>{answer}</strong> '
         f'<span class="verdict {result_state(result)}">{symbol} {description}</span></p>'
         f"{_why(result, tree, conditions)}{_path(result, tree)}{_picture(result, tree)}"
         f"{_cost(result, tree)}"
+    )
+
+
+def _unfinished(result: Result, tree: Tree, conditions: Mapping[str, Any]) -> str:
+    """The votes, the picture and the cost of a search that is not finished."""
+    symbol, description = state_mark("growing")
+    answer, table = "no answer", ""
+    if result.choice.answer is not None:
+        answer = answer_html(result.choice.answer)
+        votes = _vote_table(result, tree, rule_of(result, tree, conditions))
+        table = f'<div class="why"><h3>Votes so far</h3>{votes}</div>'
+    return (
+        f'<p class="answer">So far <strong>{answer}</strong> '
+        f'<span class="verdict growing">{symbol} {description}</span></p>'
+        f"{table}{_picture(result, tree)}{_cost(result, tree)}"
     )
 
 
