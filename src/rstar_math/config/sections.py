@@ -10,6 +10,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from rstar_math.confidence import LogprobOptions, Measure
+
 
 class Section(BaseModel):
     """A frozen group of options. Unknown keys are rejected; field docstrings are descriptions."""
@@ -241,8 +243,27 @@ class SearchConfig(Section):
     round, else 1)."""
     scorer: str = "none"
     """Scorer of steps: "none", "self" (the model judges its own steps, as in Tree of Thoughts),
-    "ppm" (the trained process preference model of `search.ppm`), or "module:factory" for your
+    "ppm" (the trained process preference model of `search.ppm`), "confidence" (the model's token
+    log-probabilities, see `search.confidence_measure`), or "module:factory" for your
     own."""
+    confidence_measure: Measure = "mean"
+    """Confidence of a path by the model's own token log-probabilities, for scorer = "confidence",
+    answer = "confidence" and `search.chain_stop`. Of the sampled tokens: "mean", "tail" (the last
+    tokens), "lowest" (the least probable window). Of the most probable tokens at each position:
+    "self-certainty", "tail-certainty", "lowest-certainty" (DeepConf: the lowest or the tail)."""
+    confidence_window: int = Field(32, ge=1)
+    """Number of tokens of the tail and of a window (DeepConf: 2048, for chains of 10,000 tokens and
+    more)."""
+    confidence_alternatives: int = Field(5, ge=2, le=128)
+    """Number of most probable tokens per position that the certainties use (DeepConf: 20; OpenAI's
+    completions allow 5)."""
+    chain_stop: Literal["none", "low", "high"] = "none"
+    """Stop sampled chains (sc, bon, cot) that have become unlikely, as in DeepConf: chains whose
+    lowest window falls below that of the best 10 % ("low") or 90 % ("high") of the first
+    `search.warmup_chains` chains. Chains are then sampled step by step."""
+    warmup_chains: int = Field(16, ge=1)
+    """Number of chains that are never stopped and set the threshold of `search.chain_stop`
+    (DeepConf: 16)."""
     ppm: str | None = None
     """Process preference model: "trained" (this package's own, for the embedded model; hf:trained
     and vllm:trained run it with torch and vLLM), a folder written by `rstar train ppm`,
@@ -254,18 +275,29 @@ class SearchConfig(Section):
     self_check: bool = True
     """Let a model that judges its own steps write one line of reasoning first, as in Tree of
     Thoughts. Without it, a judgement takes a tenth of the tokens."""
-    answer: Literal["majority", "paths", "weighted", "best", "top-of-runs"] | None = None
+    answer: Literal["majority", "paths", "weighted", "confidence", "best", "top-of-runs"] | None = (
+        None
+    )
     """How the final answer is chosen. "majority": votes weighted by the policy's probability of
     each path. "paths": one vote per path (rStar's generator). "weighted": votes weighted by
-    probability and value. "best": the path with the highest value. "top-of-runs": one vote for the
-    best path of each of the `search.top_k` best runs (rStar-Math). Default: depends on the
-    strategy."""
+    probability and value. "confidence": votes weighted by probability and confidence. "best": the
+    path with the highest value. "top-of-runs": one vote for the best path of each of the
+    `search.top_k` best runs (rStar-Math). Default: depends on the strategy."""
     top_k: int = Field(4, ge=1)
     """Number of runs whose best paths vote under "top-of-runs" (rStar-Math's code: 4)."""
     parallel_problems: int | None = Field(None, ge=1)
     """Number of problems in flight. Default: enough to keep the model busy."""
     seed: int = 0
     """Seed of all randomness in a search."""
+
+    @property
+    def logprobs(self) -> LogprobOptions | None:
+        """Which token log-probabilities the search needs from the model; None if none."""
+        if "confidence" not in (self.scorer, self.answer) and self.chain_stop == "none":
+            return None
+        uses_certainty = self.confidence_measure.endswith("certainty")
+        alternatives = self.confidence_alternatives if uses_certainty else 0
+        return LogprobOptions(self.confidence_window, alternatives)
 
 
 class ActionsConfig(Section):

@@ -18,7 +18,7 @@ from rstar_math.protocols import (
 from rstar_math.runs.journal import Journal
 from rstar_math.search.expansion import PATH_ERRORS
 from rstar_math.search.records import step_of, step_record
-from rstar_math.types import Execution, ExecutionStatus, Question, Step, Verdict
+from rstar_math.types import Execution, ExecutionStatus, Question, Step, TokenStats, Verdict
 
 T = TypeVar("T")
 _ERRORS = {error.__name__: error for error in PATH_ERRORS}
@@ -185,5 +185,11 @@ class RecordedCompleter:
                 prompt, n=n, stop=stop, max_tokens=max_tokens, temperature=temperature, seed=seed
             ),
             lambda completions: [asdict(completion) for completion in completions],
-            lambda records: [Completion(**record) for record in records],
+            lambda records: [_completion(record) for record in records],
         )
+
+
+def _completion(record: dict[str, Any]) -> Completion:
+    """Return the completion of a record."""
+    stats = record.get("token_stats")
+    return Completion(**record | {"token_stats": stats and TokenStats(**stats)})

@@ -1,13 +1,21 @@
 """Stores a tree as JSON-compatible data and reads it back."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from typing import Any
 
 from rstar_math.costs import ENVIRONMENT_FIELDS
 from rstar_math.errors import StoreError
 from rstar_math.search.tree import Node, Tree
-from rstar_math.types import Cost, Execution, ExecutionStatus, Question, Step, Verdict
+from rstar_math.types import (
+    Cost,
+    Execution,
+    ExecutionStatus,
+    Question,
+    Step,
+    TokenStats,
+    Verdict,
+)
 
 FORMAT = 2
 """Version of the record format."""
@@ -151,6 +159,8 @@ def step_record(step: Step) -> dict[str, Any]:
     for key in ("answer", "confidence"):
         if (value := getattr(step, key)) is not None:
             record[key] = value
+    if step.token_stats is not None:
+        record["token_stats"] = [v for v in astuple(step.token_stats) if v is not None]
     if step.execution is not None:
         execution = {"status": step.execution.status.value, "stdout": step.execution.stdout}
         for key in ("error_type", "message"):
@@ -179,4 +189,11 @@ def step_of(record: Mapping[str, Any]) -> Step:
         confidence=_checked_value(record, "confidence", (*_NUMBER, _NONE), None),
         execution=execution,
         reasoning=_checked_value(record, "reasoning", (str,), ""),
+        token_stats=_token_stats(*record["token_stats"]) if "token_stats" in record else None,
     )
+
+
+def _token_stats(tokens: int, *values: float) -> TokenStats:
+    if len(values) not in (3, 6) or not all(isinstance(v, _NUMBER) for v in (tokens, *values)):
+        raise TypeError("token_stats needs 4 or 7 numbers")
+    return TokenStats(tokens, *values)

@@ -183,9 +183,10 @@ def _deepest_open_leaf(tree: Tree) -> int | None:
 
 async def choose(tree: Tree, rule: str, config: SearchConfig, group: AnswerGrouper) -> Choice:
     """Return the answer of a tree by a rule: a key of `voting.ANSWER_RULES`, or "top-of-runs"."""
+    votes = votes_of(tree, config)
     if rule == "top-of-runs":
-        return await top_k_of_runs(votes_of(tree), group, keep=config.top_k)
-    return await ANSWER_RULES[rule](votes_of(tree), group)
+        return await top_k_of_runs(votes, group, keep=config.top_k)
+    return await ANSWER_RULES[rule](votes, group)
 
 
 async def repeat_runs(

@@ -30,6 +30,8 @@ class PathFailure(StrEnum):
     NO_ANSWER_STATED = "no answer stated"
     CODE_FAILED = "code failed"
     TOO_DEEP = "too deep"
+    UNLIKELY = "unlikely"
+    """The model's confidence fell below `search.chain_stop`."""
 
 
 @dataclass(slots=True)

@@ -26,6 +26,7 @@ from rstar_math.runs.recording import (
     RecordedScorer,
     record_policy,
 )
+from rstar_math.search.confidence import ConfidenceScorer
 from rstar_math.search.expansion import SearchComponents
 from rstar_math.search.review import Reviewer, discriminator_review, scorer_review
 from rstar_math.search.strategies import Strategy
@@ -223,8 +224,14 @@ async def _ppm(config: Config, model: Completer | None) -> AsyncIterator[Scorer 
         await scorer.aclose()
 
 
+@asynccontextmanager
+async def _confidence(config: Config, model: Completer | None) -> AsyncIterator[Scorer | None]:
+    yield ConfidenceScorer(config.search)
+
+
 SCORER_FACTORIES: dict[str, ScorerFactory] = {
     "none": _no_scorer,
+    "confidence": _confidence,
     "self": _self_evaluation,
     "ppm": _ppm,
 }

@@ -185,6 +185,7 @@ class Solver:
         chat = self.config.policy.mode != "completion"
         connection = await connect(config, self.config.servers, chat=chat)
         self._stack.push_async_callback(connection.aclose)
+        connection.logprobs = self.config.search.logprobs
         self._remember_servers(use, connection)
         return connection, connection.name
 
