@@ -138,6 +138,7 @@ def _solution_json(solution: "Solution") -> dict[str, object]:
         "answer": solution.answer,
         "share": solution.choice.share,
         "votes": solution.choice.votes,
+        "entropy": solution.choice.entropy,
         "cost": asdict(solution.tree.cost),
         "node": solution.choice.node,
         "tree": to_record(solution.tree),

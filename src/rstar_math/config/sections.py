@@ -68,6 +68,8 @@ class ServersConfig(Section):
         return len(self.gpus) or self.replicas
 
 
+NO_MODEL = "none"
+"""Address that stands for no model."""
 LOCAL, TRAINED = "local", "trained"
 """Addresses of the embedded model: as published, and after training with `rstar evolve laptop`."""
 Duplicates = Literal["text", "program"]
@@ -99,7 +101,8 @@ class ModelConfig(Section):
     `rstar models list`, the path of a .gguf file, or hf:ORG/NAME:Q4_K_M (a GGUF file on the Hugging
     Face hub). With transformers: hf:ORG/NAME or hf:FOLDER. With a vLLM server that is started for
     it (section `servers`): vllm:ORG/NAME or vllm:FOLDER. On a running server: http://host:port/v1;
-    several, separated by commas, share the requests. FOLDER may be "trained"."""
+    several, separated by commas, share the requests. FOLDER may be "trained". "none": no model, for
+    a policy of your own that needs none."""
     name: str | None = None
     """Name of a model or LoRA adapter on the server. Default: the only model that the server
     lists."""
@@ -156,6 +159,10 @@ class DiscriminatorConfig(ModelConfig):
 class PolicyConfig(Section):
     """How the policy prompts the model and samples steps."""
 
+    source: str = "model"
+    """Where steps come from: "model" (the language model writes code-augmented steps), or
+    "module:factory" for a policy of your own, which then proposes the steps of all strategies
+    without prompts of their own."""
     prompt: str = "auto"
     """System message and worked examples: "easy" (one or two calculations), "grade-school" (as in
     GSM8K), "competition" (as in MATH, with sympy), "trained" (no examples, for models trained on

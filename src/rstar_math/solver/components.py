@@ -198,6 +198,24 @@ REVIEWERS: dict[str, Callable[[Components, Strategy, SearchConfig], Reviewer]] =
 }
 """Builders of reviewers, by `StrategySpec.review`."""
 
+PolicyFactory = Callable[[Config, Completer | None], AbstractAsyncContextManager[Policy]]
+"""Opens a policy that stays open as long as its solver. The model is None for model.url = "none".
+"""
+
+
+def policy_factory(name: str) -> PolicyFactory | None:
+    """Return the factory of `policy.source`, "module:factory"; None for "model".
+
+    Raises `ConfigError` for another name.
+    """
+    if name == "model":
+        return None
+    if ":" not in name:
+        raise ConfigError(f"Unknown policy.source {name!r}; use model or module:factory.")
+    factory: PolicyFactory = import_object(name)
+    return factory
+
+
 ScorerFactory = Callable[[Config, Completer | None], AbstractAsyncContextManager[Scorer | None]]
 """Opens a scorer that stays open as long as its solver. The model is None if the solver was given a
 policy instead."""

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from rstar_math.config.loading import load_config
-from rstar_math.config.sections import Config, ModelConfig, SearchConfig
+from rstar_math.config.sections import NO_MODEL, Config, ModelConfig, SearchConfig
 from rstar_math.errors import ConfigError, InputError, ModelError, RstarError
 from rstar_math.llm.balancing import request_affinity
 from rstar_math.llm.connect import connect
@@ -28,7 +28,12 @@ from rstar_math.search.strategies import (
 )
 from rstar_math.search.tree import Tree
 from rstar_math.search.voting import Choice
-from rstar_math.solver.components import Components, scorer_factory
+from rstar_math.solver.components import (
+    Components,
+    PolicyFactory,
+    policy_factory,
+    scorer_factory,
+)
 from rstar_math.text import replace_surrogates
 from rstar_math.types import Problem, Question, Verdict
 
@@ -132,9 +137,18 @@ class Solver:
                 discriminator=self._discriminator,
             )
             return
+        factory = policy_factory(self.config.policy.source)
         model, discriminator = self._model, self._discriminator
-        if model is None:
+        if model is None and self.config.model.url != NO_MODEL:
             model, self.model_name = await self._connect(self.config.model, "policy")
+        if factory is not None:
+            self._components = await self._with_own_policy(factory, model, executor)
+            return
+        if model is None:
+            raise ConfigError(
+                "model.url = none is for a policy of your own; set policy.source=module:factory, "
+                "or name a model."
+            )
         if discriminator is None:
             discriminator = await self._open_discriminator(model)
         if scorer is None:
@@ -151,6 +165,19 @@ class Solver:
             scorer=scorer,
             model=model,
             discriminator=discriminator,
+        )
+
+    async def _with_own_policy(
+        self, factory: PolicyFactory, model: Completer | None, executor: Executor
+    ) -> Components:
+        """Open the policy of `policy.source` and return the components with it."""
+        policy = await self._stack.enter_async_context(factory(self.config, model))
+        discriminator = self._discriminator
+        if discriminator is None and model is not None:
+            discriminator = await self._open_discriminator(model)
+        scorer = self._scorer or await self._open_scorer(model)
+        return Components(
+            self.config, policy, policy, executor, self.group, scorer, model, discriminator
         )
 
     async def _open_scorer(self, model: Completer | None) -> Scorer | None:

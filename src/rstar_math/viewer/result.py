@@ -30,6 +30,8 @@ RULE_DESCRIPTIONS = {
     "paths": "The answer at the end of the most paths wins.",
     "weighted": "The answer with the highest sum of votes wins. Each vote is weighted by the "
     "value of its path.",
+    "confidence": "The answer with the highest sum of votes wins. Each vote is weighted by the "
+    "model's confidence in its path.",
     "best": "The answer of the path with the highest value wins.",
     "top-of-runs": "The path with the highest value wins. With several independent runs, the best "
     "path of each run votes.",
@@ -68,7 +70,9 @@ def vote_shares(tree: Tree, rule: str, conditions: Mapping[str, Any]) -> list[fl
 
 def _counted_votes(tree: Tree, rule: str, conditions: Mapping[str, Any]) -> list[Vote]:
     """The votes that a rule counts. The rule top-of-runs counts the best paths of each run."""
-    votes = votes_of(tree)
+    names = ("confidence_measure", "confidence_window")
+    options = {name: conditions.get(f"search.{name}") for name in names}
+    votes = votes_of(tree, SearchConfig(**{k: v for k, v in options.items() if v is not None}))
     if rule != "top-of-runs":
         return votes
     top_k = conditions.get(_TOP_K)
