@@ -7,7 +7,7 @@ from typing import Any
 
 from rstar_math.config.sections import SearchConfig
 from rstar_math.errors import RstarError
-from rstar_math.runs.results import Result
+from rstar_math.runs.results import Result, confidence_options
 from rstar_math.search.strategies import answer_rule_name, parse_strategies
 from rstar_math.search.tree import ROOT, Tree
 from rstar_math.search.voting import VOTE_WEIGHTS, Vote, best_path_per_run, votes_of
@@ -70,9 +70,7 @@ def vote_shares(tree: Tree, rule: str, conditions: Mapping[str, Any]) -> list[fl
 
 def _counted_votes(tree: Tree, rule: str, conditions: Mapping[str, Any]) -> list[Vote]:
     """The votes that a rule counts. The rule top-of-runs counts the best paths of each run."""
-    names = ("confidence_measure", "confidence_window")
-    options = {name: conditions.get(f"search.{name}") for name in names}
-    votes = votes_of(tree, SearchConfig(**{k: v for k, v in options.items() if v is not None}))
+    votes = votes_of(tree, confidence_options(conditions))
     if rule != "top-of-runs":
         return votes
     top_k = conditions.get(_TOP_K)
