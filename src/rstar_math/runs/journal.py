@@ -173,6 +173,8 @@ class GrowingTrees:
         self._changed: dict[tuple[str, str], Journal] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._pause_s = PREVIEW_PAUSE_S
+        self._names: dict[str, tuple[str, str]] = {}
+        """Problem and strategy of the previews that were read, by file name."""
 
     def open(self, problem: str, strategy: str) -> Journal:
         """Return the journal of a search, new or with the answers recorded so far."""
@@ -246,9 +248,12 @@ class GrowingTrees:
                 with suppress(OSError):
                     files.append((path.stat().st_mtime_ns, path))
         for version, path in sorted(files):
-            with suppress(StoreError):
-                content = _read_preview(path)
-                yield str(content["problem"]), str(content["strategy"]), version
+            if path.name not in self._names:  # a name stands for one problem and strategy
+                with suppress(StoreError):
+                    content = _read_preview(path)
+                    self._names[path.name] = str(content["problem"]), str(content["strategy"])
+            if path.name in self._names:
+                yield *self._names[path.name], version
 
     def preview(self, problem: str, strategy: str) -> Tree:
         """Return the tree of a search under way. Raises `StoreError` if it has none."""

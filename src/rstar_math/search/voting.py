@@ -74,7 +74,7 @@ def votes_of(tree: Tree, config: SearchConfig | None = None) -> list[Vote]:
     answer. The weights of each run, and of each independent chain, sum to at most 1. `config`
     selects the measure of confidence.
     """
-    probabilities = path_probabilities(tree)
+    probabilities, config = path_probabilities(tree), config or SearchConfig()
     votes: list[Vote] = []
     for end in tree.answer_nodes():
         node = tree.nodes[end]
@@ -86,12 +86,11 @@ def votes_of(tree: Tree, config: SearchConfig | None = None) -> list[Vote]:
     return votes
 
 
-def path_confidence(tree: Tree, node: int, config: SearchConfig | None) -> float | None:
+def path_confidence(tree: Tree, node: int, config: SearchConfig) -> float | None:
     """Return the confidence of the path to a node, in [0, 1]; None without log-probabilities."""
     step = tree.nodes[node].step
     if step is None or step.token_stats is None:
         return None
-    config = config or SearchConfig()
     return confidence_of(tree.prefix(node), config.confidence_measure, config.confidence_window)
 
 

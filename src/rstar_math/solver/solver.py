@@ -356,6 +356,7 @@ class Solver:
             return search.parallel_problems
         if strategy.spec.is_chain:
             per_search = strategy.size or (2 if model.embedded else 1)
+            per_search = min(per_search, strategy.spec.overrides.get("candidates", per_search))
         elif strategy.spec.uses_actions:
             actions = self.config.actions
             per_search = actions.votes + 2 * actions.candidates if model.embedded else 4
