@@ -1,5 +1,6 @@
 """A search that is killed at any moment goes on inside its trees: a real process, real SIGKILLs."""
 
+import asyncio
 import json
 import os
 import random
@@ -14,9 +15,15 @@ from typing import Any
 
 import pytest
 
+from rstar_math.config import load_config
+from rstar_math.errors import ModelError
+from rstar_math.evolution.stages import search_problems
+from rstar_math.problems.jsonl import read_problems
 from rstar_math.runs.store import RunStore
 from rstar_math.search import to_record
+from rstar_math.search.strategies import parse_strategy
 from rstar_math.testing import serving
+from rstar_math.testing.fake_server import Fault
 from tests.e2e import adder
 from tests.e2e.rstar import COMMAND, write_problems
 from tests.unit.docs.pages import ROOT
@@ -133,3 +140,38 @@ def test_killed_twenty_times_a_search_redoes_only_what_was_in_flight(
     assert len(spent) == len(strategies.split(","))
     assert not Path(f"{broken}-growing").exists()
     print(f"{case}: {kills} kills, {needed.total()} requests needed, {redone} redone")
+
+
+def test_the_search_stage_of_an_evolution_goes_on_inside_its_trees(tmp_path: Path) -> None:
+    """A server that refuses everything from some request on ends the stage, as a kill would."""
+    problems = read_problems(write_problems(tmp_path, 3), None)
+    strategies = [parse_strategy("mcts@4")]
+    whole, broken = tmp_path / "whole.rstar", tmp_path / "broken.rstar"
+    with serving(answer) as fake:
+        settings = ["search.candidates=3", "policy.prompt=easy", "policy.mode=completion"]
+        settings += [f"model.url={fake.url}", "search.parallel_problems=2"]
+        config = load_config(None, settings)
+
+        def stage(run: Path) -> None:
+            search = search_problems(
+                run, problems, strategies, config, digests={"model.name": "m"}, guided=True
+            )
+            asyncio.run(search)
+
+        stage(whole)
+        needed = len(fake.requests)
+        fake.requests.clear()
+        for end in (needed // 3, 2 * needed // 3):
+
+            def refuse(body: Mapping[str, Any], end: int = end) -> Fault | None:
+                return 400 if len(fake.requests) > end else None
+
+            fake.fault_for = refuse
+            with pytest.raises(ModelError):
+                stage(broken)
+        fake.fault_for = None
+        stage(broken)
+        sent = len(fake.requests)
+    assert contents(broken) == contents(whole)
+    # Refused requests, and the probes that tell whether the server is at fault, are no waste.
+    assert sent <= needed + 2 * 2 * 4
