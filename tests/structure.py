@@ -13,8 +13,8 @@ from pathlib import Path
 PACKAGE = "rstar_math"
 SOURCE = Path(__file__).resolve().parents[1] / "src" / PACKAGE
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("", "types", "protocols", "errors", "seeding", "text", "files", "concurrency", "costs",
-     "progress"),
+    ("", "types", "protocols", "errors", "seeding", "text", "files", "concurrency", "confidence",
+     "costs", "progress"),
     ("config", "extraction"),
     ("search", "prompts", "grading", "sandbox", "problems", "checkpoints"),
     ("models",),

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from rstar_math.types import Execution, Question, Step, Verdict
+from rstar_math.types import Execution, Question, Step, TokenStats, Verdict
 
 
 class Policy(Protocol):
@@ -81,6 +81,8 @@ class Completion:
     """Number of sampled tokens; None if the server does not report it per sample."""
     reasoning: str = ""
     """The thoughts of a reasoning model before its answer; not part of `text`."""
+    token_stats: TokenStats | None = None
+    """Token log-probabilities; None if they were not requested."""
 
 
 class Completer(Protocol):

@@ -98,6 +98,29 @@ class Execution:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenStats:
+    """A summary of the token log-probabilities of a sampled text; see `rstar_math.confidence`.
+
+    Log-probabilities are at most 0, certainties at least 0, both in nats per token.
+    """
+
+    tokens: int
+    """Number of sampled tokens, at least 1."""
+    mean: float
+    """Mean log-probability of the sampled tokens."""
+    tail: float
+    """Mean log-probability of the last tokens."""
+    lowest: float
+    """Lowest mean log-probability of a window of consecutive tokens."""
+    certainty: float | None = None
+    """Mean certainty; None if the server sent only the sampled tokens' log-probabilities."""
+    tail_certainty: float | None = None
+    """Mean certainty of the last tokens; None as for `certainty`."""
+    lowest_certainty: float | None = None
+    """Lowest mean certainty of a window; None as for `certainty`."""
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """One unit of reasoning: prose, code, the execution of the code, and the answer, if stated.
 
@@ -119,6 +142,9 @@ class Step:
     """Share of the votes for `answer`, in [0, 1]; None if the step was not chosen by a vote."""
     reasoning: str = ""
     """The thoughts of a reasoning model before the step; answers are never extracted from them."""
+    token_stats: TokenStats | None = field(default=None, compare=False)
+    """Log-probabilities of the sampled text that ended with this step; None if they were not
+    requested, and for the other steps of a text with several."""
 
     @property
     def text(self) -> str:

@@ -62,6 +62,19 @@ def test_solve_as_json_is_one_object_and_nothing_else(fake: FakeServer) -> None:
     assert report["tree"]["nodes"][report["node"]]["step"]["answer"] == report["answer"]
 
 
+def test_solve_in_a_run_asks_once_and_keeps_the_tree(fake: FakeServer, tmp_path: Path) -> None:
+    kept = tmp_path / "one.rstar"
+    args = ("solve", "Add 20 and 22.", "--model", fake.url, "--run", kept, "--json", *FEW)
+    first = json.loads(rstar(*args).stdout)
+    asked = len(fake.requests)
+    second = json.loads(rstar(*args).stdout)
+    assert first == second
+    assert first["answer"] in first["votes"]
+    assert len(fake.requests) == asked
+    plain = json.loads(rstar(*args[:4], "--json", *FEW).stdout)
+    assert plain["tree"] == first["tree"]
+
+
 def test_eval_compares_strategies_and_the_page_shows_their_trees(
     fake: FakeServer, tmp_path: Path
 ) -> None:

@@ -6,17 +6,21 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rstar_math.runs.journal import GrowingTrees
 from rstar_math.runs.store import RunStore
 from rstar_math.serve.app import _PAGE_POLICY
+from rstar_math.testing import serving
 from rstar_math.types import Cost, Problem, Question, Verdict
 from rstar_math.viewer.export import write_page
 from rstar_math.viewer.sources import columns_of, open_source
-from tests.e2e.rstar import COMMAND
+from tests.e2e import adder
+from tests.e2e.rstar import COMMAND, write_problems
 from tests.integration.viewer.runs import chosen, grown, write_harm, write_large, write_pair
 
 playwright = pytest.importorskip(
@@ -417,3 +421,46 @@ def test_pages_of_other_sites_see_nothing(eye: Eye, address: str) -> None:
     assert rebound.status == 403
     assert rebound.json()["error"]["code"] == "foreign_host"
     eye.faults.clear()
+
+
+def test_a_tree_is_seen_node_by_node_while_it_is_searched(eye: Eye, tmp_path: Path) -> None:
+    """A real search in another process, and a page that is never loaded again."""
+    run, file = tmp_path / "run.rstar", write_problems(tmp_path, 1)
+    small = [
+        part for each in ("candidates=3", "rollouts=14") for part in ("--set", f"search.{each}")
+    ]
+    with serving(adder.answer, delay_s=0.6) as fake:
+        search = [*COMMAND, "search", str(file), "--run", str(run), "--model", fake.url, *small]
+        with subprocess.Popen([*search, "--json"], stdout=subprocess.DEVNULL) as searching:
+            growing = GrowingTrees(tmp_path / "run.rstar-growing")
+            while not list(growing.previews()):
+                assert searching.poll() is None
+                time.sleep(0.02)
+            view = [*COMMAND, "view", str(run), "--no-open", "--json"]
+            with subprocess.Popen(view, stdout=subprocess.PIPE, text=True) as viewing:
+                assert viewing.stdout is not None
+                url = json.loads("".join(viewing.stdout.readline() for _ in range(3)))["url"]
+                eye.page.goto(url)
+                eye.wait(DOT)
+                assert "So far" in eye.page.inner_text(".result")
+                assert eye.count("#option0 .mark.growing") == 1
+                eye.js("window.mine = document.querySelector('[role=treeitem]')")
+                eye.press("t", "Enter")
+                sizes = [eye.count(DOT)]
+                while searching.poll() is None:
+                    if (size := eye.count(DOT)) != sizes[-1]:
+                        sizes.append(size)
+                    time.sleep(0.05)
+                assert searching.returncode == 0
+                eye.wait("#option0 .mark:not(.growing)")
+                eye.until("document.querySelector('.result').innerText.includes('Why this')")
+                total = eye.page.inner_text(".tree-box h3")
+                assert eye.js("window.mine.isConnected"), "its lines stay in the document"
+                assert eye.js("document.activeElement === window.mine")
+                assert eye.count(".detail") == 1
+                viewing.terminate()
+    assert len(sizes) >= 4, sizes
+    assert sizes == sorted(sizes)
+    assert all(late - early <= 9 for early, late in pairwise(sizes)), sizes
+    with RunStore.read(run) as store:
+        assert total == f"Tree: {len(store.tree('add/0', 'mcts')) - 1} steps"

@@ -1,5 +1,6 @@
 """The examples of extensions work from outside the package, through the command."""
 
+import asyncio
 import json
 import os
 import subprocess
@@ -10,7 +11,10 @@ from typing import Any
 
 import pytest
 
+from rstar_math.config import load_config
+from rstar_math.errors import ConfigError
 from rstar_math.problems.benchmarks import extract_reference, find_benchmark, load_benchmark
+from rstar_math.solver.solver import Solver
 from rstar_math.testing import serving
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,6 +66,51 @@ def test_an_extension_is_named_on_the_command_line(options: tuple[str, ...]) -> 
     with serving(answer) as fake:
         found = rstar("solve", "What is 3 plus 5?", "--model", fake.url, *small, *options)
     assert found["answer"] == "8"
+
+
+def test_a_policy_is_named_and_needs_no_model() -> None:
+    own = ("--model", "none", "--set", "policy.source=extensions.policy:change")
+    small = ("--set", "search.max_depth=9", "--set", "search.answer=paths")
+    for strategy in ("mcts@20", "sc@4"):
+        found = rstar("solve", "Give change of 30 cents.", *own, *small, "--strategy", strategy)
+        kinds = {node["step"]["kind"] for node in found["tree"]["nodes"][1:]}
+        assert kinds <= {"coin", "answer"}
+        assert found["answer"] in ("3", "6")
+        assert found["cost"]["calls"] == 0
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [("policy.source=change",), ("policy.source=extensions.policy:nothing",), ("model.url=none",)],
+)
+def test_a_policy_that_is_none_is_a_sentence(
+    settings: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "examples")
+
+    async def opened() -> None:
+        async with Solver(load_config(None, ["model.url=none", *settings])):
+            pass
+
+    with pytest.raises(ConfigError, match="policy"):
+        asyncio.run(opened())
+
+
+def test_a_file_with_own_parts_wants_trust() -> None:
+    file = str(ROOT / "examples" / "extensions" / "own_parts.toml")
+    with pytest.raises(ConfigError, match="trust-config"):
+        load_config(file)
+    with serving(answer) as fake:
+        options = ("--config", file, "--trust-config", "--model", fake.url)
+        found = rstar("solve", "What is 3 plus 5?", *options)
+    assert found["answer"] == "8"
+
+
+def test_a_policy_from_a_file_wants_trust(tmp_path: Path) -> None:
+    file = tmp_path / "theirs.toml"
+    file.write_text('[policy]\nsource = "os:system"\n')
+    with pytest.raises(ConfigError, match=r"policy\.source.*trust-config"):
+        load_config(str(file))
 
 
 def test_an_action_is_named_in_the_configuration() -> None:

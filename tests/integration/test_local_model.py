@@ -5,11 +5,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rstar_math.checkpoints import folders, gguf_adapters
 from rstar_math.checkpoints.folders import bundled_adapter, bundled_weights
+from rstar_math.confidence import LogprobOptions
 from rstar_math.config import ModelConfig, PolicyConfig, load_config
 from rstar_math.costs import track_cost
 from rstar_math.errors import ContextLengthError, InputError, MissingDependencyError
@@ -201,3 +203,27 @@ def test_the_preference_model_of_the_package_values_steps_as_its_adapter_does(
         assert found == pytest.approx(asyncio.run(values(str(adapter))), abs=0.05)
     (kept,) = tmp_path.glob("SmolLM2-135M-rstar-ppm.*.gguf")
     assert kept.stat().st_size > 100_000_000
+
+
+def test_it_returns_token_log_probabilities_when_they_are_asked_for() -> None:
+    async def once() -> None:
+        model = await connect(SMALL)
+        prompt = "1, 2, 3, 4, 5, 6, 7,"
+        options: dict[str, Any] = {"max_tokens": 6, "temperature": 0.2, "seed": 1}
+        try:
+            for logprobs in (None, LogprobOptions(2), LogprobOptions(2, alternatives=3)):
+                model.logprobs = logprobs
+                (found,) = await model.complete(prompt, n=1, stop=[" 10"], **options)
+                stats = found.token_stats
+                if logprobs is None:
+                    assert stats is None
+                    continue
+                assert stats is not None
+                assert 4 <= stats.tokens <= 6
+                assert -0.5 < stats.mean <= 0, "the model can count"
+                assert stats.lowest <= stats.tail <= 0
+                assert (stats.certainty is None) == (not logprobs.alternatives)
+        finally:
+            await model.aclose()
+
+    asyncio.run(once())

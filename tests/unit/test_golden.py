@@ -43,6 +43,10 @@ CASES: dict[str, tuple[str, SearchComponents, dict[str, Any]]] = {
     "beam": ("beam@3", SCORED, {}),
     "dvts": ("dvts@3", SCORED, {}),
     "value": ("value@2", SCORED, {}),
+    "particles": ("particles@6", SCORED, {}),
+    "particles-seldom": ("particles@6", SCORED, {"resample_below": 0.3, "seed": 2}),
+    "particles-tokens": ("particles@4", SCORED, {"token_budget": 1200}),
+    "asc": ("asc@12", PLAIN, {}),
 }
 
 

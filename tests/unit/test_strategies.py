@@ -34,7 +34,8 @@ from tests.unit.toy import DirectExecutor, same_text
 WORLD = ToyWorld(steps=4)
 PARTS = SearchComponents(WORLD.policy, WORLD.executor, WORLD.scorer())
 EVERY = ["greedy", "sc@8", "bon@8", "beam@4", "dvts@4", "tot", "rap@6", "value@2", "mcts@6"]
-EVERY_RUN = [*EVERY, "mcts@4x3", "beam@2x2", "value@1x2"]
+EVERY += ["particles@6"]
+EVERY_RUN = [*EVERY, "asc@8", "mcts@4x3", "beam@2x2", "value@1x2", "particles@3x2"]
 
 
 def pursued(
@@ -73,7 +74,7 @@ def test_every_strategy_gives_a_valid_tree_and_the_same_one_again(name: str) -> 
         assert choice.node in tree.answer_nodes()
 
 
-@pytest.mark.parametrize("name", [name for name in EVERY_RUN if name != "greedy"])
+@pytest.mark.parametrize("name", [name for name in EVERY_RUN if name not in ("greedy", "asc@8")])
 @pytest.mark.parametrize("tokens", [400, 1000, 3000])
 def test_every_strategy_spends_a_token_budget_and_hardly_more(name: str, tokens: int) -> None:
     one_request, several = 8 * 30, 8 * 60
@@ -168,7 +169,7 @@ def test_rollouts_in_flight_spread_and_keep_all_that_is_true_of_a_tree() -> None
 
 
 def test_searches_by_score_alone_want_a_scorer() -> None:
-    for name in ("bon@4", "beam@4", "dvts@2", "value@1", "tot", "rap"):
+    for name in ("bon@4", "beam@4", "dvts@2", "value@1", "tot", "rap", "particles"):
         with pytest.raises(ConfigError, match=r"search\.scorer=self"):
             pursued(name, SearchComponents(WORLD.policy, WORLD.executor))
 

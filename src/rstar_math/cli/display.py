@@ -155,6 +155,8 @@ def solution_view(solution: Solution) -> RenderableType:
         line.append(sanitize(choice.answer), "bold green")
         unit = "discriminator score" if tree.has_discriminator_votes else "votes"
         line.append(f"   {choice.share:.0%} of the {unit}: {votes}", "dim")
+        if len(choice.votes) > 1:
+            line.append(f"; entropy {choice.entropy:.2f}", "dim")
         parts.append(line)
     if tree.stop_reason is not None:
         parts.append(Text(stop_line(tree), "dim"))

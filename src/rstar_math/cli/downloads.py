@@ -104,6 +104,7 @@ def download_missing(*urls: str, base: str | None = None) -> None:
 
 def download_config_models(config: "Config") -> None:
     """Download the models of a configuration if they are missing."""
-    download_missing(
-        *(url for url in (config.model.url, config.discriminator.url) if url != "same")
-    )
+    from rstar_math.config.sections import NO_MODEL
+
+    urls = (config.model.url, config.discriminator.url)
+    download_missing(*(url for url in urls if url not in ("same", NO_MODEL)))

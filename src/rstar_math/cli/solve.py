@@ -25,7 +25,10 @@ from rstar_math.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from rstar_math.config.sections import Config
+    from rstar_math.search.strategies import Strategy
     from rstar_math.solver.solver import Solution
+    from rstar_math.types import Question
 
 
 def solve(
@@ -41,48 +44,87 @@ def solve(
             show_default="the configured strategy",
         ),
     ] = None,
+    run_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--run",
+            metavar="RUN",
+            help="Run file to write or resume: a search that was interrupted or killed continues "
+            "inside its tree.",
+        ),
+    ] = None,
     config: ConfigSource = None,
     trust_config: TrustConfig = False,
     set_: Settings = None,
     as_json: AsJson = False,
 ) -> None:
     """Solve one question by search and show the steps with code, output and Q values."""
-    from rstar_math.errors import InputError
-    from rstar_math.problems.jsonl import MAX_QUESTION_CHARS, question_id
-    from rstar_math.solver.solver import Solver
-    from rstar_math.text import replace_surrogates
-    from rstar_math.types import Question
-
     settings = configure(config, set_, model, discriminator, trusted=trust_config)
     selected = single_strategy(strategy, settings, "solve")
-    if replace_surrogates(question) != question:
-        raise InputError(
-            "The question contains lone surrogates, which are not valid Unicode text; remove them."
-        )
-    if not question.strip() or len(question) > MAX_QUESTION_CHARS:
-        raise InputError(
-            f"The question has {len(question)} characters; it must not be blank or longer than "
-            f"{MAX_QUESTION_CHARS} characters."
-        )
-
-    async def solve_once() -> "Solution":
-        from rstar_math.cli import display
-
-        async with Solver(settings) as solver:
-            rollouts = selected.size or settings.search.rollouts
-            has_progress = selected.kind in ("mcts", "gen", "rstar") and not as_json
-            progress = display.search_progress(rollouts) if has_progress else nullcontext(None)
-            with progress as update:
-                parsed = Question(question_id(question), question)
-                return await solver.solve(parsed, selected, on_rollout=update)
-
-    solution = run(solve_once(), is_saved=False, download_for=settings)
+    parsed = _checked_question(question)
+    if run_file is not None:
+        solution = _solve_in_run(parsed, selected, settings, run_file)
+    else:
+        solve_once = _solve_once(parsed, selected, settings, show_progress=not as_json)
+        solution = run(solve_once, is_saved=False, download_for=settings)
     if as_json:
         print_json(_solution_json(solution))
         return
     from rstar_math.cli import display
 
     display.out.print(display.solution_view(solution))
+
+
+def _checked_question(text: str) -> "Question":
+    """A question with its id. Raises `InputError` for text that is invalid, blank or too long."""
+    from rstar_math.errors import InputError
+    from rstar_math.problems.jsonl import MAX_QUESTION_CHARS, question_id
+    from rstar_math.text import replace_surrogates
+    from rstar_math.types import Question
+
+    if replace_surrogates(text) != text:
+        raise InputError(
+            "The question contains lone surrogates, which are not valid Unicode text; remove them."
+        )
+    if not text.strip() or len(text) > MAX_QUESTION_CHARS:
+        raise InputError(
+            f"The question has {len(text)} characters; it must not be blank or longer than "
+            f"{MAX_QUESTION_CHARS} characters."
+        )
+    return Question(question_id(text), text)
+
+
+async def _solve_once(
+    question: "Question", strategy: "Strategy", settings: "Config", *, show_progress: bool
+) -> "Solution":
+    """Search a question without keeping the tree."""
+    from rstar_math.cli import display
+    from rstar_math.solver.solver import Solver
+
+    async with Solver(settings) as solver:
+        rollouts = strategy.size or settings.search.rollouts
+        has_progress = strategy.kind in ("mcts", "gen", "rstar") and show_progress
+        progress = display.search_progress(rollouts) if has_progress else nullcontext(None)
+        with progress as update:
+            return await solver.solve(question, strategy, on_rollout=update)
+
+
+def _solve_in_run(
+    question: "Question", strategy: "Strategy", settings: "Config", run_file: Path
+) -> "Solution":
+    """Search a question in a run file, or return the solution that is there already."""
+    from rstar_math.cli import jobs
+    from rstar_math.solver.solver import Solution
+    from rstar_math.types import Problem
+
+    job = jobs.Job(None, run_file, None, [strategy], problems=[Problem(question)])
+    with jobs.open_job(job, settings) as opened:
+        run(opened.run(settings), is_saved=True, download_for=settings)
+        results = opened.store.results(strategy.name)
+        result = next(each for each in results if each.problem == question.id)
+        tree = opened.store.tree(question.id, strategy.name)
+    tree.cost = result.cost
+    return Solution(question, tree, result.choice)
 
 
 def _solution_json(solution: "Solution") -> dict[str, object]:
@@ -96,6 +138,7 @@ def _solution_json(solution: "Solution") -> dict[str, object]:
         "answer": solution.answer,
         "share": solution.choice.share,
         "votes": solution.choice.votes,
+        "entropy": solution.choice.entropy,
         "cost": asdict(solution.tree.cost),
         "node": solution.choice.node,
         "tree": to_record(solution.tree),

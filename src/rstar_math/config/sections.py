@@ -10,6 +10,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from rstar_math.confidence import LogprobOptions, Measure
+
 
 class Section(BaseModel):
     """A frozen group of options. Unknown keys are rejected; field docstrings are descriptions."""
@@ -66,6 +68,8 @@ class ServersConfig(Section):
         return len(self.gpus) or self.replicas
 
 
+NO_MODEL = "none"
+"""Address that stands for no model."""
 LOCAL, TRAINED = "local", "trained"
 """Addresses of the embedded model: as published, and after training with `rstar evolve laptop`."""
 Duplicates = Literal["text", "program"]
@@ -97,7 +101,8 @@ class ModelConfig(Section):
     `rstar models list`, the path of a .gguf file, or hf:ORG/NAME:Q4_K_M (a GGUF file on the Hugging
     Face hub). With transformers: hf:ORG/NAME or hf:FOLDER. With a vLLM server that is started for
     it (section `servers`): vllm:ORG/NAME or vllm:FOLDER. On a running server: http://host:port/v1;
-    several, separated by commas, share the requests. FOLDER may be "trained"."""
+    several, separated by commas, share the requests. FOLDER may be "trained". "none": no model, for
+    a policy of your own that needs none."""
     name: str | None = None
     """Name of a model or LoRA adapter on the server. Default: the only model that the server
     lists."""
@@ -154,6 +159,10 @@ class DiscriminatorConfig(ModelConfig):
 class PolicyConfig(Section):
     """How the policy prompts the model and samples steps."""
 
+    source: str = "model"
+    """Where steps come from: "model" (the language model writes code-augmented steps), or
+    "module:factory" for a policy of your own, which then proposes the steps of all strategies
+    without prompts of their own."""
     prompt: str = "auto"
     """System message and worked examples: "easy" (one or two calculations), "grade-school" (as in
     GSM8K), "competition" (as in MATH, with sympy), "trained" (no examples, for models trained on
@@ -201,6 +210,12 @@ class SearchConfig(Section):
     """Stop a majority vote early. 1 stops when no remaining vote can change the answer. A lower
     value also stops when the votes so far make the leading answer this probable. Default: never
     stop early."""
+    particle_temperature: float = Field(1.0, gt=0)
+    """Temperature of the weights of particle filtering: a higher one resamples more evenly (paper:
+    1)."""
+    resample_below: float = Field(1.0, ge=0, le=1)
+    """Particle filtering resamples if the effective number of particles is at most this share of
+    their number. 1 resamples after each step (paper); 0.5 is usual elsewhere."""
     candidates: int = Field(8, ge=1)
     """Number of next steps sampled per node, K (paper: 8; bootstrap round 5, test time 32)."""
     duplicates: Duplicates = "text"
@@ -235,8 +250,27 @@ class SearchConfig(Section):
     round, else 1)."""
     scorer: str = "none"
     """Scorer of steps: "none", "self" (the model judges its own steps, as in Tree of Thoughts),
-    "ppm" (the trained process preference model of `search.ppm`), or "module:factory" for your
+    "ppm" (the trained process preference model of `search.ppm`), "confidence" (the model's token
+    log-probabilities, see `search.confidence_measure`), or "module:factory" for your
     own."""
+    confidence_measure: Measure = "mean"
+    """Confidence of a path by the model's own token log-probabilities, for scorer = "confidence",
+    answer = "confidence" and `search.chain_stop`. Of the sampled tokens: "mean", "tail" (the last
+    tokens), "lowest" (the least probable window). Of the most probable tokens at each position:
+    "self-certainty", "tail-certainty", "lowest-certainty" (DeepConf: the lowest or the tail)."""
+    confidence_window: int = Field(32, ge=1)
+    """Number of tokens of the tail and of a window (DeepConf: 2048, for chains of 10,000 tokens and
+    more)."""
+    confidence_alternatives: int = Field(5, ge=2, le=128)
+    """Number of most probable tokens per position that the certainties use (DeepConf: 20; OpenAI's
+    completions allow 5)."""
+    chain_stop: Literal["none", "low", "high"] = "none"
+    """Stop sampled chains (sc, bon, cot) that have become unlikely, as in DeepConf: chains whose
+    lowest window falls below that of the best 10 % ("low") or 90 % ("high") of the first
+    `search.warmup_chains` chains. Chains are then sampled step by step."""
+    warmup_chains: int = Field(16, ge=1)
+    """Number of chains that are never stopped and set the threshold of `search.chain_stop`
+    (DeepConf: 16)."""
     ppm: str | None = None
     """Process preference model: "trained" (this package's own, for the embedded model; hf:trained
     and vllm:trained run it with torch and vLLM), a folder written by `rstar train ppm`,
@@ -248,18 +282,29 @@ class SearchConfig(Section):
     self_check: bool = True
     """Let a model that judges its own steps write one line of reasoning first, as in Tree of
     Thoughts. Without it, a judgement takes a tenth of the tokens."""
-    answer: Literal["majority", "paths", "weighted", "best", "top-of-runs"] | None = None
+    answer: Literal["majority", "paths", "weighted", "confidence", "best", "top-of-runs"] | None = (
+        None
+    )
     """How the final answer is chosen. "majority": votes weighted by the policy's probability of
     each path. "paths": one vote per path (rStar's generator). "weighted": votes weighted by
-    probability and value. "best": the path with the highest value. "top-of-runs": one vote for the
-    best path of each of the `search.top_k` best runs (rStar-Math). Default: depends on the
-    strategy."""
+    probability and value. "confidence": votes weighted by probability and confidence. "best": the
+    path with the highest value. "top-of-runs": one vote for the best path of each of the
+    `search.top_k` best runs (rStar-Math). Default: depends on the strategy."""
     top_k: int = Field(4, ge=1)
     """Number of runs whose best paths vote under "top-of-runs" (rStar-Math's code: 4)."""
     parallel_problems: int | None = Field(None, ge=1)
     """Number of problems in flight. Default: enough to keep the model busy."""
     seed: int = 0
     """Seed of all randomness in a search."""
+
+    @property
+    def logprobs(self) -> LogprobOptions | None:
+        """Which token log-probabilities the search needs from the model; None if none."""
+        if "confidence" not in (self.scorer, self.answer) and self.chain_stop == "none":
+            return None
+        uses_certainty = self.confidence_measure.endswith("certainty")
+        alternatives = self.confidence_alternatives if uses_certainty else 0
+        return LogprobOptions(self.confidence_window, alternatives)
 
 
 class ActionsConfig(Section):

@@ -31,6 +31,7 @@ from rstar_math.distributed.ray_workers import (
     with_resources,
 )
 from rstar_math.errors import ClusterError, RstarError
+from rstar_math.runs.journal import GrowingTrees
 from rstar_math.runs.results import PackedResult
 from rstar_math.search.strategies import Strategy
 from rstar_math.types import Problem
@@ -122,9 +123,15 @@ class RaySearcher:
         await self._close()
 
     async def iter_results(
-        self, problems: Iterable[Problem], strategy: Strategy, *, guided: bool
+        self,
+        problems: Iterable[Problem],
+        strategy: Strategy,
+        *,
+        guided: bool,
+        growing: GrowingTrees | None = None,
     ) -> AsyncGenerator[tuple[Problem, PackedResult], None]:
-        """See `Searcher`. The problems of a lost worker are searched by another."""
+        """See `Searcher`. The problems of a lost worker are searched by another, from the root:
+        `growing` is not used."""
         results = self._dispatcher.iter_results(problems, strategy, guided=guided)
         try:
             async for result in results:

@@ -31,6 +31,8 @@ class Summary:
     """Sum over all problems."""
     failures: dict[str, int]
     """Number of paths without an answer, by reason."""
+    mean_entropy: float = 0.0
+    """Mean entropy of the votes over the answers, in nats; 0 if all votes of each problem agree."""
 
     @property
     def accuracy(self) -> float | None:
@@ -59,8 +61,9 @@ def summarize(strategy: str, results: Iterable[Result]) -> Summary:
     costs: list[Cost] = []
     verdicts: list[Verdict | None] = []
     failures: dict[str, int] = {}
-    unanswered = 0
+    unanswered, entropy = 0, 0.0
     for result in results:
+        entropy += result.choice.entropy
         costs.append(result.cost)
         verdicts.append(result.verdict)
         unanswered += result.choice.answer is None
@@ -75,6 +78,7 @@ def summarize(strategy: str, results: Iterable[Result]) -> Summary:
         unanswered=unanswered,
         cost=Cost.total(costs),
         failures=failures,
+        mean_entropy=entropy / max(1, len(costs)),
     )
 
 

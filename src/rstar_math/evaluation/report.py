@@ -31,7 +31,6 @@ from rstar_math.evaluation.results import TOP_OF_RUNS, AnswerJudge, Run, Series,
 from rstar_math.evaluation.statistics import bootstrap
 from rstar_math.files import write_text
 from rstar_math.runs.store import RunStore
-from rstar_math.search.voting import ANSWER_RULES
 
 
 def attempts_section(series: Sequence[Series]) -> list[Block]:
@@ -70,9 +69,21 @@ def attempts_section(series: Sequence[Series]) -> list[Block]:
     ]
 
 
+_RULE_LABELS = {
+    "majority": "majority",
+    "paths": "one vote per path",
+    "weighted": "weighted by value",
+    "best": "best value",
+    TOP_OF_RUNS: "top of runs",
+    "confidence": "weighted by confidence",
+}
+"""Column titles of the answer rules; without log-probabilities there is no last column."""
+
+
 def rules_section(series: Sequence[Series]) -> list[Block]:
     """The right answers of each answer rule on the same trees."""
-    names = [*ANSWER_RULES, TOP_OF_RUNS]
+    found = {rule for item in series for result in item.graded for rule in result.by_rule}
+    names = [name for name in _RULE_LABELS if name != "confidence" or name in found]
     rows: list[list[str]] = []
     for item in series:
         # All rules agree on a problem with fewer than two answers.
@@ -88,10 +99,10 @@ def rules_section(series: Sequence[Series]) -> list[Block]:
         rows.append([*row, format_percent(item.ceiling)])
     if not rows:
         return []
-    header = ["strategy", "majority", "one vote per path", "weighted by value", "best value"]
+    header = ["strategy", *(_RULE_LABELS[name] for name in names)]
     return [
         Heading("Answer rules"),
-        Table([*header, "top of runs", "any path right"], rows),
+        Table([*header, "any path right"], rows),
         Paragraph(
             "Number of right answers by each rule (search.answer) on the same trees. The best rule "
             "in this table was selected on these problems, so it must be measured on others. Top "

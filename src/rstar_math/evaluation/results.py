@@ -12,7 +12,7 @@ from rstar_math.config.sections import SearchConfig
 from rstar_math.errors import ConfigError, InputError
 from rstar_math.evaluation.metrics import Attempt, Summary, summarize
 from rstar_math.protocols import AnswerGrouper
-from rstar_math.runs.results import Result
+from rstar_math.runs.results import Result, confidence_options
 from rstar_math.runs.store import RunStore
 from rstar_math.search.strategies import answer_rule_name, parse_strategies
 from rstar_math.search.tree import ROOT, Tree
@@ -96,6 +96,8 @@ class RunTerms:
     """Whether a token budget determined the number of attempts."""
     by_action: bool = False
     """Whether paths are sequences of rStar's actions."""
+    confidence: SearchConfig | None = None
+    """Options that select the measure of confidence."""
 
 
 async def grade_result(
@@ -103,7 +105,7 @@ async def grade_result(
 ) -> GradedResult:
     """The graded result of a problem that has a reference."""
     assert problem.reference is not None
-    votes = votes_of(tree)
+    votes = votes_of(tree, terms.confidence)
     groups = await grading.group([vote.answer for vote in votes]) if votes else []
     right_groups: dict[int, bool] = {}
     for vote, group in zip(votes, groups, strict=True):
@@ -167,7 +169,9 @@ async def _right_by_rule(graded: _GradedTree, terms: RunTerms) -> dict[str, bool
     if count < 2:
         return {}
     valued = any(vote.value is not None for vote in graded.votes)
-    rules = [*ANSWER_RULES, TOP_OF_RUNS] if valued else _RULES_WITHOUT_VALUES
+    rules = [*ANSWER_RULES, TOP_OF_RUNS] if valued else [*_RULES_WITHOUT_VALUES, "confidence"]
+    if all(vote.confidence is None for vote in graded.votes):
+        rules.remove("confidence")
     return {rule: await graded.chooses_right(rule, terms.keep, count) for rule in rules}
 
 
@@ -208,7 +212,11 @@ async def _progress(
     total = float(result.cost.sampled_tokens)
     final = ProgressPoint(total, right, right or any(graded.right))
     known = terms.rule in ANSWER_RULES or terms.rule == TOP_OF_RUNS
-    if not votes or not known or not (graded.scored or terms.rule in _RULES_WITHOUT_VALUES):
+    if (
+        not votes
+        or not known
+        or not (graded.scored or terms.rule in (*_RULES_WITHOUT_VALUES, "confidence"))
+    ):
         return (final,)
     tokens = _tokens_by_node(graded.tree, total)
     points: list[ProgressPoint] = []
@@ -355,16 +363,17 @@ def run_terms(strategy: str, conditions: dict[str, Any], *, scored: bool) -> Run
     """
     rule = conditions.get("search.answer")
     keep = int(conditions.get("search.top_k") or 4)
+    confidence = confidence_options(conditions)
     budgeted = conditions.get("search.token_budget") is not None
     try:
         (parsed,) = parse_strategies(strategy)
         spec = parsed.spec
     except ConfigError:
-        return RunTerms(None, str(rule or "unknown"), keep, budgeted)
+        return RunTerms(None, str(rule or "unknown"), keep, budgeted, confidence=confidence)
     if rule is None:
         rule = answer_rule_name(parsed, SearchConfig(), scored=scored)
     chains = (parsed.size or 1) if spec.is_chain else None
-    return RunTerms(chains, str(rule), keep, budgeted, spec.uses_actions)
+    return RunTerms(chains, str(rule), keep, budgeted, spec.uses_actions, confidence)
 
 
 def group_by_seed(runs: Sequence[Run], series: Sequence[Series]) -> list[list[Series]]:

@@ -16,6 +16,7 @@ from typing import Any
 import aiohttp
 
 from rstar_math.concurrency import gather
+from rstar_math.confidence import LogprobOptions
 from rstar_math.costs import add_cost
 from rstar_math.errors import (
     ConfigError,
@@ -105,6 +106,8 @@ class OpenAIClient:
         """Format for a `ChatPrompt`."""
         self.prompting: Prompting = NOTHING_KNOWN
         """Chat template and chat features of the model, set by `learn_prompting`."""
+        self.logprobs: LogprobOptions | None = None
+        """Token log-probabilities that are requested with every sample; None requests none."""
         self._engine = ""
         self._has_completions = False
         self._retry = retry or Retry()
@@ -240,6 +243,7 @@ class OpenAIClient:
         request = CompletionRequest(
             self.name, prompt, min(n, self.batch), tuple(stop), max_tokens, temperature, seed
         )
+        request = replace(request, logprobs=self.logprobs)
         first, returned = await self._sample_and_charge(request)
         if not returned:
             return []
@@ -287,6 +291,8 @@ class OpenAIClient:
                 raise RequestError(f"One request failed while others succeed: {error}") from error
             raise
         self._has_completions = self._has_completions or request_format is COMPLETIONS
+        if request.logprobs is not None and completions:
+            check_logprobs(completions, request.logprobs, self.url)
         return completions, cost
 
     def _format_for(self, request: CompletionRequest) -> RequestFormat:
@@ -398,6 +404,23 @@ class OpenAIClient:
             if may_switch:
                 raise
             raise ModelRejectedError(str(error)) from error
+
+
+def check_logprobs(completions: Sequence[Completion], options: LogprobOptions, url: str) -> None:
+    """Raises `ModelRejectedError` if the completions lack the log-probabilities of the options."""
+    known = [each.token_stats for each in completions if each.token_stats is not None]
+    texts = any(each.text for each in completions)
+    if not known and texts:
+        raise ModelRejectedError(
+            f"The server at {url} returns no token log-probabilities, which confidence needs; use "
+            "a server that does (vLLM, SGLang, llama.cpp), or set another search.scorer, "
+            "search.answer or search.chain_stop."
+        )
+    if options.alternatives and any(stats.certainty is None for stats in known):
+        raise ModelRejectedError(
+            f"The server at {url} returns no {options.alternatives} most probable tokens, which "
+            "search.confidence_measure needs; set it to mean, tail or lowest."
+        )
 
 
 def split_addresses(url: str) -> list[str]:

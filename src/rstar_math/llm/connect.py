@@ -6,6 +6,7 @@ import threading
 from typing import TYPE_CHECKING, Protocol
 
 from rstar_math.checkpoints.folders import require_torch
+from rstar_math.confidence import LogprobOptions
 from rstar_math.config.sections import VLLM, ModelConfig, ServersConfig
 from rstar_math.errors import ConfigError
 from rstar_math.models.downloads import resolve_model
@@ -22,6 +23,8 @@ class Connection(Completer, Protocol):
     """A Completer that holds a connection, or a model in memory, until it is closed."""
 
     name: str
+    logprobs: LogprobOptions | None
+    """Token log-probabilities that are requested with every sample; None requests none."""
     prompting: Prompting
     """The model's chat template, and how it was prompted in training."""
 

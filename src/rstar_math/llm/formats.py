@@ -10,7 +10,9 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any
 
+from rstar_math.confidence import LogprobOptions
 from rstar_math.errors import ModelRejectedError
+from rstar_math.llm.logprobs import chat_token_stats, openai_token_stats
 from rstar_math.prompts.rendering import ChatPrompt
 from rstar_math.protocols import Completion
 from rstar_math.text import replace_surrogates
@@ -40,6 +42,14 @@ class CompletionRequest:
     seed: int
     slot: int | None = None
     """Slot of the embedded server that runs the request; None lets the server choose."""
+    logprobs: LogprobOptions | None = None
+    """Token log-probabilities to request; None requests none."""
+
+    @property
+    def alternatives(self) -> int:
+        """Number of most probable tokens to request per position; at least 1, because servers take
+        0 in different ways."""
+        return 0 if self.logprobs is None else max(1, self.logprobs.alternatives)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,18 +77,24 @@ def _build_openai(request: CompletionRequest) -> dict[str, Any]:
 
 
 def _build_completions(request: CompletionRequest) -> dict[str, Any]:
-    return _build_openai(request) | {"prompt": request.prompt}
+    logprobs = {"logprobs": request.alternatives} if request.logprobs else {}
+    return _build_openai(request) | {"prompt": request.prompt} | logprobs
+
+
+def _build_messages(request: CompletionRequest, messages: list[dict[str, str]]) -> dict[str, Any]:
+    logprobs = {"logprobs": True, "top_logprobs": request.alternatives} if request.logprobs else {}
+    return _build_openai(request) | {"messages": messages} | logprobs
 
 
 def _build_chat(request: CompletionRequest) -> dict[str, Any]:
     """For servers that do not continue an assistant message: a user message asks for it."""
     if not isinstance(request.prompt, ChatPrompt):
         messages = [{"role": "user", "content": _CONTINUE_TEXT + request.prompt}]
-        return _build_openai(request) | {"messages": messages}
+        return _build_messages(request, messages)
     messages = _messages(request.prompt)
     if request.prompt.partial not in ("", _MARKDOWN_OPENING):
         messages[-1]["content"] += f"\n\n{_CONTINUE_ANSWER}{request.prompt.partial}"
-    return _build_openai(request) | {"messages": messages}
+    return _build_messages(request, messages)
 
 
 def _build_continued_chat(request: CompletionRequest) -> dict[str, Any]:
@@ -87,7 +103,7 @@ def _build_continued_chat(request: CompletionRequest) -> dict[str, Any]:
     if not isinstance(prompt, ChatPrompt):
         return _build_chat(request)
     partial = [{"role": "assistant", "content": prompt.partial}] if prompt.partial else []
-    return _build_openai(request) | {"messages": [*_messages(prompt), *partial]}
+    return _build_messages(request, [*_messages(prompt), *partial])
 
 
 def _build_vllm_chat(request: CompletionRequest) -> dict[str, Any]:
@@ -104,7 +120,10 @@ def _messages(prompt: ChatPrompt) -> list[dict[str, str]]:
 
 def _build_llama_cpp(request: CompletionRequest) -> dict[str, Any]:
     slot = {} if request.slot is None else {"id_slot": request.slot}
-    return slot | {
+    logprobs = {"n_probs": request.alternatives} if request.logprobs else {}
+    return {
+        **slot,
+        **logprobs,
         "prompt": request.prompt,
         "n_cmpl": request.n,
         "stop": list(request.stop),
@@ -134,7 +153,7 @@ def _parse_openai(request: CompletionRequest, body: object) -> tuple[list[Comple
         sampled_tokens=sampled,
     )
     reached_limit = bool(sampled) and sampled >= request.max_tokens * len(choices)
-    found = [_parse_choice(choice, request.stop, reached_limit) for choice in choices]
+    found = [_parse_choice(choice, request, reached_limit) for choice in choices]
     completions = [completion for completion in found if completion is not None]
     if not cost.sampled_tokens:
         texts = [completion.reasoning + completion.text for completion in completions]
@@ -172,7 +191,9 @@ def is_finished(reason: object, *, reached_limit: bool) -> bool:
     return not reached_limit
 
 
-def _parse_choice(choice: object, stop: Sequence[str], reached_limit: bool) -> Completion | None:
+def _parse_choice(
+    choice: object, request: CompletionRequest, reached_limit: bool
+) -> Completion | None:
     """Returns a choice of the completions or chat route, or None if it has no text."""
     if not isinstance(choice, dict):
         return None
@@ -183,7 +204,10 @@ def _parse_choice(choice: object, stop: Sequence[str], reached_limit: bool) -> C
         return None
     met_stop = choice.get("stop_reason") or choice.get("matched_stop")
     finished = is_finished(choice.get("finish_reason"), reached_limit=reached_limit)
-    completion = _completion(text, finished, met_stop, stop)
+    completion = _completion(text, finished, met_stop, request.stop)
+    if request.logprobs is not None:
+        stats = openai_token_stats(choice.get("logprobs"), request.logprobs)
+        completion = replace(completion, token_stats=stats)
     if isinstance(reasoning, str):
         return replace(completion, reasoning=replace_surrogates(reasoning))
     return completion
@@ -247,7 +271,12 @@ def _parse_llama_cpp(request: CompletionRequest, body: object) -> tuple[list[Com
             )
         finished = sample.get("stop_type") in ("eos", "word")
         met_stop = sample.get("stopping_word")
-        completions.append(_completion(sample["content"], finished, met_stop, request.stop))
+        completion = _completion(sample["content"], finished, met_stop, request.stop)
+        if request.logprobs is not None:
+            positions = sample.get("completion_probabilities")
+            stats = chat_token_stats(positions, request.logprobs)
+            completion = replace(completion, token_stats=stats)
+        completions.append(completion)
         cost.samples += 1
         cost.sampled_tokens += _count(sample.get("tokens_predicted"))
     first = samples[0] if samples and isinstance(samples[0], dict) else {}

@@ -13,6 +13,7 @@ from typing import Any
 from rstar_math.checkpoints.gguf_adapters import check_adapter
 from rstar_math.checkpoints.gguf_export import check_policy
 from rstar_math.concurrency import gather
+from rstar_math.confidence import LogprobOptions, summarize
 from rstar_math.config.sections import LOCAL, TRAINED
 from rstar_math.costs import add_cost
 from rstar_math.errors import (
@@ -135,6 +136,8 @@ class LocalModel:
         self._client = engine_client(self._server, path.stem, 4 * slots)
         self._client.request_format = LLAMA_CPP
         self.prompting = prompting_of_gguf(path, lora)
+        self.logprobs: LogprobOptions | None = None
+        """See `OpenAIClient.logprobs`."""
         self._slots = DecodingSlots(self._client, slots, empty="")
         self.name = path.stem if lora is None else f"{path.stem}+{lora.stem}"
 
@@ -162,6 +165,7 @@ class LocalModel:
         request = CompletionRequest(
             self._client.name, prompt, 1, tuple(stop), max_tokens, temperature, seed
         )
+        request = replace(request, logprobs=self.logprobs)
         cached = await self._slots.share(prompt, n, partial(self._compute_prompt, prompt))
         requests = [replace(request, seed=(seed + index) % 2**32) for index in range(n)]
         results = await gather(self._sample(request, keep=n == 1) for request in requests)
@@ -232,6 +236,8 @@ class TransformersModel:
         model_limit = int(model.config.get_text_config().max_position_embeddings)
         self._max_tokens = model_limit if max_tokens is None else min(max_tokens, model_limit)
         self._lock = threading.Lock()
+        self.logprobs: LogprobOptions | None = None
+        """See `OpenAIClient.logprobs`."""
         self.prompting = prompting_of_tokenizer(tokenizer, name)
 
     @classmethod
@@ -275,7 +281,7 @@ class TransformersModel:
         )
         sampled = sum(len(sample.tokens) for sample in samples)
         add_cost(Cost(calls=1, samples=n, prompt_tokens=len(tokens), sampled_tokens=sampled))
-        return [sample.completion() for sample in samples]
+        return [sample.completion(self.logprobs) for sample in samples]
 
     async def aclose(self) -> None:
         """Frees the weights."""
@@ -302,7 +308,10 @@ class TransformersModel:
             cache.batch_repeat_interleave(n)
             logits = output.logits[:, -1].expand(n, -1)
             for _ in range(max_new_tokens):
-                chosen = _sample_tokens(logits.float().cpu(), temperature, generator)
+                scores = logits.float().cpu()
+                chosen = _sample_tokens(scores, temperature, generator)
+                if self.logprobs is not None:
+                    _append_logprobs(samples, scores, chosen, self.logprobs.alternatives)
                 for sample, token in zip(samples, chosen.tolist(), strict=True):
                     self._append_token(sample, token, stops)
                 if all(sample.finished for sample in samples):
@@ -337,13 +346,29 @@ class _Sample:
     text: str = ""
     finished: bool = False
     stop: str | None = None
+    logprobs: list[float] = field(default_factory=list)
+    alternatives: list[list[float]] = field(default_factory=list)
 
-    def completion(self) -> Completion:
+    def completion(self, options: LogprobOptions | None) -> Completion:
         """Returns the completion, with its reasoning split off."""
         reasoning, text, ended = split_reasoning(self.text)
-        return Completion(
-            text, self.finished and ended, self.stop, len(self.tokens), reasoning=reasoning
-        )
+        stats = None
+        if options is not None:
+            stats = summarize(self.logprobs, self.alternatives, options)
+        finished = self.finished and ended
+        return Completion(text, finished, self.stop, len(self.tokens), reasoning, stats)
+
+
+def _append_logprobs(samples: "list[_Sample]", logits: Any, chosen: Any, k: int) -> None:
+    """Adds the log-probabilities of the chosen tokens, and of the `k` most probable ones, to the
+    unfinished samples. As on servers, they do not depend on the temperature."""
+    logprobs = logits.log_softmax(dim=-1)
+    picked = logprobs.gather(1, chosen.unsqueeze(1)).squeeze(1).tolist()
+    tops = logprobs.topk(k, dim=-1).values.tolist() if k else [[]] * len(samples)
+    for sample, value, top in zip(samples, picked, tops, strict=True):
+        if not sample.finished:
+            sample.logprobs.append(value)
+            sample.alternatives.append(top)
 
 
 def _sample_tokens(logits: Any, temperature: float, generator: Any) -> Any:

@@ -9,6 +9,7 @@ from rstar_math.concurrency import gather
 from rstar_math.config.sections import ActionsConfig
 from rstar_math.costs import add_cost
 from rstar_math.errors import ContextLengthError, ModelError, RequestError
+from rstar_math.policies.completions import of_completion
 from rstar_math.prompts.action_parsing import ANSWER_STOPS, parse_answer
 from rstar_math.prompts.actions import (
     ACTIONS,
@@ -142,7 +143,11 @@ class _Expansion:
         bad = [c for s, c in zip(samples, completions, strict=True) if s.step is None]
         truncated = sum(not completion.finished for completion in bad)
         add_cost(Cost(truncated=truncated, malformed=len(bad) - truncated))
-        return tuple(sample.step for sample in samples if sample.step is not None)
+        return tuple(
+            of_completion(sample.step, completion)
+            for sample, completion in zip(samples, completions, strict=True)
+            if sample.step is not None
+        )
 
     async def vote(
         self, prompt: str, *, kind: str, n: int, max_tokens: int, seed: int

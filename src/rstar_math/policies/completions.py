@@ -59,7 +59,7 @@ class StepPolicy:
         for c in completions:
             step = parse(prefix, c.text, finished=c.finished, stop=c.stop).step
             if step is not None:
-                steps.append(_with_reasoning(step, c))
+                steps.append(of_completion(step, c))
         _charge_unusable(completions, len(completions) - len(steps))
         return steps
 
@@ -81,7 +81,7 @@ class StepPolicy:
         for c in completions:
             steps, _ = parse(prefix, c.text, finished=c.finished, stop=c.stop)
             if steps:
-                blocks.append([_with_reasoning(steps[0], c), *steps[1:]])
+                blocks.append(_of_block(steps, c))
         _charge_unusable(completions, len(completions) - len(blocks))
         return blocks
 
@@ -140,11 +140,20 @@ class StepPolicy:
         ]
 
 
-def _with_reasoning(step: Step, completion: Completion) -> Step:
-    """Returns a step with the completion's reasoning."""
-    if not completion.reasoning:
+def of_completion(step: Step, completion: Completion) -> Step:
+    """Returns a step with the reasoning and the log-probabilities of its completion."""
+    if not completion.reasoning and completion.token_stats is None:
         return step
-    return replace(step, reasoning=completion.reasoning.strip())
+    reasoning = completion.reasoning.strip() or step.reasoning
+    return replace(step, reasoning=reasoning, token_stats=completion.token_stats)
+
+
+def _of_block(steps: Sequence[Step], completion: Completion) -> list[Step]:
+    """Returns the steps of one completion: its reasoning is in the first, its log-probabilities
+    are in the last."""
+    reasoning = completion.reasoning.strip() or steps[0].reasoning
+    steps = [replace(steps[0], reasoning=reasoning), *steps[1:]]
+    return [*steps[:-1], replace(steps[-1], token_stats=completion.token_stats)]
 
 
 def _charge_unusable(completions: Sequence[Completion], unusable: int) -> None:
@@ -201,7 +210,7 @@ class SubQuestionPolicy:
         for c in completions:
             step = parse_subquestion(question, start + c.text, finished=c.finished).step
             if step is not None:
-                steps.append(step)
+                steps.append(of_completion(step, c))
         _charge_unusable(completions, len(completions) - len(steps))
         return steps
 
@@ -260,7 +269,7 @@ class ChainPolicy:
                 c.text, kind="A2", finished=c.finished, stops=stop, stated_only=False
             ).step
             if step is not None:
-                steps.append(replace(step, reasoning=c.reasoning))
+                steps.append(of_completion(step, c))
         _charge_unusable(completions, len(completions) - len(steps))
         return steps
 

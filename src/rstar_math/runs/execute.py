@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from rstar_math.config.sections import Config
 from rstar_math.prompts.families import load_action_prompts
+from rstar_math.runs.journal import GrowingTrees
 from rstar_math.runs.results import PackedResult
 from rstar_math.runs.store import RunStore
 from rstar_math.search.strategies import Strategy
@@ -49,11 +50,17 @@ class Searcher(Protocol):
         ...
 
     def iter_results(
-        self, problems: Iterable[Problem], strategy: Strategy, *, guided: bool
+        self,
+        problems: Iterable[Problem],
+        strategy: Strategy,
+        *,
+        guided: bool,
+        growing: GrowingTrees | None = None,
     ) -> AsyncGenerator[tuple[Problem, PackedResult], None]:
         """Solve problems concurrently, and yield each with its judged result as it finishes.
 
-        `problems` is consumed lazily, as searches start.
+        `problems` is consumed lazily, as searches start. With `growing`, a search that was killed
+        continues where it was (not on a cluster, whose workers write no files).
         """
         ...
 
@@ -69,7 +76,8 @@ async def solve_problems(
 ) -> None:
     """Solve all problems that the strategy has not finished in the run, and store each result.
 
-    If the process is killed, a second call solves the remaining problems. A reference answer is
+    If the process is killed, a second call continues the searches that were under way, without
+    repeating requests that were answered, and solves the remaining problems. A reference answer is
     used to judge the chosen answer after a search, and during the search only if `guided`. Raises
     the first `RstarError`; results before it are stored.
     """
@@ -86,7 +94,9 @@ async def solve_problems(
     store.set_default_fact("libraries", json.dumps(searcher.library_versions()))
     done = store.done(strategy.name)
     unfinished = (problem for problem in problems if problem.id not in done)
-    results = searcher.iter_results(unfinished, strategy, guided=guided)
+    growing = store.growing_trees()
+    growing.discard_finished(done, strategy.name)
+    results = searcher.iter_results(unfinished, strategy, guided=guided, growing=growing)
     try:
         async for problem, result in results:
             store.save_packed(result)

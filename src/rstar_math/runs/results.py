@@ -2,11 +2,11 @@
 
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rstar_math.config.sections import VLLM, Config
+from rstar_math.config.sections import VLLM, Config, SearchConfig
 from rstar_math.search.records import to_record
 from rstar_math.search.tree import Tree
 from rstar_math.search.voting import Choice
@@ -141,3 +141,13 @@ def default_conditions() -> dict[str, Any]:
     They apply to options that did not exist when a run was created.
     """
     return run_conditions(Config(), guided=False)
+
+
+def confidence_options(conditions: Mapping[str, Any]) -> SearchConfig:
+    """Return options with the measure of confidence of a run; the defaults if it has none."""
+    names = ("confidence_measure", "confidence_window")
+    options = {name: conditions.get(f"search.{name}") for name in names}
+    try:
+        return SearchConfig(**{key: value for key, value in options.items() if value is not None})
+    except ValueError:
+        return SearchConfig()

@@ -31,6 +31,7 @@ from rstar_math.runs.database import (
     make_durable,
     open_database,
 )
+from rstar_math.runs.journal import GrowingTrees
 from rstar_math.runs.results import PackedResult, Result, pack_result, read_result
 from rstar_math.search.records import from_record
 from rstar_math.search.tree import Tree
@@ -80,6 +81,8 @@ class RunStore:
         self._lock = lock
         self.file_state = file_state(path)
         self._reopened = 0
+        self.growing = GrowingTrees(Path(f"{path}-growing"))
+        """The searches under way, which a kill does not lose."""
 
     @classmethod
     def open(
@@ -197,6 +200,7 @@ class RunStore:
         """Store a packed result, as `save` does."""
         with convert_sqlite_errors(self.path), self._db:
             self._db.execute(_INSERT_RESULT, packed.row())
+        self.growing.discard(packed.result.problem, packed.result.strategy)
 
     def import_rows(self, rows: Iterable[tuple[Any, ...]]) -> tuple[int, int]:
         """Add result rows of another run, all or none; results that this run has are skipped.
@@ -313,6 +317,16 @@ class RunStore:
                 f"{self.path} was started with the {key} {rows[0][0]!r}, but it is now {value!r}; "
                 "change it back, or give a new --run."
             )
+
+    def growing_trees(self) -> GrowingTrees:
+        """Return the searches under way, for writing, once all facts are recorded.
+
+        Answers recorded under other conditions, or with another model, are not used.
+        """
+        facts = {key: value for key, value in self.metadata().items() if key != "libraries"}
+        text = json.dumps([self.conditions(), facts], sort_keys=True)
+        self.growing.conditions = sha256(text.encode()).hexdigest()[:24]
+        return self.growing
 
     def _rows(self, sql: str, *values: str) -> list[Any]:
         """Return all rows of a query."""

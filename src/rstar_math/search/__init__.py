@@ -8,6 +8,7 @@ from rstar_math.search.beam import beam, best_first
 from rstar_math.search.expansion import SearchComponents
 from rstar_math.search.mcts import grow
 from rstar_math.search.mutual import check_solutions, choose_by_agreement
+from rstar_math.search.particles import particle_filter
 from rstar_math.search.records import from_record, to_record
 from rstar_math.search.runner import run_strategy
 from rstar_math.search.sampling import sample_chains
@@ -39,6 +40,7 @@ __all__ = [
     "grow",
     "majority",
     "one_vote_per_path",
+    "particle_filter",
     "run_strategy",
     "sample_chains",
     "to_record",

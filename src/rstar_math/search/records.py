@@ -1,13 +1,21 @@
 """Stores a tree as JSON-compatible data and reads it back."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from typing import Any
 
 from rstar_math.costs import ENVIRONMENT_FIELDS
 from rstar_math.errors import StoreError
 from rstar_math.search.tree import Node, Tree
-from rstar_math.types import Cost, Execution, ExecutionStatus, Question, Step, Verdict
+from rstar_math.types import (
+    Cost,
+    Execution,
+    ExecutionStatus,
+    Question,
+    Step,
+    TokenStats,
+    Verdict,
+)
 
 FORMAT = 2
 """Version of the record format."""
@@ -59,10 +67,23 @@ def from_record(record: Mapping[str, Any]) -> Tree:
     return tree
 
 
+def preview(tree: Tree) -> dict[str, Any]:
+    """Return the record of a tree with the paths that are not yet merged into it.
+
+    Node numbers of paths in progress may change from one call to the next.
+    """
+    if not tree.in_progress:
+        return to_record(tree)
+    copy = from_record(to_record(tree))
+    for draft in tree.in_progress:
+        copy.merge(from_record(preview(draft())))
+    return to_record(copy)
+
+
 def _node_record(node: Node) -> dict[str, Any]:
     record: dict[str, Any] = {"parent": node.parent}
     if node.step is not None:
-        record["step"] = _step_record(node.step)
+        record["step"] = step_record(node.step)
     for key, default in _FIELD_DEFAULTS.items():
         value = getattr(node, key)
         if value != default:
@@ -103,7 +124,7 @@ def _node(record: Mapping[str, Any]) -> Node:
     verdict, agreement = record.get("verdict"), record.get("agreement")
     return Node(
         parent=record["parent"],
-        step=_step(record["step"]) if "step" in record else None,
+        step=step_of(record["step"]) if "step" in record else None,
         verdict=None if verdict is None else Verdict(verdict),
         agreement=None if agreement is None else _agreement(*agreement),
         **{
@@ -129,7 +150,8 @@ def _agreement(agreeing: int, requested: int) -> tuple[int, int]:
     return agreeing, requested
 
 
-def _step_record(step: Step) -> dict[str, Any]:
+def step_record(step: Step) -> dict[str, Any]:
+    """Return a step as JSON-compatible data."""
     record: dict[str, Any] = {"kind": step.kind}
     for key in ("prose", "code", "reasoning"):
         if value := getattr(step, key):
@@ -137,6 +159,8 @@ def _step_record(step: Step) -> dict[str, Any]:
     for key in ("answer", "confidence"):
         if (value := getattr(step, key)) is not None:
             record[key] = value
+    if step.token_stats is not None:
+        record["token_stats"] = [v for v in astuple(step.token_stats) if v is not None]
     if step.execution is not None:
         execution = {"status": step.execution.status.value, "stdout": step.execution.stdout}
         for key in ("error_type", "message"):
@@ -146,7 +170,8 @@ def _step_record(step: Step) -> dict[str, Any]:
     return record
 
 
-def _step(record: Mapping[str, Any]) -> Step:
+def step_of(record: Mapping[str, Any]) -> Step:
+    """Return the step of a record. Raises `TypeError`, `ValueError` or `KeyError`."""
     entry = record.get("execution")
     execution = None
     if entry is not None:
@@ -164,4 +189,11 @@ def _step(record: Mapping[str, Any]) -> Step:
         confidence=_checked_value(record, "confidence", (*_NUMBER, _NONE), None),
         execution=execution,
         reasoning=_checked_value(record, "reasoning", (str,), ""),
+        token_stats=_token_stats(*record["token_stats"]) if "token_stats" in record else None,
     )
+
+
+def _token_stats(tokens: int, *values: float) -> TokenStats:
+    if len(values) not in (3, 6) or not all(isinstance(v, _NUMBER) for v in (tokens, *values)):
+        raise TypeError("token_stats needs 4 or 7 numbers")
+    return TokenStats(tokens, *values)

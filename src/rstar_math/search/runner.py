@@ -4,6 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 from typing import Any
 
@@ -67,8 +68,9 @@ async def run_strategy(
     # and votes among actions are not.
     samples_answers = rule == "majority" and reviewer is None and not spec.uses_actions
     stop = None
-    if samples_answers and config.confidence is not None:
-        stop = majority_is_decided(group, config.confidence)
+    confidence = config.confidence if config.confidence is not None else spec.confidence
+    if samples_answers and confidence is not None:
+        stop = majority_is_decided(group, confidence)
 
     async def search(config: SearchConfig) -> None:
         has_budget = config.token_budget is not None
@@ -181,9 +183,10 @@ def _deepest_open_leaf(tree: Tree) -> int | None:
 
 async def choose(tree: Tree, rule: str, config: SearchConfig, group: AnswerGrouper) -> Choice:
     """Return the answer of a tree by a rule: a key of `voting.ANSWER_RULES`, or "top-of-runs"."""
+    votes = votes_of(tree, config)
     if rule == "top-of-runs":
-        return await top_k_of_runs(votes_of(tree), group, keep=config.top_k)
-    return await ANSWER_RULES[rule](votes_of(tree), group)
+        return await top_k_of_runs(votes, group, keep=config.top_k)
+    return await ANSWER_RULES[rule](votes, group)
 
 
 async def repeat_runs(
@@ -218,6 +221,7 @@ async def repeat_runs(
                         "seed": derive(config.seed, "run", runs_before + started),
                     }
                     run_tree = Tree(tree.question)
+                    tree.in_progress.append(partial(_itself, run_tree))
                     task = asyncio.create_task(run(run_tree, config.model_copy(update=update)))
                     in_flight.append((run_tree, task))
                     started += 1
@@ -225,6 +229,7 @@ async def repeat_runs(
                     return
                 await in_flight[0][1]
                 run_tree, _ = in_flight.popleft()
+                del tree.in_progress[0]
                 spent += spent_tokens(run_tree.cost, config)
                 tree.merge(run_tree)
                 if budget is not None:
@@ -241,5 +246,11 @@ async def repeat_runs(
             for _, task in in_flight:
                 task.cancel()
             await asyncio.gather(*(task for _, task in in_flight), return_exceptions=True)
+            tree.in_progress.clear()
             for run_tree, _ in in_flight:
                 tree.merge(run_tree)
+
+
+def _itself(tree: Tree) -> Tree:
+    """Return the tree, for `Tree.in_progress`."""
+    return tree

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 
 from rstar_math.concurrency import gather
+from rstar_math.confidence import lowest_of
 from rstar_math.config.sections import SearchConfig
 from rstar_math.costs import track_cost
 from rstar_math.protocols import BlockPolicy
@@ -14,6 +16,7 @@ from rstar_math.search.budget import (
     spent_tokens,
     track_tree_cost,
 )
+from rstar_math.search.confidence import quantile
 from rstar_math.search.equivalence import step_key
 from rstar_math.search.expansion import (
     PATH_ERRORS,
@@ -25,6 +28,7 @@ from rstar_math.search.expansion import (
 )
 from rstar_math.search.stopping import StopCondition
 from rstar_math.search.tree import ROOT, PathFailure, Tree
+from rstar_math.search.voting import confidence_of
 from rstar_math.seeding import derive
 from rstar_math.types import Cost, Question, Step, Verdict
 
@@ -49,6 +53,11 @@ async def sample_chains(
     With n = 1 and a policy at temperature 0, this is greedy decoding. A majority over n chains is
     self-consistency (Wang et al., arXiv:2203.11171). The best chain by score is best-of-N.
 
+    With `config.chain_stop`, the first `config.warmup_chains` chains set a threshold, and a later
+    chain ends ("unlikely") as soon as a window of its tokens is below it. Chains are then sampled
+    step by step. Source: DeepConf, Fu et al., arXiv:2508.15260, section 3.3, "online"; there a
+    chain may end within a step.
+
     With a verifier (for training data), each answer is judged, and its value (+1 right, -1 wrong)
     is backed up. Chains then share the nodes of equal first steps (`step_key`). A node's Q is the
     mean value of the chains that begin with it. Without a verifier, equal chains are kept separate.
@@ -58,7 +67,11 @@ async def sample_chains(
     with track_tree_cost(tree):
         while n is None or started < n:
             size = _batch_size(started, tokens, n, config, stoppable=stop_condition is not None)
-            cost = await _sample_batch(tree, runs_before + started, size, parts, config)
+            threshold = None
+            if config.chain_stop != "none" and started >= config.warmup_chains:
+                threshold = _threshold(tree, runs_before, config)
+            limits = _Limits(config, threshold)
+            cost = await _sample_batch(tree, runs_before + started, size, parts, limits)
             started += size
             tokens += spent_tokens(cost, config)
             empty_batches = 0 if cost.sampled_tokens else empty_batches + 1
@@ -80,6 +93,8 @@ def _batch_size(
     With a token budget, the first batch is one chain, whose cost sizes the next batch.
     """
     remaining = config.candidates if n is None else n - started
+    if config.chain_stop != "none" and started < config.warmup_chains:
+        remaining = min(remaining, config.warmup_chains - started)
     if config.token_budget is not None:
         if not started:
             return 1
@@ -89,28 +104,72 @@ def _batch_size(
     return min(remaining, config.candidates) if stoppable else remaining
 
 
+@dataclass(frozen=True, slots=True)
+class _Limits:
+    """When chains end before their answer."""
+
+    config: SearchConfig
+    threshold: float | None = None
+    """Confidence below which a chain ends, in [0, 1]; None while chains are not stopped."""
+
+    @property
+    def by_step(self) -> bool:
+        """Whether each request samples one step only."""
+        return self.config.chain_stop != "none"
+
+    def is_unlikely(self, steps: Sequence[Step]) -> bool:
+        """Return whether the lowest window of a chain is below the threshold."""
+        found = None if self.threshold is None else _lowest_confidence(steps, self.config)
+        return found is not None and self.threshold is not None and found < self.threshold
+
+
+def _lowest_confidence(steps: Sequence[Step], config: SearchConfig) -> float | None:
+    """Return the confidence of the lowest window of a chain."""
+    measure = lowest_of(config.confidence_measure)
+    return confidence_of(steps, measure, config.confidence_window)
+
+
+def _threshold(tree: Tree, first_run: int, config: SearchConfig) -> float | None:
+    """Return the threshold that the warm-up chains set; None without log-probabilities.
+
+    "low" keeps the best 10 % of them, "high" the best 90 %.
+    """
+    parents = {node.parent for node in tree}
+    runs = range(first_run, first_run + config.warmup_chains)
+    ends = [i for i, node in enumerate(tree) if i and i not in parents and node.run in runs]
+    found = [_lowest_confidence(tree.prefix(end), config) for end in ends]
+    values = [value for value in found if value is not None]
+    return quantile(values, 0.9 if config.chain_stop == "low" else 0.1) if values else None
+
+
 async def _sample_batch(
-    tree: Tree, first_run: int, size: int, parts: SearchComponents, config: SearchConfig
+    tree: Tree, first_run: int, size: int, parts: SearchComponents, limits: _Limits
 ) -> Cost:
     """Add up to `size` chains to a tree, numbered from `first_run`, and return their cost."""
-    question = tree.question
+    question, config = tree.question, limits.config
     chains: list[_Chain | None] = []
+    drafts: list[list[Step]] = []
 
     async def complete(index: int, first_steps: Sequence[Step]) -> None:
         seed = derive(config.seed, question.id, first_run + index)
         chains[index] = await _complete_chain(
-            question, parts, first_steps, max_depth=config.max_depth, seed=seed
+            question, parts, drafts[index], first_steps, limits=limits, seed=seed
         )
 
     with track_cost() as cost:
         try:
             seed = derive(config.seed, question.id, "chains", first_run)
-            beginnings, failure = await _continuations(question, parts, (), size, seed)
+            beginnings, failure = await _continuations(
+                question, parts, (), size, seed, by_step=limits.by_step
+            )
             root = tree.nodes[ROOT]
             root.failure = None if beginnings or root.children else failure
             chains.extend([None] * len(beginnings))
+            drafts.extend([] for _ in beginnings)
+            tree.in_progress = [partial(_draft_tree, question, draft) for draft in drafts]
             await gather(complete(index, steps) for index, steps in enumerate(beginnings))
         finally:
+            tree.in_progress = []
             ends = [
                 _add_chain(
                     tree, chain, first_run + index, config, guided=parts.verifier is not None
@@ -138,28 +197,39 @@ class _Chain:
 async def _complete_chain(
     question: Question,
     parts: SearchComponents,
+    steps: list[Step],
     first_steps: Sequence[Step],
     *,
-    max_depth: int,
+    limits: _Limits,
     seed: int,
 ) -> _Chain:
-    """Run and extend a chain until it ends."""
-    steps: list[Step] = []
+    """Run and extend a chain until it ends. Its steps are appended to `steps`."""
     block = first_steps
     while True:
+        if limits.is_unlikely([*steps, *block]):
+            steps.extend(block)
+            return _Chain(steps, PathFailure.UNLIKELY)
         for step in block:
             steps.append(await run_code(parts.executor, steps, step))
             if step.answer is not None:
                 return _Chain(steps, None, await judge_step(parts.verifier, steps[-1]))
-            failure = _failure(steps[-1], len(steps), max_depth)
+            failure = _failure(steps[-1], len(steps), limits.config.max_depth)
             if failure is not None:
                 return _Chain(steps, failure)
         blocks, failure = await _continuations(
-            question, parts, steps, 1, seed=derive(seed, len(steps))
+            question, parts, steps, 1, derive(seed, len(steps)), by_step=limits.by_step
         )
         if not blocks:
             return _Chain(steps, failure)
         block = blocks[0]
+
+
+def _draft_tree(question: Question, steps: Sequence[Step]) -> Tree:
+    """Return a tree with the steps of an unfinished chain."""
+    tree, index = Tree(question), ROOT
+    for step in steps:
+        index = tree.add(index, step)
+    return tree
 
 
 def _add_chain(tree: Tree, chain: _Chain, run: int, config: SearchConfig, *, guided: bool) -> int:
@@ -211,16 +281,22 @@ def _failure(step: Step, depth: int, max_depth: int) -> PathFailure | None:
 
 
 async def _continuations(
-    question: Question, parts: SearchComponents, prefix: Sequence[Step], n: int, seed: int
+    question: Question,
+    parts: SearchComponents,
+    prefix: Sequence[Step],
+    n: int,
+    seed: int,
+    *,
+    by_step: bool,
 ) -> tuple[list[Sequence[Step]], PathFailure | None]:
     """Return up to `n` continuations of a prefix, or the reason why there are none.
 
-    A `BlockPolicy` samples each continuation up to the next code execution, any other policy one
-    step.
+    A `BlockPolicy` samples each continuation up to the next code execution, any other policy, and
+    any with `by_step`, one step.
     """
     blocks: list[Sequence[Step]]
     try:
-        if isinstance(parts.policy, BlockPolicy):
+        if isinstance(parts.policy, BlockPolicy) and not by_step:
             blocks = [*await parts.policy.propose_blocks(question, tuple(prefix), n, seed=seed)]
         else:
             steps = await parts.policy.propose(question, tuple(prefix), n, seed=seed)

@@ -16,6 +16,7 @@ from rstar_math.errors import ConfigError
 from rstar_math.search.beam import beam, best_first
 from rstar_math.search.expansion import SearchComponents
 from rstar_math.search.mcts import RolloutCallback, grow
+from rstar_math.search.particles import particle_filter
 from rstar_math.search.sampling import sample_chains
 from rstar_math.search.stopping import StopCondition
 from rstar_math.search.tree import Tree
@@ -65,6 +66,8 @@ class StrategySpec:
     """Answer rule with a scorer; None means `answer_rule`."""
     overrides: Mapping[str, Any] = field(default_factory=dict)
     """Options of `SearchConfig` that the strategy's paper prescribes."""
+    confidence: float | None = None
+    """Value of `search.confidence` if the configuration has none; it enables the Beta rule."""
     review: str | None = None
     """Review that chooses the answer: a key of `solver.components.REVIEWERS`, or None."""
     uses_discriminator: bool = False
@@ -97,6 +100,12 @@ async def _best_first(
     tree: Tree, size: int | None, parts: SearchComponents, config: SearchConfig, hooks: SearchHooks
 ) -> None:
     await best_first(tree, size or 1, parts=parts, config=config)
+
+
+async def _particles(
+    tree: Tree, size: int | None, parts: SearchComponents, config: SearchConfig, hooks: SearchHooks
+) -> None:
+    await particle_filter(tree, size or 1, parts=parts, config=config)
 
 
 async def _mcts(
@@ -134,6 +143,15 @@ STRATEGIES: dict[str, StrategySpec] = {
         default_size=8,
         is_chain=True,
         scorer="none",
+    ),
+    "asc": StrategySpec(
+        "as sc, but it stops when the majority is 95 % sure (adaptive self-consistency; paper: 40)",
+        _sample,
+        default_size=40,
+        is_chain=True,
+        scorer="none",
+        confidence=0.95,
+        overrides={"candidates": 1},
     ),
     "bon": StrategySpec(
         "the highest-scored of N programs (best-of-N)",
@@ -178,6 +196,13 @@ STRATEGIES: dict[str, StrategySpec] = {
         "best-first search until N answers are found",
         _best_first,
         default_size=1,
+        scorer="required",
+        scored_rule="best",
+    ),
+    "particles": StrategySpec(
+        "particle filtering with N particles (paper: 4 to 128)",
+        _particles,
+        default_size=8,
         scorer="required",
         scored_rule="best",
     ),

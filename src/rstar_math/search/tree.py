@@ -11,7 +11,7 @@ values these are depends on `search.backup`:
 This module is independent of models, prompts and code execution.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -30,6 +30,8 @@ class PathFailure(StrEnum):
     NO_ANSWER_STATED = "no answer stated"
     CODE_FAILED = "code failed"
     TOO_DEEP = "too deep"
+    UNLIKELY = "unlikely"
+    """The model's confidence fell below `search.chain_stop`."""
 
 
 @dataclass(slots=True)
@@ -97,6 +99,9 @@ class Tree:
         """Why the search stopped before its budget was spent; None if it did not."""
         self.cost = Cost()
         """Costs of all searches in this tree."""
+        self.in_progress: list[Callable[[], Tree]] = []
+        """Return the trees of runs and chains that are not yet merged. They are only for display
+        and are not stored."""
 
     def add(self, parent: int, step: Step, count: int = 1) -> int:
         """Append a child node and return its index. It belongs to the run of its parent."""

@@ -6,9 +6,13 @@ set of chains or several searches, and never sees a reference answer.
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import log
 
+from rstar_math.confidence import Measure, combine, confidence
+from rstar_math.config.sections import SearchConfig
 from rstar_math.protocols import AnswerGrouper
 from rstar_math.search.tree import ROOT, Node, Tree
+from rstar_math.types import Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,8 @@ class Vote:
     """The scorer's value of the whole path, else its Q, in [-1, 1]; None if neither is known."""
     run: int = 0
     """Number of the independent search that found the path."""
+    confidence: float | None = None
+    """Confidence of the path by its token log-probabilities, in [0, 1]; None if unknown."""
 
     @property
     def value_or_lowest(self) -> float:
@@ -45,6 +51,13 @@ class Choice:
     votes: dict[str, float]
     """Votes per answer, most votes first. Equal answers are written as in their first path."""
 
+    @property
+    def entropy(self) -> float:
+        """Entropy of the votes over the answers, in nats; 0 if all votes are for one answer."""
+        total = sum(max(0.0, votes) for votes in self.votes.values())
+        shares = [votes / total for votes in self.votes.values() if votes > 0]
+        return abs(sum(share * log(share) for share in shares))
+
 
 NO_CHOICE = Choice(None, None, 0.0, {})
 """The choice for a tree without answers."""
@@ -52,22 +65,39 @@ AnswerRule = Callable[[Sequence[Vote], AnswerGrouper], Awaitable[Choice]]
 """Chooses an answer from votes."""
 
 
-def votes_of(tree: Tree) -> list[Vote]:
+def votes_of(tree: Tree, config: SearchConfig | None = None) -> list[Vote]:
     """Return one vote per answer of a tree, in order of creation.
 
     The weight of a path estimates the probability that the policy writes it: the product, over its
     steps, of each step's share of its parent's samples. The votes of a tree thus estimate the votes
     of infinitely many chains. Neither many wordings nor a heavily searched region adds votes to an
-    answer. The weights of each run, and of each independent chain, sum to at most 1.
+    answer. The weights of each run, and of each independent chain, sum to at most 1. `config`
+    selects the measure of confidence.
     """
-    probabilities = path_probabilities(tree)
+    probabilities, config = path_probabilities(tree), config or SearchConfig()
     votes: list[Vote] = []
     for end in tree.answer_nodes():
         node = tree.nodes[end]
         assert node.step is not None
         assert node.step.answer is not None
-        votes.append(Vote(node.step.answer, end, probabilities[end], node.leaf_value, node.run))
+        certain = path_confidence(tree, end, config)
+        weight, value = probabilities[end], node.leaf_value
+        votes.append(Vote(node.step.answer, end, weight, value, node.run, certain))
     return votes
+
+
+def path_confidence(tree: Tree, node: int, config: SearchConfig) -> float | None:
+    """Return the confidence of the path to a node, in [0, 1]; None without log-probabilities."""
+    step = tree.nodes[node].step
+    if step is None or step.token_stats is None:
+        return None
+    return confidence_of(tree.prefix(node), config.confidence_measure, config.confidence_window)
+
+
+def confidence_of(steps: Sequence[Step], measure: Measure, window: int) -> float | None:
+    """Return the confidence of some steps, in [0, 1]; None without log-probabilities."""
+    stats = combine([step.token_stats for step in steps if step.token_stats is not None], window)
+    return None if stats is None else confidence(stats, measure)
 
 
 def path_probabilities(tree: Tree) -> list[float]:
@@ -86,6 +116,7 @@ VOTE_WEIGHTS: Mapping[str, Callable[[Vote], float]] = {
     "majority": lambda vote: vote.weight,
     "paths": lambda vote: 1.0,
     "weighted": lambda vote: vote.weight * (1 + (vote.value or 0.0)) / 2,
+    "confidence": lambda vote: vote.weight * (1.0 if vote.confidence is None else vote.confidence),
 }
 """Weight of a path's vote, by the name of the rule."""
 
@@ -114,6 +145,15 @@ async def weighted(votes: Sequence[Vote], group: AnswerGrouper) -> Choice:
     arXiv:2206.02336.
     """
     return await _choose(votes, group, VOTE_WEIGHTS["weighted"])
+
+
+async def by_confidence(votes: Sequence[Vote], group: AnswerGrouper) -> Choice:
+    """Return the answer with the highest sum of weight * confidence over its paths.
+
+    A path of unknown confidence counts fully. Source: the confidence-weighted majority of DeepConf,
+    arXiv:2508.15260, section 3.2, there with an unbounded weight.
+    """
+    return await _choose(votes, group, VOTE_WEIGHTS["confidence"])
 
 
 async def best(votes: Sequence[Vote], group: AnswerGrouper) -> Choice:
@@ -148,6 +188,7 @@ ANSWER_RULES: Mapping[str, AnswerRule] = {
     "majority": majority,
     "paths": one_vote_per_path,
     "weighted": weighted,
+    "confidence": by_confidence,
     "best": best,
 }
 """Answer rules by the value of `search.answer`; `top_k_of_runs` needs a number as well."""

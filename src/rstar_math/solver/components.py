@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from rstar_math.config.loading import import_object
@@ -19,6 +19,14 @@ from rstar_math.policies.self_evaluation import (
 from rstar_math.prompts.actions import solution_segments
 from rstar_math.prompts.families import load_action_prompts
 from rstar_math.protocols import AnswerGrouper, Completer, Executor, Policy, Scorer, Verifier
+from rstar_math.runs.journal import Journal
+from rstar_math.runs.recording import (
+    RecordedCompleter,
+    RecordedExecutor,
+    RecordedScorer,
+    record_policy,
+)
+from rstar_math.search.confidence import ConfidenceScorer
 from rstar_math.search.expansion import SearchComponents
 from rstar_math.search.review import Reviewer, discriminator_review, scorer_review
 from rstar_math.search.strategies import Strategy
@@ -71,6 +79,22 @@ class Components:
         if name is None:
             return None
         return _lookup(REVIEWERS, name, "review")(self, strategy, search)
+
+    def recorded(self, journal: Journal) -> "Components":
+        """Return the components of one search that records all answers in a journal."""
+
+        def record(model: Completer | None) -> Completer | None:
+            return None if model is None else RecordedCompleter(model, journal)
+
+        return replace(
+            self,
+            policy=record_policy(self.policy, journal),
+            greedy_policy=record_policy(self.greedy_policy, journal),
+            executor=RecordedExecutor(self.executor, journal),
+            scorer=None if self.scorer is None else RecordedScorer(self.scorer, journal),
+            model=record(self.model),
+            discriminator=record(self.discriminator),
+        )
 
     def require_model(self, kind: str, *, discriminator: bool = False) -> Completer:
         """Return the policy's or the discriminator's model, for a strategy with its own prompts.
@@ -174,6 +198,24 @@ REVIEWERS: dict[str, Callable[[Components, Strategy, SearchConfig], Reviewer]] =
 }
 """Builders of reviewers, by `StrategySpec.review`."""
 
+PolicyFactory = Callable[[Config, Completer | None], AbstractAsyncContextManager[Policy]]
+"""Opens a policy that stays open as long as its solver. The model is None for model.url = "none".
+"""
+
+
+def policy_factory(name: str) -> PolicyFactory | None:
+    """Return the factory of `policy.source`, "module:factory"; None for "model".
+
+    Raises `ConfigError` for another name.
+    """
+    if name == "model":
+        return None
+    if ":" not in name:
+        raise ConfigError(f"Unknown policy.source {name!r}; use model or module:factory.")
+    factory: PolicyFactory = import_object(name)
+    return factory
+
+
 ScorerFactory = Callable[[Config, Completer | None], AbstractAsyncContextManager[Scorer | None]]
 """Opens a scorer that stays open as long as its solver. The model is None if the solver was given a
 policy instead."""
@@ -200,8 +242,14 @@ async def _ppm(config: Config, model: Completer | None) -> AsyncIterator[Scorer 
         await scorer.aclose()
 
 
+@asynccontextmanager
+async def _confidence(config: Config, model: Completer | None) -> AsyncIterator[Scorer | None]:
+    yield ConfidenceScorer(config.search)
+
+
 SCORER_FACTORIES: dict[str, ScorerFactory] = {
     "none": _no_scorer,
+    "confidence": _confidence,
     "self": _self_evaluation,
     "ppm": _ppm,
 }

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Iterable
 
+from rstar_math.runs.journal import GrowingTrees
 from rstar_math.runs.results import PackedResult, pack_result
 from rstar_math.search.strategies import Strategy
 from rstar_math.solver.solver import Solver
@@ -29,10 +30,15 @@ class LocalSearcher:
         return self._solver.discriminator_name
 
     async def iter_results(
-        self, problems: Iterable[Problem], strategy: Strategy, *, guided: bool
+        self,
+        problems: Iterable[Problem],
+        strategy: Strategy,
+        *,
+        guided: bool,
+        growing: GrowingTrees | None = None,
     ) -> AsyncGenerator[tuple[Problem, PackedResult], None]:
         """See `Searcher`. A reference is used during a search only if `guided`, else only after."""
-        solutions = self._solver.map(problems, strategy, guided=guided)
+        solutions = self._solver.map(problems, strategy, guided=guided, growing=growing)
         try:
             async for problem, solution in solutions:
                 verdict = None

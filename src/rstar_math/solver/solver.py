@@ -2,20 +2,22 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
 from rstar_math.concurrency import run_blocking
 from rstar_math.config.loading import load_config
-from rstar_math.config.sections import Config, ModelConfig, SearchConfig
+from rstar_math.config.sections import NO_MODEL, Config, ModelConfig, SearchConfig
 from rstar_math.errors import ConfigError, InputError, ModelError, RstarError
 from rstar_math.llm.balancing import request_affinity
 from rstar_math.llm.connect import connect
 from rstar_math.policies.completions import StepPolicy
 from rstar_math.prompts.actions import check_actions
 from rstar_math.protocols import AnswerGrouper, Completer, Executor, Policy, Scorer, Verifier
+from rstar_math.runs.journal import GrowingTrees, Journal
+from rstar_math.runs.recording import RecordedVerifier
 from rstar_math.search.mcts import RolloutCallback
 from rstar_math.search.runner import choose, run_strategy
 from rstar_math.search.selection import selection_rule
@@ -27,7 +29,12 @@ from rstar_math.search.strategies import (
 )
 from rstar_math.search.tree import Tree
 from rstar_math.search.voting import Choice
-from rstar_math.solver.components import Components, scorer_factory
+from rstar_math.solver.components import (
+    Components,
+    PolicyFactory,
+    policy_factory,
+    scorer_factory,
+)
 from rstar_math.solver.notebook import solution_html
 from rstar_math.text import replace_surrogates
 from rstar_math.types import Problem, Question, Verdict
@@ -143,9 +150,18 @@ class Solver:
                 discriminator=self._discriminator,
             )
             return
+        factory = policy_factory(self.config.policy.source)
         model, discriminator = self._model, self._discriminator
-        if model is None:
+        if model is None and self.config.model.url != NO_MODEL:
             model, self.model_name = await self._connect(self.config.model, "policy")
+        if factory is not None:
+            self._components = await self._with_own_policy(factory, model, executor)
+            return
+        if model is None:
+            raise ConfigError(
+                "model.url = none is for a policy of your own; set policy.source=module:factory, "
+                "or name a model."
+            )
         if discriminator is None:
             discriminator = await self._open_discriminator(model)
         if scorer is None:
@@ -162,6 +178,19 @@ class Solver:
             scorer=scorer,
             model=model,
             discriminator=discriminator,
+        )
+
+    async def _with_own_policy(
+        self, factory: PolicyFactory, model: Completer | None, executor: Executor
+    ) -> Components:
+        """Open the policy of `policy.source` and return the components with it."""
+        policy = await self._stack.enter_async_context(factory(self.config, model))
+        discriminator = self._discriminator
+        if discriminator is None and model is not None:
+            discriminator = await self._open_discriminator(model)
+        scorer = self._scorer or await self._open_scorer(model)
+        return Components(
+            self.config, policy, policy, executor, self.group, scorer, model, discriminator
         )
 
     async def _open_scorer(self, model: Completer | None) -> Scorer | None:
@@ -196,6 +225,7 @@ class Solver:
         chat = self.config.policy.mode != "completion"
         connection = await connect(config, self.config.servers, chat=chat)
         self._stack.push_async_callback(connection.aclose)
+        connection.logprobs = self.config.search.logprobs
         self._remember_servers(use, connection)
         return connection, connection.name
 
@@ -225,12 +255,14 @@ class Solver:
         verifier: Verifier | None = None,
         search: SearchConfig | None = None,
         on_rollout: RolloutCallback | None = None,
+        journal: Journal | None = None,
     ) -> Solution:
         """Search one question, or continue the search of `tree`, and return the solution.
 
         `question` may be plain text, and `strategy` a name such as "sc@8". A `verifier` makes the
         search terminal-guided; use it only for training data. `search` replaces the configuration's
-        section. After an error or a cancellation, `tree` holds everything found so far.
+        section. After an error or a cancellation, `tree` holds everything found so far. With a
+        `journal`, all answers are recorded, and those that it already holds are not requested.
 
         Raises `ModelError` if the model cannot be called, `ConfigError` for an unknown strategy,
         and `InputError` for invalid text.
@@ -239,16 +271,22 @@ class Solver:
         strategy = parse_strategy(strategy) if isinstance(strategy, str) else strategy
         tree = tree or Tree(question)
         search = search or self.config.search
+        components = self._components
+        if journal is not None:
+            journal.tree, components = tree, components.recorded(journal)
+            verifier = verifier and RecordedVerifier(verifier, journal)
         with request_affinity(question.id):
             choice = await run_strategy(
                 tree,
                 strategy,
-                self._components.search_components(strategy, search, verifier),
-                self._components.search_config(strategy, search),
+                components.search_components(strategy, search, verifier),
+                components.search_config(strategy, search),
                 group=self.group,
                 on_rollout=on_rollout,
-                reviewer=self._components.reviewer(strategy, search),
+                reviewer=components.reviewer(strategy, search),
             )
+        if journal is not None:
+            tree.cost.seconds += journal.seconds_before
         return Solution(question, tree, choice)
 
     async def current_choice(
@@ -261,11 +299,17 @@ class Solver:
         return await choose(tree, rule, search, self.group)
 
     async def map(
-        self, problems: Iterable[Problem], strategy: Strategy | str = MCTS, *, guided: bool = False
+        self,
+        problems: Iterable[Problem],
+        strategy: Strategy | str = MCTS,
+        *,
+        guided: bool = False,
+        growing: GrowingTrees | None = None,
     ) -> AsyncGenerator[tuple[Problem, Solution], None]:
         """Solve problems concurrently, and yield each solution as soon as it is found.
 
-        `guided` gives each search a verifier, for training data. After the first `RstarError`, no
+        `guided` gives each search a verifier, for training data. `growing` keeps the searches on
+        disk, so that a second call after a kill continues them. After the first `RstarError`, no
         new search starts, finished solutions are yielded, running searches are cancelled, and the
         error is raised. Closing the generator cancels all searches.
         """
@@ -276,7 +320,12 @@ class Solver:
             verifier = None
             if guided and problem.reference is not None:
                 verifier = self._grader.verifier(problem.reference)
-            return problem, await self.solve(problem.question, chosen, verifier=verifier)
+            if growing is None:
+                return problem, await self.solve(problem.question, chosen, verifier=verifier)
+            with closing(growing.open(problem.id, chosen.name)) as journal:
+                return problem, await self.solve(
+                    problem.question, chosen, verifier=verifier, journal=journal
+                )
 
         remaining = iter(problems)
         running: set[asyncio.Task[tuple[Problem, Solution]]] = set()
@@ -320,6 +369,7 @@ class Solver:
             return search.parallel_problems
         if strategy.spec.is_chain:
             per_search = strategy.size or (2 if model.embedded else 1)
+            per_search = min(per_search, strategy.spec.overrides.get("candidates", per_search))
         elif strategy.spec.uses_actions:
             actions = self.config.actions
             per_search = actions.votes + 2 * actions.candidates if model.embedded else 4

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from heapq import heapreplace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from math import exp, log
 from typing import Any, Literal
 
 
@@ -30,8 +31,16 @@ def truncate_samples(body: Mapping[str, Any], texts: Sequence[str | None]) -> li
     return [_truncate(text, body.get("stop", []), body.get("max_tokens", 16)) for text in texts]
 
 
-def response_body(path: str, body: Mapping[str, Any], samples: Sequence[Sampled]) -> dict[str, Any]:
-    """The JSON response of a route to a request body."""
+def response_body(
+    path: str,
+    body: Mapping[str, Any],
+    samples: Sequence[Sampled],
+    logprob: Callable[[str], float] | None = None,
+) -> dict[str, Any]:
+    """The JSON response of a route to a request body.
+
+    `logprob` gives the log-probability of a word, for requests with the field `logprobs`.
+    """
     choices: list[dict[str, Any]] = []
     for index, sample in enumerate(samples):
         choice: dict[str, Any] = {"index": index}
@@ -39,6 +48,9 @@ def response_body(path: str, body: Mapping[str, Any], samples: Sequence[Sampled]
             choices.append(choice | {"text": None})
             continue
         choice["finish_reason"] = "length" if sample.truncated else "stop"
+        if logprob is not None and body.get("logprobs"):
+            values = [logprob(word) for word in sample.text.split()]
+            choice["logprobs"] = _logprobs(path, values)
         if path.endswith("/chat/completions"):
             choice["message"] = {"role": "assistant", "content": sample.text}
         else:
@@ -48,6 +60,16 @@ def response_body(path: str, body: Mapping[str, Any], samples: Sequence[Sampled]
     tokens = sum(sample.tokens for sample in samples)
     usage = {"prompt_tokens": prompt, "completion_tokens": tokens, "total_tokens": prompt + tokens}
     return {"object": "text_completion", "choices": choices, "usage": usage}
+
+
+def _logprobs(path: str, values: Sequence[float]) -> dict[str, Any]:
+    """The field `logprobs` of a choice. At each position two tokens share the probability."""
+    tops = [(value, log(max(1e-9, 1 - exp(value)))) for value in values]
+    if path.endswith("/chat/completions"):
+        pairs = [[{"token": "t", "logprob": value} for value in top] for top in tops]
+        return {"content": [pair[0] | {"top_logprobs": pair} for pair in pairs]}
+    words = {"tokens": ["t"] * len(values), "token_logprobs": list(values)}
+    return words | {"top_logprobs": [{"t": top[0], "u": top[1]} for top in tops]}
 
 
 def _truncate(text: str | None, stops: Sequence[str], max_tokens: int) -> Sampled:
@@ -224,6 +246,8 @@ class FakeServer:
         """Number of requests that were refused because of `max_in_flight`."""
         self.slots: Slots | None = None
         """The decoding slots, with continuous batching. Their clock is `time.monotonic`."""
+        self.logprob: Callable[[str], float] | None = None
+        """Word -> its log-probability; None for a server that returns none."""
         self.adapters: tuple[str, ...] = ()
         """Additional model names."""
         self.cache: PromptCache | None = None
@@ -403,7 +427,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fake.stop.is_set():
             self.close_connection = True
             return
-        self._send(200, response_body(self.path, body, samples))
+        self._send(200, response_body(self.path, body, samples, fake.logprob))
 
     def _reject_key(self) -> bool:
         """Send status 401 if the API key is wrong; whether it was sent."""

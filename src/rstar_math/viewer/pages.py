@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rstar_math.errors import InputError
+from rstar_math.runs.results import Result
 from rstar_math.search.tree import Tree
 from rstar_math.text import sanitize
 from rstar_math.types import Problem
@@ -28,9 +29,11 @@ from rstar_math.viewer.sources import (
     cell,
     columns_of,
     is_being_written,
+    plurality,
     problem_row,
     problems_of,
     source_names,
+    with_growing,
 )
 from rstar_math.viewer.steps import LINES, STEPS, block_count, lines_json, shape_json, steps_json
 
@@ -40,9 +43,11 @@ _MAX_TREES = 3
 
 @dataclass(frozen=True, slots=True)
 class _TreePage:
-    """A tree, and each node's share of its votes in [0, 1]."""
+    """A tree, its result (of an unfinished search: the votes so far), and each node's share of the
+    votes in [0, 1]."""
 
     tree: Tree
+    result: Result
     shares: list[float] | None
 
 
@@ -62,7 +67,9 @@ class ViewerPages:
         self._sources = list(sources)
         self._new_sources = new_sources
         self._versions: list[int] = []
+        self._stamps: list[int] = []
         self._edition = edition
+        self._finished_columns: list[Column] = []
         self._columns: list[Column] = []
         self._problems: list[Problem] = []
         self._rows: list[dict[str, Any]] = []
@@ -78,7 +85,7 @@ class ViewerPages:
     @property
     def trees(self) -> int:
         """Number of trees."""
-        return sum(len(column.results) for column in self._columns)
+        return sum(len(c.results) + len(c.growing) for c in self._columns)
 
     def index(self, since: int = 0) -> dict[str, Any]:
         """The problem list, with only the rows that changed after the edition `since`.
@@ -132,7 +139,7 @@ class ViewerPages:
         for index, problem in enumerate(self._problems):
             yield f"problem/{index}"
             for column in self._columns:
-                if problem.id not in column.results:
+                if problem.id not in {**column.results, **column.growing}:
                     continue
                 size = len(self._tree_page(index, column).tree)
                 yield f"result/{index}/{column.key}"
@@ -144,9 +151,11 @@ class ViewerPages:
     def _result_fragment(self, kind: str, problem: int, column: Column, rest: list[int]) -> str:
         """A fragment of one result. Raises `ValueError` or `IndexError` for an unknown name."""
         page = self._tree_page(problem, column)
-        result = column.results[self._problems[problem].id]
+        result = page.result
         if kind == "result" and not rest:
-            return result_html(result, page.tree, self._sources[column.run].conditions())
+            conditions = self._sources[column.run].conditions()
+            finished = self._problems[problem].id in column.results
+            return result_html(result, page.tree, conditions, finished=finished)
         if kind == "tree" and not rest:
             return shape_json(page.tree, result.choice)
         (block,) = rest
@@ -166,36 +175,60 @@ class ViewerPages:
     def _tree_page(self, problem: int, column: Column) -> _TreePage:
         """The tree of a result, from memory or from its run."""
         problem_id = self._problems[problem].id
-        if problem_id not in column.results:
+        result = column.results.get(problem_id)
+        if result is None and problem_id not in column.growing:
             raise IndexError(problem_id)
         key = (problem, column.key, cell(column, self._problems[problem])[1])
         if key not in self._tree_pages:
             source = self._sources[column.run]
-            tree, conditions = source.tree(problem_id, column.strategy), source.conditions()
-            rule = rule_of(column.results[problem_id], tree, conditions)
-            self._tree_pages[key] = _TreePage(tree, vote_shares(tree, rule, conditions))
+            conditions = source.conditions()
+            if result is None:
+                tree = source.growing.preview(problem_id, column.strategy)
+                votes, failures = plurality(tree), tree.failures()
+                result = Result(problem_id, column.strategy, votes, None, tree.cost, failures)
+            else:
+                tree = source.tree(problem_id, column.strategy)
+            rule = rule_of(result, tree, conditions)
+            self._tree_pages[key] = _TreePage(tree, result, vote_shares(tree, rule, conditions))
             while len(self._tree_pages) > _MAX_TREES:
                 self._tree_pages.popitem(last=False)
         self._tree_pages.move_to_end(key)
         return self._tree_pages[key]
 
     def _refresh(self) -> None:
-        """Reload the runs that changed. A row's edition is the last one that changed the row."""
+        """Reload what changed. A row's edition is the last one that changed the row."""
         self._sources += self._new_sources()
         versions = [source.version() for source in self._sources]
         versions += [file_version(path) for path in rounds_files(s.path for s in self._sources)]
-        if versions == self._versions:
+        stamps = [source.growing.stamp() for source in self._sources]
+        if (versions, stamps) == (self._versions, self._stamps):
             return
-        self._versions = versions
-        self._columns = columns_of(self._sources)
-        known = {problem.id for problem in self._problems}
-        self._problems += [p for p in problems_of(self._sources) if p.id not in known]
-        rows = [problem_row(index, p, self._columns) for index, p in enumerate(self._problems)]
+        before = self._columns
+        if versions != self._versions:
+            self._finished_columns = columns_of(self._sources)
+            known = {problem.id for problem in self._problems}
+            self._problems += [p for p in problems_of(self._sources) if p.id not in known]
+        self._columns = with_growing(self._finished_columns, self._sources)
+        changed = None
+        if versions == self._versions and _keys(before) == _keys(self._columns):
+            changed = {id_ for column in (*before, *self._columns) for id_ in column.growing}
+        self._versions, self._stamps = versions, stamps
         self._edition += 1
-        self._row_editions = [
-            self._row_editions[index]
-            if index < len(self._rows) and self._rows[index] == row
-            else self._edition
-            for index, row in enumerate(rows)
-        ]
-        self._rows = rows
+        self._renew_rows(changed)
+
+    def _renew_rows(self, changed: set[str] | None) -> None:
+        """Render the rows of some problems again; None means all."""
+        for index, problem in enumerate(self._problems):
+            if index == len(self._rows):
+                self._rows.append({})
+                self._row_editions.append(0)
+            elif changed is not None and problem.id not in changed:
+                continue
+            row = problem_row(index, problem, self._columns)
+            if row != self._rows[index]:
+                self._rows[index], self._row_editions[index] = row, self._edition
+
+
+def _keys(columns: Sequence[Column]) -> list[str]:
+    """The keys of columns."""
+    return [column.key for column in columns]

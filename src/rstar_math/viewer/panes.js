@@ -42,6 +42,9 @@ async function drawPanes() {
   for (const key of keys) {
     const version = rows[number].cells[key]?.[1] || 0;
     const old = view.panes.get(key);
+    if (old?.outline && version && old.version !== version) {
+      if (await growPane(old, number, key, version)) continue;
+    }
     if (!old || old.version !== version) {
       const state = old?.outline?.state();
       const pane = await makePane(number, key, version);
@@ -78,8 +81,8 @@ async function makePane(number, key, version) {
   result.innerHTML = html;
   const outline = new Outline(name, shape);
   element.append(result, treeBox(outline));
-  result.querySelector(".picture")?.addEventListener("click", (event) => {
-    const dot = event.target.closest("[data-node]");
+  result.addEventListener("click", (event) => {
+    const dot = event.target.closest(".picture [data-node]");
     const node = Number(dot?.dataset.node || 0);
     if (node) withNotice(() => outline.reveal(node, true));
   });
@@ -92,29 +95,51 @@ async function makePane(number, key, version) {
   return { element, version, outline };
 }
 
+// Adds new nodes to a displayed tree; returns false if it is another tree.
+async function growPane(pane, number, key, version) {
+  const name = `${number}/${key}`;
+  const [html, shape] = await Promise.all([
+    fragment(`result/${name}`),
+    fragmentJson(`tree/${name}`),
+  ]);
+  if (view.problem !== number || !pane.outline.isGrown(shape)) return false;
+  pane.element.querySelector(".result").innerHTML = html;
+  await pane.outline.grow(shape);
+  drawTools(pane.element.querySelector(".tree-box"), pane.outline);
+  pane.version = version;
+  return true;
+}
+
 function treeBox(outline) {
   const box = make("section", { class: "tree-box", "aria-label": "Tree" });
-  const count = outline.shape.parents.length - 1;
-  box.append(make("h3", {}, `Tree: ${count} step${count === 1 ? "" : "s"}`));
   const bar = make("div", { class: "buttons", role: "toolbar", "aria-label": "Tree" });
-  const has = (mark) => outline.shape.marks.includes(mark);
-  const buttons = [
-    ["Chosen path", outline.shape.chosen.length, () => outline.reveal(outline.shape.chosen.at(-1))],
-    ["Next answer", has("a"), () => outline.next("a")],
-    ["Next failed path", has("x"), () => outline.next("x")],
-    ["Expand all", count > outline.children[0].length, () => expandAll(outline, status)],
-    ["Collapse", count > outline.children[0].length, () => outline.collapseAll()],
-  ];
   const status = make("span", { class: "dim", role: "status" });
-  for (const [text, isUseful, action] of buttons) {
-    if (!isUseful) continue;
+  const buttons = [
+    ["Chosen path", () => outline.reveal(outline.shape.chosen.at(-1))],
+    ["Next answer", () => outline.next("a")],
+    ["Next failed path", () => outline.next("x")],
+    ["Expand all", () => expandAll(outline, status)],
+    ["Collapse", () => outline.collapseAll()],
+  ];
+  for (const [text, action] of buttons) {
     const button = make("button", { type: "button" }, text);
     button.addEventListener("click", () => withNotice(action));
     bar.append(button);
   }
   bar.append(status);
-  box.append(bar, outline.root);
+  box.append(make("h3"), bar, outline.root);
+  drawTools(box, outline);
   return box;
+}
+
+// Writes the number of steps, and hides the buttons that have nothing to do.
+function drawTools(box, outline) {
+  const count = outline.shape.parents.length - 1;
+  box.querySelector("h3").textContent = `Tree: ${count} step${count === 1 ? "" : "s"}`;
+  const has = (mark) => outline.shape.marks.includes(mark);
+  const deep = count > outline.children[0].length;
+  const useful = [outline.shape.chosen.length, has("a"), has("x"), deep, deep];
+  box.querySelectorAll(".buttons button").forEach((button, at) => (button.hidden = !useful[at]));
 }
 
 async function expandAll(outline, status) {

@@ -7,14 +7,14 @@ from typing import Any
 
 from rstar_math.config.sections import SearchConfig
 from rstar_math.errors import RstarError
-from rstar_math.runs.results import Result
+from rstar_math.runs.results import Result, confidence_options
 from rstar_math.search.strategies import answer_rule_name, parse_strategies
 from rstar_math.search.tree import ROOT, Tree
 from rstar_math.search.tree_svg import MAX_NODES, tree_svg
 from rstar_math.search.voting import VOTE_WEIGHTS, Vote, best_path_per_run, votes_of
 from rstar_math.text import count_noun, sanitize
 from rstar_math.types import Problem
-from rstar_math.viewer.sources import result_mark, result_state
+from rstar_math.viewer.sources import result_state, state_mark
 from rstar_math.viewer.steps import (
     answer_html,
     bar,
@@ -30,6 +30,8 @@ RULE_DESCRIPTIONS = {
     "paths": "The answer at the end of the most paths wins.",
     "weighted": "The answer with the highest sum of votes wins. Each vote is weighted by the "
     "value of its path.",
+    "confidence": "The answer with the highest sum of votes wins. Each vote is weighted by the "
+    "model's confidence in its path.",
     "best": "The answer of the path with the highest value wins.",
     "top-of-runs": "The path with the highest value wins. With several independent runs, the best "
     "path of each run votes.",
@@ -68,7 +70,7 @@ def vote_shares(tree: Tree, rule: str, conditions: Mapping[str, Any]) -> list[fl
 
 def _counted_votes(tree: Tree, rule: str, conditions: Mapping[str, Any]) -> list[Vote]:
     """The votes that a rule counts. The rule top-of-runs counts the best paths of each run."""
-    votes = votes_of(tree)
+    votes = votes_of(tree, confidence_options(conditions))
     if rule != "top-of-runs":
         return votes
     top_k = conditions.get(_TOP_K)
@@ -95,16 +97,38 @@ def problem_html(problem: Problem) -> str:
     )
 
 
-def result_html(result: Result, tree: Tree, conditions: Mapping[str, Any]) -> str:
-    """The page section of a result, without the tree's outline."""
+def result_html(
+    result: Result, tree: Tree, conditions: Mapping[str, Any], *, finished: bool = True
+) -> str:
+    """The page section of a result, without the tree's outline.
+
+    Of an unfinished search (`finished=False`) it shows the votes so far.
+    """
     choice = result.choice
-    symbol, description = result_mark(result)
+    if not finished:
+        return _unfinished(result, tree, conditions)
+    symbol, description = state_mark(result_state(result))
     answer = "no answer" if choice.answer is None else answer_html(choice.answer)
     return (
         f'<p class="answer">Answer <strong>{answer}</strong> '
         f'<span class="verdict {result_state(result)}">{symbol} {description}</span></p>'
         f"{_why(result, tree, conditions)}{_path(result, tree)}{_picture(result, tree)}"
         f"{_cost(result, tree)}"
+    )
+
+
+def _unfinished(result: Result, tree: Tree, conditions: Mapping[str, Any]) -> str:
+    """The votes, the picture and the cost of a search that is not finished."""
+    symbol, description = state_mark("growing")
+    answer, table = "no answer", ""
+    if result.choice.answer is not None:
+        answer = answer_html(result.choice.answer)
+        votes = _vote_table(result, tree, rule_of(result, tree, conditions))
+        table = f'<div class="why"><h3>Votes so far</h3>{votes}</div>'
+    return (
+        f'<p class="answer">So far <strong>{answer}</strong> '
+        f'<span class="verdict growing">{symbol} {description}</span></p>'
+        f"{table}{_picture(result, tree)}{_cost(result, tree)}"
     )
 
 

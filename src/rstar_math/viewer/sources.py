@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 from math import inf
 from pathlib import Path
@@ -14,6 +14,7 @@ from zlib import crc32
 from rstar_math.errors import InputError
 from rstar_math.evaluation.document import result_anchor
 from rstar_math.files import unique_names
+from rstar_math.runs.journal import GrowingTrees
 from rstar_math.runs.results import Result
 from rstar_math.runs.store import RunStore
 from rstar_math.search.records import from_record
@@ -26,6 +27,7 @@ from rstar_math.viewer.steps import shorten_html
 _SLOW_FACTOR = 2.0
 """A search is slow above this multiple of its column's median time."""
 _MARKS = {"right": "✓", "wrong": "✗", "unknown": "?", "none": "∅", "done": "•", "waiting": "…"}
+_MARKS |= {"growing": "◌"}
 _STATES = {
     "right": "right",
     "wrong": "wrong",
@@ -33,6 +35,7 @@ _STATES = {
     "none": "no answer",
     "done": "no reference answer",
     "waiting": "not yet searched",
+    "growing": "search not finished",
 }
 
 
@@ -49,12 +52,16 @@ class Column:
     """Results by problem id."""
     slow_s: float = inf
     """Seconds above which a search counts as slow."""
+    growing: Mapping[str, int] = field(default_factory=dict)
+    """Versions of the trees of unfinished searches, by problem id."""
 
 
 class Source(Protocol):
     """One run or tree file. Use it in the thread that open_source it."""
 
     path: Path
+    growing: GrowingTrees
+    """The unfinished searches."""
 
     def version(self) -> int:
         """A number that changes when the run changes."""
@@ -98,6 +105,28 @@ def columns_of(sources: Sequence[Source]) -> list[Column]:
     return columns
 
 
+def with_growing(columns: Sequence[Column], sources: Sequence[Source]) -> list[Column]:
+    """The columns with the trees of unfinished searches; strategies without results are added."""
+    found = list(columns)
+    for run, source in enumerate(sources):
+        growing: dict[str, dict[str, int]] = {}
+        for problem, strategy, version in source.growing.previews():
+            growing.setdefault(strategy, {})[problem] = version
+        of_run = [index for index, column in enumerate(found) if column.run == run]
+        for index in of_run:
+            trees = growing.pop(found[index].strategy, {})
+            results = found[index].results
+            trees = {problem: v for problem, v in trees.items() if problem not in results}
+            found[index] = replace(found[index], growing=trees)
+        at = of_run[-1] + 1 if of_run else sum(column.run < run for column in found)
+        for number, (strategy, trees) in enumerate(sorted(growing.items()), start=len(of_run)):
+            name = source_names(sources)[run]
+            label = strategy if len(sources) == 1 else f"{name}: {strategy}"
+            new = Column(f"{run}.{number}", run, strategy, label, {}, growing=trees)
+            found.insert(at + number - len(of_run), new)
+    return found
+
+
 def source_names(sources: Sequence[Source]) -> list[str]:
     """Unique names of the runs: the file name, with folder or number if two are equal."""
     return unique_names([source.path for source in sources], [s.path.name for s in sources])
@@ -121,16 +150,18 @@ def result_state(result: Result | None) -> str:
     return "done" if result.verdict is None else result.verdict.value
 
 
-def result_mark(result: Result | None) -> tuple[str, str]:
-    """The symbol and the description of a result's state."""
-    return _MARKS[result_state(result)], _STATES[result_state(result)]
+def state_mark(state: str) -> tuple[str, str]:
+    """The symbol and the description of a state."""
+    return _MARKS[state], _STATES[state]
 
 
 def cell(column: Column, problem: Problem) -> tuple[str, int, str]:
     """A result for the page: its state, a number that changes with it, and its anchor."""
-    result = column.results.get(problem.id)
+    result, anchor = column.results.get(problem.id), result_anchor(column.strategy, problem.id)
+    if result is None and problem.id in column.growing:
+        return "growing", column.growing[problem.id] % 2**48 + 1, anchor
     version = 0 if result is None else crc32(repr(result).encode("utf-8", "surrogatepass"))
-    return result_state(result), version, result_anchor(column.strategy, problem.id)
+    return result_state(result), version, anchor
 
 
 def matching_filters(columns: Sequence[Column], problem: Problem) -> list[str]:
@@ -154,6 +185,8 @@ def matching_filters(columns: Sequence[Column], problem: Problem) -> list[str]:
         found.append("silent")
     if len(pairs) < len(columns) or not pairs:
         found.append("waiting")
+    if any(problem.id in column.growing for column in columns):
+        found.append("growing")
     return found
 
 
@@ -174,6 +207,7 @@ FILTERS: dict[str, tuple[str, str]] = {
     "failures": ("code failures", "a program failed in the search"),
     "silent": ("no answer", "a search found no answer"),
     "waiting": ("waiting", "not yet searched with every strategy"),
+    "growing": ("under way", "a search is under way, or was interrupted"),
     "gained": ("gained", "right in the second of the two compared columns, but not in the first"),
     "lost": ("lost", "right in the first of the two compared columns, but not in the second"),
 }
@@ -213,11 +247,11 @@ def _marks(problem: Problem, columns: Sequence[Column]) -> str:
     """A symbol for each column."""
     found = []
     for column in columns:
-        result = column.results.get(problem.id)
-        symbol, description = result_mark(result)
+        state = cell(column, problem)[0]
+        symbol, description = state_mark(state)
         label = escape(f"{sanitize(column.label)}: {description}")
         found.append(
-            f'<span class="mark {result_state(result)}" role="img" aria-label="{label}" '
+            f'<span class="mark {state}" role="img" aria-label="{label}" '
             f'title="{label}">'
             f"{symbol}</span>"
         )
@@ -291,10 +325,12 @@ class TreeFile:
     """The trees of a JSON or JSONL file. The file is read again when it changes."""
 
     path: Path
+    growing: GrowingTrees = field(init=False)
     _version: int = 0
     _entries: dict[tuple[str, str], _Entry] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.growing = GrowingTrees(self.path.with_name(f"{self.path.name}-growing"))
         self.version()
 
     def version(self) -> int:
@@ -383,7 +419,7 @@ def _entry(path: Path, row: Any) -> _Entry:
     if not isinstance(record, dict) or "nodes" not in record:
         raise InputError(f"{path} {_NOT_A_TREE}")
     tree = from_record(record)
-    choice = _plurality(tree)
+    choice = plurality(tree)
     if row is not value and "votes" in row:
         choice = _recorded_choice(row, len(tree))
     texts = [row.get(key) for key in ("reference", "source")]
@@ -402,7 +438,7 @@ def _recorded_choice(row: dict[str, Any], nodes: int) -> Choice:
     return Choice(answer, node, float(share), votes)
 
 
-def _plurality(tree: Tree) -> Choice:
+def plurality(tree: Tree) -> Choice:
     """The answer with the most votes, for a tree without a recorded choice.
 
     Answers count as equal only if their text is equal.

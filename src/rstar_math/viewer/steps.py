@@ -224,6 +224,8 @@ def step_html(node: Node) -> str:
     facts = [name] if (name := label(step)) else []
     if node.count > 1:
         facts.append(f"sampled {node.count} times")
+    if (stats := step.token_stats) is not None:
+        facts.append(f"{stats.tokens} tokens, mean log-probability {stats.mean:.2f}")
     if node.agreement is not None:
         facts.append(f"{node.agreement[0]} of {node.agreement[1]} reviews agree")
     facts_html = f'<p class="facts">{escape(" · ".join(facts))}</p>' if facts else ""

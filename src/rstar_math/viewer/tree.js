@@ -6,8 +6,16 @@ let outlines = 0;
 class Outline {
   constructor(path, shape) {
     this.path = path; // PROBLEM/COLUMN
-    this.shape = shape;
     this.name = `t${outlines++}`;
+    this.setShape(shape);
+    this.displayed = new Map(); // number of displayed children by node
+    this.root = make("ul", { role: "tree", "aria-label": "Steps of the search", class: "outline" });
+    this.root.addEventListener("keydown", (event) => this.key(event));
+    this.root.addEventListener("click", (event) => this.click(event));
+  }
+
+  setShape(shape) {
+    this.shape = shape;
     this.children = shape.parents.map(() => []);
     shape.parents.forEach((parent, node) => parent >= 0 && this.children[parent].push(node));
     this.level = [0];
@@ -15,10 +23,52 @@ class Outline {
       this.level[node] = this.level[shape.parents[node]] + 1;
     }
     this.blocks = new Map();
-    this.displayed = new Map(); // number of displayed children by node
-    this.root = make("ul", { role: "tree", "aria-label": "Steps of the search", class: "outline" });
-    this.root.addEventListener("keydown", (event) => this.key(event));
-    this.root.addEventListener("click", (event) => this.click(event));
+  }
+
+  // Whether a shape is that of this tree with more nodes.
+  isGrown(shape) {
+    const old = this.shape.parents;
+    return shape.parents.length >= old.length && old.every((p, at) => p === shape.parents[at]);
+  }
+
+  // Adds the new nodes of a grown tree to the displayed lists, and redraws the displayed lines. A
+  // node that had no children is expanded; everything else stays as the reader left it.
+  async grow(shape) {
+    const leaf = (node) => !this.children[node]?.length;
+    const displayed = () => [...this.root.querySelectorAll("[data-node]")];
+    const leaves = displayed().map((item) => Number(item.dataset.node)).filter(leaf);
+    const size = this.shape.parents.length;
+    this.setShape(shape);
+    for (const item of displayed()) {
+      const node = Number(item.dataset.node);
+      const line = item.querySelector(":scope > .line");
+      const html = await this.html("lines", node);
+      const twist = line.querySelector(".twist");
+      line.innerHTML = html;
+      line.prepend(twist);
+      item.setAttribute("aria-setsize", this.children[shape.parents[node]].length);
+      if (!leaf(node) && !item.hasAttribute("aria-expanded")) {
+        item.className = item.className.replace("leaf", "inner");
+        item.setAttribute("aria-expanded", false);
+      }
+    }
+    for (const group of [this.root, ...this.root.querySelectorAll("[role=group]")]) {
+      const item = group.closest("[role=treeitem]");
+      const node = Number(item?.dataset.node || 0);
+      const present = new Set([...group.children].map((child) => child.dataset.node));
+      const items = await this.list(node);
+      group.querySelector(":scope > .more")?.remove();
+      group.append(...items.filter((child) => !present.has(child.dataset.node)));
+    }
+    for (const node of leaves) {
+      if (!leaf(node) && displayed().length < MAX_OPEN_LINES) await this.expand(node);
+    }
+    for (const item of displayed()) {
+      item.classList.toggle("new", Number(item.dataset.node) >= size);
+    }
+    if (!this.root.querySelector("[tabindex='0']")) {
+      this.tabStop(this.root.querySelector("[role=treeitem]"));
+    }
   }
 
   block(kind, number) {

@@ -101,7 +101,7 @@ function drawState(index) {
 }
 
 async function poll() {
-  let wait = 1000;
+  let wait = document.body.dataset.writing === "1" ? 500 : 1000;
   if (!document.hidden) {
     const started = performance.now();
     try {

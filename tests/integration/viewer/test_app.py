@@ -182,6 +182,33 @@ def test_a_run_that_grows_sends_what_is_new(growing: RunStore) -> None:
     assert not client.index(fourth["edition"])["writing"]
 
 
+def test_a_search_under_way_is_a_tree_before_it_is_a_result(growing: RunStore) -> None:
+    client = Client(growing.path)
+    first = client.index()
+    journal = growing.growing_trees().open("grow/1", "mcts")
+    for size in (5, 9):
+        journal.tree = grown(size)
+        growing.growing.write_preview(journal)
+        index = client.index(first["edition"])
+        (column,) = index["columns"]
+        assert (column["key"], column["done"]) == ("0.0", 0)
+        cells = [row["cells"]["0.0"] for row in index["rows"] if row["i"] == 1]
+        assert cells[0][0] == "growing"
+        assert cells[0][1] > 0
+        assert len(client.ask("/fragment/tree/1/0.0").json()["parents"]) == size
+        assert "So far" in client.ask("/fragment/result/1/0.0").text
+    again = client.index(index["edition"])
+    journal.tree = grown(13)
+    growing.growing.write_preview(journal)
+    assert [row["i"] for row in client.index(again["edition"])["rows"]] == [1]
+    journal.close()
+    put(growing, 1)
+    last = client.index(index["edition"])
+    assert [column["key"] for column in last["columns"]] == ["0.0"]
+    assert "Why this answer won" in client.ask("/fragment/result/1/0.0").text
+    assert not growing.growing.folder.exists()
+
+
 def test_an_evolution_is_seen_round_by_round(tmp_path: Path) -> None:
     write_large(tmp_path / "round-1" / "search.rstar", 10)
     client = Client(tmp_path)
