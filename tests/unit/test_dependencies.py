@@ -1,4 +1,4 @@
-"""What the package needs: bounds where a private name is used, and locks that fit pyproject.toml."""
+"""What the package needs: upper bounds for private names, and locks that fit pyproject.toml."""
 
 import ast
 import json
@@ -61,7 +61,9 @@ def used_names(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute):
             yield node.attr
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in parts:
+        elif (
+            isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in parts
+        ):
             yield node.value
         elif isinstance(node, ast.keyword) and node.arg:
             yield node.arg
