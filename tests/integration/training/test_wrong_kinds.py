@@ -36,8 +36,10 @@ CONTENTS = {
     "binary": bytes(range(256)),
     "deep": b"[" * 100_000,
 }
-FILES = ("tokenizer.json", "tokenizer_config.json", "config.json", "model.safetensors")
-FILES += ("model.safetensors.index.json", "generation_config.json", "rstar.json")
+FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "config.json", "model.safetensors"),
+    *("model.safetensors.index.json", "generation_config.json", "rstar.json"),
+)
 WRONG: tuple[Any, ...] = (None, 1e308, "x", [1], {"a": 1})
 TOKENIZER_KEYS = ("model", "added_tokens", "pre_tokenizer", "normalizer", "post_processor")
 MODEL_KEYS = ("type", "vocab", "merges")
