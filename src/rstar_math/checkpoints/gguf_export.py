@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rstar_math.checkpoints.folders import read_notes
+from rstar_math.checkpoints.folders import convert_malformed, read_notes
 from rstar_math.checkpoints.gguf_families import ModelSpec, read_spec
 from rstar_math.checkpoints.gguf_tokenizer import tokenizer_metadata
 from rstar_math.checkpoints.gguf_writer import TensorSpec, TensorType, write_tensors
@@ -34,6 +34,11 @@ def write_gguf(checkpoint: Path, out: Path, *, kind: TensorType = "q8_0") -> Pat
     norms and biases as float32. The file is complete or absent. Raises `InputError`,
     `MissingDependencyError`, and `StoreError` for disk failures.
     """
+    with convert_malformed(checkpoint):
+        return _write_gguf(checkpoint, out, kind)
+
+
+def _write_gguf(checkpoint: Path, out: Path, kind: TensorType) -> Path:
     spec = read_spec(checkpoint)
     weights = WeightFiles(checkpoint)
     names = named_tensors(checkpoint, spec, weights)
@@ -54,7 +59,12 @@ def write_gguf(checkpoint: Path, out: Path, *, kind: TensorType = "q8_0") -> Pat
     for name, divisors in spec.rope_tensors().items():
         tensors.append(TensorSpec(name, (len(divisors),), kind, partial(list, divisors)))
     if spec.scorer:
-        shape = (vocabulary, weights.shape("score.weight")[1])
+        shape = (vocabulary, len(ValueHead.of_checkpoint(checkpoint).weight))
+        if shape != weights.shape("model.embed_tokens.weight"):
+            raise InputError(
+                f"The value head of {checkpoint} reads {shape[1]} numbers, but its model has "
+                f"{weights.shape('model.embed_tokens.weight')[1]}; copy it again or train again."
+            )
         rows = partial(score_output_matrix, weights["score.weight"][0], vocabulary)
         tensors.append(TensorSpec("output.weight", shape, kind, rows))
     return write_tensors(out, spec.architecture, metadata | tokenizer.metadata, tensors)

@@ -3,7 +3,6 @@
 To add a family, add an entry to `FAMILIES`.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from rstar_math.checkpoints.folders import read_notes
+from rstar_math.checkpoints.folders import MALFORMED, read_json_object, read_notes
 from rstar_math.checkpoints.gguf_writer import require_gguf
 from rstar_math.checkpoints.value_heads import PROBE_FILE
 from rstar_math.errors import InputError
@@ -338,10 +337,10 @@ def read_spec(checkpoint: Path) -> ModelSpec:
             f"{checkpoint} is a probe, which has no model of its own; deploy a model that "
             "rstar train ppm wrote without --probe."
         )
+    config = read_json_object(checkpoint / "config.json")
     try:
-        config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
         family, architecture = str(config["model_type"]), str(config["architectures"][0])
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+    except MALFORMED as error:
         raise InputError(f"{checkpoint}/config.json is damaged; copy it again.") from error
     if family not in FAMILIES:
         raise InputError(

@@ -4,7 +4,6 @@ Two kinds are supported. Byte-level BPE must split text into words by a pattern 
 name for. The other kind is SentencePiece BPE with byte fallback.
 """
 
-import json
 import re
 import struct
 from collections.abc import Iterator, Mapping
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rstar_math.checkpoints.folders import read_json_object
 from rstar_math.errors import InputError
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -74,10 +74,10 @@ def tokenizer_metadata(folder: Path, vocabulary: int) -> GgufTokenizer:
     Raises `InputError` if the folder has no tokenizer, or one that llama.cpp would apply
     differently.
     """
-    config = _read_json(folder / "tokenizer_config.json")
+    config = read_json_object(folder / "tokenizer_config.json")
     if not (folder / "tokenizer.json").is_file() and (folder / "tokenizer.model").is_file():
         return _from_sentencepiece(folder, config, vocabulary)
-    tokenizer = _read_json(folder / "tokenizer.json")
+    tokenizer = read_json_object(folder / "tokenizer.json")
     model = tokenizer.get("model") or {}
     if model.get("type") != "BPE":
         raise InputError(
@@ -225,16 +225,6 @@ def _with_special_tokens(
     return GgufTokenizer(metadata, tokens.strips_right)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path} is missing or damaged; give a checkpoint that rstar train wrote."
-        ) from error
-    return content if isinstance(content, dict) else {}
-
-
 def _token_id(entry: Any, ids: Mapping[str, int]) -> int | None:
     """Return the id of a special token in a tokenizer configuration; None if it is unknown."""
     text = entry.get("content") if isinstance(entry, dict) else entry
@@ -251,7 +241,7 @@ def _end_of_turn(
     in_template = (t for t in _END_OF_TURN_TOKENS if template is not None and t in template)
     candidates = [ids[token] for token in in_template if token in ids]
     if (folder / "generation_config.json").is_file():
-        eos = _read_json(folder / "generation_config.json").get("eos_token_id")
+        eos = read_json_object(folder / "generation_config.json").get("eos_token_id")
         candidates += [int(index) for index in eos] if isinstance(eos, list) else []
     return next((index for index in candidates if index != end and index in ids.values()), None)
 

@@ -12,6 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from rstar_math.checkpoints.folders import MALFORMED
 from rstar_math.checkpoints.gguf_writer import require_gguf
 from rstar_math.errors import InputError
 
@@ -31,16 +32,6 @@ _MAX_DEPTH = 3
 """Maximum depth of arrays in arrays."""
 _MAX_BLOCK = 256
 """No GGUF type stores more values per byte of a file."""
-_MALFORMED = (
-    ValueError,
-    KeyError,
-    IndexError,
-    TypeError,
-    AttributeError,
-    ArithmeticError,
-    RecursionError,
-)
-"""What reading a malformed file raises."""
 PROMPTING_KEYS = {
     "prompt": "rstar.prompt",
     "format": "rstar.prompt.format",
@@ -132,7 +123,7 @@ def read_header(path: Path) -> GgufHeader:
         raise InputError(
             f"{path} cannot be read ({error.strerror}); give a .gguf file that rstar deploy wrote."
         ) from error
-    except (*_MALFORMED, struct.error, MemoryError) as error:
+    except (*MALFORMED, MemoryError) as error:
         raise InputError(
             f"{path} is damaged or not a GGUF model file; copy it again, or write it with rstar "
             "deploy."
@@ -216,7 +207,7 @@ class GgufTensors:
         self._path, self._gguf = path, require_gguf()
         try:
             self._tensors = {tensor.name: tensor for tensor in self._gguf.GGUFReader(path).tensors}
-        except (*_MALFORMED, OSError) as error:
+        except (*MALFORMED, OSError) as error:
             raise InputError(f"{path} is damaged ({error}); copy it again.") from error
 
     def __iter__(self) -> Iterator[str]:
@@ -269,7 +260,7 @@ class WeightFiles:
         for file in files:
             try:
                 self._entries |= _read_entries(file)
-            except (*_MALFORMED, OSError) as error:
+            except (*MALFORMED, OSError) as error:
                 raise InputError(
                     f"{file} is damaged or incomplete; copy it again or train again."
                 ) from error

@@ -3,12 +3,13 @@
 `models.loading` has the same definition in torch.
 """
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from rstar_math.checkpoints.folders import MALFORMED, convert_malformed, read_json_object
 from rstar_math.checkpoints.tensors import GgufHeader, WeightFiles, read_header
 from rstar_math.errors import InputError
 
@@ -43,7 +44,8 @@ class ValueHead:
                 f"{header.path} has no value head, so it cannot score; give a preference model "
                 "that rstar deploy wrote."
             )
-        return cls(tuple(map(float, weight)), float(header.metadata.get(BIAS_KEY, 0.0)))
+        with convert_malformed(header.path):
+            return cls._checked(header.path, weight, header.metadata.get(BIAS_KEY, 0.0))
 
     @classmethod
     def of_checkpoint(cls, folder: Path) -> "ValueHead":
@@ -63,18 +65,19 @@ class ValueHead:
         rows = weights["score.weight"]
         if rows.ndim != 2 or rows.shape[0] != 1:
             raise InputError(
-                f"{folder} has {rows.shape[0]} outputs but a scorer has one; give a checkpoint "
-                "that rstar train ppm wrote."
+                f"{folder} has a head of shape {rows.shape} but a scorer's has (1, H); give a "
+                "checkpoint that rstar train ppm wrote."
             )
-        bias = float(weights["score.bias"][0]) if "score.bias" in weights else 0.0
-        return cls(tuple(map(float, rows[0])), bias)
+        with convert_malformed(folder):
+            bias = weights["score.bias"].reshape(()) if "score.bias" in weights else 0.0
+            return cls._checked(folder, rows[0], bias)
 
     @classmethod
     def _of_probe(cls, folder: Path) -> "ValueHead":
+        about = read_json_object(folder / "config.json")
         try:
-            about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
             reads_last = list(about["layers"]) in ([-1], [about["depth"]]) and about["hidden"] == 0
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except MALFORMED as error:
             raise InputError(f"{folder} is damaged; copy it again or train again.") from error
         if not reads_last:
             raise InputError(
@@ -82,7 +85,20 @@ class ValueHead:
                 "server returns only the last state, so load it in this process: search.ppm=FOLDER."
             )
         weights = WeightFiles(folder, "probe")
-        return cls(tuple(map(float, weights["weight"][0])), float(weights["bias"][0]))
+        with convert_malformed(folder):
+            bias = weights["bias"].reshape(())
+            return cls._checked(folder, weights["weight"].reshape(-1), bias)
+
+    @classmethod
+    def _checked(cls, path: Path, weight: Iterable[Any], bias: Any) -> "ValueHead":
+        """Return a head of finite numbers; raises `InputError` for others."""
+        head = cls(tuple(map(float, weight)), float(bias))
+        if not head.weight or not all(map(isfinite, (*head.weight, head.bias))):
+            raise InputError(
+                f"The value head of {path} is not made of finite numbers; copy it again or train "
+                "again."
+            )
+        return head
 
     def metadata(self) -> dict[str, Any]:
         """Return the head as metadata entries of a GGUF file."""

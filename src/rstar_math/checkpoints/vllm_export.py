@@ -13,7 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rstar_math.checkpoints.folders import read_notes, require_torch, save_checkpoint
+from rstar_math.checkpoints.folders import (
+    MALFORMED,
+    convert_malformed,
+    read_json_object,
+    read_notes,
+    require_torch,
+    save_checkpoint,
+)
 from rstar_math.checkpoints.tensors import WeightFiles
 from rstar_math.errors import InputError
 
@@ -43,6 +50,11 @@ def write_peft_adapter(checkpoint: Path, out: Path) -> PeftAdapter:
     complete or absent. Raises `InputError` for adapters that vLLM cannot load, including those of
     preference models, and `StoreError` for disk failures.
     """
+    with convert_malformed(checkpoint):
+        return _write_peft_adapter(checkpoint, out)
+
+
+def _write_peft_adapter(checkpoint: Path, out: Path) -> PeftAdapter:
     notes = read_notes(checkpoint)
     folder = checkpoint / "adapter"
     if not (folder / "adapter_config.json").is_file():
@@ -80,10 +92,10 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
     Raises `InputError` for settings that vLLM does not support.
     """
+    config = read_json_object(folder / "adapter_config.json")
     try:
-        config = dict(json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")))
         rank, alpha = int(config["r"]), float(config["lora_alpha"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except MALFORMED as error:
         raise InputError(f"{folder}/adapter_config.json is damaged; copy it again.") from error
     unsupported = [key for key in _UNSUPPORTED_SETTINGS if config.get(key)]
     if config.get("bias", "none") != "none":
@@ -158,7 +170,7 @@ def write_int8(checkpoint: Path, out: Path) -> None:
     files = sorted(checkpoint.glob("model*.safetensors"))
     if not files:
         raise InputError(f"{checkpoint} has no model.safetensors; give a checkpoint folder.")
-    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    config = read_json_object(checkpoint / "config.json")
     if "quantization_config" in config:
         raise InputError(f"{checkpoint} is already quantized; give the original checkpoint.")
     kept = {key: value for key, value in notes.items() if key not in ("format", "files")}
@@ -187,17 +199,20 @@ _REWRITTEN_FILES = ("config.json", _INDEX_FILE, "rstar.json")
 
 def _write_file(file: Path, out: Path) -> list[str]:
     """Quantize the matrices of one file. Returns the names of the written tensors."""
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
     from safetensors.torch import save_file
 
     tensors: dict[str, Any] = {}
-    with safe_open(file, "pt") as source:
-        for name in source.keys():  # noqa: SIM118 - not a mapping
-            tensor = source.get_tensor(name)
-            if name.endswith(_QUANTIZED_SUFFIXES):
-                tensors[name], tensors[f"{name}_scale"] = quantize_rows(tensor)
-            else:
-                tensors[name] = tensor
+    try:
+        with safe_open(file, "pt") as source:
+            for name in source.keys():  # noqa: SIM118 - not a mapping
+                tensor = source.get_tensor(name)
+                if name.endswith(_QUANTIZED_SUFFIXES):
+                    tensors[name], tensors[f"{name}_scale"] = quantize_rows(tensor)
+                else:
+                    tensors[name] = tensor
+    except (SafetensorError, *MALFORMED) as error:
+        raise InputError(f"{file} is damaged ({error}); copy it again or train again.") from error
     save_file(tensors, out, metadata={"format": "pt"})
     return list(tensors)
 

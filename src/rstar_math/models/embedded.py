@@ -11,6 +11,14 @@ from pathlib import Path
 from rstar_math.checkpoints.folders import bundled_adapter, bundled_weights, cache_dir
 from rstar_math.config.sections import LOCAL, TRAINED
 from rstar_math.errors import InputError
+from rstar_math.models.records import (
+    file_state,
+    has_sha256,
+    read_record,
+    record_file,
+    sha256_of,
+    try_write_record,
+)
 
 REPACKED_FILE = "SmolLM2-135M-Instruct.Q8_0.v1.gguf"
 
@@ -58,7 +66,7 @@ def _cached_weights(name: str, adapter: Path | None) -> Path:
     from rstar_math.checkpoints.gguf_adapters import repack_weights
 
     source, target = bundled_weights(), cache_dir() / name
-    if _is_complete(target, source):
+    if _is_unchanged(target):
         return target
     try:
         repack_weights(source, target, adapter)
@@ -69,13 +77,23 @@ def _cached_weights(name: str, adapter: Path | None) -> Path:
             raise InputError(f"{problem}; {fix}.") from error
         print(f"rstar: {problem}; using slower weights. To fix this, {fix}.", file=sys.stderr)
         return source
+    try_write_record(record_file(name), file_state(target, sha256_of(target)))
     return target
 
 
-def _is_complete(target: Path, source: Path) -> bool:
-    """Return whether a cached file looks complete. A complete file is larger than its source."""
+def _is_unchanged(target: Path) -> bool:
+    """Return whether a cached file is as it was written. It is hashed again if its path, size or
+    modification time differ from its record."""
+    record = record_file(target.name)
+    known = read_record(record)
     try:
-        with target.open("rb") as file:
-            return file.read(4) == b"GGUF" and target.stat().st_size > source.stat().st_size
+        digest = str(known.get("sha256", ""))
+        now = file_state(target, digest)
+        if now == known:
+            return True
+        if now["size_bytes"] != known.get("size_bytes") or not has_sha256(target, digest):
+            return False
     except OSError:
         return False
+    try_write_record(record, now)
+    return True

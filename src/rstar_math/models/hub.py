@@ -12,7 +12,6 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import file_digest
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -26,9 +25,11 @@ from rstar_math.errors import (
     StoreError,
 )
 from rstar_math.files import atomic_write, open_own
+from rstar_math.models.records import has_git_sha1, has_sha256
 from rstar_math.progress import megabytes
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_BLOB = re.compile(r"[0-9a-f]{64}|[0-9a-f]{40}")
 
 
 def endpoint() -> str:
@@ -303,24 +304,34 @@ def delete_incomplete(repo: str) -> int:
     return delete_files([*(_repo_folder(repo) / "blobs").glob(f"*{_INCOMPLETE_SUFFIX}")])
 
 
-def has_sha256(path: Path, sha256: str) -> bool:
-    """Return whether a file has this SHA-256."""
-    with path.open("rb") as file:
-        return file_digest(file, "sha256").hexdigest() == sha256
-
-
 def verify_cached_file(path: Path, name: str) -> None:
     """Delete a damaged file of the client's cache and raise `DownloadError`.
 
-    The name of a large file's blob is its SHA-256. Files without such a blob are not verified.
+    Files without a known hash are not verified.
+    """
+    digest = cached_digest(path)
+    if not digest:
+        return
+    has_digest = has_sha256 if len(digest) == 64 else has_git_sha1
+    if not has_digest(path, digest):
+        done = "so it was deleted"
+        try:
+            delete_files([path])
+        except OSError as error:
+            done = f"and it cannot be deleted ({error.strerror}), so delete it"
+        raise DownloadError(
+            f"{path} changed on disk (its hash differs), {done}; run: rstar models pull {name}"
+        )
+
+
+def cached_digest(path: Path) -> str:
+    """Return the hash of a file in the client's cache as the hub gave it; "" if it is not known.
+
+    The client names a file's content by it: a large file's by its SHA-256, and a small file's by
+    the SHA-1 that git has for it.
     """
     blob = path.resolve().name
-    if _SHA256.fullmatch(blob) and not has_sha256(path, blob):
-        delete_files([path])
-        raise DownloadError(
-            f"{path} changed on disk (its SHA-256 differs), so it was deleted; run: rstar models "
-            f"pull {name}"
-        )
+    return blob if _BLOB.fullmatch(blob) else ""
 
 
 def require_free_space(path: Path, size_bytes: int) -> None:

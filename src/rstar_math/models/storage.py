@@ -1,8 +1,8 @@
 """Models on disk: paths, completeness, sizes and removal.
 
 A catalogue file is stored in `models/` of the project's cache (if it came from the mirror) or in
-the cache of the Hugging Face hub client. For both, `FILE.checked.json` in `models/` records that
-the file with this path, size and modification time had the expected hash.
+the cache of the Hugging Face hub client. For both, and for all other files in that cache,
+`models.records` keeps that they had the expected hash.
 """
 
 import json
@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rstar_math.checkpoints.folders import bundled_weights, cache_dir
+from rstar_math.checkpoints.folders import bundled_weights
 from rstar_math.config.sections import HF
 from rstar_math.errors import InputError, MissingDependencyError
-from rstar_math.files import atomic_write, lock_file, open_own
+from rstar_math.files import lock_file, open_own
 from rstar_math.models import hub
 from rstar_math.models.mirror import delete_parts, downloaded_bytes
 from rstar_math.models.names import (
@@ -27,6 +27,13 @@ from rstar_math.models.names import (
     gguf_groups,
     parse_name,
     pick_files,
+)
+from rstar_math.models.records import (
+    file_state,
+    models_dir,
+    read_record,
+    record_file,
+    write_record,
 )
 
 _SMALL_FILE_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".tiktoken")
@@ -103,11 +110,6 @@ def lock_path(name: ModelName) -> Path:
     return models_dir() / f"{stem}.lock"
 
 
-def models_dir() -> Path:
-    """Return the folder of downloaded models in the project's cache."""
-    return cache_dir() / "models"
-
-
 def mirror_file(model: CatalogueModel) -> Path:
     """Return the path of a file downloaded from the mirror."""
     return models_dir() / model.file
@@ -132,37 +134,20 @@ def catalogue_file(model: CatalogueModel) -> Path | None:
 def is_verified(path: Path, model: CatalogueModel) -> bool:
     """Return whether the hash of a file was verified and the file is unchanged since."""
     try:
-        record = json.loads(_verification_file(model).read_text(encoding="utf-8"))
-        return bool(record == _file_state(path, model))
-    except (OSError, ValueError):
+        return read_record(record_file(model.file)) == file_state(path, model.sha256)
+    except OSError:
         return False
 
 
 def mark_verified(path: Path, model: CatalogueModel) -> None:
     """Record that a file has the expected hash. Raises `OSError`."""
-    with atomic_write(_verification_file(model)) as part:
-        part.write_text(json.dumps(_file_state(path, model), indent=1), encoding="utf-8")
+    write_record(record_file(model.file), file_state(path, model.sha256))
 
 
 def delete_catalogue_file(path: Path, model: CatalogueModel) -> int:
     """Delete a catalogue file and its verification record. Returns the number of bytes freed."""
-    _verification_file(model).unlink(missing_ok=True)
+    record_file(model.file).unlink(missing_ok=True)
     return hub.delete_files([path])
-
-
-def _verification_file(model: CatalogueModel) -> Path:
-    return models_dir() / f"{model.file}.checked.json"
-
-
-def _file_state(path: Path, model: CatalogueModel) -> dict[str, object]:
-    """Return facts that change whenever the file changes."""
-    stat = path.stat()
-    return {
-        "path": str(path),
-        "size_bytes": stat.st_size,
-        "mtime_ns": stat.st_mtime_ns,
-        "sha256": model.sha256,
-    }
 
 
 def gguf_files(repo: str, tag: str | None) -> list[Path]:

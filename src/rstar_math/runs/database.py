@@ -3,7 +3,7 @@
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
@@ -107,21 +107,43 @@ def _read_only_uri(path: Path) -> str:
     other run is opened as immutable: SQLite then neither looks for a journal nor locks the file.
     """
     mode = "mode=ro" if _has_log(path) else "mode=ro&immutable=1"
-    return f"file:{quote(str(path.absolute()))}?{mode}"
+    return f"{_file_uri(path)}?{mode}"
+
+
+def _file_uri(path: Path) -> str:
+    return f"file:{quote(str(path.absolute()))}"
 
 
 def _refuse_rollback_journal(path: Path) -> None:
     """Raise `StoreError` if there is a rollback journal beside the run.
 
     Runs have a write-ahead log instead. SQLite would apply the journal and delete the files that
-    it names.
+    it names. A run has a journal only in the instant in which SQLite gives a new, empty file its
+    write-ahead log; a process that is killed then leaves it behind.
     """
     journal = Path(f"{path}-journal")
+    if journal.exists() and _has_no_tables(path):
+        raise StoreError(
+            f"{journal} is left of a run that was killed before it wrote anything; nothing is "
+            f"lost: delete it and the empty {path}, then run the same command again."
+        )
     if journal.exists():
         raise StoreError(
             f"{journal} was not written by rstar-math; delete it if you do not know it, then run "
             "the same command again."
         )
+
+
+def _has_no_tables(path: Path) -> bool:
+    """Return whether a file is absent or an empty database. Its journal is not applied."""
+    if not path.exists() or path.stat().st_size == 0:
+        return True
+    try:
+        with closing(sqlite3.connect(f"{_file_uri(path)}?mode=ro&immutable=1", uri=True)) as db:
+            db.execute("PRAGMA trusted_schema = OFF")
+            return is_empty(db)
+    except sqlite3.Error:
+        return False
 
 
 def make_durable(db: sqlite3.Connection) -> None:

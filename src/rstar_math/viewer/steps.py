@@ -3,9 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
-from functools import lru_cache
-from html import escape, unescape
-from xml.etree.ElementTree import Element
+from html import escape
 
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
@@ -17,10 +15,8 @@ from rstar_math.search.tree import ROOT, Node, Tree
 from rstar_math.search.voting import Choice
 from rstar_math.text import sanitize
 from rstar_math.types import Step
+from rstar_math.viewer.formulas import MAX_FORMULA_CHARS, formula
 
-MAX_FORMULA_CHARS = 600
-"""Maximum length of a formula that is converted; longer ones are shown as source text."""
-_MAX_DEPTH = 40
 _FORMULA = re.compile(
     r"\$\$(?P<a>[^$]{1,600}?)\$\$|\\\[(?P<b>.{1,600}?)\\\]|\\\((?P<c>.{1,600}?)\\\)"
     r"|(?<![\\$\w])\$(?=[^\s$])(?P<d>[^$\n]*?[^\s$\\])\$(?![\d$])"
@@ -29,18 +25,9 @@ _FORMULA = re.compile(
 )
 """Formulas of at most `MAX_FORMULA_CHARS` between TeX delimiters, and the commands that models
 often write without delimiters. Dollar signs follow pandoc's rules: "$5 and $6" are prices."""
-_ELEMENTS = re.compile(
-    "m(row|i|n|o|text|space|frac|sqrt|root|sub|sup|subsup|under|over|underover|table|tr|td|padded"
-    "|phantom|style)"
-)
-_ATTRIBUTES = re.compile(
-    "stretchy|fence|form|separator|[lr]space|linethickness|accent(under)?|columnalign|mathvariant"
-    "|displaystyle|width|(min|max)size|movablelimits"
-)
 _TEX_SIGNS = re.compile(r"[\\^]")
 """Characters that show that an answer is a formula."""
 _WORDS = re.compile(r"[A-Za-z]{2,}\s+[A-Za-z]{2,}")
-_SAFE_VALUE = re.compile(r"[\w .%+-]{0,40}\Z")
 
 
 def prose_html(text: str) -> str:
@@ -71,25 +58,6 @@ def answer_html(answer: str, max_chars: int = 200) -> str:
     return html or prose_html(text)
 
 
-@lru_cache(4096)
-def formula(tex: str, display: str) -> str | None:
-    """A formula as MathML; None if it is too long or cannot be converted."""
-    if len(tex) > MAX_FORMULA_CHARS:
-        return None
-    if tex.count("{") > _MAX_DEPTH or tex.count("\\left") > _MAX_DEPTH:
-        return None
-    from latex2mathml.converter import convert_to_element
-
-    try:
-        tree = convert_to_element(tex)
-        mathml = "".join(_safe_mathml(child) for child in tree)
-    except Exception:  # the converter raises many types for malformed formulas
-        return None
-    if "\\" in mathml:
-        return None
-    return f'<math display="{display}">{mathml}</math>'
-
-
 def _boxed(tex: str) -> str | None:
     """A single \\boxed{...} as HTML with its content; None for other formulas."""
     inside = tex[7:-1] if tex.startswith("\\boxed{") and tex.endswith("}") else ""
@@ -97,20 +65,6 @@ def _boxed(tex: str) -> str | None:
         return None
     html = formula(inside, "inline") if _TEX_SIGNS.search(inside) else None
     return f'<span class="box">{escape(inside) if html is None else html}</span>'
-
-
-def _safe_mathml(element: Element) -> str:
-    """An element as MathML with only known tags and harmless attributes."""
-    tag = element.tag if _ELEMENTS.fullmatch(element.tag) else "mrow"
-    attributes = "".join(
-        f' {key}="{value}"'
-        for key, value in element.attrib.items()
-        if _ATTRIBUTES.fullmatch(key) and _SAFE_VALUE.match(value)
-    )
-    text = escape(sanitize(unescape(element.text or "")))
-    if text.strip() and tag == "mrow":
-        text = f"<mtext>{text}</mtext>"
-    return f"<{tag}{attributes}>{text}{''.join(_safe_mathml(child) for child in element)}</{tag}>"
 
 
 def _closing(text: str, at: int) -> int:

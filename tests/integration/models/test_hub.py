@@ -141,6 +141,56 @@ def test_a_file_that_changed_on_the_disk_is_found_by_a_check(hub: Hub) -> None:
     assert not is_on_disk("hf:org/m-gguf")
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+def test_a_checkpoint_that_changed_on_the_disk_is_found_at_its_next_use(
+    hub: Hub, name: str
+) -> None:
+    hub.repos["org/name"] = Repo(CHECKPOINT)
+    folder = resolve_model("hf:org/name")
+    content = (folder / name).read_bytes()
+    seen: list[Progress] = []
+    assert resolve_model("hf:org/name", seen.append) == folder
+    assert not seen  # nothing is hashed again
+    blob = (folder / name).resolve()
+    blob.write_bytes(content[::-1])  # of the same size
+    with pytest.raises(DownloadError, match="changed on disk"):
+        resolve_model("hf:org/name")
+    assert not blob.exists()
+    assert (resolve_model("hf:org/name") / name).read_bytes() == content
+
+
+def test_a_gguf_that_changed_on_the_disk_is_found_at_its_next_use(hub: Hub) -> None:
+    hub.repos["org/m-gguf"] = Repo(GGUFS)
+    path = resolve_model("hf:org/m-gguf")
+    assert resolve_model("hf:org/m-gguf") == path
+    path.resolve().write_bytes(b"GGUF" + WEIGHTS[::-1])
+    with pytest.raises(DownloadError, match="changed on disk"):
+        resolve_model("hf:org/m-gguf")
+
+
+def test_small_files_are_compared_with_the_hash_of_the_hub(hub: Hub) -> None:
+    hub.repos["org/name"] = Repo(CHECKPOINT)
+    hub.wrong = {"config.json"}
+    with pytest.raises(DownloadError, match=r"config\.json changed on disk"):
+        resolve_model("hf:org/name")
+    hub.wrong = set()
+    folder = resolve_model("hf:org/name")
+    assert (folder / "config.json").read_bytes() == CHECKPOINT["config.json"]
+
+
+def test_a_cache_that_cannot_hold_the_record_is_hashed_at_each_use(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    hub.repos["org/name"] = Repo(CHECKPOINT)
+    folder = resolve_model("hf:org/name")
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("RSTAR_CACHE", str(tmp_path / "file"))
+    seen: list[Progress] = []
+    for _ in range(2):
+        assert resolve_model("hf:org/name", seen.append) == folder
+    assert len(seen) == 6
+
+
 def test_a_private_repository_needs_the_token(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.repos["org/own-gguf"] = Repo(GGUFS, token="hf_secret")
     with pytest.raises(RstarError, match="HF_TOKEN"):

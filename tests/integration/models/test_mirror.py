@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from rstar_math.errors import DownloadError, MissingDependencyError, StoreError
+from rstar_math.models import downloads
 from rstar_math.models import hub as hub_module
 from rstar_math.models.downloads import resolve_model
+from rstar_math.models.records import has_sha256
 from rstar_math.models.storage import is_on_disk, list_stored, remove_model
 from rstar_math.progress import Progress
 from tests.integration.models.conftest import CODE
@@ -180,13 +182,13 @@ def test_a_file_is_hashed_again_only_if_it_changed(
 ) -> None:
     path = resolve_model("small-1b")
     hashed: list[Path] = []
-    real = hub_module.has_sha256
+    real = has_sha256
 
     def counted(file: Path, known: str) -> bool:
         hashed.append(file)
         return real(file, known)
 
-    monkeypatch.setattr(hub_module, "has_sha256", counted)
+    monkeypatch.setattr(downloads, "has_sha256", counted)
     resolve_model("small-1b")
     assert hashed == []
     os.utime(path, (1, 1))

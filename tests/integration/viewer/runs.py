@@ -17,6 +17,27 @@ HARM = (
     '"\' onmouseover="window.harmed = 1" \u202e\u2066right to left\x00\x1b[31m \ud800 '
     "$\\href{javascript:window.harmed=1}{x}$ $\\text{<script>window.harmed = 1</script>}$"
 )
+LARGE_FORMULAS = (
+    r"\rule{9999em}{9999em}",
+    r"a\hspace{1000000em}b",
+    r"a\kern9999em b\kern-9999em c",
+    r"{a\above 9999em b}",
+    r"\raise{9999em}{x}\lower{9999em}{y}\moveright{9999em}{z}\moveleft{9999em}{w}",
+    r"\skew{99999999}{\hat x}",
+    r"\genfrac(){9999em}{0}{a}{b}",
+    r"\style{font-size:9999px;position:fixed;inset:0}{x}\class{path}{y}\color{red}{z}",
+    r"\begin{matrix}" + "1&" * 120 + r"\\" + r"2\\" * 60 + r"\end{matrix}",
+    "x" * 590,
+    r"\LaTeX" * 90,
+    r"\sqrt" * 60 + "x",
+    "{" * 30 + "a" + r"\over b}" * 30,
+    "x" + "^{x" * 30 + "}" * 30,
+    r"\left(" * 30 + "x" + r"\right)" * 30,
+    r"\sideset{}{}" * 14 + r"\sum",
+    r"\def\aa{xxxxxxxx}\def\bb{\aa\aa\aa\aa\aa\aa}\def\cc{\bb\bb\bb\bb\bb\bb}\cc",
+    r"\text{" + "w" * 500 + "}",
+)
+"""Formulas that ask for much more room than they are long, or that are as long as is converted."""
 LINE = 10**6
 """Characters of the longest line."""
 
@@ -78,6 +99,24 @@ def harmful() -> Tree:
     end = tree.add(first, Step(prose=HARM + long, kind="answer", answer=HARM))
     tree.backup(end, 1.0)
     return tree
+
+
+def write_formulas(path: Path) -> Path:
+    """A run whose question, steps, answers and reference are `LARGE_FORMULAS`."""
+    display = "\n".join(f"\\[{tex}\\] or ${tex}$" for tex in LARGE_FORMULAS)
+    tree = Tree(Question("formulas/1", display))
+    votes = {}
+    for tex in LARGE_FORMULAS:
+        first = tree.add(0, Step(prose=f"# Take ${tex}$.\n", kind="step"))
+        answer = tex[:190]
+        end = tree.add(first, Step(prose=f"So \\boxed{{{tex}}}", kind="answer", answer=answer))
+        tree.backup(end, 1.0)
+        votes[answer] = 1.0
+    with RunStore.open(path, {}) as store:
+        store.add_problems([Problem(tree.question, r"\hspace{9999em}x^2")])
+        best = max(votes, key=len)
+        store.save("mcts", tree, Choice(best, tree.answer_nodes()[0], 0.1, votes), Verdict.RIGHT)
+    return path
 
 
 def write_harm(path: Path) -> Path:
