@@ -76,6 +76,9 @@ class PrmFormat:
     """Ends of the architecture names in config.json that this format fits."""
     names: tuple[str, ...] = ()
     """Parts of a model's name, in lower case, that this format fits."""
+    route: str = "/classify"
+    """The route of a vLLM server that scores this kind of model: a key of
+    `scorers.served.ROUTES`, or "/score" for pairs."""
     source: str = ""
     """What the format was checked against."""
 
@@ -91,6 +94,7 @@ PRM_FORMATS: Mapping[str, PrmFormat] = {
             mark="<extra_0>",
             architectures=("ForProcessRewardModel",),
             names=("qwen2.5-math-prm", "qwen2.5-math-7b-prm800k"),
+            route="/pooling",
             source="model card of Qwen2.5-Math-PRM-7B; product: arXiv:2501.07301",
         ),
         PrmFormat(
@@ -102,6 +106,7 @@ PRM_FORMATS: Mapping[str, PrmFormat] = {
             mark=" ки",
             after="\n",
             names=("math-shepherd",),
+            route="/completions",
             source="model card of math-shepherd-mistral-7b-prm; min: arXiv:2312.08935",
         ),
         PrmFormat(
@@ -112,6 +117,7 @@ PRM_FORMATS: Mapping[str, PrmFormat] = {
             mark=f"<|eot_id|>{_LLAMA_ASSISTANT}",
             after=f"+<|eot_id|>{_LLAMA_USER}",
             names=("rlhflow", "llama3.1-8b-prm"),
+            route="/completions",
             source="RLHFlow/RLHF-Reward-Modeling, math-rm/prm_evaluate.py",
         ),
         PrmFormat(
@@ -123,6 +129,7 @@ PRM_FORMATS: Mapping[str, PrmFormat] = {
             piecewise=True,
             architectures=("ForPrmModel",),
             names=("skywork-o1-open-prm",),
+            route="/embeddings",
             source="SkyworkAI/skywork-o1-prm-inference, as copied in openreasoner/openr",
         ),
         PrmFormat(
@@ -133,6 +140,7 @@ PRM_FORMATS: Mapping[str, PrmFormat] = {
             mark="\n",
             piecewise=True,
             architectures=("ForTokenClassification",),
+            route="/pooling",
             source="huggingface/trl, PRMTrainer with its default step_separator",
         ),
         PrmFormat(
@@ -144,6 +152,7 @@ PRM_FORMATS: Mapping[str, PrmFormat] = {
             end="<|im_end|>\n",
             architectures=("Qwen2ForRewardModel",),
             names=("qwen2.5-math-rm",),
+            route="/pooling",
             source="model card of Qwen2.5-Math-RM-72B (its score has no fixed range)",
         ),
         PrmFormat(
@@ -156,7 +165,7 @@ PRM_FORMATS: Mapping[str, PrmFormat] = {
             architectures=("ForSequenceClassification", "ForRewardModel"),
             source="transformers, sequence classification with one output",
         ),
-        PrmFormat("reranker", "pair", "last", source="vLLM, the route /score"),
+        PrmFormat("reranker", "pair", "last", route="/score", source="vLLM, the route /score"),
     )
 }
 """The formats by name."""
@@ -202,6 +211,7 @@ class _FormatFile(BaseModel):
     piecewise: bool = False
     good: str = "+"
     bad: str = "-"
+    route: Literal["/pooling", "/classify", "/completions", "/embeddings", "/score"] = "/classify"
 
 
 def read_format(path: Path) -> PrmFormat:

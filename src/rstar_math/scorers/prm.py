@@ -312,15 +312,6 @@ async def _connect(url: str, config: Config) -> OpenScorer:
         raise
 
 
-_DEFAULT_ROUTES = {
-    "classes": "/pooling",
-    "tokens": "/completions",
-    "sigmoid": "/classify",
-    "tanh": "/classify",
-}
-"""Route by `PrmFormat.reading`."""
-
-
 async def _open_route(
     client: OpenAIClient, layout: PrmFormat, route: str, head: str | None, folder: str | None
 ) -> ServedRewards:
@@ -329,10 +320,12 @@ async def _open_route(
     if head is not None:
         weights = await asyncio.to_thread(StepHead.load, Path(head))
     if route == AUTO:
-        route = "/embeddings" if weights is not None else _DEFAULT_ROUTES[layout.reading]
+        route = "/embeddings" if weights is not None else layout.route
     if (route == "/embeddings") != (weights is not None):
         raise ConfigError(
-            "search.prm_head and search.prm_route=/embeddings belong together; set both or neither."
+            f"Hidden states need a head and a head needs hidden states: the format {layout.name} "
+            f"uses the route {route}; set search.prm_head to the folder of the model for "
+            "/embeddings, and leave it out for other routes."
         )
     prompting = prompting_of_folder(folder or "")
     bos = "" if prompting.template is None else prompting.template.bos_token

@@ -28,7 +28,7 @@ _LISTED = 20
 
 
 class ServedRewards:
-    """A `RewardBackend` on a server. `route` is one of the keys of `_ROUTES`."""
+    """A `RewardBackend` on a server. `route` is one of the keys of `ROUTES`."""
 
     def __init__(
         self,
@@ -42,8 +42,8 @@ class ServedRewards:
     ) -> None:
         self._client, self._layout, self._head = client, layout, head
         self.route = route
-        """Key of `_ROUTES`."""
-        self._ask = _ROUTES[route]
+        """Key of `ROUTES`."""
+        self._ask = ROUTES[route]
         self._pair: tuple[int, int] | None = None
         self.max_tokens = min(MAX_TOKENS, client.context_tokens or MAX_TOKENS)
         self.prompting, self.bos = prompting, bos
@@ -176,7 +176,7 @@ class ServedRewards:
         return probability(outputs, self._layout.reading)
 
 
-_ROUTES = {
+ROUTES = {
     "/pooling": ServedRewards._pooled,
     "/classify": ServedRewards._classified,
     "/embeddings": ServedRewards._embedded,

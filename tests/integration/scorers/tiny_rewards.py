@@ -3,7 +3,7 @@ plainly: the whole conversation once through the whole model, read at the places
 name."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +50,6 @@ class TinyReward:
 
     save: Callable[[Path], None]
     plain: Plain
-    vllm: tuple[str, ...] = ()
-    """Further arguments of `vllm serve`."""
-    files: dict[str, str] = field(default_factory=dict)
 
 
 def _byte_tokenizer(kind: str) -> Any:
