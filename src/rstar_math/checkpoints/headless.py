@@ -21,8 +21,8 @@ def write_backbone(checkpoint: Path, out: Path) -> Path:
     """Write a checkpoint without its head to the folder `out`, and return it.
 
     The architecture becomes the family's causal language model. Other files are copied, except
-    code. The folder is complete or absent. Raises `InputError` for a folder that is no checkpoint, and
-    `StoreError` for disk failures.
+    code. The folder is complete or absent. Raises `InputError` for a folder that is no checkpoint,
+    and `StoreError` for disk failures.
     """
     config = _read_json(checkpoint / "config.json")
     weights = sorted(checkpoint.glob("model*.safetensors"))

@@ -243,13 +243,30 @@ class ChatFrameText:
     end: str = ""
 
 
-def input_pieces(
-    layout: PrmFormat, question: Question, steps: Sequence[str], frame: ChatFrameText
-) -> tuple[str, ...]:
-    """Return the input that scores the last of some step texts, as pieces that joined are its text.
+@dataclass(frozen=True, slots=True)
+class RewardInput:
+    """The input that scores the last step of a prefix."""
 
-    There must be at least one step. The pieces are tokenized separately only if
-    `PrmFormat.piecewise`. A step's text loses the mark if it contains it.
+    pieces: tuple[str, ...]
+    """Its text in parts, which are tokenized separately if `piecewise`."""
+    steps: int
+    """Number of steps, at least 1."""
+    special: bool
+    """Whether the tokenizer adds its begin-of-text token."""
+    piecewise: bool = False
+
+    @property
+    def text(self) -> str:
+        """The whole text."""
+        return "".join(self.pieces)
+
+
+def reward_input(
+    layout: PrmFormat, question: Question, steps: Sequence[str], frame: ChatFrameText
+) -> RewardInput:
+    """Return the input that scores the last of some step texts, at least one.
+
+    A step's text loses the mark if it contains it.
     """
     text = question.text.strip()
     chat = f"Question: {text}\n" if frame.prompt is None else frame.prompt
@@ -265,7 +282,12 @@ def input_pieces(
             step = "{step}"
         last = number == len(steps)
         pieces += [_filled(step, values), layout.mark + (end if last else layout.after)]
-    return tuple(piece for piece in pieces if piece)
+    return RewardInput(
+        tuple(piece for piece in pieces if piece),
+        len(steps),
+        special="{bos}" not in layout.before,
+        piecewise=layout.piecewise,
+    )
 
 
 def _filled(template: str, values: Mapping[str, str]) -> str:

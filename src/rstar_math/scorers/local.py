@@ -22,7 +22,7 @@ from rstar_math.models.loading import (
 )
 from rstar_math.models.prompting import Prompting, prompting_of_tokenizer
 from rstar_math.ppm.scorer import LocalPPM
-from rstar_math.prompts.step_rewards import PrmFormat, Reading
+from rstar_math.prompts.step_rewards import PrmFormat, Reading, RewardInput
 from rstar_math.scorers.heads import StepHead
 
 
@@ -31,7 +31,6 @@ class LocalRewards:
 
     def __init__(self, model: LocalPPM, tokenizer: Any, prompting: Prompting) -> None:
         self._model, self._tokenizer = model, tokenizer
-        self.max_tokens = model.max_tokens
         self.prompting = prompting
         self.bos = str(tokenizer.bos_token or "")
 
@@ -79,13 +78,24 @@ class LocalRewards:
         )
         return cls(model, tokenizer, prompting_of_tokenizer(tokenizer, source))
 
-    async def tokenize(self, text: str, *, special: bool) -> Tokens:
-        """See `RewardBackend`."""
-        return tuple(self._tokenizer(text, add_special_tokens=special).input_ids)
+    async def probabilities(self, inputs: Sequence[RewardInput]) -> list[float | None]:
+        """See `RewardBackend`. An input longer than the model's limit has no score."""
+        encoded = [self._encode(each) for each in inputs]
+        limit = self._model.max_tokens
+        fitting = [tokens for tokens in encoded if 0 < len(tokens) <= limit]
+        values = iter(await self._model.score_tokens(fitting))
+        return [next(values) if 0 < len(tokens) <= limit else None for tokens in encoded]
 
-    async def probabilities(self, sequences: Sequence[Tokens]) -> list[float | None]:
-        """See `RewardBackend`."""
-        return [*await self._model.score_tokens(sequences)]
+    def _encode(self, one: RewardInput) -> Tokens:
+        if not one.piecewise:
+            return tuple(self._tokenizer(one.text, add_special_tokens=one.special).input_ids)
+        return tuple(
+            token
+            for index, piece in enumerate(one.pieces)
+            for token in self._tokenizer(
+                piece, add_special_tokens=one.special and not index
+            ).input_ids
+        )
 
     async def aclose(self) -> None:
         """Empties the cache."""

@@ -5,28 +5,27 @@ import os
 from collections import OrderedDict
 from collections.abc import Sequence
 from hashlib import blake2b
-from itertools import accumulate
 from math import isfinite
 from pathlib import Path
 from typing import Literal, Protocol
 
-from rstar_math.concurrency import gather
 from rstar_math.config.sections import HF, VLLM, Config
 from rstar_math.costs import add_cost
-from rstar_math.errors import ConfigError, ContextLengthError, ModelError, ModelRejectedError
+from rstar_math.errors import ConfigError, ModelError, ModelRejectedError
 from rstar_math.llm.balancing import Replicas
-from rstar_math.llm.client import OpenAIClient, Retry, Tokens
+from rstar_math.llm.client import OpenAIClient, Retry
 from rstar_math.models.prompting import Prompting, prompting_of_folder
 from rstar_math.ppm.remote import OpenScorer
 from rstar_math.prompts.step_rewards import (
     Aggregation,
     ChatFrameText,
     PrmFormat,
+    RewardInput,
     aggregate,
     architecture_facts,
-    input_pieces,
     prm_format,
     recognize_format,
+    reward_input,
     reward_steps,
 )
 from rstar_math.scorers.heads import StepHead, read_model_config
@@ -42,21 +41,16 @@ AUTO = "auto"
 class RewardBackend(Protocol):
     """A running process reward model that scores token sequences."""
 
-    max_tokens: int
-    """Maximum length of a sequence."""
     prompting: Prompting
     """The model's chat template."""
     bos: str
     """The tokenizer's begin-of-text token; "" if there is none."""
 
-    async def tokenize(self, text: str, *, special: bool) -> Tokens:
-        """Return the tokens of a text, with the begin-of-text token if `special`."""
-        ...
+    async def probabilities(self, inputs: Sequence[RewardInput]) -> list[float | None]:
+        """Return the probability of a right step, in [0, 1], at the end of each input.
 
-    async def probabilities(self, sequences: Sequence[Tokens]) -> list[float | None]:
-        """Return the probability of a right step, in [0, 1], at the end of each sequence.
-
-        None if the model gave no score. Charges the tokens that were read. Raises `ModelError`.
+        None for an input that is too long, or for which the model gave no score. Charges the tokens
+        that were read. Raises `ModelError`.
         """
         ...
 
@@ -102,19 +96,26 @@ class PrmScorer:
     ) -> list[list[float] | None]:
         """Return the probabilities of the steps of each prefix; None if one is unknown."""
         frame = self._frame(question)
-        inputs: list[list[tuple[str, ...]]] = []
+        rows: list[list[bytes]] = []
+        wanted: dict[bytes, RewardInput] = {}
         for prefix in prefixes:
             texts = reward_steps(prefix)
             ends = range(1, len(texts) + 1) if self.aggregation != "last" else [len(texts)]
-            inputs.append([input_pieces(self.layout, question, texts[:end], frame) for end in ends])
-        wanted = {_key(pieces): pieces for row in inputs for pieces in row}
-        missing = {key: pieces for key, pieces in wanted.items() if key not in self._known}
+            inputs = [reward_input(self.layout, question, texts[:end], frame) for end in ends]
+            rows.append([_key(each) for each in inputs])
+            wanted |= zip(rows[-1], inputs, strict=True)
+        missing = {key: each for key, each in wanted.items() if key not in self._known}
         found = {key: self._known[key] for key in wanted if key in self._known}
         if missing:
-            found |= await self._score(missing)
+            values = await self._backend.probabilities([*missing.values()])
+            found |= {
+                key: value
+                for key, value in zip(missing, values, strict=True)
+                if value is not None and isfinite(value)
+            }
         self._remember(found)
-        rows = [[found.get(_key(pieces)) for pieces in row] for row in inputs]
-        return [None if None in row else [p for p in row if p is not None] for row in rows]
+        known = [[found.get(key) for key in row] for row in rows]
+        return [None if None in row else [p for p in row if p is not None] for row in known]
 
     @property
     def replicas(self) -> Replicas | None:
@@ -135,33 +136,6 @@ class PrmScorer:
             self._backend.bos, frame.prompt(question.text.strip()), frame.end_of_turn
         )
 
-    async def _score(self, missing: dict[bytes, tuple[str, ...]]) -> dict[bytes, float]:
-        encoded = await gather(self._encode(pieces) for pieces in missing.values())
-        tokens = dict(zip(missing, encoded, strict=True))
-        limit = self._backend.max_tokens
-        fitting = {key: each for key, each in tokens.items() if 0 < len(each) <= limit}
-        ordered = sorted(set(fitting.values()))
-        try:
-            values = await self._backend.probabilities(ordered)
-        except ContextLengthError:
-            return {}
-        scores = dict(zip(ordered, values, strict=True))
-        return {
-            key: value
-            for key, each in fitting.items()
-            if (value := scores[each]) is not None and isfinite(value)
-        }
-
-    async def _encode(self, pieces: tuple[str, ...]) -> Tokens:
-        special = "{bos}" not in self.layout.before
-        if not self.layout.piecewise:
-            return await self._backend.tokenize("".join(pieces), special=special)
-        parts = [
-            await self._backend.tokenize(piece, special=special and not index)
-            for index, piece in enumerate(pieces)
-        ]
-        return tuple(token for part in parts for token in part)
-
     def _remember(self, found: dict[bytes, float]) -> None:
         """Keep scores; the ones that were not used for the longest time are dropped."""
         for key, value in found.items():
@@ -171,9 +145,9 @@ class PrmScorer:
             self._known.popitem(last=False)
 
 
-def _key(pieces: tuple[str, ...]) -> bytes:
-    ends = ",".join(map(str, accumulate(map(len, pieces))))
-    text = f"{ends}\n{''.join(pieces)}"
+def _key(one: RewardInput) -> bytes:
+    ends = ",".join(str(len(piece)) for piece in one.pieces)
+    text = f"{ends}\n{one.text}"
     return blake2b(text.encode("utf-8", "replace"), digest_size=16).digest()
 
 
