@@ -41,7 +41,7 @@ class ScorerPlace:
         """Whether it is run as a preference model of this package."""
         if self.format is not None:
             return self.format == _PPM
-        if self.place in _MODELS or self.place.startswith(("http://", "https://")):
+        if self.place in _MODELS or self.place.startswith(("http://", "https://", "vllm:")):
             return False
         return not _is_reward_model(self.place)
 
