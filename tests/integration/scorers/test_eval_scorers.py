@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from rstar_math.solver.solver import Solver
 from rstar_math.testing import ScriptedPolicy
 from tests.integration.scorers.tiny_rewards import save_tiny_reward
 from tests.integration.training.test_preference_training import ROWS
+from tests.unit.docs.pages import ROOT
 from tests.unit.toy import QUESTION, script
 
 
@@ -108,3 +111,15 @@ def test_a_scorer_that_is_no_scorer_says_so() -> None:
             parse_scorers(load_config(None, [f"search.scorer={wrong}"]))
     same = load_config(None, ["search.scorer=prm=/a/x,prm=/b/x"])
     assert [each.label for each in parse_scorers(same)] == ["x", "x#2"]
+
+
+def test_the_example_writes_models_that_are_recognised(tmp_path: Path) -> None:
+    script = ROOT / "examples" / "scorers" / "tiny_reward_model.py"
+    for form in ("qwen-prm", "skywork-prm", "classifier"):
+        folder = tmp_path / form
+        command = [sys.executable, str(script), str(folder), "--format", form]
+        subprocess.run(command, check=True, capture_output=True, timeout=280)
+        found = call("eval-ppm", f"{folder}@auto", "--steps", str(script.with_name("steps.jsonl")))
+        (figures,) = found["steps"].values()
+        assert figures["steps"] == 12
+        assert 0 <= figures["auc"] <= 1
