@@ -21,6 +21,8 @@ scores all in parallel. The last line with --json is one object:
 
     wall_over_ideal             wall time over (slot-seconds used / slots); 1 is a server never idle
     wall_over_ideal_slow_code   the same with slow code
+    wall_over_ideal_prm         the same with a slow process reward model on a server of its own:
+                                our client sends it each expansion and it takes --prm-ms
     lockstep_over_ideal, lockstep_over_ideal_slow_code      the same of the lock-step scheduler
     lockstep_speedup            wall time per sampled token: lock-step over ours
     lockstep_speedup_slow_code  the same with slow code
@@ -28,7 +30,7 @@ scores all in parallel. The last line with --json is one object:
     own_cpu_ms_per_node         processor time of the client process per node of a tree, without
                                 server, sandbox and scorer
     NAME_wall_s, NAME_tokens, NAME_nodes, NAME_requests     for NAME in ours, ours_slow, ours_one,
-                                lockstep, lockstep_slow
+                                ours_prm, lockstep, lockstep_slow
     NAME_busy                   mean share of slots in use
     NAME_head, NAME_tail        share of the wall time before 90 % of the slots are first in use,
                                 and after they are last in use; 1 if never
@@ -47,11 +49,21 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from saturation_lockstep import LockStep
-from saturation_world import MOST_TOKENS, Report, Server, TimedExecutor, TimedScorer, Times, server
+from saturation_world import (
+    MOST_TOKENS,
+    Report,
+    Server,
+    TimedExecutor,
+    TimedScorer,
+    Times,
+    prm_server,
+    server,
+)
 
-from rstar_math.config import ModelConfig, PolicyConfig, SearchConfig
+from rstar_math.config import Config, ModelConfig, PolicyConfig, SearchConfig
 from rstar_math.llm.connect import connect
 from rstar_math.policies.completions import StepPolicy
+from rstar_math.scorers.prm import load_prm
 from rstar_math.search import Tree, grow, to_record
 from rstar_math.testing.fake_server import utilisation
 from rstar_math.types import Question
@@ -130,12 +142,22 @@ class Run:
         }
 
 
-async def searched(load: Load, at: Server, *, slow: float, lockstep: bool) -> Run:
-    """Grow all trees of a load concurrently with one of the schedulers."""
+async def searched(
+    load: Load, at: Server, *, slow: float, lockstep: bool, prm: str | None = None
+) -> Run:
+    """Grow all trees of a load concurrently with one of the schedulers.
+
+    `prm` is the address of a process reward model that scores in the place of `TimedScorer`.
+    """
     trees = {f"t{i}": Tree(Question(f"t{i}", f"What is task {i}?")) for i in range(load.trees)}
     model = await connect(ModelConfig(url=at.url, concurrency=1024))
     policy = StepPolicy(model, PolicyConfig(prompt="trained", max_step_tokens=MOST_TOKENS))
-    scorer = TimedScorer(load.times)
+    config = Config(
+        model=ModelConfig(concurrency=1024),
+        search=SearchConfig(prm=prm, prm_format="qwen-prm", prm_aggregation="last"),
+    )
+    model_scorer = None if prm is None else await load_prm(config)
+    scorer = model_scorer or TimedScorer(load.times)
     executor = TimedExecutor(load.times, slow)
     held = LockStep(trees, policy, scorer) if lockstep else None
 
@@ -159,21 +181,26 @@ async def searched(load: Load, at: Server, *, slow: float, lockstep: bool) -> Ru
         end, cpu_s = time.monotonic(), time.process_time() - cpu
     finally:
         await model.aclose()
+        if model_scorer is not None:
+            await model_scorer.aclose()
     return Run(load, list(trees.values()), start, end, cpu_s, at.report())
 
 
 def measure(load: Load) -> tuple[dict[str, float], dict[str, Run]]:
     """All results, and the runs behind them."""
     single = replace(load, search=load.search.model_copy(update={"parallel_rollouts": 1}))
-    with server(load.times.batching(load.slots)) as at:
+    with server(load.times.batching(load.slots)) as at, prm_server(load.times) as prm:
 
-        def run(load: Load, slow: float = 0.0, lockstep: bool = False) -> Run:
-            return asyncio.run(searched(load, at, slow=slow, lockstep=lockstep))
+        def run(
+            load: Load, slow: float = 0.0, lockstep: bool = False, prm: str | None = None
+        ) -> Run:
+            return asyncio.run(searched(load, at, slow=slow, lockstep=lockstep, prm=prm))
 
         runs = {
             "ours": run(load),
             "ours_one": run(single),
             "lockstep": run(single, lockstep=True),
+            "ours_prm": run(load, prm=prm),
             "ours_slow": run(load, SLOW),
             "lockstep_slow": run(single, SLOW, lockstep=True),
         }
@@ -184,6 +211,7 @@ def measure(load: Load) -> tuple[dict[str, float], dict[str, Run]]:
         "wall_over_ideal": ours.over_ideal,
         "wall_over_ideal_one": one.over_ideal,
         "wall_over_ideal_slow_code": slow.over_ideal,
+        "wall_over_ideal_prm": runs["ours_prm"].over_ideal,
         "lockstep_over_ideal": runs["lockstep"].over_ideal,
         "lockstep_over_ideal_slow_code": runs["lockstep_slow"].over_ideal,
         "lockstep_speedup": runs["lockstep"].token_s / ours.token_s,
@@ -226,11 +254,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--slots", type=int, default=128, help="samples decoded at once")
     parser.add_argument("--in-flight", type=int, default=8, help="rollouts of a tree in flight")
     parser.add_argument("--scale", type=float, default=0.25, help="real seconds a modelled second")
+    parser.add_argument("--prm-ms", type=float, default=150, help="a request to the reward model")
     options = parser.parse_args(arguments)
     search = SearchConfig(
         rollouts=options.rollouts, candidates=8, max_depth=8, parallel_rollouts=options.in_flight
     )
-    load = Load(options.trees, search, options.slots, Times(options.scale))
+    times = Times(options.scale, prm_s=options.prm_ms / 1000)
+    load = Load(options.trees, search, options.slots, times)
     where = machine()
     figures, runs = measure(load)
     for name, value in figures.items():

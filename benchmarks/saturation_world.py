@@ -38,6 +38,10 @@ class Times:
     """Median; log-normal with sigma 0.5."""
     limit_s: float = 5.0
     """Duration of slow code."""
+    prm_s: float = 0.15
+    """Duration of a request to the process reward model."""
+    prm_slots: int = 32
+    """Requests that the process reward model handles at once."""
 
     def batching(self, slots: int) -> Batching:
         """The timing of the server in real seconds."""
@@ -73,6 +77,62 @@ class TimedScorer:
         """See `protocols.Scorer`. The values depend on the last step's text."""
         await asyncio.sleep(self._s)
         return [derive(1, question.id, prefix[-1].text) / 2**30 - 1.0 for prefix in prefixes]
+
+
+@contextmanager
+def prm_server(times: Times) -> Iterator[str]:
+    """Run a process reward model server in another process during a `with` block; yields its
+    address.
+
+    It has vLLM's route /pooling. A request of any number of solutions holds one of `prm_slots` for
+    `prm_s`, as a batch of a model would.
+    """
+    context = get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve_prm, args=(times, theirs), daemon=True)
+    process.start()
+    try:
+        yield ours.recv()
+    finally:
+        ours.send("end")
+        process.join()
+
+
+def _serve_prm(times: Times, door: Connection) -> None:
+    asyncio.run(_answer_prm(times, door))
+
+
+async def _answer_prm(times: Times, door: Connection) -> None:
+    from aiohttp import web
+
+    slots = asyncio.Semaphore(times.prm_slots)
+
+    async def models(request: web.Request) -> web.Response:
+        return web.json_response({"data": [{"id": "qwen2.5-math-prm", "owned_by": "vllm"}]})
+
+    async def pooling(request: web.Request) -> web.Response:
+        body = await request.json()
+        async with slots:
+            await asyncio.sleep(times.prm_s * times.scale)
+        data = []
+        for index, text in enumerate(body["input"]):
+            parts = text.split("<extra_0>")[:-1]
+            rows = [[0.0, derive(3, part) / 2**30 - 1.0] for part in parts]
+            data.append({"index": index, "data": rows})
+        tokens = sum(len(text) // 4 for text in body["input"])
+        return web.json_response({"data": data, "usage": {"prompt_tokens": tokens}})
+
+    app = web.Application(client_max_size=1 << 26)
+    app.add_routes([web.get("/v1/models", models), web.post("/pooling", pooling)])
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    assert site._server is not None
+    port = site._server.sockets[0].getsockname()[1]
+    door.send(f"http://127.0.0.1:{port}/v1")
+    await asyncio.to_thread(door.recv)
+    await runner.cleanup()
 
 
 class TimedExecutor:

@@ -21,6 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("policies",),
     ("llm",),
     ("ppm",),
+    ("scorers",),
     ("runs",),
     ("training",),
     ("solver",),

@@ -175,7 +175,7 @@ def test_an_exported_page_is_whole_with_the_network_off(from_disk: Eye, runs: Ru
     eye.page.select_option("[data-side='0']", label="first.rstar: mcts")
     eye.until("document.querySelector('.pane h3').textContent === 'first.rstar: mcts'")
     line = eye.page.inner_text(f".pane >> nth=0 >> {DOT} >> nth=0")
-    assert all(figure in line for figure in ("N ", "Q ", "PPM ", "%"))
+    assert all(figure in line for figure in ("N ", "Q ", "score ", "%"))
     place = eye.js("location.hash")
     eye.page.reload()
     eye.until("document.querySelector('.pane h3').textContent === 'first.rstar: mcts'")

@@ -29,7 +29,7 @@ from rstar_math.evaluation.sanity import SanityCheck
 from rstar_math.prompts.actions import label
 from rstar_math.prompts.grammar import comment_text, program_output
 from rstar_math.search.mcts import RolloutCallback
-from rstar_math.search.tree import Tree
+from rstar_math.search.tree import Node, Tree
 from rstar_math.solver.solver import Solution
 from rstar_math.text import count_noun, sanitize
 from rstar_math.types import Cost, Execution, Problem, Step, Verdict
@@ -142,8 +142,9 @@ def solution_view(solution: Solution) -> RenderableType:
         path = tree.trajectory(choice.node)
         has_values = any(node.value_sum for node in tree)
         values = path.q if has_values else (None,) * len(path.q)
-        for number, (step, q) in enumerate(zip(path.steps, values, strict=True), start=1):
-            parts.extend(_step(number, step, q, _block_output(path.steps, number)))
+        nodes = [tree.nodes[index] for index in tree.path(choice.node)]
+        for number, (node, q) in enumerate(zip(nodes, values, strict=True), start=1):
+            parts.extend(_step(number, node, q, _block_output(path.steps, number)))
     if choice.answer is None:
         reasons = ", ".join(f"{count} {reason}" for reason, count in tree.failures().items())
         parts.append(Text(f"No path ended with an answer ({reasons or 'no steps'}).", "yellow"))
@@ -178,15 +179,20 @@ def _block_output(steps: tuple[Step, ...], number: int) -> list[Execution]:
 
 
 def _step(
-    number: int, step: Step, q: float | None, block: list[Execution]
+    number: int, node: Node, q: float | None, block: list[Execution]
 ) -> Iterator[RenderableType]:
     """The lines of one step."""
+    step = node.step
+    assert step is not None
     head = Text(f"{number}. ", "bold cyan")
     head.append(sanitize(comment_text(step)) or "(no text)")
     if name := label(step):
         head.append(f"   {name}", "dim")
     if q is not None:
         head.append(f"   Q {q:+.2f}", "dim")
+    scores = {} if node.score is None else {"score": node.score}
+    for name, value in (scores | node.other_scores).items():
+        head.append(f"   {sanitize(name)} {value:+.2f}", "dim")
     if step.reasoning:
         head.append(f"   after {len(step.reasoning.split())} words of reasoning", "dim")
     yield head

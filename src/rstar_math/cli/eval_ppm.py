@@ -1,27 +1,33 @@
-"""`rstar eval-ppm`: evaluates a preference model on pairs, sampled solutions and ProcessBench."""
+"""`rstar eval-ppm`: evaluates scorers on pairs, labelled steps, sampled solutions, ProcessBench."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rstar_math.cli.options import AsJson, print_json
+from rstar_math.cli.options import AsJson, ConfigSource, Model, Settings, TrustConfig, print_json
 from rstar_math.errors import InputError
 
 if TYPE_CHECKING:
+    from rstar_math.evaluation.reranking import RerankComparison
     from rstar_math.grading.grader import Grader
     from rstar_math.protocols import Scorer, Verifier
     from rstar_math.runs.store import RunStore
     from rstar_math.search.tree import Tree
+    from rstar_math.training.rows import PreferenceRow
 
 
 async def compare_with_majority(
     scorer: "Scorer", run_file: Path, strategy: str | None, limit: int | None
-) -> dict[str, Any]:
-    """The results of `evaluation.reranking` on the first `limit` problems of a run, and the tokens
-    that the scorer read. Raises `InputError` if the run has no sampled solutions."""
+) -> "tuple[dict[str, Any], RerankComparison]":
+    """The results of `evaluation.reranking` on the first `limit` problems of a run with the tokens
+    that the scorer read, and the outcomes behind them.
+
+    Raises `InputError` if the run has no sampled solutions.
+    """
     from rstar_math.costs import track_cost
     from rstar_math.evaluation.reranking import rerank_samples
     from rstar_math.grading.grader import Grader
@@ -33,12 +39,13 @@ async def compare_with_majority(
             trees = _trees_with_verifiers(store, name, limit, grader)
             with track_cost() as cost:
                 comparison = await rerank_samples(trees, scorer, grader.group)
-        return {
+        report = {
             "run": str(run_file),
             "strategy": name,
             **comparison.as_json(),
             "scorer_tokens": cost.scorer_tokens,
         }
+    return report, comparison
 
 
 def _sampling_strategy(store: "RunStore", strategy: str | None) -> str:
@@ -70,27 +77,24 @@ async def _trees_with_verifiers(
         yield store.tree(problem.id, strategy), grader.verifier(problem.reference)
 
 
-if TYPE_CHECKING:
-    from rstar_math.ppm.remote import RemotePPM
-    from rstar_math.ppm.scorer import LocalPPM
-    from rstar_math.training.rows import PreferenceRow
-
-    PPM = LocalPPM | RemotePPM
 SamplesRun = Annotated[
     Path | None,
     typer.Option(
         "--run",
         metavar="RUN",
         help="Run file with sampled solutions (rstar eval --strategy sc@8). Compares choosing by "
-        "this model with majority voting on the same samples.",
+        "each scorer with majority voting on the same samples.",
     ),
 ]
-Checkpoint = Annotated[
-    Path,
+Scorers = Annotated[
+    list[str],
     typer.Argument(
-        metavar="CHECKPOINT",
-        help="Preference model: a folder of rstar train ppm, a .gguf file of rstar deploy, or "
-        "trained (in this package; hf:trained uses torch).",
+        metavar="SCORER...",
+        help="What to evaluate, each as [NAME=]PLACE[@FORMAT]. A preference model: a folder of "
+        "rstar train ppm, a .gguf file of rstar deploy, or trained (in this package; hf:trained "
+        "uses torch). A process reward model: a folder, hf:ORG/NAME or http://host:port/v1 with "
+        "a format of search.prm_format (@auto recognises it). judge and self: a chat model, with "
+        "--model and --set judge....",
     ),
 ]
 BaseModel = Annotated[
@@ -120,7 +124,8 @@ PairsFile = Annotated[
     typer.Option(
         "--pairs",
         metavar="FILE",
-        help="Preference pairs: the file preference.jsonl of rstar curate.",
+        help="Preference pairs: the file preference.jsonl of rstar curate. For preference models "
+        "of rstar only.",
     ),
 ]
 AllPairs = Annotated[
@@ -130,52 +135,69 @@ AllPairs = Annotated[
         help="Use all pairs of the file, not only those of held-out problems.",
     ),
 ]
+BenchFiles = Annotated[
+    list[Path] | None,
+    typer.Option("--processbench", metavar="FILE", help="ProcessBench file. Repeatable."),
+]
+StepFiles = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--steps",
+        metavar="FILE",
+        help="Your solutions with a label per step: JSON lines with problem, steps and labels "
+        "(true or false). Repeatable.",
+    ),
+]
 
 
 def eval_ppm(
-    checkpoint: Checkpoint,
+    scorers: Scorers,
     pairs: PairsFile = None,
     all_pairs: AllPairs = False,
-    processbench: Annotated[
-        list[Path] | None,
-        typer.Option("--processbench", metavar="FILE", help="ProcessBench file. Repeatable."),
-    ] = None,
+    processbench: BenchFiles = None,
+    steps: StepFiles = None,
     run_file: SamplesRun = None,
     strategy: StrategyName = None,
     base: BaseModel = None,
     limit: ItemLimit = None,
+    model: Model = None,
+    config: ConfigSource = None,
+    settings: Settings = None,
+    trust: TrustConfig = False,
     as_json: AsJson = False,
 ) -> None:
-    """Evaluate a preference model and compare it with majority voting.
+    """Evaluate scorers: preference models, process reward models, judges; one or several at once.
 
     --pairs reports ranking accuracy on held-out problems. --processbench reports the F1 of finding
-    the first wrong step. --run compares answers chosen by value with the majority of the same
-    samples; its problems must not be in the model's training data.
+    the first wrong step, --steps how well right steps rank above wrong ones. --run compares answers
+    chosen by value with the majority of the same samples; its problems must not be in the model's
+    training data. Figures have 90 and 95 % intervals. Each further scorer is compared with the
+    first on the same data.
     """
-    from rstar_math.errors import InputError
-    from rstar_math.ppm.remote import resolve_ppm
+    from rstar_math.cli.scorer_places import open_scorer, parse_places
+    from rstar_math.config.loading import load_config
 
-    if pairs is None and not processbench and run_file is None:
+    if pairs is None and not processbench and not steps and run_file is None:
         raise InputError(
-            "No data to evaluate on; pass --pairs FILE, --processbench FILE or --run RUN."
+            "No data to evaluate on; pass --pairs FILE, --processbench FILE, --steps FILE or "
+            "--run RUN."
         )
+    loaded = load_config(config, settings or (), model=model, trusted=trust)
+    places = parse_places(scorers)
+    data = _Data(pairs, all_pairs, processbench or [], steps or [], run_file, strategy, limit)
 
     async def evaluate() -> dict[str, Any]:
-        report: dict[str, Any] = {"checkpoint": str(checkpoint)}
-        path = Path(resolve_ppm(str(checkpoint)))
-        rows = None if pairs is None else _read_pairs(path, pairs, limit, all_pairs)
-        scorer = _load(path, base)
-        try:
-            if rows is not None:
-                report["pairs"] = await _rank_pairs(scorer, rows)
-            for file in processbench or ():
-                figures = await _detect_errors(scorer, file, limit)
-                report.setdefault("processbench", {})[str(file)] = figures
-            if run_file is not None:
-                report["choosing"] = await compare_with_majority(scorer, run_file, strategy, limit)
-            return report
-        finally:
-            await scorer.aclose()
+        values = _Values()
+        found: dict[str, Any] = {}
+        for place in places:
+            rows = None if pairs is None else data.read_pairs(place.resolved)
+            async with open_scorer(place, loaded, base) as scorer:
+                found[place.name] = {"checkpoint": place.text}
+                found[place.name] |= await data.evaluate(place.name, scorer, rows, values)
+        comparisons = data.finish(found, values)
+        if len(found) == 1:
+            return dict(found[places[0].name])
+        return {"scorers": found, "comparisons": comparisons}
 
     report = asyncio.run(evaluate())
     if as_json:
@@ -184,29 +206,123 @@ def eval_ppm(
         _show(report)
 
 
+class _Values:
+    """What the scorers gave, by file and name of the scorer, for the comparisons."""
+
+    def __init__(self) -> None:
+        self.bench: dict[Path, dict[str, list[list[float]]]] = {}
+        self.steps: dict[Path, dict[str, list[list[float]]]] = {}
+        self.choosing: dict[str, RerankComparison] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class _Data:
+    """What to evaluate on."""
+
+    pairs: Path | None
+    all_pairs: bool
+    bench: Sequence[Path]
+    steps: Sequence[Path]
+    run_file: Path | None
+    strategy: str | None
+    limit: int | None
+
+    def read_pairs(self, checkpoint: Path) -> "list[PreferenceRow]":
+        """The preference pairs for a checkpoint. Raises `InputError`."""
+        assert self.pairs is not None
+        return _read_pairs(checkpoint, self.pairs, self.limit, self.all_pairs)
+
+    async def evaluate(
+        self, name: str, scorer: "Scorer", rows: "list[PreferenceRow] | None", values: _Values
+    ) -> dict[str, Any]:
+        """The figures of one scorer that need no others; adds its values to `values`."""
+        from rstar_math.evaluation.processbench import read_solutions
+        from rstar_math.evaluation.scorer_comparison import read_labelled, step_values
+
+        report: dict[str, Any] = {}
+        if rows is not None:
+            report["pairs"] = await _rank_pairs(scorer, rows)
+        for file in self.bench:
+            solutions = [(s.id, s.problem, s.steps) for s in read_solutions(file, self.limit)]
+            values.bench.setdefault(file, {})[name] = await step_values(scorer, solutions)
+        for file in self.steps:
+            labelled = read_labelled(file, self.limit)
+            asked = [(f"{file.name}:{n}", s.problem, s.steps) for n, s in enumerate(labelled)]
+            values.steps.setdefault(file, {})[name] = await step_values(scorer, asked)
+        if self.run_file is not None:
+            choosing = await compare_with_majority(scorer, self.run_file, self.strategy, self.limit)
+            report["choosing"], values.choosing[name] = choosing
+        return report
+
+    def finish(self, found: dict[str, Any], values: _Values) -> dict[str, Any]:
+        """Add the figures of each scorer on labelled steps, and return the comparisons."""
+        from rstar_math.evaluation.processbench import read_solutions
+        from rstar_math.evaluation.scorer_comparison import (
+            choosing_comparisons,
+            detection_report,
+            ranking_report,
+            read_labelled,
+        )
+
+        comparisons: dict[str, Any] = {}
+        for file in self.bench:
+            report = detection_report(read_solutions(file, self.limit), values.bench[file])
+            comparisons.setdefault("processbench", {})[str(file)] = report["comparisons"]
+            for name, figures in report["scorers"].items():
+                found[name].setdefault("processbench", {})[str(file)] = figures
+        for file in self.steps:
+            report = ranking_report(read_labelled(file, self.limit), values.steps[file])
+            comparisons.setdefault("steps", {})[str(file)] = report["comparisons"]
+            for name, figures in report["scorers"].items():
+                found[name].setdefault("steps", {})[str(file)] = figures
+        if values.choosing:
+            comparisons["choosing"] = choosing_comparisons(values.choosing)
+        return comparisons
+
+
 def _show(report: dict[str, Any]) -> None:
-    """Print the figures and, for --run, sentences that interpret them."""
+    """Print the figures, sentences that interpret --run, and the comparisons of scorers."""
     from rstar_math.cli.display import out
 
-    sections = {"pairs": report.get("pairs"), **report.get("processbench", {})}
+    if "scorers" not in report:
+        _show_scorer(report, "")
+        return
+    for name, figures in report["scorers"].items():
+        _show_scorer(figures, f"{name}: ")
+    for kind, by_file in report["comparisons"].items():
+        tables = {"": by_file} if kind == "choosing" else by_file
+        for file, rows in tables.items():
+            for pair, figures in rows.items():
+                for line in _lines(figures):
+                    out.print(f"{pair}: {file or kind}: {line}", markup=False)
+
+
+def _show_scorer(report: dict[str, Any], prefix: str) -> None:
+    from rstar_math.cli.display import out
+
+    sections = {"pairs": report.get("pairs")}
+    sections |= report.get("processbench", {}) | report.get("steps", {})
     for name, figures in {**sections, "choosing": report.get("choosing")}.items():
         for key, value in (figures or {}).items():
             if key == "against_majority":
                 for comparison in value.values():
-                    out.print(comparison["sentence"], markup=False)
+                    out.print(prefix + comparison["sentence"], markup=False)
                 continue
-            shown = f"{value:.4f}" if isinstance(value, float) else value
-            out.print(f"{name}: {key.replace('_', ' ')} {shown}")
+            for line in _lines({key: value}):
+                out.print(f"{prefix}{name}: {line}", markup=False)
 
 
-def _load(checkpoint: Path, base: str | None) -> "PPM":
-    """The model of a folder or of a .gguf file."""
-    from rstar_math.ppm.remote import RemotePPM
-    from rstar_math.ppm.scorer import LocalPPM
-
-    if checkpoint.suffix == ".gguf":
-        return RemotePPM.load(checkpoint, base=base or "local")
-    return LocalPPM.load(checkpoint, base=base)
+def _lines(figures: dict[str, Any]) -> list[str]:
+    """Each figure as text; tables in tables are joined by dots."""
+    lines = []
+    for key, value in figures.items():
+        if isinstance(value, dict):
+            lines += [f"{key.replace('_', ' ')}, {line}" for line in _lines(value)]
+            continue
+        numbers = value if isinstance(value, list | tuple) else [value]
+        shown = " to ".join(f"{x:.4f}" if isinstance(x, float) else str(x) for x in numbers)
+        lines.append(f"{key.replace('_', ' ')} {shown}")
+    return lines
 
 
 def _read_pairs(
@@ -238,11 +354,16 @@ def _read_pairs(
     return rows[:limit]
 
 
-async def _rank_pairs(scorer: "PPM", rows: "list[PreferenceRow]") -> dict[str, Any]:
-    """Ranking accuracy and calibration on pairs."""
+async def _rank_pairs(scorer: Any, rows: "list[PreferenceRow]") -> dict[str, Any]:
+    """Ranking accuracy and calibration on pairs. Raises `InputError` for other scorers."""
     from rstar_math.training.batches import calibration_error, pair_calibration, ranking_accuracy
     from rstar_math.training.rows import for_model
 
+    if not hasattr(scorer, "score_texts"):
+        raise InputError(
+            "--pairs compares texts in the format of our preference models, which this scorer does "
+            "not read; use --processbench, --steps or --run for it."
+        )
     rows = for_model(rows, scorer.renderer)
     texts = [text for row in rows for text in (row.prompt + row.chosen, row.prompt + row.rejected)]
     values = await scorer.score_texts(texts)
@@ -257,27 +378,4 @@ async def _rank_pairs(scorer: "PPM", rows: "list[PreferenceRow]") -> dict[str, A
         "problems": len({row.problem for row in rows}),
         "accuracy": ranking_accuracy(pairs),
         "calibration_error": calibration_error(pair_calibration(pairs)),
-    }
-
-
-async def _detect_errors(scorer: "PPM", path: Path, limit: int | None) -> dict[str, Any]:
-    """First-error detection on a ProcessBench file."""
-    from rstar_math.evaluation.processbench import as_steps, cross_validate, read_solutions
-    from rstar_math.types import Question
-
-    solutions = read_solutions(path, limit)
-    values = []
-    for solution in solutions:
-        steps = as_steps(solution.steps)
-        prefixes = [steps[: n + 1] for n in range(len(steps))]
-        values.append(await scorer.score(Question(solution.id, solution.problem), prefixes))
-    result, thresholds = cross_validate(solutions, values)
-    return {
-        "solutions": len(solutions),
-        "f1": result.f1,
-        "wrong": result.wrong,
-        "located": result.located,
-        "right": result.right,
-        "cleared": result.cleared,
-        "thresholds": thresholds,
     }

@@ -277,7 +277,7 @@ def deploy(
             "--out",
             "-o",
             metavar="PATH",
-            help="Output .gguf file, or output folder with --format peft or int8.",
+            help="Output .gguf file, or output folder with another --format.",
         ),
     ],
     kind: Annotated[
@@ -292,11 +292,12 @@ def deploy(
         typer.Option("--adapter", help="Write only the LoRA adapter, to use with its base model."),
     ] = False,
     form: Annotated[
-        Literal["gguf", "peft", "int8"],
+        Literal["gguf", "peft", "int8", "backbone"],
         typer.Option(
             "--format",
             help="gguf: a file for llama.cpp. peft (with --adapter): a folder for vLLM's "
-            "--lora-modules. int8: a checkpoint folder with 8-bit weights for vllm serve.",
+            "--lora-modules. int8: a checkpoint folder with 8-bit weights for vllm serve. "
+            "backbone: a reward model without its head, whose hidden states vLLM serves.",
         ),
     ] = "gguf",
     base: AdapterBase = None,
@@ -316,6 +317,8 @@ def deploy(
         return _deploy_peft(checkpoint, out, as_json)
     if form == "int8":
         return _deploy_int8(checkpoint, out, as_json)
+    if form == "backbone":
+        return _deploy_backbone(checkpoint, out, as_json)
     share = _write_gguf(checkpoint, out, kind, adapter, (base, rank))
     return _print_gguf(out, adapter, share, as_json)
 
@@ -332,10 +335,10 @@ def _check_options(
             )
         if any(for_gguf):
             raise ConfigError("--kind and --base require --format gguf; omit them.")
-    elif form == "int8":
+    elif form in ("int8", "backbone"):
         if adapter or any(for_gguf):
             raise ConfigError(
-                "--adapter, --kind and --base cannot be combined with --format int8; omit them."
+                f"--adapter, --kind and --base cannot be combined with --format {form}; omit them."
             )
     elif out.suffix != ".gguf":
         raise ConfigError(f"--out {out} must end in .gguf; rename it.")
@@ -379,6 +382,21 @@ def _deploy_int8(checkpoint: Path, out: Path, as_json: bool) -> None:
         print_json({"out": str(out), "kind": "policy", "format": "int8", "bytes": size})
         return
     typer.echo(f"Written to {out} ({size / 1e6:.1f} MB); serve it with vllm serve {out}.")
+
+
+def _deploy_backbone(checkpoint: Path, out: Path, as_json: bool) -> None:
+    """Write a reward model without its head and print how to serve it."""
+    from rstar_math.checkpoints.headless import write_backbone
+
+    write_backbone(checkpoint, out)
+    size = sum(file.stat().st_size for file in out.iterdir())
+    if as_json:
+        print_json({"out": str(out), "kind": "prm", "format": "backbone", "bytes": size})
+        return
+    typer.echo(
+        f"Written to {out} ({size / 1e6:.1f} MB); serve it with vllm serve {out} --runner pooling "
+        f"--convert embed, and use it with --set search.prm_head={checkpoint}."
+    )
 
 
 def _deploy_peft(checkpoint: Path, out: Path, as_json: bool) -> None:

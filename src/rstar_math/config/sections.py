@@ -202,10 +202,10 @@ class SearchConfig(Section):
     """Token budget per problem, the same for every strategy: runs are repeated until the budget is
     spent. `search.budget` selects which tokens count. Default: no budget; each strategy does one
     run of its own size."""
-    budget: Literal["sampled", "total"] = "sampled"
+    budget: Literal["sampled", "total", "all"] = "sampled"
     """Which tokens count against `search.token_budget`: only the tokens that the model samples
-    ("sampled"), or prompt tokens as well, cached or not ("total"). No effect without a token
-    budget."""
+    ("sampled"), prompt tokens as well, cached or not ("total"), or also those that a scorer or
+    judge reads and samples ("all"). No effect without a token budget."""
     confidence: float | None = Field(None, gt=0.5, le=1)
     """Stop a majority vote early. 1 stops when no remaining vote can change the answer. A lower
     value also stops when the votes so far make the leading answer this probable. Default: never
@@ -250,9 +250,12 @@ class SearchConfig(Section):
     round, else 1)."""
     scorer: str = "none"
     """Scorer of steps: "none", "self" (the model judges its own steps, as in Tree of Thoughts),
-    "ppm" (the trained process preference model of `search.ppm`), "confidence" (the model's token
-    log-probabilities, see `search.confidence_measure`), or "module:factory" for your
-    own."""
+    "ppm" (the trained process preference model of `search.ppm`), "prm" (the process reward model of
+    `search.prm`), "judge" (a chat model, section `judge`), "confidence" (the model's token
+    log-probabilities, see `search.confidence_measure`), or "module:factory" for your own. Of
+    several, separated by commas, the first drives the search; the values of the others are only
+    stored. ppm=PLACE, prm=PLACE and prm=PLACE@FORMAT name further models, for example
+    "ppm,prm=hf:ORG/NAME"."""
     confidence_measure: Measure = "mean"
     """Confidence of a path by the model's own token log-probabilities, for scorer = "confidence",
     answer = "confidence" and `search.chain_stop`. Of the sampled tokens: "mean", "tail" (the last
@@ -279,6 +282,21 @@ class SearchConfig(Section):
     ppm_head: str | None = None
     """Value head for a preference model server that returns hidden states (embeddings): the folder
     or .gguf file of the model. Without it, the server must offer vLLM's /classify."""
+    prm: str | None = None
+    """Process reward model of others: a checkpoint folder, hf:ORG/NAME (both with torch in this
+    process), vllm:FOLDER, or http://host:port/v1 of a server that runs it (several with commas)."""
+    prm_format: str = "auto"
+    """What the process reward model reads and how its score is read: "qwen-prm", "math-shepherd",
+    "rlhflow", "skywork-prm", "trl", "qwen-rm", "classifier", "reranker", or the path of a TOML
+    file. "auto" recognises the model from its config.json or name."""
+    prm_aggregation: Literal["auto", "last", "min", "product", "mean"] = "auto"
+    """How the scores of a path's steps become the value of the path. "auto" is what the authors of
+    the format use."""
+    prm_route: Literal["auto", "/pooling", "/classify", "/completions", "/embeddings"] = "auto"
+    """Route of the process reward model's server. "auto" follows from the format."""
+    prm_head: str | None = None
+    """Folder with the head of a process reward model whose server returns hidden states
+    (embeddings). Its chat template is used too."""
     self_check: bool = True
     """Let a model that judges its own steps write one line of reasoning first, as in Tree of
     Thoughts. Without it, a judgement takes a tenth of the tokens."""
@@ -342,6 +360,31 @@ class ActionsConfig(Section):
     solution_tokens: int = Field(1024, ge=1)
     """Maximum number of tokens of the rest of a solution and of a re-answered sub-question (rStar's
     code: 1024)."""
+
+
+class JudgeConfig(ModelConfig):
+    """A chat model that judges steps or solutions (`search.scorer=judge`)."""
+
+    url: str = "same"
+    """Address of the judge: "same" (the policy's model), or an address as for model.url."""
+    mode: Literal["pointwise", "pairwise"] = "pointwise"
+    """What the judge sees: one partial solution, to which it gives a value ("pointwise"), or two
+    whole solutions, of which it names the better ("pairwise": a tournament chooses the answer of
+    bon and mcts)."""
+    style: Literal["rating", "genprm", "thinkprm"] = "rating"
+    """Prompt and form of a pointwise judgement: a rating from 1 to 10 after a rubric ("rating"), or
+    the prompts and verdicts of the generative verifiers GenPRM (arXiv:2504.00891) and ThinkPRM
+    (arXiv:2504.16828), which think first."""
+    rubric: str | None = None
+    """Text file that tells the judge what to look at, for the style "rating" and pairwise
+    judgements. Default: a rubric for mathematics."""
+    votes: int = Field(1, ge=1, le=64)
+    """Number of judgements per step, whose mean is the value. A pair gets this number in each
+    order."""
+    tokens: int = Field(1024, ge=8)
+    """Maximum number of tokens of a judgement, thoughts included."""
+    temperature: float = Field(0.6, ge=0, le=5)
+    """Sampling temperature of judgements (0.6 is the one that GenPRM's authors use)."""
 
 
 class MutualConfig(Section):
@@ -424,6 +467,7 @@ class Config(Section):
     actions: ActionsConfig = ActionsConfig()
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     mutual: MutualConfig = MutualConfig()
+    judge: JudgeConfig = JudgeConfig()
     sandbox: SandboxConfig = SandboxConfig()
     grading: GradingConfig = GradingConfig()
     servers: ServersConfig = ServersConfig()

@@ -116,6 +116,29 @@ def best_threshold(solutions: Sequence[tuple[int, Sequence[float]]]) -> float:
     return max(candidates, key=lambda threshold: detect(solutions, threshold).f1)
 
 
+def half_of(solution: Solution) -> int:
+    """The half, 0 or 1, of a file that a solution belongs to, by a hash of its id."""
+    digest = blake2b(solution.id.encode("utf-8", "replace"), digest_size=1).digest()
+    return digest[0] & 1
+
+
+def predictions(
+    solutions: Sequence[Solution],
+    values: Sequence[Sequence[float]],
+    thresholds: Sequence[float],
+) -> list[bool]:
+    """Whether the first wrong step, or that there is none, is predicted for each solution.
+
+    `thresholds` are those of `cross_validate`.
+    """
+    found = []
+    for solution, row in zip(solutions, values, strict=True):
+        threshold = thresholds[half_of(solution)]
+        predicted = next((i for i, value in enumerate(row) if value < threshold), -1)
+        found.append(predicted == max(solution.label, -1))
+    return found
+
+
 def cross_validate(
     solutions: Sequence[Solution], values: Sequence[Sequence[float]]
 ) -> tuple[Detection, list[float]]:
@@ -126,8 +149,7 @@ def cross_validate(
     """
     halves: list[list[tuple[int, Sequence[float]]]] = [[], []]
     for solution, row in zip(solutions, values, strict=True):
-        digest = blake2b(solution.id.encode("utf-8", "replace"), digest_size=1).digest()
-        halves[digest[0] & 1].append((solution.label, row))
+        halves[half_of(solution)].append((solution.label, row))
     thresholds = [best_threshold(halves[1]), best_threshold(halves[0])]
     detections = [detect(half, t) for half, t in zip(halves, thresholds, strict=True)]
     total = Detection(

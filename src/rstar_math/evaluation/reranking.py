@@ -10,7 +10,7 @@ from itertools import product
 from typing import Any
 
 from rstar_math.errors import InputError
-from rstar_math.evaluation.statistics import Comparison, compare
+from rstar_math.evaluation.statistics import Comparison, bootstrap, compare
 from rstar_math.protocols import AnswerGrouper, Scorer, Verifier
 from rstar_math.search.tree import Tree
 from rstar_math.search.voting import best, majority, path_probabilities, votes_of, weighted
@@ -86,6 +86,24 @@ class RerankComparison:
             )
         return {name: compare(self.voted, right) for name, right in self.by_value.items()}
 
+    def intervals(self) -> dict[str, dict[str, Any]]:
+        """The accuracy of majority voting and of each value rule, and the ranking accuracy, with
+        their bootstrap intervals over problems at 90 and 95 %."""
+        rows: dict[str, list[float]] = {
+            "majority": [*map(float, self.voted)],
+            **{name: [*map(float, right)] for name, right in self.by_value.items()},
+            "right above wrong": self.ranked,
+        }
+        return {
+            name: {
+                "value": sum(values) / len(values),
+                "interval_90": bootstrap(values, level=0.90),
+                "interval_95": bootstrap(values, level=0.95),
+            }
+            for name, values in rows.items()
+            if values
+        }
+
     def as_json(self) -> dict[str, Any]:
         """The results as JSON, with a conclusion in words for each comparison."""
         comparisons = self.comparisons()
@@ -98,6 +116,7 @@ class RerankComparison:
             "any_right": sum(self.reachable) / len(self.voted),
             "right_above_wrong": sum(self.ranked) / len(self.ranked) if self.ranked else None,
             "problems_with_both": len(self.ranked),
+            "intervals": self.intervals(),
             "against_majority": {
                 name: {
                     **asdict(comparison),

@@ -394,6 +394,17 @@ async def ppm_server(address: str, config: ServersConfig) -> ServerLease:
     return await acquire([spec], config)
 
 
+async def reward_server(address: str, config: ServersConfig, *, pooling: bool) -> ServerLease:
+    """Returns a lease on the server of a process reward model, vllm:...
+
+    `pooling` is false for a language model that answers with a token. Raises as `start_server`
+    does.
+    """
+    checkpoint, name = await asyncio.to_thread(_resolve_checkpoint, address, "ppm")
+    spec = ServerSpec(checkpoint, name, gpus=config.ppm_gpus, args=config.ppm, pooling=pooling)
+    return await acquire([spec], config)
+
+
 async def acquire(specs: Sequence[ServerSpec], config: ServersConfig) -> ServerLease:
     """Returns a lease on servers: running ones with equal specs, or else new ones.
 

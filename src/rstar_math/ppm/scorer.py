@@ -7,7 +7,7 @@ batch, in a thread.
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,9 +36,15 @@ from rstar_math.prompts.rendering import PLAIN, Renderer
 from rstar_math.types import Cost, Question, Step
 
 
+def tanh_of_output(outputs: Any) -> Any:
+    """Return the values in [-1, 1] of a head with one output, (N, 1)."""
+    return value_from_score(outputs.squeeze(-1))
+
+
 class LocalPPM:
     """A PPM in this process: `backbone` computes hidden states, `head` a raw score from each.
 
+    `readout` turns the head's outputs (N, O) into values (N,); by default it is tanh of one output.
     `max_tokens` is the maximum length of a prefix. `cache_tokens` is the number of tokens whose
     keys and values are cached (SmolLM2-135M: 46 kB each in float32). `batch_tokens` is the maximum
     number of new tokens per batch.
@@ -59,13 +65,15 @@ class LocalPPM:
         batch_tokens: int = 2048,
         deterministic: bool = False,
         renderer: Renderer = PLAIN,
+        readout: Callable[[Any], Any] = tanh_of_output,
     ) -> None:
         self._backbone, self._head, self._tokenizer = backbone.eval(), head.eval(), tokenizer
-        self._layers = layers
+        self._layers, self._readout = layers, readout
         self.renderer = renderer
         """Writes questions and steps in the format of the PPM's training."""
         model_limit = backbone.config.get_text_config().max_position_embeddings
-        self._max_tokens = min(max_tokens, model_limit)
+        self.max_tokens = min(max_tokens, model_limit)
+        """Maximum length of a prefix."""
         self._batch_tokens = batch_tokens
         self._deterministic = deterministic
         self._cache = PrefixCache(cache_tokens)
@@ -113,7 +121,7 @@ class LocalPPM:
                 self._tokenizer,
                 question,
                 prefix,
-                max_tokens=self._max_tokens,
+                max_tokens=self.max_tokens,
                 renderer=self.renderer,
             )
             for prefix in prefixes
@@ -124,9 +132,13 @@ class LocalPPM:
         """Returns the values of prompts with solutions, as `prompts.templates` writes them; None
         for texts longer than the model's limit."""
         sequences = [tuple(self._tokenizer(text).input_ids) for text in texts]
-        fitting = [Encoding(s) for s in sequences if len(s) <= self._max_tokens]
+        fitting = [Encoding(s) for s in sequences if len(s) <= self.max_tokens]
         values = iter(await self._score_encodings(fitting))
-        return [next(values) if len(s) <= self._max_tokens else None for s in sequences]
+        return [next(values) if len(s) <= self.max_tokens else None for s in sequences]
+
+    async def score_tokens(self, sequences: Sequence[tuple[int, ...]]) -> list[float]:
+        """Returns the values of token sequences, each at most `max_tokens` long and not empty."""
+        return await self._score_encodings([Encoding(tokens) for tokens in sequences])
 
     async def aclose(self) -> None:
         """Empties the cache. The weights are freed with the last reference to them."""
@@ -217,13 +229,13 @@ class LocalPPM:
         inputs = build_model_inputs(rows, self._tokenizer.pad_token_id, device)
         with torch.inference_mode():
             cache = _past_cache(groups)
-            outputs = self._backbone(
+            states = self._backbone(
                 **inputs,
                 cache=cache,
                 use_cache=True,
                 output_hidden_states=self._layers is not None,
             )
-            hidden = select_hidden_states(outputs, self._layers)
+            hidden = select_hidden_states(states, self._layers)
             past = max(g.past for g in groups)
             key_values = torch.stack(
                 [torch.stack((x.keys, x.values))[..., past:, :] for x in cache.layers]
@@ -231,8 +243,8 @@ class LocalPPM:
             results = {}
             for index, group in enumerate(groups):
                 ends = torch.tensor([path[-1] for path in group.paths], device=device)
-                raw = self._head(hidden[index, ends].to(_dtype(self._head))).squeeze(-1)
-                values = value_from_score(raw).tolist()
+                outputs = self._head(hidden[index, ends].to(_dtype(self._head)))
+                values = self._readout(outputs).tolist()
                 for tokens, path, new, value in zip(
                     group.sequences, group.paths, group.new_tokens, values, strict=True
                 ):

@@ -18,6 +18,7 @@ from rstar_math.protocols import (
 from rstar_math.runs.journal import Journal
 from rstar_math.search.expansion import PATH_ERRORS
 from rstar_math.search.records import step_of, step_record
+from rstar_math.search.tournament import PairJudge
 from rstar_math.types import Execution, ExecutionStatus, Question, Step, TokenStats, Verdict
 
 T = TypeVar("T")
@@ -121,20 +122,41 @@ class RecordedExecutor:
 
 
 class RecordedScorer:
-    """A `Scorer` whose values are recorded."""
+    """A `Scorer` whose values are recorded. Several scorers of one search need different names."""
 
-    def __init__(self, scorer: Scorer, journal: Journal) -> None:
+    def __init__(self, scorer: Scorer, journal: Journal, name: str = "") -> None:
         self._scorer = scorer
         self._journal = journal
+        self._name = name
 
     async def score(self, question: Question, prefixes: Sequence[Sequence[Step]]) -> list[float]:
         """See `protocols.Scorer`."""
         return await _recall(
             self._journal,
-            self._journal.key("score", [_texts(prefix) for prefix in prefixes]),
+            self._journal.key("score", self._name, [_texts(prefix) for prefix in prefixes]),
             lambda: self._scorer.score(question, prefixes),
             list,
             lambda values: [float(value) for value in values],
+        )
+
+
+class RecordedPairJudge:
+    """A `PairJudge` whose comparisons are recorded."""
+
+    def __init__(self, judge: PairJudge, journal: Journal) -> None:
+        self._judge = judge
+        self._journal = journal
+
+    async def compare(
+        self, question: Question, first: Sequence[Step], second: Sequence[Step]
+    ) -> float:
+        """See `search.tournament.PairJudge`."""
+        return await _recall(
+            self._journal,
+            self._journal.key("compare", _texts(first), _texts(second)),
+            lambda: self._judge.compare(question, first, second),
+            float,
+            float,
         )
 
 

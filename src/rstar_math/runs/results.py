@@ -112,6 +112,9 @@ def run_conditions(config: Config, *, guided: bool) -> dict[str, Any]:
     names_model = config.discriminator.embedded or discriminator.startswith(VLLM)
     if discriminator not in ("same", config.model.url) and names_model:
         conditions["discriminator.url"] = discriminator
+    judge = config.judge.url
+    if config.judge.embedded or judge.startswith(VLLM):
+        conditions["judge.url"] = judge
     return conditions
 
 
@@ -119,6 +122,7 @@ _CONNECTION = {"url", "api_key_env", "concurrency", "timeout_s", "max_retries", 
 SPEED_ONLY_OPTIONS = {
     "model": _CONNECTION,
     "discriminator": _CONNECTION,
+    "judge": _CONNECTION,
     "search": {"parallel_problems", "strategy"},
     "sandbox": {"workers"},
     "grading": {"workers"},

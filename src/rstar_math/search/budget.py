@@ -55,10 +55,12 @@ class TokenBudget:
 def spent_tokens(cost: Cost, config: SearchConfig) -> int:
     """Return the tokens of a cost that count against `config.token_budget`.
 
-    These are the sampled tokens, and with `config.budget` = "total" also the prompt tokens.
+    These are the sampled tokens, with `config.budget` = "total" also the prompt tokens, and with
+    "all" also the tokens of scorers.
     """
-    prompts = cost.prompt_tokens if config.budget == "total" else 0
-    return cost.sampled_tokens + prompts
+    prompts = cost.prompt_tokens if config.budget != "sampled" else 0
+    scorers = cost.scorer_tokens if config.budget == "all" else 0
+    return cost.sampled_tokens + prompts + scorers
 
 
 def record_savings(remaining: float, budget: int | None, *, finished: int, spent: int) -> None:

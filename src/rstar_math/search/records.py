@@ -88,6 +88,8 @@ def _node_record(node: Node) -> dict[str, Any]:
         value = getattr(node, key)
         if value != default:
             record[key] = value
+    if node.other_scores:
+        record["other_scores"] = dict(node.other_scores)
     if node.verdict is not None:
         record["verdict"] = node.verdict.value
     if node.agreement is not None:
@@ -127,6 +129,7 @@ def _node(record: Mapping[str, Any]) -> Node:
         step=step_of(record["step"]) if "step" in record else None,
         verdict=None if verdict is None else Verdict(verdict),
         agreement=None if agreement is None else _agreement(*agreement),
+        other_scores=_scores(record.get("other_scores", {})),
         **{
             key: _checked_value(record, key, _FIELD_TYPES[key], default)
             for key, default in _FIELD_DEFAULTS.items()
@@ -142,6 +145,14 @@ def _checked_value(
     if not isinstance(value, types):
         raise TypeError(f"{key} has type {type(value).__name__}")
     return value
+
+
+def _scores(record: Mapping[str, Any]) -> dict[str, float]:
+    """Return scores by name. Raises `TypeError` for other values."""
+    return {
+        name: float(_checked_value(record, name, _NUMBER, None))
+        for name in _checked_value({"": record}, "", (dict,), None)
+    }
 
 
 def _agreement(agreeing: int, requested: int) -> tuple[int, int]:

@@ -60,7 +60,8 @@ async def run_strategy(
     everything found so far.
     """
     spec = strategy.spec
-    if parts.scorer is None and spec.scorer not in ("none", "optional"):
+    reviewed = reviewer is not None and spec.is_chain
+    if parts.scorer is None and spec.scorer not in ("none", "optional") and not reviewed:
         raise missing_scorer_error(strategy.kind)
     tree.stop_reason = None
     rule = answer_rule_name(strategy, config, scored=parts.scorer is not None)

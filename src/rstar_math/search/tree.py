@@ -60,6 +60,9 @@ class Node:
     """The Verifier's verdict on the answer; None if there was no Verifier or no answer."""
     score: float | None = None
     """The scorer's value of the path up to this node, in [-1, 1]; None without a scorer."""
+    other_scores: dict[str, float] = field(default_factory=dict)
+    """The same of the other scorers that `search.scorer` names, by their names. The search does not
+    read them."""
     rollouts: int = 0
     """Number of rollouts through this node, including rollouts that ended without a value."""
     visits: int = 0

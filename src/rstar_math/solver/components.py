@@ -2,15 +2,16 @@
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from rstar_math.config.loading import import_object
 from rstar_math.config.sections import Config, SearchConfig
-from rstar_math.errors import ConfigError
+from rstar_math.errors import ConfigError, ModelError
 from rstar_math.models.prompting import conversation_for, prompting_of
 from rstar_math.policies.actions import ActionPolicy
 from rstar_math.policies.completions import ChainDiscriminator, ChainPolicy, SubQuestionPolicy
+from rstar_math.policies.judging import JudgeScorer, PairwiseJudge
 from rstar_math.policies.self_evaluation import (
     SelfEvaluator,
     SolutionVerifierScorer,
@@ -23,6 +24,7 @@ from rstar_math.runs.journal import Journal
 from rstar_math.runs.recording import (
     RecordedCompleter,
     RecordedExecutor,
+    RecordedPairJudge,
     RecordedScorer,
     record_policy,
 )
@@ -30,6 +32,7 @@ from rstar_math.search.confidence import ConfidenceScorer
 from rstar_math.search.expansion import SearchComponents
 from rstar_math.search.review import Reviewer, discriminator_review, scorer_review
 from rstar_math.search.strategies import Strategy
+from rstar_math.search.tournament import PairJudge, tournament_review
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,10 @@ class Components:
     """The policy's model; None if the solver was given a policy instead."""
     discriminator: Completer | None = None
     """The discriminator's model; None if the solver was given a policy instead of a model."""
+    recorders: Mapping[str, Scorer] = field(default_factory=dict)
+    """Further scorers by name, whose values are only stored."""
+    pair_judge: PairJudge | None = None
+    """The judge of pairs, which chooses answers instead of a scorer."""
 
     def search_components(
         self, strategy: Strategy, search: SearchConfig, verifier: Verifier | None
@@ -60,6 +67,11 @@ class Components:
         elif spec.scorer not in ("optional", "required"):
             model = self.require_model(strategy.kind)
             scorer = _lookup(SCORERS, spec.scorer, "scorer")(model, search)
+        elif self.pair_judge is not None and spec.scorer == "required" and not spec.is_chain:
+            raise ConfigError(
+                f"Strategy {strategy.kind} needs a value of each step, but a pairwise judge only "
+                "compares whole solutions; set judge.mode=pointwise, or use bon or mcts."
+            )
         return SearchComponents(policy, self.executor, scorer, verifier)
 
     def search_config(self, strategy: Strategy, search: SearchConfig) -> SearchConfig:
@@ -77,7 +89,9 @@ class Components:
         """Return the reviewer of a strategy; None if it has none. Raises `ConfigError`."""
         name = strategy.spec.review
         if name is None:
-            return None
+            if self.pair_judge is None or strategy.spec.scorer not in ("optional", "required"):
+                return None
+            return tournament_review(self.pair_judge, group=self.group)
         return _lookup(REVIEWERS, name, "review")(self, strategy, search)
 
     def recorded(self, journal: Journal) -> "Components":
@@ -92,9 +106,19 @@ class Components:
             greedy_policy=record_policy(self.greedy_policy, journal),
             executor=RecordedExecutor(self.executor, journal),
             scorer=None if self.scorer is None else RecordedScorer(self.scorer, journal),
+            recorders={
+                name: RecordedScorer(scorer, journal, name)
+                for name, scorer in self.recorders.items()
+            },
+            pair_judge=self.pair_judge and RecordedPairJudge(self.pair_judge, journal),
             model=record(self.model),
             discriminator=record(self.discriminator),
         )
+
+    def recorders_of(self, strategy: Strategy) -> Mapping[str, Scorer]:
+        """Return the scorers that record their values after a search of a strategy."""
+        uses_scorer = strategy.spec.scorer in ("optional", "required")
+        return self.recorders if uses_scorer else {}
 
     def require_model(self, kind: str, *, discriminator: bool = False) -> Completer:
         """Return the policy's or the discriminator's model, for a strategy with its own prompts.
@@ -216,9 +240,11 @@ def policy_factory(name: str) -> PolicyFactory | None:
     return factory
 
 
-ScorerFactory = Callable[[Config, Completer | None], AbstractAsyncContextManager[Scorer | None]]
-"""Opens a scorer that stays open as long as its solver. The model is None if the solver was given a
-policy instead."""
+ScorerFactory = Callable[
+    [Config, Completer | None], AbstractAsyncContextManager[Scorer | PairJudge | None]
+]
+"""Opens a scorer, or a judge of pairs, that stays open as long as its solver. The model is None if
+the solver was given a policy instead."""
 
 
 @asynccontextmanager
@@ -247,13 +273,55 @@ async def _confidence(config: Config, model: Completer | None) -> AsyncIterator[
     yield ConfidenceScorer(config.search)
 
 
+@asynccontextmanager
+async def _prm(config: Config, model: Completer | None) -> AsyncIterator[Scorer | None]:
+    from rstar_math.scorers.prm import load_prm
+
+    scorer = await load_prm(config)
+    try:
+        yield scorer
+    finally:
+        await scorer.aclose()
+
+
+@asynccontextmanager
+async def _judge(config: Config, model: Completer | None) -> AsyncIterator[Scorer | PairJudge]:
+    from rstar_math.llm.connect import connect
+
+    judge = config.judge
+    same = judge.url in ("same", config.model.url) and judge.name in (None, config.model.name)
+    if same and model is None:
+        raise ConfigError("search.scorer=judge needs a model; set judge.url to an address.")
+    connection = None
+    if not same:
+        try:
+            connection = await connect(
+                judge, config.servers, chat=config.policy.mode != "completion"
+            )
+        except ModelError as error:
+            raise type(error)(str(error).replace("--model", "judge.url")) from error
+    completer = connection if connection is not None else model
+    assert completer is not None
+    try:
+        conversation = conversation_for(config.policy, prompting_of(completer))
+        kind = PairwiseJudge if judge.mode == "pairwise" else JudgeScorer
+        yield kind(completer, judge, conversation, seed=config.search.seed)
+    finally:
+        if connection is not None:
+            await connection.aclose()
+
+
 SCORER_FACTORIES: dict[str, ScorerFactory] = {
     "none": _no_scorer,
     "confidence": _confidence,
     "self": _self_evaluation,
     "ppm": _ppm,
+    "prm": _prm,
+    "judge": _judge,
 }
 """Factories of scorers, by `search.scorer`."""
+_PLACED = ("ppm", "prm")
+"""Scorers that accept the form NAME=PLACE."""
 
 
 def scorer_factory(name: str) -> ScorerFactory:
@@ -268,3 +336,46 @@ def scorer_factory(name: str) -> ScorerFactory:
         raise ConfigError(f"Unknown search.scorer {name!r}; use {known} or module:factory.")
     factory: ScorerFactory = import_object(name)
     return factory
+
+
+@dataclass(frozen=True, slots=True)
+class NamedScorer:
+    """One of the scorers in `search.scorer`."""
+
+    label: str
+    """Its name in trees and tables, different from those of the others."""
+    factory: ScorerFactory
+    config: Config
+    """The configuration that the factory gets."""
+
+
+def parse_scorers(config: Config) -> list[NamedScorer]:
+    """Return the scorers that `search.scorer` names, at least one. Raises `ConfigError`."""
+    found: list[NamedScorer] = []
+    labels: set[str] = set()
+    for part in (each.strip() for each in config.search.scorer.split(",")):
+        kind, equals, place = part.partition("=")
+        label, own = kind, config
+        if equals and kind in _PLACED and place:
+            label = place.rstrip("/").rpartition("/")[2].partition("@")[0] or kind
+            own = config.model_copy(update={"search": _placed(config.search, kind, place)})
+        elif equals:
+            raise ConfigError(
+                f"search.scorer has {part!r}, which is not a scorer; use a name, ppm=PLACE or "
+                "prm=PLACE."
+            )
+        number = 2
+        while label in labels:
+            label, number = f"{label.partition('#')[0]}#{number}", number + 1
+        labels.add(label)
+        found.append(NamedScorer(label, scorer_factory(kind), own))
+    return found
+
+
+def _placed(search: SearchConfig, kind: str, place: str) -> SearchConfig:
+    """Return the search options with the place and format of one scorer."""
+    place, _, chosen = place.partition("@")
+    update = {kind: place}
+    if chosen and kind == "prm":
+        update["prm_format"] = chosen
+    return search.model_copy(update=update)

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Iterable
 from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from rstar_math.concurrency import run_blocking
 from rstar_math.config.loading import load_config
@@ -14,11 +14,13 @@ from rstar_math.errors import ConfigError, InputError, ModelError, RstarError
 from rstar_math.llm.balancing import request_affinity
 from rstar_math.llm.connect import connect
 from rstar_math.policies.completions import StepPolicy
+from rstar_math.policies.judging import PairwiseJudge
 from rstar_math.prompts.actions import check_actions
 from rstar_math.protocols import AnswerGrouper, Completer, Executor, Policy, Scorer, Verifier
 from rstar_math.runs.journal import GrowingTrees, Journal
 from rstar_math.runs.recording import RecordedVerifier
 from rstar_math.search.mcts import RolloutCallback
+from rstar_math.search.recording import record_scores
 from rstar_math.search.runner import choose, run_strategy
 from rstar_math.search.selection import selection_rule
 from rstar_math.search.strategies import (
@@ -27,13 +29,14 @@ from rstar_math.search.strategies import (
     parse_strategies,
     parse_strategy,
 )
+from rstar_math.search.tournament import PairJudge
 from rstar_math.search.tree import Tree
 from rstar_math.search.voting import Choice
 from rstar_math.solver.components import (
     Components,
     PolicyFactory,
+    parse_scorers,
     policy_factory,
-    scorer_factory,
 )
 from rstar_math.solver.notebook import solution_html
 from rstar_math.text import replace_surrogates
@@ -104,7 +107,7 @@ class Solver:
         policy was passed in."""
         self.servers: dict[str, Any] = {}
         """`llm.balancing.Replicas` of each model that runs on servers, by its use: "policy",
-        "discriminator" or "ppm"."""
+        "discriminator", "ppm" (whatever scores steps), or the name of a further scorer."""
         self.prompting: dict[str, str] = {}
         """Prompt, step format and mode of the policy; empty if a policy was passed in."""
         self._stack = AsyncExitStack()
@@ -135,11 +138,11 @@ class Solver:
         selection_rule(self.config.search.selection)
         check_actions(self.config.actions.enabled)
         self._grader = await self._stack.enter_async_context(Grader(self.config.grading))
-        executor, scorer = self._executor, self._scorer
+        executor = self._executor
         if executor is None:
             executor = await self._stack.enter_async_context(Sandbox(self.config.sandbox))
         if self._policy is not None:
-            scorer = scorer or await self._open_scorer(None)
+            scorer, recorders, pair_judge = await self._open_scorers(None)
             self._components = Components(
                 self.config,
                 self._policy,
@@ -148,6 +151,8 @@ class Solver:
                 self.group,
                 scorer,
                 discriminator=self._discriminator,
+                recorders=recorders,
+                pair_judge=pair_judge,
             )
             return
         factory = policy_factory(self.config.policy.source)
@@ -164,8 +169,7 @@ class Solver:
             )
         if discriminator is None:
             discriminator = await self._open_discriminator(model)
-        if scorer is None:
-            scorer = await self._open_scorer(model)
+        scorer, recorders, pair_judge = await self._open_scorers(model)
         policy = StepPolicy(model, self.config.policy)
         self.prompting = policy.renderer.description
         greedy_config = self.config.policy.model_copy(update={"temperature": 0.0})
@@ -176,6 +180,8 @@ class Solver:
             executor=executor,
             group=self.group,
             scorer=scorer,
+            recorders=recorders,
+            pair_judge=pair_judge,
             model=model,
             discriminator=discriminator,
         )
@@ -188,17 +194,46 @@ class Solver:
         discriminator = self._discriminator
         if discriminator is None and model is not None:
             discriminator = await self._open_discriminator(model)
-        scorer = self._scorer or await self._open_scorer(model)
+        scorer, recorders, pair_judge = await self._open_scorers(model)
         return Components(
-            self.config, policy, policy, executor, self.group, scorer, model, discriminator
+            self.config,
+            policy,
+            policy,
+            executor,
+            self.group,
+            scorer,
+            recorders=recorders,
+            pair_judge=pair_judge,
+            model=model,
+            discriminator=discriminator,
         )
 
-    async def _open_scorer(self, model: Completer | None) -> Scorer | None:
-        """Open and return the configured scorer."""
-        factory = scorer_factory(self.config.search.scorer)
-        scorer = await self._stack.enter_async_context(factory(self.config, model))
-        self._remember_servers("ppm", scorer)
-        return scorer
+    async def _open_scorers(
+        self, model: Completer | None
+    ) -> tuple[Scorer | None, dict[str, Scorer], PairJudge | None]:
+        """Open and return the configured scorer, the recording scorers and the judge of pairs.
+
+        A scorer that was passed in replaces the first configured one.
+        """
+        main: Scorer | PairJudge | None = self._scorer
+        recorders: dict[str, Scorer] = {}
+        for index, named in enumerate(parse_scorers(self.config)):
+            if index == 0 and self._scorer is not None:
+                continue
+            opened = await self._stack.enter_async_context(named.factory(named.config, model))
+            self._remember_servers("ppm" if index == 0 else named.label, opened)
+            if index == 0:
+                main = opened
+            elif isinstance(opened, PairwiseJudge):
+                raise ConfigError(
+                    "A pairwise judge must be the first scorer, because it gives no values of its "
+                    "own; put judge first, or set judge.mode=pointwise."
+                )
+            elif opened is not None:
+                recorders[named.label] = cast("Scorer", opened)
+        if isinstance(main, PairwiseJudge):
+            return None, recorders, main
+        return cast("Scorer | None", main), recorders, None
 
     def _remember_servers(self, use: str, model: object) -> None:
         """Store the server replicas of a model in `servers`, if it has any."""
@@ -285,6 +320,7 @@ class Solver:
                 on_rollout=on_rollout,
                 reviewer=components.reviewer(strategy, search),
             )
+            await record_scores(tree, components.recorders_of(strategy))
         if journal is not None:
             tree.cost.seconds += journal.seconds_before
         return Solution(question, tree, choice)

@@ -246,7 +246,7 @@ def _prose_beside_answer(step: Step) -> str:
 
 
 def _figures(node: Node, share: float | None) -> str:
-    """Visits N, mean value Q, score and share of the votes."""
+    """Visits N, mean value Q, scores and share of the votes."""
     figures = []
     if node.failure is not None:
         figures.append(f'<span class="failure">{shorten_html(node.failure, 24)}</span>')
@@ -257,7 +257,10 @@ def _figures(node: Node, share: float | None) -> str:
         sign = "up" if node.q > 0 else "down" if node.q < 0 else "zero"
         figures.append(f'<span class="{sign}" title="mean value, -1 to 1">Q {node.q:+.2f}</span>')
     if node.score is not None:
-        figures.append(f'<span title="score of the PPM, -1 to 1">PPM {node.score:+.2f}</span>')
+        figures.append(f'<span title="value of the scorer, -1 to 1">score {node.score:+.2f}</span>')
+    for name, value in node.other_scores.items():
+        label = escape(sanitize(name[:24]))
+        figures.append(f'<span title="recorded scorer, -1 to 1">{label} {value:+.2f}</span>')
     if share is not None:
         votes = "&lt;1%" if 0 < share < 0.005 else f"{share:.0%}"
         figures.append(f'<span class="share" title="share of the votes">{bar(share)}{votes}</span>')

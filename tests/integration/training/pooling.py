@@ -32,7 +32,8 @@ class Pooling:
             return {"count": len(tokens), "max_model_len": 512, "tokens": tokens}
         active = body.get("use_activation") is not False or not self.obeys
         rows = []
-        for index, tokens in enumerate(body["input"]):
+        for index, given in enumerate(body["input"]):
+            tokens = self._tokenizer(given).input_ids if isinstance(given, str) else given
             ids = self._torch.tensor([tokens])
             with self._torch.inference_mode():
                 state = self._model.model(input_ids=ids).last_hidden_state[0, -1]
