@@ -75,7 +75,7 @@ def test_an_honest_search_passes_and_a_planted_cheat_is_caught(name: str) -> Non
         return await searched(WORLD.policy, problems, strategy)
 
     async def cheating(problems: Sequence[Problem]) -> list[SearchResult]:
-        known = {p.id: p.reference for p in problems}
+        known = {p.id: p.reference_text for p in problems}
         return await searched(Cheat(WORLD.policy, known), problems, strategy)
 
     assert asyncio.run(check_leakage(honest, TOYS, name)).state == "ok"
@@ -191,7 +191,7 @@ def test_check_passes_an_honest_evaluation_and_fails_a_cheating_one(
             guided: bool = False,
         ) -> AsyncGenerator[tuple[Problem, Solution], None]:
             async for problem, found in honest(self, problems, strategy, guided=guided):
-                told = Choice(problem.reference, None, 1.0, {})
+                told = Choice(problem.reference_text, None, 1.0, {})
                 yield problem, Solution(found.question, found.tree, told)
 
         monkeypatch.setattr(Solver, "map", leaky)

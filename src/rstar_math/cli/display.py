@@ -184,7 +184,11 @@ def verdict_line(problem: Problem, answer: str | None, verdict: Verdict | None) 
     verdict_text = (
         _VERDICTS.get(verdict, "[yellow]unknown[/]") if verdict is not None else "no reference"
     )
-    expected = f", expected {_escape(problem.reference)}" if problem.reference is not None else ""
+    expected = (
+        f", expected {_escape(problem.reference_text)}"
+        if problem.reference_text is not None
+        else ""
+    )
     given = "no answer" if answer is None else f"answer {_escape(answer)}"
     return f"{_escape(problem.id)}: {given}{expected}: {verdict_text}"
 

@@ -157,8 +157,10 @@ class PolicyConfig(Section):
     prompt: str = "auto"
     """System message and worked examples: "easy" (one or two calculations), "grade-school" (as in
     GSM8K), "competition" (as in MATH, with sympy), "trained" (no examples, for models trained on
-    the step format), or the path of a TOML file. "auto" is "trained" for a model that rstar
-    trained, else "grade-school" in chat mode and "easy" in completion mode."""
+    the step format), "code" (programs with tests), "choice" (multiple choice and short texts), or
+    the path of a TOML file. "auto" is "trained" for a model that rstar trained, else it follows the
+    kind of each problem; for mathematics it is "grade-school" in chat mode and "easy" in completion
+    mode."""
     format: Literal["auto", "fenced", "tags"] = "auto"
     """Step format: Markdown code blocks in which each step begins with a comment ("fenced"), or
     code with a tag after each step ("tags"). "auto" is the format that the model was trained on,
@@ -245,6 +247,10 @@ class SearchConfig(Section):
     ppm_head: str | None = None
     """Value head for a preference model server that returns hidden states (embeddings): the folder
     or .gguf file of the model. Without it, the server must offer vLLM's /classify."""
+    use_examples: bool = True
+    """Value the programs of code problems by the share of the public tests that they pass, in
+    searches that accept a scorer and have none. The votes for a program then count by this value.
+    Hidden tests are never used."""
     self_check: bool = True
     """Let a model that judges its own steps write one line of reasoning first, as in Tree of
     Thoughts. Without it, a judgement takes a tenth of the tokens."""

@@ -18,11 +18,26 @@ from rstar_math.costs import add_cost, track_cost
 from rstar_math.errors import InputError
 from rstar_math.evaluation.metrics import Summary, wilson
 from rstar_math.evaluation.statistics import mcnemar
-from rstar_math.extraction import extract_answer
+from rstar_math.policies.answers import PROGRAM_INSTRUCTION, stated_answer
 from rstar_math.protocols import Completer, Completion
 from rstar_math.search.records import to_record
 from rstar_math.search.tree import Tree
 from rstar_math.search.voting import Choice
+from rstar_math.tasks import (
+    AcceptedTexts,
+    CallTest,
+    ChoiceTask,
+    CodeTask,
+    HiddenTests,
+    Kind,
+    Reference,
+    RightOptions,
+    StreamTest,
+    Task,
+    Test,
+    TextTask,
+    letters,
+)
 from rstar_math.types import Cost, Problem, Question
 
 MAX_TOKENS = 512
@@ -46,15 +61,21 @@ async def baseline_answer(completer: Completer, question: Question, *, seed: int
 
     Raises `ModelError`.
     """
+    if question.kind is Kind.CODE:
+        prompt = f"{question.shown}\n\n{PROGRAM_INSTRUCTION}\n\n```python\n"
+        found = await completer.complete(
+            prompt, n=1, stop=("```",), max_tokens=MAX_TOKENS, temperature=0.0, seed=seed
+        )
+        return found[0].text if found and found[0].text.strip() else None
     completions = await completer.complete(
-        f"{_EXAMPLES}{question.text.strip()}\nSolution:",
+        f"{_EXAMPLES}{question.shown}\nSolution:",
         n=1,
         stop=_STOPS,
         max_tokens=MAX_TOKENS,
         temperature=0.0,
         seed=seed,
     )
-    return extract_answer(completions[0].text) if completions else None
+    return stated_answer(question, completions[0].text) if completions else None
 
 
 _Key = tuple[str, int, tuple[str, ...], int, float, int]
@@ -174,18 +195,31 @@ def swap_references(problems: Sequence[Problem]) -> list[Problem]:
     references = [problem.reference for problem in problems]
     found: list[Problem] = []
     for index, problem in enumerate(problems):
-        others = (r for r in references[index + 1 :] + references[:index] if r is not None)
-        other = next((r for r in others if r != problem.reference), f"{problem.reference}7")
-        reference = None if problem.reference is None else other
-        found.append(
-            Problem(
-                Question(problem.id, problem.question.text),
-                reference,
-                problem.source,
-                problem.level,
-            )
-        )
+        others = [r for r in references[index + 1 :] + references[:index] if r is not None]
+        own = problem.reference
+        reference = None if own is None else _other_reference(problem.question.task, own, others)
+        found.append(replace(problem, reference=reference))
     return found
+
+
+def _other_reference(task: Task | None, own: Reference, others: Sequence[Reference]) -> Reference:
+    """A reference of the same kind that is not `own`: one of the others if it fits the task."""
+    match task, own:
+        case ChoiceTask(options=options), RightOptions(letters=right):
+            rest = [letter for letter in letters(len(options)) if letter not in right]
+            return RightOptions((rest[0],) if rest else right[:1])
+        case CodeTask(), HiddenTests(tests=tests):
+            return HiddenTests(tuple(map(_other_test, tests)))
+        case TextTask(), AcceptedTexts(texts=texts):
+            return AcceptedTexts(tuple(f"{text} 7" for text in texts))
+    return next((r for r in others if isinstance(r, str) and r != own), f"{own}7")
+
+
+def _other_test(test: Test) -> Test:
+    """A test with another input and another output."""
+    if isinstance(test, CallTest):
+        return CallTest(f"[{test.call}, 7]", f"[{test.expected}, 8]", test.tolerance)
+    return StreamTest(f"7\n{test.stdin}", f"7\n{test.stdout}", test.tolerance)
 
 
 def check_format(summary: Summary, limit: float = MAX_LOST_SHARE) -> SanityCheck:

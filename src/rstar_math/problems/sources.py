@@ -26,7 +26,8 @@ from rstar_math.extraction import extract_stated_answer
 from rstar_math.files import iter_lines
 from rstar_math.problems.generated import MAX_TASKS, Task, generate, toy_tasks
 from rstar_math.problems.jsonl import COLUMNS, Columns, parse_problem, read_problems
-from rstar_math.types import Problem, Question
+from rstar_math.tasks import Reference
+from rstar_math.types import Problem
 
 GYM_SIZE = 500
 """Problems of a reasoning-gym generator if no size is given."""
@@ -136,7 +137,7 @@ def read_sources(texts: Iterable[str], limit: int | None = None) -> list[Problem
             if name in taken:
                 name = f"{number}/{name}"
             taken.add(name)
-            problems.append(replace(problem, question=Question(name, problem.question.text)))
+            problems.append(replace(problem, question=replace(problem.question, id=name)))
     return problems
 
 
@@ -163,11 +164,11 @@ def read_solutions(text: str) -> Iterator[AnnotatedProblem]:
         case "toy":
             for task in _toy_tasks(source):
                 problem = task.problem
-                reference = problem.reference or ""
+                reference = problem.reference_text or ""
                 yield AnnotatedProblem(problem.id, problem.question.text, task.solution, reference)
         case "hf":
             for problem in _hub_problems(source):
-                solution = problem.reference or ""
+                solution = problem.reference_text or ""
                 if _SOLUTION in solution:
                     answer = solution.rpartition(_SOLUTION)[2].strip()
                     yield AnnotatedProblem(problem.id, problem.question.text, solution, answer)
@@ -297,8 +298,10 @@ def _columns(source: Source) -> Columns:
     )
 
 
-def _final_answer(reference: str | None) -> str | None:
-    """The final answer of a whole solution; any other text unchanged."""
-    if reference is None or (_SOLUTION not in reference and "\\boxed" not in reference):
+def _final_answer(reference: Reference | None) -> Reference | None:
+    """The final answer of a whole solution; any other reference unchanged."""
+    if not isinstance(reference, str) or (
+        _SOLUTION not in reference and "\\boxed" not in reference
+    ):
         return reference
     return extract_stated_answer(reference) or reference

@@ -16,11 +16,14 @@ from rstar_math.errors import InputError
 from rstar_math.prompts.chat_templates import ChatTemplate
 from rstar_math.prompts.grammar import CODE_STEP_KINDS, FORMATS, TAGS, StepFormat
 from rstar_math.prompts.prompt_sets import TRAINED, PromptSet, load_prompt_set
+from rstar_math.tasks import Kind
 from rstar_math.types import Question, Step
 
 Mode = Literal["completion", "template", "messages"]
 """How a prompt is sent: as plain text, as rendered chat template, or as messages."""
 DEFAULT_COMPLETION_SET, DEFAULT_CHAT_SET = "easy", "grade-school"
+KIND_SETS = {Kind.CODE: "code", Kind.CHOICE: "choice", Kind.TEXT: "choice"}
+"""Prompt sets of other problems than mathematical ones."""
 START_OF_THINKING, END_OF_THINKING = "<think>\n", "\n</think>\n\n"
 
 
@@ -60,7 +63,7 @@ class Renderer:
 
     def question_prompt(self, question: Question) -> str:
         """Return all text before the solution."""
-        text = question.text.strip()
+        text = question.shown
         if self.mode == "completion":
             return f"{self._examples()}Question: {text}\n"
         if self.mode == "template" and self.template is not None:
@@ -76,7 +79,7 @@ class Renderer:
         opening = self.format.opening(steps) if partial is None else partial
         answer = self.solution(steps) + opening
         if self.mode == "messages":
-            return ChatPrompt((*self._turns(), ("user", question.text.strip())), answer)
+            return ChatPrompt((*self._turns(), ("user", question.shown)), answer)
         return self.question_prompt(question) + answer
 
     def solution(self, steps: Sequence[Step]) -> str:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -27,8 +27,10 @@ from rstar_math.search.strategies import (
 from rstar_math.search.tree import Tree
 from rstar_math.search.voting import Choice
 from rstar_math.solver.components import Components, scorer_factory
+from rstar_math.tasks import CodeTask
 from rstar_math.text import replace_surrogates
 from rstar_math.types import Problem, Question, Verdict
+from rstar_math.verification.code import ExampleScorer, executor_for
 
 MCTS = Strategy("mcts")
 """The default strategy."""
@@ -108,16 +110,18 @@ class Solver:
 
     async def _open(self) -> None:
         """Start all components that were not passed in. Raises `RstarError`."""
-        from rstar_math.grading.grader import Grader
         from rstar_math.sandbox.executor import Sandbox
+        from rstar_math.verification.judges import Judges
 
         # Fail early if one of these is unknown.
         selection_rule(self.config.search.selection)
         check_actions(self.config.actions.enabled)
-        self._grader = await self._stack.enter_async_context(Grader(self.config.grading))
         executor, scorer = self._executor, self._scorer
         if executor is None:
             executor = await self._stack.enter_async_context(Sandbox(self.config.sandbox))
+        sandbox = executor if isinstance(executor, Sandbox) else None
+        judges = Judges(self.config.grading, self.config.sandbox, sandbox=sandbox)
+        self._judges = await self._stack.enter_async_context(judges)
         if self._policy is not None:
             scorer = scorer or await self._open_scorer(None)
             self._components = Components(
@@ -125,7 +129,7 @@ class Solver:
                 self._policy,
                 self._policy,
                 executor,
-                self.group,
+                judges.grader.group,
                 scorer,
                 discriminator=self._discriminator,
             )
@@ -145,7 +149,7 @@ class Solver:
             policy=policy,
             greedy_policy=StepPolicy(model, greedy_config, policy.renderer),
             executor=executor,
-            group=self.group,
+            group=judges.grader.group,
             scorer=scorer,
             model=model,
             discriminator=discriminator,
@@ -186,10 +190,9 @@ class Solver:
         self._remember_servers(use, connection)
         return connection, connection.name
 
-    @property
-    def group(self) -> AnswerGrouper:
-        """The function that sorts answers into equivalence classes."""
-        return self._grader.group
+    def grouper(self, question: Question) -> AnswerGrouper:
+        """Return the function that sorts answers to a question into equivalence classes."""
+        return self._judges.grouper(question)
 
     def library_versions(self) -> dict[str, str]:
         """Return the versions of the libraries that model-written code can use."""
@@ -197,11 +200,14 @@ class Solver:
 
         return versions()
 
-    async def judge(self, answer: str | None, reference: str) -> Verdict:
-        """Return whether a final answer is right; None is wrong. Use it only after a search."""
-        if answer is None:
-            return Verdict.WRONG
-        return await self._grader.verifier(reference).judge(answer)
+    async def judge(self, answer: str | None, problem: Problem | str) -> Verdict:
+        """Return whether a final answer is right; None is wrong. Use it only after a search.
+
+        A text instead of a problem is the reference of a mathematical problem.
+        """
+        if isinstance(problem, str):
+            problem = Problem(Question("", ""), problem)
+        return await self._judges.judge(problem, answer)
 
     async def solve(
         self,
@@ -226,15 +232,16 @@ class Solver:
         strategy = parse_strategy(strategy) if isinstance(strategy, str) else strategy
         tree = tree or Tree(question)
         search = search or self.config.search
+        components = self._components_for(question)
         with request_affinity(question.id):
             choice = await run_strategy(
                 tree,
                 strategy,
-                self._components.search_components(strategy, search, verifier),
-                self._components.search_config(strategy, search),
-                group=self.group,
+                components.search_components(strategy, search, verifier),
+                components.search_config(strategy, search),
+                group=components.group,
                 on_rollout=on_rollout,
-                reviewer=self._components.reviewer(strategy, search),
+                reviewer=components.reviewer(strategy, search),
             )
         return Solution(question, tree, choice)
 
@@ -243,9 +250,24 @@ class Solver:
     ) -> Choice:
         """Return the answer of a tree whose search is unfinished, by votes and without review."""
         search = search or self.config.search
-        scored = self._components.search_components(strategy, search, None).scorer is not None
+        components = self._components_for(tree.question)
+        scored = components.search_components(strategy, search, None).scorer is not None
+        search = components.search_config(strategy, search)
         rule = answer_rule_name(strategy, search, scored=scored)
-        return await choose(tree, rule, search, self.group)
+        return await choose(tree, rule, search, components.group)
+
+    def _components_for(self, question: Question) -> Components:
+        """Return the components for one question: how its answers group and its steps run."""
+        components = replace(
+            self._components,
+            group=self.grouper(question),
+            executor=executor_for(question, self._components.executor),
+        )
+        task = question.task
+        if components.scorer is None and isinstance(task, CodeTask) and task.examples:
+            scorer = ExampleScorer(self._judges.sandbox)
+            components = replace(components, example_scorer=scorer)
+        return components
 
     async def map(
         self, problems: Iterable[Problem], strategy: Strategy | str = MCTS, *, guided: bool = False
@@ -262,7 +284,7 @@ class Solver:
         async def solve_problem(problem: Problem) -> tuple[Problem, Solution]:
             verifier = None
             if guided and problem.reference is not None:
-                verifier = self._grader.verifier(problem.reference)
+                verifier = self._judges.verifier(problem)
             return problem, await self.solve(problem.question, chosen, verifier=verifier)
 
         remaining = iter(problems)

@@ -87,7 +87,7 @@ def problem_html(problem: Problem) -> str:
     facts += [escape(sanitize(fact)) for fact in (problem.source, problem.level) if fact]
     reference = ""
     if problem.reference is not None:
-        answer = answer_html(problem.reference)
+        answer = answer_html(problem.reference_text or "")
         reference = f'<p class="reference">Reference answer <strong>{answer}</strong></p>'
     return (
         f'<h2 class="id" tabindex="-1">{" · ".join(facts)}</h2>'
