@@ -198,7 +198,7 @@ def _code_parts(text: str, task: CodeTask) -> list[str]:
     parts: list[str] = []
     if task.function is None:
         parts.append("Write a program that reads standard input and prints to standard output.")
-    elif f"def {task.function}(" not in text:
+    elif f"function {task.function}." not in text:
         parts.append(f"Write the function {task.function}.")
     examples = [
         shown for test in task.examples if len(shown := _example(test)) <= _SHOWN_TEST_CHARS
