@@ -9,7 +9,7 @@ from rstar_math.verification.texts import normalize
 
 MAX_CHARS = 20_000
 """Only the end of a longer text is read."""
-_OPEN, _CLOSE = r"[\s*_\"'`“(\[{$]{0,8}", r"[\s*_\"'`”)\]}.:$\\]{0,8}"
+_OPEN, _CLOSE = r"[\s*_\"'`“(\[{$:\\]{0,8}", r"[\s*_\"'`”)\]}.:$\\]{0,8}"
 _NAMES = (
     r"(?:(?:options?|choices?|answers?|letters?|both|is|are|either|statements?)\b"
     r"[\s*:({\[]{0,4}){0,3}"
@@ -24,19 +24,20 @@ _ARTICLE = re.compile(
     r"\s+(?!(?:and|or|because|since|is|are|as|but|so|which|here|for|with)\b)[a-z]"
 )
 _STATEMENT = re.compile(
-    r"\b(?:answer|option|choice|letter|selection|response|pick|statement)s?\b[^.\n:=]{0,50}?"
+    r"\b(?:ans(?:wer)?|option|choice|letter|selection|response|pick|statement|solution)s?\b"
+    r"[^.\n:=]{0,50}?"
     r"(?:\b(?:is|are|be)\b|[:=：])"
     r"|\b(?:choose|choosing|chose|pick|picking|select|selecting|go(?:ing)? with|go for|say"
-    r"|think|believe|gives?|leaves?|points? to)\b(?:\s+(?:that\s+)?it(?:'s|’s| is| must be))?"
+    r"|think|believe|gives?|leaves?|leaving|points? to)\b(?:\s+(?:that\s+)?it(?:'s|’s| is| must be))?"
     r"|\bit(?:'s|’s| is| must be| should be| has to be)\b|####"
-    r"|\b(?:therefore|thus|hence|so|finally)\b,?|(?:=>|→|⇒)"
+    r"|\b(?:therefore|thus|hence|so|finally)\b,?|(?:=>|→|⇒)|\bbut\b(?=\s+\(?[A-Z]\b)"
     r"|\b(?:option|choice|answer|letter)s?(?=[\s*:]{1,4}[(\[*\"'`]{0,3}[A-Z]\b)",
     re.IGNORECASE,
 )
 _PREDICATE = re.compile(
     r"[^.\n]{0,60}?\b(?:is|are|seems?|looks?|must be|has to be|would be|fits?|works?)\b"
     r"(?P<no>\s+(?:not|never|clearly not|in)\b|n't)?\s{0,3}(?:(?:the|both|all|a|most|only|clearly|"
-    r"therefore|also|definitely|my|our)\s+){0,4}"
+    r"therefore|also|definitely|my|our|final)\s+){0,4}"
     r"(?:correct|right|true|best|answers?|accurate|appropriate|choices?|options?|choice|fits?)\b",
     re.IGNORECASE,
 )
@@ -57,6 +58,7 @@ _CLAUSE_END = re.compile(
 _LOWER = re.compile(
     r"\W{0,8}([a-z])(?![A-Za-z0-9'’])(?=[).\]:,;*}]|\s*$|\s+(?:and|because|since)\b)"
 )
+_ANY_LETTER = re.compile(r"(?<![A-Za-z0-9'’])([A-Z])(?![A-Za-z0-9'’])")
 _MAX_STATEMENTS = 60
 
 
@@ -135,6 +137,9 @@ def _in_segment(segment: str, task: ChoiceTask, *, whole: bool = False) -> tuple
     """
     if option := _same_option(segment, task):
         return (option,)
+    if task.several and re.fullmatch(r"[A-Z]{2,}", word := segment.strip(' .*()`$"')):
+        joined = set(word) <= set(letters(len(task.options))) and len(set(word)) == len(word)
+        return tuple(sorted(word)) if joined else None
     chosen, end = _leading(segment, task)
     if chosen:
         rest = segment[end:]
@@ -181,10 +186,13 @@ def _in_last_line(text: str, task: ChoiceTask) -> tuple[str, ...] | None:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
         return None
-    for line in (lines[-1], lines[0]):
+    last_sentence = re.split(r"(?<=[.!?])\s+", lines[-1])[-1]
+    for line in (lines[-1], lines[0], last_sentence):
         if found := _in_segment(line, task, whole=True):
             return found
-        if re.match(r"[*_]{0,2}[(\[]?[A-Z][)\].:]", line) and (found := _leading(line, task)[0]):
+        if re.match(r"[*_]{0,2}[(\[]?[A-Z](?:[)\].:,]|\s(?:because|since|as)\b)", line) and (
+            found := _leading(line, task)[0]
+        ):
             return found
     return None
 
@@ -214,7 +222,7 @@ def _contained_option(text: str, task: ChoiceTask) -> tuple[str, ...] | None:
     found = {
         letter: f" {option_words} "
         for letter, option in zip(letters(26), task.options, strict=False)
-        if (option_words := normalize(option)) and f" {option_words} " in words
+        if (option_words := normalize(option).removeprefix("it ")) and f" {option_words} " in words
     }
     kept = [
         letter
@@ -227,8 +235,10 @@ def _contained_option(text: str, task: ChoiceTask) -> tuple[str, ...] | None:
 
 
 def _option_text(text: str, task: ChoiceTask) -> tuple[str, ...] | None:
-    """The option that the last sentence names, else the only one that the text names."""
+    """The option that one of the last two sentences names, by its letter or its text."""
     for sentence in _last_sentences(text):
+        if letter := _only_letter(sentence, task):
+            return (letter,)
         if not re.search(r"\b(?:not|n't|wrong|incorrect)\b", sentence) and (
             found := _contained_option(sentence, task)
         ):
@@ -236,6 +246,18 @@ def _option_text(text: str, task: ChoiceTask) -> tuple[str, ...] | None:
     return None
 
 
+def _only_letter(sentence: str, task: ChoiceTask) -> str | None:
+    """The letter, if a sentence has only one that is not denied."""
+    valid, found = letters(len(task.options)), set()
+    for match in _ANY_LETTER.finditer(sentence):
+        letter, rest = match[1], sentence[match.end() :]
+        is_word = letter in "AI" and rest[:1] == " " and _ARTICLE.match(rest)
+        if letter in valid and not is_word and not _NEGATION.search(sentence[: match.start()]):
+            found.add(letter)
+    return None if len(found) != 1 or _denied(sentence) else found.pop()
+
+
 def _last_sentences(text: str) -> Iterator[str]:
-    sentences = [part for part in re.split(r"(?<=[.!?])\s+|\n+", text[-2000:]) if part.strip()]
+    parts = re.split(r"(?<=[.!?;])\s+|\n+", text[-2000:])
+    sentences = [part for part in parts if part.strip()]
     yield from reversed(sentences[-2:])

@@ -9,7 +9,9 @@ from rstar_math.tasks import TextForm, TextTask
 
 _MAX_CHARS = 2_000
 _ARTICLE = re.compile(r"^(?:the|an?) ")
-_NOT_WORD = re.compile(r"[^\w\s]|_")
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}\b)")
+_NOT_WORD = re.compile(r"[^\w\s+#%.\-]|_|\.(?!\d)|-(?!\d)|(?<=\w)-")
+"""What does not belong to a word or a number: the signs of "C++", "-5" and "0.5" do."""
 _YES = frozenset(["yes", "y", "true", "correct", "right", "affirmative", "yeah", "yep"])
 _NO = frozenset(["no", "n", "false", "incorrect", "wrong", "negative", "nope"])
 _TITLES = frozenset(
@@ -91,6 +93,7 @@ def _strip(text: str) -> str:
 def _words(text: str) -> str:
     folded = unicodedata.normalize("NFKD", text.casefold())
     plain = "".join(c for c in folded if not unicodedata.combining(c))
+    plain = _THOUSANDS.sub("", plain)
     words = " ".join(_NOT_WORD.sub(" ", plain.replace("'", "").replace("’", "")).split())
     return _ARTICLE.sub("", words) or " ".join(plain.split())
 
