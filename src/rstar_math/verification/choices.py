@@ -28,7 +28,8 @@ _STATEMENT = re.compile(
     r"[^.\n:=]{0,50}?"
     r"(?:\b(?:is|are|be)\b|[:=：])"
     r"|\b(?:choose|choosing|chose|pick|picking|select|selecting|go(?:ing)? with|go for|say"
-    r"|think|believe|gives?|leaves?|leaving|points? to)\b(?:\s+(?:that\s+)?it(?:'s|’s| is| must be))?"
+    r"|think|believe|gives?|leaves?|leaving|points? to)\b"
+    r"(?:\s+(?:that\s+)?it(?:'s|’s| is| must be))?"
     r"|\bit(?:'s|’s| is| must be| should be| has to be)\b|####"
     r"|\b(?:therefore|thus|hence|so|finally)\b,?|(?:=>|→|⇒)|\bbut\b(?=\s+\(?[A-Z]\b)"
     r"|\b(?:option|choice|answer|letter)s?(?=[\s*:]{1,4}[(\[*\"'`]{0,3}[A-Z]\b)",
@@ -59,6 +60,7 @@ _LOWER = re.compile(
     r"\W{0,8}([a-z])(?![A-Za-z0-9'’])(?=[).\]:,;*}]|\s*$|\s+(?:and|because|since)\b)"
 )
 _ANY_LETTER = re.compile(r"(?<![A-Za-z0-9'’])([A-Z])(?![A-Za-z0-9'’])")
+_FIRST_LETTER = re.compile(r"[*_]{0,2}[(\[]?[A-Z](?:[)\].:,]|\s(?:because|since|as)\b)")
 _MAX_STATEMENTS = 60
 
 
@@ -190,9 +192,7 @@ def _in_last_line(text: str, task: ChoiceTask) -> tuple[str, ...] | None:
     for line in (lines[-1], lines[0], last_sentence):
         if found := _in_segment(line, task, whole=True):
             return found
-        if re.match(r"[*_]{0,2}[(\[]?[A-Z](?:[)\].:,]|\s(?:because|since|as)\b)", line) and (
-            found := _leading(line, task)[0]
-        ):
+        if _FIRST_LETTER.match(line) and (found := _leading(line, task)[0]):
             return found
     return None
 

@@ -64,6 +64,8 @@ def test_a_long_hostile_text_is_read_in_parts() -> None:
         ("words", "red", "blue", False),
         ("words", "**Hydrogen**", "hydrogen", True),
         ("words", "C++", "C", False),
+        ("words", "-5", "5", False),
+        ("words", "1,000", "1000", True),
         ("yesno", "Yes, it can.", "yes", True),
         ("yesno", "True", "yes", True),
         ("yesno", "No.", "yes", False),

@@ -39,6 +39,7 @@ from rstar_math.verification.values import (
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
+EXAMPLE = CallTest("add(1, 2)", "3")
 PROBLEMS = [
     Problem(Question("m", "6 * 7?"), "42", "mine", "1"),
     Problem(
