@@ -18,6 +18,7 @@ from typing import Any
 
 from rstar_math.errors import InputError
 from rstar_math.files import atomic_write, iter_lines
+from rstar_math.problems.layouts import recognise
 from rstar_math.seeding import derive
 from rstar_math.task_records import (
     MAX_IMAGE_BYTES,
@@ -110,8 +111,13 @@ def parse_problem(
 ) -> Problem:
     """The problem of one row. `where` names the row in the `InputError`.
 
+    Rows of known data sets are recognised (`layouts`), unless `columns` names other columns.
     `folder` is the folder of image files; None means that images must be data URIs.
     """
+    try:
+        entry = recognise(entry) if columns == COLUMNS else entry
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{where}: {error}.") from None
     text = _text(entry, columns.question, where)
     if text is None or not text.strip():
         present = ", ".join(map(str, list(entry)[:8])) or "no keys"

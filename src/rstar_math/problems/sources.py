@@ -8,7 +8,8 @@
 
 `question` and `answer` name the columns; the defaults are "problem" or "question", and "answer" or
 "reference". If the answer column holds a whole solution (`#### 72`, a box), its final answer is
-taken.
+taken. `shuffle=SEED` mixes the options of choices. Rows of known layouts are recognised
+(`layouts`).
 """
 
 import json
@@ -26,6 +27,7 @@ from rstar_math.extraction import extract_stated_answer
 from rstar_math.files import iter_lines
 from rstar_math.problems.generated import MAX_TASKS, Task, generate, toy_tasks
 from rstar_math.problems.jsonl import COLUMNS, Columns, parse_problem, read_problems
+from rstar_math.problems.layouts import shuffle_options
 from rstar_math.tasks import Reference
 from rstar_math.types import Problem
 
@@ -78,11 +80,14 @@ def parse_source(text: str) -> Source:
         raise InputError(
             f"The options of {text!r} do not have the form ?key=value&key=value."
         ) from None
-    if kind in ("file", "hf") and (unknown := options.keys() - {"question", "answer"}):
-        raise InputError(
-            f"Unknown option {min(unknown)!r} in {text!r}; the options are question and answer, "
-            "which name columns."
-        )
+    if kind in ("file", "hf"):
+        if unknown := options.keys() - {"question", "answer", "shuffle"}:
+            raise InputError(
+                f"Unknown option {min(unknown)!r} in {text!r}; the options are question and answer "
+                "(names of columns) and shuffle (a seed for the order of options)."
+            )
+        if not options.get("shuffle", "0").isdecimal():
+            raise InputError(f"{text!r} needs a whole number from 0 after shuffle=.")
     return Source(kind, name, options)
 
 
@@ -102,6 +107,8 @@ def read_source(text: str, limit: int | None = None) -> list[Problem]:
     ]
     if not problems:
         raise InputError(f"{text} has no problems; use another source.")
+    if (seed := source.options.get("shuffle")) is not None:
+        problems = [shuffle_options(problem, int(seed)) for problem in problems]
     return problems
 
 

@@ -20,7 +20,7 @@ _TESTS_AT_ONCE = 4
 
 
 @dataclass(frozen=True, slots=True)
-class TestVerifier:
+class ProgramVerifier:
     """Judges programs by the public and the hidden tests of a problem."""
 
     sandbox: Sandbox

@@ -27,7 +27,7 @@ from rstar_math.tasks import (
 )
 from rstar_math.types import Problem, Question, Verdict
 from rstar_math.verification.choices import read_choice
-from rstar_math.verification.code import TestVerifier, group_programs
+from rstar_math.verification.code import ProgramVerifier, group_programs
 from rstar_math.verification.opinions import OpinionJudge
 from rstar_math.verification.texts import equal_texts, group_texts
 
@@ -129,7 +129,7 @@ async def _group_math(judges: Judges, question: Question, answers: Sequence[str]
 def _code_verifier(judges: Judges, question: Question, reference: Reference) -> Verifier:
     assert isinstance(question.task, CodeTask)
     assert isinstance(reference, HiddenTests)
-    return TestVerifier(judges.sandbox, question.task, reference)
+    return ProgramVerifier(judges.sandbox, question.task, reference)
 
 
 async def _group_code(judges: Judges, question: Question, answers: Sequence[str]) -> list[int]:
