@@ -57,7 +57,7 @@ async def _leakage(
             solutions = {p.id: s async for p, s in solver.map(problems, strategy)}
         return [(solutions[p.id].tree, solutions[p.id].choice) for p in problems]
 
-    return await check_leakage(search, problems, strategy.name)
+    return await check_leakage(search, problems, strategy.name, model.take_prompts)
 
 
 async def _baseline(

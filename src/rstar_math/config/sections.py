@@ -158,9 +158,9 @@ class PolicyConfig(Section):
     """System message and worked examples: "easy" (one or two calculations), "grade-school" (as in
     GSM8K), "competition" (as in MATH, with sympy), "trained" (no examples, for models trained on
     the step format), "code" (programs with tests), "choice" (multiple choice and short texts), or
-    the path of a TOML file. "auto" is "trained" for a model that rstar trained, else it follows the
-    kind of each problem; for mathematics it is "grade-school" in chat mode and "easy" in completion
-    mode."""
+    the path of a TOML file. "auto" is "trained" for a model that rstar trained, else "grade-school"
+    in chat mode and "easy" in completion mode. The sets for mathematics do not apply to other kinds
+    of problems, which have "code" and "choice"."""
     format: Literal["auto", "fenced", "tags"] = "auto"
     """Step format: Markdown code blocks in which each step begins with a comment ("fenced"), or
     code with a tag after each step ("tags"). "auto" is the format that the model was trained on,

@@ -1,7 +1,7 @@
 """Sanity checks of an evaluation: answer leakage, prompt format and a plain baseline.
 
-- leakage: the same problems are searched twice, the second time with other reference answers.
-  Trees and choices must be equal byte for byte.
+- leakage: the same problems are searched twice, the second time with other reference answers and
+  other hidden tests. Prompts, trees and choices must be equal byte for byte.
 - format: truncated and malformed samples are counted apart from wrong answers.
 - baseline: the model in plain chain of thought, with the same grader, must not be better than our
   greedy chain. Otherwise the prompt does not fit the model.
@@ -95,6 +95,12 @@ class CachingCompleter:
         self.prompting = getattr(inner, "prompting", None)
         self.calls = 0
         """Number of requests sent to the other Completer."""
+        self._prompts: set[str] = set()
+
+    def take_prompts(self) -> set[str]:
+        """Return the prompts since the last call of this method, cached or not."""
+        prompts, self._prompts = self._prompts, set()
+        return prompts
 
     async def complete(
         self,
@@ -108,6 +114,7 @@ class CachingCompleter:
     ) -> list[Completion]:
         """See `protocols.Completer`. An error is not cached."""
         key = (prompt, n, tuple(stop), max_tokens, temperature, seed)
+        self._prompts.add(str(prompt))
         if key in self._cache:
             completions, cost = self._cache[key]
             add_cost(cost)
@@ -144,38 +151,60 @@ class SanityCheck:
         return asdict(self)
 
 
-async def check_leakage(search: Search, problems: Sequence[Problem], name: str) -> SanityCheck:
-    """Check that the search `name` does not use the reference answers.
+def _no_prompts() -> set[str]:
+    return set()
 
-    If the search changes with the references, it runs again with the original ones. If that run
-    differs too, the search is not reproducible and the state is "unclear". Raises `InputError` if
-    no problem has a reference.
+
+async def check_leakage(
+    search: Search,
+    problems: Sequence[Problem],
+    name: str,
+    take_prompts: Callable[[], set[str]] = _no_prompts,
+) -> SanityCheck:
+    """Check that the search `name` does not use the reference answers or hidden tests.
+
+    `take_prompts` returns the prompts since its last call. They are compared too, because a model
+    may ignore a leaked answer. If the search changes with the references, it runs again with the
+    original ones. If that run differs too, the search is not reproducible and the state is
+    "unclear". Raises `InputError` if no problem has a reference.
     """
     if not any(problem.reference is not None for problem in problems):
         raise InputError(
             "The leakage check needs reference answers; use problems that have an answer."
         )
-    original = _bytes(await search(problems))
-    swapped = _bytes(await search(swap_references(problems)))
+    take_prompts()
+    original, prompts = _bytes(await search(problems)), take_prompts()
+    swapped, swapped_prompts = _bytes(await search(swap_references(problems))), take_prompts()
     ids = [problem.id for problem in problems]
     differing = [i for i, a, b in zip(ids, original, swapped, strict=True) if a != b]
     figures = {"problems": len(ids), "differing": differing}
     label = f"leakage, {name}"
-    if not differing:
+    changed = prompts ^ swapped_prompts
+    figures["changed_prompts"] = len(changed)
+    if not differing and not changed:
         return SanityCheck(
             label,
             "ok",
             f"{len(ids)} problems were searched twice, with right and with other reference "
-            "answers: trees and choices are equal.",
+            "answers: prompts, trees and choices are equal.",
             figures,
         )
     repeated = _bytes(await search(problems))
-    if any(a != b for a, b in zip(original, repeated, strict=True)):
+    again = take_prompts()
+    if again != prompts or any(a != b for a, b in zip(original, repeated, strict=True)):
         return SanityCheck(
             label,
             "unclear",
             "The search is not reproducible even with the same reference answers (programs near "
             "their time limit, or random components), so leakage cannot be tested.",
+            figures,
+        )
+    if not differing:
+        return SanityCheck(
+            label,
+            "failed",
+            f"{len(changed)} prompts changed with the reference answers or hidden tests: a prompt "
+            "contains them, so the accuracy is meaningless.",
             figures,
         )
     return SanityCheck(

@@ -11,7 +11,14 @@ from rstar_math.config.sections import PolicyConfig
 from rstar_math.errors import ConfigError
 from rstar_math.prompts.chat_templates import ChatTemplate, template_of_gguf, template_of_tokenizer
 from rstar_math.prompts.prompt_sets import TRAINED
-from rstar_math.prompts.rendering import KIND_SETS, Conversation, Mode, Renderer, make_renderer
+from rstar_math.prompts.rendering import (
+    KIND_SETS,
+    MATH_SETS,
+    Conversation,
+    Mode,
+    Renderer,
+    make_renderer,
+)
 from rstar_math.tasks import Kind
 
 MODE_DESCRIPTIONS: Mapping[Mode, str] = {
@@ -99,8 +106,8 @@ def renderer_for(
     prompt = config.prompt
     if prompt == "auto" and trained:
         prompt = trained.get("prompt", "auto")
-    if prompt == "auto":
-        prompt = KIND_SETS.get(kind, "auto")
+    if prompt in MATH_SETS:
+        prompt = KIND_SETS.get(kind, prompt)
     step_format = config.format
     if step_format == "auto" and prompt == trained.get("prompt"):
         step_format = trained.get("format", "auto")  # type: ignore[assignment]

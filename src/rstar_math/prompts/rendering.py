@@ -24,6 +24,8 @@ Mode = Literal["completion", "template", "messages"]
 DEFAULT_COMPLETION_SET, DEFAULT_CHAT_SET = "easy", "grade-school"
 KIND_SETS = {Kind.CODE: "code", Kind.CHOICE: "choice", Kind.TEXT: "choice"}
 """Prompt sets of other problems than mathematical ones."""
+MATH_SETS = ("auto", "easy", "grade-school", "competition")
+"""Prompt sets that are only for mathematical problems."""
 START_OF_THINKING, END_OF_THINKING = "<think>\n", "\n</think>\n\n"
 
 

@@ -1,6 +1,5 @@
 """Verifier, grouping, execution and scores of programs."""
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,12 +9,16 @@ from rstar_math.sandbox.executor import Sandbox
 from rstar_math.search.equivalence import normalized_program
 from rstar_math.tasks import CodeTask, HiddenTests, StreamTest
 from rstar_math.types import Execution, Question, Step, Verdict
+from rstar_math.verification.agreement import generate_inputs
 from rstar_math.verification.programs import ProgramRunner, inputs_of, program_of
 
 MAX_PROGRAM_CHARS = 100_000
 """Longer programs are wrong without being run."""
 MAX_INPUTS = 24
 """Maximum number of inputs on which programs are compared."""
+GENERATED_INPUTS = 8
+"""Number of generated inputs for a task that brings none. Right programs may differ on an input
+that the problem excludes; then they vote apart."""
 _TESTS_AT_ONCE = 4
 
 
@@ -48,11 +51,14 @@ class ProgramVerifier:
 async def group_programs(sandbox: Sandbox, task: CodeTask, programs: Sequence[str]) -> list[int]:
     """The class of each program: programs with equal outputs on all inputs are equal.
 
-    The inputs are those of the public tests and the generated ones. A program that fails on all of
-    them, and any program of a task without inputs, is only equal to the same program in other
-    words (`search.equivalence`).
+    The inputs are those of the public tests and generated ones: those of the task, else changed
+    public inputs. A program that fails on all of them, and any program of a task without inputs, is
+    only equal to the same program in other words (`search.equivalence`).
     """
-    runner, inputs = ProgramRunner(sandbox, task), inputs_of(task)[:MAX_INPUTS]
+    inputs = inputs_of(task)
+    if not task.inputs:
+        inputs += generate_inputs(task, seed=0, count=GENERATED_INPUTS)
+    runner, inputs = ProgramRunner(sandbox, task), inputs[:MAX_INPUTS]
     unique = list(dict.fromkeys(programs))
 
     async def key_of(program: str) -> object:
@@ -138,8 +144,3 @@ def executor_for(question: Question, executor: Executor) -> Executor:
     streams = [test.stdin for test in task.examples if isinstance(test, StreamTest)]
     text = next(iter([*streams, *task.inputs]), "")
     return ExampleExecutor(executor, text)
-
-
-async def run_all(runner: ProgramRunner, program: str, inputs: Sequence[str]) -> list[str | None]:
-    """The behaviour of a program on each input; None where it fails."""
-    return list(await asyncio.gather(*(runner.behaviour(program, given) for given in inputs)))

@@ -275,16 +275,17 @@ def test_programs_with_the_same_outputs_vote_together() -> None:
         "def add(a, b):\n    raise ValueError\n",
         "def add(a, b):\n    return 1 / 0  # again\n",
     ]
-    task = CodeTask("add", examples=(CallTest("add(1, 2)", "3"),))
+    public = CodeTask("add", examples=(CallTest("add(*map(int, '12'))", "3"),))
+    more = CodeTask("add", examples=public.examples, inputs=("add(5, 6)",))
+    generated = CodeTask("add", examples=(CallTest("add(1, 2)", "3"),))
 
-    async def work(judges: Judges) -> tuple[list[int], list[int]]:
-        public = await judges.grouper(Question("q", "", task))(programs)
-        more = CodeTask("add", examples=task.examples, inputs=("add(5, 6)",))
-        return public, await judges.grouper(Question("q", "", more))(programs)
+    async def work(judges: Judges) -> list[list[int]]:
+        tasks = (public, more, generated)
+        return [await judges.grouper(Question("q", "", task))(programs) for task in tasks]
 
-    public, more = with_judges(work)
-    assert public == [0, 0, 0, 1, 2, 1]
-    assert more == [0, 0, 1, 2, 3, 2]
+    found = with_judges(work)
+    assert found[0] == [0, 0, 0, 1, 2, 1]
+    assert found[1] == found[2] == [0, 0, 1, 2, 3, 2]
 
 
 def test_public_tests_value_programs_and_feed_the_steps() -> None:
