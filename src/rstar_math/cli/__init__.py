@@ -18,6 +18,7 @@ from rstar_math.cli import (
     evolve,
     grade,
     models,
+    problem_sets,
     problems,
     serve,
     solve,
@@ -46,6 +47,7 @@ app.command("view")(serve.view)
 app.command("serve")(serve.serve)
 app.command("prepare")(problems.prepare)
 app.command("synthesize")(problems.synthesize)
+app.add_typer(problem_sets.app, name="problems")
 app.command("curate")(data.curate)
 app.command("export")(data.export)
 app.add_typer(train.app, name="train")
