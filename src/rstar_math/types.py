@@ -251,6 +251,8 @@ class Cost:
     estimated_tokens: int = 0
     """The part of the prompt and sampled tokens that the server did not report, so that it was
     estimated from the length of the texts."""
+    images: int = 0
+    """Pictures in answered requests."""
     saved_tokens: int = 0
     """Estimated tokens saved by early stopping: the unused token budget, or the skipped rollouts
     times the mean tokens per finished rollout."""

@@ -371,6 +371,18 @@ class GradingConfig(Section):
     """Memory limit of one grader process in MiB."""
 
 
+class ProblemsConfig(Section):
+    """Second models that some kinds of problems need."""
+
+    describe: str | None = None
+    """Model that transcribes the pictures of questions for a policy that reads only text: an
+    address as for model.url, of a server of a multimodal model. Default: pictures are sent to the
+    policy's model."""
+    judge: str | None = None
+    """Model that decides whether a short text is the same answer as an accepted one if their normal
+    forms differ: an address as for model.url. Default: they are different answers."""
+
+
 class Config(Section):
     """All options of a run."""
 
@@ -383,6 +395,7 @@ class Config(Section):
     sandbox: SandboxConfig = SandboxConfig()
     grading: GradingConfig = GradingConfig()
     servers: ServersConfig = ServersConfig()
+    problems: ProblemsConfig = ProblemsConfig()
 
     @property
     def policy_server_count(self) -> int:

@@ -93,6 +93,7 @@ class CachingCompleter:
         self._inner = inner
         self._cache: dict[_Key, tuple[list[Completion], Cost]] = {}
         self.prompting = getattr(inner, "prompting", None)
+        self.accepts_images = bool(getattr(inner, "accepts_images", False))
         self.calls = 0
         """Number of requests sent to the other Completer."""
         self._prompts: set[str] = set()

@@ -11,8 +11,10 @@ from rstar_math.costs import add_cost
 from rstar_math.extraction import extract_stated_answer
 from rstar_math.models.prompting import prompting_of, renderer_for
 from rstar_math.policies.answers import PROGRAM_INSTRUCTION, chain_step, with_answer
+from rstar_math.policies.pictures import require_images
 from rstar_math.prompts.action_parsing import ANSWER_STOPS
 from rstar_math.prompts.families import chain_messages, chain_prompt, load_action_prompts
+from rstar_math.prompts.grammar import FENCED
 from rstar_math.prompts.rendering import END_OF_THINKING, START_OF_THINKING, Conversation, Renderer
 from rstar_math.prompts.subquestions import (
     STOPS,
@@ -44,12 +46,22 @@ class StepPolicy:
         self._renderers = {Kind.MATH: self.renderer}
 
     def renderer_of(self, question: Question) -> Renderer:
-        """The renderer for the question's kind of problem."""
+        """The renderer for the question's kind of problem.
+
+        Questions with pictures are sent as messages, whose parts are the pictures. Raises
+        `ConfigError` if the Completer sends only text.
+        """
         kind = question.kind
         if kind not in self._renderers:
             known = prompting_of(self._completer)
             self._renderers[kind] = renderer_for(self._config, known, kind)
-        return self._renderers[kind]
+        renderer = self._renderers[kind]
+        if not question.images:
+            return renderer
+        require_images(self._completer)
+        plain = renderer.mode == "completion" and self._config.format == "auto"
+        step_format = FENCED if plain else renderer.format
+        return replace(renderer, mode="messages", template=None, format=step_format)
 
     async def propose(
         self, question: Question, prefix: Sequence[Step], k: int, *, seed: int

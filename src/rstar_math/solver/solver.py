@@ -8,11 +8,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from rstar_math.config.loading import load_config
-from rstar_math.config.sections import Config, ModelConfig, SearchConfig
+from rstar_math.config.sections import Config, ModelConfig, SearchConfig, normalize_url
 from rstar_math.errors import ConfigError, InputError, ModelError, RstarError
 from rstar_math.llm.balancing import request_affinity
 from rstar_math.llm.connect import connect
 from rstar_math.policies.completions import StepPolicy
+from rstar_math.policies.pictures import transcribe
 from rstar_math.prompts.actions import check_actions
 from rstar_math.protocols import AnswerGrouper, Completer, Executor, Policy, Scorer, Verifier
 from rstar_math.search.mcts import RolloutCallback
@@ -27,10 +28,11 @@ from rstar_math.search.strategies import (
 from rstar_math.search.tree import Tree
 from rstar_math.search.voting import Choice
 from rstar_math.solver.components import Components, scorer_factory
-from rstar_math.tasks import CodeTask
+from rstar_math.tasks import CodeTask, Kind
 from rstar_math.text import replace_surrogates
 from rstar_math.types import Problem, Question, Verdict
 from rstar_math.verification.code import ExampleScorer, executor_for
+from rstar_math.verification.opinions import OpinionJudge
 
 MCTS = Strategy("mcts")
 """The default strategy."""
@@ -89,6 +91,8 @@ class Solver:
         "discriminator" or "ppm"."""
         self.prompting: dict[str, str] = {}
         """Prompt, step format and mode of the policy; empty if a policy was passed in."""
+        self._describer: Completer | None = None
+        self._described: dict[Question, Question] = {}
         self._stack = AsyncExitStack()
         self._components: Components
 
@@ -122,6 +126,7 @@ class Solver:
         sandbox = executor if isinstance(executor, Sandbox) else None
         judges = Judges(self.config.grading, self.config.sandbox, sandbox=sandbox)
         self._judges = await self._stack.enter_async_context(judges)
+        await self._open_second_models()
         if self._policy is not None:
             scorer = scorer or await self._open_scorer(None)
             self._components = Components(
@@ -154,6 +159,47 @@ class Solver:
             model=model,
             discriminator=discriminator,
         )
+
+    async def _open_second_models(self) -> None:
+        """Connect to the models of section `problems`, if there are any."""
+        named = self.config.problems
+        if named.describe is not None:
+            self._describer = await self._connect_to(named.describe, "describe")
+        if named.judge is not None:
+            self._judges.opinion = OpinionJudge(await self._connect_to(named.judge, "judge"))
+
+    async def _connect_to(self, url: str, use: str) -> Completer:
+        """Connect to a model by its address, with the limits of the policy's model."""
+        update = {"url": normalize_url(url), "name": None, "adapter": None}
+        try:
+            model, _ = await self._connect(self.config.model.model_copy(update=update), use)
+        except ModelError as error:
+            raise type(error)(str(error).replace("--model", f"problems.{use}")) from error
+        return model
+
+    async def _readable(self, question: Question, strategy: Strategy) -> Question:
+        """Return the question as the policy can read it: pictures are transcribed if configured.
+
+        Raises `ConfigError` if the strategy's prompts have no place for pictures or programs.
+        """
+        kind, policy = strategy.kind, strategy.spec.policy
+        if question.kind is Kind.CODE and policy in ("actions", "subquestions"):
+            raise ConfigError(
+                f"Strategy {kind} reasons in words and writes no programs; use mcts or sc for "
+                "code problems."
+            )
+        if not question.images:
+            return question
+        if self._describer is not None:
+            if question not in self._described:
+                self._described[question] = await transcribe(self._describer, question)
+            return self._described[question]
+        if policy != "steps":
+            raise ConfigError(
+                f"Strategy {kind} sends no pictures; use mcts or sc, or --set "
+                "problems.describe=MODEL."
+            )
+        return question
 
     async def _open_scorer(self, model: Completer | None) -> Scorer | None:
         """Open and return the configured scorer."""
@@ -230,7 +276,8 @@ class Solver:
         """
         question = _as_question(question) if isinstance(question, str) else question
         strategy = parse_strategy(strategy) if isinstance(strategy, str) else strategy
-        tree = tree or Tree(question)
+        readable = await self._readable(question, strategy)
+        tree = tree or Tree(readable)
         search = search or self.config.search
         components = self._components_for(question)
         with request_affinity(question.id):

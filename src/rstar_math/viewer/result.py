@@ -11,6 +11,7 @@ from rstar_math.runs.results import Result
 from rstar_math.search.strategies import answer_rule_name, parse_strategies
 from rstar_math.search.tree import ROOT, Tree
 from rstar_math.search.voting import VOTE_WEIGHTS, Vote, best_path_per_run, votes_of
+from rstar_math.task_records import image_uri
 from rstar_math.text import sanitize
 from rstar_math.types import Problem
 from rstar_math.viewer.sources import result_mark, result_state
@@ -75,6 +76,9 @@ def _counted_votes(tree: Tree, rule: str, conditions: Mapping[str, Any]) -> list
     return best_path_per_run(votes, top_k if isinstance(top_k, int) else SearchConfig().top_k)
 
 
+_MAX_IMAGE_BYTES = 4 << 20
+"""Maximum size of the pictures of one question in a page, in bytes."""
+_SHOWN_IMAGES = frozenset(["image/png", "image/jpeg", "image/gif", "image/webp"])
 _MAX_ANSWERS = 12
 """Maximum number of answers in the table of votes."""
 _MIN_PICTURE_NODES, _MAX_OPEN_PICTURE_NODES = 4, 120
@@ -91,8 +95,25 @@ def problem_html(problem: Problem) -> str:
         reference = f'<p class="reference">Reference answer <strong>{answer}</strong></p>'
     return (
         f'<h2 class="id" tabindex="-1">{" · ".join(facts)}</h2>'
-        f'<p class="question" dir="auto">{prose_html(problem.question.text[:20000])}</p>{reference}'
+        f'<p class="question" dir="auto">{prose_html(problem.question.shown[:20000])}</p>'
+        f"{_pictures(problem)}{reference}"
     )
+
+
+def _pictures(problem: Problem) -> str:
+    """The pictures of a question, as data in the page. Large ones are only named."""
+    parts: list[str] = []
+    room = _MAX_IMAGE_BYTES
+    for number, image in enumerate(problem.question.images, 1):
+        label = f"Picture {number} of the question"
+        if len(image.data) > room or image.media_type not in _SHOWN_IMAGES:
+            parts.append(f"<p>{label}: {len(image.data)} bytes, not shown.</p>")
+            continue
+        room -= len(image.data)
+        parts.append(
+            f'<figure><img class="picture" src="{image_uri(image)}" alt="{label}"></figure>'
+        )
+    return "".join(parts)
 
 
 def result_html(result: Result, tree: Tree, conditions: Mapping[str, Any]) -> str:
