@@ -12,13 +12,15 @@ from rstar_math.search.strategies import answer_rule_name, parse_strategies
 from rstar_math.search.tree import ROOT, Tree
 from rstar_math.search.voting import VOTE_WEIGHTS, Vote, best_path_per_run, votes_of
 from rstar_math.task_records import image_uri
+from rstar_math.tasks import Kind
 from rstar_math.text import sanitize
-from rstar_math.types import Problem
+from rstar_math.types import Problem, Step
 from rstar_math.viewer.sources import result_mark, result_state
 from rstar_math.viewer.steps import (
     answer_html,
     bar,
     chosen_path,
+    code_html,
     prose_html,
     shorten_html,
     step_html,
@@ -120,10 +122,17 @@ def result_html(result: Result, tree: Tree, conditions: Mapping[str, Any]) -> st
     """The page section of a result, without the tree's outline."""
     choice = result.choice
     symbol, description = result_mark(result)
-    answer = "no answer" if choice.answer is None else answer_html(choice.answer)
+    verdict = f'<span class="verdict {result_state(result)}">{symbol} {description}</span>'
+    if choice.answer is None:
+        answer = f'<p class="answer">Answer <strong>no answer</strong> {verdict}</p>'
+    elif tree.question.kind is Kind.CODE:
+        program = code_html(Step(code=choice.answer))
+        answer = f'<p class="answer">Answer: the program {verdict}</p>{program}'
+    else:
+        text = answer_html(choice.answer)
+        answer = f'<p class="answer">Answer <strong>{text}</strong> {verdict}</p>'
     return (
-        f'<p class="answer">Answer <strong>{answer}</strong> '
-        f'<span class="verdict {result_state(result)}">{symbol} {description}</span></p>'
+        f"{answer}"
         f"{_why(result, tree, conditions)}{_path(result, tree)}{_picture(result, tree)}"
         f"{_cost(result, tree)}"
     )

@@ -17,7 +17,8 @@ from rstar_math.config import load_config
 from rstar_math.policies.completions import StepPolicy
 from rstar_math.problems import read_problems
 from rstar_math.prompts.rendering import Renderer
-from rstar_math.runs.results import SearchedProblem
+from rstar_math.runs.results import SearchedProblem, run_conditions
+from rstar_math.runs.store import RunStore
 from rstar_math.solver.solver import Solution, Solver
 from rstar_math.tasks import CallTest, CodeTask, HiddenTests
 from rstar_math.testing import ScriptedCompleter, serving
@@ -25,6 +26,7 @@ from rstar_math.training.curation.curate import curate
 from rstar_math.training.rows import PreferenceRow, SftRow, rows_of
 from rstar_math.types import Problem, Question, Step, Verdict
 from rstar_math.verification.judges import Judges
+from rstar_math.viewer.result import problem_html, result_html
 
 SECRET = "double(918273645)"
 DOUBLE = Problem(
@@ -198,3 +200,17 @@ def test_prompts_follow_the_kind_of_problem() -> None:
         ).propose(DOUBLE.question, [block], 1, seed=0)
     )
     assert re.fullmatch(r"x = 1\s*", step.answer or "")
+
+
+def test_a_page_shows_the_program_and_no_hidden_test(tmp_path: Path) -> None:
+    solution, verdict = solved("sc@2")
+    with RunStore.open(tmp_path / "a.rstar", run_conditions(CONFIG, guided=False)) as store:
+        store.add_problems([DOUBLE])
+        store.save("sc@2", solution.tree, solution.choice, verdict)
+        (result,) = store.results("sc@2")
+        html = result_html(result, store.tree("double", "sc@2"), {})
+    assert '<div class="highlight">' in html or "<pre>" in html
+    question = problem_html(DOUBLE)
+    assert "double(2) returns 4" in question
+    assert "2 hidden tests" in question
+    assert "918273645" not in html + question
