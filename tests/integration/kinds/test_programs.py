@@ -135,7 +135,7 @@ def add(a, b):
     "opens files for tests": """
 import glob
 def add(a, b):
-    for name in glob.glob("/work/**/*.jsonl", recursive=True) + glob.glob("*.jsonl"):
+    for name in glob.glob("/tmp/**/*.jsonl", recursive=True) + glob.glob("*.jsonl"):
         return eval(open(name).readline())
     raise RuntimeError("nothing to read")
 """,
