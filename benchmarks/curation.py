@@ -106,7 +106,7 @@ def timed(
     """Wall time and processor time of curation alone, and its result."""
     growing.seconds = growing.cpu_s = 0.0
     started, cpu = time.perf_counter(), time.process_time()
-    found = asyncio.run(curate(growing, same_text, config, data))
+    found = asyncio.run(curate(growing, lambda question: same_text, config, data))
     wall_s = time.perf_counter() - started - growing.seconds
     return wall_s, time.process_time() - cpu - growing.cpu_s, found
 

@@ -32,7 +32,8 @@ from toy_talk import Talker, sum_problem
 from rstar_math.config import Config, load_config
 from rstar_math.search import to_record
 from rstar_math.search.strategies import Strategy
-from rstar_math.solver.solver import Solution, Solver
+from rstar_math.solver.solution import Solution
+from rstar_math.solver.solver import Solver
 from rstar_math.testing import Batching, serving
 from rstar_math.types import Cost
 

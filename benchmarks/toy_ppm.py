@@ -91,7 +91,7 @@ def data(toys: ToyWorld, problems: int, rollouts: int = 8) -> dict[Data, list[An
                 tree, policy=toys.policy, executor=toys.executor, verifier=judge, config=config
             )
             searched.append(SearchedProblem(problem, (("mcts", tree),)))
-        found = await curate(searched, same_text, None, ALL_DATA)
+        found = await curate(searched, lambda question: same_text, None, ALL_DATA)
         return {
             name: [kind.model_validate(row.model_dump()) for row in rows_of(found, name)]
             for name, kind in KINDS.items()

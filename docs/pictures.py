@@ -202,7 +202,7 @@ def pictures() -> dict[str, str]:
         (((_, tree),),) = (one.trees for one in small)
         config = SearchConfig(rollouts=8, candidates=8)
         problems = await searched(ToyWorld(steps=3, wordings=1), 40, config)
-        found = await curate(problems, same_text)
+        found = await curate(problems, lambda question: same_text)
         return {
             "concept-tree.svg": tree_picture(tree),
             "concept-pair.svg": pair_picture(found),

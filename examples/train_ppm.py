@@ -50,7 +50,7 @@ async def searched(world: ToyWorld, count: int) -> Curated:
             config=SearchConfig(rollouts=8),
         )
         found.append(SearchedProblem(problem, (("mcts", tree),)))
-    return await curate(found, same_text)
+    return await curate(found, lambda question: same_text)
 
 
 def pairs(seed: int, count: int) -> list[PreferenceRow]:

@@ -13,11 +13,11 @@ from pathlib import Path
 PACKAGE = "rstar_math"
 SOURCE = Path(__file__).resolve().parents[1] / "src" / PACKAGE
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("", "types", "protocols", "errors", "seeding", "text", "files", "concurrency", "confidence",
-     "costs", "progress"),
-    ("config", "extraction"),
+    ("", "tasks", "types", "protocols", "errors", "seeding", "text", "files", "concurrency",
+     "confidence", "costs", "progress"),
+    ("config", "extraction", "task_records"),
     ("search", "prompts", "grading", "sandbox", "problems", "checkpoints"),
-    ("models",),
+    ("models", "verification"),
     ("policies",),
     ("llm",),
     ("ppm",),

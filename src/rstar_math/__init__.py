@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rstar_math.runs.table import read_run as read_run
     from rstar_math.search.mcts import grow as grow
     from rstar_math.search.tree import Tree as Tree
-    from rstar_math.solver.solver import Solution as Solution
+    from rstar_math.solver.solution import Solution as Solution
     from rstar_math.solver.solver import Solver as Solver
     from rstar_math.solver.solver import solve as solve
     from rstar_math.types import Problem as Problem

@@ -122,3 +122,5 @@ class Discriminator(Protocol):
 AnswerGrouper = Callable[[Sequence[str]], Awaitable[list[int]]]
 """Sorts answers into equivalence classes. Returns one class number per answer, from 0 in order of
 first appearance."""
+QuestionGrouper = Callable[[Question], AnswerGrouper]
+"""Returns the function that groups the answers to a question."""

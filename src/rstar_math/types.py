@@ -6,11 +6,14 @@ value is `None`, never 0.
 
 Only `Problem.reference` holds the reference answer. Policies, scorers, executors and the search
 receive a `Question`, which has no reference. The type system thus keeps references out of a search.
+`tasks` describes the kinds of problems.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
+
+from rstar_math.tasks import Kind, Reference, Task, describe_reference, fits, kind_of, shown_text
 
 SYNTHETIC = "synthetic"
 """`Problem.source` of problems written by a model. Their reference is the answer on which the
@@ -18,11 +21,33 @@ model's own solutions agree."""
 
 
 @dataclass(frozen=True, slots=True)
+class Image:
+    """A picture of a question."""
+
+    media_type: str
+    """For example "image/png"."""
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Question:
-    """The part of a problem that a solver may see: a stable id and the text."""
+    """The part of a problem that a solver may see: a stable id, the text, and the task."""
 
     id: str
     text: str
+    task: Task | None = None
+    """What the question asks for; None means a mathematical answer."""
+    images: tuple[Image, ...] = ()
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of the problem."""
+        return kind_of(self.task)
+
+    @property
+    def shown(self) -> str:
+        """The text as a solver sees it, with the options or the public tests of the task."""
+        return shown_text(self.text, self.task)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +55,8 @@ class Problem:
     """A question with its reference answer, if known. Only a Verifier may receive the reference."""
 
     question: Question
-    reference: str | None = None
+    reference: Reference | None = None
+    """What decides whether an answer is right. Its type belongs to the question's task."""
     source: str | None = None
     """Name of the data set the problem comes from, for example "gsm8k"."""
     level: str | None = None
@@ -40,6 +66,18 @@ class Problem:
     def id(self) -> str:
         """The question's id, unique within a run."""
         return self.question.id
+
+    @property
+    def reference_text(self) -> str | None:
+        """The reference in one line, for reports and pages; None if unknown."""
+        return None if self.reference is None else describe_reference(self.reference)
+
+    def __post_init__(self) -> None:
+        if not fits(self.question.task, self.reference):
+            raise TypeError(
+                f"The reference of {self.id!r} is {type(self.reference).__name__}, which does not "
+                f"belong to a problem of the kind {self.question.kind}."
+            )
 
 
 class Verdict(StrEnum):
@@ -239,6 +277,8 @@ class Cost:
     estimated_tokens: int = 0
     """The part of the prompt and sampled tokens that the server did not report, so that it was
     estimated from the length of the texts."""
+    images: int = 0
+    """Pictures in answered requests."""
     saved_tokens: int = 0
     """Estimated tokens saved by early stopping: the unused token budget, or the skipped rollouts
     times the mean tokens per finished rollout."""

@@ -39,7 +39,7 @@ def test_the_grader_decides_as_the_generators_own_score(name: str, grader: Grade
     right = 0
     for problem, entry in zip(problems, made, strict=True):
         assert problem.question.text == entry["question"].strip()
-        assert problem.reference is not None
+        assert isinstance(problem.reference, str)
         for guess in guesses(problem.reference):
             ours = grader.compare_sync(guess, problem.reference).verdict is Verdict.RIGHT
             assert ours == (made.score_answer(guess, entry) == 1.0), (guess, problem.reference)

@@ -14,7 +14,8 @@ from rstar_math.errors import ConfigError, ContextLengthError
 from rstar_math.policies.completions import ChainDiscriminator
 from rstar_math.search import to_record
 from rstar_math.search.strategies import parse_strategies
-from rstar_math.solver.solver import Solution, Solver
+from rstar_math.solver.solution import Solution
+from rstar_math.solver.solver import Solver
 from rstar_math.testing import ScriptedCompleter, ScriptedPolicy
 from rstar_math.types import Cost, Problem, Verdict
 from tests.unit.toy import script

@@ -29,7 +29,8 @@ from rstar_math.protocols import Policy
 from rstar_math.runs.results import Result
 from rstar_math.search import Choice
 from rstar_math.search.strategies import Strategy, parse_strategies
-from rstar_math.solver.solver import MCTS, Solution, Solver
+from rstar_math.solver.solution import Solution
+from rstar_math.solver.solver import MCTS, Solver
 from rstar_math.testing import ScriptedCompleter, ToyWorld, serving
 from rstar_math.types import Cost, Problem, Question, Step, Verdict
 from tests.e2e.adder import answer
@@ -75,7 +76,7 @@ def test_an_honest_search_passes_and_a_planted_cheat_is_caught(name: str) -> Non
         return await searched(WORLD.policy, problems, strategy)
 
     async def cheating(problems: Sequence[Problem]) -> list[SearchResult]:
-        known = {p.id: p.reference for p in problems}
+        known = {p.id: p.reference_text for p in problems}
         return await searched(Cheat(WORLD.policy, known), problems, strategy)
 
     assert asyncio.run(check_leakage(honest, TOYS, name)).state == "ok"
@@ -191,7 +192,7 @@ def test_check_passes_an_honest_evaluation_and_fails_a_cheating_one(
             guided: bool = False,
         ) -> AsyncGenerator[tuple[Problem, Solution], None]:
             async for problem, found in honest(self, problems, strategy, guided=guided):
-                told = Choice(problem.reference, None, 1.0, {})
+                told = Choice(problem.reference_text, None, 1.0, {})
                 yield problem, Solution(found.question, found.tree, told)
 
         monkeypatch.setattr(Solver, "map", leaky)

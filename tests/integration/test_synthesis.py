@@ -37,6 +37,7 @@ from rstar_math.evolution.synthesis import (
 from rstar_math.problems import read_problems
 from rstar_math.problems.sources import read_sources
 from rstar_math.problems.synthesis import KnownProblems, SynthesisConfig
+from rstar_math.protocols import AnswerGrouper
 from rstar_math.runs.store import RunStore
 from rstar_math.search.strategies import Strategy
 from rstar_math.testing import FakeServer, serving
@@ -167,8 +168,11 @@ def test_agreement_counts_what_the_evaluation_counts(whole: Path) -> None:
     async def group(answers: Any) -> list[int]:
         return [sorted(set(answers), key=list(answers).index).index(answer) for answer in answers]
 
-    async def judge(answer: str, reference: str) -> Verdict:
-        return Verdict.RIGHT if answer == reference else Verdict.WRONG
+    def grouper(question: Question) -> AnswerGrouper:
+        return group
+
+    async def judge(problem: Problem, answer: str) -> Verdict:
+        return Verdict.RIGHT if answer == problem.reference else Verdict.WRONG
 
     rows = written(whole)
     with RunStore.read(whole / "round-0/synthetic.rstar") as store:
@@ -179,7 +183,7 @@ def test_agreement_counts_what_the_evaluation_counts(whole: Path) -> None:
             problem = Problem(Question(row["id"], row["problem"]), row["answer"])
             terms = RunTerms(6, "majority")
             reading = asyncio.run(
-                grade_result(problem, judged, tree, AnswerJudge(group, judge), terms)
+                grade_result(problem, judged, tree, AnswerJudge(grouper, judge), terms)
             )
             assert len(reading.attempts) == 6
             agreeing = sum(attempt.right for attempt in reading.attempts)

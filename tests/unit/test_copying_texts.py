@@ -29,4 +29,4 @@ def test_toy_tasks_come_in_fourteen_patterns_with_answers_of_two_digits() -> Non
     assert len(texts) == 500
     names = r"Ann|Bob|Eve|Tom|pears|books|coins|cards|\d+"
     assert len({re.sub(names, "_", text) for text in texts}) == 14
-    assert {len(task.problem.reference or "") for task in tasks} == {2}
+    assert {len(task.problem.reference_text or "") for task in tasks} == {2}

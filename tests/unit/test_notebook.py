@@ -18,7 +18,7 @@ from rstar_math.search import Tree, majority, votes_of
 from rstar_math.search.expansion import SearchComponents
 from rstar_math.search.sampling import sample_chains
 from rstar_math.search.voting import Choice
-from rstar_math.solver.solver import Solution
+from rstar_math.solver.solution import Solution
 from rstar_math.testing import ToyWorld
 from rstar_math.types import Cost, Problem, Question, Step, Verdict
 

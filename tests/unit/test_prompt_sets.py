@@ -30,10 +30,14 @@ STEP = Step("# Add.\n", "print(3 + 4)\n", "code", execution=Execution(ExecutionS
 
 
 @pytest.mark.parametrize("name", built_in_sets())
-def test_the_programs_of_worked_examples_print_what_they_say(name: str) -> None:
+def test_the_programs_of_worked_examples_print_what_they_say(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for example in load_prompt_set(name).examples:
         namespace: dict[str, object] = {}
         printed = io.StringIO()
+        given = example.problem.partition("Example input:\n")[2].partition("Example output")[0]
+        monkeypatch.setattr("sys.stdin", io.StringIO(given))
         with contextlib.redirect_stdout(printed):
             exec("".join(step.code for step in example.steps), namespace)
         said = "".join(s.execution.stdout for s in example.steps if s.execution is not None)

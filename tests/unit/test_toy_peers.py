@@ -116,7 +116,7 @@ def test_rho_is_the_correlation_of_not_knowing(rho: float) -> None:
         return step.answer == reference, answer == reference
 
     async def every() -> list[tuple[bool, bool]]:
-        return [await known(p.question, p.reference) for p in world.problems(1000)]
+        return [await known(p.question, p.reference_text) for p in world.problems(1000)]
 
     both = asyncio.run(every())
     equal = sum(a == b for a, b in both) / len(both)

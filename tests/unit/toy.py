@@ -5,6 +5,7 @@ import asyncio
 import random
 from collections.abc import Sequence
 
+from rstar_math.protocols import AnswerGrouper
 from rstar_math.types import Execution, ExecutionStatus, Question, Step, Verdict
 
 NUMBERS = (3, 5, 7, 2)
@@ -74,3 +75,8 @@ async def same_text(answers: Sequence[str]) -> list[int]:
     """A Grouper that takes answers for equal if their text is."""
     seen: dict[str, int] = {}
     return [seen.setdefault(answer, len(seen)) for answer in answers]
+
+
+def by_text(question: Question) -> AnswerGrouper:
+    """A QuestionGrouper: answers are equal if their texts are."""
+    return same_text

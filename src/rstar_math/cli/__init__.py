@@ -20,6 +20,7 @@ from rstar_math.cli import (
     evolve,
     grade,
     models,
+    problem_sets,
     problems,
     serve,
     solve,
@@ -63,6 +64,7 @@ app.command("merge", rich_help_panel=LOOK)(solve.merge)
 app.command("evolve", rich_help_panel=TRAIN)(evolve.evolve)
 app.command("prepare", rich_help_panel=TRAIN)(problems.prepare)
 app.command("synthesize", rich_help_panel=TRAIN)(problems.synthesize)
+app.add_typer(problem_sets.app, name="problems", rich_help_panel=TRAIN)
 app.command("curate", rich_help_panel=TRAIN)(data.curate)
 app.add_typer(train.app, name="train", rich_help_panel=TRAIN)
 app.command("deploy", rich_help_panel=TRAIN)(train.deploy)

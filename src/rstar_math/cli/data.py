@@ -1,7 +1,6 @@
 """`rstar curate` and `rstar export`: a run's trees as training data or as raw rows."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import AsyncExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -96,20 +95,13 @@ async def curate_problems(
 ) -> "Curated":
     """The training data of a run. Shows a progress bar and starts the grader only if needed."""
     from rstar_math.cli import display
-    from rstar_math.grading.grader import Grader
     from rstar_math.training.curation.curate import curate as select
+    from rstar_math.verification.judges import Judges
 
-    graders: list[Grader] = []
-    async with AsyncExitStack() as stack:
-
-        async def group(answers: Sequence[str]) -> list[int]:
-            if not graders:
-                graders.append(await stack.enter_async_context(Grader()))
-            return await graders[0].group(answers)
-
+    async with Judges() as judges:
         with display.progress_bar("trees", len(problems), 0) as bar:
             tracked = bar.track(problems, total=len(problems), task_id=bar.task_ids[0])
-            return await select(tracked, group, config, kinds)
+            return await select(tracked, judges.grouper, config, kinds)
 
 
 def curation_config(settings: Sequence[str]) -> "CurationConfig":

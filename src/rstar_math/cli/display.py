@@ -30,7 +30,7 @@ from rstar_math.prompts.actions import label
 from rstar_math.prompts.grammar import comment_text, program_output
 from rstar_math.search.mcts import RolloutCallback
 from rstar_math.search.tree import Node, Tree
-from rstar_math.solver.solver import Solution
+from rstar_math.solver.solution import Solution
 from rstar_math.text import count_noun, sanitize
 from rstar_math.types import Cost, Execution, Problem, Step, Verdict
 
@@ -243,7 +243,11 @@ def verdict_line(problem: Problem, answer: str | None, verdict: Verdict | None) 
     verdict_text = (
         _VERDICTS.get(verdict, "[yellow]unknown[/]") if verdict is not None else "no reference"
     )
-    expected = f", expected {_escape(problem.reference)}" if problem.reference is not None else ""
+    expected = (
+        f", expected {_escape(problem.reference_text)}"
+        if problem.reference_text is not None
+        else ""
+    )
     given = "no answer" if answer is None else f"answer {_escape(answer)}"
     return f"{_escape(problem.id)}: {given}{expected}: {verdict_text}"
 

@@ -13,11 +13,11 @@ from rstar_math.errors import InputError
 
 if TYPE_CHECKING:
     from rstar_math.evaluation.reranking import RerankComparison
-    from rstar_math.grading.grader import Grader
     from rstar_math.protocols import Scorer, Verifier
     from rstar_math.runs.store import RunStore
     from rstar_math.search.tree import Tree
     from rstar_math.training.rows import PreferenceRow
+    from rstar_math.verification.judges import Judges
 
 
 async def compare_with_majority(
@@ -30,15 +30,15 @@ async def compare_with_majority(
     """
     from rstar_math.costs import track_cost
     from rstar_math.evaluation.reranking import rerank_samples
-    from rstar_math.grading.grader import Grader
     from rstar_math.runs.store import RunStore
+    from rstar_math.verification.judges import Judges
 
     with RunStore.read(run_file) as store:
         name = _sampling_strategy(store, strategy)
-        async with Grader() as grader:
-            trees = _trees_with_verifiers(store, name, limit, grader)
+        async with Judges() as judges:
+            trees = _trees_with_verifiers(store, name, limit, judges)
             with track_cost() as cost:
-                comparison = await rerank_samples(trees, scorer, grader.group)
+                comparison = await rerank_samples(trees, scorer, judges.grouper)
         report = {
             "run": str(run_file),
             "strategy": name,
@@ -67,14 +67,13 @@ def _sampling_strategy(store: "RunStore", strategy: str | None) -> str:
 
 
 async def _trees_with_verifiers(
-    store: "RunStore", strategy: str, limit: int | None, grader: "Grader"
+    store: "RunStore", strategy: str, limit: int | None, judges: "Judges"
 ) -> "AsyncIterator[tuple[Tree, Verifier]]":
     """Yields the trees of problems with a reference answer, each with its verifier."""
     done = store.done(strategy)
     problems = [p for p in store.problems() if p.id in done and p.reference is not None]
     for problem in problems[:limit]:
-        assert problem.reference is not None
-        yield store.tree(problem.id, strategy), grader.verifier(problem.reference)
+        yield store.tree(problem.id, strategy), judges.verifier(problem)
 
 
 SamplesRun = Annotated[

@@ -135,16 +135,11 @@ async def _write(runs: list[Path], out: Path, *, plots: bool, trees: bool) -> li
     """Write the report and return its files."""
     from rstar_math.evaluation.report import write_report
     from rstar_math.evaluation.results import AnswerJudge
-    from rstar_math.grading.grader import Grader
-    from rstar_math.types import Verdict
+    from rstar_math.verification.judges import Judges
     from rstar_math.viewer.export import write_page
 
-    async with Grader() as grader:
-
-        async def judge(answer: str, reference: str) -> Verdict:
-            return await grader.verifier(reference).judge(answer)
-
-        grading = AnswerJudge(grader.group, judge)
+    async with Judges() as judges:
+        grading = AnswerJudge(judges.grouper, judges.judge)
         return await write_report(
             runs, out, grading, plots=plots, write_trees=write_page if trees else None
         )

@@ -130,7 +130,7 @@ class _Prepared:
                 for d in self.deduplicated.removed
             ]
             report["conflicts"] = [
-                [{"id": p.id, "answer": p.reference} for p in group]
+                [{"id": p.id, "answer": p.reference_text} for p in group]
                 for group in self.deduplicated.conflicts
             ]
             report["twins"] = [[p.id for p in family] for family in self.deduplicated.twins]
@@ -179,7 +179,7 @@ class _Prepared:
         """A few dropped problems with the reason."""
         lines: list[str] = []
         for group in (self.deduplicated.conflicts if self.deduplicated else [])[:_MAX_EXAMPLES]:
-            answers = ", ".join(f"{p.id}: {p.reference}" for p in group)
+            answers = ", ".join(f"{p.id}: {p.reference_text}" for p in group)
             lines.append(f"answers differ ({answers}): {_short_question(group[0])}")
         shown: Counter[str] = Counter()
         for duplicate in self.deduplicated.removed if self.deduplicated else []:

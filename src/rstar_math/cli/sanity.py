@@ -57,7 +57,7 @@ async def _leakage(
             solutions = {p.id: s async for p, s in solver.map(problems, strategy)}
         return [(solutions[p.id].tree, solutions[p.id].choice) for p in problems]
 
-    return await check_leakage(search, problems, strategy.name)
+    return await check_leakage(search, problems, strategy.name, model.take_prompts)
 
 
 async def _baseline(
@@ -69,13 +69,11 @@ async def _baseline(
 
         async def grade_baseline(index: int, problem: Problem) -> None:
             answer = await baseline_answer(model, problem.question, seed=config.search.seed)
-            assert problem.reference is not None
-            plain[index] = await solver.judge(answer, problem.reference) is Verdict.RIGHT
+            plain[index] = await solver.judge(answer, problem) is Verdict.RIGHT
 
         await gather(grade_baseline(index, problem) for index, problem in enumerate(problems))
         ours = {}
         async for problem, solution in solver.map(problems, Strategy("greedy")):
-            assert problem.reference is not None
-            verdict = await solver.judge(solution.answer, problem.reference)
+            verdict = await solver.judge(solution.answer, problem)
             ours[problem.id] = verdict is Verdict.RIGHT
     return list(chain(check_baseline(plain, [ours[p.id] for p in problems], published)))

@@ -27,7 +27,7 @@ from rstar_math.cli.options import (
 if TYPE_CHECKING:
     from rstar_math.config.sections import Config
     from rstar_math.search.strategies import Strategy
-    from rstar_math.solver.solver import Solution
+    from rstar_math.solver.solution import Solution
     from rstar_math.types import Question
 
 
@@ -114,7 +114,7 @@ def _solve_in_run(
 ) -> "Solution":
     """Search a question in a run file, or return the solution that is there already."""
     from rstar_math.cli import jobs
-    from rstar_math.solver.solver import Solution
+    from rstar_math.solver.solution import Solution
     from rstar_math.types import Problem
 
     job = jobs.Job(None, run_file, None, [strategy], problems=[Problem(question)])

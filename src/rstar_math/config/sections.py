@@ -166,8 +166,10 @@ class PolicyConfig(Section):
     prompt: str = "auto"
     """System message and worked examples: "easy" (one or two calculations), "grade-school" (as in
     GSM8K), "competition" (as in MATH, with sympy), "trained" (no examples, for models trained on
-    the step format), or the path of a TOML file. "auto" is "trained" for a model that rstar
-    trained, else "grade-school" in chat mode and "easy" in completion mode."""
+    the step format), "code" (programs with tests), "choice" (multiple choice and short texts), or
+    the path of a TOML file. "auto" is "trained" for a model that rstar trained, else "grade-school"
+    in chat mode and "easy" in completion mode. The sets for mathematics do not apply to other kinds
+    of problems, which have "code" and "choice"."""
     format: Literal["auto", "fenced", "tags"] = "auto"
     """Step format: Markdown code blocks in which each step begins with a comment ("fenced"), or
     code with a tag after each step ("tags"). "auto" is the format that the model was trained on,
@@ -297,6 +299,10 @@ class SearchConfig(Section):
     prm_head: str | None = None
     """Folder with the head of a process reward model whose server returns hidden states
     (embeddings). Its chat template is used too."""
+    use_examples: bool = True
+    """Value the programs of code problems by the share of the public tests that they pass, in
+    searches that accept a scorer and have none. The votes for a program then count by this value.
+    Hidden tests are never used."""
     self_check: bool = True
     """Let a model that judges its own steps write one line of reasoning first, as in Tree of
     Thoughts. Without it, a judgement takes a tenth of the tokens."""
@@ -458,6 +464,18 @@ class GradingConfig(Section):
     """Memory limit of one grader process in MiB."""
 
 
+class ProblemsConfig(Section):
+    """Second models that some kinds of problems need."""
+
+    describe: str | None = None
+    """Model that transcribes the pictures of questions for a policy that reads only text: an
+    address as for model.url, of a server of a multimodal model. Default: pictures are sent to the
+    policy's model."""
+    judge: str | None = None
+    """Model that decides whether a short text is the same answer as an accepted one if their normal
+    forms differ: an address as for model.url. Default: they are different answers."""
+
+
 class Config(Section):
     """All options of a run."""
 
@@ -471,6 +489,7 @@ class Config(Section):
     sandbox: SandboxConfig = SandboxConfig()
     grading: GradingConfig = GradingConfig()
     servers: ServersConfig = ServersConfig()
+    problems: ProblemsConfig = ProblemsConfig()
 
     @property
     def policy_server_count(self) -> int:

@@ -134,9 +134,9 @@ def _samples(
         yield {
             "id": problem.id,
             "epoch": 1,
-            "input": problem.question.text,
-            "target": problem.reference or "",
-            "messages": [{"role": "user", "content": problem.question.text}, reply],
+            "input": problem.question.shown,
+            "target": problem.reference_text or "",
+            "messages": [{"role": "user", "content": problem.question.shown}, reply],
             "output": {"model": model, "choices": [{"message": reply, "stop_reason": "stop"}]},
             "scores": scores,
             "metadata": {

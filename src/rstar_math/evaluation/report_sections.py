@@ -302,7 +302,7 @@ def problem_by_problem(series: Sequence[Series], *, linked: bool) -> list[Block]
     agreeing: list[list[Cell]] = []
     for key, problem in problems.items():
         cells: list[Cell] = [key, shorten(problem.question.text, _QUESTION_CHARS)]
-        cells.append(shorten(problem.reference or "", _ANSWER_CHARS))
+        cells.append(shorten(problem.reference_text or "", _ANSWER_CHARS))
         outcomes = set()
         for item, results in zip(series, by_series, strict=True):
             result = results.get(key)

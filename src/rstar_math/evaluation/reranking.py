@@ -11,7 +11,7 @@ from typing import Any
 
 from rstar_math.errors import InputError
 from rstar_math.evaluation.statistics import Comparison, bootstrap, compare
-from rstar_math.protocols import AnswerGrouper, Scorer, Verifier
+from rstar_math.protocols import QuestionGrouper, Scorer, Verifier
 from rstar_math.search.tree import Tree
 from rstar_math.search.voting import best, majority, path_probabilities, votes_of, weighted
 from rstar_math.text import count_noun
@@ -129,17 +129,17 @@ class RerankComparison:
 
 
 async def rerank_samples(
-    searched: AsyncIterable[tuple[Tree, Verifier]], scorer: Scorer, group: AnswerGrouper
+    searched: AsyncIterable[tuple[Tree, Verifier]], scorer: Scorer, grouper: QuestionGrouper
 ) -> RerankComparison:
     """The comparison of majority voting and value rules on the same samples.
 
     `searched` yields trees with the verifiers of their problems. No rule has access to a verdict. A
     problem without any answer counts as wrong for every rule. Raises the errors of the scorer, the
-    verifiers and `group`.
+    verifiers and the grouper.
     """
     comparison = RerankComparison()
     async for tree, verifier in searched:
-        votes = votes_of(tree)
+        votes, group = votes_of(tree), grouper(tree.question)
         values = await scorer.score(tree.question, [tree.prefix(vote.node) for vote in votes])
         valued = [replace(vote, value=value) for vote, value in zip(votes, values, strict=True)]
         verdicts = {vote.answer: await verifier.judge(vote.answer) for vote in votes}

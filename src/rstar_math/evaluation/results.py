@@ -11,16 +11,17 @@ from typing import Any
 from rstar_math.config.sections import SearchConfig
 from rstar_math.errors import ConfigError, InputError
 from rstar_math.evaluation.metrics import Attempt, Summary, summarize
-from rstar_math.protocols import AnswerGrouper
+from rstar_math.protocols import QuestionGrouper
 from rstar_math.runs.results import Result, confidence_options
 from rstar_math.runs.store import RunStore
 from rstar_math.search.strategies import answer_rule_name, parse_strategies
 from rstar_math.search.tree import ROOT, Tree
 from rstar_math.search.voting import ANSWER_RULES, Vote, top_k_of_runs, votes_of
+from rstar_math.task_records import dump_reference, task_entry
 from rstar_math.types import Problem, Verdict
 
-JudgeAnswer = Callable[[str, str], Awaitable[Verdict]]
-"""(answer, reference) -> verdict."""
+JudgeAnswer = Callable[[Problem, str], Awaitable[Verdict]]
+"""(problem, answer) -> verdict."""
 _MAX_POINTS = 40
 """Maximum number of points at which the intermediate answer of a tree is computed."""
 TOP_OF_RUNS = "top-of-runs"
@@ -78,7 +79,7 @@ class GradedResult:
 class AnswerJudge:
     """Decides whether answers are equal and whether they are right."""
 
-    group: AnswerGrouper
+    grouper: QuestionGrouper
     judge: JudgeAnswer
 
 
@@ -104,13 +105,13 @@ async def grade_result(
     problem: Problem, result: Result, tree: Tree, grading: AnswerJudge, terms: RunTerms
 ) -> GradedResult:
     """The graded result of a problem that has a reference."""
-    assert problem.reference is not None
     votes = votes_of(tree, terms.confidence)
-    groups = await grading.group([vote.answer for vote in votes]) if votes else []
+    group_answers = grading.grouper(problem.question)
+    groups = await group_answers([vote.answer for vote in votes]) if votes else []
     right_groups: dict[int, bool] = {}
     for vote, group in zip(votes, groups, strict=True):
         if group not in right_groups:
-            verdict = await grading.judge(vote.answer, problem.reference)
+            verdict = await grading.judge(problem, vote.answer)
             right_groups[group] = verdict is Verdict.RIGHT
     right = result.verdict is Verdict.RIGHT
     # The stored verdict takes precedence over a new one.
@@ -407,7 +408,8 @@ def problems_hash(problems: Iterable[Problem]) -> str:
     """The SHA-256 of ids, questions and references in order, in hexadecimal."""
     digest = sha256()
     for problem in problems:
-        row = [problem.id, problem.question.text, problem.reference]
+        row: list[Any] = [problem.id, problem.question.text, dump_reference(problem.reference)]
+        row += [task_entry(problem.question.task)] if problem.question.task else []
         digest.update(json.dumps(row, ensure_ascii=False).encode() + b"\n")
     return digest.hexdigest()
 

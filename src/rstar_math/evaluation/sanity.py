@@ -1,7 +1,7 @@
 """Sanity checks of an evaluation: answer leakage, prompt format and a plain baseline.
 
-- leakage: the same problems are searched twice, the second time with other reference answers.
-  Trees and choices must be equal byte for byte.
+- leakage: the same problems are searched twice, the second time with other reference answers and
+  other hidden tests. Prompts, trees and choices must be equal byte for byte.
 - format: truncated and malformed samples are counted apart from wrong answers.
 - baseline: the model in plain chain of thought, with the same grader, must not be better than our
   greedy chain. Otherwise the prompt does not fit the model.
@@ -18,11 +18,26 @@ from rstar_math.costs import add_cost, track_cost
 from rstar_math.errors import InputError
 from rstar_math.evaluation.metrics import Summary, wilson
 from rstar_math.evaluation.statistics import mcnemar
-from rstar_math.extraction import extract_answer
+from rstar_math.policies.answers import PROGRAM_INSTRUCTION, stated_answer
 from rstar_math.protocols import Completer, Completion
 from rstar_math.search.records import to_record
 from rstar_math.search.tree import Tree
 from rstar_math.search.voting import Choice
+from rstar_math.tasks import (
+    AcceptedTexts,
+    CallTest,
+    ChoiceTask,
+    CodeTask,
+    HiddenTests,
+    Kind,
+    Reference,
+    RightOptions,
+    StreamTest,
+    Task,
+    Test,
+    TextTask,
+    letters,
+)
 from rstar_math.types import Cost, Problem, Question
 
 MAX_TOKENS = 512
@@ -46,15 +61,21 @@ async def baseline_answer(completer: Completer, question: Question, *, seed: int
 
     Raises `ModelError`.
     """
+    if question.kind is Kind.CODE:
+        prompt = f"{question.shown}\n\n{PROGRAM_INSTRUCTION}\n\n```python\n"
+        found = await completer.complete(
+            prompt, n=1, stop=("```",), max_tokens=MAX_TOKENS, temperature=0.0, seed=seed
+        )
+        return found[0].text if found and found[0].text.strip() else None
     completions = await completer.complete(
-        f"{_EXAMPLES}{question.text.strip()}\nSolution:",
+        f"{_EXAMPLES}{question.shown}\nSolution:",
         n=1,
         stop=_STOPS,
         max_tokens=MAX_TOKENS,
         temperature=0.0,
         seed=seed,
     )
-    return extract_answer(completions[0].text) if completions else None
+    return stated_answer(question, completions[0].text) if completions else None
 
 
 _Key = tuple[str, int, tuple[str, ...], int, float, int]
@@ -72,8 +93,15 @@ class CachingCompleter:
         self._inner = inner
         self._cache: dict[_Key, tuple[list[Completion], Cost]] = {}
         self.prompting = getattr(inner, "prompting", None)
+        self.accepts_images = bool(getattr(inner, "accepts_images", False))
         self.calls = 0
         """Number of requests sent to the other Completer."""
+        self._prompts: set[str] = set()
+
+    def take_prompts(self) -> set[str]:
+        """Return the prompts since the last call of this method, cached or not."""
+        prompts, self._prompts = self._prompts, set()
+        return prompts
 
     async def complete(
         self,
@@ -87,6 +115,7 @@ class CachingCompleter:
     ) -> list[Completion]:
         """See `protocols.Completer`. An error is not cached."""
         key = (prompt, n, tuple(stop), max_tokens, temperature, seed)
+        self._prompts.add(str(prompt))
         if key in self._cache:
             completions, cost = self._cache[key]
             add_cost(cost)
@@ -123,38 +152,60 @@ class SanityCheck:
         return asdict(self)
 
 
-async def check_leakage(search: Search, problems: Sequence[Problem], name: str) -> SanityCheck:
-    """Check that the search `name` does not use the reference answers.
+def _no_prompts() -> set[str]:
+    return set()
 
-    If the search changes with the references, it runs again with the original ones. If that run
-    differs too, the search is not reproducible and the state is "unclear". Raises `InputError` if
-    no problem has a reference.
+
+async def check_leakage(
+    search: Search,
+    problems: Sequence[Problem],
+    name: str,
+    take_prompts: Callable[[], set[str]] = _no_prompts,
+) -> SanityCheck:
+    """Check that the search `name` does not use the reference answers or hidden tests.
+
+    `take_prompts` returns the prompts since its last call. They are compared too, because a model
+    may ignore a leaked answer. If the search changes with the references, it runs again with the
+    original ones. If that run differs too, the search is not reproducible and the state is
+    "unclear". Raises `InputError` if no problem has a reference.
     """
     if not any(problem.reference is not None for problem in problems):
         raise InputError(
             "The leakage check needs reference answers; use problems that have an answer."
         )
-    original = _bytes(await search(problems))
-    swapped = _bytes(await search(swap_references(problems)))
+    take_prompts()
+    original, prompts = _bytes(await search(problems)), take_prompts()
+    swapped, swapped_prompts = _bytes(await search(swap_references(problems))), take_prompts()
     ids = [problem.id for problem in problems]
     differing = [i for i, a, b in zip(ids, original, swapped, strict=True) if a != b]
     figures = {"problems": len(ids), "differing": differing}
     label = f"leakage, {name}"
-    if not differing:
+    changed = prompts ^ swapped_prompts
+    figures["changed_prompts"] = len(changed)
+    if not differing and not changed:
         return SanityCheck(
             label,
             "ok",
             f"{len(ids)} problems were searched twice, with right and with other reference "
-            "answers: trees and choices are equal.",
+            "answers: prompts, trees and choices are equal.",
             figures,
         )
     repeated = _bytes(await search(problems))
-    if any(a != b for a, b in zip(original, repeated, strict=True)):
+    again = take_prompts()
+    if again != prompts or any(a != b for a, b in zip(original, repeated, strict=True)):
         return SanityCheck(
             label,
             "unclear",
             "The search is not reproducible even with the same reference answers (programs near "
             "their time limit, or random components), so leakage cannot be tested.",
+            figures,
+        )
+    if not differing:
+        return SanityCheck(
+            label,
+            "failed",
+            f"{len(changed)} prompts changed with the reference answers or hidden tests: a prompt "
+            "contains them, so the accuracy is meaningless.",
             figures,
         )
     return SanityCheck(
@@ -174,18 +225,31 @@ def swap_references(problems: Sequence[Problem]) -> list[Problem]:
     references = [problem.reference for problem in problems]
     found: list[Problem] = []
     for index, problem in enumerate(problems):
-        others = (r for r in references[index + 1 :] + references[:index] if r is not None)
-        other = next((r for r in others if r != problem.reference), f"{problem.reference}7")
-        reference = None if problem.reference is None else other
-        found.append(
-            Problem(
-                Question(problem.id, problem.question.text),
-                reference,
-                problem.source,
-                problem.level,
-            )
-        )
+        others = [r for r in references[index + 1 :] + references[:index] if r is not None]
+        own = problem.reference
+        reference = None if own is None else _other_reference(problem.question.task, own, others)
+        found.append(replace(problem, reference=reference))
     return found
+
+
+def _other_reference(task: Task | None, own: Reference, others: Sequence[Reference]) -> Reference:
+    """A reference of the same kind that is not `own`: one of the others if it fits the task."""
+    match task, own:
+        case ChoiceTask(options=options), RightOptions(letters=right):
+            rest = [letter for letter in letters(len(options)) if letter not in right]
+            return RightOptions((rest[0],) if rest else right[:1])
+        case CodeTask(), HiddenTests(tests=tests):
+            return HiddenTests(tuple(map(_other_test, tests)))
+        case TextTask(), AcceptedTexts(texts=texts):
+            return AcceptedTexts(tuple(f"{text} 7" for text in texts))
+    return next((r for r in others if isinstance(r, str) and r != own), f"{own}7")
+
+
+def _other_test(test: Test) -> Test:
+    """A test with another input and another output."""
+    if isinstance(test, CallTest):
+        return CallTest(f"[{test.call}, 7]", f"[{test.expected}, 8]", test.tolerance)
+    return StreamTest(f"7\n{test.stdin}", f"7\n{test.stdout}", test.tolerance)
 
 
 def check_format(summary: Summary, limit: float = MAX_LOST_SHARE) -> SanityCheck:

@@ -15,12 +15,12 @@ from rstar_math.evolution import problem_sets
 from rstar_math.evolution.context import EvolutionContext
 from rstar_math.evolution.manifest import StageResult, digest
 from rstar_math.evolution.stages import Models, ModelVersion
-from rstar_math.grading import Grader
 from rstar_math.protocols import Scorer, Verifier
 from rstar_math.runs.store import RunStore
 from rstar_math.search.strategies import Strategy
 from rstar_math.search.tree import Tree
 from rstar_math.types import Problem, Question, Step
+from rstar_math.verification.judges import Judges
 
 RESAMPLES = 10_000
 """Bootstrap samples of `bootstrap_probability`."""
@@ -109,14 +109,14 @@ async def rerank(
     Without a scorer all samples have the same value.
     """
     with RunStore.read(path) as store:
-        async with Grader(grading) as judges:
+        async with Judges(grading) as judges:
 
             async def trees() -> AsyncIterator[tuple[Tree, Verifier]]:
                 for problem in problems:
                     tree = store.tree(problem.id, strategy)
-                    yield tree, judges.verifier(problem.reference or "")
+                    yield tree, judges.verifier(problem)
 
-            reranked = await rerank_samples(trees(), scorer or _ConstantScorer(), judges.group)
+            reranked = await rerank_samples(trees(), scorer or _ConstantScorer(), judges.grouper)
     columns = (
         reranked.voted,
         reranked.by_value["weighted vote"],

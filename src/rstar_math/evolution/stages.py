@@ -21,7 +21,6 @@ from rstar_math.evolution.problem_sets import (
     unreliable_in_earlier_rounds,
 )
 from rstar_math.evolution.recipe import Recipe
-from rstar_math.grading import Grader
 from rstar_math.models.downloads import resolve_model
 from rstar_math.models.loading import bundled_checkpoint, load_policy
 from rstar_math.models.names import parse_base
@@ -41,6 +40,7 @@ from rstar_math.training.dataset import DatasetSource, write_folder
 from rstar_math.training.rows import PreferenceRow, SftRow, annotated_rows, read_rows
 from rstar_math.training.sft import run_launcher
 from rstar_math.types import Cost, Problem, Verdict
+from rstar_math.verification.judges import Judges
 
 WEIGHTS = "*.safetensors"
 SFT, PAIRS, DATA = "sft.jsonl", "pairs.jsonl", "data"
@@ -301,8 +301,8 @@ async def _curate_runs(
     manifests: ManifestStore, recipe: Recipe, number: int, runs: Sequence[Path]
 ) -> StageResult:
     """Curate runs into `round-N/data`; the counts."""
-    async with Grader(recipe.grading) as judges:
-        curated = await curate(read_searches(runs), judges.group, recipe.curation)
+    async with Judges(recipe.grading, recipe.sandbox) as judges:
+        curated = await curate(read_searches(runs), judges.grouper, recipe.curation)
     with RunStore.read(runs[0]) as store:
         source = DatasetSource(
             runs[0].name, store.digest(), store.conditions(), tuple(store.strategies())

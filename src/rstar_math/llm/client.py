@@ -75,6 +75,11 @@ class Retry:
     """First pause. It doubles with each retry, up to 30 s, times a random factor in [0.5, 1]."""
 
 
+def _images(request: CompletionRequest) -> int:
+    """The number of pictures in a request."""
+    return len(request.prompt.images) if isinstance(request.prompt, ChatPrompt) else 0
+
+
 class OpenAIClient:
     """A Completer on an OpenAI-compatible server, or on several servers of the same model.
 
@@ -104,6 +109,8 @@ class OpenAIClient:
         """Format for a plain text prompt."""
         self.chat_format = CHAT
         """Format for a `ChatPrompt`."""
+        self.accepts_images = True
+        """Whether pictures can be sent: the server decides whether its model reads them."""
         self.prompting: Prompting = NOTHING_KNOWN
         """Chat template and chat features of the model, set by `learn_prompting`."""
         self.logprobs: LogprobOptions | None = None
@@ -287,10 +294,16 @@ class OpenAIClient:
             raise
         except (ModelRejectedError, ModelUnreachableError) as error:
             add_cost(Cost(failures=1))
+            if isinstance(error, ModelRejectedError) and _images(request):
+                raise ModelRejectedError(
+                    f"The server refused a picture ({error}); use a multimodal model, or let one "
+                    "transcribe pictures: --set problems.describe=MODEL."
+                ) from error
             if await self._answers_tiny_prompt(request):
                 raise RequestError(f"One request failed while others succeed: {error}") from error
             raise
         self._has_completions = self._has_completions or request_format is COMPLETIONS
+        cost.images += _images(request)
         if request.logprobs is not None and completions:
             check_logprobs(completions, request.logprobs, self.url)
         return completions, cost

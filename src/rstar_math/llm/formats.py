@@ -15,6 +15,7 @@ from rstar_math.errors import ModelRejectedError
 from rstar_math.llm.logprobs import chat_token_stats, openai_token_stats
 from rstar_math.prompts.rendering import ChatPrompt
 from rstar_math.protocols import Completion
+from rstar_math.task_records import image_uri
 from rstar_math.text import replace_surrogates
 from rstar_math.types import Cost
 
@@ -91,9 +92,12 @@ def _build_chat(request: CompletionRequest) -> dict[str, Any]:
     if not isinstance(request.prompt, ChatPrompt):
         messages = [{"role": "user", "content": _CONTINUE_TEXT + request.prompt}]
         return _build_messages(request, messages)
-    messages = _messages(request.prompt)
-    if request.prompt.partial not in ("", _MARKDOWN_OPENING):
-        messages[-1]["content"] += f"\n\n{_CONTINUE_ANSWER}{request.prompt.partial}"
+    prompt = request.prompt
+    if prompt.partial not in ("", _MARKDOWN_OPENING):
+        *earlier, (role, content) = prompt.messages
+        content += f"\n\n{_CONTINUE_ANSWER}{prompt.partial}"
+        prompt = ChatPrompt((*earlier, (role, content)), "", prompt.images)
+    messages = _messages(prompt)
     return _build_messages(request, messages)
 
 
@@ -114,8 +118,17 @@ def _build_vllm_chat(request: CompletionRequest) -> dict[str, Any]:
     return body | {"continue_final_message": True, "add_generation_prompt": False}
 
 
-def _messages(prompt: ChatPrompt) -> list[dict[str, str]]:
-    return [{"role": role, "content": content} for role, content in prompt.messages]
+def _messages(prompt: ChatPrompt) -> list[dict[str, Any]]:
+    """The messages. Pictures are content parts of the last one, before its text."""
+    messages: list[dict[str, Any]] = [
+        {"role": role, "content": content} for role, content in prompt.messages
+    ]
+    if prompt.images:
+        parts = [
+            {"type": "image_url", "image_url": {"url": image_uri(image)}} for image in prompt.images
+        ]
+        messages[-1]["content"] = [*parts, {"type": "text", "text": messages[-1]["content"]}]
+    return messages
 
 
 def _build_llama_cpp(request: CompletionRequest) -> dict[str, Any]:

@@ -11,7 +11,15 @@ from rstar_math.config.sections import PolicyConfig
 from rstar_math.errors import ConfigError
 from rstar_math.prompts.chat_templates import ChatTemplate, template_of_gguf, template_of_tokenizer
 from rstar_math.prompts.prompt_sets import TRAINED
-from rstar_math.prompts.rendering import Conversation, Mode, Renderer, make_renderer
+from rstar_math.prompts.rendering import (
+    KIND_SETS,
+    MATH_SETS,
+    Conversation,
+    Mode,
+    Renderer,
+    make_renderer,
+)
+from rstar_math.tasks import Kind
 
 MODE_DESCRIPTIONS: Mapping[Mode, str] = {
     "completion": "plain text with worked examples",
@@ -87,8 +95,10 @@ def prompting_of(completer: object) -> Prompting:
     return found if isinstance(found, Prompting) else NOTHING_KNOWN
 
 
-def renderer_for(config: PolicyConfig, known: Prompting = NOTHING_KNOWN) -> Renderer:
-    """Return the renderer for the prompts of a policy.
+def renderer_for(
+    config: PolicyConfig, known: Prompting = NOTHING_KNOWN, kind: Kind = Kind.MATH
+) -> Renderer:
+    """Return the renderer for the prompts of a policy, for one kind of problem.
 
     Raises `ConfigError` if chat is required and the model has none, and for an invalid prompt set.
     """
@@ -96,6 +106,8 @@ def renderer_for(config: PolicyConfig, known: Prompting = NOTHING_KNOWN) -> Rend
     prompt = config.prompt
     if prompt == "auto" and trained:
         prompt = trained.get("prompt", "auto")
+    if prompt in MATH_SETS:
+        prompt = KIND_SETS.get(kind, prompt)
     step_format = config.format
     if step_format == "auto" and prompt == trained.get("prompt"):
         step_format = trained.get("format", "auto")  # type: ignore[assignment]

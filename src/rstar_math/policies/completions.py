@@ -10,8 +10,11 @@ from rstar_math.config.sections import ActionsConfig, MutualConfig, PolicyConfig
 from rstar_math.costs import add_cost
 from rstar_math.extraction import extract_stated_answer
 from rstar_math.models.prompting import prompting_of, renderer_for
-from rstar_math.prompts.action_parsing import ANSWER_STOPS, parse_answer
+from rstar_math.policies.answers import PROGRAM_INSTRUCTION, chain_step, with_answer
+from rstar_math.policies.pictures import require_images
+from rstar_math.prompts.action_parsing import ANSWER_STOPS
 from rstar_math.prompts.families import chain_messages, chain_prompt, load_action_prompts
+from rstar_math.prompts.grammar import FENCED
 from rstar_math.prompts.rendering import END_OF_THINKING, START_OF_THINKING, Conversation, Renderer
 from rstar_math.prompts.subquestions import (
     STOPS,
@@ -22,6 +25,7 @@ from rstar_math.prompts.subquestions import (
 )
 from rstar_math.protocols import Completer, Completion
 from rstar_math.seeding import derive
+from rstar_math.tasks import Kind
 from rstar_math.types import Cost, Question, Step
 
 
@@ -39,6 +43,25 @@ class StepPolicy:
         self._completer = completer
         self._config = config
         self.renderer = renderer or renderer_for(config, prompting_of(completer))
+        self._renderers = {Kind.MATH: self.renderer}
+
+    def renderer_of(self, question: Question) -> Renderer:
+        """The renderer for the question's kind of problem.
+
+        Questions with pictures are sent as messages, whose parts are the pictures. Raises
+        `ConfigError` if the Completer sends only text.
+        """
+        kind = question.kind
+        if kind not in self._renderers:
+            known = prompting_of(self._completer)
+            self._renderers[kind] = renderer_for(self._config, known, kind)
+        renderer = self._renderers[kind]
+        if not question.images:
+            return renderer
+        require_images(self._completer)
+        plain = renderer.mode == "completion" and self._config.format == "auto"
+        step_format = FENCED if plain else renderer.format
+        return replace(renderer, mode="messages", template=None, format=step_format)
 
     async def propose(
         self, question: Question, prefix: Sequence[Step], k: int, *, seed: int
@@ -47,19 +70,20 @@ class StepPolicy:
         if prefix and prefix[-1].kind == "code" and self._config.answer_samples is not None:
             k = min(k, self._config.answer_samples)
         steps = []
-        parse = self.renderer.format.parse_step
+        renderer = self.renderer_of(question)
+        parse = renderer.format.parse_step
         completions = await self._sample(
             question,
             prefix,
             k,
             max_tokens=self._config.max_step_tokens,
-            stops=self.renderer.stops,
+            stops=renderer.stops,
             seed=seed,
         )
         for c in completions:
             step = parse(prefix, c.text, finished=c.finished, stop=c.stop).step
             if step is not None:
-                steps.append(of_completion(step, c))
+                steps.append(with_answer(question, prefix, of_completion(step, c)))
         _charge_unusable(completions, len(completions) - len(steps))
         return steps
 
@@ -68,20 +92,23 @@ class StepPolicy:
     ) -> list[list[Step]]:
         """Returns up to `k` lists of steps. Each list ends where a program has to run, or with the
         answer. Sends one request instead of one per step. Raises as `propose` does."""
-        parse = self.renderer.format.parse_block
+        renderer = self.renderer_of(question)
+        parse = renderer.format.parse_block
         completions = await self._sample(
             question,
             prefix,
             k,
             max_tokens=self._config.max_solution_tokens,
-            stops=self.renderer.block_stops,
+            stops=renderer.block_stops,
             seed=seed,
         )
         blocks = []
         for c in completions:
             steps, _ = parse(prefix, c.text, finished=c.finished, stop=c.stop)
             if steps:
-                blocks.append(_of_block(steps, c))
+                steps = _of_block(steps, c)
+                last = with_answer(question, [*prefix, *steps[:-1]], steps[-1])
+                blocks.append([*steps[:-1], last])
         _charge_unusable(completions, len(completions) - len(blocks))
         return blocks
 
@@ -100,10 +127,10 @@ class StepPolicy:
         If the configuration allows thinking, each continuation of the question follows its own
         reasoning.
         """
-        temperature = self._config.temperature
+        temperature, renderer = self._config.temperature, self.renderer_of(question)
         if prefix or not self._config.max_thinking_tokens:
             return await self._completer.complete(
-                self.renderer.prompt(question, prefix),
+                renderer.prompt(question, prefix),
                 n=k,
                 stop=stops,
                 max_tokens=max_tokens,
@@ -111,7 +138,7 @@ class StepPolicy:
                 seed=seed,
             )
         thinking = await self._completer.complete(
-            self.renderer.prompt(question, (), START_OF_THINKING),
+            renderer.prompt(question, (), START_OF_THINKING),
             n=k,
             stop=("</think>",),
             max_tokens=self._config.max_thinking_tokens,
@@ -119,10 +146,10 @@ class StepPolicy:
             seed=derive(seed, "thinking"),
         )
         counts = Counter(completion.text.strip() for completion in thinking)
-        step_opening = self.renderer.format.opening(())
+        step_opening = renderer.format.opening(())
         requests = [
             self._completer.complete(
-                self.renderer.prompt(
+                renderer.prompt(
                     question, (), f"{START_OF_THINKING}{reasoning}{END_OF_THINKING}{step_opening}"
                 ),
                 n=count,
@@ -265,16 +292,20 @@ class ChainPolicy:
         )
         steps = []
         for c in completions:
-            step = parse_answer(
-                c.text, kind="A2", finished=c.finished, stops=stop, stated_only=False
-            ).step
+            step = chain_step(question, c, stop)
             if step is not None:
                 steps.append(of_completion(step, c))
         _charge_unusable(completions, len(completions) - len(steps))
         return steps
 
     def _request(self, question: Question) -> tuple[str, tuple[str, ...]]:
-        """Returns the prompt and its stop strings."""
+        """Returns the prompt and its stop strings. Code problems have no worked examples."""
+        if question.kind is Kind.CODE:
+            conversation = self._conversation
+            text = f"{question.shown}\n\n{PROGRAM_INSTRUCTION}"
+            if conversation is not None:
+                return conversation.prompt([("user", text)]), conversation.stops
+            return f"Question: {text}\nAnswer:\n```python\n", ("```\n", *_ZERO_SHOT_STOPS)
         if self._conversation is not None:
             messages = chain_messages(self._prompts, question, shots=self._few_shot)
             return self._conversation.prompt(messages), self._conversation.stops

@@ -36,6 +36,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
 
+from rstar_math import tasks
 from rstar_math.errors import ConfigError
 from rstar_math.problems.similarity import (
     SHINGLE,
@@ -97,14 +98,14 @@ def deduplicate(
     minimum Jaccard similarity in [0, 1]; above 1 only equal texts are duplicates. `same_answer`
     compares references that are written differently; it must be symmetric.
     """
-    texts = [split_words(problem.question.text) for problem in problems]
+    texts = [split_words(_compared_text(problem)) for problem in problems]
     witness: dict[int, int] = {}
     conflicts: list[list[int]] = []
     unique: list[int] = []
     keys = (_identity(problem, text) for problem, text in zip(problems, texts, strict=True))
     for group in _group_indices(keys):
         group.sort(key=lambda index: _priority(problems[index]))
-        if _contradict((problems[index].reference for index in group), same_answer):
+        if _contradict((_answer(problems[index]) for index in group), same_answer):
             conflicts.append(sorted(group))
             continue
         unique.append(group[0])
@@ -129,7 +130,19 @@ def deduplicate(
 
 def _identity(problem: Problem, text: Words) -> object:
     """A key that is equal for equal problems. A text without any words is its own key."""
-    return text.exact or problem.question.text.strip()
+    question = problem.question
+    return (text.exact or question.text.strip(), question.kind, question.images)
+
+
+def _compared_text(problem: Problem) -> str:
+    """The text by which problems are compared: choices are the same only with their options."""
+    question = problem.question
+    return question.shown if question.kind is tasks.Kind.CHOICE else question.text
+
+
+def _answer(problem: Problem) -> str | None:
+    """The answer by which problems can contradict each other. Tests contradict none."""
+    return None if problem.question.kind is tasks.Kind.CODE else problem.reference_text
 
 
 def _priority(problem: Problem) -> tuple[object, ...]:
@@ -139,7 +152,7 @@ def _priority(problem: Problem) -> tuple[object, ...]:
         problem.source or "",
         problem.id,
         problem.question.text,
-        problem.reference or "",
+        problem.reference_text or "",
         problem.level or "",
     )
 
@@ -177,7 +190,7 @@ def _similar_clusters(
     for i, j in likely_pairs(plain, [texts[index].figures for index in candidates]):
         first, second = find_root(candidates[i]), find_root(candidates[j])
         if first != second and similarity(plain[i], plain[j]) >= threshold:
-            a, b = problems[candidates[i]].reference, problems[candidates[j]].reference
+            a, b = _answer(problems[candidates[i]]), _answer(problems[candidates[j]])
             if a == b or (a and b and (same_text(a, b) or same_answer(a, b))):
                 parent[second] = first
     clusters: dict[int, list[int]] = {}

@@ -2,7 +2,8 @@
 
 Each line holds one object. The question is stored under "problem" or "question". The optional
 reference answer is stored under "answer" or "reference". "id", "source" and "level" are optional. A
-problem without an id gets a hash of its question as id.
+problem without an id gets a hash of its question as id. Code problems, choices and short texts have
+the further keys of `task_records`; "images" lists files beside the problem file, or data URIs.
 """
 
 import gzip
@@ -17,8 +18,21 @@ from typing import Any
 
 from rstar_math.errors import InputError
 from rstar_math.files import atomic_write, iter_lines
+from rstar_math.problems.layouts import recognise
 from rstar_math.seeding import derive
-from rstar_math.types import Problem, Question
+from rstar_math.task_records import (
+    MAX_IMAGE_BYTES,
+    MAX_IMAGES,
+    image_uri,
+    make_image,
+    parse_image,
+    parse_reference,
+    parse_task,
+    reference_entry,
+    task_entry,
+)
+from rstar_math.tasks import Reference
+from rstar_math.types import Image, Problem, Question
 
 MAX_QUESTION_CHARS = 20_000
 """Maximum length of a question in characters."""
@@ -69,7 +83,8 @@ def _entries(path: Path, columns: Columns) -> Iterator[tuple[int, Problem]]:
         for number, line in iter_lines(path):
             if line.strip():
                 where = f"{path}, line {number}"
-                yield number, parse_problem(_object(line, where), where, columns)
+                entry = _object(line, where)
+                yield number, parse_problem(entry, where, columns, folder=path.parent)
     except FileNotFoundError:
         raise InputError(f"File {path} not found; pass a JSONL file of problems.") from None
     except IsADirectoryError:
@@ -91,8 +106,18 @@ def _object(line: bytes, where: str) -> Mapping[str, Any]:
     return entry
 
 
-def parse_problem(entry: Mapping[str, Any], where: str, columns: Columns = COLUMNS) -> Problem:
-    """The problem of one row. `where` names the row in the `InputError`."""
+def parse_problem(
+    entry: Mapping[str, Any], where: str, columns: Columns = COLUMNS, *, folder: Path | None = None
+) -> Problem:
+    """The problem of one row. `where` names the row in the `InputError`.
+
+    Rows of known data sets are recognised (`layouts`), unless `columns` names other columns.
+    `folder` is the folder of image files; None means that images must be data URIs.
+    """
+    try:
+        entry = recognise(entry) if columns == COLUMNS else entry
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{where}: {error}.") from None
     text = _text(entry, columns.question, where)
     if text is None or not text.strip():
         present = ", ".join(map(str, list(entry)[:8])) or "no keys"
@@ -106,13 +131,54 @@ def parse_problem(entry: Mapping[str, Any], where: str, columns: Columns = COLUM
             f"{where}: the question has {len(text)} characters, above the maximum of "
             f"{MAX_QUESTION_CHARS}; shorten it or remove the line."
         )
+    try:
+        task = parse_task(entry)
+        images = tuple(_image(item, folder) for item in _images(entry))
+        if task is None:
+            reference: Reference | None = _text(entry, columns.answer, where)
+        else:
+            answers = (entry[key] for key in columns.answer if entry.get(key) is not None)
+            reference = parse_reference(entry, task, next(answers, None))
+    except ValueError as error:
+        raise InputError(f"{where}: {error}.") from None
     name = _text(entry, ("id",), where)
+    shown = Question("", text, task).shown
     return Problem(
-        question=Question(name or question_id(text), text),
-        reference=_text(entry, columns.answer, where),
+        question=Question(name or _id_of(shown, images), text, task, images),
+        reference=reference,
         source=_text(entry, ("source",), where),
         level=_text(entry, ("level",), where),
     )
+
+
+def _id_of(shown: str, images: tuple[Image, ...]) -> str:
+    """The id of a problem that has none."""
+    return question_id(shown + "".join(image_uri(image) for image in images))
+
+
+def _images(entry: Mapping[str, Any]) -> list[Any]:
+    """The images of a row. Raises `ValueError`."""
+    images = entry.get("images", [])
+    if not isinstance(images, list) or len(images) > MAX_IMAGES:
+        raise ValueError(f'"images" is not a list of at most {MAX_IMAGES} files or data URIs')
+    return images
+
+
+def _image(item: Any, folder: Path | None) -> Image:
+    """An image, read from its data URI or its file. Raises `ValueError`."""
+    if not isinstance(item, str) or "://" in item:
+        raise ValueError(
+            f'"images" names {str(item)[:80]!r}; save the picture to a file and write its path'
+        )
+    if item.startswith("data:"):
+        return parse_image(item)
+    if folder is None:
+        raise ValueError(f"the image {item!r} is a file; only data URIs can be used here")
+    try:
+        with (folder / item).open("rb") as file:
+            return make_image(file.read(MAX_IMAGE_BYTES + 1))
+    except OSError as error:
+        raise ValueError(f"the image {item!r} cannot be read ({error.strerror})") from None
 
 
 def _text(entry: Mapping[str, Any], keys: tuple[str, ...], where: str) -> str | None:
@@ -160,10 +226,14 @@ def write_problems(
 
 def _entry(problem: Problem) -> dict[str, Any]:
     """The JSON object of a problem, without unknown fields."""
+    question = problem.question
+    images = [image_uri(image) for image in question.images]
     found = {
         "id": problem.id,
-        "problem": problem.question.text,
-        "answer": problem.reference,
+        "problem": question.text,
+        **task_entry(question.task),
+        **reference_entry(problem.reference),
+        "images": images or None,
         "source": problem.source,
         "level": problem.level,
     }

@@ -8,7 +8,8 @@
 
 `question` and `answer` name the columns; the defaults are "problem" or "question", and "answer" or
 "reference". If the answer column holds a whole solution (`#### 72`, a box), its final answer is
-taken.
+taken. `shuffle=SEED` mixes the options of choices. Rows of known layouts are recognised
+(`layouts`).
 """
 
 import json
@@ -26,7 +27,9 @@ from rstar_math.extraction import extract_stated_answer
 from rstar_math.files import iter_lines
 from rstar_math.problems.generated import MAX_TASKS, Task, generate, toy_tasks
 from rstar_math.problems.jsonl import COLUMNS, Columns, parse_problem, read_problems
-from rstar_math.types import Problem, Question
+from rstar_math.problems.layouts import shuffle_options
+from rstar_math.tasks import Reference
+from rstar_math.types import Problem
 
 GYM_SIZE = 500
 """Problems of a reasoning-gym generator if no size is given."""
@@ -77,11 +80,14 @@ def parse_source(text: str) -> Source:
         raise InputError(
             f"The options of {text!r} do not have the form ?key=value&key=value."
         ) from None
-    if kind in ("file", "hf") and (unknown := options.keys() - {"question", "answer"}):
-        raise InputError(
-            f"Unknown option {min(unknown)!r} in {text!r}; the options are question and answer, "
-            "which name columns."
-        )
+    if kind in ("file", "hf"):
+        if unknown := options.keys() - {"question", "answer", "shuffle"}:
+            raise InputError(
+                f"Unknown option {min(unknown)!r} in {text!r}; the options are question and answer "
+                "(names of columns) and shuffle (a seed for the order of options)."
+            )
+        if not options.get("shuffle", "0").isdecimal():
+            raise InputError(f"{text!r} needs a whole number from 0 after shuffle=.")
     return Source(kind, name, options)
 
 
@@ -101,6 +107,8 @@ def read_source(text: str, limit: int | None = None) -> list[Problem]:
     ]
     if not problems:
         raise InputError(f"{text} has no problems; use another source.")
+    if (seed := source.options.get("shuffle")) is not None:
+        problems = [shuffle_options(problem, int(seed)) for problem in problems]
     return problems
 
 
@@ -136,7 +144,7 @@ def read_sources(texts: Iterable[str], limit: int | None = None) -> list[Problem
             if name in taken:
                 name = f"{number}/{name}"
             taken.add(name)
-            problems.append(replace(problem, question=Question(name, problem.question.text)))
+            problems.append(replace(problem, question=replace(problem.question, id=name)))
     return problems
 
 
@@ -163,11 +171,11 @@ def read_solutions(text: str) -> Iterator[AnnotatedProblem]:
         case "toy":
             for task in _toy_tasks(source):
                 problem = task.problem
-                reference = problem.reference or ""
+                reference = problem.reference_text or ""
                 yield AnnotatedProblem(problem.id, problem.question.text, task.solution, reference)
         case "hf":
             for problem in _hub_problems(source):
-                solution = problem.reference or ""
+                solution = problem.reference_text or ""
                 if _SOLUTION in solution:
                     answer = solution.rpartition(_SOLUTION)[2].strip()
                     yield AnnotatedProblem(problem.id, problem.question.text, solution, answer)
@@ -297,8 +305,10 @@ def _columns(source: Source) -> Columns:
     )
 
 
-def _final_answer(reference: str | None) -> str | None:
-    """The final answer of a whole solution; any other text unchanged."""
-    if reference is None or (_SOLUTION not in reference and "\\boxed" not in reference):
+def _final_answer(reference: Reference | None) -> Reference | None:
+    """The final answer of a whole solution; any other reference unchanged."""
+    if not isinstance(reference, str) or (
+        _SOLUTION not in reference and "\\boxed" not in reference
+    ):
         return reference
     return extract_stated_answer(reference) or reference

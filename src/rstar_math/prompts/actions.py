@@ -218,7 +218,8 @@ def effective_question(question: Question, prefix: Sequence[Step]) -> Question:
         return question
     lines = prefix[0].text.split("\n")
     *conditions, last = (line if line[-1:] in ".!?" else f"{line}." for line in lines)
-    return Question(question.id, " ".join([*conditions, last.removeprefix("Question: ")]))
+    text = " ".join([*conditions, last.removeprefix("Question: ")])
+    return replace(question, text=text)
 
 
 def with_revised_answers(steps: Sequence[Step]) -> list[Step]:
@@ -284,7 +285,7 @@ def reanswer_prompt(prompts: ActionPrompts, question: Question, prefix: Sequence
     *before, last = prefix
     asked = f"{_facts(effective_question(question, prefix))} {subquestion_of(last)}"
     partial = "".join(solution_segments(question, before))
-    return chain_prompt(prompts, Question(question.id, asked), partial)
+    return chain_prompt(prompts, replace(question, text=asked), partial)
 
 
 def thought_prompt(prompts: ActionPrompts, question: Question, prefix: Sequence[Step]) -> str:
@@ -299,7 +300,7 @@ def subquestion_prompt(prompts: ActionPrompts, question: Question, prefix: Seque
     shown = render_subquestions(
         [step for step in with_revised_answers(prefix) if _asks_subquestion(step)]
     )
-    problem = effective_question(question, prefix).text.strip()
+    problem = effective_question(question, prefix).shown
     return f"{prompts.subquestions}Problem: {problem}\n{shown}Question:"
 
 

@@ -223,14 +223,14 @@ def chain_messages(
     solution is the beginning of the assistant's answer.
     """
     if not shots:
-        return [("user", f"{question.text.strip()}\n{prompts.chat_instruction}")]
+        return [("user", f"{question.shown}\n{prompts.chat_instruction}")]
     turns: list[tuple[str, str]] = []
     for example in prompts.cot.strip().split("\n\n"):
         problem, _, answer = example.removeprefix("Question:").partition("\nAnswer:")
         turns += [("user", problem.strip()), ("assistant", answer.strip())]
-    return [*turns, ("user", question.text.strip())]
+    return [*turns, ("user", question.shown)]
 
 
 def question_line(question: Question) -> str:
     """Return the prompt line of a question, with its line break."""
-    return f"Question: {question.text.strip()}\n"
+    return f"Question: {question.shown}\n"

@@ -10,17 +10,23 @@ was trained. A `Renderer` combines a prompt set, a step format and a mode:
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Literal
 
 from rstar_math.errors import InputError
 from rstar_math.prompts.chat_templates import ChatTemplate
 from rstar_math.prompts.grammar import CODE_STEP_KINDS, FORMATS, TAGS, StepFormat
 from rstar_math.prompts.prompt_sets import TRAINED, PromptSet, load_prompt_set
-from rstar_math.types import Question, Step
+from rstar_math.tasks import Kind
+from rstar_math.types import Image, Question, Step
 
 Mode = Literal["completion", "template", "messages"]
 """How a prompt is sent: as plain text, as rendered chat template, or as messages."""
 DEFAULT_COMPLETION_SET, DEFAULT_CHAT_SET = "easy", "grade-school"
+KIND_SETS = {Kind.CODE: "code", Kind.CHOICE: "choice", Kind.TEXT: "choice"}
+"""Prompt sets of other problems than mathematical ones."""
+MATH_SETS = ("auto", "easy", "grade-school", "competition")
+"""Prompt sets that are only for mathematical problems."""
 START_OF_THINKING, END_OF_THINKING = "<think>\n", "\n</think>\n\n"
 
 
@@ -35,15 +41,21 @@ class ChatPrompt(str):
     """(role, content); the last message is the user's."""
     partial: str
     """The beginning of the assistant's answer, which the server continues."""
+    images: tuple[Image, ...]
+    """Pictures of the last message. The plain text names each by its hash."""
 
-    def __new__(cls, messages: Sequence[tuple[str, str]], partial: str) -> "ChatPrompt":
+    def __new__(
+        cls, messages: Sequence[tuple[str, str]], partial: str, images: Sequence[Image] = ()
+    ) -> "ChatPrompt":
         text = "".join(f"{role}: {content}\n\n" for role, content in messages)
-        prompt = super().__new__(cls, f"{text}assistant: {partial}")
+        pictures = "".join(f"[picture {sha256(image.data).hexdigest()}]\n" for image in images)
+        prompt = super().__new__(cls, f"{text}{pictures}assistant: {partial}")
         prompt.messages, prompt.partial = tuple(messages), partial
+        prompt.images = tuple(images)
         return prompt
 
     def __reduce__(self) -> tuple[type["ChatPrompt"], tuple[object, ...]]:
-        return ChatPrompt, (self.messages, self.partial)
+        return ChatPrompt, (self.messages, self.partial, self.images)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +72,7 @@ class Renderer:
 
     def question_prompt(self, question: Question) -> str:
         """Return all text before the solution."""
-        text = question.text.strip()
+        text = question.shown
         if self.mode == "completion":
             return f"{self._examples()}Question: {text}\n"
         if self.mode == "template" and self.template is not None:
@@ -76,7 +88,8 @@ class Renderer:
         opening = self.format.opening(steps) if partial is None else partial
         answer = self.solution(steps) + opening
         if self.mode == "messages":
-            return ChatPrompt((*self._turns(), ("user", question.text.strip())), answer)
+            messages = (*self._turns(), ("user", question.shown))
+            return ChatPrompt(messages, answer, question.images)
         return self.question_prompt(question) + answer
 
     def solution(self, steps: Sequence[Step]) -> str:

@@ -34,7 +34,7 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 def subquestion_prompt(question: Question) -> str:
     """Worked examples, then the problem; `render_subquestions` and `opening` follow it directly."""
-    return f"{_examples()}Problem: {question.text.strip()}\n"
+    return f"{_examples()}Problem: {question.shown}\n"
 
 
 def opening(question: Question, *, last: bool = False) -> str:

@@ -62,7 +62,7 @@ def useful_prompt(question: Question, prefix: Sequence[Step]) -> str:
     sub-questions have no answers, as in RAP's code. The prefix must not be empty.
     """
     *earlier, last = (subquestion_of(step) for step in prefix)
-    lines = [f"Problem: {question.text.strip()}", *(f"Question: {text}" for text in earlier)]
+    lines = [f"Problem: {question.shown}", *(f"Question: {text}" for text in earlier)]
     lines += [f"New question: {last}", "Is the new question useful?"]
     return _examples("useful.txt") + "\n".join(lines)
 

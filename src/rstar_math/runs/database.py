@@ -25,12 +25,18 @@ CREATE TABLE results (
     tree BLOB NOT NULL,
     PRIMARY KEY (problem, strategy)) STRICT;
 """
-_OBJECTS = {
-    ("table", " ".join(statement.split()[2:3]), " ".join(statement.split()))
-    for statement in SCHEMA.split(";")
-    if statement.strip()
-}
-"""Type, name and definition of everything in a run."""
+TASKS_SCHEMA = "CREATE TABLE tasks (problem TEXT PRIMARY KEY, task TEXT NOT NULL) STRICT"
+"""The table of tasks and images. Runs of mathematical problems without images do not have it."""
+
+
+def _objects(schema: str) -> set[tuple[str, str, str]]:
+    """Type, name and definition of the tables of a schema."""
+    statements = (" ".join(statement.split()) for statement in schema.split(";"))
+    return {("table", text.split()[2], text) for text in statements if text}
+
+
+_OBJECTS, _TASKS = _objects(SCHEMA), _objects(TASKS_SCHEMA)
+"""Everything that a run must have, and what it may have."""
 MAX_VALUE_BYTES = 512 << 20
 """Maximum size of one stored value, such as a compressed tree."""
 _NOT_A_RUN = (
@@ -172,7 +178,7 @@ def _check_format(path: Path, db: sqlite3.Connection) -> None:
         for kind, name, sql in db.execute("SELECT type, name, sql FROM sqlite_master")
         if not name.startswith("sqlite_autoindex_")
     }
-    if objects != _OBJECTS:
+    if objects - _TASKS != _OBJECTS:
         raise StoreError(f"The run {path} has other tables than rstar-math writes; do not use it.")
 
 

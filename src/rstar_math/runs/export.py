@@ -249,8 +249,8 @@ def _problem_columns(item: SearchedProblem, strategy: str) -> dict[str, Any]:
     problem = item.problem
     return {
         "problem": problem.id,
-        "question": problem.question.text,
-        "reference": problem.reference,
+        "question": problem.question.shown,
+        "reference": problem.reference_text,
         "source": problem.source,
         "strategy": strategy,
     }

@@ -11,6 +11,7 @@ import sqlite3
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from hashlib import sha256
 from itertools import repeat
 from pathlib import Path
@@ -24,6 +25,7 @@ from rstar_math.runs.database import (
     APPLICATION_ID,
     FORMAT,
     SCHEMA,
+    TASKS_SCHEMA,
     acquire_writer_lock,
     convert_sqlite_errors,
     file_state,
@@ -36,13 +38,23 @@ from rstar_math.runs.results import PackedResult, Result, pack_result, read_resu
 from rstar_math.search.records import from_record
 from rstar_math.search.tree import Tree
 from rstar_math.search.voting import Choice
-from rstar_math.types import Problem, Question, Verdict
+from rstar_math.task_records import (
+    dump_reference,
+    image_uri,
+    load_reference,
+    parse_image,
+    parse_task,
+    task_entry,
+)
+from rstar_math.tasks import Task
+from rstar_math.types import Image, Problem, Question, Verdict
 
 __all__ = ["Result", "RunStore"]
 
 MAX_TREE_BYTES = 1 << 30
 """Maximum size of a tree's JSON: 1,000 times the trees of the papers."""
 _INSERT_RESULT = "INSERT INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_SELECT_TASKS = "SELECT problem, task FROM tasks ORDER BY problem"
 _SELECT_TREE = "SELECT tree FROM results WHERE problem = ? AND strategy = ?"
 
 
@@ -70,6 +82,32 @@ def _describe_changes(
     return (
         f"{key} = {before.get(key)!r}, but it is now {now.get(key)!r}; {fix}, or give a new --run."
     )
+
+
+def _dump_task(question: Question) -> str | None:
+    """Return a question's task and images as text; None if it has neither."""
+    if question.task is None and not question.images:
+        return None
+    images = [image_uri(image) for image in question.images]
+    return json.dumps({"task": task_entry(question.task), "images": images}, ensure_ascii=False)
+
+
+def _load_task(text: str, path: Path) -> tuple[Task | None, tuple[Image, ...]]:
+    """Return the task and the images in a text of `_dump_task`. Raises `StoreError`."""
+    with convert_sqlite_errors(path):
+        stored = json.loads(text)
+        return parse_task(stored["task"]), tuple(map(parse_image, stored["images"]))
+
+
+def _problem(row: tuple[Any, ...], stored: str | None) -> Problem:
+    """Return the problem of a row: id, question, reference, source, level; and its task."""
+    name, text, reference, source, level = row
+    if stored is None:
+        return Problem(Question(name, text), reference, source, level)
+    entry = json.loads(stored)
+    task, images = parse_task(entry["task"]), tuple(map(parse_image, entry["images"]))
+    question = Question(name, text, task, images)
+    return Problem(question, load_reference(reference, task), source, level)
 
 
 class RunStore:
@@ -157,10 +195,11 @@ class RunStore:
         with convert_sqlite_errors(self.path), self._db:
             numbers: Iterable[int | None] = repeat(None) if positions is None else positions
             for problem, position in zip(problems, numbers, strict=False):
-                row = (problem.question.text, problem.reference)
+                row = (problem.question.text, dump_reference(problem.reference))
                 sql = "SELECT question, reference FROM problems WHERE id = ?"
                 stored = self._db.execute(sql, (problem.id,)).fetchone()
-                if stored == row:
+                task = _dump_task(problem.question)
+                if stored == row and task == self._task_texts().get(problem.id):
                     continue
                 if stored is not None:
                     raise InputError(
@@ -177,13 +216,26 @@ class RunStore:
                         f"Position {position} of {self.path} holds another problem than "
                         f"{problem.id!r}; use shards of one list of problems."
                     )
+                if task is not None:
+                    self._db.execute(
+                        TASKS_SCHEMA.replace("CREATE TABLE", "CREATE TABLE IF NOT EXISTS")
+                    )
+                    self._db.execute("INSERT INTO tasks VALUES (?, ?)", (problem.id, task))
 
     def problems(self) -> list[Problem]:
         """Return all problems, in the order of their positions."""
         rows = self._rows(
             "SELECT id, question, reference, source, level FROM problems ORDER BY position"
         )
-        return [Problem(Question(*row[:2]), *row[2:]) for row in rows]
+        tasks = self._task_texts()
+        with convert_sqlite_errors(self.path):
+            return [_problem(row, tasks.get(row[0])) for row in rows]
+
+    def _task_texts(self) -> dict[str, str]:
+        """Return the stored tasks and images by problem id."""
+        if not self._rows("SELECT 1 FROM sqlite_master WHERE name = 'tasks'"):
+            return {}
+        return dict(self._rows("SELECT problem, task FROM tasks"))
 
     def done(self, strategy: str) -> set[str]:
         """Return the ids of the problems that a strategy has finished."""
@@ -257,7 +309,12 @@ class RunStore:
             raise StoreError(
                 f"The tree of {problem!r} in {self.path} is damaged ({error})."
             ) from error
-        return from_record(record)
+        tree = from_record(record)
+        stored = self._task_texts().get(problem)
+        if stored is not None:
+            task, images = _load_task(stored, self.path)
+            tree.question = replace(tree.question, task=task, images=images)
+        return tree
 
     def version(self) -> int:
         """Return a number that changes when another connection or process writes the run.
@@ -287,6 +344,11 @@ class RunStore:
             for sql in (
                 "SELECT id, question, reference FROM problems ORDER BY position",
                 "SELECT problem, strategy, tree FROM results ORDER BY problem, strategy",
+                *(
+                    ["SELECT problem, task FROM tasks ORDER BY problem"]
+                    if self._task_texts()
+                    else []
+                ),
             ):
                 for row in self._db.execute(sql):
                     for value in row:
@@ -347,6 +409,8 @@ class RunStore:
         """Remove all problems and facts of a run without results, and record new conditions."""
         with self._db:
             self._db.execute("DELETE FROM problems")
+            if self._task_texts():
+                self._db.execute("DELETE FROM tasks")
             self._db.execute("DELETE FROM meta")
             self._write_metadata(conditions)
 

@@ -7,6 +7,7 @@ from typing import Any
 from rstar_math.costs import ENVIRONMENT_FIELDS
 from rstar_math.errors import StoreError
 from rstar_math.search.tree import Node, Tree
+from rstar_math.task_records import parse_task, task_entry
 from rstar_math.types import (
     Cost,
     Execution,
@@ -22,11 +23,18 @@ FORMAT = 2
 
 
 def to_record(tree: Tree) -> dict[str, Any]:
-    """Return the tree as JSON-compatible data. Fields with default values are omitted."""
+    """Return the tree as JSON-compatible data, without the images of the question.
+
+    Fields with default values are omitted.
+    """
     cost = {k: v for k, v in asdict(tree.cost).items() if v and k not in ENVIRONMENT_FIELDS}
     return {
         "format": FORMAT,
-        "question": {"id": tree.question.id, "text": tree.question.text},
+        "question": {
+            "id": tree.question.id,
+            "text": tree.question.text,
+            **({"task": task_entry(tree.question.task)} if tree.question.task else {}),
+        },
         "rollouts": tree.rollouts,
         "stop_reason": tree.stop_reason,
         "cost": cost,
@@ -46,9 +54,9 @@ def from_record(record: Mapping[str, Any]) -> Tree:
         )
     try:
         question = record["question"]
-        tree = Tree(
-            Question(*(_checked_value(question, key, (str,), None) for key in ("id", "text")))
-        )
+        id_, text = (_checked_value(question, key, (str,), None) for key in ("id", "text"))
+        task = parse_task(question["task"]) if "task" in question else None
+        tree = Tree(Question(id_, text, task))
         tree.rollouts = record["rollouts"]
         tree.stop_reason = record.get("stop_reason")
         tree.cost = Cost(**record["cost"])

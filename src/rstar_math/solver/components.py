@@ -54,14 +54,18 @@ class Components:
     """Further scorers by name, whose values are only stored."""
     pair_judge: PairJudge | None = None
     """The judge of pairs, which chooses answers instead of a scorer."""
+    example_scorer: Scorer | None = None
+    """Values programs by the public tests of a code problem; used if there is no other scorer and
+    `search.use_examples` is set."""
 
     def search_components(
         self, strategy: Strategy, search: SearchConfig, verifier: Verifier | None
     ) -> SearchComponents:
         """Return the components with which a strategy searches. Raises `ConfigError`."""
         spec = strategy.spec
+        uses_examples = self._uses_examples(strategy, search)
         policy = _lookup(POLICIES, spec.policy, "policy")(self, strategy, search)
-        scorer = self.scorer
+        scorer = self.example_scorer if uses_examples else self.scorer
         if spec.scorer == "none":
             scorer = None
         elif spec.scorer not in ("optional", "required"):
@@ -78,12 +82,20 @@ class Components:
         """Return the search options of a strategy.
 
         For rStar's actions, the depth and the number of candidates come from section `actions`.
+        Where public tests value the programs, programs that pass more of them have more weight.
         """
+        if self._uses_examples(strategy, search) and search.answer is None:
+            return search.model_copy(update={"answer": "weighted"})
         actions = self.config.actions
         if not strategy.spec.uses_actions:
             return search
         depth = actions.depth or load_action_prompts(actions.prompt_set).depth
         return search.model_copy(update={"max_depth": depth, "candidates": actions.candidates})
+
+    def _uses_examples(self, strategy: Strategy, search: SearchConfig) -> bool:
+        """Return whether public tests value the programs of a search."""
+        can = self.scorer is None and self.example_scorer is not None
+        return can and search.use_examples and strategy.spec.scorer in ("optional", "required")
 
     def reviewer(self, strategy: Strategy, search: SearchConfig) -> Reviewer | None:
         """Return the reviewer of a strategy; None if it has none. Raises `ConfigError`."""

@@ -43,7 +43,7 @@ class LocalSearcher:
             async for problem, solution in solutions:
                 verdict = None
                 if problem.reference is not None:
-                    verdict = await self._solver.judge(solution.answer, problem.reference)
+                    verdict = await self._solver.judge(solution.answer, problem)
                 yield problem, pack_result(strategy.name, solution.tree, solution.choice, verdict)
         finally:
             await solutions.aclose()

@@ -3,18 +3,19 @@
 import asyncio
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import AsyncExitStack, closing
-from dataclasses import dataclass
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, cast
 
 from rstar_math.concurrency import run_blocking
 from rstar_math.config.loading import load_config
-from rstar_math.config.sections import NO_MODEL, Config, ModelConfig, SearchConfig
+from rstar_math.config.sections import NO_MODEL, Config, ModelConfig, SearchConfig, normalize_url
 from rstar_math.errors import ConfigError, InputError, ModelError, RstarError
 from rstar_math.llm.balancing import request_affinity
 from rstar_math.llm.connect import connect
 from rstar_math.policies.completions import StepPolicy
 from rstar_math.policies.judging import PairwiseJudge
+from rstar_math.policies.pictures import transcribe
 from rstar_math.prompts.actions import check_actions
 from rstar_math.protocols import AnswerGrouper, Completer, Executor, Policy, Scorer, Verifier
 from rstar_math.runs.journal import GrowingTrees, Journal
@@ -32,43 +33,16 @@ from rstar_math.search.strategies import (
 from rstar_math.search.tournament import PairJudge
 from rstar_math.search.tree import Tree
 from rstar_math.search.voting import Choice
-from rstar_math.solver.components import (
-    Components,
-    PolicyFactory,
-    parse_scorers,
-    policy_factory,
-)
-from rstar_math.solver.notebook import solution_html
+from rstar_math.solver.components import Components, PolicyFactory, parse_scorers, policy_factory
+from rstar_math.solver.solution import Solution
+from rstar_math.tasks import CodeTask, Kind
 from rstar_math.text import replace_surrogates
 from rstar_math.types import Problem, Question, Verdict
+from rstar_math.verification.code import ExampleScorer, executor_for
+from rstar_math.verification.opinions import OpinionJudge
 
 MCTS = Strategy("mcts")
 """The default strategy."""
-
-
-@dataclass(frozen=True, slots=True)
-class Solution:
-    """The result of a search: the tree and the chosen answer."""
-
-    question: Question
-    tree: Tree
-    choice: Choice
-
-    @property
-    def answer(self) -> str | None:
-        """The chosen answer, or None if no path ended with an answer."""
-        return self.choice.answer
-
-    def __repr__(self) -> str:
-        steps, tokens = len(self.tree) - 1, self.tree.cost.sampled_tokens
-        return (
-            f"Solution(answer={self.answer!r}, share={self.choice.share:.2f}, steps={steps}, "
-            f"answers={len(self.tree.answer_nodes())}, sampled_tokens={tokens})"
-        )
-
-    def _repr_html_(self) -> str:
-        """The answer, the votes, the chosen path and the tree, for notebooks."""
-        return solution_html(self.tree, self.choice)
 
 
 class Solver:
@@ -110,6 +84,8 @@ class Solver:
         "discriminator", "ppm" (whatever scores steps), or the name of a further scorer."""
         self.prompting: dict[str, str] = {}
         """Prompt, step format and mode of the policy; empty if a policy was passed in."""
+        self._describer: Completer | None = None
+        self._described: dict[Question, Question] = {}
         self._stack = AsyncExitStack()
         self._components: Components
 
@@ -131,16 +107,19 @@ class Solver:
 
     async def _open(self) -> None:
         """Start all components that were not passed in. Raises `RstarError`."""
-        from rstar_math.grading.grader import Grader
         from rstar_math.sandbox.executor import Sandbox
+        from rstar_math.verification.judges import Judges
 
         # Fail early if one of these is unknown.
         selection_rule(self.config.search.selection)
         check_actions(self.config.actions.enabled)
-        self._grader = await self._stack.enter_async_context(Grader(self.config.grading))
         executor = self._executor
         if executor is None:
             executor = await self._stack.enter_async_context(Sandbox(self.config.sandbox))
+        sandbox = executor if isinstance(executor, Sandbox) else None
+        judges = Judges(self.config.grading, self.config.sandbox, sandbox=sandbox)
+        self._judges = await self._stack.enter_async_context(judges)
+        await self._open_second_models()
         if self._policy is not None:
             scorer, recorders, pair_judge = await self._open_scorers(None)
             self._components = Components(
@@ -148,7 +127,7 @@ class Solver:
                 self._policy,
                 self._policy,
                 executor,
-                self.group,
+                judges.grader.group,
                 scorer,
                 discriminator=self._discriminator,
                 recorders=recorders,
@@ -178,7 +157,7 @@ class Solver:
             policy=policy,
             greedy_policy=StepPolicy(model, greedy_config, policy.renderer),
             executor=executor,
-            group=self.group,
+            group=judges.grader.group,
             scorer=scorer,
             recorders=recorders,
             pair_judge=pair_judge,
@@ -200,7 +179,7 @@ class Solver:
             policy,
             policy,
             executor,
-            self.group,
+            self._judges.grader.group,
             scorer,
             recorders=recorders,
             pair_judge=pair_judge,
@@ -235,6 +214,47 @@ class Solver:
             return None, recorders, main
         return cast("Scorer | None", main), recorders, None
 
+    async def _open_second_models(self) -> None:
+        """Connect to the models of section `problems`, if there are any."""
+        named = self.config.problems
+        if named.describe is not None:
+            self._describer = await self._connect_to(named.describe, "describe")
+        if named.judge is not None:
+            self._judges.opinion = OpinionJudge(await self._connect_to(named.judge, "judge"))
+
+    async def _connect_to(self, url: str, use: str) -> Completer:
+        """Connect to a model by its address, with the limits of the policy's model."""
+        update = {"url": normalize_url(url), "name": None, "adapter": None}
+        try:
+            model, _ = await self._connect(self.config.model.model_copy(update=update), use)
+        except ModelError as error:
+            raise type(error)(str(error).replace("--model", f"problems.{use}")) from error
+        return model
+
+    async def _readable(self, question: Question, strategy: Strategy) -> Question:
+        """Return the question as the policy can read it: pictures are transcribed if configured.
+
+        Raises `ConfigError` if the strategy's prompts have no place for pictures or programs.
+        """
+        kind, policy = strategy.kind, strategy.spec.policy
+        if question.kind is Kind.CODE and policy in ("actions", "subquestions"):
+            raise ConfigError(
+                f"Strategy {kind} reasons in words and writes no programs; use mcts or sc for "
+                "code problems."
+            )
+        if not question.images:
+            return question
+        if self._describer is not None:
+            if question not in self._described:
+                self._described[question] = await transcribe(self._describer, question)
+            return self._described[question]
+        if policy != "steps":
+            raise ConfigError(
+                f"Strategy {kind} sends no pictures; use mcts or sc, or --set "
+                "problems.describe=MODEL."
+            )
+        return question
+
     def _remember_servers(self, use: str, model: object) -> None:
         """Store the server replicas of a model in `servers`, if it has any."""
         if (replicas := getattr(model, "replicas", None)) is not None:
@@ -264,10 +284,9 @@ class Solver:
         self._remember_servers(use, connection)
         return connection, connection.name
 
-    @property
-    def group(self) -> AnswerGrouper:
-        """The function that sorts answers into equivalence classes."""
-        return self._grader.group
+    def grouper(self, question: Question) -> AnswerGrouper:
+        """Return the function that sorts answers to a question into equivalence classes."""
+        return self._judges.grouper(question)
 
     def library_versions(self) -> dict[str, str]:
         """Return the versions of the libraries that model-written code can use."""
@@ -275,11 +294,14 @@ class Solver:
 
         return versions()
 
-    async def judge(self, answer: str | None, reference: str) -> Verdict:
-        """Return whether a final answer is right; None is wrong. Use it only after a search."""
-        if answer is None:
-            return Verdict.WRONG
-        return await self._grader.verifier(reference).judge(answer)
+    async def judge(self, answer: str | None, problem: Problem | str) -> Verdict:
+        """Return whether a final answer is right; None is wrong. Use it only after a search.
+
+        A text instead of a problem is the reference of a mathematical problem.
+        """
+        if isinstance(problem, str):
+            problem = Problem(Question("", ""), problem)
+        return await self._judges.judge(problem, answer)
 
     async def solve(
         self,
@@ -304,9 +326,10 @@ class Solver:
         """
         question = _as_question(question) if isinstance(question, str) else question
         strategy = parse_strategy(strategy) if isinstance(strategy, str) else strategy
-        tree = tree or Tree(question)
+        readable = await self._readable(question, strategy)
+        tree = tree or Tree(readable)
         search = search or self.config.search
-        components = self._components
+        components = self._components_for(question)
         if journal is not None:
             journal.tree, components = tree, components.recorded(journal)
             verifier = verifier and RecordedVerifier(verifier, journal)
@@ -316,7 +339,7 @@ class Solver:
                 strategy,
                 components.search_components(strategy, search, verifier),
                 components.search_config(strategy, search),
-                group=self.group,
+                group=components.group,
                 on_rollout=on_rollout,
                 reviewer=components.reviewer(strategy, search),
             )
@@ -330,9 +353,24 @@ class Solver:
     ) -> Choice:
         """Return the answer of a tree whose search is unfinished, by votes and without review."""
         search = search or self.config.search
-        scored = self._components.search_components(strategy, search, None).scorer is not None
+        components = self._components_for(tree.question)
+        scored = components.search_components(strategy, search, None).scorer is not None
+        search = components.search_config(strategy, search)
         rule = answer_rule_name(strategy, search, scored=scored)
-        return await choose(tree, rule, search, self.group)
+        return await choose(tree, rule, search, components.group)
+
+    def _components_for(self, question: Question) -> Components:
+        """Return the components for one question: how its answers group and its steps run."""
+        components = replace(
+            self._components,
+            group=self.grouper(question),
+            executor=executor_for(question, self._components.executor),
+        )
+        task = question.task
+        if components.scorer is None and isinstance(task, CodeTask) and task.examples:
+            scorer = ExampleScorer(self._judges.sandbox)
+            components = replace(components, example_scorer=scorer)
+        return components
 
     async def map(
         self,
@@ -355,7 +393,7 @@ class Solver:
         async def solve_problem(problem: Problem) -> tuple[Problem, Solution]:
             verifier = None
             if guided and problem.reference is not None:
-                verifier = self._grader.verifier(problem.reference)
+                verifier = self._judges.verifier(problem)
             if growing is None:
                 return problem, await self.solve(problem.question, chosen, verifier=verifier)
             with closing(growing.open(problem.id, chosen.name)) as journal:

@@ -134,7 +134,7 @@ class ToyWorld:
 
     def verifier(self, problem: Problem) -> Verifier:
         """A verifier that compares with the reference as text. Raises `InputError` without one."""
-        if problem.reference is None:
+        if not isinstance(problem.reference, str):
             raise InputError(f"Problem {problem.id} has no reference; use one of problems().")
         return ToyVerifier(problem.reference)
 

@@ -153,7 +153,7 @@ def _sft_rows(curated: Curated, step_format: StepFormat) -> Iterator[Row]:
         question, steps = solution.trajectory.question, solution.trajectory.steps
         yield SftRow(
             prompt=prompt_text(question),
-            question=question.text.strip(),
+            question=question.shown,
             format=step_format.name,
             completion=solution_text(steps, step_format),
             outputs=output_spans(steps, step_format),
@@ -173,7 +173,7 @@ def _preference_rows(curated: Curated, step_format: StepFormat) -> Iterator[Row]
         prefix, chosen, rejected = pair_texts(pair, step_format)
         yield PreferenceRow(
             prompt=prompt_text(pair.question) + prefix,
-            question=pair.question.text.strip(),
+            question=pair.question.shown,
             format=step_format.name,
             prefix=prefix,
             chosen=chosen,
@@ -198,7 +198,7 @@ def _outcome_rows(curated: Curated, step_format: StepFormat) -> Iterator[Row]:
         question = outcome.trajectory.question
         yield OutcomeRow(
             prompt=prompt_text(question),
-            question=question.text.strip(),
+            question=question.shown,
             format=step_format.name,
             completion=solution_text(outcome.trajectory.steps, step_format),
             label=outcome.right,
@@ -213,7 +213,7 @@ def _value_rows(curated: Curated, step_format: StepFormat) -> Iterator[Row]:
     for prefix in curated.values:
         yield ValueRow(
             prompt=prompt_text(prefix.question),
-            question=prefix.question.text.strip(),
+            question=prefix.question.shown,
             format=step_format.name,
             completion=solution_text(prefix.steps, step_format),
             value=prefix.q,
@@ -230,7 +230,7 @@ def _steps_rows(curated: Curated, step_format: StepFormat) -> Iterator[Row]:
         question = solution.trajectory.question
         yield StepsRow(
             prompt=prompt_text(question),
-            question=question.text.strip(),
+            question=question.shown,
             format=step_format.name,
             completions=step_texts(solution.trajectory.steps, step_format),
             labels=list(solution.hard),
@@ -254,7 +254,7 @@ def solution_row(
     """A training row for one solution."""
     return SftRow(
         prompt=prompt_text(question),
-        question=question.text.strip(),
+        question=question.shown,
         format=step_format.name,
         completion=solution_text(steps, step_format),
         outputs=tuple(output_spans(steps, step_format)),

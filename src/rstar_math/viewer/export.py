@@ -51,7 +51,7 @@ def policy(*, live: bool) -> str:
     connect = "connect-src 'self'; " if live else ""
     return (
         f"default-src 'none'; script-src {_hash(script())}; style-src {_hash(style())}; {connect}"
-        "base-uri 'none'; form-action 'none'"
+        "img-src data:; base-uri 'none'; form-action 'none'"
     )
 
 

@@ -12,13 +12,16 @@ from rstar_math.search.strategies import answer_rule_name, parse_strategies
 from rstar_math.search.tree import ROOT, Tree
 from rstar_math.search.tree_svg import MAX_NODES, tree_svg
 from rstar_math.search.voting import VOTE_WEIGHTS, Vote, best_path_per_run, votes_of
+from rstar_math.task_records import image_uri
+from rstar_math.tasks import Kind
 from rstar_math.text import count_noun, sanitize
-from rstar_math.types import Problem
+from rstar_math.types import Problem, Step
 from rstar_math.viewer.sources import result_state, state_mark
 from rstar_math.viewer.steps import (
     answer_html,
     bar,
     chosen_path,
+    code_html,
     prose_html,
     shorten_html,
     step_html,
@@ -77,6 +80,9 @@ def _counted_votes(tree: Tree, rule: str, conditions: Mapping[str, Any]) -> list
     return best_path_per_run(votes, top_k if isinstance(top_k, int) else SearchConfig().top_k)
 
 
+_MAX_IMAGE_BYTES = 4 << 20
+"""Maximum size of the pictures of one question in a page, in bytes."""
+_SHOWN_IMAGES = frozenset(["image/png", "image/jpeg", "image/gif", "image/webp"])
 _MAX_ANSWERS = 12
 """Maximum number of answers in the table of votes."""
 _MIN_PICTURE_NODES, _MAX_OPEN_PICTURE_NODES = 4, 120
@@ -89,12 +95,29 @@ def problem_html(problem: Problem) -> str:
     facts += [escape(sanitize(fact)) for fact in (problem.source, problem.level) if fact]
     reference = ""
     if problem.reference is not None:
-        answer = answer_html(problem.reference)
+        answer = answer_html(problem.reference_text or "")
         reference = f'<p class="reference">Reference answer <strong>{answer}</strong></p>'
     return (
         f'<h2 class="id" tabindex="-1">{" · ".join(facts)}</h2>'
-        f'<p class="question" dir="auto">{prose_html(problem.question.text[:20000])}</p>{reference}'
+        f'<p class="question" dir="auto">{prose_html(problem.question.shown[:20000])}</p>'
+        f"{_pictures(problem)}{reference}"
     )
+
+
+def _pictures(problem: Problem) -> str:
+    """The pictures of a question, as data in the page. Large ones are only named."""
+    parts: list[str] = []
+    room = _MAX_IMAGE_BYTES
+    for number, image in enumerate(problem.question.images, 1):
+        label = f"Picture {number} of the question"
+        if len(image.data) > room or image.media_type not in _SHOWN_IMAGES:
+            parts.append(f"<p>{label}: {len(image.data)} bytes, not shown.</p>")
+            continue
+        room -= len(image.data)
+        parts.append(
+            f'<figure><img class="picture" src="{image_uri(image)}" alt="{label}"></figure>'
+        )
+    return "".join(parts)
 
 
 def result_html(
@@ -108,10 +131,17 @@ def result_html(
     if not finished:
         return _unfinished(result, tree, conditions)
     symbol, description = state_mark(result_state(result))
-    answer = "no answer" if choice.answer is None else answer_html(choice.answer)
+    verdict = f'<span class="verdict {result_state(result)}">{symbol} {description}</span>'
+    if choice.answer is None:
+        answer = f'<p class="answer">Answer <strong>no answer</strong> {verdict}</p>'
+    elif tree.question.kind is Kind.CODE:
+        program = code_html(Step(code=choice.answer))
+        answer = f'<p class="answer">Answer: the program {verdict}</p>{program}'
+    else:
+        text = answer_html(choice.answer)
+        answer = f'<p class="answer">Answer <strong>{text}</strong> {verdict}</p>'
     return (
-        f'<p class="answer">Answer <strong>{answer}</strong> '
-        f'<span class="verdict {result_state(result)}">{symbol} {description}</span></p>'
+        f"{answer}"
         f"{_why(result, tree, conditions)}{_path(result, tree)}{_picture(result, tree)}"
         f"{_cost(result, tree)}"
     )

@@ -425,6 +425,8 @@ def _entry(path: Path, row: Any) -> _Entry:
     texts = [row.get(key) for key in ("reference", "source")]
     if not all(isinstance(text, str | None) for text in texts):
         raise TypeError("reference and source must be strings")
+    if tree.question.task is not None:
+        texts[0] = None  # a reference in words does not judge
     problem = Problem(tree.question, *texts)
     return _Entry(problem, str(row.get("strategy") or _DEFAULT_STRATEGY), tree, choice)
 

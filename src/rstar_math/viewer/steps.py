@@ -188,7 +188,7 @@ def step_html(node: Node) -> str:
         failure = f'<p class="failure">The path ended here: {escape(sanitize(node.failure))}</p>'
     prose = comment_text(step)
     prose = f'<p class="words" dir="auto">{prose_html(_truncated(prose))}</p>' if prose else ""
-    parts = (_reasoning(step), prose, _code(step), _output(step), failure, facts_html)
+    parts = (_reasoning(step), prose, code_html(step), _output(step), failure, facts_html)
     return f'<div class="step">{"".join(parts)}</div>'
 
 
@@ -267,7 +267,7 @@ def _figures(node: Node, share: float | None) -> str:
     return " ".join(figures)
 
 
-def _code(step: Step) -> str:
+def code_html(step: Step) -> str:
     """The highlighted code of a step."""
     if not step.code.strip():
         return ""

@@ -13,7 +13,8 @@ from rstar_math.llm.client import check_logprobs
 from rstar_math.llm.replies import Reply
 from rstar_math.llm.workarounds import Workarounds
 from rstar_math.protocols import Completion
-from rstar_math.solver.solver import Solution, Solver
+from rstar_math.solver.solution import Solution
+from rstar_math.solver.solver import Solver
 from rstar_math.testing import serving
 from rstar_math.types import TokenStats
 from tests.e2e import adder

@@ -26,8 +26,10 @@ def problems(count: int) -> list[Problem]:
 
 def answered(problem: Problem) -> PackedResult:
     tree = Tree(problem.question)
-    tree.add(0, Step(prose=f"It is {problem.reference}", kind="answer", answer=problem.reference))
-    return pack_result("mcts", tree, Choice(problem.reference, 1, 1.0, {}), None)
+    tree.add(
+        0, Step(prose=f"It is {problem.reference}", kind="answer", answer=problem.reference_text)
+    )
+    return pack_result("mcts", tree, Choice(problem.reference_text, 1, 1.0, {}), None)
 
 
 class ScriptedWorker:

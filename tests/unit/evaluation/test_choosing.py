@@ -13,7 +13,7 @@ from rstar_math.protocols import Scorer, Verifier
 from rstar_math.search import SearchComponents, Tree, sample_chains
 from rstar_math.testing import ToyWorld
 from rstar_math.types import Question, Step
-from tests.unit.toy import same_text
+from tests.unit.toy import by_text
 
 WORLD = ToyWorld(steps=3)
 PARTS = SearchComponents(WORLD.policy, WORLD.executor)
@@ -37,7 +37,7 @@ async def sampled(problems: int) -> AsyncIterator[tuple[Tree, Verifier]]:
 
 
 def chosen(scorer: Scorer, problems: int = 60) -> RerankComparison:
-    return asyncio.run(rerank_samples(sampled(problems), scorer, same_text))
+    return asyncio.run(rerank_samples(sampled(problems), scorer, by_text))
 
 
 def test_true_values_beat_votes_and_their_opposites_lose() -> None:

@@ -14,18 +14,18 @@ from rstar_math.search import SearchComponents, Tree, run_strategy
 from rstar_math.search.strategies import parse_strategies
 from rstar_math.testing import ToyWorld
 from rstar_math.types import Problem, Question, Verdict
-from tests.unit.toy import same_text
+from tests.unit.toy import by_text, same_text
 
 WORLD = ToyWorld(steps=3, right=0.72, slip=0.12, trap=0.06, fails=0.05, dead=0.05)
 HOSTILE = '<script>alert(x)</script> & "q" | [x](javascript:y) `c` <img src=//evil onerror=z>'
 
 
-async def judge(answer: str, reference: str) -> Verdict:
+async def judge(problem: Problem, answer: str) -> Verdict:
     """By their text."""
-    return Verdict.RIGHT if answer == reference else Verdict.WRONG
+    return Verdict.RIGHT if answer == problem.reference else Verdict.WRONG
 
 
-GRADING = AnswerJudge(same_text, judge)
+GRADING = AnswerJudge(by_text, judge)
 
 
 def problems(count: int) -> list[Problem]:
@@ -62,7 +62,7 @@ def write_run(
                     choice = await run_strategy(tree, strategy, own, config.search, group=same_text)
                     verdict = None
                     if problem.reference is not None:
-                        verdict = await judge(choice.answer or "", problem.reference)
+                        verdict = await judge(problem, choice.answer or "")
                     store.save(strategy.name, tree, choice, verdict)
 
     asyncio.run(work())

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from rstar_math.training.curation import ALL_DATA, Curated, CurationConfig, SearchedProblem, curate
-from tests.unit.toy import same_text
+from tests.unit.toy import by_text
 from tests.unit.training.trees import Spec, grown, searched, specs
 
 
 def curated(*problems: SearchedProblem, data: Sequence[Any] = ALL_DATA, **options: Any) -> Curated:
-    return asyncio.run(curate(problems, same_text, CurationConfig(**options), data))
+    return asyncio.run(curate(problems, by_text, CurationConfig(**options), data))
 
 
 def disputed(*answers: str) -> SearchedProblem:

@@ -26,7 +26,7 @@ from rstar_math.training.rows import (
     rows_of,
 )
 from rstar_math.types import Execution, ExecutionStatus, Step
-from tests.unit.toy import same_text
+from tests.unit.toy import by_text
 from tests.unit.training.trees import Spec, grown, searched
 
 SPEC: Spec = {"a": {"a1": "+", "a2": "-"}, "b": {"b1": "-"}, "c": {"c1": "x"}}
@@ -40,7 +40,7 @@ def found() -> Curated:
     assert step is not None
     printed = Execution(ExecutionStatus.OK, "ünï\n")
     tree.nodes[1].step = replace(step, kind="code", execution=printed)
-    return asyncio.run(curate([searched(tree)], same_text, CurationConfig(), ALL_DATA))
+    return asyncio.run(curate([searched(tree)], by_text, CurationConfig(), ALL_DATA))
 
 
 def write(target: Path, what: Curated | None = None, **options: Any) -> dict[str, Any]:
@@ -159,7 +159,7 @@ def test_what_is_not_ours_is_not_replaced(tmp_path: Path, monkeypatch: pytest.Mo
 def test_the_card_names_what_is_there_and_warns(tmp_path: Path) -> None:
     what = found()
     doubted = searched(grown({f"s{i}": {f"e{i}": "-a|b"} for i in range(4)}, problem="odd|id"))
-    more = asyncio.run(curate([doubted], same_text, CurationConfig(), ALL_DATA))
+    more = asyncio.run(curate([doubted], by_text, CurationConfig(), ALL_DATA))
     what.suspects = more.suspects
     write(tmp_path / "o", what, data=["sft", "preference"])
     text = (tmp_path / "o" / "README.md").read_text()
@@ -227,7 +227,7 @@ def test_marks_of_another_kind(
 def test_text_that_no_file_can_hold_is_written_as_question_marks(tmp_path: Path) -> None:
     tree = grown({"a": {"a1": "+"}})
     tree.nodes[1].step = Step(prose="# \ud800!\n", code="x = 1\n")
-    what = asyncio.run(curate([searched(tree)], same_text))
+    what = asyncio.run(curate([searched(tree)], by_text))
     write(tmp_path / "o", what)
     (row,) = read_rows(tmp_path / "o", SftRow)
     assert row.completion.startswith("```python\n# ?!\n")

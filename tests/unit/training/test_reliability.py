@@ -8,7 +8,7 @@ import pytest
 from rstar_math.search import Tree
 from rstar_math.training.curation import Curated, SearchedProblem, curate
 from rstar_math.types import SYNTHETIC
-from tests.unit.toy import same_text
+from tests.unit.toy import by_text
 from tests.unit.training.trees import Spec, grown, searched
 
 MOSTLY: Spec = {"a": {"a1": "-"}, "b": {"b1": "-"}, "c": {"c1": "+"}}
@@ -18,7 +18,7 @@ MOSTLY: Spec = {"a": {"a1": "-"}, "b": {"b1": "-"}, "c": {"c1": "+"}}
 def curated(*trees: Tree, source: str = SYNTHETIC) -> Curated:
     one = searched(*trees)
     problem = replace(one.problem, source=source)
-    return asyncio.run(curate([SearchedProblem(problem, one.trees)], same_text))
+    return asyncio.run(curate([SearchedProblem(problem, one.trees)], by_text))
 
 
 def copied(spec: Spec, copies: dict[str, int]) -> Tree:

@@ -4,7 +4,7 @@
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
-from rstar_math.protocols import AnswerGrouper
+from rstar_math.protocols import AnswerGrouper, QuestionGrouper
 from rstar_math.runs.results import SearchedProblem
 from rstar_math.search.equivalence import normalized_program
 from rstar_math.search.tree import ROOT
@@ -83,7 +83,7 @@ async def find_label_noise(
     if share < config.noise_min_share:
         return None
     answer = answers[classes.index(largest)]
-    return SuspectLabel(problem.id, problem.reference, answer, share, len(answers))
+    return SuspectLabel(problem.id, problem.reference_text, answer, share, len(answers))
 
 
 def select_solutions(
@@ -219,14 +219,14 @@ def _judged_paths(trees: Sequence[TreeValues]) -> Iterator[tuple[JudgedPath, boo
 
 async def curate(
     searched: Iterable[SearchedProblem],
-    group: AnswerGrouper,
+    grouper: QuestionGrouper,
     config: CurationConfig | None = None,
     data: Collection[Data] = ("sft", "preference"),
 ) -> Curated:
     """Select training data from searched problems, in order, and count what is dropped.
 
-    `group` is called with the answers of problems that have no right path. Problems are read one by
-    one, so a run need not fit into memory. Raises what `group` raises.
+    The grouper sorts the answers of problems that have no right path. Problems are read one by one,
+    so a run need not fit into memory. Raises what the grouper raises.
     """
     config = config or CurationConfig()
     curated = Curated()
@@ -239,7 +239,7 @@ async def curate(
             curated.unreliable.append(unreliable)
             add_count(report.problems, "synthetic, mostly contradicted")
             continue
-        suspect = await find_label_noise(problem, trees, config, group)
+        suspect = await find_label_noise(problem, trees, config, grouper(problem.question))
         if suspect is not None:
             curated.suspects.append(suspect)
             add_count(report.problems, "probably mislabelled")

@@ -1,18 +1,44 @@
-"""Shows a solution as HTML in a notebook: the answer, the votes, the chosen path and the tree."""
+"""The result of a search, and its form in a notebook: answer, votes, chosen path and tree."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from html import escape
 
 from rstar_math.search.tree import Tree
 from rstar_math.search.tree_svg import tree_svg
 from rstar_math.search.voting import Choice
 from rstar_math.text import sanitize
-from rstar_math.types import Step
+from rstar_math.types import Question, Step
 
 MAX_VOTES = 5
 """Maximum number of answers in the table of votes."""
 MAX_CHARS = 4000
 """Maximum number of characters of a step's text or output."""
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """The result of a search: the tree and the chosen answer."""
+
+    question: Question
+    tree: Tree
+    choice: Choice
+
+    @property
+    def answer(self) -> str | None:
+        """The chosen answer, or None if no path ended with an answer."""
+        return self.choice.answer
+
+    def __repr__(self) -> str:
+        steps, tokens = len(self.tree) - 1, self.tree.cost.sampled_tokens
+        return (
+            f"Solution(answer={self.answer!r}, share={self.choice.share:.2f}, steps={steps}, "
+            f"answers={len(self.tree.answer_nodes())}, sampled_tokens={tokens})"
+        )
+
+    def _repr_html_(self) -> str:
+        """The answer, the votes, the chosen path and the tree, for notebooks."""
+        return solution_html(self.tree, self.choice)
 
 
 def solution_html(tree: Tree, choice: Choice) -> str:
