@@ -43,6 +43,8 @@ RUN = [
     "view run.rstar --svg add/1",
     "curate run.rstar --out data",
     "export trees.rstar --trees --out trees.jsonl",
+    "export trees.rstar --results",
+    "problems check examples/problems/science.jsonl",
     "export trees.rstar --trajectories --format parquet",
     "export guided.rstar --pairs --out pairs.jsonl",
     "search problems.jsonl --run part1.rstar --shard 1/2",
@@ -78,6 +80,7 @@ ELSEWHERE = {
     r"evolve ": "tests/integration/test_evolution.py",
     r"synthesize ": "tests/integration/test_synthesis.py",
     r"models ": "tests/integration/models/test_hub.py",
+    r"problems |search few-tests": "tests/integration/kinds/test_problem_sets.py",
 }
 """Of the other command lines, what runs the like: the first pattern that fits."""
 
@@ -99,6 +102,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("walk")
     for file in ("problems.jsonl", "mine.jsonl"):
         (folder / file).write_text(PROBLEMS)
+    (folder / "examples").symlink_to(ROOT / "examples")
     with pytest.MonkeyPatch.context() as patch, serving(answer) as fake:
         patch.chdir(folder)
         yield fake.url

@@ -26,6 +26,7 @@ from rstar_math.evaluation.sanity import (
     swap_references,
 )
 from rstar_math.protocols import Policy
+from rstar_math.runs.journal import GrowingTrees
 from rstar_math.runs.results import Result
 from rstar_math.search import Choice
 from rstar_math.search.strategies import Strategy, parse_strategies
@@ -190,8 +191,10 @@ def test_check_passes_an_honest_evaluation_and_fails_a_cheating_one(
             strategy: Strategy = MCTS,
             *,
             guided: bool = False,
+            growing: GrowingTrees | None = None,
         ) -> AsyncGenerator[tuple[Problem, Solution], None]:
-            async for problem, found in honest(self, problems, strategy, guided=guided):
+            searches = honest(self, problems, strategy, guided=guided, growing=growing)
+            async for problem, found in searches:
                 told = Choice(problem.reference_text, None, 1.0, {})
                 yield problem, Solution(found.question, found.tree, told)
 

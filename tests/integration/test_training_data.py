@@ -142,7 +142,7 @@ def test_a_person_is_shown_counts_depths_and_doubted_references(tmp_path: Path) 
     assert "odd 7 12 (100%) 5" in shown
     at = shown.index("steps before a step pair pairs")
     assert shown[at + 2 : at + 4] == ["0 1", "1 1"]
-    assert shown[-1].endswith("1 rows in sft.jsonl, 4 rows in preference.jsonl")
+    assert shown[-1].endswith("1 row in sft.jsonl, 4 rows in preference.jsonl")
     assert read_manifest(tmp_path / "out")["suspects"][0]["answer"] == "12"
 
 

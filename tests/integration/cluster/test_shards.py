@@ -40,8 +40,4 @@ def test_two_drivers_and_a_merge_come_to_one_run(tmp_path: Path) -> None:
     }
     with RunStore.read(out) as one, RunStore.read(runs["whole"]) as whole:
         assert one.digest() == whole.digest()
-    assert (
-        rstar("merge", out, runs["whole"])
-        .stdout.splitlines()[1]
-        .startswith("5 results were present")
-    )
+    assert rstar("merge", out, runs["whole"]).stdout.splitlines()[1].startswith("5 results present")
