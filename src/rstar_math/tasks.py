@@ -17,6 +17,8 @@ from enum import StrEnum
 from string import ascii_uppercase
 from typing import Literal
 
+from rstar_math.text import count_noun
+
 MAX_OPTIONS = 26
 """Maximum number of options of a choice; each has a letter."""
 _SHOWN_TESTS = 3
@@ -161,7 +163,7 @@ def describe_reference(reference: Reference) -> str:
     """The reference in one line, for reports and pages."""
     if isinstance(reference, HiddenTests):
         count = len(reference.tests)
-        return f"{count} hidden test{'' if count == 1 else 's'}"
+        return count_noun(count, "hidden test")
     return str(reference)
 
 

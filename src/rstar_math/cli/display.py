@@ -26,6 +26,7 @@ from rich.text import Text
 
 from rstar_math.evaluation.metrics import Summary
 from rstar_math.evaluation.sanity import SanityCheck
+from rstar_math.progress import duration
 from rstar_math.prompts.actions import label
 from rstar_math.prompts.grammar import comment_text, program_output
 from rstar_math.search.mcts import RolloutCallback
@@ -119,19 +120,12 @@ def progress_line(task: Task) -> str:
     if task.total is not None:
         parts[0] += f"/{task.total:,.0f}"
     if task.elapsed is not None:
-        parts.append(f"{_duration(task.elapsed)} elapsed")
+        parts.append(f"{duration(task.elapsed)} elapsed")
     if task.time_remaining is not None:
-        parts.append(f"about {_duration(task.time_remaining)} left")
+        parts.append(f"about {duration(task.time_remaining)} left")
     if note := task.fields.get("note"):
         parts.append(str(note))
     return ", ".join(parts)
-
-
-def _duration(seconds: float) -> str:
-    """A time span in hours, minutes or seconds."""
-    if seconds >= 5400:
-        return f"{seconds / 3600:.1f} h"
-    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
 
 
 def solution_view(solution: Solution) -> RenderableType:

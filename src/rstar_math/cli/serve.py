@@ -21,6 +21,7 @@ from rstar_math.cli.options import (
     single_strategy,
 )
 from rstar_math.errors import InputError, MissingDependencyError
+from rstar_math.text import count_noun
 
 KeyFile = Annotated[
     Path | None,
@@ -214,7 +215,7 @@ def _report_file(target: Path, trees: int, *, as_json: bool) -> None:
     if as_json:
         print_json({"file": str(target), "trees": trees})
     else:
-        typer.echo(f"{target}: {trees} tree{'' if trees == 1 else 's'}")
+        typer.echo(f"{target}: {count_noun(trees, 'tree')}")
 
 
 def _serve(runs: list[Path], port: int, *, as_json: bool, open_: bool) -> None:

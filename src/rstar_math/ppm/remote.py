@@ -3,14 +3,14 @@
 import asyncio
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from rstar_math.checkpoints.gguf_adapters import check_adapter
 from rstar_math.checkpoints.tensors import read_header
 from rstar_math.checkpoints.value_heads import ValueHead
-from rstar_math.config.sections import HF, LOCAL, TRAINED, VLLM, Config
+from rstar_math.config.sections import HF, LOCAL, TRAINED, VLLM, Config, ModelConfig
 from rstar_math.costs import add_cost
 from rstar_math.errors import ConfigError, InputError, ModelError, ModelRejectedError
 from rstar_math.llm.balancing import Replicas
@@ -379,6 +379,20 @@ class RemotePPM:
         }
 
 
+def scoring_client(
+    url: str, key: str | None, model: ModelConfig, on_close: Callable[[], Awaitable[None]] | None
+) -> OpenAIClient:
+    """Returns a client of a server that scores, with the request limits of the policy's model."""
+    return OpenAIClient(
+        url,
+        key=key,
+        concurrency=model.concurrency or 32,
+        retry=Retry(max_retries=model.max_retries, timeout_s=model.timeout_s),
+        affinity=model.affinity,
+        on_close=on_close,
+    )
+
+
 async def _connect_ppm(url: str, head: str | None, config: Config) -> RemotePPM:
     """Returns a PPM on a server, which returns hidden states if `head` is set, and scores if not.
 
@@ -394,14 +408,7 @@ async def _connect_ppm(url: str, head: str | None, config: Config) -> RemotePPM:
 
         lease = await ppm_server(url, config.servers)
         url, key, on_close = ",".join(lease.urls), lease.key, lease.release
-    client = OpenAIClient(
-        url,
-        key=key,
-        concurrency=model.concurrency or 32,
-        retry=Retry(max_retries=model.max_retries, timeout_s=model.timeout_s),
-        affinity=model.affinity,
-        on_close=on_close,
-    )
+    client = scoring_client(url, key, model, on_close)
     try:
         await client.check_server()
         backend = (

@@ -13,6 +13,7 @@ from rstar_math.problems.filtering import (
     deduplicate,
 )
 from rstar_math.tasks import ChoiceTask, CodeTask, HiddenTests, Kind, TextTask
+from rstar_math.text import count_noun
 from rstar_math.types import Problem
 
 FEW_TESTS = 3
@@ -100,7 +101,7 @@ def describe(problem: Problem) -> str:
 def _judged_by(problem: Problem) -> str:
     reference = problem.reference_text
     images = len(problem.question.images)
-    pictures = f"{images} picture{'' if images == 1 else 's'}; " if images else ""
+    pictures = f"{count_noun(images, 'picture')}; " if images else ""
     match problem.question.task:
         case CodeTask() as task:
             way = f"calls of {task.function}" if task.function else "standard input and output"

@@ -13,9 +13,9 @@ from rstar_math.config.sections import HF, VLLM, Config
 from rstar_math.costs import add_cost
 from rstar_math.errors import ConfigError, ModelError, ModelRejectedError
 from rstar_math.llm.balancing import Replicas
-from rstar_math.llm.client import OpenAIClient, Retry
+from rstar_math.llm.client import OpenAIClient
 from rstar_math.models.prompting import Prompting, prompting_of_folder
-from rstar_math.ppm.remote import OpenScorer
+from rstar_math.ppm.remote import OpenScorer, scoring_client
 from rstar_math.prompts.step_rewards import (
     Aggregation,
     ChatFrameText,
@@ -263,14 +263,7 @@ async def _connect(url: str, config: Config) -> OpenScorer:
         layout = layout or _recognize(folder, folder)
         lease = await reward_server(url, config.servers, pooling=layout.reading != "tokens")
         url, key, on_close = ",".join(lease.urls), lease.key, lease.release
-    client = OpenAIClient(
-        url,
-        key=key,
-        concurrency=model.concurrency or 32,
-        retry=Retry(max_retries=model.max_retries, timeout_s=model.timeout_s),
-        affinity=model.affinity,
-        on_close=on_close,
-    )
+    client = scoring_client(url, key, model, on_close)
     try:
         await client.check_server()
         layout = layout or _recognize(folder or client.name, client.name)
