@@ -300,7 +300,7 @@ def soak(minutes: float, clients: int, share: float, folder: Path) -> dict[str, 
     with faulty_model(share) as upstream:
         with served(upstream, *more) as server:
             pid = server.process.pid
-            asyncio.run(run_load(server, clients, 60 * minutes / 6))
+            asyncio.run(run_load(server, clients, 60 * minutes / 3))
             settle(server, 0)
             processes, files = len(descendants(pid)), descriptors(pid)
             sockets = socket_count(pid)

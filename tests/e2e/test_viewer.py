@@ -3,8 +3,9 @@
 import json
 import shutil
 import subprocess
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -454,12 +455,21 @@ def test_pages_of_other_sites_see_nothing(eye: Eye, address: str) -> None:
 
 
 def test_a_tree_is_seen_node_by_node_while_it_is_searched(eye: Eye, tmp_path: Path) -> None:
-    """A real search in another process, and a page that is never loaded again."""
+    """A real search in another process, and a page that is never loaded again.
+
+    The model server answers when the page has shown what came before, or after two seconds.
+    """
+    seen = threading.Semaphore(1)
+
+    def answer(body: Mapping[str, Any]) -> list[str]:
+        seen.acquire(timeout=2)
+        return adder.answer(body)
+
     run, file = tmp_path / "run.rstar", write_problems(tmp_path, 1)
     small = [
         part for each in ("candidates=3", "rollouts=14") for part in ("--set", f"search.{each}")
     ]
-    with serving(adder.answer, delay_s=0.6) as fake:
+    with serving(answer) as fake:
         search = [*COMMAND, "search", str(file), "--run", str(run), "--model", fake.url, *small]
         with subprocess.Popen([*search, "--json"], stdout=subprocess.DEVNULL) as searching:
             growing = GrowingTrees(tmp_path / "run.rstar-growing")
@@ -477,9 +487,11 @@ def test_a_tree_is_seen_node_by_node_while_it_is_searched(eye: Eye, tmp_path: Pa
                 eye.js("window.mine = document.querySelector('[role=treeitem]')")
                 eye.press("t", "Enter")
                 sizes = [eye.count(DOT)]
+                seen.release()
                 while searching.poll() is None:
                     if (size := eye.count(DOT)) != sizes[-1]:
                         sizes.append(size)
+                        seen.release()
                     time.sleep(0.05)
                 assert searching.returncode == 0
                 eye.wait("#option0 .mark:not(.growing)")
