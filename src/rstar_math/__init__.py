@@ -4,9 +4,9 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rstar_math.config.loading import load_config as load_config
     from rstar_math.config.sections import Config as Config
     from rstar_math.errors import RstarError as RstarError
+    from rstar_math.models.default import load_config as load_config
     from rstar_math.problems.jsonl import read_problems as read_problems
     from rstar_math.runs.table import RunTable as RunTable
     from rstar_math.runs.table import read_run as read_run
@@ -26,7 +26,7 @@ except PackageNotFoundError:
 
 _EXPORTS: dict[str, str] = {
     "Config": "config",
-    "load_config": "config",
+    "load_config": "models.default",
     "RstarError": "errors",
     "read_problems": "problems",
     "RunTable": "runs.table",

@@ -16,8 +16,13 @@ def test_settings_win_over_the_file(tmp_path: Path) -> None:
     assert config.model.url == "http://h/v1"
 
 
-def test_the_embedded_model_comes_with_its_preset() -> None:
+def test_each_kind_of_model_comes_with_its_preset() -> None:
     assert load_config() == load_config("laptop") == load_config(model="local")
+    small = load_config("in-process").search
+    assert small != Config().search
+    for model in ("qwen2.5-coder-0.5b", "mine.gguf", "hf:ORG/NAME", "hf:ORG/NAME:Q4_K_M"):
+        assert load_config(model=model).search == small
+    assert load_config(model="vllm:ORG/NAME").search == load_config(model="none").search
     assert load_config(model="http://h/v1").search == Config().search
     assert load_config(None, ["model.url=http://h/v1"]).search == Config().search
     assert load_config("laptop", model="http://h/v1").search == load_config("laptop").search

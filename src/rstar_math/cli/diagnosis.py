@@ -13,6 +13,7 @@ from rstar_math.checkpoints.folders import BUNDLED_FILE, BUNDLED_PACKAGE, cache_
 from rstar_math.config.sections import Config, ServersConfig
 from rstar_math.errors import MissingDependencyError, RstarError
 from rstar_math.llm.vllm_servers import COMMAND_VARIABLE, vllm_command
+from rstar_math.models.default import default_model
 from rstar_math.models.embedded import REPACKED_FILE
 from rstar_math.models.names import catalogue
 from rstar_math.models.storage import catalogue_file
@@ -138,7 +139,9 @@ def _embedded_model() -> Iterator[Check]:
 
 
 def _models() -> Iterator[Check]:
-    """Which models of the catalogue are downloaded. None of them is required."""
+    """The default model, and which models of the catalogue are downloaded. None of them is
+    required."""
+    yield Check("model", "default", True, default_model())
     for model in catalogue().values():
         if model.package:
             continue

@@ -174,7 +174,7 @@ def eval_ppm(
     first on the same data.
     """
     from rstar_math.cli.scorer_places import open_scorer, parse_places
-    from rstar_math.config.loading import load_config
+    from rstar_math.models.default import load_config
 
     if pairs is None and not processbench and not steps and run_file is None:
         raise InputError(

@@ -69,9 +69,11 @@ def _table(rows: "list[StoredModel]") -> "Table":
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
+    from rstar_math.models.default import default_model
     from rstar_math.progress import megabytes
     from rstar_math.text import sanitize
 
+    default = default_model()
     table = Table(header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("name", "weights", "size", "licence", "downloaded"):
         table.add_column(name, justify="right" if name in ("weights", "size") else "left")
@@ -81,7 +83,8 @@ def _table(rows: "list[StoredModel]") -> "Table":
             downloaded = f"{megabytes(row.partial_bytes)} (partial)"
         weights = "" if row.parameters is None else f"{row.parameters:,}M"
         size = megabytes(row.size_bytes)
-        table.add_row(sanitize(row.name), weights, size, row.licence or "", downloaded)
+        name = f"{row.name} (default)" if row.name == default else row.name
+        table.add_row(sanitize(name), weights, size, row.licence or "", downloaded)
     table.caption_justify = "left"
     table.caption = (
         "Download: rstar models pull NAME. Other models: hf:ORG/NAME, hf:ORG/NAME:Q4_K_M."

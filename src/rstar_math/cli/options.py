@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import sys
 from collections.abc import Coroutine, Sequence
 from difflib import get_close_matches
@@ -27,7 +28,7 @@ Model = Annotated[
         help="Model: local (embedded), trained (embedded, fine-tuned), a short name from rstar "
         "models list, FILE.gguf, hf:ORG/NAME:Q4_K_M (GGUF), hf:ORG/NAME or hf:FOLDER, "
         "vllm:ORG/NAME or vllm:FOLDER, or http://host:port/v1 (several separated by commas).",
-        show_default="local",
+        show_default="the best on this machine",
     ),
 ]
 Discriminator = Annotated[
@@ -104,12 +105,21 @@ def configure(
     *,
     trusted: bool = False,
 ) -> "Config":
-    """The configuration of a command line. Raises `ConfigError`."""
-    from rstar_math.config.loading import load_config
+    """The configuration of a command line. Says on stderr which model is used if the command line
+    names none. Raises `ConfigError`."""
+    from rstar_math.models.default import VARIABLE, load_config
 
-    return load_config(
+    config = load_config(
         source, settings or (), model=model, discriminator=discriminator, trusted=trusted
     )
+    is_named = model or source or any(each.startswith("model.url") for each in settings or ())
+    if not is_named and VARIABLE not in os.environ:
+        print(
+            f"rstar: using {config.model.url}, the best model on this machine; --model selects "
+            "another.",
+            file=sys.stderr,
+        )
+    return config
 
 
 def parse_section(kind: type[S], settings: Sequence[str], example: str, prefix: str = "") -> S:

@@ -10,12 +10,21 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from rstar_math.config.sections import HF, LOCAL, TRAINED, VLLM, Config, normalize_url
+from rstar_math.config.sections import (
+    HF,
+    LOCAL,
+    NO_MODEL,
+    TRAINED,
+    VLLM,
+    Config,
+    ModelConfig,
+    normalize_url,
+)
 from rstar_math.config.trust import require_trust
 from rstar_math.errors import ConfigError
 from rstar_math.files import parse_toml
 
-_DEFAULT_PRESETS = {LOCAL: "laptop", TRAINED: "trained"}
+_PACKAGED_PRESETS = {LOCAL: "laptop", TRAINED: "trained"}
 """Preset of each packaged model, used if no configuration is given."""
 
 
@@ -36,13 +45,16 @@ def load_config(
     *,
     model: str | None = None,
     discriminator: str | None = None,
+    default_model: str = LOCAL,
     trusted: bool = False,
 ) -> Config:
     """Return the configuration of a TOML file or preset, with overrides applied.
 
     `settings` are `section.key=value` strings; `model` and `discriminator` are addresses. Both
-    override the source. Without a source, the embedded model uses the preset `laptop`, its trained
-    version uses the preset `trained`, and any other model uses the papers' defaults.
+    override the source. `default_model` is the model if neither they nor the source name one.
+    Without a source, the packaged model uses the preset `laptop`, its trained version uses the
+    preset `trained`, other models in this process use `in-process`, and
+    servers use the papers' defaults.
 
     A file that is not `trusted` may not run programs, import code, weaken the sandbox or name the
     variable of an API key (see `config.trust`). Raises `ConfigError` with the option, the value
@@ -61,8 +73,8 @@ def load_config(
         if address is not None:
             overrides.setdefault(name, {})["url"] = address
     if source is None:
-        url = normalize_url(str(overrides.get("model", {}).get("url", LOCAL)))
-        source = _DEFAULT_PRESETS.get(url.removeprefix(HF).removeprefix(VLLM))
+        url = normalize_url(str(overrides.get("model", {}).get("url", default_model)))
+        source = _default_preset(url)
     tables: dict[str, Any] = _read_tables(source) if source else {}
     if source and not trusted and source not in presets():
         given = {f"{section}.{name}" for section, values in overrides.items() for name in values}
@@ -71,7 +83,16 @@ def load_config(
         table = tables.setdefault(section, {})
         if isinstance(table, dict):
             table.update(values)
+    if isinstance(table := tables.setdefault("model", {}), dict):
+        table.setdefault("url", default_model)
     return _validate(tables)
+
+
+def _default_preset(url: str) -> str | None:
+    """Return the preset for a model address in its normal form; None for the papers' defaults."""
+    in_process = url != NO_MODEL and ModelConfig(url=url).embedded
+    packaged = _PACKAGED_PRESETS.get(url.removeprefix(HF).removeprefix(VLLM))
+    return packaged or ("in-process" if in_process else None)
 
 
 def presets() -> list[str]:

@@ -8,11 +8,11 @@ from types import TracebackType
 from typing import Any, Self, cast
 
 from rstar_math.concurrency import run_blocking
-from rstar_math.config.loading import load_config
 from rstar_math.config.sections import NO_MODEL, Config, ModelConfig, SearchConfig, normalize_url
 from rstar_math.errors import ConfigError, InputError, ModelError, RstarError
 from rstar_math.llm.balancing import request_affinity
 from rstar_math.llm.connect import connect
+from rstar_math.models.default import load_config
 from rstar_math.policies.completions import StepPolicy
 from rstar_math.policies.judging import PairwiseJudge
 from rstar_math.policies.pictures import transcribe
