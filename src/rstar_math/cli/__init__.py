@@ -23,6 +23,7 @@ from rstar_math.cli import (
     problem_sets,
     problems,
     serve,
+    show,
     solve,
     train,
 )
@@ -59,6 +60,7 @@ app.command("grade", rich_help_panel=EVALUATE, context_settings={"ignore_unknown
 app.command("benchmarks", rich_help_panel=EVALUATE)(evaluate.benchmarks)
 app.command("strategies", rich_help_panel=EVALUATE)(evaluate.strategies)
 app.command("view", rich_help_panel=LOOK)(serve.view)
+app.command("show", rich_help_panel=LOOK)(show.show)
 app.command("export", rich_help_panel=LOOK)(data.export)
 app.command("merge", rich_help_panel=LOOK)(solve.merge)
 app.command("evolve", rich_help_panel=TRAIN)(evolve.evolve)

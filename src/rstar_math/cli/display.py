@@ -41,9 +41,19 @@ if not out.is_terminal:
     out = Console(highlight=False, width=120)
 
 
+SHORT_LIST, SHORT_CHARS = 2, 400
+"""Number and length of the rejected samples that are shown without --verbose."""
+
+
 def _escape(text: str) -> str:
     """Untrusted text, sanitized and escaped for rich markup."""
     return escape(sanitize(text))
+
+
+def one_line(text: str) -> str:
+    """Untrusted text on one line. Of several lines, such as a program, it shows the first."""
+    first, *more = sanitize(text).strip().splitlines() or [""]
+    return f"{first} ... ({count_noun(len(more) + 1, 'line')})" if more else first
 
 
 _VERDICTS = {Verdict.RIGHT: "[green]right[/]", Verdict.WRONG: "[red]wrong[/]"}
@@ -128,35 +138,69 @@ def progress_line(task: Task) -> str:
     return ", ".join(parts)
 
 
-def solution_view(solution: Solution) -> RenderableType:
-    """The chosen path step by step, the answer with its votes, and the cost."""
+def solution_view(solution: Solution, *, verbose: bool = False) -> RenderableType:
+    """The chosen path step by step, the answer with its votes, and the cost.
+
+    Without an answer, it has the longest path and two rejected samples instead; `verbose` adds all
+    rejected samples and the prompt of the first.
+    """
     parts: list[RenderableType] = []
     choice, tree = solution.choice, solution.tree
-    if choice.node is not None:
-        path = tree.trajectory(choice.node)
+    end = choice.node
+    if end is None and len(tree) > 1:
+        end = max(range(len(tree.nodes)), key=lambda index: tree.nodes[index].depth)
+    if end is not None:
+        path = tree.trajectory(end)
         has_values = any(node.value_sum for node in tree)
         values = path.q if has_values else (None,) * len(path.q)
-        nodes = [tree.nodes[index] for index in tree.path(choice.node)]
+        nodes = [tree.nodes[index] for index in tree.path(end)]
         for number, (node, q) in enumerate(zip(nodes, values, strict=True), start=1):
             parts.extend(_step(number, node, q, _block_output(path.steps, number)))
+        if choice.node is None and (failure := tree.nodes[end].failure):
+            parts.append(Text(f"This is the longest path; it ended here: {failure}.", "yellow"))
     if choice.answer is None:
         reasons = ", ".join(f"{count} {reason}" for reason, count in tree.failures().items())
         parts.append(Text(f"No path ended with an answer ({reasons or 'no steps'}).", "yellow"))
     else:
         votes = ", ".join(
-            f"{sanitize(answer)} ({count:.3g})" for answer, count in choice.votes.items()
+            f"{one_line(answer)} ({count:.3g})" for answer, count in choice.votes.items()
         )
         line = Text("Answer ", "bold")
-        line.append(sanitize(choice.answer), "bold green")
+        line.append(one_line(choice.answer), "bold")
         unit = "discriminator score" if tree.has_discriminator_votes else "votes"
         line.append(f"   {choice.share:.0%} of the {unit}: {votes}", "dim")
         if len(choice.votes) > 1:
             line.append(f"; entropy {choice.entropy:.2f}", "dim")
         parts.append(line)
+    if verbose or choice.answer is None:
+        parts.extend(_rejected(tree, verbose=verbose))
     if tree.stop_reason is not None:
         parts.append(Text(stop_line(tree), "dim"))
     parts.append(Text(cost_line(tree.cost, len(tree) - 1), "dim"))
     return Group(*parts)
+
+
+def _rejected(tree: Tree, *, verbose: bool) -> Iterator[RenderableType]:
+    """What the model wrote that is not a step, and why."""
+    count = tree.cost.truncated + tree.cost.malformed
+    samples = sorted(tree.rejected)
+    shown = samples if verbose else samples[:SHORT_LIST]
+    if not count:
+        if verbose:
+            yield Text("No sample was rejected.", "dim")
+        return
+    more = f"; the first {len(shown)}" if len(shown) < count else ""
+    yield Text(f"{count_noun(count, 'rejected sample')}{more}:", "yellow")
+    if verbose and shown:
+        yield Text("The prompt of the first:", "dim")
+        yield Padding(Text(sanitize(shown[0].prompt), "dim"), (0, 0, 0, 4))
+    for sample in shown:
+        yield Text(f"  after {count_noun(sample.depth, 'step')}: {sanitize(sample.reason)}", "dim")
+        text = sanitize(sample.text) if verbose else sanitize(sample.text[:SHORT_CHARS])
+        cut = " ..." if len(text) < len(sample.text) else ""
+        yield Padding(Text((text.rstrip() or "(nothing)") + cut), (0, 0, 0, 4))
+    if not verbose:
+        yield Text("All of them, and the prompt: --verbose", "dim")
 
 
 def _block_output(steps: tuple[Step, ...], number: int) -> list[Execution]:
@@ -242,7 +286,7 @@ def verdict_line(problem: Problem, answer: str | None, verdict: Verdict | None) 
         if problem.reference_text is not None
         else ""
     )
-    given = "no answer" if answer is None else f"answer {_escape(answer)}"
+    given = "no answer" if answer is None else f"answer {escape(one_line(answer))}"
     return f"{_escape(problem.id)}: {given}{expected}: {verdict_text}"
 
 

@@ -56,6 +56,12 @@ def solve(
     config: ConfigSource = None,
     trust_config: TrustConfig = False,
     set_: Settings = None,
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose", "-v", help="Also show the samples that were rejected, and their prompt."
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Solve one question by search and show the steps with code, output and Q values."""
@@ -72,7 +78,7 @@ def solve(
         return
     from rstar_math.cli import display
 
-    display.out.print(display.solution_view(solution))
+    display.out.print(display.solution_view(solution, verbose=verbose))
 
 
 def _checked_question(text: str) -> "Question":

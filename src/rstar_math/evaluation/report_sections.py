@@ -32,7 +32,9 @@ from rstar_math.evaluation.statistics import (
     detectable,
     detectable_unpaired,
 )
+from rstar_math.runs.results import disagree
 from rstar_math.text import count_noun
+from rstar_math.types import Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,13 +305,14 @@ def problem_by_problem(series: Sequence[Series], *, linked: bool) -> list[Block]
     for key, problem in problems.items():
         cells: list[Cell] = [key, shorten(problem.question.text, _QUESTION_CHARS)]
         cells.append(shorten(problem.reference_text or "", _ANSWER_CHARS))
-        outcomes = set()
+        outcomes: list[tuple[Verdict | None, str | None]] = []
         for item, results in zip(series, by_series, strict=True):
             result = results.get(key)
             cells.append(_answer_cell(item, result, linked=linked))
             if result is not None:
-                outcomes.add(result.right)
-        (disagreeing if len(outcomes) > 1 else agreeing).append(cells)
+                verdict = Verdict.RIGHT if result.right else Verdict.WRONG
+                outcomes.append((verdict, result.result.choice.answer))
+        (disagreeing if disagree(outcomes) else agreeing).append(cells)
     header = ["problem", "question", "reference", *(item.label for item in series)]
     blocks: list[Block] = []
     if disagreeing:

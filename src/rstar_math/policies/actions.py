@@ -7,9 +7,9 @@ from functools import partial
 
 from rstar_math.concurrency import gather
 from rstar_math.config.sections import ActionsConfig
-from rstar_math.costs import add_cost
 from rstar_math.errors import ContextLengthError, ModelError, RequestError
 from rstar_math.policies.completions import of_completion
+from rstar_math.policies.unusable import Rejections
 from rstar_math.prompts.action_parsing import ANSWER_STOPS, parse_answer
 from rstar_math.prompts.actions import (
     ACTIONS,
@@ -21,7 +21,7 @@ from rstar_math.prompts.actions import (
 )
 from rstar_math.prompts.families import ActionPrompts, load_action_prompts
 from rstar_math.protocols import AnswerGrouper, Completer, Completion
-from rstar_math.types import Cost, Question, Step
+from rstar_math.types import Question, Step
 
 
 class ActionPolicy:
@@ -140,9 +140,10 @@ class _Expansion:
             seed=seed,
         )
         samples = [parse(each.text, finished=each.finished) for each in completions]
-        bad = [c for s, c in zip(samples, completions, strict=True) if s.step is None]
-        truncated = sum(not completion.finished for completion in bad)
-        add_cost(Cost(truncated=truncated, malformed=len(bad) - truncated))
+        rejected = Rejections(prompt, len(self.prefix))
+        for parsed, completion in zip(samples, completions, strict=True):
+            if parsed.step is None:
+                rejected.add(completion, parsed.problem)
         return tuple(
             of_completion(sample.step, completion)
             for sample, completion in zip(samples, completions, strict=True)

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from rstar_math.config.sections import ActionsConfig, MutualConfig, PolicyConfig
-from rstar_math.costs import add_cost
 from rstar_math.extraction import extract_stated_answer
 from rstar_math.models.prompting import prompting_of, renderer_for
 from rstar_math.policies.answers import PROGRAM_INSTRUCTION, chain_step, with_answer
 from rstar_math.policies.pictures import require_images
+from rstar_math.policies.unusable import Rejections
 from rstar_math.prompts.action_parsing import ANSWER_STOPS
 from rstar_math.prompts.families import chain_messages, chain_prompt, load_action_prompts
 from rstar_math.prompts.grammar import FENCED
@@ -26,7 +26,7 @@ from rstar_math.prompts.subquestions import (
 from rstar_math.protocols import Completer, Completion
 from rstar_math.seeding import derive
 from rstar_math.tasks import Kind
-from rstar_math.types import Cost, Question, Step
+from rstar_math.types import Question, Step
 
 
 class StepPolicy:
@@ -80,11 +80,13 @@ class StepPolicy:
             stops=renderer.stops,
             seed=seed,
         )
+        rejected = Rejections(renderer.prompt(question, prefix), len(prefix))
         for c in completions:
-            step = parse(prefix, c.text, finished=c.finished, stop=c.stop).step
-            if step is not None:
-                steps.append(with_answer(question, prefix, of_completion(step, c)))
-        _charge_unusable(completions, len(completions) - len(steps))
+            parsed = parse(prefix, c.text, finished=c.finished, stop=c.stop)
+            if parsed.step is None:
+                rejected.add(c, parsed.problem)
+            else:
+                steps.append(with_answer(question, prefix, of_completion(parsed.step, c)))
         return steps
 
     async def propose_blocks(
@@ -103,13 +105,15 @@ class StepPolicy:
             seed=seed,
         )
         blocks = []
+        rejected = Rejections(renderer.prompt(question, prefix), len(prefix))
         for c in completions:
-            steps, _ = parse(prefix, c.text, finished=c.finished, stop=c.stop)
+            steps, problem = parse(prefix, c.text, finished=c.finished, stop=c.stop)
             if steps:
                 steps = _of_block(steps, c)
                 last = with_answer(question, [*prefix, *steps[:-1]], steps[-1])
                 blocks.append([*steps[:-1], last])
-        _charge_unusable(completions, len(completions) - len(blocks))
+            else:
+                rejected.add(c, problem)
         return blocks
 
     async def _sample(
@@ -183,12 +187,6 @@ def _of_block(steps: Sequence[Step], completion: Completion) -> list[Step]:
     return [*steps[:-1], replace(steps[-1], token_stats=completion.token_stats)]
 
 
-def _charge_unusable(completions: Sequence[Completion], unusable: int) -> None:
-    """Adds unusable samples to the cost: truncated ones as `truncated`, others as `malformed`."""
-    truncated = sum(not completion.finished for completion in completions)
-    add_cost(Cost(truncated=truncated, malformed=max(0, unusable - truncated)))
-
-
 class SubQuestionPolicy:
     """Proposes steps that are a sub-question with its answer: the actions and states of RAP (Hao et
     al. 2023, arXiv:2305.14992, section 3.1), and rStar's action A3.
@@ -224,8 +222,9 @@ class SubQuestionPolicy:
         """See `protocols.Policy`. The result may contain equal steps."""
         at_limit = self._max_depth is not None and len(prefix) + 1 >= self._max_depth
         start = opening(question, last=at_limit)
+        prompt = subquestion_prompt(question) + render_subquestions(prefix) + start
         completions = await self._completer.complete(
-            subquestion_prompt(question) + render_subquestions(prefix) + start,
+            prompt,
             n=k,
             stop=STOPS,
             max_tokens=self._max_tokens,
@@ -234,11 +233,13 @@ class SubQuestionPolicy:
         )
         start = start.removeprefix("Question:")
         steps = []
+        rejected = Rejections(prompt, len(prefix))
         for c in completions:
-            step = parse_subquestion(question, start + c.text, finished=c.finished).step
-            if step is not None:
-                steps.append(of_completion(step, c))
-        _charge_unusable(completions, len(completions) - len(steps))
+            parsed = parse_subquestion(question, start + c.text, finished=c.finished)
+            if parsed.step is None:
+                rejected.add(c, parsed.problem)
+            else:
+                steps.append(of_completion(parsed.step, c))
         return steps
 
 
@@ -291,11 +292,13 @@ class ChainPolicy:
             seed=seed,
         )
         steps = []
+        rejected = Rejections(prompt)
         for c in completions:
             step = chain_step(question, c, stop)
-            if step is not None:
+            if step is None:
+                rejected.add(c, "no answer stated")
+            else:
                 steps.append(of_completion(step, c))
-        _charge_unusable(completions, len(completions) - len(steps))
         return steps
 
     def _request(self, question: Question) -> tuple[str, tuple[str, ...]]:
@@ -354,10 +357,12 @@ class ChainDiscriminator:
         )
         already_answered = extract_stated_answer(partial) is not None
         answers: list[str | None] = []
+        rejected = Rejections(prompt)
         for c in completions:
             answer = extract_stated_answer(c.text) if c.finished else None
             if answer is None and c.finished and not already_answered:
                 answer = extract_stated_answer(partial.rstrip() + c.text)
             answers.append(answer)
-        _charge_unusable(completions, answers.count(None))
+            if answer is None:
+                rejected.add(c, "no answer stated by the discriminator")
         return answers

@@ -21,7 +21,7 @@ import os
 import time
 import zlib
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
@@ -31,12 +31,13 @@ from typing import Any
 from rstar_math.costs import add_cost
 from rstar_math.errors import StoreError
 from rstar_math.files import inflate
-from rstar_math.search.records import from_record, preview
+from rstar_math.rejected import RejectedSample, add_rejected
+from rstar_math.search.records import from_record, preview, rejected_of
 from rstar_math.search.tree import Tree
 from rstar_math.text import replace_surrogates
 from rstar_math.types import Cost
 
-FORMAT = 1
+FORMAT = 2
 """Version of the journal's format. A journal of another version is discarded."""
 MAX_JOURNAL_BYTES = 1 << 30
 """Maximum size of a journal that is read."""
@@ -52,6 +53,8 @@ class _Answer:
 
     value: Any
     cost: dict[str, Any]
+    rejected: list[dict[str, Any]]
+    """Samples that the policy rejected while it answered."""
 
 
 class Journal:
@@ -85,20 +88,27 @@ class Journal:
         return f"{digest}.{self._asked[digest]}"
 
     def find(self, key: str) -> Any | None:
-        """Return the recorded answer to a request and charge its cost; None if there is none."""
+        """Return the recorded answer to a request, charge its cost and report its rejected samples;
+        None if there is none."""
         answer = self._answers.pop(key, None)
         if answer is None:
             return None
         self.replayed += 1
         with suppress(TypeError):
             add_cost(Cost(**answer.cost))
+        with suppress(TypeError):
+            for sample in answer.rejected:
+                add_rejected(rejected_of(sample))
         return answer.value
 
-    def record(self, key: str, value: Any, cost: Cost) -> None:
+    def record(
+        self, key: str, value: Any, cost: Cost, rejected: Sequence[RejectedSample] = ()
+    ) -> None:
         """Append an answer. It survives a kill once this method returns. Raises `StoreError`."""
         spent = {name: amount for name, amount in asdict(cost).items() if amount}
         seconds = round(self.seconds_before + time.monotonic() - self._started, 3)
-        line = json.dumps([key, value, spent, seconds], separators=(",", ":")) + "\n"
+        samples = [asdict(each) for each in rejected]
+        line = json.dumps([key, value, spent, seconds, samples], separators=(",", ":")) + "\n"
         self._write(line.encode())
         self.recorded += 1
         self._growing.changed(self)
@@ -141,8 +151,8 @@ class Journal:
         size = len(header)
         for line in data[size:].splitlines(keepends=True):
             try:
-                key, value, cost, seconds = json.loads(line)
-                answer = _Answer(value, dict(cost))
+                key, value, cost, seconds, rejected = json.loads(line)
+                answer = _Answer(value, dict(cost), list(rejected))
                 self.seconds_before = float(seconds)
             except (ValueError, TypeError, RecursionError):
                 break

@@ -15,6 +15,7 @@ from rstar_math.protocols import (
     Scorer,
     Verifier,
 )
+from rstar_math.rejected import add_rejected, collect_rejected
 from rstar_math.runs.journal import Journal
 from rstar_math.search.expansion import PATH_ERRORS
 from rstar_math.search.records import step_of, step_record
@@ -40,14 +41,16 @@ async def _recall(
             raise _ERRORS[found["error"]](str(found.get("message")))
         with suppress(TypeError, ValueError, LookupError, AttributeError):
             return read(found)
-    with track_cost() as cost:
+    with track_cost() as cost, collect_rejected([]) as rejected:
         try:
             value = await ask()
         except tuple(_ERRORS.values()) as error:
             name = next(name for name, kind in _ERRORS.items() if isinstance(error, kind))
             journal.record(key, {"error": name, "message": str(error)}, cost)
             raise
-    journal.record(key, write(value), cost)
+    journal.record(key, write(value), cost, rejected)
+    for sample in rejected:
+        add_rejected(sample)
     return value
 
 

@@ -2,7 +2,7 @@
 
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -56,6 +56,17 @@ class PackedResult:
             json.dumps(result.failures),
             self.tree,
         )
+
+
+def disagree(outcomes: Iterable[tuple[Verdict | None, str | None]]) -> bool:
+    """Whether results (verdict, answer) of one problem disagree: some are right and others are not.
+
+    Results without a verdict are compared by their answers, except for white space.
+    """
+    pairs = list(outcomes)
+    if any(verdict is not None for verdict, _ in pairs):
+        return len({verdict is Verdict.RIGHT for verdict, _ in pairs}) > 1
+    return len({"".join((answer or "").split()) for _, answer in pairs}) > 1
 
 
 def any_path_correct(tree: Tree) -> bool:

@@ -7,6 +7,7 @@ from time import monotonic
 
 from rstar_math.config.sections import SearchConfig
 from rstar_math.costs import add_cost, track_cost
+from rstar_math.rejected import collect_rejected
 from rstar_math.search.tree import Tree
 from rstar_math.types import Cost
 
@@ -77,9 +78,9 @@ def record_savings(remaining: float, budget: int | None, *, finished: int, spent
 
 @contextmanager
 def track_tree_cost(tree: Tree) -> Iterator[None]:
-    """Add the costs and the wall time of the block to the cost of a tree."""
+    """Add the costs, the wall time and the rejected samples of the block to a tree."""
     started = monotonic()
-    with track_cost(tree.cost):
+    with track_cost(tree.cost), collect_rejected(tree.rejected):
         try:
             yield
         finally:

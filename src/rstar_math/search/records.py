@@ -6,6 +6,7 @@ from typing import Any
 
 from rstar_math.costs import ENVIRONMENT_FIELDS
 from rstar_math.errors import StoreError
+from rstar_math.rejected import RejectedSample
 from rstar_math.search.tree import Node, Tree
 from rstar_math.task_records import parse_task, task_entry
 from rstar_math.types import (
@@ -39,6 +40,7 @@ def to_record(tree: Tree) -> dict[str, Any]:
         "stop_reason": tree.stop_reason,
         "cost": cost,
         "nodes": [_node_record(node) for node in tree.nodes],
+        **({"rejected": [asdict(each) for each in sorted(tree.rejected)]} if tree.rejected else {}),
     }
 
 
@@ -61,6 +63,7 @@ def from_record(record: Mapping[str, Any]) -> Tree:
         tree.stop_reason = record.get("stop_reason")
         tree.cost = Cost(**record["cost"])
         tree.nodes = [_node(entry) for entry in record["nodes"]]
+        tree.rejected = [rejected_of(entry) for entry in record.get("rejected", [])]
         if not tree.nodes or tree.nodes[0].parent != -1 or tree.nodes[0].step is not None:
             raise StoreError("A stored tree is damaged (it has no root node).")
         for index, node in enumerate(tree.nodes[1:], start=1):
@@ -167,6 +170,13 @@ def _agreement(agreeing: int, requested: int) -> tuple[int, int]:
     if not 0 <= agreeing <= requested:
         raise StoreError(f"A stored tree is damaged ({agreeing} of {requested} agree).")
     return agreeing, requested
+
+
+def rejected_of(record: Mapping[str, Any]) -> RejectedSample:
+    """Return the rejected sample of a record. Raises `TypeError`."""
+    depth = _checked_value(record, "depth", (int,), None)
+    texts = (_checked_value(record, key, (str,), None) for key in ("prompt", "text", "reason"))
+    return RejectedSample(depth, *texts)
 
 
 def step_record(step: Step) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from rstar_math.rejected import RejectedSample, extend_rejected
 from rstar_math.types import Cost, Question, Step, Trajectory, Verdict
 
 ROOT = 0
@@ -102,6 +103,8 @@ class Tree:
         """Why the search stopped before its budget was spent; None if it did not."""
         self.cost = Cost()
         """Costs of all searches in this tree."""
+        self.rejected: list[RejectedSample] = []
+        """Samples that are no steps, up to a size limit (`rejected.MAX_CHARS`)."""
         self.in_progress: list[Callable[[], Tree]] = []
         """Return the trees of runs and chains that are not yet merged. They are only for display
         and are not stored."""
@@ -137,6 +140,7 @@ class Tree:
         root.expanded = root.closed = True
         root.failure = None if root.children else other_root.failure
         self.rollouts += other.rollouts
+        extend_rejected(self.rejected, other.rejected)
         self.stop_reason = self.stop_reason or other.stop_reason
 
     @property

@@ -1,44 +1,57 @@
 """Renders a tree as SVG: root on the left, one column per depth."""
 
+from collections.abc import Sequence
 from html import escape
 
+from rstar_math.search.node_states import NodeState, node_states
 from rstar_math.search.tree import ROOT, Node, Tree
 from rstar_math.search.voting import Choice
 from rstar_math.text import sanitize
+from rstar_math.types import Verdict
 
 _COLUMN_WIDTH = 92
 _ROW_HEIGHT = 15
 _LEFT_MARGIN = 16
 MAX_NODES = 600
 """Maximum number of nodes in a picture; larger pictures are not readable."""
+_LEGEND_ROW = 24
+_SIGNS = {NodeState.RIGHT: "✓ ", NodeState.WRONG: "✗ "}
 STYLE = """
 .tree { font: 11px system-ui, sans-serif; }
 .tree text { fill: #24292f; }
 .tree .edge { fill: none; stroke: #c3c9d0; stroke-width: 1.2; }
-.tree .node { fill: #8b949e; }
+.tree .inner { fill: #8b949e; }
 .tree .answer { fill: #4078c0; }
-.tree .failed { fill: none; stroke: #c75a4d; stroke-width: 1.5; }
-.tree .chosen.edge { stroke: #1a7f37; stroke-width: 2.6; }
-.tree .chosen.node, .tree .chosen.answer { fill: #1a7f37; }
-.tree text.chosen { fill: #1a7f37; font-weight: 600; }
+.tree .right { fill: #1a7f37; }
+.tree .wrong { fill: #c0392b; }
+.tree .failed { fill: none; stroke: #c0392b; stroke-width: 1.5; }
+.tree .open { fill: none; stroke: #8b949e; stroke-width: 1.5; }
+.tree .chosen.edge { stroke: #8250df; stroke-width: 2.6; }
+.tree .ring { fill: none; stroke: #8250df; stroke-width: 2; }
+.tree text.chosen { font-weight: 650; }
 @media (prefers-color-scheme: dark) {
   .tree text { fill: #d0d7de; }
   .tree .edge { stroke: #444c56; }
-  .tree .chosen.edge { stroke: #3fb950; }
-  .tree .chosen.node, .tree .chosen.answer, .tree text.chosen { fill: #3fb950; }
   .tree .answer { fill: #6cb6ff; }
+  .tree .right { fill: #3fb950; }
+  .tree .wrong { fill: #f0806e; }
+  .tree .failed { stroke: #f0806e; }
+  .tree .chosen.edge, .tree .ring { stroke: #a475f9; }
 }
 """
 
 
-def tree_svg(tree: Tree, choice: Choice, *, standalone: bool = False) -> str:
-    """The picture as SVG; "" if the tree is empty or larger than `MAX_NODES`. `standalone` includes
-    the styles."""
+def tree_svg(
+    tree: Tree, choice: Choice, verdict: Verdict | None = None, *, standalone: bool = False
+) -> str:
+    """The picture as SVG; "" if the tree is empty or larger than `MAX_NODES`. `verdict` is that of
+    the chosen answer. `standalone` includes the styles and the legend."""
     if not 1 < len(tree) <= MAX_NODES:
         return ""
     rows = _rows(tree)
     chosen = {ROOT, *tree.path(choice.node)} if choice.node is not None else set()
     depth = max(node.depth for node in tree)
+    states = node_states(tree, choice, verdict)
     height = (max(rows) + 2) * _ROW_HEIGHT
     width = _LEFT_MARGIN + depth * _COLUMN_WIDTH + 130
     positions = [
@@ -51,12 +64,19 @@ def tree_svg(tree: Tree, choice: Choice, *, standalone: bool = False) -> str:
         if node.parent >= ROOT
     ]
     shapes.sort(key=lambda shape: "chosen" in shape)  # chosen edges are drawn on top
-    shapes += [_dot(i, node, positions[i], chosen=i in chosen) for i, node in enumerate(tree)]
+    shapes += [
+        _dot(i, node, states[i], positions[i], chosen=i in chosen) for i, node in enumerate(tree)
+    ]
     title = (
         f"Search tree: {len(tree) - 1} steps, {len(tree.answer_nodes())} answers, "
         f"chosen answer {sanitize(choice.answer or 'none')}"
     )
-    style = f"<style>{STYLE}</style>" if standalone else ""
+    style = ""
+    if standalone:
+        style = f"<style>{STYLE}</style>"
+        legend, legend_width = _legend(states, height, has_choice=bool(chosen))
+        shapes.append(legend)
+        height, width = height + _LEGEND_ROW, max(width, legend_width)
     return (
         f'<svg class="tree" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height:.0f}" '
         f'width="{width}" height="{height:.0f}" role="img"><title>{escape(title)}</title>'
@@ -93,20 +113,37 @@ def _edge(start: tuple[int, float], end: tuple[int, float], *, chosen: bool) -> 
     return f'<path class="{css_class}" d="{curve}"/>'
 
 
-def _dot(index: int, node: Node, position: tuple[int, float], *, chosen: bool) -> str:
-    """The circle of a node, with its answer or failure as a label."""
+def _dot(
+    index: int, node: Node, state: NodeState, position: tuple[int, float], *, chosen: bool
+) -> str:
+    """The circle of a node, with its answer or failure as a label, and a ring if it is on the
+    chosen path."""
     x, y = position
-    kind = "answer" if node.answered else "failed" if node.failure else "node"
-    css_class = f"chosen {kind}" if chosen else kind
     radius = 2.5 + min(4.0, node.visits**0.5)
-    dot = (
-        f'<circle class="{css_class}" data-node="{index}" cx="{x}" cy="{y:.1f}" r="{radius:.1f}"/>'
-    )
+    dot = f'<circle class="{state}" data-node="{index}" cx="{x}" cy="{y:.1f}" r="{radius:.1f}"/>'
+    if chosen:
+        dot += f'<circle class="ring" cx="{x}" cy="{y:.1f}" r="{radius + 2:.1f}"/>'
     label = sanitize((node.step.answer if node.answered and node.step else node.failure) or "")
     if not label:
         return dot
-    shown = label if len(label) <= 18 else f"{label[:17]}…"
+    label = " ".join(label.split())
+    shown = _SIGNS.get(state, "") + (label if len(label) <= 18 else f"{label[:17]}…")
     text_class = ' class="chosen"' if chosen else ""
     return (
         f'{dot}<text{text_class} x="{x + radius + 4:.1f}" y="{y + 3.8:.1f}">{escape(shown)}</text>'
     )
+
+
+def _legend(states: Sequence[NodeState], y: float, *, has_choice: bool) -> tuple[str, int]:
+    """The legend of the states that occur, below the picture, and its width."""
+    parts, x = [], _LEFT_MARGIN
+    for state in (s for s in NodeState if s in states):
+        words = f"{_SIGNS.get(state, '')}{state.description}"
+        parts.append(f'<circle class="{state}" cx="{x}" cy="{y + 8:.1f}" r="4"/>')
+        parts.append(f'<text x="{x + 9}" y="{y + 11.8:.1f}">{words}</text>')
+        x += 28 + 6 * len(words)
+    if has_choice:
+        parts.append(f'<circle class="ring" cx="{x}" cy="{y + 8:.1f}" r="5"/>')
+        parts.append(f'<text x="{x + 10}" y="{y + 11.8:.1f}">chosen path</text>')
+        x += 96
+    return "".join(parts), x

@@ -163,7 +163,7 @@ def write_picture(store: RunStore, problem: str, target: Path) -> None:
                         f"The tree of {problem!r} has {len(tree) - 1} steps; a picture has at most "
                         f"{MAX_NODES - 1}. Open the tree with: rstar view {store.path}"
                     )
-                write_text(target, [tree_svg(tree, result.choice, standalone=True)])
+                write_text(target, [tree_svg(tree, result.choice, result.verdict, standalone=True)])
                 return
     raise InputError(
         f"{store.path} has no result for the problem {problem!r}; list its problems with: "

@@ -160,7 +160,7 @@ class ViewerPages:
             return shape_json(page.tree, result.choice)
         (block,) = rest
         if kind == "lines" and 0 <= block < block_count(len(page.tree), LINES):
-            return lines_json(page.tree, result.choice, page.shares, block)
+            return lines_json(page.tree, result.choice, page.shares, block, result.verdict)
         if kind == "steps" and 0 <= block < block_count(len(page.tree), STEPS):
             return steps_json(page.tree, block)
         raise IndexError(kind)

@@ -8,6 +8,7 @@ from typing import Any
 from rstar_math.config.sections import SearchConfig
 from rstar_math.errors import RstarError
 from rstar_math.runs.results import Result, confidence_options
+from rstar_math.search.node_states import NodeState, node_states
 from rstar_math.search.strategies import answer_rule_name, parse_strategies
 from rstar_math.search.tree import ROOT, Tree
 from rstar_math.search.tree_svg import MAX_NODES, tree_svg
@@ -83,6 +84,8 @@ def _counted_votes(tree: Tree, rule: str, conditions: Mapping[str, Any]) -> list
 _MAX_IMAGE_BYTES = 4 << 20
 """Maximum size of the pictures of one question in a page, in bytes."""
 _SHOWN_IMAGES = frozenset(["image/png", "image/jpeg", "image/gif", "image/webp"])
+_MAX_REJECTED = 20
+"""Maximum number of rejected samples in a page."""
 _MAX_ANSWERS = 12
 """Maximum number of answers in the table of votes."""
 _MIN_PICTURE_NODES, _MAX_OPEN_PICTURE_NODES = 4, 120
@@ -143,7 +146,7 @@ def result_html(
     return (
         f"{answer}"
         f"{_why(result, tree, conditions)}{_path(result, tree)}{_picture(result, tree)}"
-        f"{_cost(result, tree)}"
+        f"{_rejected(tree)}{_cost(result, tree)}"
     )
 
 
@@ -158,7 +161,7 @@ def _unfinished(result: Result, tree: Tree, conditions: Mapping[str, Any]) -> st
     return (
         f'<p class="answer">So far <strong>{answer}</strong> '
         f'<span class="verdict growing">{symbol} {description}</span></p>'
-        f"{table}{_picture(result, tree)}{_cost(result, tree)}"
+        f"{table}{_picture(result, tree)}{_rejected(tree)}{_cost(result, tree)}"
     )
 
 
@@ -283,10 +286,43 @@ def _picture(result: Result, tree: Tree) -> str:
     if not _MIN_PICTURE_NODES <= len(tree) <= MAX_NODES:
         return ""
     is_open = " open" if len(tree) <= _MAX_OPEN_PICTURE_NODES else ""
+    legend = _legend(result, tree)
     return (
         f'<details class="drawn"{is_open}><summary>Picture</summary>'
         f'<div class="picture" tabindex="0" role="region" aria-label="Picture of the tree">'
-        f"{tree_svg(tree, result.choice)}</div></details>"
+        f"{tree_svg(tree, result.choice, result.verdict)}</div>{legend}</details>"
+    )
+
+
+def _legend(result: Result, tree: Tree) -> str:
+    """What the colours of the picture and the outline mean; only those that occur."""
+    found = set(node_states(tree, result.choice, result.verdict))
+    items = [(str(state), state.description) for state in NodeState if state in found]
+    if result.choice.node is not None:
+        items.append(("inner chosen", "on the chosen path"))
+    spans = "".join(f'<span><i class="dot {name}"></i>{words}</span>' for name, words in items)
+    return f'<p class="legend">{spans}</p>'
+
+
+def _rejected(tree: Tree) -> str:
+    """The samples that are no steps, folded: the reason, the text, and the first one's prompt."""
+    if not tree.rejected:
+        return ""
+    count = max(len(tree.rejected), tree.cost.truncated + tree.cost.malformed)
+    shown = sorted(tree.rejected)[:_MAX_REJECTED]
+    more = f" The first {len(shown)} are shown." if len(shown) < count else ""
+    items = "".join(
+        f'<li><span class="facts">after {count_noun(each.depth, "step")}: '
+        f"{shorten_html(each.reason, 120)}</span>"
+        f'<pre class="output">{escape(sanitize(each.text)) or "(nothing)"}</pre></li>'
+        for each in shown
+    )
+    prompt = escape(sanitize(shown[0].prompt))
+    return (
+        f'<details class="rejected"><summary>{count_noun(count, "rejected sample")}</summary>'
+        f'<p class="dim">What the model wrote that is not a step.{more}</p>'
+        f"<details><summary>The prompt of the first</summary>"
+        f'<pre class="output">{prompt}</pre></details><ul>{items}</ul></details>'
     )
 
 

@@ -15,7 +15,7 @@ from rstar_math.errors import InputError
 from rstar_math.evaluation.document import result_anchor
 from rstar_math.files import unique_names
 from rstar_math.runs.journal import GrowingTrees
-from rstar_math.runs.results import Result
+from rstar_math.runs.results import Result, disagree
 from rstar_math.runs.store import RunStore
 from rstar_math.search.records import from_record
 from rstar_math.search.tree import Tree
@@ -173,7 +173,7 @@ def matching_filters(columns: Sequence[Column], problem: Problem) -> list[str]:
         found.append("solved")
     elif states & {"wrong", "none", "unknown"}:
         found.append("unsolved")
-    if _disagreed([result for _, result in pairs]):
+    if disagree((r.verdict, r.choice.answer) for _, r in pairs):
         found.append("disagreed")
     if any(r.choice.answer is not None and r.choice.share < 0.5 for _, r in pairs):
         found.append("split")
@@ -190,18 +190,13 @@ def matching_filters(columns: Sequence[Column], problem: Problem) -> list[str]:
     return found
 
 
-def _disagreed(results: Sequence[Result]) -> bool:
-    """Whether results have different states, or different answers that are not all right."""
-    if len({result_state(r) for r in results}) > 1:
-        return True
-    answers = {"".join((r.choice.answer or "").split()) for r in results}
-    return len(answers) > 1 and result_state(results[0]) != "right"
-
-
 FILTERS: dict[str, tuple[str, str]] = {
     "solved": ("solved", "at least one answer is right"),
     "unsolved": ("unsolved", "searched, and no answer is right"),
-    "disagreed": ("disagreed", "strategies or runs found different answers"),
+    "disagreed": (
+        "disagreed",
+        "some results are right and others are not; without a reference, answers differ",
+    ),
     "split": ("split vote", "the chosen answer has less than half of the votes"),
     "slow": ("slow", "took more than twice the median time of its strategy"),
     "failures": ("code failures", "a program failed in the search"),

@@ -11,10 +11,11 @@ from pygments.lexers import PythonLexer
 
 from rstar_math.prompts.actions import label
 from rstar_math.prompts.grammar import comment_text
+from rstar_math.search.node_states import NodeState, node_states
 from rstar_math.search.tree import ROOT, Node, Tree
 from rstar_math.search.voting import Choice
 from rstar_math.text import sanitize
-from rstar_math.types import Step
+from rstar_math.types import Step, Verdict
 from rstar_math.viewer.formulas import MAX_FORMULA_CHARS, formula
 
 _FORMULA = re.compile(
@@ -106,13 +107,22 @@ def shape_json(tree: Tree, choice: Choice) -> str:
     return json.dumps(shape, separators=(",", ":"))
 
 
-def lines_json(tree: Tree, choice: Choice, shares: Sequence[float] | None, block: int) -> str:
-    """A block of outline lines as a list of HTML. `shares` come from `result.vote_shares`."""
+def lines_json(
+    tree: Tree,
+    choice: Choice,
+    shares: Sequence[float] | None,
+    block: int,
+    verdict: Verdict | None = None,
+) -> str:
+    """A block of outline lines as a list of HTML. `shares` come from `result.vote_shares`;
+    `verdict` is that of the chosen answer."""
     chosen = set(chosen_path(tree, choice))
+    states = node_states(tree, choice, verdict)
     lines = [
         line_html(
             index,
             tree.nodes[index],
+            states[index],
             None if shares is None else shares[index],
             chosen=index in chosen,
         )
@@ -159,12 +169,13 @@ def code_styles() -> str:
     return f"{light}@media (prefers-color-scheme: dark) {{{dark}}}"
 
 
-def line_html(index: int, node: Node, share: float | None, *, chosen: bool) -> str:
+def line_html(
+    index: int, node: Node, state: NodeState, share: float | None, *, chosen: bool
+) -> str:
     """The outline line of a node: text and figures. `share` is the share of votes of paths through
     the node, in [0, 1]."""
-    kind, description = _kind(node)
-    css_class = f"{'chosen ' if chosen else ''}{kind}"
-    label = f"{'on the chosen path, ' if chosen else ''}{description}"
+    css_class = f"{'chosen ' if chosen else ''}{state}"
+    label = f"{'on the chosen path, ' if chosen else ''}{state.description}"
     return (
         f'<span class="dot {css_class}" role="img" aria-label="{label}" title="{label}"></span>'
         f'<span class="what">{_line_text(index, node)}</span>'
@@ -213,16 +224,6 @@ def shorten_html(text: str, max_chars: int) -> str:
     """Untrusted text on one line of at most `max_chars` characters, sanitized and escaped."""
     line = " ".join(sanitize(text[: 4 * max_chars]).split())
     return escape(line if len(line) <= max_chars else f"{line[: max_chars - 1]}…")
-
-
-def _kind(node: Node) -> tuple[str, str]:
-    """The CSS class of a node and its description."""
-    if node.answered:
-        verdict = "" if node.verdict is None else f", {node.verdict.value}"
-        return "answer", f"answer{verdict}"
-    if node.failure is not None:
-        return "failed", "ended without an answer"
-    return "inner", "step"
 
 
 def _line_text(index: int, node: Node) -> str:
