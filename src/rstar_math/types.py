@@ -183,6 +183,9 @@ class Step:
     token_stats: TokenStats | None = field(default=None, compare=False)
     """Log-probabilities of the sampled text that ended with this step; None if they were not
     requested, and for the other steps of a text with several."""
+    tokens: int | None = field(default=None, compare=False)
+    """Number of tokens of the sampled text that ended with this step; None if the server did not
+    report it, and for the other steps of a text with several."""
 
     @property
     def text(self) -> str:

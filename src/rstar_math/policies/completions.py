@@ -172,19 +172,22 @@ class StepPolicy:
 
 
 def of_completion(step: Step, completion: Completion) -> Step:
-    """Returns a step with the reasoning and the log-probabilities of its completion."""
-    if not completion.reasoning and completion.token_stats is None:
-        return step
-    reasoning = completion.reasoning.strip() or step.reasoning
-    return replace(step, reasoning=reasoning, token_stats=completion.token_stats)
+    """Returns a step with the reasoning, the tokens and the log-probabilities of its completion."""
+    return replace(
+        step,
+        reasoning=completion.reasoning.strip() or step.reasoning,
+        token_stats=completion.token_stats,
+        tokens=completion.tokens,
+    )
 
 
 def _of_block(steps: Sequence[Step], completion: Completion) -> list[Step]:
-    """Returns the steps of one completion: its reasoning is in the first, its log-probabilities
-    are in the last."""
+    """Returns the steps of one completion: its reasoning is in the first, its tokens and
+    log-probabilities are in the last."""
     reasoning = completion.reasoning.strip() or steps[0].reasoning
     steps = [replace(steps[0], reasoning=reasoning), *steps[1:]]
-    return [*steps[:-1], replace(steps[-1], token_stats=completion.token_stats)]
+    last = replace(steps[-1], token_stats=completion.token_stats, tokens=completion.tokens)
+    return [*steps[:-1], last]
 
 
 class SubQuestionPolicy:

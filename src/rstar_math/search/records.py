@@ -185,7 +185,7 @@ def step_record(step: Step) -> dict[str, Any]:
     for key in ("prose", "code", "reasoning"):
         if value := getattr(step, key):
             record[key] = value
-    for key in ("answer", "confidence"):
+    for key in ("answer", "confidence", "tokens"):
         if (value := getattr(step, key)) is not None:
             record[key] = value
     if step.token_stats is not None:
@@ -218,6 +218,7 @@ def step_of(record: Mapping[str, Any]) -> Step:
         confidence=_checked_value(record, "confidence", (*_NUMBER, _NONE), None),
         execution=execution,
         reasoning=_checked_value(record, "reasoning", (str,), ""),
+        tokens=_checked_value(record, "tokens", (int, _NONE), None),
         token_stats=_token_stats(*record["token_stats"]) if "token_stats" in record else None,
     )
 

@@ -288,7 +288,7 @@ def _picture(result: Result, tree: Tree) -> str:
     is_open = " open" if len(tree) <= _MAX_OPEN_PICTURE_NODES else ""
     legend = _legend(result, tree)
     return (
-        f'<details class="drawn"{is_open}><summary>Picture</summary>'
+        f'<details class="drawn"{is_open}><summary>Picture of the tree</summary>'
         f'<div class="picture" tabindex="0" role="region" aria-label="Picture of the tree">'
         f"{tree_svg(tree, result.choice, result.verdict)}</div>{legend}</details>"
     )

@@ -14,7 +14,7 @@ from rstar_math.prompts.grammar import comment_text
 from rstar_math.search.node_states import NodeState, node_states
 from rstar_math.search.tree import ROOT, Node, Tree
 from rstar_math.search.voting import Choice
-from rstar_math.text import sanitize
+from rstar_math.text import count_noun, sanitize
 from rstar_math.types import Step, Verdict
 from rstar_math.viewer.formulas import MAX_FORMULA_CHARS, formula
 
@@ -189,8 +189,10 @@ def step_html(node: Node) -> str:
     facts = [name] if (name := label(step)) else []
     if node.count > 1:
         facts.append(f"sampled {node.count} times")
+    if step.tokens is not None:
+        facts.append(f"{count_noun(step.tokens, 'token')} sampled")
     if (stats := step.token_stats) is not None:
-        facts.append(f"{stats.tokens} tokens, mean log-probability {stats.mean:.2f}")
+        facts.append(f"mean log-probability {stats.mean:.2f}")
     if node.agreement is not None:
         facts.append(f"{node.agreement[0]} of {node.agreement[1]} reviews agree")
     facts_html = f'<p class="facts">{escape(" · ".join(facts))}</p>' if facts else ""

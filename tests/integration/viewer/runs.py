@@ -6,6 +6,7 @@ import zlib
 from contextlib import closing
 from pathlib import Path
 
+from rstar_math.rejected import RejectedSample
 from rstar_math.runs.store import RunStore
 from rstar_math.search import Choice, Tree, to_record
 from rstar_math.types import Cost, Execution, ExecutionStatus, Problem, Question, Step, Verdict
@@ -98,6 +99,7 @@ def harmful() -> Tree:
     tree.nodes[second].failure = HARM
     end = tree.add(first, Step(prose=HARM + long, kind="answer", answer=HARM))
     tree.backup(end, 1.0)
+    tree.rejected = [RejectedSample(0, HARM, HARM, HARM)]
     return tree
 
 
