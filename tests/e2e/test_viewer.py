@@ -1,5 +1,6 @@
 """The viewer in a browser: headless Chromium, as a person uses it."""
 
+import itertools
 import json
 import shutil
 import subprocess
@@ -458,12 +459,13 @@ def test_pages_of_other_sites_see_nothing(eye: Eye, address: str) -> None:
 def test_a_tree_is_seen_node_by_node_while_it_is_searched(eye: Eye, tmp_path: Path) -> None:
     """A real search in another process, and a page that is never loaded again.
 
-    The model server answers when the page has shown what came before, or after two seconds.
+    The model server gives each of its first answers when the page has shown what came before, or
+    after a long pause.
     """
-    seen = threading.Semaphore(1)
+    seen, asked = threading.Semaphore(1), itertools.count()
 
     def answer(body: Mapping[str, Any]) -> list[str]:
-        seen.acquire(timeout=2)
+        seen.acquire(timeout=15 if next(asked) < 6 else 0.3)
         return adder.answer(body)
 
     run, file = tmp_path / "run.rstar", write_problems(tmp_path, 1)
