@@ -404,3 +404,22 @@ def test_going_on_with_chains_makes_new_ones() -> None:
         for run in range(6)
     ]
     assert len({tuple(chain) for chain in texts}) > 3
+
+
+def test_a_budget_sets_the_number_of_chains_and_the_name_says_so() -> None:
+    found = parse_strategies("sc@8,bon,greedy,mcts@4")
+    names = [strategy.within_budget().name for strategy in found]
+    assert names == ["sc@budget", "bon@budget", "greedy", "mcts@4"]
+    (same,) = parse_strategies("sc@budget")
+    assert same == found[0].within_budget()
+    assert not same.is_greedy
+    with pytest.raises(ConfigError, match="does not sample chains"):
+        parse_strategies("mcts@budget")
+
+
+def test_a_budget_must_be_given() -> None:
+    (strategy,) = parse_strategies("sc@budget")
+    tree = Tree(WORLD.problems(1)[0].question)
+    search = run_strategy(tree, strategy, PARTS, SearchConfig(), group=same_text)
+    with pytest.raises(ConfigError, match="needs a token budget"):
+        asyncio.run(search)

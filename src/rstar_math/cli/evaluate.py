@@ -18,6 +18,7 @@ from rstar_math.cli.options import (
     ShardOption,
     TrustConfig,
     configure,
+    name_by_budget,
     print_json,
     run,
 )
@@ -151,7 +152,7 @@ Strategies = Annotated[
         metavar="STRATEGIES",
         help="Strategies, separated by commas, with sizes after @: greedy, sc@8, mcts@16, "
         "mcts@16x4 (4 runs), rstar@32, or your own module:SPEC. See rstar strategies.",
-        show_default="greedy,sc@8 and the configured strategy",
+        show_default="greedy,sc@8 and the configured strategy, or mcts",
     ),
 ]
 RunFile = Annotated[
@@ -234,7 +235,9 @@ def evaluate(
     settings = configure(
         config, [*(set_ or []), *_budget(budget)], model, discriminator, trusted=trust_config
     )
-    strategies = parse_strategies(strategy or f"greedy,sc@8,{settings.search.strategy}")
+    configured = settings.search.strategy
+    default = f"greedy,sc@8,{'mcts' if configured in ('greedy', 'sc@8') else configured}"
+    strategies = name_by_budget(parse_strategies(strategy or default), settings)
     problems, name = _load_dataset(file, dataset, data, limit)
     job = jobs.Job(
         file,

@@ -163,7 +163,32 @@ def single_strategy(text: str | None, config: "Config", verb: str) -> "Strategy"
     strategy, *others = parse_strategies(text or config.search.strategy)
     if others:
         raise InputError(f"rstar {verb} takes one strategy; compare several with rstar eval.")
-    return strategy
+    return name_by_budget([strategy], config)[0]
+
+
+def name_by_budget(strategies: "Sequence[Strategy]", config: "Config") -> "list[Strategy]":
+    """The strategies as the configuration's token budget runs them (`Strategy.within_budget`).
+
+    Says on stderr which sizes have no effect. Raises `InputError` if two become the same.
+    """
+    from rstar_math.errors import InputError
+
+    if config.search.token_budget is None:
+        return list(strategies)
+    found = [strategy.within_budget() for strategy in strategies]
+    for before, after in zip(strategies, found, strict=True):
+        if found.count(after) > 1:
+            raise InputError(
+                f"Within a token budget, {before.name} samples as many chains as the budget "
+                f"allows, like {after.name}; list one of them."
+            )
+        if after != before:
+            print(
+                f"rstar: the token budget sets the number of chains of {before.name}; it is "
+                f"called {after.name}.",
+                file=sys.stderr,
+            )
+    return found
 
 
 def run(

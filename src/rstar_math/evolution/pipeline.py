@@ -310,11 +310,14 @@ async def _measure(context: EvolutionContext, models: Models, *, system: bool) -
             if not strategies:
                 continue
             use_ppm = name == "system"
+            parsed = parse_strategies(",".join(strategies))
+            if use_ppm and section.token_budget is not None:
+                parsed = [strategy.within_budget() for strategy in parsed]
             await context.evaluate(
                 f"{number}/{name}-{at}",
                 context.manifests.path(f"round-{number}", f"{name}-{at}.rstar"),
                 problems,
-                parse_strategies(",".join(strategies)),
+                parsed,
                 models if use_ppm else Models(models.policy),
                 use_ppm=use_ppm,
             )

@@ -9,6 +9,7 @@ from math import inf
 from typing import Any
 
 from rstar_math.config.sections import SearchConfig
+from rstar_math.errors import ConfigError
 from rstar_math.protocols import AnswerGrouper
 from rstar_math.search.budget import (
     MAX_EMPTY_RUNS,
@@ -103,6 +104,11 @@ def _number_of_chains(strategy: Strategy, *, has_budget: bool) -> int | None:
     """Return the number of chains to sample; None means as many as the token budget allows."""
     if strategy.is_greedy:
         return 1
+    if strategy.fills_budget and not has_budget:
+        raise ConfigError(
+            f"{strategy.name} needs a token budget; set search.token_budget, or give a number of "
+            f"chains, such as {strategy.kind}@8."
+        )
     return None if has_budget else strategy.run_size
 
 

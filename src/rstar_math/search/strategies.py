@@ -247,7 +247,7 @@ STRATEGIES: dict[str, StrategySpec] = {
     ),
 }
 """The strategies of this package, by name."""
-_NAME = re.compile(r"([a-z][a-z0-9_]*?|[\w.]+:\w+)(?:@(\d{1,6}))?(?:x(\d{1,4}))?\Z")
+_NAME = re.compile(r"([a-z][a-z0-9_]*?|[\w.]+:\w+)(?:@(\d{1,6}|budget))?(?:x(\d{1,4}))?\Z")
 """Name, size and runs. "x4" at the end is always a number of runs, so no name ends like that."""
 
 
@@ -286,11 +286,14 @@ class Strategy:
     runs. None means `search.rollouts`, or one greedy chain."""
     runs: int | None = None
     """Number of independent runs; None means one, or as many as a token budget allows."""
+    fills_budget: bool = False
+    """Whether the token budget alone sets the number of chains ("sc@budget")."""
 
     @property
     def name(self) -> str:
         """The text form that `parse_strategy` accepts, for example "mcts@16x4"."""
         size = "" if self.size is None else f"@{self.size}"
+        size = "@budget" if self.fills_budget else size
         runs = "" if self.runs is None else f"x{self.runs}"
         return f"{self.kind}{size}{runs}"
 
@@ -302,7 +305,14 @@ class Strategy:
     @property
     def is_greedy(self) -> bool:
         """Whether the strategy is one chain at temperature 0."""
-        return self.spec.is_chain and self.size is None
+        return self.spec.is_chain and self.size is None and not self.fills_budget
+
+    def within_budget(self) -> "Strategy":
+        """Return the strategy as a token budget runs it: of chains, it samples as many as it
+        allows, whatever the size; its name then says so."""
+        if not self.spec.is_chain or self.is_greedy:
+            return self
+        return Strategy(self.kind, fills_budget=True)
 
     @property
     def run_size(self) -> int | None:
@@ -365,4 +375,8 @@ def parse_strategy(text: str) -> Strategy:
         raise ConfigError(
             f"Strategy {kind} takes no runs; use a larger size, such as {kind}@8, not {text!r}."
         )
+    if size == "budget":
+        if not (spec.is_chain and spec.sized):
+            raise ConfigError(f"Strategy {kind} does not sample chains; give a size, not {text!r}.")
+        return Strategy(kind, fills_budget=True)
     return Strategy(kind, int(size) if size else spec.default_size, int(runs) if runs else None)
