@@ -153,8 +153,11 @@ def from_disk(eye: Eye) -> Eye:
 def test_an_exported_page_is_whole_with_the_network_off(from_disk: Eye, runs: Runs) -> None:
     eye = from_disk
     eye.page.goto(runs.pair.as_uri())
-    eye.wait("#content table")
+    eye.wait(".panes.two .result .votes")
+    assert eye.count(DOT) > 4, "the page begins with a tree"
     assert eye.page.title() == "first.rstar and second.rstar · rstar"
+    eye.page.click("#home")
+    eye.until("document.querySelector('#content h2').textContent === 'Overview'")
     assert eye.count("#content tbody tr") >= 4
     assert "search.seed" in eye.page.inner_text("#content")
     sources = [open_source(path) for path in (runs.first, runs.second)]
@@ -432,6 +435,7 @@ def test_a_running_search_is_seen_as_it_grows(eye: Eye, growing: RunStore, addre
     assert eye.page.inner_text("[data-filter=waiting]") == "waiting 2"
     growing.close()
     eye.until("document.getElementById('state').textContent.startsWith('Not running')")
+    eye.page.goto("about:blank")  # else it asks the server that ends
 
 
 def test_pages_of_other_sites_see_nothing(eye: Eye, address: str) -> None:

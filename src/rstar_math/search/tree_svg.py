@@ -15,6 +15,7 @@ _LEFT_MARGIN = 16
 MAX_NODES = 600
 """Maximum number of nodes in a picture; larger pictures are not readable."""
 _LEGEND_ROW = 24
+_TOOLTIP_CHARS = 120
 _SIGNS = {NodeState.RIGHT: "✓ ", NodeState.WRONG: "✗ "}
 STYLE = """
 .tree { font: 11px system-ui, sans-serif; }
@@ -120,7 +121,10 @@ def _dot(
     chosen path."""
     x, y = position
     radius = 2.5 + min(4.0, node.visits**0.5)
-    dot = f'<circle class="{state}" data-node="{index}" cx="{x}" cy="{y:.1f}" r="{radius:.1f}"/>'
+    dot = (
+        f'<circle class="{state}" data-node="{index}" cx="{x}" cy="{y:.1f}" r="{radius:.1f}">'
+        f"<title>{escape(_tooltip(node, state))}</title></circle>"
+    )
     if chosen:
         dot += f'<circle class="ring" cx="{x}" cy="{y:.1f}" r="{radius + 2:.1f}"/>'
     label = sanitize((node.step.answer if node.answered and node.step else node.failure) or "")
@@ -132,6 +136,19 @@ def _dot(
     return (
         f'{dot}<text{text_class} x="{x + radius + 4:.1f}" y="{y + 3.8:.1f}">{escape(shown)}</text>'
     )
+
+
+def _tooltip(node: Node, state: NodeState) -> str:
+    """What a node is: its state, the beginning of its text, its visits and values."""
+    if node.step is None:
+        return "the question"
+    text = " ".join(sanitize(node.step.text[:_TOOLTIP_CHARS]).split())
+    values = [f"N {node.visits}"]
+    if node.q is not None:
+        values.append(f"Q {node.q:+.2f}")
+    if node.score is not None:
+        values.append(f"score {node.score:+.2f}")
+    return f"{state.description}: {text} ({', '.join(values)})"
 
 
 def _legend(states: Sequence[NodeState], y: float, *, has_choice: bool) -> tuple[str, int]:

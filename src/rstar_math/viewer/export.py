@@ -67,8 +67,8 @@ def document(title: str, *, live: bool, data: str = "") -> str:
         '<meta name="color-scheme" content="light dark">'
         f"<title>{heading} · rstar</title><style>{style()}</style></head>"
         f'<body data-live="{int(live)}" data-view="list" data-writing="0">'
-        f'<header><h1><button type="button" id="home" title="Overview">{heading}</button></h1>'
-        '<p id="state" role="status"></p>'
+        f'<header><h1>{heading}</h1><p id="state" role="status"></p>'
+        '<button type="button" id="home">Overview</button>'
         f'<details class="keys"><summary>Keys</summary><dl>{keys}</dl></details></header>'
         '<nav id="side" aria-label="Problems">'
         '<input type="search" id="find" aria-label="Search ids and questions" '

@@ -28,6 +28,7 @@ from rstar_math.viewer.sources import (
     Source,
     cell,
     columns_of,
+    instructive,
     is_being_written,
     plurality,
     problem_row,
@@ -110,6 +111,7 @@ class ViewerPages:
                 }
                 for c in self._columns
             ],
+            "start": instructive(self._problems, self._columns),
             "filters": [[key, *texts] for key, texts in FILTERS.items()],
             "rows": [
                 row

@@ -11,13 +11,14 @@ from statistics import median
 from typing import Any, Protocol
 from zlib import crc32
 
-from rstar_math.errors import InputError
+from rstar_math.errors import ConfigError, InputError
 from rstar_math.evaluation.document import result_anchor
 from rstar_math.files import unique_names
 from rstar_math.runs.journal import GrowingTrees
 from rstar_math.runs.results import Result, disagree
 from rstar_math.runs.store import RunStore
 from rstar_math.search.records import from_record
+from rstar_math.search.strategies import parse_strategies
 from rstar_math.search.tree import Tree
 from rstar_math.search.voting import NO_CHOICE, Choice, votes_of
 from rstar_math.text import sanitize
@@ -229,12 +230,43 @@ def problem_row(number: int, problem: Problem, columns: Sequence[Column]) -> dic
     }
 
 
+def instructive(problems: Sequence[Problem], columns: Sequence[Column]) -> tuple[int, str] | None:
+    """The problem (its index) and the column whose finished tree shows most; None if no search is
+    finished.
+
+    A problem that more columns have searched shows more, a tree more than chains, several answers
+    more than one, a right answer more than a wrong one, and programs more than words. Among equals
+    the first wins.
+    """
+    best, found = 0, None
+    for index, problem in enumerate(problems):
+        searched = sum(problem.id in column.results for column in columns)
+        for column in columns:
+            result = column.results.get(problem.id)
+            if result is None:
+                continue
+            score = 1 + 16 * searched + 8 * (not _is_chains(column.strategy))
+            score += 4 * (1 < len(result.choice.votes) < 6) + 2 * (result_state(result) == "right")
+            score += bool(result.cost.code_runs)
+            if score > best:
+                best, found = score, (index, column.key)
+    return found
+
+
+def _is_chains(strategy: str) -> bool:
+    """Whether a strategy samples independent chains, which have no branches."""
+    try:
+        return all(each.spec.is_chain for each in parse_strategies(strategy))
+    except ConfigError:
+        return False
+
+
 def _html(problem: Problem, columns: Sequence[Column]) -> str:
-    """The id with a mark for each column, and the beginning of the question."""
+    """The beginning of the question; below it the id and a mark for each column."""
     return (
+        f'<bdi class="question">{shorten_html(problem.question.text, _QUESTION_CHARS)}</bdi>'
         f'<span class="line"><bdi class="id">{shorten_html(problem.id, 60)}</bdi>'
         f'<span class="marks">{_marks(problem, columns)}</span></span>'
-        f'<bdi class="question">{shorten_html(problem.question.text, _QUESTION_CHARS)}</bdi>'
     )
 
 

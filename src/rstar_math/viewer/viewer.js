@@ -177,6 +177,15 @@ function openAddress() {
   return true;
 }
 
+// Opens the most instructive finished tree, or the overview if no search is finished.
+async function openStart(start) {
+  if (!start && rows.length !== 1) return openOverview();
+  const [number, key] = start || [0, list.pair[0]];
+  if (!list.pair[1]) list.pair[0] = key;
+  await openProblem(number, false);
+  if (rows.length > 1) document.body.dataset.view = "list"; // a narrow screen shows one of the two
+}
+
 async function start() {
   startList();
   list.onOpen = (number) => withNotice(() => openProblem(number));
@@ -184,11 +193,9 @@ async function start() {
   byId("home").addEventListener("click", home);
   byId("back").addEventListener("click", () => showList("list"));
   addEventListener("hashchange", openAddress);
-  await update(await index(0));
-  if (!openAddress()) {
-    if (rows.length === 1) await openProblem(0, false);
-    else await openOverview();
-  }
+  const first = await index(0);
+  await update(first);
+  if (!openAddress()) await openStart(first.start);
   if (live) setTimeout(poll, 1000);
 }
 

@@ -17,7 +17,7 @@ from rstar_math.types import Cost, Execution, ExecutionStatus, Problem, Question
 from rstar_math.viewer.export import document, policy, write_page
 from rstar_math.viewer.overview import read_rounds, rounds_files, rounds_html
 from rstar_math.viewer.result import result_html, rule_of, vote_shares
-from rstar_math.viewer.sources import Column, TreeFile, matching_filters, open_source
+from rstar_math.viewer.sources import Column, TreeFile, instructive, matching_filters, open_source
 from rstar_math.viewer.steps import answer_html, prose_html, step_html
 
 MATHML = {"math", "mrow", "mi", "mn", "mo", "mtext", "mspace", "mfrac", "msqrt", "mroot", "msub"}
@@ -283,3 +283,17 @@ def test_rounds_are_a_table_and_curves(tmp_path: Path) -> None:
     assert 'aria-label="policy svamp greedy: 0.25, 0.5"' in html
     run = tmp_path / "round-1" / "search.rstar"
     assert rounds_files([run, tmp_path / "other.rstar"]) == [file]
+
+
+def test_the_page_begins_with_the_tree_that_shows_most() -> None:
+    problems = [Problem(Question(f"p{number}", "?")) for number in range(3)]
+
+    def column(strategy: str, **results: Result) -> Column:
+        return Column(f"0.{strategy}", 0, strategy, strategy, results)
+
+    right, wrong = result("3", Verdict.RIGHT), result("3", Verdict.WRONG)
+    assert instructive(problems, []) is None
+    assert instructive(problems, [column("mcts")]) is None
+    assert instructive(problems, [column("mcts", p1=wrong, p2=right)]) == (2, "0.mcts")
+    chains, trees = column("sc@8", p0=right, p1=right), column("mcts", p1=wrong, p2=right)
+    assert instructive(problems, [chains, trees]) == (1, "0.mcts"), "searched by both"
