@@ -14,7 +14,7 @@ PACKAGE = "rstar_math"
 SOURCE = Path(__file__).resolve().parents[1] / "src" / PACKAGE
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("", "tasks", "types", "protocols", "errors", "seeding", "text", "files", "concurrency",
-     "confidence", "costs", "progress"),
+     "confidence", "costs", "progress", "redaction", "tracking"),
     ("config", "extraction", "task_records"),
     ("search", "prompts", "grading", "sandbox", "problems", "checkpoints"),
     ("models", "verification"),

@@ -16,10 +16,13 @@ from rstar_math.cli.options import (
     Model,
     Settings,
     ShardOption,
+    TrackerNames,
+    TrackerRun,
     TrustConfig,
     configure,
     print_json,
     run,
+    tracked_run,
 )
 
 if TYPE_CHECKING:
@@ -220,6 +223,8 @@ def evaluate(
     config: ConfigSource = None,
     trust_config: TrustConfig = False,
     set_: Settings = None,
+    tracker: TrackerNames = None,
+    tracker_run: TrackerRun = None,
     as_json: AsJson = False,
 ) -> None:
     """Evaluate strategies: accuracy with interval, tokens, calls, seconds, failures.
@@ -245,18 +250,17 @@ def evaluate(
         problems=problems,
         cluster=cluster,
         shard=jobs.parse_shard(shard),
+        tracked=tracked_run(tracker, tracker_run, run_file.stem if run_file else "eval"),
     )
     with jobs.open_job(job, settings) as opened:
-        download_for = None if cluster else settings
-        run(opened.run(settings), is_saved=run_file is not None, download_for=download_for)
+        search = opened.run(settings)
+        run(search, is_saved=run_file is not None, download_for=None if cluster else settings)
         rows = [opened.summary(s) for s in strategies]
         checks = _run_checks(opened, settings, published_share) if check else None
     if as_json:
         report: dict[str, Any] = {"file": name, "run": run_file and str(run_file)}
-        report["strategies"] = [row.as_json() for row in rows]
-        report |= opened.cluster_json() | opened.servers_json()
-        if checks is not None:
-            report["check"] = [result.as_json() for result in checks]
+        report |= {"strategies": [row.as_json() for row in rows], **opened.statistics_json()}
+        report |= {} if checks is None else {"check": [result.as_json() for result in checks]}
         print_json(report)
     else:
         _show(rows, checks or [])
