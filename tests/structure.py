@@ -27,6 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("solver",),
     ("evaluation", "distributed"),
     ("evolution",),
+    ("publishing",),
     ("web",),
     ("viewer",),
     ("serve",),

@@ -28,8 +28,8 @@ _SECRET_NAME = re.compile(
     r"(?:^|[._-])(?:api[._-]?keys?|key|token|secrets?|password|passwd|credentials?|authorization)$",
     re.IGNORECASE,
 )
-"""Names of options and environment variables that hold a secret: `api_key`, `HF_TOKEN`; not
-`api_key_env`, `max_tokens` or `token_budget`."""
+"""Names of options and environment variables that hold a secret, such as api_key and HF_TOKEN; not
+api_key_env, max_tokens or token_budget."""
 _NAME_OF_VARIABLE = re.compile(r"key_env$")
 _MIN_LENGTH = 8
 """Shorter values of environment variables are no secrets; they would match ordinary words."""

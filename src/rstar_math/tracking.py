@@ -109,7 +109,7 @@ class TensorBoardTracker:
     """Writes TensorBoard's event files to `$TENSORBOARD_LOGGING_DIR/NAME`, by default `runs/NAME`.
 
     It writes synchronously, so errors of the disk appear where they happen. `add_text` and
-    `add_scalar` are those of `torch.utils.tensorboard.SummaryWriter`, which needs torch.
+    `add_scalar` are those of torch's summary writer, which needs torch.
     """
 
     def __init__(self, run: TrackedRun, config: Mapping[str, Any]) -> None:
