@@ -31,7 +31,6 @@ _DESCRIPTIONS = {
     "(`prompt`, `chosen`, `rejected`, `weight`)",
     "outcome": "whole solutions and whether they are right (`prompt`, `completion`, `label`)",
     "value": "prefixes of solutions and their Q in [-1, 1] (`prompt`, `completion`, `value`)",
-    "steps": "solutions with a label per step (`prompt`, `completions`, `labels`, `shares`)",
 }
 _LICENCE_NOTE = """\
 ## Licence
