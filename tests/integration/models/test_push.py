@@ -1,8 +1,10 @@
 """`rstar push` sends models and data to a hub on the loopback, from which they are loaded again."""
 
+import asyncio
 import hashlib
 import json
 import shutil
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from typer.testing import CliRunner
 
 from rstar_math.cli import app
 from rstar_math.errors import ConfigError, InputError, UploadError
+from rstar_math.evolution.manifest import ROUND, ManifestStore
 from rstar_math.models.downloads import resolve_model
 from rstar_math.publishing.contents import public_base
 from rstar_math.training.rows import SftRow, solution_row
@@ -124,6 +127,29 @@ def test_curated_rows_and_runs_become_data_sets(hub: Hub, tmp_path: Path) -> Non
     call("push", own, "Org/paths", "--licence", "unknown", "--yes")
     assert b'"verdict"' in hub.repos["Org/paths"].files["trajectories.jsonl"]
     assert metadata(hub, "Org/paths")["license"] == "unknown"
+
+
+def models_of(policy: int) -> Callable[[], Awaitable[dict[str, Any]]]:
+    """A last stage of a round that has this policy and no preference model."""
+
+    async def stage() -> dict[str, Any]:
+        return {"policy": policy, "ppm": None}
+
+    return stage
+
+
+def test_a_part_of_an_evolution_is_the_newest_that_was_promoted(made: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "evolution"
+    with ManifestStore.open(folder, {"rounds": [{}, {}, {}]}) as manifests:
+        for number, policy in ((1, 1), (2, 1)):
+            manifests.path(f"round-{number}").mkdir()
+            asyncio.run(manifests.run_stage(f"{number}/{ROUND}", {}, models_of(policy)))
+    shutil.copytree(made / "policy", folder / "round-1" / "policy")
+    plan = call("push", folder, "Org/x", "--licence", "mit", "--dry-run")
+    assert plan["kind"] == "policy"
+    assert "model.safetensors" in {file["file"] for file in plan["files"]}
+    with pytest.raises(InputError, match="ppm"):
+        call("push", folder, "Org/x", "--licence", "mit", "--dry-run", "--part", "ppm")
 
 
 def test_a_dry_run_and_an_unanswered_question_send_nothing(hub: Hub, made: Path) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,10 @@ from rstar_math.errors import ConfigError, MissingDependencyError
 from rstar_math.evolution.pipeline import evolve
 from rstar_math.evolution.recipe import load_recipe
 from rstar_math.testing import FakeServer, serving
+from rstar_math.tracking import TrackedRun, track_trainings
 from rstar_math.training.rows import solution_row
+from rstar_math.training.settings import PolicyTraining
+from rstar_math.training.sft import run_launcher
 from tests.e2e.adder import answer
 from tests.e2e.rstar import write_problems
 from tests.integration.tracking.conftest import SECRET
@@ -118,6 +122,17 @@ def test_a_tracker_that_fails_does_not_stop_a_training(
     report = train(place, *BOTH)
     assert len(report["losses"]) == report["steps"] > 1
     assert (place.parent / "policy" / "rstar.json").is_file()
+
+
+def test_a_training_that_a_launcher_starts_is_recorded(place: Path) -> None:
+    train(place)  # writes the data and the base
+    launcher = (sys.executable, "-m")
+    training = ["policy", str(place.parent / "sft.jsonl"), "--base", str(place.parent / "base")]
+    settings = PolicyTraining(bf16=False, max_steps=2)
+    with track_trainings(TrackedRun(("tensorboard",), "evolution/round-1/policy")):
+        run_launcher(launcher, training, place.parent / "launched", settings, log=print)
+    series, _ = read_tensorboard(place / "runs" / "evolution" / "round-1" / "policy")
+    assert [step for step, _ in series["train/loss"]] == [1, 2]
 
 
 SMALL = (
