@@ -209,7 +209,7 @@ class StepColumns(BaseModel):
     score: float | None
     """The scorer's value, in [-1, 1]."""
     other_scores: list[ScorerValue]
-    """Values of the scorers of `search.record_scorers`, by name."""
+    """Values of further scorers of `search.scorer`, by name."""
 
 
 class TrajectoryRow(BaseModel):
