@@ -70,7 +70,7 @@ $(VENV)/.dev: $(VENV)/.python pyproject.toml requirements/dev.lock
 
 # Writes the locks anew. Versions in them stay where they fit: make lock UPGRADE=--upgrade
 lock: .venv-audit/.done
-	$(COMPILE) pyproject.toml requirements/dev.in $(addprefix --extra ,local train report gym serve dev) -o requirements/dev.lock
+	$(COMPILE) pyproject.toml requirements/dev.in $(addprefix --extra ,local train report gym serve tensorboard mlflow dev) -o requirements/dev.lock
 	$(COMPILE) requirements/docs.in -c requirements/dev.lock -o requirements/docs.lock
 UPGRADE :=
 COMPILE = .venv-audit/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \

@@ -14,7 +14,7 @@ PACKAGE = "rstar_math"
 SOURCE = Path(__file__).resolve().parents[1] / "src" / PACKAGE
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("", "tasks", "types", "protocols", "errors", "seeding", "text", "files", "concurrency",
-     "confidence", "costs", "rejected", "progress"),
+     "confidence", "costs", "rejected", "progress", "redaction", "tracking"),
     ("config", "extraction", "task_records"),
     ("search", "prompts", "grading", "sandbox", "problems", "checkpoints"),
     ("models", "verification"),
@@ -27,6 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("solver",),
     ("evaluation", "distributed"),
     ("evolution",),
+    ("publishing",),
     ("web",),
     ("viewer",),
     ("serve",),

@@ -10,6 +10,7 @@
     |  |  `- ContextLengthError     prompt and answer exceed the model's context
     |  |- RequestError            one request fails while the server answers others
     |  `- DownloadError           a model's files cannot be downloaded, or have a wrong hash
+    |- UploadError              the hub refuses files or does not answer
     |- SandboxError             code cannot be run safely here (never raised for bad code)
     |- TrainingError            a training diverged or does not fit into memory
     |- GradingError             the grader's worker processes cannot be started
@@ -69,6 +70,10 @@ class RequestError(ModelError):
 
 class DownloadError(ModelError):
     """A model's files cannot be downloaded, or their hash differs from the expected one."""
+
+
+class UploadError(RstarError):
+    """The hub refuses files, or does not answer. The same call sends what is missing."""
 
 
 class ContextLengthError(ModelRejectedError):

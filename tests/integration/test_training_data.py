@@ -25,7 +25,7 @@ from rstar_math.runs.store import RunStore
 from rstar_math.search import Choice, Tree, grow
 from rstar_math.testing import ToyWorld
 from rstar_math.training.dataset import read_manifest, read_rows
-from rstar_math.training.rows import PreferenceRow, SftRow, StepsRow
+from rstar_math.training.rows import OutcomeRow, PreferenceRow, SftRow, ValueRow
 from rstar_math.types import Problem, Step
 from tests.unit.training.test_export import write
 from tests.unit.training.trees import grown
@@ -98,7 +98,7 @@ def test_a_run_of_real_trees_becomes_rows_that_hold_together(tmp_path: Path) -> 
             "--out",
             out,
             "--data",
-            "sft,preference,steps",
+            "sft,preference,outcome",
             "--set",
             "curation.format=tags",
             "--json",
@@ -122,7 +122,7 @@ def test_a_run_of_real_trees_becomes_rows_that_hold_together(tmp_path: Path) -> 
             tree = store.tree(pair.problem, pair.strategy)
             written = pair.prompt.partition("\n")[2] + pair.chosen
             assert written == TAGS.render(tree.prefix(pair.chosen_node))
-    assert all(any(row.labels) == row.labels[0] for row in read_rows(out, StepsRow))
+    assert {row.label for row in read_rows(out, OutcomeRow)} == {True, False}
     assert sum(said["step_pairs_by_depth"].values()) == said["step_pairs"]["kept"]
 
 
@@ -333,7 +333,7 @@ def test_killed_at_any_moment_it_leaves_a_whole_folder_or_none(tmp_path: Path) -
     run = toy_run(tmp_path / "run.rstar", problems=4, rollouts=24)
     target = tmp_path / "out" / "o"
     command = [sys.executable, "-m", "rstar_math.cli", "curate", str(run), "--out", str(target)]
-    command += ["--data", "sft,preference,outcome,value,steps"]
+    command += ["--data", "sft,preference,outcome,value"]
     started = time.monotonic()
     subprocess.run(command, check=True, capture_output=True)
     whole_s = time.monotonic() - started
@@ -345,7 +345,7 @@ def test_killed_at_any_moment_it_leaves_a_whole_folder_or_none(tmp_path: Path) -
         child.wait()
         if target.exists():
             assert read_rows(target, SftRow)
-            assert read_rows(target, StepsRow)
+            assert read_rows(target, ValueRow)
             shutil.rmtree(target)
     subprocess.run(command, check=True, capture_output=True)
     assert os.listdir(target.parent) == ["o"]

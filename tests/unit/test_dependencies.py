@@ -110,10 +110,10 @@ def private_names() -> set[str]:
 
 
 def requirements() -> dict[str, list[Requirement]]:
-    """Declared requirements of all extras, except Ray and the site, which no test installs."""
+    """Declared requirements of all extras, except those that no test installs."""
     lines = [*PROJECT["dependencies"]]
     for extra, more in PROJECT["optional-dependencies"].items():
-        lines += [] if extra in ("ray", "docs") else more
+        lines += [] if extra in ("ray", "docs", "wandb", "trackio") else more
     found = defaultdict(list)
     for requirement in map(Requirement, lines):
         found[canonical(requirement.name)].append(requirement)

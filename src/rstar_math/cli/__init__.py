@@ -22,6 +22,7 @@ from rstar_math.cli import (
     models,
     problem_sets,
     problems,
+    push,
     serve,
     show,
     solve,
@@ -70,6 +71,7 @@ app.add_typer(problem_sets.app, name="problems", rich_help_panel=TRAIN)
 app.command("curate", rich_help_panel=TRAIN)(data.curate)
 app.add_typer(train.app, name="train", rich_help_panel=TRAIN)
 app.command("deploy", rich_help_panel=TRAIN)(train.deploy)
+app.command("push", rich_help_panel=TRAIN)(push.push)
 app.command("estimate-cluster", rich_help_panel=TRAIN)(evolve.estimate_cluster)
 app.add_typer(models.app, name="models", rich_help_panel=SET_UP)
 app.command("doctor", rich_help_panel=SET_UP)(doctor.doctor)

@@ -1,9 +1,9 @@
 """`rstar curate` and `rstar export`: a run's trees as training data or as raw rows."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rstar_math.runs.export import SearchedProblems
     from rstar_math.runs.store import RunStore
     from rstar_math.training.curation.records import Curated, CurationConfig, Data
+    from rstar_math.training.layouts import Exported, Layout
 
 Format = Annotated[
     Literal["jsonl", "parquet"],
@@ -34,7 +35,7 @@ DataKinds = Annotated[
     typer.Option(
         metavar="KINDS",
         help="Kinds of data, separated by commas: sft (solutions), preference (pairs), outcome "
-        "(for an ORM), value (for a PQM), steps (step labels).",
+        "(for an ORM), value (for a PQM).",
     ),
 ]
 
@@ -124,53 +125,101 @@ def _kinds(text: str) -> list["Data"]:
     return [kind for kind in ALL_DATA if kind in names]
 
 
+Trees = Annotated[bool, typer.Option("--trees", help="Export complete trees.")]
+Trajectories = Annotated[bool, typer.Option("--trajectories", help="Export all complete paths.")]
+Results = Annotated[
+    bool, typer.Option("--results", help="Export one row per problem and strategy.")
+]
+Problems = Annotated[
+    bool, typer.Option("--problems", help="Export the problems with their reference answers.")
+]
+Solutions = Annotated[
+    bool, typer.Option("--solutions", help="Export the solutions that rstar curate selects.")
+]
+Pairs = Annotated[
+    bool, typer.Option("--pairs", help="Export the preference pairs that rstar curate selects.")
+]
+Outcomes = Annotated[
+    bool, typer.Option("--outcomes", help="Export whole solutions, labelled right or wrong.")
+]
+LayoutName = Annotated[
+    Literal["trl", "verl", "openrlhf"],
+    typer.Option(
+        "--layout",
+        help="Columns of problems, solutions, pairs and outcomes: those that TRL and datasets, "
+        "verl (Parquet only) or OpenRLHF read.",
+    ),
+]
+ExportFormat = Annotated[
+    Literal["jsonl", "parquet"] | None,
+    typer.Option(
+        "--format",
+        help="File format; parquet requires the extra rstar-math[train].",
+        show_default="jsonl; parquet for verl",
+    ),
+]
+
+
 def export(
     run_file: Annotated[Path, typer.Argument(metavar="RUN", help="A run file.")],
-    trees: Annotated[bool, typer.Option("--trees", help="Export complete trees.")] = False,
-    trajectories: Annotated[
-        bool, typer.Option("--trajectories", help="Export all complete paths.")
-    ] = False,
-    results: Annotated[
-        bool, typer.Option("--results", help="Export one row per problem and strategy.")
-    ] = False,
-    pairs: Annotated[
-        bool,
-        typer.Option(
-            "--pairs", help="Export the preference pairs that rstar curate selects by default."
-        ),
-    ] = False,
-    format: Format = "jsonl",
+    trees: Trees = False,
+    trajectories: Trajectories = False,
+    results: Results = False,
+    problems: Problems = False,
+    solutions: Solutions = False,
+    pairs: Pairs = False,
+    outcomes: Outcomes = False,
+    layout: LayoutName = "trl",
+    format: ExportFormat = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Output file.", show_default="RUN.KIND.FORMAT"),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Export a run's results, trees, paths or preference pairs to one file."""
+    """Export one kind of rows of a run to one file.
+
+    Solutions, pairs and outcomes are those that rstar curate selects by default.
+    """
     from rstar_math.runs.export import atomic_output, require_parquet, write_rows
     from rstar_math.runs.store import RunStore
 
-    kinds = {"results": results, "trees": trees, "trajectories": trajectories, "pairs": pairs}
-    selected = [kind for kind, is_selected in kinds.items() if is_selected]
-    if len(selected) != 1:
-        raise ConfigError("Pass exactly one of --results, --trees, --trajectories and --pairs.")
-    kind = selected[0]
-    target = out or Path(f"{run_file}.{kind}.{format}")
-    if target.suffix != f".{format}":
-        raise ConfigError(f"--out {target} must end in .{format}; rename it, or change --format.")
-    if format == "parquet":
+    kinds = {"results": results, "trees": trees, "trajectories": trajectories}
+    kinds |= {"problems": problems, "solutions": solutions, "pairs": pairs, "outcomes": outcomes}
+    kind = _single_kind(kinds, layout, format)
+    suffix: Literal["jsonl", "parquet"] = format or ("parquet" if layout == "verl" else "jsonl")
+    target = out or Path(f"{run_file}.{kind}.{suffix}")
+    if target.suffix != f".{suffix}":
+        raise ConfigError(f"--out {target} must end in .{suffix}; rename it, or change --format.")
+    if suffix == "parquet":
         require_parquet()
     with RunStore.read(run_file) as store:
-        model, rows = _rows(kind, store)
+        model, rows = _rows(kind, store, layout)
         with atomic_output(target) as path:
-            count = write_rows(path, model, rows)
+            count = write_rows(path, model, rows, format=suffix)
     if as_json:
         print_json({"file": str(target), "rows": count})
     else:
         typer.echo(f"{target}: {count_noun(count, 'row')}")
 
 
-def _rows(kind: str, store: "RunStore") -> tuple[type["BaseModel"], Iterator["BaseModel"]]:
+def _single_kind(kinds: Mapping[str, bool], layout: str, format: str | None) -> str:
+    """The selected kind. Raises `ConfigError` if there is not exactly one, or if the layout or the
+    format does not fit."""
+    selected = [kind for kind, is_selected in kinds.items() if is_selected]
+    if len(selected) != 1:
+        names = [f"--{kind}" for kind in kinds]
+        raise ConfigError(f"Pass exactly one of {', '.join(names[:-1])} and {names[-1]}.")
+    if layout != "trl" and selected[0] in ("results", "trees", "trajectories"):
+        raise ConfigError(f"--layout {layout} does not apply to --{selected[0]}; omit it.")
+    if layout == "verl" and format == "jsonl":
+        raise ConfigError("verl reads only Parquet; omit --format jsonl.")
+    return selected[0]
+
+
+def _rows(
+    kind: str, store: "RunStore", layout: "Layout"
+) -> tuple[type["BaseModel"], Iterator["BaseModel"]]:
     """The pydantic model of the rows, and the rows."""
     from rstar_math.runs.export import (
         SearchedProblems,
@@ -181,15 +230,19 @@ def _rows(kind: str, store: "RunStore") -> tuple[type["BaseModel"], Iterator["Ba
     )
     from rstar_math.runs.table import ResultRow, result_rows
     from rstar_math.training.curation.records import CurationConfig
-    from rstar_math.training.rows import PreferenceRow, rows_of
+    from rstar_math.training.layouts import in_layout, problem_rows
+    from rstar_math.training.rows import rows_of
 
-    problems = SearchedProblems(store, any_grammar=kind != "pairs")
+    data: dict[str, Data] = {"solutions": "sft", "pairs": "preference", "outcomes": "outcome"}
+    problems = SearchedProblems(store, any_grammar=kind not in data)
     if kind == "results":
         return ResultRow, result_rows(store)
     if kind == "trees":
         return TreeRow, tree_rows(problems)
     if kind == "trajectories":
         return TrajectoryRow, trajectory_rows(problems)
+    if kind == "problems":
+        return in_layout(layout, "problems", problem_rows(store.problems()))
     problems.require_verdicts()
-    curated = run(curate_problems(problems, CurationConfig(), ["preference"]), is_saved=False)
-    return PreferenceRow, rows_of(curated, "preference")
+    curated = run(curate_problems(problems, CurationConfig(), [data[kind]]), is_saved=False)
+    return in_layout(layout, cast("Exported", kind), rows_of(curated, data[kind]))

@@ -16,11 +16,14 @@ from rstar_math.cli.options import (
     Model,
     Settings,
     ShardOption,
+    TrackerNames,
+    TrackerRun,
     TrustConfig,
     configure,
     name_by_budget,
     print_json,
     run,
+    tracked_run,
 )
 
 if TYPE_CHECKING:
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from rstar_math.config.sections import Config
     from rstar_math.evaluation.metrics import Summary
     from rstar_math.evaluation.sanity import SanityCheck
+    from rstar_math.search.strategies import Strategy
     from rstar_math.types import Problem
 
 
@@ -221,6 +225,8 @@ def evaluate(
     config: ConfigSource = None,
     trust_config: TrustConfig = False,
     set_: Settings = None,
+    tracker: TrackerNames = None,
+    tracker_run: TrackerRun = None,
     as_json: AsJson = False,
 ) -> None:
     """Evaluate strategies: accuracy with interval, tokens, calls, seconds, failures.
@@ -229,15 +235,12 @@ def evaluate(
     used only for grading; --check verifies this.
     """
     from rstar_math.cli import jobs
-    from rstar_math.search.strategies import parse_strategies
 
     published_share = _published_share(published, check=check)
     settings = configure(
         config, [*(set_ or []), *_budget(budget)], model, discriminator, trusted=trust_config
     )
-    configured = settings.search.strategy
-    default = f"greedy,sc@8,{'mcts' if configured in ('greedy', 'sc@8') else configured}"
-    strategies = name_by_budget(parse_strategies(strategy or default), settings)
+    strategies = _strategies(strategy, settings)
     problems, name = _load_dataset(file, dataset, data, limit)
     job = jobs.Job(
         file,
@@ -248,18 +251,17 @@ def evaluate(
         problems=problems,
         cluster=cluster,
         shard=jobs.parse_shard(shard),
+        tracked=tracked_run(tracker, tracker_run, run_file.stem if run_file else "eval"),
     )
     with jobs.open_job(job, settings) as opened:
-        download_for = None if cluster else settings
-        run(opened.run(settings), is_saved=run_file is not None, download_for=download_for)
+        search = opened.run(settings)
+        run(search, is_saved=run_file is not None, download_for=None if cluster else settings)
         rows = [opened.summary(s) for s in strategies]
         checks = _run_checks(opened, settings, published_share) if check else None
     if as_json:
         report: dict[str, Any] = {"file": name, "run": run_file and str(run_file)}
-        report["strategies"] = [row.as_json() for row in rows]
-        report |= opened.cluster_json() | opened.servers_json()
-        if checks is not None:
-            report["check"] = [result.as_json() for result in checks]
+        report |= {"strategies": [row.as_json() for row in rows], **opened.statistics_json()}
+        report |= {} if checks is None else {"check": [result.as_json() for result in checks]}
         print_json(report)
     else:
         _show(rows, checks or [])
@@ -291,6 +293,15 @@ def _show(rows: "list[Summary]", checks: "list[SanityCheck]") -> None:
     display.out.print(display.summary_table(rows))
     for check in checks:
         display.out.print(display.check_line(check), soft_wrap=True)
+
+
+def _strategies(text: str | None, settings: "Config") -> "list[Strategy]":
+    """The strategies to compare, by default greedy, sc@8 and the configured one or mcts."""
+    from rstar_math.search.strategies import parse_strategies
+
+    configured = settings.search.strategy
+    default = f"greedy,sc@8,{'mcts' if configured in ('greedy', 'sc@8') else configured}"
+    return name_by_budget(parse_strategies(text or default), settings)
 
 
 def _published_share(published: float | None, *, check: bool) -> float | None:

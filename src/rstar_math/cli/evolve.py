@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rstar_math.cli.options import AsJson, Cluster, TrustConfig, print_json, run
+from rstar_math.cli.options import (
+    AsJson,
+    Cluster,
+    TrackerNames,
+    TrackerRun,
+    TrustConfig,
+    print_json,
+    run,
+    tracker_names,
+)
 
 if TYPE_CHECKING:
     from rstar_math.evolution.capacity import ClusterEstimate
@@ -56,6 +65,8 @@ def evolve(
         typer.Option("--plan", help="Only estimate problems, calls, tokens and hours."),
     ] = False,
     cluster: Cluster = None,
+    tracker: TrackerNames = None,
+    tracker_run: TrackerRun = None,
     as_json: AsJson = False,
 ) -> None:
     """Run rounds of self-evolution: search, curate, train, promote better models, evaluate.
@@ -65,37 +76,51 @@ def evolve(
     """
     from rstar_math.cli import progress
     from rstar_math.errors import ConfigError
-    from rstar_math.evolution.manifest import ManifestStore
     from rstar_math.evolution.pipeline import evolve as run_rounds
     from rstar_math.evolution.recipe import load_recipe
-    from rstar_math.evolution.report import summary_json, write_summary
 
     loaded = load_recipe(recipe, set_ or (), trusted=trust_config)
-    run_budget = _parse_budget(budget or [])
-    if plan:
-        _download_models(loaded)
-        _print_plan(loaded, as_json)
-        return
-    if folder is None:
+    run_budget, trackers = _parse_budget(budget or []), tracker_names(tracker)
+    if folder is None and not plan:
         raise ConfigError(
             f"The option --run is missing; for example: rstar evolve {recipe} --run RUN"
         )
     _download_models(loaded)
+    if folder is None or plan:
+        _print_plan(loaded, as_json)
+        return
     with progress.watch_rounds() as listener:
         try:
             rounds = run_rounds(
-                loaded, folder, listener=listener, budget=run_budget, cluster=cluster
+                loaded,
+                folder,
+                listener=listener,
+                budget=run_budget,
+                cluster=cluster,
+                trackers=trackers,
+                tracker_run=tracker_run,
             )
             run(rounds, is_saved=True)
         finally:
-            if (folder / "recipe.json").is_file():
-                with ManifestStore.read(folder) as manifest:
-                    reports = write_summary(manifest)
-                    results = summary_json(manifest)
+            reports, results = _write_reports(folder)
     if as_json:
         print_json({"run": str(folder), **results})
     else:
         typer.echo(f"The results are in {reports[0]} (also {reports[1].name}).")
+
+
+def _write_reports(folder: Path) -> tuple[list[Path], dict[str, Any]]:
+    """Write the reports of an evolution; their paths, and the results as JSON.
+
+    Both are empty if the evolution has not started.
+    """
+    from rstar_math.evolution.manifest import ManifestStore
+    from rstar_math.evolution.report import summary_json, write_summary
+
+    if not (folder / "recipe.json").is_file():
+        return [], {}
+    with ManifestStore.read(folder) as manifest:
+        return write_summary(manifest), summary_json(manifest)
 
 
 def _download_models(recipe: "Recipe") -> None:

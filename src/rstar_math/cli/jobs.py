@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from time import monotonic
 from typing import Any
 
 from rstar_math.cli import display
@@ -19,6 +20,7 @@ from rstar_math.runs.merging import Shard, pin_shard
 from rstar_math.runs.results import PackedResult, default_conditions, run_conditions
 from rstar_math.runs.store import RunStore
 from rstar_math.search.strategies import Strategy, missing_scorer_error
+from rstar_math.tracking import TrackedRun, Trackers, open_trackers
 from rstar_math.types import Problem, Verdict
 
 
@@ -42,6 +44,41 @@ class Job:
     """Address of the Ray cluster that searches; None means this process."""
     shard: Shard | None = None
     """The part of the problems to search; None means all."""
+    tracked: TrackedRun | None = None
+    """The run of the experiment trackers; None means no tracker."""
+
+
+class _Figures:
+    """What the trackers record while a strategy searches; results of earlier calls are counted."""
+
+    def __init__(self, earlier: Summary) -> None:
+        self._name = earlier.strategy
+        self._done, self._graded, self._right = earlier.problems, earlier.graded, earlier.right
+        self._tokens = earlier.cost.sampled_tokens
+        self._started_at = monotonic()
+        self._searched = self._solved = 0
+
+    def add(self, packed: PackedResult) -> tuple[dict[str, float | None], int]:
+        """The figures after one more result, and the number of finished problems.
+
+        `accuracy` is the share of right answers, `solved_share` that of the problems searched by
+        this call that any path solved; both in [0, 1], and None without references.
+        """
+        verdict = packed.result.verdict
+        self._done += 1
+        self._graded += verdict is not None
+        self._right += verdict is Verdict.RIGHT
+        self._tokens += packed.result.cost.sampled_tokens
+        self._searched += verdict is not None
+        self._solved += packed.solved
+        figures = {
+            "accuracy": self._right / self._graded if self._graded else None,
+            "solved_share": self._solved / self._searched if self._searched else None,
+            "sampled_tokens": self._tokens,
+            "tokens_per_problem": self._tokens / self._done,
+            "seconds": monotonic() - self._started_at,
+        }
+        return {f"{self._name}/{name}": value for name, value in figures.items()}, self._done
 
 
 class OpenJob:
@@ -66,22 +103,29 @@ class OpenJob:
         results = self.store.results(strategy.name)
         return summarize(strategy.name, (r for r in results if r.problem in ids))
 
-    def cluster_json(self) -> dict[str, Any]:
-        """The cluster statistics of a JSON report; {} without a cluster."""
-        return {} if self.workers is None else {"cluster": self.workers}
+    def statistics_json(self) -> dict[str, Any]:
+        """The statistics of a JSON report: of the cluster, and of servers that report metrics."""
+        cluster = {} if self.workers is None else {"cluster": self.workers}
+        servers = {name: metrics.as_json() for name, metrics in self.servers.items()}
+        return cluster | ({"servers": servers} if servers else {})
 
     async def run(self, config: Config) -> None:
         """Search the unfinished problems, with a progress bar per strategy."""
         if all(self.done(s) == len(self.problems) for s in self.job.strategies):
             display.err.print("All problems are finished already.")
             return
+        with open_trackers(self.job.tracked, config.model_dump(mode="json")) as trackers:
+            await self._search(config, trackers)
+
+    async def _search(self, config: Config, trackers: Trackers) -> None:
+        """Load the models and run all strategies."""
         context = open_searcher(config, self.job.cluster)
         with display.err.status("loading the model ..."):
             searchers = await context.__aenter__()
         try:
             async with monitor(searchers.servers) as self.servers:
                 for strategy in self.job.strategies:
-                    await self._run_strategy(strategy, searchers)
+                    await self._run_strategy(strategy, searchers, trackers)
         finally:
             await context.__aexit__(None, None, None)
             if (progress := cluster_progress(searchers)) is not None:
@@ -89,14 +133,11 @@ class OpenJob:
         for name, metrics in self.servers.items():
             display.err.print(f"{name}: {metrics.summary()}", markup=False, soft_wrap=True)
 
-    def servers_json(self) -> dict[str, Any]:
-        """The server load of a JSON report; {} if no server reports metrics."""
-        servers = {name: metrics.as_json() for name, metrics in self.servers.items()}
-        return {"servers": servers} if servers else {}
-
-    async def _run_strategy(self, strategy: Strategy, searchers: Searcher) -> None:
+    async def _run_strategy(
+        self, strategy: Strategy, searchers: Searcher, trackers: Trackers
+    ) -> None:
         """Search the unfinished problems of one strategy."""
-        right = 0
+        right, figures = 0, _Figures(self.summary(strategy))
         progress = cluster_progress(searchers)
         with display.progress_bar(strategy.name, len(self.problems), self.done(strategy)) as bar:
 
@@ -104,6 +145,7 @@ class OpenJob:
                 nonlocal right
                 verdict = packed.result.verdict
                 right += verdict is Verdict.RIGHT
+                trackers.log(*figures.add(packed))
                 note = f"{right} right"
                 note += f", {progress.line()}" if progress is not None else ""
                 note += "".join(f"; {name}: {m.current()}" for name, m in self.servers.items())

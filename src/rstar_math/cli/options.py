@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from rstar_math.config.sections import Config
     from rstar_math.search.strategies import Strategy
+    from rstar_math.tracking import TrackedRun
 
 T = TypeVar("T")
 S = TypeVar("S", bound="BaseModel")
@@ -63,6 +64,24 @@ Settings = Annotated[
         "--set",
         metavar="KEY=VALUE",
         help="Set one option, for example search.rollouts=32. Repeatable.",
+    ),
+]
+TrackerNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tracker",
+        metavar="NAME",
+        help="Also record the figures with tensorboard, wandb, mlflow or trackio. Repeatable.",
+        show_default="none",
+    ),
+]
+TrackerRun = Annotated[
+    str | None,
+    typer.Option(
+        "--tracker-run",
+        metavar="NAME",
+        help="Name of the run in the trackers; one of the same name continues.",
+        show_default="name of the output and the time",
     ),
 ]
 AsJson = Annotated[
@@ -153,6 +172,34 @@ def parse_section(kind: type[S], settings: Sequence[str], example: str, prefix: 
             if nearest:
                 hint = f"; the nearest is {prefix}{nearest[0]}"
         raise ConfigError(f"--set: {fault.message}{hint}.") from None
+
+
+def tracker_names(names: Sequence[str] | None) -> tuple[str, ...]:
+    """The trackers of --tracker. Raises `ConfigError`, and `MissingDependencyError`."""
+    from rstar_math.errors import ConfigError
+    from rstar_math.tracking import TRACKERS, require_trackers
+
+    unique = tuple(dict.fromkeys(names or ()))
+    for name in unique:
+        if name not in TRACKERS:
+            raise ConfigError(
+                f"Invalid value for --tracker: {name!r}; use one of {', '.join(TRACKERS)}."
+            )
+    require_trackers(unique)
+    return unique
+
+
+def tracked_run(
+    names: Sequence[str] | None, run_name: str | None, stem: str
+) -> "TrackedRun | None":
+    """The run of --tracker and --tracker-run; None without trackers.
+
+    `stem` begins the default name. Raises `ConfigError` and `MissingDependencyError`.
+    """
+    from rstar_math.tracking import TrackedRun, new_run_name
+
+    trackers = tracker_names(names)
+    return TrackedRun(trackers, run_name or new_run_name(stem)) if trackers else None
 
 
 def single_strategy(text: str | None, config: "Config", verb: str) -> "Strategy":

@@ -17,11 +17,14 @@ from rstar_math.cli.options import (
     ProblemFile,
     Settings,
     ShardOption,
+    TrackerNames,
+    TrackerRun,
     TrustConfig,
     configure,
     print_json,
     run,
     single_strategy,
+    tracked_run,
 )
 
 if TYPE_CHECKING:
@@ -180,13 +183,15 @@ def search(
     config: ConfigSource = None,
     trust_config: TrustConfig = False,
     set_: Settings = None,
+    tracker: TrackerNames = None,
+    tracker_run: TrackerRun = None,
     as_json: AsJson = False,
 ) -> None:
     """Search all problems of a file and store the trees in a run file.
 
     The command can be interrupted; run it again to resume.
     """
-    from rstar_math.cli import jobs
+    from rstar_math.cli import display, jobs
 
     settings = configure(config, set_, model, discriminator, trusted=trust_config)
     selected = single_strategy(strategy, settings, "search")
@@ -198,16 +203,14 @@ def search(
         guided=guided,
         cluster=cluster,
         shard=jobs.parse_shard(shard),
+        tracked=tracked_run(tracker, tracker_run, run_file.stem),
     )
     with jobs.open_job(job, settings) as opened:
         run(opened.run(settings), is_saved=True, download_for=None if cluster else settings)
         summary = opened.summary(selected)
     if as_json:
-        statistics = {**opened.cluster_json(), **opened.servers_json()}
-        print_json({"run": str(run_file), **summary.as_json(), **statistics})
+        print_json({"run": str(run_file), **summary.as_json(), **opened.statistics_json()})
         return
-    from rstar_math.cli import display
-
     display.out.print(display.summary_table([summary]))
     typer.echo(f"The trees are in {run_file}; open them with: rstar view {run_file}")
 

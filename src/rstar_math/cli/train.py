@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from rstar_math.cli.options import AsJson, parse_section, print_json
+from rstar_math.cli.options import (
+    AsJson,
+    TrackerNames,
+    TrackerRun,
+    parse_section,
+    print_json,
+    tracked_run,
+)
 from rstar_math.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -63,12 +70,15 @@ def policy(
     ] = False,
     estimate: Estimate = False,
     set_: Sets = None,
+    tracker: TrackerNames = None,
+    tracker_run: TrackerRun = None,
     as_json: AsJson = False,
 ) -> None:
     """Fine-tune a policy on solutions. Program output is excluded from the loss.
 
     The command can be interrupted; run it again to resume.
     """
+    from rstar_math.tracking import track_trainings
     from rstar_math.training.rows import SftRow, read_rows
     from rstar_math.training.settings import PolicyTraining
     from rstar_math.training.sft import plan_policy, train_policy
@@ -79,7 +89,8 @@ def policy(
         _print_plan(plan_policy(rows, base, settings), as_json)
         return
     folder = _require_out(out)
-    report = train_policy(rows, base, folder, settings, log=_log)
+    with track_trainings(tracked_run(tracker, tracker_run, folder.name)):
+        report = train_policy(rows, base, folder, settings, log=_log)
     _print_report(report, folder, as_json)
 
 
@@ -106,6 +117,8 @@ def ppm(
     ] = False,
     estimate: Estimate = False,
     set_: Sets = None,
+    tracker: TrackerNames = None,
+    tracker_run: TrackerRun = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a process preference model, an outcome reward model or a Q-value model.
@@ -113,6 +126,7 @@ def ppm(
     Use the policy of the same round as --base. Ranking accuracy is measured on held-out problems.
     The command can be interrupted; run it again to resume.
     """
+    from rstar_math.tracking import track_trainings
     from rstar_math.training.preference import OBJECTIVE_ROWS, plan_preference, train_preference
     from rstar_math.training.probe import train_probe
     from rstar_math.training.rows import read_rows
@@ -126,7 +140,8 @@ def ppm(
         if estimate:
             raise ConfigError("--estimate does not support --probe; omit one of them.")
         folder = _require_out(out)
-        report = train_probe(rows, base, folder, settings, log=_log)
+        with track_trainings(tracked_run(tracker, tracker_run, folder.name)):
+            report = train_probe(rows, base, folder, settings, log=_log)
         _print_report(report, folder, as_json)
         return
     assert isinstance(settings, PreferenceTraining)
@@ -135,7 +150,8 @@ def ppm(
         _print_plan(plan_preference(rows, base, settings), as_json)
         return
     folder = _require_out(out)
-    report = train_preference(rows, base, folder, settings, log=_log)
+    with track_trainings(tracked_run(tracker, tracker_run, folder.name)):
+        report = train_preference(rows, base, folder, settings, log=_log)
     _print_report(report, folder, as_json)
 
 

@@ -19,6 +19,7 @@ from rstar_math.runs.execute import ResultCallback
 from rstar_math.runs.results import PackedResult
 from rstar_math.runs.store import RunStore
 from rstar_math.search.strategies import Strategy
+from rstar_math.tracking import current_run, track_trainings
 from rstar_math.training.trainer import stop_openmp_threads, trim_malloc
 from rstar_math.types import Problem
 
@@ -69,7 +70,9 @@ class EvolutionContext:
         async def interruptible() -> StageResult:
             self.listener.begin(name, description, None, 0)
             await stop_idle_servers()
-            with _default_sigint():
+            run = current_run()
+            nested = None if run is None else run.nested(f"round-{name}")
+            with _default_sigint(), track_trainings(nested):
                 result = work()
             trim_malloc()
             stop_openmp_threads()

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rstar_math.checkpoints.folders import read_json_object
 from rstar_math.config.sections import TRAINED, Config
 from rstar_math.evolution import problem_sets, stages, synthesis
 from rstar_math.evolution.context import EvolutionContext, count_by_level
@@ -20,15 +21,33 @@ from rstar_math.evolution.manifest import (
     digest,
     model_identity,
 )
-from rstar_math.evolution.progress import NullListener, ProgressListener, RunBudget
+from rstar_math.evolution.progress import (
+    NullListener,
+    ProgressListener,
+    RunBudget,
+    TrackedListener,
+)
 from rstar_math.evolution.recipe import Recipe
+from rstar_math.evolution.report import round_figures
 from rstar_math.evolution.stages import Models, ModelVersion, config_for, teacher_config
+from rstar_math.files import write_json
 from rstar_math.llm.vllm_servers import keep_servers
 from rstar_math.problems.jsonl import sample
 from rstar_math.search.strategies import Strategy, parse_strategies
 from rstar_math.seeding import derive
+from rstar_math.tracking import (
+    TrackedRun,
+    Trackers,
+    new_run_name,
+    open_trackers,
+    require_trackers,
+    track_trainings,
+)
 from rstar_math.training.trainer import require_training
 from rstar_math.types import Problem
+
+TRACKER_FILE = "tracker.json"
+"""File of an evolution's folder with the name of its run in the trackers."""
 
 
 async def evolve(
@@ -38,30 +57,64 @@ async def evolve(
     listener: ProgressListener | None = None,
     budget: RunBudget | None = None,
     cluster: str | None = None,
+    trackers: Sequence[str] = (),
+    tracker_run: str | None = None,
 ) -> Models:
     """Run all rounds of a recipe, or resume them, in `folder`; the models after the last round.
 
     `cluster` names a Ray cluster whose workers search; the folder must then have the same path on
-    all nodes. Raises `BudgetSpent` if the budget is spent, `MissingDependencyError` before any work
-    if the training packages are missing, and any other `RstarError`. After an error or a
-    cancellation the same call resumes.
+    all nodes. `trackers` record the rounds, their searches and their trainings as `tracker_run`, by
+    default the run that earlier calls recorded as. Raises `BudgetSpent` if the budget is spent,
+    `MissingDependencyError` before any work if a package is missing, and any other `RstarError`.
+    After an error or a cancellation the same call resumes.
     """
     if not recipe.launcher and any(section.policy or section.ppm for section in recipe.rounds):
         require_training()
-    with ManifestStore.open(folder, recipe.model_dump(mode="json")) as manifests:
-        context = EvolutionContext(
-            recipe, manifests, listener or NullListener(), budget or RunBudget(), cluster=cluster
-        )
-        async with keep_servers():
-            base = await _prepare(context)
-            models, reference_policy = base, None
-            for number in range(1, len(recipe.rounds) + 1):
-                models, policy = await _run_round(context, number, models, reference_policy)
-                reference_policy = reference_policy or policy
-                await manifests.run_stage(f"{number}/{ROUND}", {}, models.manifest)
-            if recipe.evaluate_base:  # no decision depends on it, so it comes last
-                await _measure(context, base, system=False)
-        return models
+    require_trackers(trackers)
+    options = recipe.model_dump(mode="json")
+    with ManifestStore.open(folder, options) as manifests:
+        run = _tracked_run(manifests, trackers, tracker_run)
+        with open_trackers(run, options) as opened, track_trainings(run):
+            listener = TrackedListener(listener or NullListener(), opened)
+            context = EvolutionContext(
+                recipe, manifests, listener, budget or RunBudget(), cluster=cluster
+            )
+            async with keep_servers():
+                return await _run_rounds(context, opened)
+
+
+async def _run_rounds(context: EvolutionContext, trackers: Trackers) -> Models:
+    """Run all rounds; the models after the last one. Each round's figures go to the trackers."""
+    recipe, manifests = context.recipe, context.manifests
+    base = await _prepare(context)
+    models, reference_policy = base, None
+    for number in range(1, len(recipe.rounds) + 1):
+        models, policy = await _run_round(context, number, models, reference_policy)
+        reference_policy = reference_policy or policy
+        if manifests.result(f"{number}/{ROUND}") is None:
+            trackers.log(round_figures(manifests, number), number)
+        await manifests.run_stage(f"{number}/{ROUND}", {}, models.manifest)
+    if recipe.evaluate_base:  # no decision depends on it, so it comes last
+        before = round_figures(manifests, 0)
+        await _measure(context, base, system=False)
+        if (figures := round_figures(manifests, 0)) != before:
+            trackers.log(figures, 0)
+    return models
+
+
+def _tracked_run(
+    manifests: ManifestStore, trackers: Sequence[str], name: str | None
+) -> TrackedRun | None:
+    """The run of the trackers; None without trackers. Its name is stored in the folder, so that a
+    resumed evolution continues its run."""
+    if not trackers:
+        return None
+    file = manifests.path(TRACKER_FILE)
+    if name is None and file.is_file():
+        name = str(read_json_object(file).get("run"))
+    run = TrackedRun(tuple(trackers), name or new_run_name(manifests.folder.resolve().name))
+    write_json(file, {"run": run.name})
+    return run
 
 
 async def _prepare(context: EvolutionContext) -> Models:

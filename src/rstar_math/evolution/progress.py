@@ -5,6 +5,7 @@ from time import monotonic
 from typing import Protocol
 
 from rstar_math.errors import RstarError
+from rstar_math.tracking import Trackers
 from rstar_math.types import Problem
 
 
@@ -44,6 +45,38 @@ class NullListener:
 
     def say(self, line: str) -> None:
         """See `ProgressListener`."""
+
+
+class TrackedListener:
+    """A `ProgressListener` that also records the progress of searches with trackers."""
+
+    def __init__(self, listener: ProgressListener, trackers: Trackers) -> None:
+        self._listener, self._trackers = listener, trackers
+        self._stage = ""
+        self._done = self._searched = self._solved = self._tokens = 0
+
+    def begin(self, stage: str, description: str, total: int | None, done: int) -> None:
+        """See `ProgressListener`."""
+        self._listener.begin(stage, description, total, done)
+        self._stage, self._done = f"round-{stage}", done
+        self._searched = self._solved = self._tokens = 0
+
+    def advance(self, problem: Problem, *, solved: bool, tokens: int) -> None:
+        """See `ProgressListener`. The figures count the problems since the last `begin`."""
+        self._listener.advance(problem, solved=solved, tokens=tokens)
+        self._done += 1
+        self._searched += 1
+        self._solved += solved
+        self._tokens += tokens
+        figures = {
+            f"{self._stage}/solved_share": self._solved / self._searched,
+            f"{self._stage}/sampled_tokens": float(self._tokens),
+        }
+        self._trackers.log(figures, self._done)
+
+    def say(self, line: str) -> None:
+        """See `ProgressListener`."""
+        self._listener.say(line)
 
 
 @dataclass(slots=True)

@@ -141,6 +141,30 @@ def _accuracy_by_strategy(result: StageResult) -> dict[str, dict[str, Any]]:
     }
 
 
+def round_figures(manifests: ManifestStore, number: int) -> dict[str, float]:
+    """The figures of one round that trackers record, by name; shares are in [0, 1].
+
+    Figures of stages that the round does not have are left out.
+    """
+    state = evolution_state(manifests).rounds[number]
+    figures: dict[str, Any] = {
+        "searched": state.searched or None,
+        "solved_share": state.solved / state.searched if state.searched else None,
+        "solutions": state.solutions,
+        "pairs": state.pairs,
+        "held_out/accuracy": (state.held_out or {}).get("share"),
+        "ppm/held_out_accuracy": ((state.ppm or {}).get("held_out") or {}).get("accuracy"),
+        "policy_gate/promoted": (state.policy_gate or {}).get("promoted"),
+        "ppm_gate/promoted": (state.ppm_gate or {}).get("promoted"),
+    }
+    for kind, measured in (("policy", state.policy), ("system", state.system)):
+        for title, strategies in measured.items():
+            for strategy, row in strategies.items():
+                figures[f"{kind}/{title}/{strategy}/accuracy"] = row["share"]
+                figures[f"{kind}/{title}/{strategy}/tokens_per_problem"] = row["tokens"]
+    return {f"rounds/{name}": float(v) for name, v in figures.items() if v is not None}
+
+
 TITLE = "Evolution"
 PAPER = "rStar-Math, arXiv:2501.04519"
 PAPER_LEVELS = ("GSM-level", "MATH-level", "Olympiad-level", "all")

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from itertools import islice
@@ -28,12 +28,15 @@ _ROWS_PER_BLOCK = 1000
 """Maximum number of rows in memory while Parquet is written."""
 
 
-def write_rows(path: Path, model: type[BaseModel], rows: Iterable[BaseModel]) -> int:
-    """Write rows to a file (Parquet if its suffix is .parquet, else JSONL); return their number.
+def write_rows(
+    path: Path, model: type[BaseModel], rows: Iterable[BaseModel], format: Format | None = None
+) -> int:
+    """Write rows to a file and return their number.
 
-    Raises `OSError` if the file cannot be written, and `MissingDependencyError` without pyarrow.
+    Without `format`, the suffix of the file decides: Parquet for .parquet, else JSONL. Raises
+    `OSError` if the file cannot be written, and `MissingDependencyError` without pyarrow.
     """
-    if path.suffix == ".parquet":
+    if (format or path.suffix.removeprefix(".")) == "parquet":
         return _write_parquet(path, model, iter(rows))
     count = 0
     with path.open("w", encoding="utf-8", newline="\n") as file:
@@ -179,6 +182,16 @@ class TreeRow(BaseModel):
     """The tree's record as JSON; read it with `rstar_math.search.from_record`."""
 
 
+class ScorerValue(BaseModel):
+    """The value that a further scorer gave to a step."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scorer: Text
+    value: float
+    """In [-1, 1]."""
+
+
 class StepColumns(BaseModel):
     """One step of a path."""
 
@@ -195,6 +208,8 @@ class StepColumns(BaseModel):
     """Mean backed-up value, in [-1, 1]."""
     score: float | None
     """The scorer's value, in [-1, 1]."""
+    other_scores: list[ScorerValue]
+    """Values of further scorers of `search.scorer`, by name."""
 
 
 class TrajectoryRow(BaseModel):
@@ -259,11 +274,15 @@ def _problem_columns(item: SearchedProblem, strategy: str) -> dict[str, Any]:
 def _steps(tree: Tree, index: int) -> list[StepColumns]:
     """Return the columns of each step on the path to a node."""
     path = tree.trajectory(index)
-    rows = zip(path.steps, path.q, path.scores, strict=True)
-    return [_step(step, q, score) for step, q, score in rows]
+    others = [tree.nodes[node].other_scores for node in tree.path(index)]
+    rows = zip(path.steps, path.q, path.scores, others, strict=True)
+    return [_step(step, (q, score), other_scores) for step, q, score, other_scores in rows]
 
 
-def _step(step: Step, q: float | None, score: float | None) -> StepColumns:
+def _step(
+    step: Step, values: tuple[float | None, float | None], others: Mapping[str, float]
+) -> StepColumns:
+    """Return the columns of a step with its Q and score, and the values of further scorers."""
     execution = step.execution
     return StepColumns(
         kind=step.kind,
@@ -271,8 +290,9 @@ def _step(step: Step, q: float | None, score: float | None) -> StepColumns:
         code=step.code,
         printed=None if execution is None else execution.stdout,
         status=None if execution is None else execution.status.value,
-        q=q,
-        score=score,
+        q=values[0],
+        score=values[1],
+        other_scores=[ScorerValue(scorer=name, value=v) for name, v in sorted(others.items())],
     )
 
 

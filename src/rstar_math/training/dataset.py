@@ -31,7 +31,6 @@ _DESCRIPTIONS = {
     "(`prompt`, `chosen`, `rejected`, `weight`)",
     "outcome": "whole solutions and whether they are right (`prompt`, `completion`, `label`)",
     "value": "prefixes of solutions and their Q in [-1, 1] (`prompt`, `completion`, `value`)",
-    "steps": "solutions with a label per step (`prompt`, `completions`, `labels`, `shares`)",
 }
 _LICENCE_NOTE = """\
 ## Licence
@@ -44,8 +43,7 @@ training on model output. Check them before you publish this data or a model tra
 
 def dataset_card(manifest: Mapping[str, Any]) -> str:
     """The dataset card (README.md) of a folder with this manifest."""
-    files: dict[str, dict[str, Any]] = manifest["files"]
-    by_kind = {entry["data"]: (name, entry["rows"]) for name, entry in files.items()}
+    by_kind = _files_by_kind(manifest)
     lines = ["---", "license: unknown", "tags: [reasoning, mathematics, rstar-math]", "configs:"]
     for kind, (name, _) in by_kind.items():
         lines += [f"- config_name: {kind}", f"  data_files: {name}"]
@@ -55,19 +53,13 @@ def dataset_card(manifest: Mapping[str, Any]) -> str:
         "",
         "# Training data from search trees",
         "",
-        f"Made by rstar-math {manifest['version']} from the run {_escape(origin['run'])} "
+        f"Made by rstar-math {manifest['version']} from the run {escape(origin['run'])} "
         f"(SHA-256 of its content: `{origin['digest']}`).",
         "",
-        f"Policy: {_escape(str(origin['conditions'].get('model.name')))}. Problem sources: "
-        f"{', '.join(_escape(source or 'unnamed') for source in origin['sources'])}.",
+        f"Policy: {escape(str(origin['conditions'].get('model.name')))}. Problem sources: "
+        f"{', '.join(escape(source or 'unnamed') for source in origin['sources'])}.",
         "",
-        "| data | rows | description |",
-        "|---|---|---|",
-    ]
-    lines += [
-        f"| `{kind}` | {by_kind[kind][1]} | {_DESCRIPTIONS[kind]} |"
-        for kind in ROWS
-        if kind in by_kind
+        *data_table(manifest),
     ]
     lines += ["", '    datasets.load_dataset("FOLDER", "sft")', "", "## Kept and dropped", ""]
     lines += ["| what | outcome | count |", "|---|---|---|"]
@@ -77,6 +69,23 @@ def dataset_card(manifest: Mapping[str, Any]) -> str:
     lines += ["", *_suspect_table(manifest["suspects"]), "## Curation options", "", "```json"]
     lines += [json.dumps(manifest["config"], indent=2), "```", "", _LICENCE_NOTE]
     return "\n".join(lines)
+
+
+def _files_by_kind(manifest: Mapping[str, Any]) -> dict[str, tuple[str, int]]:
+    """Name and number of rows of each file, by its kind of data."""
+    files: dict[str, dict[str, Any]] = manifest["files"]
+    return {entry["data"]: (name, entry["rows"]) for name, entry in files.items()}
+
+
+def data_table(manifest: Mapping[str, Any]) -> list[str]:
+    """Markdown lines with the kinds of data in a folder with this manifest."""
+    by_kind = _files_by_kind(manifest)
+    rows = [
+        f"| `{kind}` | {by_kind[kind][1]} | {_DESCRIPTIONS[kind]} |"
+        for kind in ROWS
+        if kind in by_kind
+    ]
+    return ["| data | rows | description |", "|---|---|---|", *rows]
 
 
 def _suspect_table(suspects: list[dict[str, Any]]) -> list[str]:
@@ -91,11 +100,11 @@ def _suspect_table(suspects: list[dict[str, Any]]) -> list[str]:
             suspect["reference"],
             f"{suspect['answer']} ({suspect['share']:.0%})",
         )
-        lines.append("| " + " | ".join(_escape(str(cell)) for cell in cells) + " |")
+        lines.append("| " + " | ".join(escape(str(cell)) for cell in cells) + " |")
     return [*lines, ""]
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
     """Untrusted text, escaped for one line of Markdown."""
     for sign in "\\`|<>[]*_":
         text = text.replace(sign, f"\\{sign}")

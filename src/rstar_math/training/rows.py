@@ -26,7 +26,6 @@ from rstar_math.prompts.templates import (
     rendered_prompt,
     segments,
     solution_text,
-    step_texts,
 )
 from rstar_math.runs.export import Text
 from rstar_math.training.curation.records import Curated, Data
@@ -119,20 +118,8 @@ class ValueRow(Row):
     """Number of steps in the completion."""
 
 
-class StepsRow(Row):
-    """A solution with a label per step (TRL: stepwise supervision)."""
-
-    data: ClassVar[Data] = "steps"
-    completions: list[Text]
-    """Texts of the steps. Their concatenation is the solution."""
-    labels: list[bool]
-    """Per step: whether any judged path through it is right."""
-    shares: list[Annotated[float, Field(ge=0, le=1)]]
-    """Per step: the share of the judged paths through it that are right, in [0, 1]."""
-
-
 ROWS: dict[Data, type[Row]] = {
-    row.data: row for row in (SftRow, PreferenceRow, OutcomeRow, ValueRow, StepsRow)
+    row.data: row for row in (SftRow, PreferenceRow, OutcomeRow, ValueRow)
 }
 
 
@@ -143,7 +130,6 @@ def rows_of(curated: Curated, data: Data, step_format: StepFormat = FENCED) -> I
         "preference": _preference_rows,
         "outcome": _outcome_rows,
         "value": _value_rows,
-        "steps": _steps_rows,
     }
     return row_functions[data](curated, step_format)
 
@@ -222,23 +208,6 @@ def _value_rows(curated: Curated, step_format: StepFormat) -> Iterator[Row]:
             source=curated.sources.get(prefix.question.id),
             strategy=prefix.last_node.strategy,
             node=prefix.last_node.node,
-        )
-
-
-def _steps_rows(curated: Curated, step_format: StepFormat) -> Iterator[Row]:
-    for solution in curated.steps:
-        question = solution.trajectory.question
-        yield StepsRow(
-            prompt=prompt_text(question),
-            question=question.shown,
-            format=step_format.name,
-            completions=step_texts(solution.trajectory.steps, step_format),
-            labels=list(solution.hard),
-            shares=list(solution.soft),
-            problem=question.id,
-            source=curated.sources.get(question.id),
-            strategy=solution.last_node.strategy,
-            node=solution.last_node.node,
         )
 
 

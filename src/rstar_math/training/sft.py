@@ -17,6 +17,7 @@ from rstar_math.config.sections import Section
 from rstar_math.errors import InputError, MissingDependencyError
 from rstar_math.llm.vllm_servers import find_program, with_watchdog
 from rstar_math.models.loading import convert_load_errors, load_policy, load_tokenizer
+from rstar_math.tracking import current_run
 from rstar_math.training.batches import (
     PAD_MULTIPLE,
     ExampleShape,
@@ -343,6 +344,9 @@ def run_launcher(
     """
     command = [_find_launcher(launcher[0]), *launcher[1:], "rstar_math.cli", "train", *training]
     command += ["--out", str(out)]
+    if (run := current_run()) is not None:
+        command += [f"--tracker={name}" for name in run.trackers]
+        command += ["--tracker-run", run.name]
     for name, value in settings.model_dump(mode="json", exclude_defaults=True).items():
         command += ["--set", f"{name}={json.dumps(value)}"]
     last_lines: deque[str] = deque(maxlen=_KEPT_LINES)

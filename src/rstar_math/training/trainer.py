@@ -5,9 +5,11 @@ import gc
 import json
 import os
 import shutil
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from rstar_math.files import lock_file
 from rstar_math.models.loading import is_low_precision
 from rstar_math.training.memory import cpu_memory
 from rstar_math.training.progress import DIVERGED_FILE, require_not_diverged
+from rstar_math.training.tracking import tracked_training
 
 _PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
 
@@ -37,6 +40,8 @@ def require_training() -> None:
             raise MissingDependencyError(
                 f"Training needs the package {name}; type: pip install 'rstar-math[train]'."
             ) from error
+    with redirect_stdout(sys.stderr):  # it prints if WANDB_MODE is set, and stdout may be for JSON
+        import_module("transformers.integrations.integration_utils")
 
 
 def set_malloc_limits() -> None:
@@ -278,7 +283,7 @@ def run_trainer(trainer: Any, work: Path) -> list[dict[str, float]]:
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
-    with suppress_warnings(), convert_io_errors(work):
+    with suppress_warnings(), convert_io_errors(work), tracked_training(trainer):
         trainer.train(resume_from_checkpoint=latest_checkpoint(work))
     history = trainer.state.log_history
     return [{"step": e["step"], "loss": e["loss"]} for e in history if "loss" in e]

@@ -1,5 +1,6 @@
-"""A small Hugging Face hub on the loopback: the routes that a download needs, and its faults."""
+"""A small Hugging Face hub on the loopback: the routes of downloads and uploads, and its faults."""
 
+import base64
 import json
 import re
 import time
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 from hashlib import sha1, sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -24,6 +26,10 @@ class Repo:
     token: str | None = None
     """Who does not send it is told that there is no such repository."""
     gated: bool = False
+    type: str = "model"
+    private: bool = False
+    commits: list[str] = field(default_factory=list)
+    """The messages of what was sent."""
 
 
 @dataclass
@@ -52,6 +58,10 @@ class Hub:
     pause_s: float = 0.0
     """How long it waits after every 64 KiB, and before every answer if it `hangs`."""
     hangs: bool = False
+    blobs: dict[str, bytes] = field(default_factory=dict)
+    """Large files that were sent, by SHA-256; a commit names them."""
+    lost: int = 0
+    """How many of the next large files are refused when they are sent."""
 
     def gets(self, ending: str) -> list[Asked]:
         """The requests for the content of a file."""
@@ -64,6 +74,108 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """Nothing."""
+
+    def do_POST(self) -> None:
+        self._receive()
+
+    def do_PUT(self) -> None:
+        self._receive()
+
+    def _receive(self) -> None:
+        """The routes of an upload."""
+        hub, path = self.hub, unquote(urlsplit(self.path).path)
+        body = self._body()
+        token = self.headers.get("authorization")
+        hub.asked.append(Asked(self.command, path, None, token))
+        upload = re.fullmatch(r"/api/(model|dataset)s/(.+)/(preupload|commit)/main", path)
+        if hub.status != 200:
+            self._refuse(hub.status, "")
+        elif path == "/api/repos/create":
+            self._create(json.loads(body))
+        elif path == "/api/validate-yaml":
+            self._send_json({"errors": [], "warnings": []})
+        elif path.endswith("/info/lfs/objects/batch"):
+            self._send_json({"transfer": "basic", "objects": self._missing(json.loads(body))})
+        elif path.startswith("/lfs/"):
+            self._keep(path.removeprefix("/lfs/"), body)
+        elif upload and upload[3] == "preupload":
+            modes = [
+                {
+                    "path": file["path"],
+                    "uploadMode": "lfs" if file["size"] >= LARGE else "regular",
+                    "shouldIgnore": False,
+                }
+                for file in json.loads(body)["files"]
+            ]
+            self._send_json({"files": modes})
+        elif upload:
+            self._commit(hub.repos[upload[2]], body)
+            page = f"{hub.url}/{'datasets/' if upload[1] == 'dataset' else ''}{upload[2]}"
+            self._send_json({"commitUrl": f"{page}/commit/{COMMIT}", "commitOid": COMMIT})
+        else:
+            self._refuse(404, "EntryNotFound")
+
+    def _body(self) -> bytes:
+        if self.headers.get("transfer-encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("content-length") or 0))
+        body = b""
+        while size := int(self.rfile.readline(), 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return body
+
+    def _create(self, wanted: dict[str, Any]) -> None:
+        owner = wanted.get("organization")
+        name = f"{owner}/{wanted['name']}" if owner else wanted["name"]
+        kind = wanted.get("type") or "model"
+        url = f"{self.hub.url}/{'datasets/' if kind == 'dataset' else ''}{name}"
+        if name in self.hub.repos:
+            self._send_json({"error": "You already created this repo", "url": url}, 409)
+            return
+        private = bool(wanted.get("private")) or wanted.get("visibility") == "private"
+        self.hub.repos[name] = Repo({}, type=kind, private=private)
+        self._send_json({"url": url})
+
+    def _missing(self, wanted: dict[str, Any]) -> list[dict[str, Any]]:
+        """What to do about each large file: nothing, or send it."""
+        objects = []
+        for entry in wanted["objects"]:
+            known = {"oid": entry["oid"], "size": entry["size"]}
+            if entry["oid"] not in self.hub.blobs:
+                upload = {"href": f"{self.hub.url}/lfs/{entry['oid']}"}
+                known["actions"] = {"upload": upload}
+            objects.append(known)
+        return objects
+
+    def _keep(self, digest: str, content: bytes) -> None:
+        if self.hub.lost:
+            self.hub.lost -= 1
+            self._refuse(400, "")
+        elif sha256(content).hexdigest() != digest:
+            self._refuse(422, "")
+        else:
+            self.hub.blobs[digest] = content
+            self._send_json({})
+
+    def _commit(self, repo: Repo, body: bytes) -> None:
+        for entry in map(json.loads, body.splitlines()):
+            value = entry["value"]
+            if entry["key"] == "header":
+                repo.commits.append(value["summary"])
+            elif entry["key"] == "file":
+                repo.files[value["path"]] = base64.b64decode(value["content"])
+            else:
+                assert entry["key"] == "lfsFile"
+                repo.files[value["path"]] = self.hub.blobs[value["oid"]]
+
+    def _send_json(self, value: object, status: int = 200) -> None:
+        body = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
 
     def do_HEAD(self) -> None:
         self._answer()

@@ -48,7 +48,6 @@ def test_agreement_against_the_reference_makes_it_doubted(
         assert one.programs == len(answers)
         assert one.share == answers.count("12") / len(answers)
         assert not (found.values)
-        assert not found.steps
         assert not found.sources
 
 
@@ -93,7 +92,6 @@ def test_only_what_was_asked_for_is_made() -> None:
     assert not (found.solutions)
     assert not (found.pairs)
     assert not (found.outcomes)
-    assert not found.steps
 
 
 def test_nothing_gives_nothing() -> None:

@@ -21,7 +21,6 @@ from rstar_math.training.rows import (
     OutcomeRow,
     PreferenceRow,
     SftRow,
-    StepsRow,
     ValueRow,
     rows_of,
 )
@@ -56,7 +55,6 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
         "preference.jsonl": 4,
         "outcome.jsonl": 3,
         "value.jsonl": 5,
-        "steps.jsonl": 3,
     }
     for kind, model in ROWS.items():
         assert read_rows(tmp_path / "sub" / "out", model) == list(rows_of(what, kind))
@@ -119,10 +117,6 @@ def test_other_labels_in_rows() -> None:
     values = [row for row in rows_of(what, "value") if isinstance(row, ValueRow)]
     assert [row.value for row in values] == [0.0, 1.0, -1.0, -1.0, -1.0]
     assert [row.depth for row in values] == [1, 2, 2, 1, 2]
-    steps = [row for row in rows_of(what, "steps") if isinstance(row, StepsRow)]
-    assert ["".join(row.completions) for row in steps] == [row.completion for row in outcomes]
-    assert steps[0].labels == [True, True]
-    assert steps[0].shares == [0.5, 1.0]
 
 
 def test_equal_data_gives_equal_bytes_and_a_folder_of_ours_is_replaced(tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
-"""Outcomes, values and step labels: each is proved by a judged end."""
+"""Outcomes and values: each is proved by a judged end."""
 
 import pytest
 from hypothesis import given
 
-from rstar_math.training.curation.curate import collect_outcomes, collect_values, label_steps
+from rstar_math.training.curation.curate import collect_outcomes, collect_values
 from rstar_math.training.curation.pairs import TreeValues
 from tests.unit.training.trees import Spec, grown, names, specs
 
@@ -50,19 +50,6 @@ def test_a_scorers_first_value_alone_is_no_label() -> None:
     assert not {"c", "a a3"} & {names(one.steps) for one in collect_values([TreeValues("t", tree)])}
 
 
-def test_step_labels() -> None:
-    found = {
-        names(one.trajectory.steps): (one.hard, one.soft)
-        for one in label_steps([TreeValues("t", grown(TREE))])
-    }
-    assert found == {
-        "a a1": ((True, True), (2 / 3, 1.0)),
-        "a a2 a21": ((True, True, False), (2 / 3, 1 / 2, 0.0)),
-        "a a2 a22": ((True, True, True), (2 / 3, 1 / 2, 1.0)),
-        "b b1": ((False, False), (0.0, 0.0)),
-    }
-
-
 @given(specs)
 def test_no_label_without_a_path_that_proves_it(spec: Spec) -> None:
     tree = grown(spec)
@@ -76,8 +63,3 @@ def test_no_label_without_a_path_that_proves_it(spec: Spec) -> None:
     for valued in collect_values(trees):
         below = [right for path, right in ends if valued.last_node.node in path]
         assert valued.q == pytest.approx(2 * sum(below) / len(below) - 1)
-    for one in label_steps(trees):
-        for node, hard, soft in zip(tree.path(one.last_node.node), one.hard, one.soft, strict=True):
-            below = [right for path, right in ends if node in path]
-            assert hard == any(below)
-            assert soft == pytest.approx(sum(below) / len(below))

@@ -1,7 +1,7 @@
 """Curation: pure functions that select training data from search trees.
 
 arithmetic  finds false calculations in the words of a solution
-curate      selects solutions, outcomes, values and step labels; detects wrong references
+curate      selects solutions, outcomes and values; detects wrong references
 pairs       builds preference pairs of steps and of whole solutions
 records     options and results
 """
@@ -13,7 +13,6 @@ from rstar_math.training.curation.records import (
     Curated,
     CurationConfig,
     Data,
-    LabelledSteps,
     Outcome,
     PrefixValue,
     Report,
@@ -28,7 +27,6 @@ __all__ = [
     "Curated",
     "CurationConfig",
     "Data",
-    "LabelledSteps",
     "Outcome",
     "PrefixValue",
     "Report",

@@ -22,7 +22,6 @@ from rstar_math.training.curation.records import (
     Curated,
     CurationConfig,
     Data,
-    LabelledSteps,
     Outcome,
     PrefixValue,
     Report,
@@ -182,29 +181,6 @@ def collect_values(trees: Sequence[TreeValues]) -> list[PrefixValue]:
     return prefixes
 
 
-def label_steps(trees: Sequence[TreeValues]) -> list[LabelledSteps]:
-    """All judged solutions of a problem with a hard and a soft label per step.
-
-    Hard: whether any judged path through the step is right. Soft: the share of these paths that are
-    right (Math-Shepherd, arXiv:2312.08935).
-    """
-    labelled: list[LabelledSteps] = []
-    for path, _ in _judged_paths(trees):
-        values = path.tree_values
-        nodes = values.tree.path(path.node)
-        right = [values.right_counts[node] for node in nodes]
-        judged = [values.right_counts[node] + values.wrong_counts[node] for node in nodes]
-        labelled.append(
-            LabelledSteps(
-                trajectory=values.tree.trajectory(path.node),
-                last_node=path.last_node,
-                hard=tuple(count > 0 for count in right),
-                soft=tuple(count / total for count, total in zip(right, judged, strict=True)),
-            )
-        )
-    return labelled
-
-
 def _judged_paths(trees: Sequence[TreeValues]) -> Iterator[tuple[JudgedPath, bool]]:
     """Judged paths of distinct text in order of creation, and whether they are right."""
     seen: set[str] = set()
@@ -269,8 +245,6 @@ def _add_problem(
         curated.outcomes.extend(collect_outcomes(trees))
     if "value" in data:
         curated.values.extend(collect_values(trees))
-    if "steps" in data:
-        curated.steps.extend(label_steps(trees))
 
 
 def _verdict_mix(trees: list[TreeValues]) -> str:

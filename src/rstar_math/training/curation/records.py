@@ -58,9 +58,9 @@ class CurationConfig(Section):
     unsolved problems and found 19 mislabelled)."""
 
 
-Data = Literal["sft", "preference", "outcome", "value", "steps"]
+Data = Literal["sft", "preference", "outcome", "value"]
 """Kinds of training data: solutions to imitate; pairs for a preference model; whole solutions with
-their outcome (ORM); prefixes with their Q (PQM); solutions with a label per step."""
+their outcome (ORM); prefixes with their Q (PQM)."""
 ALL_DATA: tuple[Data, ...] = get_args(Data)
 
 
@@ -119,18 +119,6 @@ class PrefixValue:
     last_node: TreeNodeRef
     q: float
     """Mean value backed up through the last step, in [-1, 1]."""
-
-
-@dataclass(frozen=True, slots=True)
-class LabelledSteps:
-    """A solution with a label per step (Math-Shepherd, arXiv:2312.08935, section 3.3)."""
-
-    trajectory: Trajectory
-    last_node: TreeNodeRef
-    hard: tuple[bool, ...]
-    """Whether any judged path through the step is right."""
-    soft: tuple[float, ...]
-    """Share of the judged paths through the step that are right, in [0, 1]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +193,6 @@ class Curated:
     pairs: list[SelectedPair] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
     values: list[PrefixValue] = field(default_factory=list)
-    steps: list[LabelledSteps] = field(default_factory=list)
     suspects: list[SuspectLabel] = field(default_factory=list)
     """Problems left out because their reference is probably wrong."""
     unreliable: list[UnreliableProblem] = field(default_factory=list)

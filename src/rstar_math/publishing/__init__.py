@@ -1,0 +1,1 @@
+"""Sends models and data sets to the Hugging Face hub, with cards, hashes and licences."""
