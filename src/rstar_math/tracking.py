@@ -36,8 +36,9 @@ from rstar_math.redaction import redact
 
 PROJECT = "rstar-math"
 """Name of the project (MLflow: experiment) unless the library's own variable names another."""
-CLOSE_TIMEOUT_S = 20.0
-"""How long the end of a run waits for a tracker to write what is left."""
+CLOSE_TIMEOUT_S = 120.0
+"""How long the end of a run waits for its trackers to write what is left. On a loaded machine
+MLflow needed more than 20 s to start; a shorter limit loses the figures of a short run."""
 _QUEUE_SIZE = 10_000
 _INVALID = re.compile(r"[^\w\-. /]")
 """Characters that MLflow does not accept in the name of a metric."""

@@ -124,7 +124,10 @@ def test_a_tracker_that_fails_does_not_stop_a_training(
     assert (place.parent / "policy" / "rstar.json").is_file()
 
 
-def test_a_training_that_a_launcher_starts_is_recorded(place: Path) -> None:
+def test_a_training_that_a_launcher_starts_is_recorded(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3] / "src"))
     train(place)  # writes the data and the base
     launcher = (sys.executable, "-m")
     training = ["policy", str(place.parent / "sft.jsonl"), "--base", str(place.parent / "base")]
