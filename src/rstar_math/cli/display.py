@@ -157,9 +157,11 @@ def solution_view(solution: Solution, *, verbose: bool = False) -> RenderableTyp
         for number, (node, q) in enumerate(zip(nodes, values, strict=True), start=1):
             parts.extend(_step(number, node, q, _block_output(path.steps, number)))
         if choice.node is None and (failure := tree.nodes[end].failure):
-            parts.append(Text(f"This is the longest path; it ended here: {failure}.", "yellow"))
+            parts.append(
+                Text(f"This is the longest path; it ended here: {one_line(failure)}.", "yellow")
+            )
     if choice.answer is None:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in tree.failures().items())
+        reasons = ", ".join(f"{n} {one_line(reason)}" for reason, n in tree.failures().items())
         parts.append(Text(f"No path ended with an answer ({reasons or 'no steps'}).", "yellow"))
     else:
         votes = ", ".join(
@@ -225,7 +227,7 @@ def _step(
     head = Text(f"{number}. ", "bold cyan")
     head.append(sanitize(comment_text(step)) or "(no text)")
     if name := label(step):
-        head.append(f"   {name}", "dim")
+        head.append(f"   {sanitize(name)}", "dim")
     if q is not None:
         head.append(f"   Q {q:+.2f}", "dim")
     scores = {} if node.score is None else {"score": node.score}
@@ -272,7 +274,7 @@ _STOP_REASONS = {
 
 def stop_line(tree: Tree) -> str:
     """Why a search stopped early, and the estimated saving."""
-    reason = _STOP_REASONS.get(tree.stop_reason or "", tree.stop_reason)
+    reason = _STOP_REASONS.get(tree.stop_reason or "") or one_line(tree.stop_reason or "")
     return f"Stopped early: {reason}; about {tree.cost.saved_tokens} tokens saved"
 
 

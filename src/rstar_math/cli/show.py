@@ -101,21 +101,22 @@ def _print_list(
     from rstar_math.cli import display
 
     table: Table = Table(header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for title in ("", "problem", "question", "reference", *names):
-        table.add_column(title, justify="right" if title == "" else "left", overflow="fold")
+    table.add_column("", justify="right")
+    for title in ("problem", "question", "reference", *map(display.one_line, names)):
+        table.add_column(Text(title), overflow="fold")
     styles = {"right": "green", "wrong": "red"}
     for number, problem in enumerate(problems, 1):
         cells = [
             str(number),
-            sanitize(problem.id),
+            display.one_line(problem.id),
             _short(problem.question.text, MAX_QUESTION_CHARS),
             _short(problem.reference_text or "-", MAX_ANSWER_CHARS),
         ]
-        row: list[str | Text] = [*cells]
+        row = [Text(cell) for cell in cells]
         for name in names:
             result = results.get((problem.id, name))
             if result is None:
-                row.append("")
+                row.append(Text())
                 continue
             verdict = "" if result.verdict is None else result.verdict.value
             answer = result.choice.answer
@@ -125,7 +126,7 @@ def _print_list(
             row.append(Text(said.rstrip(), styles.get(verdict, "")))
         table.add_row(*row)
     display.out.print(table)
-    display.out.print(f"One problem: rstar show {store.path} NUMBER", style="dim")
+    display.out.print(Text(f"One problem: rstar show {store.path} NUMBER", "dim"))
 
 
 def _short(text: str, length: int) -> str:
@@ -138,6 +139,8 @@ def _print_problem(
     store: "RunStore", names: list[str], problem: "Problem", *, verbose: bool, as_json: bool
 ) -> None:
     """Print one problem as each strategy solved it."""
+    from rich.text import Text
+
     from rstar_math.cli import display
     from rstar_math.search.records import to_record
     from rstar_math.solver.solution import Solution
@@ -152,7 +155,7 @@ def _print_problem(
             shown.append({"strategy": name, "tree": to_record(tree)})
             continue
         tree.cost = result.cost
-        display.out.rule(f"[bold]{name}[/]", align="left", style="dim")
+        display.out.rule(Text(display.one_line(name), "bold"), align="left", style="dim")
         display.out.print(
             display.verdict_line(problem, result.choice.answer, result.verdict), highlight=False
         )

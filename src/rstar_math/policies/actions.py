@@ -140,7 +140,7 @@ class _Expansion:
             seed=seed,
         )
         samples = [parse(each.text, finished=each.finished) for each in completions]
-        rejected = Rejections(prompt, len(self.prefix))
+        rejected = Rejections(lambda: prompt, len(self.prefix))
         for parsed, completion in zip(samples, completions, strict=True):
             if parsed.step is None:
                 rejected.add(completion, parsed.problem)

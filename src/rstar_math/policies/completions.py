@@ -80,7 +80,7 @@ class StepPolicy:
             stops=renderer.stops,
             seed=seed,
         )
-        rejected = Rejections(renderer.prompt(question, prefix), len(prefix))
+        rejected = Rejections(lambda: renderer.prompt(question, prefix), len(prefix))
         for c in completions:
             parsed = parse(prefix, c.text, finished=c.finished, stop=c.stop)
             if parsed.step is None:
@@ -105,7 +105,7 @@ class StepPolicy:
             seed=seed,
         )
         blocks = []
-        rejected = Rejections(renderer.prompt(question, prefix), len(prefix))
+        rejected = Rejections(lambda: renderer.prompt(question, prefix), len(prefix))
         for c in completions:
             steps, problem = parse(prefix, c.text, finished=c.finished, stop=c.stop)
             if steps:
@@ -236,7 +236,7 @@ class SubQuestionPolicy:
         )
         start = start.removeprefix("Question:")
         steps = []
-        rejected = Rejections(prompt, len(prefix))
+        rejected = Rejections(lambda: prompt, len(prefix))
         for c in completions:
             parsed = parse_subquestion(question, start + c.text, finished=c.finished)
             if parsed.step is None:
@@ -295,7 +295,7 @@ class ChainPolicy:
             seed=seed,
         )
         steps = []
-        rejected = Rejections(prompt)
+        rejected = Rejections(lambda: prompt)
         for c in completions:
             step = chain_step(question, c, stop)
             if step is None:
@@ -360,7 +360,7 @@ class ChainDiscriminator:
         )
         already_answered = extract_stated_answer(partial) is not None
         answers: list[str | None] = []
-        rejected = Rejections(prompt)
+        rejected = Rejections(lambda: prompt)
         for c in completions:
             answer = extract_stated_answer(c.text) if c.finished else None
             if answer is None and c.finished and not already_answered:

@@ -1,5 +1,6 @@
 """Reports the unusable samples of one request: their cost, and what the model wrote."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from rstar_math.costs import add_cost
@@ -13,7 +14,8 @@ class Rejections:
     """The unusable samples of one request. Each is counted in the cost, as `truncated` or
     `malformed`, and kept with the tree (`Tree.rejected`)."""
 
-    prompt: str
+    prompt: Callable[[], str]
+    """Returns the prompt of the request; called only if a sample is rejected."""
     depth: int = 0
     """Number of steps before the samples."""
 
@@ -22,4 +24,4 @@ class Rejections:
         is_cut = not completion.finished
         add_cost(Cost(truncated=1) if is_cut else Cost(malformed=1))
         reason = "cut off at the token limit" if is_cut else problem or "no step"
-        add_rejected(RejectedSample(self.depth, self.prompt, completion.text, reason))
+        add_rejected(RejectedSample(self.depth, self.prompt(), completion.text, reason))
