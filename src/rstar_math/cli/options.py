@@ -87,6 +87,12 @@ TrackerRun = Annotated[
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print the result as one JSON object on stdout.")
 ]
+Verbose = Annotated[
+    bool,
+    typer.Option(
+        "--verbose", "-v", help="Also show the samples that were rejected, and their prompt."
+    ),
+]
 Limit = Annotated[
     int | None, typer.Option("--limit", min=1, metavar="N", help="Use only the first N problems.")
 ]

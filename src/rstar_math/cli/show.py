@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rstar_math.cli.options import AsJson, print_json
+from rstar_math.cli.options import AsJson, Verbose, print_json
 from rstar_math.errors import InputError
 from rstar_math.text import count_noun, sanitize
 
@@ -30,12 +30,7 @@ def show(
         str | None,
         typer.Option(metavar="STRATEGY", help="Show only this strategy.", show_default="all"),
     ] = None,
-    verbose: Annotated[
-        bool,
-        typer.Option(
-            "--verbose", "-v", help="Also show the samples that were rejected, and their prompt."
-        ),
-    ] = False,
+    verbose: Verbose = False,
     as_json: AsJson = False,
 ) -> None:
     """Show the problems of a run, or one problem: the chosen path, the votes, rejected samples."""

@@ -20,6 +20,7 @@ from rstar_math.cli.options import (
     TrackerNames,
     TrackerRun,
     TrustConfig,
+    Verbose,
     configure,
     print_json,
     run,
@@ -59,12 +60,7 @@ def solve(
     config: ConfigSource = None,
     trust_config: TrustConfig = False,
     set_: Settings = None,
-    verbose: Annotated[
-        bool,
-        typer.Option(
-            "--verbose", "-v", help="Also show the samples that were rejected, and their prompt."
-        ),
-    ] = False,
+    verbose: Verbose = False,
     as_json: AsJson = False,
 ) -> None:
     """Solve one question by search and show the steps with code, output and Q values."""
